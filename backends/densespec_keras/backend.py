@@ -1,0 +1,109 @@
+"""The ``tensorflow``, ``torch`` and ``jax`` backends: Keras 3 on each of its engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from densespec.backends import DataFormat
+from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
+from densespec.weights import Arrays
+from densespec_keras.engine import keras_on
+
+if TYPE_CHECKING:
+    from densespec_keras.training import KerasTrainer
+
+
+@dataclass(frozen=True)
+class KerasBackend:
+    """Keras on one engine. Keras is imported on first use, not before."""
+
+    engine: str
+
+    def data_format(self, requested: DataFormat | None) -> DataFormat:
+        keras = keras_on(self.engine)
+        if requested not in (None, "channels_first", "channels_last"):
+            raise ValueError(
+                f"data_format = {requested!r}, but should be 'channels_first' or 'channels_last'"
+            )
+        default: DataFormat = keras.config.image_data_format()
+        return requested or default
+
+    def build(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        *,
+        dtype: str | None,
+        data_format: DataFormat,
+        name: str,
+    ) -> Any:
+        keras = keras_on(self.engine)
+        from densespec_keras import variables
+        from densespec_keras.emitter import Emitter
+
+        if (dtype or keras.config.dtype_policy().compute_dtype) == "float64":
+            _prepare_float64(self.engine)
+        inner = "channels_last" if _needs_channels_last(self.engine) else data_format
+        emitter = Emitter(graph, data_format=data_format, inner_format=inner, dtype=dtype)
+        model = emitter.model(name)
+        variables.write(model, graph, weights)
+        variables.state_initializers(model, graph)
+        return model
+
+    def read_weights(self, model: Any, graph: Graph) -> Arrays:
+        from densespec_keras import variables
+
+        return variables.read(model, graph)
+
+    def write_weights(self, model: Any, graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
+        from densespec_keras import variables
+
+        variables.write(model, graph, weights)
+
+    def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
+        from densespec_keras.running import forward
+
+        return forward(model, x, taps)
+
+    def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> KerasTrainer:
+        from densespec_keras.training import KerasTrainer
+
+        return KerasTrainer(model, graph, recipe)
+
+
+def _needs_channels_last(engine: str) -> bool:
+    """TensorFlow runs channels_first convolutions on GPUs alone (keras issues 20414, 23650)."""
+    if engine != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
+
+
+def _prepare_float64(engine: str) -> None:
+    """Make an engine compute float64 where it is asked for float64.
+
+    Raises:
+        ValueError: JAX is set to compute in float32.
+    """
+    if engine == "jax":
+        import jax
+
+        if not jax.config.read("jax_enable_x64"):  # type: ignore[no-untyped-call]
+            raise ValueError(
+                "dtype = 'float64', but JAX computes in float32 unless told otherwise: set "
+                "JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True) first"
+            )
+    from densespec_keras.float64 import keep_float64
+
+    keep_float64()
+
+
+TENSORFLOW = KerasBackend("tensorflow")
+TORCH = KerasBackend("torch")
+JAX = KerasBackend("jax")

@@ -1,0 +1,174 @@
+"""Graphs as functional Keras models, out of standard layers wherever those suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from densespec import ops
+from densespec.graph import Graph, Node
+from densespec_keras.layers import BatchNormalization
+
+Apply = Callable[[Any], Any]
+
+TO_CHANNELS_LAST = "to_channels_last"
+TO_CHANNELS_FIRST = "to_channels_first"
+
+
+def layer_name(node: str) -> str:
+    """Name of the layer that computes a node: ``block1_layer2_conv1``."""
+    return node.replace(".", "_")
+
+
+class Emitter:
+    """Turns the nodes of a graph into layers of a functional model.
+
+    Args:
+        data_format: of the model's input, and of feature maps it gives.
+        inner_format: of the layers. TensorFlow has no channels_first convolution on CPUs: there,
+            the input is permuted once and everything runs channels_last.
+        dtype: of the layers: a name, a policy, or None for Keras's global policy.
+        layers: existing ones, used again where their names fit, weights and all.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        data_format: str,
+        inner_format: str,
+        dtype: Any,
+        layers: Iterable[Any] = (),
+    ) -> None:
+        self.graph, self.dtype = graph, dtype
+        self.data_format, self.inner_format = data_format, inner_format
+        self._dims = len(graph.input.shape) - 1
+        self._layers = {layer.name: layer for layer in layers}
+
+    def model(self, name: str) -> Any:
+        """The functional model of the graph."""
+        x = self._input("input", self.graph.input.shape, self.data_format)
+        return keras.Model(x, self._run(x, {}), name=name)
+
+    def masked_model(self) -> tuple[Any, list[str]]:
+        """A model whose further inputs multiply what each dropout would drop from.
+
+        Gives the model and the names of the dropout nodes, in the order of those inputs.
+        """
+        x = self._input("input", self.graph.input.shape, self.data_format)
+        scales = {
+            node.name: self._input(f"{layer_name(node.name)}_scale", node.shape, self.inner_format)
+            for node in self.graph.nodes
+            if isinstance(node.op, ops.Dropout)
+        }
+        return keras.Model([x, *scales.values()], self._run(x, scales)), list(scales)
+
+    def _input(self, name: str, shape: ops.Shape, data_format: str) -> Any:
+        channels, *sizes = shape
+        ordered = (channels, *sizes) if data_format == "channels_first" else (*sizes, channels)
+        dtype = keras.dtype_policies.get(self.dtype).compute_dtype if self.dtype else None
+        return keras.Input(ordered, name=name, dtype=dtype)
+
+    def _run(self, x: Any, scales: dict[str, Any]) -> Any:
+        dims = self._dims
+        permuted = self.data_format != self.inner_format
+        if permuted:
+            x = self._layer(keras.layers.Permute, TO_CHANNELS_LAST, (*range(2, dims + 2), 1))(x)
+        values = {"input": x}
+        for node in self.graph.nodes[1:]:
+            inputs = [values[source] for source in node.inputs]
+            if node.name in scales:
+                multiply = keras.layers.Multiply(dtype=self.dtype)
+                values[node.name] = multiply([*inputs, scales[node.name]])
+            else:
+                apply = self._emit(node)
+                values[node.name] = apply(inputs[0] if len(inputs) == 1 else inputs)
+        y = values[self.graph.output.name]
+        if permuted and len(self.graph.output.shape) > 1:
+            order = (dims + 1, *range(1, dims + 1))
+            y = self._layer(keras.layers.Permute, TO_CHANNELS_FIRST, order)(y)
+        return y
+
+    def _layer(self, kind: Any, name: str, *args: Any, **config: Any) -> Any:
+        if name not in self._layers:
+            self._layers[name] = kind(*args, name=name, dtype=self.dtype, **config)
+        return self._layers[name]
+
+    def _sliding(self, kind: str, name: str, *args: Any, **config: Any) -> Any:
+        """A layer that comes in one class per number of dimensions."""
+        dimensional = getattr(keras.layers, f"{kind}{self._dims}D")
+        return self._layer(dimensional, name, *args, data_format=self.inner_format, **config)
+
+    def _emit(self, node: Node) -> Apply:
+        layers, name = keras.layers, layer_name(node.name)
+        axis = 1 if self.inner_format == "channels_first" else -1
+        match node.op:
+            case ops.Conv() as op:
+                return self._conv(name, op)
+            case ops.BatchNorm() as op:
+                kind = BatchNormalization if op.unbiased else layers.BatchNormalization
+                momentum = 1 - op.momentum
+                return self._layer(kind, name, axis=axis, epsilon=op.epsilon, momentum=momentum)
+            case ops.Relu():
+                return self._layer(layers.ReLU, name)
+            case ops.Dropout() as op:
+                return self._layer(layers.Dropout, name, op.rate)
+            case ops.Concat():
+                return self._layer(layers.Concatenate, name, axis=axis)
+            case ops.MaxPool() as op:
+                return self._max_pool(name, op)
+            case ops.AvgPool() as op:
+                return self._sliding("AveragePooling", name, op.window, op.stride)
+            case ops.GlobalPool() as op:
+                return self._sliding(
+                    "GlobalAveragePooling" if op.kind == "avg" else "GlobalMaxPooling", name
+                )
+            case ops.Dense() as op:
+                return self._layer(layers.Dense, name, op.units, kernel_initializer="zeros")
+            case ops.Softmax():
+                return self._layer(layers.Softmax, name)
+        raise TypeError(f"Keras has no layer for {node.op!r}")
+
+    def _conv(self, name: str, op: ops.Conv) -> Apply:
+        padding = _keras_padding(op)
+        conv = self._sliding(
+            "Conv",
+            name,
+            op.filters,
+            op.window,
+            strides=op.stride,
+            padding=padding or "valid",
+            use_bias=op.bias,
+            kernel_initializer="zeros",
+        )
+        if padding is not None:
+            return _callable(conv)
+        pads = op.padding if self._dims > 1 else op.padding[0]
+        pad = self._sliding("ZeroPadding", f"{name}_pad", pads)
+        return lambda x: conv(pad(x))
+
+    def _max_pool(self, name: str, op: ops.MaxPool) -> Apply:
+        padding = _keras_padding(op)
+        pool = self._sliding("MaxPooling", name, op.window, op.stride, padding=padding or "valid")
+        if padding is not None:
+            return _callable(pool)
+        assert op.padding != "same"
+        # Zero would win over the negative numbers that a pre-activation stem gives the pool.
+        outside = [(0, 0), *op.padding]
+        outside.insert(1 if self.inner_format == "channels_first" else len(outside), (0, 0))
+        return lambda x: pool(keras.ops.pad(x, outside, constant_values=-float("inf")))
+
+
+def _keras_padding(op: ops.Conv | ops.MaxPool) -> str | None:
+    """Keras's name for an op's padding, or None where it has none and needs a layer of its own."""
+    if op.padding == "same" or (
+        op.stride == 1 and op.padding == tuple(((n - 1) // 2, n // 2) for n in op.window)
+    ):
+        return "same"
+    return None if any(map(any, op.padding)) else "valid"
+
+
+def _callable(layer: Any) -> Apply:
+    return lambda x: layer(x)

@@ -1,0 +1,85 @@
+"""Canonical arrays and the variables of a Keras model: names, order of axes, initializers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from densespec import ops
+from densespec.graph import Graph
+from densespec.weights import Arrays
+from densespec_keras.emitter import layer_name
+
+_VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """A copy as numpy; bfloat16, which numpy lacks, as float32."""
+    if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
+def variables(model: Any, graph: Graph) -> dict[str, Any]:
+    """The variable of every array of a network, by canonical name."""
+    found = {}
+    for node in graph.nodes:
+        if not node.weights:
+            continue
+        layer = model.get_layer(layer_name(node.name))
+        for weight in node.weights:
+            short = weight.name.rpartition(".")[2]
+            found[weight.name] = getattr(layer, _VARIABLES.get(short, short))
+    return found
+
+
+def read(model: Any, graph: Graph) -> Arrays:
+    """Every array of a model by canonical name and shape."""
+    return canonical({name: to_numpy(v) for name, v in variables(model, graph).items()})
+
+
+def canonical(arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Arrays in Keras's order of axes, in the canonical one.
+
+    Keras has kernels as (*window, in, out), and the classifier's as (in, out).
+    """
+    return {
+        name: np.ascontiguousarray(np.moveaxis(array, (-1, -2), (0, 1)))
+        if name.endswith(".kernel")
+        else array
+        for name, array in arrays.items()
+    }
+
+
+def write(model: Any, graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:
+    """Replace every array of a model. They are known to fit."""
+    for name, variable in variables(model, graph).items():
+        array = np.asarray(arrays[name])
+        if name.endswith(".kernel"):
+            array = np.moveaxis(array, (0, 1), (-1, -2))
+        variable.assign(array)
+
+
+def state_initializers(model: Any, graph: Graph) -> None:
+    """Give kernels the initializers that :mod:`densespec.initial` documents.
+
+    Layers are built with zeros, which is fast, and filled afterwards; a clone of the model
+    initialises itself, and must not start from zeros.
+    """
+    for node in graph.nodes:
+        if isinstance(node.op, ops.Conv):
+            initializer = keras.initializers.HeNormal()
+        elif isinstance(node.op, ops.Dense):
+            initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        else:
+            continue
+        model.get_layer(layer_name(node.name)).kernel_initializer = initializer
+
+
+def trainable(model: Any, graph: Graph) -> Iterator[tuple[str, Any]]:
+    """Trainable variables with their canonical names."""
+    found = variables(model, graph)
+    return ((w.name, found[w.name]) for w in graph.weights if w.trainable)

@@ -1,0 +1,8 @@
+"""Native PyTorch: graphs as plain ``torch.nn`` modules, channels first, in torchvision's names."""
+
+from densespec.backends import require
+
+require("torch", backend="torch.nn", extra="torch")
+
+from densespec_torch.backend import BACKEND as BACKEND  # noqa: E402
+from densespec_torch.modules import DenseNet as DenseNet  # noqa: E402

@@ -1,0 +1,174 @@
+"""The leaves of the module tree: one module for each op, standard ones wherever they fit.
+
+State is kept under the standard modules' names, so a ``state_dict`` does not show which were used.
+No module works in place: what a hook has seen stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from densespec import ops
+from densespec.graph import Node
+
+_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_NORM: dict[int, Any] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_MAX_POOL: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+
+def emit(node: Node) -> nn.Module:
+    """The module that computes a node.
+
+    Raises:
+        TypeError: an op kind this backend does not know.
+    """
+    match node.op:
+        case ops.Conv() as op:
+            return _conv(op)
+        case ops.BatchNorm() as op:
+            kinds = _NORM if op.unbiased else _BIASED_NORM
+            return kinds[len(node.shape) - 1](op.channels, eps=op.epsilon, momentum=op.momentum)
+        case ops.Relu():
+            return nn.ReLU()
+        case ops.Dropout() as op:
+            return nn.Dropout(op.rate)
+        case ops.Concat():
+            return Concat()
+        case ops.MaxPool() as op:
+            return _max_pool(op)
+        case ops.AvgPool() as op:
+            return _AVG_POOL[len(op.window)](op.window, op.stride)
+        case ops.GlobalPool() as op:
+            return GlobalPool(op.kind)
+        case ops.Dense() as op:
+            return nn.Linear(op.features, op.units)
+        case ops.Softmax():
+            return nn.Softmax(dim=1)
+    raise TypeError(f"torch.nn has no module for {node.op!r}")
+
+
+def _conv(op: ops.Conv) -> nn.Module:
+    dims, sides = len(op.window), _symmetric(op.padding)
+    if sides is not None:
+        return _CONV[dims](
+            op.in_channels, op.filters, op.window, op.stride, padding=sides, bias=op.bias
+        )
+    conv = _PADDED_CONV[dims](op.in_channels, op.filters, op.window, op.stride, bias=op.bias)
+    conv.pads = op.padding
+    return conv
+
+
+def _max_pool(op: ops.MaxPool) -> nn.Module:
+    sides = _symmetric(op.padding)
+    if sides is not None:
+        return _MAX_POOL[len(op.window)](op.window, op.stride, padding=sides)
+    return PaddedMaxPool(op.window, op.stride, op.padding)
+
+
+def _symmetric(padding: ops.Padding) -> tuple[int, ...] | None:
+    """Pads of each dimension where both sides have the same, as PyTorch's modules take them."""
+    if padding == "same" or any(before != after for before, after in padding):
+        return None
+    return tuple(before for before, _ in padding)
+
+
+def _pad(
+    x: Tensor, padding: ops.Padding, window: Sequence[int], stride: int, value: float
+) -> Tensor:
+    pads = ops.resolve_padding(padding, x.shape[2:], window, stride)
+    assert pads != "same", "sizes of a tensor are known"
+    return functional.pad(x, [n for pair in reversed(pads) for n in pair], value=value)
+
+
+class Concat(nn.Module):
+    """Concatenation on channels."""
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return torch.cat(xs, 1)
+
+
+class GlobalPool(nn.Module):
+    """Mean or maximum over all positions: (n, c, *spatial) to (n, c)."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = tuple(range(2, x.ndim))
+        return x.mean(dims) if self.kind == "avg" else x.amax(dims)
+
+    def extra_repr(self) -> str:
+        return self.kind
+
+
+class PaddedMaxPool(nn.Module):
+    """Max pool whose padding differs between the sides, or depends on the size of the input."""
+
+    def __init__(self, window: tuple[int, ...], stride: int, padding: ops.Padding) -> None:
+        super().__init__()
+        self.pads, self.pool = padding, _MAX_POOL[len(window)](window, stride)
+        self.window, self.stride = window, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(_pad(x, self.pads, self.window, self.stride, -torch.inf))
+
+
+class _PaddedConv:
+    """Convolution whose padding differs between the sides, or depends on the size of the input."""
+
+    pads: ops.Padding
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = _pad(x, self.pads, self.kernel_size, self.stride[0], 0.0)
+        return super().forward(padded)  # type: ignore[misc]
+
+
+class PaddedConv1d(_PaddedConv, nn.Conv1d): ...
+
+
+class PaddedConv2d(_PaddedConv, nn.Conv2d): ...
+
+
+class PaddedConv3d(_PaddedConv, nn.Conv3d): ...
+
+
+class _BiasedNorm:
+    """Batch norm whose running variance averages variances over n values, as Keras's does.
+
+    PyTorch's averages them over n - 1: what it added in a step is scaled by (n - 1) / n after it.
+    """
+
+    running_var: Any
+    momentum: Any
+    training: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)  # type: ignore[misc]
+        kept = self.running_var * (1 - self.momentum)
+        y = super().forward(x)  # type: ignore[misc]
+        count = x.numel() // x.shape[1]
+        self.running_var.sub_(kept).mul_((count - 1) / count).add_(kept)
+        return y
+
+
+class BiasedNorm1d(_BiasedNorm, nn.BatchNorm1d): ...
+
+
+class BiasedNorm2d(_BiasedNorm, nn.BatchNorm2d): ...
+
+
+class BiasedNorm3d(_BiasedNorm, nn.BatchNorm3d): ...
+
+
+_PADDED_CONV: dict[int, Any] = {1: PaddedConv1d, 2: PaddedConv2d, 3: PaddedConv3d}
+_BIASED_NORM: dict[int, Any] = {1: BiasedNorm1d, 2: BiasedNorm2d, 3: BiasedNorm3d}

@@ -1,0 +1,68 @@
+"""The module tree: parts of the graph nested by name, each running its children in graph order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from densespec.graph import Graph, Node
+from densespec_torch.layers import emit
+from densespec_torch.names import module_path
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One child's turn: it reads values by name and gives one; then some are needed no more."""
+
+    child: str
+    reads: tuple[str, ...]
+    gives: str
+    spent: tuple[str, ...]
+
+
+class Part(nn.Module):
+    """A part of the network with one input and one output, such as a dense block or a layer."""
+
+    def __init__(self, placed: Sequence[tuple[list[str], Node]], depth: int) -> None:
+        super().__init__()
+        reads: list[tuple[str, tuple[str, ...], str]] = []
+        for child, group in itertools.groupby(placed, key=lambda item: item[0][depth]):
+            members = list(group)
+            path, last = members[-1]
+            leaf = len(path) == depth + 1
+            self.add_module(child, emit(last) if leaf else Part(members, depth + 1))
+            inner = {node.name for _, node in members}
+            outer = dict.fromkeys(n for _, node in members for n in node.inputs if n not in inner)
+            reads.append((child, tuple(outer), last.name))
+        self._entry = reads[0][1][0]
+        self._steps = _with_lifetimes(reads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = {self._entry: x}
+        for step in self._steps:
+            x = self._modules[step.child](*[values[name] for name in step.reads])  # type: ignore[misc]
+            for name in step.spent:
+                del values[name]
+            values[step.gives] = x
+        return x
+
+
+def _with_lifetimes(reads: Sequence[tuple[str, tuple[str, ...], str]]) -> tuple[_Step, ...]:
+    last_reader = {name: child for child, names, _ in reads for name in names}
+    return tuple(
+        _Step(child, names, gives, tuple(n for n in names if last_reader[n] == child))
+        for child, names, gives in reads
+    )
+
+
+class DenseNet(Part):
+    """A DenseNet as a plain module: (batch, channels, *spatial) to logits, or features.
+
+    Module names are torchvision's, such as ``features.denseblock1.denselayer1.norm1``.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__([(module_path(node.name).split("."), node) for node in graph.nodes[1:]], 0)

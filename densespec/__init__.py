@@ -1,0 +1,34 @@
+"""DenseNets described once, as data, and the same network in every framework.
+
+    import densespec
+
+    densespec.variants()                                     # names
+    spec = densespec.get("densenet169-bc")                   # a DenseNetSpec
+    model = densespec.build(spec, backend="torch.nn")        # a torch.nn.Module
+    densespec.save(model, "net.safetensors")
+    same = densespec.build(spec, backend="jax", weights="net.safetensors")   # a keras.Model
+
+Importing densespec imports no framework.
+"""
+
+from densespec.backends import Backend as Backend
+from densespec.backends import Trainer as Trainer
+from densespec.backends import backends as backends
+from densespec.backends import get_backend as get_backend
+from densespec.building import build as build
+from densespec.building import load_weights as load_weights
+from densespec.building import read_weights as read_weights
+from densespec.building import save as save
+from densespec.catalogue import catalogue as catalogue
+from densespec.catalogue import get as get
+from densespec.catalogue import variants as variants
+from densespec.errors import DensespecError as DensespecError
+from densespec.files import read_spec as read_spec
+from densespec.files import write_spec as write_spec
+from densespec.graph import Graph as Graph
+from densespec.graph import lower as lower
+from densespec.initial import initial_weights as initial_weights
+from densespec.recipe import TrainingRecipe as TrainingRecipe
+from densespec.spec import DenseNetSpec as DenseNetSpec
+
+__version__ = "0.1.0"

@@ -1,0 +1,154 @@
+"""What a backend is, and how one is found.
+
+A backend turns a graph into a model of some framework. It is published under the entry-point group
+``densespec.backends``, by anyone: the first-party ones have no privileges. ``docs/backends.md``
+walks through writing one; the conformance suite says whether it is right.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from densespec.errors import BackendUnavailable, UnknownName
+from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
+from densespec.weights import Arrays
+
+GROUP = "densespec.backends"
+
+DataFormat = Literal["channels_first", "channels_last"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One training step: the loss before it, and the gradient of every trainable weight.
+
+    Gradients are those of the loss alone, without weight decay, by canonical name and shape.
+    """
+
+    loss: float
+    gradients: Arrays
+
+
+class Trainer(Protocol):
+    """Training steps on a model, through what users of its framework train with."""
+
+    def step(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray,
+        *,
+        learning_rate: float,
+        masks: Mapping[str, np.ndarray] | None = None,
+    ) -> StepResult:
+        """One step of the recipe, in training mode.
+
+        Args:
+            x: (batch, channels, *spatial).
+            labels: (batch,) integers.
+            masks: by dropout node, of that node's shape with a batch axis before it: 1 keeps a
+                value, 0 drops it. Without masks, dropout draws its own.
+        """
+        ...
+
+    def velocity(self) -> Arrays:
+        """The optimizer's momentum of every trainable weight, by canonical name and shape."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """How graphs run in one framework. All arrays at this interface are canonical: numpy,
+    channels first, by canonical name and shape, whatever the framework prefers inside."""
+
+    def data_format(self, requested: DataFormat | None) -> DataFormat:
+        """Layout of the built model's input: the requested one, or the framework's default.
+
+        Raises:
+            ValueError: the framework has no such layout.
+        """
+        ...
+
+    def build(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        *,
+        dtype: str | None,
+        data_format: DataFormat,
+        name: str,
+    ) -> Any:
+        """A model of the framework that computes ``graph`` with these weights.
+
+        Args:
+            dtype: such as ``"float32"``; None for the framework's default.
+            name: for the model, where models have names.
+        """
+        ...
+
+    def read_weights(self, model: Any, graph: Graph) -> Arrays:
+        """Every array of the model."""
+        ...
+
+    def write_weights(self, model: Any, graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
+        """Replace every array of the model. The names and shapes have been checked."""
+        ...
+
+    def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
+        """Outputs of the named nodes in inference mode; x is (batch, channels, *spatial)."""
+        ...
+
+    def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> Trainer:
+        """A trainer of the model by the recipe's loss and optimizer."""
+        ...
+
+
+def backends() -> tuple[str, ...]:
+    """Names of the backends that installed packages offer; their frameworks may be absent."""
+    from importlib import metadata
+
+    return tuple(sorted(entry.name for entry in metadata.entry_points(group=GROUP)))
+
+
+def get_backend(name: str) -> Backend:
+    """A backend by its entry-point name, or ``module:attribute`` of one that is not published.
+
+    Raises:
+        UnknownName: no package offers it; the message suggests near names.
+        BackendUnavailable: its framework, or its own module, is not there.
+    """
+    if ":" in name:
+        return _from_module(name)
+    from importlib import metadata
+
+    entries = list(metadata.entry_points(group=GROUP, name=name))
+    if not entries:
+        raise UnknownName("backend", name, backends())
+    return cast(Backend, entries[0].load())
+
+
+def _from_module(name: str) -> Backend:
+    module, _, attribute = name.partition(":")
+    try:
+        return cast(Backend, getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        raise BackendUnavailable(f"backend {name!r} can't be loaded: {error}") from error
+
+
+def require(package: str, *, backend: str, extra: str) -> None:
+    """Check that a backend's framework is installed, without importing it.
+
+    Raises:
+        BackendUnavailable: it is not; the message names the extra to install.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise BackendUnavailable(
+            f"backend {backend!r} needs the package {package!r}, which is not installed: "
+            f"pip install 'densespec[{extra}]'"
+        )

@@ -1,0 +1,186 @@
+"""``build`` and what moves weights into and out of built models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densespec.backends import DataFormat, get_backend
+from densespec.catalogue import SpecLike, resolve
+from densespec.errors import DensespecError, SpecError, WeightsError
+from densespec.graph import Graph, Pooling, lower
+from densespec.initial import initial_weights
+from densespec.spec import DenseNetSpec
+from densespec.weights import Arrays, check_weights
+from densespec.weights.checkpoint import read_checkpoint, write_checkpoint
+
+HEAD = "classifier."
+"""What the names of the classifier's arrays start with."""
+
+TRAINING_ONLY = frozenset(
+    {"dropout_rate", "dropout_place", "batch_norm_momentum", "running_variance"}
+)
+"""Fields that change training, but nothing that given weights compute in inference."""
+
+WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model was built from; a built model carries it as its attribute ``densespec``."""
+
+    backend: str
+    graph: Graph
+
+
+def build(
+    spec: SpecLike,
+    *,
+    backend: str,
+    include_top: bool = True,
+    weights: WeightsLike | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    pooling: Pooling | None = None,
+    classes: int | None = None,
+    classifier_activation: str | None = None,
+    seed: int = 0,
+    dtype: str | None = None,
+    data_format: DataFormat | None = None,
+    name: str | None = None,
+) -> Any:
+    """Build a network in a framework.
+
+    Args:
+        spec: a variant's name, a :class:`DenseNetSpec`, or the path of a TOML or JSON spec file.
+        backend: ``"torch"``, ``"tensorflow"`` or ``"jax"`` for a ``keras.Model`` on that engine,
+            ``"torch.nn"`` for a ``torch.nn.Module``, ``"numpy"`` for the reference, or any other
+            name of :func:`densespec.backends`.
+        include_top: whether to end in the classifier.
+        weights: a canonical checkpoint or arrays by canonical name; None for initial weights
+            drawn from ``seed``, the same on every backend.
+        input_shape: of one sample, channels included, in the model's layout; None or a None size
+            for any size. Its channels replace the spec's.
+        pooling: without the classifier, ``"avg"`` or ``"max"`` for a global pool.
+        classes: replaces the spec's number of classes.
+        classifier_activation: ``"softmax"`` for probabilities, None for logits.
+        seed: of the initial weights.
+        dtype: such as ``"float32"``; None for the framework's default (numpy: float64).
+        data_format: layout of the input; None for the framework's default (PyTorch and numpy:
+            channels_first, Keras: its configured ``image_data_format``).
+        name: of the model where the framework names models; None for the variant's.
+
+    Raises:
+        UnknownName: no such variant or backend.
+        SpecError: a spec or an input shape that breaks a constraint.
+        BackendUnavailable: the framework is not installed; says what to install.
+        EngineConflict: Keras already runs on another engine in this process.
+        WeightsError: weights that do not fit.
+    """
+    engine = get_backend(backend)
+    data_format = engine.data_format(data_format)
+    channels, size = _split_shape(input_shape, data_format)
+    network = _adapted(resolve(spec), classes, channels)
+    graph = lower(
+        network,
+        size,
+        include_top=include_top,
+        pooling=pooling,
+        classifier_activation=classifier_activation,
+    )
+    arrays = initial_weights(graph, seed) if weights is None else _given(weights, graph)
+    label = name or ("densenet" if isinstance(spec, DenseNetSpec) else Path(spec).stem)
+    model = engine.build(graph, arrays, dtype=dtype, data_format=data_format, name=label)
+    model.densespec = Origin(backend, graph)
+    return model
+
+
+def origin_of(model: Any) -> Origin:
+    """What a model was built from.
+
+    Raises:
+        DensespecError: densespec did not build it.
+    """
+    origin = getattr(model, "densespec", None)
+    if not isinstance(origin, Origin):
+        raise DensespecError(
+            f"this {type(model).__name__} was not built by densespec.build in this process, "
+            "or has lost its attribute 'densespec'"
+        )
+    return origin
+
+
+def read_weights(model: Any) -> Arrays:
+    """Every array of a built model by canonical name, as numpy."""
+    origin = origin_of(model)
+    return get_backend(origin.backend).read_weights(model, origin.graph)
+
+
+def save(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write a built model's weights as a canonical checkpoint (``.safetensors``), atomically."""
+    write_checkpoint(path, origin_of(model).graph, read_weights(model))
+
+
+def load_weights(model: Any, weights: WeightsLike) -> None:
+    """Load a canonical checkpoint, from whichever backend, or arrays into a built model.
+
+    Raises:
+        WeightsError: they do not fit; the model is unchanged then.
+    """
+    origin = origin_of(model)
+    arrays = _given(weights, origin.graph)
+    get_backend(origin.backend).write_weights(model, origin.graph, arrays)
+
+
+def _split_shape(
+    shape: Sequence[int | None] | None, data_format: DataFormat
+) -> tuple[int | None, tuple[int | None, ...] | None]:
+    if shape is None:
+        return None, None
+    if len(shape) < 2:
+        raise SpecError("S24", "input_shape", tuple(shape), "one sample's channels and sizes")
+    sizes = tuple(shape)
+    if data_format == "channels_last":
+        return sizes[-1], sizes[:-1]
+    return sizes[0], sizes[1:]
+
+
+def _adapted(spec: DenseNetSpec, classes: int | None, channels: int | None) -> DenseNetSpec:
+    changes = {"classes": classes, "in_channels": channels}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    return spec.replace(**changes) if changes else spec
+
+
+def _given(weights: WeightsLike, graph: Graph) -> Arrays:
+    """The arrays that a network needs of those given: without a head, the head's are left over."""
+    headless = not any(weight.name.startswith(HEAD) for weight in graph.weights)
+    if isinstance(weights, Mapping):
+        arrays = {name: np.asarray(array) for name, array in weights.items()}
+    elif str(weights) == "imagenet":
+        raise WeightsError(
+            "densespec ships no pretrained weights: give the path of a densespec checkpoint"
+        )
+    else:
+        arrays = _from_checkpoint(weights, graph, headless)
+    if headless:
+        arrays = {name: array for name, array in arrays.items() if not name.startswith(HEAD)}
+    check_weights(graph, arrays)
+    return arrays
+
+
+def _from_checkpoint(path: str | os.PathLike[str], graph: Graph, headless: bool) -> Arrays:
+    checkpoint = read_checkpoint(path)
+    may_differ = TRAINING_ONLY | {"classes"} if headless else TRAINING_ONLY
+    theirs, ours = checkpoint.spec.to_dict(), graph.spec.to_dict()
+    differing = [
+        f"{field} is {theirs[field]!r} there, but {ours[field]!r} here"
+        for field in ours
+        if theirs[field] != ours[field] and field not in may_differ
+    ]
+    if differing:
+        raise WeightsError(f"{path} holds weights of another network: {'; '.join(differing)}")
+    return checkpoint.arrays

@@ -1,0 +1,70 @@
+"""The ``numpy`` backend: the reference as one backend among others, no framework needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from densespec.backends import DataFormat, StepResult
+from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
+from densespec.reference import ReferenceModel
+from densespec.weights import Arrays
+
+
+class NumpyTrainer:
+    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
+        self._model, self._recipe = model, recipe
+
+    def step(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray,
+        *,
+        learning_rate: float,
+        masks: Mapping[str, np.ndarray] | None = None,
+    ) -> StepResult:
+        return self._model.train_step(
+            x, labels, self._recipe, learning_rate=learning_rate, masks=masks
+        )
+
+    def velocity(self) -> Arrays:
+        return dict(self._model.velocity)
+
+
+class NumpyBackend:
+    def data_format(self, requested: DataFormat | None) -> DataFormat:
+        if requested == "channels_last":
+            raise ValueError("the numpy reference is channels_first only")
+        return "channels_first"
+
+    def build(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        *,
+        dtype: str | None,
+        data_format: DataFormat,
+        name: str,
+    ) -> ReferenceModel:
+        return ReferenceModel(graph, weights, dtype=dtype or "float64")
+
+    def read_weights(self, model: ReferenceModel, graph: Graph) -> Arrays:
+        return {name: array.copy() for name, array in model.weights.items()}
+
+    def write_weights(
+        self, model: ReferenceModel, graph: Graph, weights: Mapping[str, np.ndarray]
+    ) -> None:
+        model.load(weights)
+
+    def forward(
+        self, model: ReferenceModel, graph: Graph, x: np.ndarray, taps: Sequence[str]
+    ) -> Arrays:
+        return model.run(x, taps=taps)
+
+    def trainer(self, model: ReferenceModel, graph: Graph, recipe: TrainingRecipe) -> NumpyTrainer:
+        return NumpyTrainer(model, recipe)
+
+
+BACKEND = NumpyBackend()

@@ -1,0 +1,244 @@
+"""The op kinds of a graph: what each computes is documented in ``reference.py``, op by op.
+
+An op is a value: it knows its parameters, and from the shapes of its inputs it works out the
+shape of its output, its weights and its multiply-adds. It knows nothing of other ops.
+
+Shapes leave out the batch and put channels first: ``(channels, *spatial)``. A spatial size may be
+None, for "any". ``Padding`` is one ``(before, after)`` pair per spatial dimension, or ``"same"``
+where it depends on a size that is not known yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Shape = tuple[int | None, ...]
+Pads = tuple[tuple[int, int], ...]
+Padding = Pads | Literal["same"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One array of an op.
+
+    Attributes:
+        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean`` or ``running_variance``.
+        shape: convolution kernels are (out, in, *window), the classifier's is (out, in).
+        trainable: False for running statistics.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool = True
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    shape: Shape
+
+    def output(self) -> Shape:
+        return self.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """Convolution (cross-correlation) with a kernel of shape (filters, in_channels, *window)."""
+
+    in_channels: int
+    filters: int
+    window: tuple[int, ...]
+    stride: int
+    padding: Padding
+    bias: bool
+
+    def output(self, x: Shape) -> Shape:
+        return (self.filters, *_slide(x[1:], self.window, self.stride, self.padding))
+
+    def weights(self) -> tuple[Weight, ...]:
+        kernel = Weight("kernel", (self.filters, self.in_channels, *self.window))
+        return (kernel, Weight("bias", (self.filters,))) if self.bias else (kernel,)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """Batch normalisation over all axes but the channels.
+
+    ``momentum`` is the weight of the new value in running statistics; ``unbiased`` says whether
+    the running variance averages variances over n-1 or n values.
+    """
+
+    channels: int
+    epsilon: float
+    momentum: float
+    unbiased: bool
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+    def weights(self) -> tuple[Weight, ...]:
+        shape = (self.channels,)
+        return (
+            Weight("gamma", shape),
+            Weight("beta", shape),
+            Weight("running_mean", shape, trainable=False),
+            Weight("running_variance", shape, trainable=False),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Relu:
+    def output(self, x: Shape) -> Shape:
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """In training, zero with probability ``rate`` and divide the rest by ``1 - rate``."""
+
+    rate: float
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Concatenation on channels, in the order of the inputs."""
+
+    def output(self, *xs: Shape) -> Shape:
+        return (sum(x[0] or 0 for x in xs), *xs[0][1:])
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """Maximum over windows; padding never wins (it is minus infinity, not zero)."""
+
+    window: tuple[int, ...]
+    stride: int
+    padding: Padding
+
+    def output(self, x: Shape) -> Shape:
+        return (x[0], *_slide(x[1:], self.window, self.stride, self.padding))
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPool:
+    """Mean over unpadded windows; what does not fill a window is left out."""
+
+    window: tuple[int, ...]
+    stride: int
+
+    def output(self, x: Shape) -> Shape:
+        return (x[0], *_slide(x[1:], self.window, self.stride, ((0, 0),) * len(self.window)))
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions."""
+
+    kind: Literal["avg", "max"]
+
+    def output(self, x: Shape) -> Shape:
+        return x[:1]
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Linear layer with bias and a kernel of shape (units, features)."""
+
+    features: int
+    units: int
+
+    def output(self, x: Shape) -> Shape:
+        return (self.units,)
+
+    def weights(self) -> tuple[Weight, ...]:
+        return (Weight("kernel", (self.units, self.features)), Weight("bias", (self.units,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    def output(self, x: Shape) -> Shape:
+        return x
+
+
+Op = (
+    Input
+    | Conv
+    | BatchNorm
+    | Relu
+    | Dropout
+    | Concat
+    | MaxPool
+    | AvgPool
+    | GlobalPool
+    | Dense
+    | Softmax
+)
+
+
+def weights_of(op: Op) -> tuple[Weight, ...]:
+    """The op's arrays, in a fixed order."""
+    return op.weights() if isinstance(op, Conv | BatchNorm | Dense) else ()
+
+
+def multiply_adds(op: Op, output: Shape) -> int | None:
+    """Multiply-adds of one sample; None where a spatial size is unknown.
+
+    Convolutions and the classifier count, as in the figures torchvision publishes; biases,
+    norms, activations and pools are left out. One multiply-add is two floating-point operations.
+    """
+    if isinstance(op, Dense):
+        return op.features * op.units
+    if not isinstance(op, Conv):
+        return 0
+    positions = _product(output[1:])
+    per_position = op.filters * op.in_channels * math.prod(op.window)
+    return None if positions is None else positions * per_position
+
+
+def _product(sizes: Sequence[int | None]) -> int | None:
+    product = 1
+    for size in sizes:
+        if size is None:
+            return None
+        product *= size
+    return product
+
+
+def resolve_padding(
+    padding: Padding, sizes: Sequence[int | None], window: Sequence[int], stride: int
+) -> Padding:
+    """Explicit pads; ``"same"`` stays as it is while a size is unknown.
+
+    ``"same"`` is TensorFlow's rule: the output has ceil(size / stride) positions, and an odd
+    number of padded positions puts the extra one at the end.
+    """
+    if padding != "same":
+        return padding
+    pads = []
+    for size, width in zip(sizes, window, strict=True):
+        if size is None:
+            return padding
+        total = max((-(-size // stride) - 1) * stride + width - size, 0)
+        pads.append((total // 2, total - total // 2))
+    return tuple(pads)
+
+
+def _slide(
+    sizes: Sequence[int | None], window: Sequence[int], stride: int, padding: Padding
+) -> Shape:
+    """Positions of a sliding window along each dimension."""
+    if padding == "same":
+        return tuple(None if size is None else -(-size // stride) for size in sizes)
+    return tuple(
+        None if size is None else (size + before + after - width) // stride + 1
+        for size, width, (before, after) in zip(sizes, window, padding, strict=True)
+    )
