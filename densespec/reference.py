@@ -138,7 +138,8 @@ class ConvKernel:
             gradients["bias"] = dy.sum(summed)
         dx = np.zeros_like(padded)
         for place, reach in _offsets(op.window, dy.shape[2:], op.stride):
-            tap = ctx.weights["kernel"][(..., *place)]
+            at: Any = (..., *place)
+            tap = ctx.weights["kernel"][at]
             dx[reach] += np.moveaxis(np.tensordot(dy, tap, ([1], [0])), -1, 1)
         return [_unpad(dx, _pads(op, x))], gradients
 
