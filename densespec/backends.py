@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -58,7 +58,10 @@ class Trainer(Protocol):
         ...
 
     def velocity(self) -> Arrays:
-        """The optimizer's momentum of every trainable weight, by canonical name and shape."""
+        """The optimizer's momentum of every trainable weight, by canonical name and shape.
+
+        Empty where the recipe has none.
+        """
         ...
 
 
@@ -100,6 +103,10 @@ class Backend(Protocol):
         """Replace every array of the model. The names and shapes have been checked."""
         ...
 
+    def count_parameters(self, model: Any) -> tuple[int, int]:
+        """Trainable parameters and running statistics, as the framework itself counts them."""
+        ...
+
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
         """Outputs of the named nodes in inference mode; x is (batch, channels, *spatial)."""
         ...
@@ -130,13 +137,21 @@ def get_backend(name: str) -> Backend:
     entries = list(metadata.entry_points(group=GROUP, name=name))
     if not entries:
         raise UnknownName("backend", name, backends())
-    return cast(Backend, entries[0].load())
+    return _loaded(name, entries[0].load)
 
 
 def _from_module(name: str) -> Backend:
     module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), attribute]):
+        raise BackendUnavailable(f"backend {name!r} is not of the form 'module:attribute'")
+    return _loaded(name, lambda: getattr(importlib.import_module(module), attribute))
+
+
+def _loaded(name: str, load: Callable[[], Any]) -> Backend:
     try:
-        return cast(Backend, getattr(importlib.import_module(module), attribute))
+        return cast(Backend, load())
+    except BackendUnavailable:
+        raise
     except (ImportError, AttributeError) as error:
         raise BackendUnavailable(f"backend {name!r} can't be loaded: {error}") from error
 

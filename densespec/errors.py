@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+
+LONGEST = 200
+"""Characters of a value that an error message shows."""
 
 
 class DensespecError(Exception):
     """Base of all errors densespec raises on purpose."""
+
+
+def shown(value: object) -> str:
+    """``repr(value)``, cut short, for an error message; never an error itself."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, thousands of nested lists
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 class SpecError(DensespecError, ValueError):
@@ -20,8 +34,13 @@ class SpecError(DensespecError, ValueError):
     """
 
     def __init__(self, constraint: str, field: str, value: object, expected: str) -> None:
-        super().__init__(f"{field} = {value!r}, but should be {expected} [{constraint}]")
+        super().__init__(f"{field} = {shown(value)}, but should be {expected} [{constraint}]")
         self.constraint, self.field, self.value = constraint, field, value
+        self._expected = expected
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process borders by pickle, which calls the class with its arguments."""
+        return type(self), (self.constraint, self.field, self.value, self._expected)
 
 
 class UnknownName(DensespecError, LookupError):
@@ -31,7 +50,11 @@ class UnknownName(DensespecError, LookupError):
         known = sorted(known)
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
-        super().__init__(f"unknown {kind} {name!r}. {hint}")
+        super().__init__(f"unknown {kind} {shown(name)}. {hint}")
+        self._arguments = (kind, name, known)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
 
 
 class BackendUnavailable(DensespecError, ImportError):

@@ -10,9 +10,10 @@ import dataclasses
 import itertools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
+from numbers import Real
+from typing import Any, Protocol, cast
 
 from densespec.errors import SpecError
 
@@ -39,9 +40,29 @@ def _reject_unless(condition: bool) -> None:
         raise ValueError
 
 
-def _integer(value: Any) -> int:
+LIMIT = 2**31
+"""Integers stay below it: sizes are 32-bit in places of every framework."""
+
+
+def _integer(value: Any, minimum: int, maximum: int | None) -> int:
     _reject_unless(not isinstance(value, bool))
-    return operator.index(value)
+    number = operator.index(value)
+    _reject_unless(minimum <= number < LIMIT and (maximum is None or number <= maximum))
+    return number
+
+
+def _integer_schema(minimum: int, maximum: int | None) -> dict[str, Any]:
+    return {
+        "type": "integer",
+        "minimum": minimum,
+        "maximum": LIMIT - 1 if maximum is None else maximum,
+    }
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """The items of a list or anything like one; a text, a set or a table has no such items."""
+    _reject_unless(not isinstance(value, str | bytes | bytearray | Mapping | Set))
+    return cast("Iterable[Any]", value)
 
 
 @dataclass(frozen=True)
@@ -51,17 +72,14 @@ class Integer:
 
     @property
     def allowed(self) -> str:
-        upper = "" if self.maximum is None else f" and at most {self.maximum}"
-        return f"an integer of at least {self.minimum}{upper}"
+        upper = "below 2**31" if self.maximum is None else f"at most {self.maximum}"
+        return f"an integer of at least {self.minimum} and {upper}"
 
     def parse(self, value: Any) -> int:
-        number = _integer(value)
-        _reject_unless(self.minimum <= number and (self.maximum is None or number <= self.maximum))
-        return number
+        return _integer(value, self.minimum, self.maximum)
 
     def schema(self) -> dict[str, Any]:
-        upper = {} if self.maximum is None else {"maximum": self.maximum}
-        return {"type": "integer", "minimum": self.minimum} | upper
+        return _integer_schema(self.minimum, self.maximum)
 
 
 @dataclass(frozen=True)
@@ -72,19 +90,18 @@ class Integers:
 
     @property
     def allowed(self) -> str:
-        return f"a non-empty list of integers, each at least {self.minimum}"
+        return f"a non-empty list of integers, each at least {self.minimum} and below 2**31"
 
     def parse(self, value: Any) -> tuple[int, ...]:
-        _reject_unless(not isinstance(value, str | bytes | Mapping))
-        numbers = tuple(_integer(item) for item in value)
-        _reject_unless(bool(numbers) and min(numbers) >= self.minimum)
+        numbers = tuple(_integer(item, self.minimum, None) for item in _items(value))
+        _reject_unless(bool(numbers))
         return numbers
 
     def schema(self) -> dict[str, Any]:
         return {
             "type": "array",
             "minItems": 1,
-            "items": {"type": "integer", "minimum": self.minimum},
+            "items": _integer_schema(self.minimum, None),
         }
 
 
@@ -95,9 +112,8 @@ class Fractions:
     allowed = "an ascending list of numbers in (0, 1)"
 
     def parse(self, value: Any) -> tuple[float, ...]:
-        _reject_unless(not isinstance(value, str | bytes | Mapping))
         inside = Interval(0, 1, open_lower=True, open_upper=True)
-        numbers = tuple(inside.parse(item) for item in value)
+        numbers = tuple(inside.parse(item) for item in _items(value))
         _reject_unless(all(a < b for a, b in itertools.pairwise(numbers)))
         return numbers
 
@@ -121,7 +137,7 @@ class Interval:
         return f"a number in {left}{self.lower:g}, {self.upper:g}{right}"
 
     def parse(self, value: Any) -> float:
-        _reject_unless(not isinstance(value, bool | str | bytes))
+        _reject_unless(isinstance(value, Real) and not isinstance(value, bool))
         number = float(value)
         _reject_unless(math.isfinite(number))
         _reject_unless(self.lower < number or (number == self.lower and not self.open_lower))
@@ -144,7 +160,7 @@ class Choice:
 
     def parse(self, value: Any) -> str:
         _reject_unless(isinstance(value, str) and value in self.options)
-        return str(value)
+        return self.options[self.options.index(value)]
 
     def schema(self) -> dict[str, Any]:
         return {"enum": list(self.options)}

@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from densespec.errors import DensespecError, SpecError, UnknownName
+from densespec.errors import DensespecError, SpecError, UnknownName, shown
 from densespec.spec import DenseNetSpec
 
 FORMAT = 1
@@ -29,10 +30,12 @@ class SpecFileError(DensespecError, ValueError):
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it on success and vanishes on failure.
 
+    As with a plain write, a link stays a link, and a file that is replaced keeps its permissions.
+
     Raises:
         FileNotFoundError: the folder does not exist.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no folder {target.parent} to write {target.name} into")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
@@ -40,14 +43,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(_permissions(target))
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _permissions(target: Path) -> int:
+    """Of the file that is there, or else of a new one."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def spec_to_json(spec: DenseNetSpec) -> str:
@@ -95,10 +105,12 @@ def _from_record(record: Any) -> DenseNetSpec:
     if not isinstance(record, dict):
         raise SpecFileError(f"a spec is a table of fields, not {type(record).__name__}")
     fields = dict(record)
-    fields.pop("$schema", None)
+    reference = fields.pop("$schema", "")
+    if not isinstance(reference, str):
+        raise SpecFileError(f"$schema = {shown(reference)}, but should be a text")
     version = fields.pop("format", FORMAT)
     if version != FORMAT or isinstance(version, bool):
-        raise SpecFileError(f"format = {version!r}, but this densespec reads format {FORMAT}")
+        raise SpecFileError(f"format = {shown(version)}, but this densespec reads format {FORMAT}")
     return DenseNetSpec.from_dict(fields)
 
 

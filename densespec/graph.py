@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from densespec.errors import SpecError
+from densespec.fields import Integer, Optional
 from densespec.ops import (
     AvgPool,
     BatchNorm,
@@ -325,10 +326,14 @@ def _transition(net: _Builder, name: str, x: str) -> str:
 def _spatial(spec: DenseNetSpec, size: Sequence[int | None] | None) -> Shape:
     if size is None:
         return (None,) * spec.spatial_dims
-    if len(size) != spec.spatial_dims or any(n is not None and n < 1 for n in size):
+    try:
+        sizes = tuple(Optional(Integer(1)).parse(n) for n in size)
+    except (TypeError, ValueError):
+        sizes = ()
+    if len(sizes) != spec.spatial_dims:
         expected = f"{spec.spatial_dims} positive sizes, or None for any"
-        raise SpecError("S24", "input size", tuple(size), expected)
-    return tuple(size)
+        raise SpecError("S24", "input size", size, expected)
+    return sizes
 
 
 def _check_head(include_top: bool, pooling: Pooling | None, activation: str | None) -> None:

@@ -30,13 +30,15 @@ class NumpyTrainer:
         )
 
     def velocity(self) -> Arrays:
-        return dict(self._model.velocity)
+        return dict(self._model.velocity) if self._recipe.momentum else {}
 
 
 class NumpyBackend:
     def data_format(self, requested: DataFormat | None) -> DataFormat:
-        if requested == "channels_last":
-            raise ValueError("the numpy reference is channels_first only")
+        if requested not in (None, "channels_first"):
+            raise ValueError(
+                f"data_format = {requested!r}, but the numpy reference is channels_first only"
+            )
         return "channels_first"
 
     def build(
@@ -57,6 +59,10 @@ class NumpyBackend:
         self, model: ReferenceModel, graph: Graph, weights: Mapping[str, np.ndarray]
     ) -> None:
         model.load(weights)
+
+    def count_parameters(self, model: ReferenceModel) -> tuple[int, int]:
+        trainable = sum(array.size for array in model.velocity.values())
+        return trainable, sum(array.size for array in model.weights.values()) - trainable
 
     def forward(
         self, model: ReferenceModel, graph: Graph, x: np.ndarray, taps: Sequence[str]

@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from densespec import ops
 from densespec.backends import StepResult
-from densespec.errors import DensespecError
+from densespec.errors import DensespecError, UnknownName
 from densespec.graph import Graph, Node
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays, check_weights
@@ -381,12 +381,19 @@ class ReferenceModel:
         weights: every array by canonical name.
         velocity: the optimizer's momentum of every trainable weight by canonical name.
         dtype: of all arithmetic; float64 unless asked otherwise.
+        kernels: how each op kind is computed.
     """
 
     def __init__(
-        self, graph: Graph, weights: Mapping[str, Array], *, dtype: Any = np.float64
+        self,
+        graph: Graph,
+        weights: Mapping[str, Array],
+        *,
+        dtype: Any = np.float64,
+        kernels: Mapping[type, Kernel] = KERNELS,
     ) -> None:
         self.graph = graph
+        self.kernels = kernels
         self.dtype = np.dtype(dtype)
         self.weights: Arrays = {}
         self.load(weights)
@@ -421,8 +428,16 @@ class ReferenceModel:
         training: bool = False,
         masks: Mapping[str, Array] | None = None,
     ) -> Arrays:
-        """Values of the nodes named in ``taps``. Keeps no others longer than they are read."""
-        values, _ = self._forward(x, training, masks or {}, keep=set(taps))
+        """Values of the nodes named in ``taps``. Keeps no others longer than they are read.
+
+        Raises:
+            UnknownName: a tap that is no node; the message suggests near names.
+        """
+        names = dict.fromkeys(node.name for node in self.graph.nodes)
+        keep = set(taps)
+        for tap in keep - names.keys():
+            raise UnknownName("node", tap, names)
+        values, _ = self._forward(x, training, masks or {}, keep=keep)
         return values
 
     def loss_and_gradients(
@@ -434,10 +449,16 @@ class ReferenceModel:
             x: (batch, channels, *spatial).
             labels: (batch,) integers.
             masks: for each dropout node, an array of its input's shape: 1 keeps, 0 drops.
+
+        Raises:
+            OpError: the network does not end in logits: no classifier, or a softmax (O6).
         """
+        output = self.graph.output
+        ends_in_logits = isinstance(output.op, ops.Dense)
+        _require(ends_in_logits, "O6", output.name, "the loss is of logits, the classifier's output")
         everything = {node.name for node in self.graph.nodes}
         values, contexts = self._forward(x, True, masks or {}, keep=everything)
-        loss, slope = cross_entropy(values[self.graph.output.name], labels)
+        loss, slope = cross_entropy(values[output.name], labels)
         gradients = self._backward(values, contexts, slope)
         statistics = {
             f"{name}.{short}": array
@@ -456,6 +477,7 @@ class ReferenceModel:
         masks: Mapping[str, Array] | None = None,
     ) -> StepResult:
         """One SGD step, as :mod:`densespec.recipe` defines it, and one update of the statistics."""
+        learning_rate = float(learning_rate)  # a numpy float64 would widen a float32 model
         loss, gradients, statistics = self.loss_and_gradients(x, labels, masks=masks)
         for name, gradient in gradients.items():
             self.weights[name], self.velocity[name] = recipe.step(
@@ -475,7 +497,7 @@ class ReferenceModel:
         for node in rest:
             ctx = contexts[node.name] = self._context(node, training, masks)
             inputs = [values[source] for source in node.inputs]
-            values[node.name] = KERNELS[type(node.op)].forward(node.op, ctx, *inputs)
+            values[node.name] = self.kernels[type(node.op)].forward(node.op, ctx, *inputs)
             for source in node.inputs:
                 if source not in keep and last_reader[source] == node.name:
                     values.pop(source, None)
@@ -483,7 +505,9 @@ class ReferenceModel:
 
     def _context(self, node: Node, training: bool, masks: Mapping[str, Array]) -> Context:
         weights = {w.name.rpartition(".")[2]: self.weights[w.name] for w in node.weights}
-        return Context(node.name, weights, training, masks.get(node.name))
+        mask = masks.get(node.name)
+        mask = None if mask is None else np.asarray(mask, self.dtype)
+        return Context(node.name, weights, training, mask)
 
     def _backward(self, values: Arrays, contexts: dict[str, Context], slope: Array) -> Arrays:
         slopes = {self.graph.output.name: slope}
@@ -491,7 +515,7 @@ class ReferenceModel:
         for node in reversed(self.graph.nodes[1:]):
             inputs = [values[source] for source in node.inputs]
             ctx, dy = contexts[node.name], slopes.pop(node.name)
-            dxs, own = KERNELS[type(node.op)].backward(node.op, ctx, dy, *inputs)
+            dxs, own = self.kernels[type(node.op)].backward(node.op, ctx, dy, *inputs)
             gradients.update({f"{node.name}.{short}": array for short, array in own.items()})
             for source, dx in zip(node.inputs, dxs, strict=True):
                 slopes[source] = slopes[source] + dx if source in slopes else dx

@@ -136,14 +136,17 @@ class DenseNetSpec:
             raise SpecError(
                 "S22", "stem_kernel", self.stem_kernel, "odd where padding is 'symmetric'"
             )
-        narrowest = self.stem_channels + self.blocks[0] * self.growth_rate
-        if len(self.blocks) > 1 and self.compressed(narrowest) < 1:
-            raise SpecError(
-                "S23",
-                "compression",
-                self.compression,
-                f"large enough to keep at least 1 of {narrowest} feature maps",
-            )
+        kept = self.stem_channels
+        for layers in self.blocks[:-1]:
+            channels = kept + layers * self.growth_rate
+            kept = self.compressed(channels)
+            if kept < 1:
+                raise SpecError(
+                    "S23",
+                    "compression",
+                    self.compression,
+                    f"large enough to keep at least 1 of {channels} feature maps",
+                )
 
     @property
     def stem_channels(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ class KerasBackend:
         from densespec_keras import variables
         from densespec_keras.emitter import Emitter
 
-        if (dtype or keras.config.dtype_policy().compute_dtype) == "float64":
+        policy = keras.dtype_policies.get(dtype) if dtype else keras.config.dtype_policy()
+        if policy.compute_dtype == "float64":
             _prepare_float64(self.engine)
         inner = "channels_last" if _needs_channels_last(self.engine) else data_format
         emitter = Emitter(graph, data_format=data_format, inner_format=inner, dtype=dtype)
@@ -64,6 +66,11 @@ class KerasBackend:
         from densespec_keras import variables
 
         variables.write(model, graph, weights)
+
+    def count_parameters(self, model: Any) -> tuple[int, int]:
+        groups = (model.trainable_weights, model.non_trainable_weights)
+        trainable, non_trainable = (sum(math.prod(v.shape) for v in group) for group in groups)
+        return trainable, non_trainable
 
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
         from densespec_keras.running import forward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -15,11 +16,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
     That is what the paper's Torch7 code and PyTorch do. Inference, and the normalisation of a
     training batch, are the same in both. The variance of a batch is taken around its mean, never
     as E[x^2] - E[x]^2, which loses digits and can turn negative in float32.
+
+    One value per channel has no such variance: training on it is an error or, where TensorFlow
+    learns the batch size only as it runs, makes the running variance NaN.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for option in ("renorm", "synchronized"):
+            if getattr(self, option, False):
+                raise ValueError(f"{option} = True, but unbiased running variance goes without it")
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
+        if mask is not None:
+            raise ValueError(f"{self.name}: unbiased running variance takes no masked batches")
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         x = ops.cast(inputs, dtype)
         mean = ops.mean(x, self._reduction_axes, keepdims=True)
@@ -31,8 +43,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             mean=mean,
             variance=variance,
             axis=self.axis,
-            offset=ops.cast(self.beta, dtype),
-            scale=ops.cast(self.gamma, dtype),
+            offset=ops.cast(self.beta, dtype) if self.center else None,
+            scale=ops.cast(self.gamma, dtype) if self.scale else None,
             epsilon=self.epsilon,
         )
         return ops.cast(outputs, self.compute_dtype)
@@ -40,10 +52,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _count(self, x: Any) -> Any:
         """Values per channel."""
         shape = ops.shape(x)
-        count = ops.cast(1, x.dtype)
-        for axis in self._reduction_axes:
-            count = count * ops.cast(shape[axis], x.dtype)
-        return count
+        sizes = [shape[axis] for axis in self._reduction_axes]
+        if all(isinstance(size, int) and size == 1 for size in sizes):
+            raise ValueError(
+                f"{self.name}: one value per channel has no unbiased variance: train on larger "
+                "batches or inputs"
+            )
+        return math.prod(ops.cast(size, x.dtype) for size in sizes)
 
     def _update_running(self, mean: Any, variance: Any, count: Any) -> None:
         unbiased = variance * (count / (count - 1))

@@ -65,6 +65,8 @@ class KerasTrainer:
         return StepResult(float(loss), self._slots(self._compiled.optimizer.gradients))
 
     def velocity(self) -> Arrays:
+        if not self._recipe.momentum:
+            return {}
         return self._slots(self._compiled.optimizer.velocities)
 
     def _compile(self, *, with_masks: bool) -> None:

@@ -38,7 +38,7 @@ class TorchBackend:
         data_format: DataFormat,
         name: str,
     ) -> DenseNet:
-        kind = getattr(torch, dtype) if dtype else torch.get_default_dtype()
+        kind = _floating(dtype) if dtype else torch.get_default_dtype()
         with torch.device("meta"):
             model = DenseNet(graph)
         state = {
@@ -52,16 +52,22 @@ class TorchBackend:
         return model
 
     def read_weights(self, model: nn.Module, graph: Graph) -> Arrays:
-        state = model.state_dict()
+        state = _uncompiled(model).state_dict()
         return {name: to_numpy(state[key]) for name, key in state_keys(graph).items()}
 
     def write_weights(
         self, model: nn.Module, graph: Graph, weights: Mapping[str, np.ndarray]
     ) -> None:
-        state = model.state_dict()
+        state = _uncompiled(model).state_dict()
         with torch.no_grad():
             for name, key in state_keys(graph).items():
                 state[key].copy_(torch.tensor(weights[name]))
+
+    def count_parameters(self, model: nn.Module) -> tuple[int, int]:
+        parameters = list(model.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        statistics = sum(b.numel() for b in model.buffers() if b.is_floating_point())
+        return trainable, sum(p.numel() for p in parameters) - trainable + statistics
 
     def forward(self, model: nn.Module, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
         values: dict[str, Tensor] = {}
@@ -84,7 +90,7 @@ class TorchTrainer:
     """Steps of ``torch.optim.SGD``, whose rule is the recipe's."""
 
     def __init__(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> None:
-        self._model, self._graph = model, graph
+        self._model, self._graph, self._recipe = model, graph, recipe
         parameters = dict(model.named_parameters())
         keys = state_keys(graph)
         self._trainable = {w.name: parameters[keys[w.name]] for w in graph.weights if w.trainable}
@@ -119,6 +125,8 @@ class TorchTrainer:
 
     def velocity(self) -> Arrays:
         state = self._optimizer.state
+        if not self._recipe.momentum:
+            return {}
         return {name: to_numpy(state[p]["momentum_buffer"]) for name, p in self._trainable.items()}
 
     @contextlib.contextmanager
@@ -141,6 +149,20 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
 
 
+def _floating(dtype: str) -> torch.dtype:
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise ValueError(
+            f"dtype = {dtype!r}, but should be a floating-point type of PyTorch, such as 'float32'"
+        )
+    return kind
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, if it did: its keys have no prefix."""
+    return getattr(model, "_orig_mod", model)
+
+
 def _gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None, "every parameter takes part in the loss"
     return parameter.grad
@@ -153,12 +175,14 @@ def _tensor(x: np.ndarray, model: nn.Module) -> Tensor:
 
 @contextlib.contextmanager
 def _mode(model: nn.Module, *, training: bool) -> Iterator[Any]:
-    before = model.training
+    """Training or inference mode for a while; then every module is back in its own."""
+    before = {module: module.training for module in model.modules()}
     model.train(training)
     try:
         yield
     finally:
-        model.train(before)
+        for module, mode in before.items():
+            module.training = mode
 
 
 BACKEND = TorchBackend()

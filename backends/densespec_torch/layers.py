@@ -101,8 +101,8 @@ class GlobalPool(nn.Module):
         self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
-        dims = tuple(range(2, x.ndim))
-        return x.mean(dims) if self.kind == "avg" else x.amax(dims)
+        positions = x.flatten(2)
+        return positions.mean(2) if self.kind == "avg" else positions.amax(2)
 
     def extra_repr(self) -> str:
         return self.kind
@@ -144,20 +144,29 @@ class PaddedConv3d(_PaddedConv, nn.Conv3d): ...
 class _BiasedNorm:
     """Batch norm whose running variance averages variances over n values, as Keras's does.
 
-    PyTorch's averages them over n - 1: what it added in a step is scaled by (n - 1) / n after it.
+    PyTorch's averages them over n - 1. It is given an empty average to put the batch's variance
+    into: the buffer itself may be saved for the backward pass, and must not change before that.
     """
 
+    weight: Any
+    bias: Any
+    running_mean: Any
     running_var: Any
+    num_batches_tracked: Any
     momentum: Any
+    eps: float
     training: bool
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)  # type: ignore[misc]
-        kept = self.running_var * (1 - self.momentum)
-        y = super().forward(x)  # type: ignore[misc]
+        new = torch.zeros_like(self.running_var)
+        y = functional.batch_norm(
+            x, self.running_mean, new, self.weight, self.bias, True, self.momentum, self.eps
+        )
         count = x.numel() // x.shape[1]
-        self.running_var.sub_(kept).mul_((count - 1) / count).add_(kept)
+        self.running_var.mul_(1 - self.momentum).add_(new * ((count - 1) / count))
+        self.num_batches_tracked.add_(1)
         return y
 
 

@@ -66,3 +66,22 @@ class DenseNet(Part):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__([(module_path(node.name).split("."), node) for node in graph.nodes[1:]], 0)
+        self._sizes = graph.input.shape[1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(self._sizes):
+            self._check(x.shape)
+        return super().forward(x)
+
+    def _check(self, shape: Sequence[int]) -> None:
+        """Refuse another size than the network was built for: its padding may depend on it."""
+        sizes = shape[2:]
+        fits = len(sizes) == len(self._sizes) and all(
+            size in (None, actual) for size, actual in zip(self._sizes, sizes, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(str(size or "any") for size in self._sizes)
+            raise ValueError(
+                f"input of spatial size {tuple(sizes)}, but this network was built for ({wanted}): "
+                "build it without input_shape for any size"
+            )

@@ -77,7 +77,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        # The last two are safetensors's answer to types that numpy lacks, such as float8.
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
     if metadata.get("densespec") != LAYOUT:
         found = metadata.get("densespec", "none")

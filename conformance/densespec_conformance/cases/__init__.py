@@ -1,0 +1,20 @@
+"""The cases: each module here holds one concern as a tuple ``CASES``, and is found by itself."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from densespec_conformance.case import Case
+
+
+def all_cases() -> tuple[Case, ...]:
+    """Every case of every module, the cheap ones first."""
+    modules = [
+        importlib.import_module(f"{__name__}.{module.name}")
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    cases = [case for module in modules for case in module.CASES]
+    duplicates = {case.id for case in cases if [other.id for other in cases].count(case.id) > 1}
+    assert not duplicates, f"ids used twice: {duplicates}"
+    return tuple(sorted(cases, key=lambda case: case.cost))

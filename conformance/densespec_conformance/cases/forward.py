@@ -1,0 +1,126 @@
+"""Inference in float64 equals the reference, op by op, for every field of the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from densespec.graph import lower
+from densespec.spec import DenseNetSpec
+from densespec_conformance.case import Case
+from densespec_conformance.compare import Tolerance, assert_close
+from densespec_conformance.data import images, random_weights
+from densespec_conformance.requests import Forward, Network
+from densespec_conformance.target import Reference, Target
+
+TOLERANCE = Tolerance(1e-10, "float64 rounds at 1e-16, and these networks are a few ops deep")
+
+SMALL = DenseNetSpec(
+    blocks=(2, 3),
+    growth_rate=4,
+    bottleneck_width=2,
+    compression=0.5,
+    classes=5,
+    stem_kind="conv-norm-relu",
+    stem_width="2k",
+    stem_kernel=7,
+    stem_stride=2,
+    stem_pool=3,
+)
+"""An ImageNet network in small; the rows below each change what they are about."""
+
+PREACTIVATION = {"stem_kind": "norm-relu-conv", "conv_bias": True, "final_norm": False}
+PLAIN = {"bottleneck_width": None, "compression": 1.0, "stem_kind": "conv", "stem_width": 16}
+CIFAR_STEM = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": None}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network and the input size it is run at."""
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    size: tuple[int, ...] = (32, 32)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    any_size: bool = False
+
+    @property
+    def spec(self) -> DenseNetSpec:
+        return SMALL.replace(**self.changes)
+
+
+ROWS = (
+    Row("torchvision-stem"),
+    Row("odd-and-rectangular", size=(37, 51)),
+    Row("built-for-any-size", size=(41, 30), any_size=True),
+    Row("preactivation-stem-pools-negative-numbers", PREACTIVATION),
+    Row("preactivation-stem-odd-size", PREACTIVATION, size=(35, 44)),
+    Row("cifar-plain", PLAIN | CIFAR_STEM, size=(16, 16)),
+    Row("cifar-bc", {"stem_kind": "conv"} | CIFAR_STEM, size=(17, 12)),
+    Row("same-padding-even-size", {"padding": "same"}),
+    Row("same-padding-odd-size", {"padding": "same"}, size=(33, 47)),
+    Row("same-padding-any-size", {"padding": "same"}, size=(38, 31), any_size=True),
+    Row("same-padding-preactivation", PREACTIVATION | {"padding": "same"}),
+    Row("even-kernel-and-stride-3", {"padding": "same", "stem_kernel": 6, "stem_stride": 3}),
+    Row("pool-of-2", {"stem_pool": 2}, size=(31, 32)),
+    Row("pool-of-5", {"stem_pool": 5}, size=(40, 33)),
+    Row("keras-epsilon", {"batch_norm_epsilon": 1e-3}),
+    Row("keras-applications-epsilon", {"batch_norm_epsilon": 1.001e-5}),
+    Row(
+        "biased-variance-and-slow-momentum",
+        {"running_variance": "biased", "batch_norm_momentum": 0.01},
+    ),
+    Row("convolutions-with-bias", {"conv_bias": True}),
+    Row("transition-without-relu", {"transition_relu": False}),
+    Row("no-final-norm", {"final_norm": False}),
+    Row("theta-rounds-down", {"compression": 0.3, "growth_rate": 5}),
+    Row("one-block", {"blocks": (3,)}),
+    Row("four-blocks", {"blocks": (1, 2, 1, 1)}, size=(65, 64)),
+    Row("one-channel-and-one-class", {"in_channels": 1, "classes": 1}),
+    Row("five-channels", {"in_channels": 5, "stem_width": 7}),
+    Row("dropout-is-off", {"dropout_rate": 0.5, "dropout_place": "every-conv"}),
+    Row("dropout-of-layers-is-off", {"dropout_rate": 0.5, "dropout_place": "layer"}),
+    Row("one-dimension", {"spatial_dims": 1}, size=(50,)),
+    Row("one-dimension-same-padding", {"spatial_dims": 1, "padding": "same"}, size=(49,)),
+    Row("three-dimensions", {"spatial_dims": 3, "blocks": (1, 1)}, size=(16, 19, 18)),
+    Row("softmax", options={"classifier_activation": "softmax"}),
+    Row("features", options={"include_top": False}),
+    Row("features-averaged", options={"include_top": False, "pooling": "avg"}),
+    Row("features-maximum", options={"include_top": False, "pooling": "max"}),
+)
+
+
+def request(row: Row) -> Forward:
+    """The question a row asks: the value of every op."""
+    options: dict[str, Any] = dict(row.options)
+    graph = lower(row.spec, row.size, **options)
+    network = Network(
+        row.spec,
+        input_size=None if row.any_size else row.size,
+        weights=random_weights(graph, row.name),
+        options=row.options,
+    )
+    taps = tuple(node.name for node in graph.nodes[1:])
+    return Forward(network, images(row.spec, row.size, 2, row.name), taps)
+
+
+def _check(row: Row, target: Target, reference: Reference) -> float:
+    asked = request(row)
+    expected = reference.answer(f"forward {row.name}", lambda: asked)
+    return assert_close(
+        actual=target.ask(asked), expected=expected, tolerance=TOLERANCE, order=asked.taps
+    )
+
+
+CASES = tuple(
+    Case(
+        id=f"forward/{row.name}",
+        claim="every op of the network computes what the reference does, in float64",
+        check=partial(_check, row),
+        tolerance=TOLERANCE,
+        cost=1.5,
+    )
+    for row in ROWS
+)

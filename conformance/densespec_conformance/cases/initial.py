@@ -1,0 +1,52 @@
+"""Networks start from the same bits, and give back the bits they are given."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from densespec.graph import lower
+from densespec.initial import initial_weights
+from densespec_conformance.case import Case
+from densespec_conformance.cases.forward import SMALL
+from densespec_conformance.compare import assert_identical
+from densespec_conformance.data import random_weights
+from densespec_conformance.requests import Network, ReadWeights
+from densespec_conformance.target import Reference, Target
+
+SPEC = SMALL.replace(conv_bias=True)
+
+
+def _check_initial(dtype: str, target: Target, reference: Reference) -> float:
+    expected = initial_weights(lower(SPEC), seed=7)
+    expected = {name: array.astype(dtype) for name, array in expected.items()}
+    network = Network(SPEC, dtype=dtype, seed=7)
+    assert_identical(actual=target.ask(ReadWeights(network)), expected=expected)
+    return 0.0
+
+
+def _check_round_trip(dtype: str, target: Target, reference: Reference) -> float:
+    arrays = random_weights(lower(SPEC), f"round trip {dtype}")
+    arrays = {name: array.astype(np.dtype(dtype)) for name, array in arrays.items()}
+    network = Network(SPEC, dtype=dtype, weights=arrays)
+    assert_identical(actual=target.ask(ReadWeights(network)), expected=arrays)
+    return 0.0
+
+
+CASES = tuple(
+    case
+    for dtype in ("float32", "float64")
+    for case in (
+        Case(
+            id=f"initial/same-bits-in-{dtype}",
+            claim=f"initial weights of a seed are the same in {dtype}, bit for bit",
+            check=partial(_check_initial, dtype),
+        ),
+        Case(
+            id=f"initial/weights-come-back-in-{dtype}",
+            claim=f"weights given are weights read in {dtype}, bit for bit",
+            check=partial(_check_round_trip, dtype),
+        ),
+    )
+)

@@ -1,0 +1,113 @@
+"""Every named variant has the right shapes and counts, as the framework itself sees them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from densespec.catalogue import Variant, catalogue
+from densespec.graph import lower
+from densespec_conformance.case import Case
+from densespec_conformance.compare import Mismatch, assert_equal
+from densespec_conformance.requests import Inspect, Inspected, Network
+from densespec_conformance.target import Reference, Target
+
+# densenet169-bc at 224x224 as first published: output, parameters with running statistics.
+SEED_TABLE = {
+    "stem": ((64, 112, 112), 9_484),
+    "stem_pool": ((64, 56, 56), 0),
+    "block1": ((256, 56, 56), 339_264),
+    "transition1": ((128, 28, 28), 33_920),
+    "block2": ((512, 28, 28), 931_968),
+    "transition2": ((256, 14, 14), 133_376),
+    "block3": ((1280, 14, 14), 4_377_600),
+    "transition3": ((640, 7, 7), 824_960),
+    "block4": ((1664, 7, 7), 5_999_616),
+    "global_pool": ((1664,), 0),
+    "classifier": ((1000,), 1_665_000),
+}
+SEED_TOTALS = (14_160_238, 154_950)
+
+
+def _check(variant: Variant, target: Target, reference: Reference) -> float:
+    size = sample_size(variant)
+    graph = lower(variant.spec, size)
+    network = Network(variant.spec, input_size=size, dtype="float32")
+    found: Inspected = target.ask(Inspect(network, size))
+    for name, shape in found.shapes.items():
+        assert_equal(
+            where=f"shape of {name}", actual=shape, expected=graph[name].shape, source="the graph"
+        )
+    assert_equal(
+        where="trainable parameters",
+        actual=found.trainable,
+        expected=graph.parameters.trainable,
+        source="the graph",
+    )
+    assert_equal(
+        where="running statistics",
+        actual=found.non_trainable,
+        expected=graph.parameters.non_trainable,
+        source="the graph",
+    )
+    _check_published(variant, found.trainable)
+    return 0.0
+
+
+def sample_size(variant: Variant) -> tuple[int, ...]:
+    """The input size the variant was published for: ImageNet's or CIFAR's."""
+    side = 224 if variant.spec.stem_pool else 32
+    return (side,) * variant.spec.spatial_dims
+
+
+def _check_published(variant: Variant, trainable: int) -> None:
+    published = variant.parameters
+    if published is None:
+        return
+    actual: int | str = trainable
+    if isinstance(published, str):
+        digits = len(published.rstrip("M").partition(".")[2])
+        actual = f"{trainable / 1e6:.{digits}f}M"
+    assert_equal(
+        where="published parameters", actual=actual, expected=published, source=variant.source
+    )
+
+
+def _check_seed_table(target: Target, reference: Reference) -> float:
+    spec = catalogue()["densenet169-bc"].spec
+    network = Network(spec, input_size=(224, 224), dtype="float32")
+    found: Inspected = target.ask(Inspect(network, (224, 224)))
+    stages = {stage.name: stage for stage in lower(spec, (224, 224)).stages()}
+    shapes = {name.partition(".")[0]: shape for name, shape in found.shapes.items()}
+    for name, (shape, parameters) in SEED_TABLE.items():
+        if name not in shapes:
+            raise Mismatch(name, "is a stage that the target does not have")
+        source = "the published table"
+        assert_equal(where=name, actual=shapes[name], expected=shape, source=source)
+        assert_equal(
+            where=f"parameters of {name}",
+            actual=stages[name].parameters.total,
+            expected=parameters,
+            source=source,
+        )
+    totals = (found.trainable, found.non_trainable)
+    assert_equal(where="totals", actual=totals, expected=SEED_TOTALS, source="the published table")
+    return 0.0
+
+
+CASES = (
+    *(
+        Case(
+            id=f"structure/{name}",
+            claim=f"{name} has the graph's stage shapes and the published number of parameters",
+            check=partial(_check, variant),
+            cost=2 + lower(variant.spec).parameters.trainable / 4e6,
+        )
+        for name, variant in catalogue().items()
+    ),
+    Case(
+        id="structure/published-table-of-densenet169-bc",
+        claim="densenet169-bc has 14,160,238 trainable parameters, stage by stage as published",
+        check=_check_seed_table,
+        cost=4,
+    ),
+)

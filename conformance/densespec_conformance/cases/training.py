@@ -1,0 +1,98 @@
+"""Twelve training steps in float64 with a learning-rate drop half-way equal the reference.
+
+Compared after every step: the loss, each gradient, each momentum buffer, each weight and each
+running statistic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from densespec.graph import lower
+from densespec.recipe import TrainingRecipe
+from densespec.spec import DenseNetSpec
+from densespec_conformance.case import Case
+from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL
+from densespec_conformance.compare import Tolerance, assert_same_step
+from densespec_conformance.data import batches, random_weights
+from densespec_conformance.requests import Network, Step, Train
+from densespec_conformance.target import Reference, Target
+
+TOLERANCE = Tolerance(1e-8, "float64 rounds at 1e-16, and training amplifies it step by step")
+STEPS, BATCH = 12, 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network and what is changed of the recipe."""
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    recipe_changes: Mapping[str, Any] = field(default_factory=dict)
+    size: tuple[int, ...] = (20, 17)
+
+    @property
+    def spec(self) -> DenseNetSpec:
+        return SMALL.replace(**self.changes)
+
+    @property
+    def recipe(self) -> TrainingRecipe:
+        defaults: dict[str, Any] = {"epochs": STEPS, "milestones": (0.5,), "learning_rate": 0.05}
+        return TrainingRecipe(**(defaults | dict(self.recipe_changes)))
+
+
+ROWS = (
+    Row("learning-rate-drop"),
+    Row("preactivation-stem", PREACTIVATION),
+    Row("biased-running-variance", {"running_variance": "biased", "batch_norm_momentum": 0.01}),
+    Row("plain-cifar-network", PLAIN | CIFAR_STEM, size=(8, 8)),
+    Row("same-padding", {"padding": "same", "batch_norm_epsilon": 1e-3}),
+    Row("strong-weight-decay", {}, {"weight_decay": 0.1}),
+    Row(
+        "weight-decay-of-kernels-only",
+        {"conv_bias": True},
+        {"weight_decay": 0.1, "decay_kernels_only": True},
+    ),
+    Row("without-nesterov", {}, {"nesterov": False}),
+    Row("without-momentum", {}, {"momentum": 0.0, "nesterov": False}),
+    Row("given-dropout-masks", {"dropout_rate": 0.2}),
+    Row(
+        "given-dropout-masks-after-every-conv",
+        PREACTIVATION | {"dropout_rate": 0.4, "dropout_place": "every-conv"},
+    ),
+    Row("given-dropout-masks-after-layers", {"dropout_rate": 0.3, "dropout_place": "layer"}),
+    Row("three-dimensions", {"spatial_dims": 3, "blocks": (1, 1)}, size=(8, 9, 8)),
+)
+
+
+def request(row: Row) -> Train:
+    """The question a row asks."""
+    graph = lower(row.spec, row.size)
+    network = Network(row.spec, input_size=row.size, weights=random_weights(graph, row.name))
+    given = batches(row.spec, row.size, row.recipe, steps=STEPS, batch=BATCH, label=row.name)
+    return Train(network, row.recipe, given)
+
+
+def _check(row: Row, target: Target, reference: Reference) -> float:
+    asked = request(row)
+    expected: list[Step] = reference.answer(f"training {row.name}", lambda: asked)
+    actual: list[Step] = target.ask(asked)
+    return max(
+        assert_same_step(index=index, actual=got, expected=wanted, tolerance=TOLERANCE)
+        for index, (got, wanted) in enumerate(zip(actual, expected, strict=True), start=1)
+    )
+
+
+CASES = tuple(
+    Case(
+        id=f"training/{row.name}",
+        claim="12 float64 training steps across a learning-rate drop are those of the reference",
+        check=partial(_check, row),
+        tolerance=TOLERANCE,
+        cost=3,
+    )
+    for row in ROWS
+)

@@ -1,0 +1,489 @@
+"""Backends that are wrong on purpose, as data: each names the case that must catch it, and where.
+
+They are the numpy reference with one thing changed, so that nothing but that thing can be caught.
+``meta_tests.mutants:NAME`` is the backend of a mutant.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from densespec import ops
+from densespec.backends import StepResult
+from densespec.graph import Graph, Node
+from densespec.numpy_backend import NumpyBackend, NumpyTrainer
+from densespec.recipe import TrainingRecipe
+from densespec.reference import (
+    KERNELS,
+    Array,
+    AvgPoolKernel,
+    BatchNormKernel,
+    ConcatKernel,
+    Context,
+    ConvKernel,
+    DropoutKernel,
+    MaxPoolKernel,
+    ReferenceModel,
+    ReluKernel,
+    SoftmaxKernel,
+)
+from densespec.weights import Arrays
+
+Rewrite = Callable[[Node], Node]
+
+
+def _same(node: Node) -> Node:
+    return node
+
+
+@dataclass(frozen=True)
+class MutantBackend(NumpyBackend):
+    """The reference with some parts replaced."""
+
+    rewrite: Rewrite = _same
+    kernels: Mapping[type, Any] = field(default_factory=dict)
+    load: Callable[[str, Array], Array] = lambda name, array: array
+    train: type[NumpyTrainer] = NumpyTrainer
+
+    def build(self, graph: Graph, weights: Mapping[str, Array], **options: Any) -> ReferenceModel:
+        changed = Graph(graph.spec, tuple(self.rewrite(node) for node in graph.nodes))
+        loaded = {name: self.load(name, array) for name, array in weights.items()}
+        return ReferenceModel(
+            changed, loaded, dtype=options["dtype"] or "float64", kernels=KERNELS | self.kernels
+        )
+
+    def trainer(self, model: ReferenceModel, graph: Graph, recipe: TrainingRecipe) -> NumpyTrainer:
+        return self.train(model, recipe)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong backend.
+
+    Attributes:
+        about: what is wrong with it.
+        case: id of the case that must catch it.
+        where: what the first difference must be named by.
+    """
+
+    about: str
+    case: str
+    where: str
+    backend: Any
+
+
+def _on(kind: type, **changes: Any) -> Rewrite:
+    """Change fields of every op of a kind."""
+
+    def rewrite(node: Node) -> Node:
+        return replace(node, op=replace(node.op, **changes)) if isinstance(node.op, kind) else node
+
+    return rewrite
+
+
+def _pad_like_tensorflow(node: Node) -> Node:
+    windowed = isinstance(node.op, ops.Conv | ops.MaxPool)
+    return replace(node, op=replace(node.op, padding="same")) if windowed else node
+
+
+class _NoRelu(ReluKernel):
+    """Leaves out the ReLU of nodes whose name starts with ``prefix``."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def forward(self, op: ops.Relu, ctx: Context, x: Array) -> Array:
+        return x if ctx.node.startswith(self.prefix) else super().forward(op, ctx, x)
+
+
+class _ZeroPaddedMaxPool(MaxPoolKernel):
+    def forward(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
+        return np.maximum(super().forward(op, ctx, x), -1e-3)
+
+
+class _AveragePoolInStem(MaxPoolKernel):
+    def forward(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
+        pads = ops.resolve_padding(op.padding, x.shape[2:], op.window, op.stride)
+        padded = np.pad(x, ((0, 0), (0, 0), *pads), mode="edge")
+        return AvgPoolKernel().forward(ops.AvgPool(op.window, op.stride), ctx, padded)
+
+
+class _ReversedConcat(ConcatKernel):
+    def forward(self, op: ops.Concat, ctx: Context, *xs: Array) -> Array:
+        return super().forward(op, ctx, *reversed(xs))
+
+
+class _FlippedConv(ConvKernel):
+    def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
+        kernel = ctx.weights["kernel"]
+        flipped = np.flip(kernel, tuple(range(2, kernel.ndim)))
+        return super().forward(op, replace(ctx, weights={**ctx.weights, "kernel": flipped}), x)
+
+
+class _UnbiasedConv(ConvKernel):
+    def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
+        return super().forward(replace(op, bias=False), ctx, x)
+
+
+class _DropoutInInference(DropoutKernel):
+    def forward(self, op: ops.Dropout, ctx: Context, x: Array) -> Array:
+        return super().forward(op, ctx, x) if ctx.training else x * (1 - op.rate)
+
+
+class _UnscaledDropout(DropoutKernel):
+    def _scale(self, op: ops.Dropout, ctx: Context, x: Array) -> Array:
+        return super()._scale(op, ctx, x) * (1 - op.rate)
+
+
+class _IgnoredDropout(DropoutKernel):
+    def _scale(self, op: ops.Dropout, ctx: Context, x: Array) -> Array:
+        return np.ones_like(x)
+
+
+class _StaleStatistics(BatchNormKernel):
+    def _running(self, op: Any, ctx: Context, *moments: Any) -> Arrays:
+        return {}
+
+
+class _RunningStatisticsInTraining(BatchNormKernel):
+    def _moments(self, ctx: Context, x: Array) -> tuple[Array, Array]:
+        return ctx.weights["running_mean"], ctx.weights["running_variance"]
+
+
+class _NormWithoutBatchGradient(BatchNormKernel):
+    """Takes the batch's statistics for constants in the backward pass."""
+
+    def backward(
+        self, op: ops.BatchNorm, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        mean, variance = self._moments(ctx, x)
+        frozen = {**ctx.weights, "running_mean": mean, "running_variance": variance}
+        return super().backward(op, replace(ctx, training=False, weights=frozen), dy, x)
+
+
+class _UnscaledAverage(AvgPoolKernel):
+    def backward(
+        self, op: ops.AvgPool, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        return super().backward(op, ctx, dy * 4, x)
+
+
+class _LogSoftmax(SoftmaxKernel):
+    def forward(self, op: ops.Softmax, ctx: Context, x: Array) -> Array:
+        return np.log(super().forward(op, ctx, x))
+
+
+class _Float32Conv(ConvKernel):
+    """Computes in float32 what it was asked for in float64."""
+
+    def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
+        weights = {name: w.astype(np.float32) for name, w in ctx.weights.items()}
+        return (
+            super().forward(op, replace(ctx, weights=weights), x.astype(np.float32)).astype(x.dtype)
+        )
+
+
+def _swap_gamma_and_beta(name: str, array: Array) -> Array:
+    return array + 0.5 if name.endswith((".gamma", ".beta")) else array
+
+
+def _transposed(name: str, array: Array) -> Array:
+    return np.swapaxes(array, -1, -2) if name == "stem.conv.kernel" else array
+
+
+class _OtherRule(NumpyTrainer):
+    """A trainer with another update rule."""
+
+    def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
+        model, rate = self._model, options["learning_rate"]
+        loss, gradients, statistics = model.loss_and_gradients(x, labels, masks=options["masks"])
+        for name, gradient in gradients.items():
+            model.weights[name], model.velocity[name] = self.rule(
+                model.weights[name], gradient, model.velocity[name], rate
+            )
+        model.weights.update(statistics)
+        return StepResult(loss, gradients)
+
+    def rule(self, w: Array, g: Array, v: Array, rate: float) -> tuple[Array, Array]:
+        raise NotImplementedError
+
+
+class _KerasVelocity(_OtherRule):
+    """Velocity holds the learning rate, as in ``keras.optimizers.SGD``; scaled back for reading."""
+
+    def rule(self, w: Array, g: Array, v: Array, rate: float) -> tuple[Array, Array]:
+        g = g + self._recipe.weight_decay * w
+        last = getattr(self, "last_rate", rate)
+        v = self._recipe.momentum * v * (last / rate) + g
+        return w - rate * (g + self._recipe.momentum * v), v
+
+    def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
+        result = super().step(x, labels, **options)
+        self.last_rate = options["learning_rate"]
+        return result
+
+
+class _DecoupledDecay(_OtherRule):
+    def rule(self, w: Array, g: Array, v: Array, rate: float) -> tuple[Array, Array]:
+        v = self._recipe.momentum * v + g
+        step = g + self._recipe.momentum * v
+        return w - rate * (step + self._recipe.weight_decay * w), v
+
+
+class _NoNesterov(_OtherRule):
+    def rule(self, w: Array, g: Array, v: Array, rate: float) -> tuple[Array, Array]:
+        v = self._recipe.momentum * v + g + self._recipe.weight_decay * w
+        return w - rate * v, v
+
+
+class _ConstantRate(NumpyTrainer):
+    def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
+        return super().step(x, labels, **options | {"learning_rate": self._recipe.learning_rate})
+
+
+class _SummedLoss(NumpyTrainer):
+    def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
+        result = super().step(x, labels, **options)
+        return StepResult(result.loss * len(labels), result.gradients)
+
+
+class _Crashes(NumpyBackend):
+    def build(self, *args: Any, **options: Any) -> ReferenceModel:
+        os._exit(41)
+
+
+class _Hangs(NumpyBackend):
+    def build(self, *args: Any, **options: Any) -> ReferenceModel:
+        time.sleep(3600)
+        raise AssertionError
+
+
+class _Raises(NumpyBackend):
+    def build(self, *args: Any, **options: Any) -> ReferenceModel:
+        raise RuntimeError("no kernel image is available")
+
+
+class _Miscounts(NumpyBackend):
+    def count_parameters(self, model: ReferenceModel) -> tuple[int, int]:
+        trainable, other = super().count_parameters(model)
+        return trainable + other, 0
+
+
+CRASHES, HANGS, RAISES = _Crashes(), _Hangs(), _Raises()
+
+STEM, NEGATIVE = "forward/torchvision-stem", "forward/preactivation-stem-pools-negative-numbers"
+DROP, MASKS = "training/learning-rate-drop", "training/given-dropout-masks"
+
+MUTANTS = {
+    "EPSILON_OF_KERAS": Mutant(
+        "norms use Keras's epsilon of 1e-3",
+        STEM,
+        "stem.norm",
+        MutantBackend(_on(ops.BatchNorm, epsilon=1e-3)),
+    ),
+    "EPSILON_OF_KERAS_APPLICATIONS": Mutant(
+        "norms use an epsilon of 1.001e-5",
+        STEM,
+        "stem.norm",
+        MutantBackend(_on(ops.BatchNorm, epsilon=1.001e-5)),
+    ),
+    "SAME_PADDING": Mutant(
+        "pads as TensorFlow's 'same'", STEM, "stem.conv", MutantBackend(_pad_like_tensorflow)
+    ),
+    "NO_TRANSITION_RELU": Mutant(
+        "leaves out the transition's ReLU",
+        STEM,
+        "transition1.relu",
+        MutantBackend(kernels={ops.Relu: _NoRelu("transition")}),
+    ),
+    "NO_FINAL_RELU": Mutant(
+        "leaves out the final ReLU",
+        STEM,
+        "final.relu",
+        MutantBackend(kernels={ops.Relu: _NoRelu("final")}),
+    ),
+    "ZERO_PADDED_MAX_POOL": Mutant(
+        "the max pool is padded with zeros",
+        NEGATIVE,
+        "stem_pool",
+        MutantBackend(kernels={ops.MaxPool: _ZeroPaddedMaxPool()}),
+    ),
+    "AVERAGE_POOL_IN_STEM": Mutant(
+        "the stem averages where it should take the maximum",
+        STEM,
+        "stem_pool",
+        MutantBackend(kernels={ops.MaxPool: _AveragePoolInStem()}),
+    ),
+    "REVERSED_CONCAT": Mutant(
+        "new feature maps come first",
+        STEM,
+        "block1.concat1",
+        MutantBackend(kernels={ops.Concat: _ReversedConcat()}),
+    ),
+    "FLIPPED_KERNELS": Mutant(
+        "convolves where it should correlate",
+        STEM,
+        "stem.conv",
+        MutantBackend(kernels={ops.Conv: _FlippedConv()}),
+    ),
+    "TRANSPOSED_KERNEL": Mutant(
+        "a kernel's height and width are swapped",
+        "initial/weights-come-back-in-float64",
+        "stem.conv.kernel",
+        MutantBackend(load=_transposed),
+    ),
+    "NO_CONV_BIAS": Mutant(
+        "ignores biases of convolutions",
+        "forward/convolutions-with-bias",
+        "stem.conv",
+        MutantBackend(kernels={ops.Conv: _UnbiasedConv()}),
+    ),
+    "SHIFTED_NORMS": Mutant(
+        "gammas and betas are changed on loading",
+        STEM,
+        "stem.norm",
+        MutantBackend(load=_swap_gamma_and_beta),
+    ),
+    "FLOAT32_INSIDE": Mutant(
+        "computes in float32 when asked for float64",
+        STEM,
+        "stem.conv",
+        MutantBackend(kernels={ops.Conv: _Float32Conv()}),
+    ),
+    "LOG_SOFTMAX": Mutant(
+        "gives log-probabilities",
+        "forward/softmax",
+        "softmax",
+        MutantBackend(kernels={ops.Softmax: _LogSoftmax()}),
+    ),
+    "DROPOUT_SCALES_INFERENCE": Mutant(
+        "scales in inference, as dropout was first published",
+        "forward/dropout-is-off",
+        "stem.dropout",
+        MutantBackend(kernels={ops.Dropout: _DropoutInInference()}),
+    ),
+    "UNSCALED_DROPOUT": Mutant(
+        "does not scale what dropout keeps",
+        MASKS,
+        "step 1, loss",
+        MutantBackend(kernels={ops.Dropout: _UnscaledDropout()}),
+    ),
+    "IGNORED_DROPOUT": Mutant(
+        "has no dropout",
+        MASKS,
+        "step 1, loss",
+        MutantBackend(kernels={ops.Dropout: _IgnoredDropout()}),
+    ),
+    "BIASED_VARIANCE": Mutant(
+        "running variance divides by n",
+        DROP,
+        "step 1, running statistic stem.norm.running_variance",
+        MutantBackend(_on(ops.BatchNorm, unbiased=False)),
+    ),
+    "UNBIASED_VARIANCE": Mutant(
+        "running variance divides by n - 1 where the spec says n",
+        "training/biased-running-variance",
+        "step 1, running statistic stem.norm.running_variance",
+        MutantBackend(_on(ops.BatchNorm, unbiased=True)),
+    ),
+    "MOMENTUM_OF_KERAS": Mutant(
+        "takes norm momentum for the weight of the old value",
+        DROP,
+        "step 1, running statistic stem.norm.running_mean",
+        MutantBackend(_on(ops.BatchNorm, momentum=0.9)),
+    ),
+    "STALE_STATISTICS": Mutant(
+        "never updates running statistics",
+        DROP,
+        "step 1, running statistic stem.norm.running_mean",
+        MutantBackend(kernels={ops.BatchNorm: _StaleStatistics()}),
+    ),
+    "RUNNING_STATISTICS_IN_TRAINING": Mutant(
+        "normalises by running statistics in training",
+        DROP,
+        "step 1, loss",
+        MutantBackend(kernels={ops.BatchNorm: _RunningStatisticsInTraining()}),
+    ),
+    "NORM_WITHOUT_BATCH_GRADIENT": Mutant(
+        "no gradient flows through the batch's mean and variance",
+        DROP,
+        "step 1, gradient",
+        MutantBackend(kernels={ops.BatchNorm: _NormWithoutBatchGradient()}),
+    ),
+    "UNSCALED_AVERAGE_GRADIENT": Mutant(
+        "the gradient of the average pool is that of a sum",
+        DROP,
+        "step 1, gradient stem.conv.kernel",
+        MutantBackend(kernels={ops.AvgPool: _UnscaledAverage()}),
+    ),
+    "KERAS_VELOCITY": Mutant(
+        "velocity holds the learning rate",
+        DROP,
+        "step 7, momentum",
+        MutantBackend(train=_KerasVelocity),
+    ),
+    "DECOUPLED_DECAY": Mutant(
+        "weight decay is decoupled",
+        "training/strong-weight-decay",
+        "step 1, momentum",
+        MutantBackend(train=_DecoupledDecay),
+    ),
+    "NO_NESTEROV": Mutant(
+        "leaves out Nesterov's look ahead",
+        DROP,
+        "step 1, weight",
+        MutantBackend(train=_NoNesterov),
+    ),
+    "DECAYS_EVERYTHING": Mutant(
+        "decays norms and biases where only kernels should",
+        "training/weight-decay-of-kernels-only",
+        "step 1, momentum",
+        MutantBackend(
+            train=type(
+                "_DecaysEverything",
+                (_OtherRule,),
+                {
+                    "rule": lambda self, w, g, v, rate: TrainingRecipe(
+                        weight_decay=self._recipe.weight_decay
+                    ).step("", w, g, v, rate)
+                },
+            )
+        ),
+    ),
+    "CONSTANT_RATE": Mutant(
+        "ignores the drop of the learning rate",
+        DROP,
+        "step 7, weight",
+        MutantBackend(train=_ConstantRate),
+    ),
+    "SUMMED_LOSS": Mutant(
+        "reports the loss summed over the batch",
+        DROP,
+        "step 1, loss",
+        MutantBackend(train=_SummedLoss),
+    ),
+    "OTHER_SEED": Mutant(
+        "initial weights are its own",
+        "initial/same-bits-in-float32",
+        "stem.conv.kernel",
+        MutantBackend(load=lambda name, array: array * np.float32(0.99)),
+    ),
+    "MISCOUNTS": Mutant(
+        "counts running statistics as trainable",
+        "structure/densenet-40-12",
+        "trainable parameters",
+        _Miscounts(),
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in MUTANTS:
+        return MUTANTS[name].backend
+    raise AttributeError(name)
