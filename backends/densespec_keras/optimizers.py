@@ -66,13 +66,19 @@ class SGD(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
+        self._decays = [self._decay_of(variable.name) for variable in variables]
+
+    def _decay_of(self, variable_name: str) -> float:
+        spared = self.decay_kernels_only and variable_name != "kernel"
+        return 0.0 if spared else self.coupled_decay
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        if self.coupled_decay and not (self.decay_kernels_only and variable.name != "kernel"):
-            gradient = gradient + self.coupled_decay * variable
-        velocity = self.velocities[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
+        velocity, decay = self.velocities[index], self._decays[index]
+        if decay:
+            gradient = gradient + decay * variable
         moved = self.momentum * velocity + gradient
         self.assign(velocity, moved)
         ahead = gradient + self.momentum * moved if self.nesterov else moved

@@ -15,7 +15,7 @@ from densespec.graph import lower
 from densespec.recipe import TrainingRecipe
 from densespec.spec import DenseNetSpec
 from densespec_conformance.case import Case
-from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL
+from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL, UNPOOLED
 from densespec_conformance.compare import Tolerance, assert_same_step
 from densespec_conformance.data import batches, random_weights
 from densespec_conformance.requests import Network, Step, Train
@@ -64,7 +64,7 @@ ROWS = (
         PREACTIVATION | {"dropout_rate": 0.4, "dropout_place": "every-conv"},
     ),
     Row("given-dropout-masks-after-layers", {"dropout_rate": 0.3, "dropout_place": "layer"}),
-    Row("three-dimensions", {"spatial_dims": 3, "blocks": (1, 1)}, size=(8, 9, 8)),
+    Row("three-dimensions", UNPOOLED | {"spatial_dims": 3}, size=(6, 5, 6)),
 )
 
 
