@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,10 +66,11 @@ def run(
         done: called with each result as it comes, from several threads.
     """
     reference = Reference()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def run_backend(name: str) -> list[Result]:
         results = []
-        with ProcessTarget(name, timeout) as target:
+        with ProcessTarget(name, timeout, threads) as target:
             for case in cases:
                 results.append(run_case(case, target, reference))
                 done(results[-1])

@@ -55,10 +55,11 @@ class ProcessTarget:
     Args:
         name: of the backend, as ``densespec.get_backend`` takes it.
         timeout: seconds that one request may take.
+        threads: that the framework's kernels may use, where it asks OpenMP.
     """
 
-    def __init__(self, name: str, timeout: float) -> None:
-        self.name, self.timeout = name, timeout
+    def __init__(self, name: str, timeout: float, threads: int = 1) -> None:
+        self.name, self.timeout, self.threads = name, timeout, threads
         self._folder = tempfile.TemporaryDirectory(prefix="densespec-conformance-")
         self._log = Path(self._folder.name) / "worker.log"
         self._process: Any = None
@@ -102,7 +103,7 @@ class ProcessTarget:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(self.name, theirs, str(self._log)), daemon=True
+            target=serve, args=(self.name, theirs, str(self._log), self.threads), daemon=True
         )
         self._process.start()
         theirs.close()

@@ -25,13 +25,13 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "JAX_ENABLE_X64": "1",
-    "JAX_PLATFORMS": "cpu",
 }
 
 
-def serve(backend: str, pipe: Connection, log: str) -> None:
+def serve(backend: str, pipe: Connection, log: str, threads: int) -> None:
     """Answer requests until the other side hangs up. What the framework prints goes to ``log``."""
     _redirect_output(log)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     while True:

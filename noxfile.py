@@ -1,0 +1,117 @@
+"""Everything the project does to itself: ``nox -s demo``, ``nox -s tests conformance``, ...
+
+Sessions that need the frameworks share one environment, ``.nox/frameworks``: it takes a minute and
+3 GB to install, and nothing they do changes it. It is made anew when the requirements change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+FRAMEWORKS = ROOT / ".nox" / "frameworks"
+BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "numpy")
+SOURCES = ("densespec", "backends", "conformance", "tests", "docs", "benchmarks", "examples")
+
+nox.options.sessions = ["lint", "types", "tests", "conformance"]
+nox.options.default_venv_backend = "virtualenv"
+
+
+def frameworks(session: nox.Session) -> str:
+    """Python of the shared environment, made on first use."""
+    needs = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in needs)).hexdigest()
+    python, mark = FRAMEWORKS / "bin" / "python", FRAMEWORKS / "made-from"
+    if not mark.exists() or mark.read_text() != digest:
+        shutil.rmtree(FRAMEWORKS, ignore_errors=True)
+        session.run("python", "-m", "venv", str(FRAMEWORKS), external=True)
+        session.run(
+            *(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+            *("--constraint", "constraints.txt", "--editable", ".[all,dev]"),
+            external=True,
+        )
+        mark.write_text(digest)
+    return str(python)
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Train one small DenseNet on real images on every backend, and compare (a few minutes)."""
+    session.run(frameworks(session), "examples/demo.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Unit tests, and the wrong backends that the conformance suite has to catch."""
+    session.run(frameworks(session), "-m", "pytest", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def conformance(session: nox.Session) -> None:
+    """Compare every backend with the reference: ``nox -s conformance -- --tier full``."""
+    out = ROOT / "out"
+    out.mkdir(exist_ok=True)
+    python = frameworks(session)
+    session.run(
+        *(python, "-m", "densespec_conformance", *BACKENDS),
+        *("--json", str(out / "conformance.json"), *session.posargs),
+        external=True,
+    )
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Style and common mistakes; ``nox -s lint -- --fix`` mends what can be mended."""
+    python = frameworks(session)
+    session.run(python, "-m", "ruff", "check", *session.posargs, external=True)
+    check = () if session.posargs else ("--check",)
+    session.run(python, "-m", "ruff", "format", *check, external=True)
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Static types of the packages, and of what surrounds them."""
+    python = frameworks(session)
+    session.run(python, "-m", "mypy", external=True)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Write the generated parts of the documentation anew."""
+    session.run(frameworks(session), "docs/generate.py", external=True)
+
+
+@nox.session(venv_backend="none")
+def benchmarks(session: nox.Session) -> None:
+    """Time densespec's models against each framework's own, interleaved (several minutes)."""
+    session.run(frameworks(session), "benchmarks/run.py", *session.posargs, external=True)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel from the source archive, and use it outside the checkout."""
+    session.install("build")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist", silent=True)
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    session.install("--constraint", "constraints.txt", f"{wheel}[conformance,draw]")
+    session.chdir(session.create_tmp())
+    session.run("densespec", "describe", "densenet169-bc")
+    session.run("densespec", "draw", "densenet121", "-o", "densenet121.svg")
+    session.run("python", "-m", "densespec_conformance", "numpy")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def core(session: nox.Session) -> None:
+    """The core's tests on each Python, with no framework installed."""
+    session.install("--constraint", "constraints.txt", "--editable", ".[draw,test]")
+    session.run("pytest", "tests", *session.posargs)
+
+
+if os.environ.get("CI"):
+    nox.options.error_on_missing_interpreters = False
