@@ -1,0 +1,48 @@
+"""Why float32 training curves part: one ReLU whose input rounds to the other side of zero.
+
+    python examples/float32_relus.py
+
+Trains the demo's network with the numpy reference in float64 and in float32, from the same weights
+and with the same batches, and counts the ReLUs that are on in one and off in the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from demo import SPEC, batches, load_digits
+from rich.console import Console
+from rich.table import Table
+
+from densespec import TrainingRecipe, initial_weights, lower
+from densespec.ops import Relu
+from densespec.reference import ReferenceModel
+
+STEPS = 8
+
+
+def main() -> None:
+    """Print, step by step, how far the two are apart and how many ReLUs disagree."""
+    graph, recipe = lower(SPEC), TrainingRecipe(epochs=6, batch_size=64, learning_rate=0.1)
+    exact, rounded = (
+        ReferenceModel(graph, initial_weights(graph), dtype=dtype) for dtype in ("f8", "f4")
+    )
+    relus = [node.name for node in graph.nodes if isinstance(node.op, Relu)]
+    data = load_digits(seed=0)
+    table = Table("step", "loss difference", "largest gradient difference", "ReLUs that disagree")
+    for step, (indices, rate) in enumerate(batches(data, recipe, seed=0)[:STEPS], start=1):
+        x, labels = data.train_x[indices], data.train_y[indices]
+        on = [model.run(x, taps=relus, training=True) for model in (exact, rounded)]
+        flips = sum(int(((on[0][name] > 0) != (on[1][name] > 0)).sum()) for name in relus)
+        ours, theirs = (
+            model.train_step(x, labels, recipe, learning_rate=rate) for model in (exact, rounded)
+        )
+        apart = max(
+            float(np.abs(theirs.gradients[name] - g).max() / np.abs(g).max())
+            for name, g in ours.gradients.items()
+        )
+        table.add_row(str(step), f"{abs(ours.loss - theirs.loss):.1e}", f"{apart:.1e}", str(flips))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
