@@ -15,6 +15,7 @@ import nox
 
 ROOT = Path(__file__).parent
 FRAMEWORKS = ROOT / ".nox" / "frameworks"
+PEERS = ("torchvision==0.28.0",)
 BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "numpy")
 SOURCES = ("densespec", "backends", "conformance", "tests", "docs", "benchmarks", "examples")
 
@@ -37,6 +38,18 @@ def frameworks(session: nox.Session) -> str:
         )
         mark.write_text(digest)
     return str(python)
+
+
+def peers(session: nox.Session) -> dict[str, str]:
+    """How the peers are found, installed apart from the shared environment."""
+    folder = ROOT / ".nox" / "peers"
+    if not folder.exists():
+        session.run(
+            *(frameworks(session), "-m", "pip", "install", "--quiet", "--no-deps"),
+            *("--target", str(folder), *PEERS),
+            external=True,
+        )
+    return {"PYTHONPATH": str(folder)}
 
 
 @nox.session(venv_backend="none")
@@ -89,7 +102,15 @@ def docs(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def benchmarks(session: nox.Session) -> None:
     """Time densespec's models against each framework's own, interleaved (several minutes)."""
-    session.run(frameworks(session), "benchmarks/run.py", *session.posargs, external=True)
+    python, env = frameworks(session), peers(session)
+    session.run(python, "benchmarks/run.py", *session.posargs, env=env, external=True)
+
+
+@nox.session(name="peers", venv_backend="none")
+def peer_tests(session: nox.Session) -> None:
+    """Compare with other implementations, themselves installed."""
+    python, env = frameworks(session), peers(session)
+    session.run(python, "-m", "pytest", "tests/peers", *session.posargs, env=env, external=True)
 
 
 @nox.session
