@@ -45,7 +45,13 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise
         except (DensespecError, ValueError, OSError, ImportError) as error:
-            raise Failure(str(error)) from error
+            raise Failure(_text_of(error)) from error
+
+
+def _text_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _parse_shape(
@@ -81,7 +87,7 @@ def _input_option(default: str) -> Callable[[Callable[..., None]], Callable[...,
 spec_argument = click.argument("spec", shell_complete=_complete_spec)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
 sized_input_option = _input_option(
-    "the spec's channels x 224 in each dimension where the stem has a pool or a stride, else x 32"
+    "224 in each spatial dimension if the stem has a pool or a stride above 1, else 32"
 )
 
 
@@ -129,11 +135,12 @@ def list_command(as_json: bool) -> None:
 @sized_input_option
 @json_option
 def describe(spec: str, shape: InputShape | None, as_json: bool) -> None:
-    """Show a network stage by stage: shapes, parameters, multiply-adds.
+    """Show a network stage by stage.
 
-    Parameters of a stage include running statistics, which the totals list as non-trainable.
-    Multiply-adds are those of convolutions and the classifier for one sample; one multiply-add is
-    two FLOPs.
+    Each stage has the shape of its output, its parameters and its multiply-adds; below stand the
+    fields of the spec. Parameters of a stage include running statistics, which the totals list as
+    non-trainable. Multiply-adds are those of convolutions and the classifier for one sample; one
+    multiply-add is two FLOPs.
 
     \b
     Examples:

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-
 LONGEST = 200
 """Characters of a value that an error message shows."""
 

@@ -13,6 +13,9 @@ from densespec.reference import ReferenceModel
 from densespec.weights import Arrays
 
 
+DTYPES = ("float64", "float32", "float16")
+
+
 class NumpyTrainer:
     def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
         self._model, self._recipe = model, recipe
@@ -50,6 +53,8 @@ class NumpyBackend:
         data_format: DataFormat,
         name: str,
     ) -> ReferenceModel:
+        if dtype not in (None, *DTYPES):
+            raise ValueError(f"dtype = {dtype!r}, but numpy computes in {' or '.join(DTYPES)}")
         return ReferenceModel(graph, weights, dtype=dtype or "float64")
 
     def read_weights(self, model: ReferenceModel, graph: Graph) -> Arrays:

@@ -235,7 +235,7 @@ class DropoutKernel:
 
 
 class ConcatKernel:
-    """Concatenation on the channel axis, in the order of the inputs."""
+    """y[n] has the channels of the first x[n], then those of the second, and so on."""
 
     def forward(self, op: ops.Concat, ctx: Context, *xs: Array) -> Array:
         return np.concatenate(xs, axis=1)
@@ -353,12 +353,11 @@ def _log_softmax(x: Array) -> Array:
 def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     """Mean over the batch of -log softmax(logits)[label], and its gradient.
 
+    O4: labels are one integer in [0, classes) for each sample.
+
     Args:
         logits: (batch, classes).
-        labels: (batch,) integers in [0, classes).
-
-    Raises:
-        OpError: labels of another shape or out of range (O4).
+        labels: (batch,).
     """
     count, classes = logits.shape
     labels = np.asarray(labels)
@@ -445,17 +444,16 @@ class ReferenceModel:
     ) -> tuple[float, Arrays, Arrays]:
         """Loss in training mode, the gradient of every trainable weight, new running statistics.
 
+        O6: the network ends in its classifier, without softmax: the loss is of logits.
+
         Args:
             x: (batch, channels, *spatial).
             labels: (batch,) integers.
             masks: for each dropout node, an array of its input's shape: 1 keeps, 0 drops.
-
-        Raises:
-            OpError: the network does not end in logits: no classifier, or a softmax (O6).
         """
         output = self.graph.output
-        ends_in_logits = isinstance(output.op, ops.Dense)
-        _require(ends_in_logits, "O6", output.name, "the loss is of logits, the classifier's output")
+        gives_logits = isinstance(output.op, ops.Dense)
+        _require(gives_logits, "O6", output.name, "the loss is of logits, the classifier's output")
         everything = {node.name for node in self.graph.nodes}
         values, contexts = self._forward(x, True, masks or {}, keep=everything)
         loss, slope = cross_entropy(values[output.name], labels)
@@ -522,6 +520,7 @@ class ReferenceModel:
         return {w.name: gradients[w.name] for w in self.graph.weights if w.trainable}
 
     def _check_input(self, x: Array) -> None:
+        """O5: the input has the shape of the graph's, with a batch axis before it."""
         expected = self.graph.input.shape
         fits = x.ndim == 1 + len(expected) and all(
             size is None or size == actual

@@ -99,8 +99,7 @@ def show_variants(variants: Iterable[Variant]) -> None:
                 f"{lower(spec).parameters.trainable:,}",
             )
         )
-        errors = ", ".join(f"{data} {error}" for data, error in variant.errors.items())
-        published.append((errors, variant.source))
+        published.append((_errors_text(variant.errors), variant.source))
     if _console().width >= WIDE:
         rows = [(*row, *more) for row, more in zip(counted, published, strict=True)]
         _show(_variant_table(rows, "published top-1 error, %", "source"))
@@ -111,6 +110,12 @@ def show_variants(variants: Iterable[Variant]) -> None:
         for row, more in zip(counted, published, strict=True):
             sources.add_row(row[0], "\n".join(filter(None, more)))
         _show(_variant_table(counted), sources)
+
+
+def _errors_text(errors: Mapping[str, float]) -> str:
+    """Errors to the decimals of the most exact one: 7.0 was published as 7.00 beside 5.24."""
+    places = max((len(str(error).partition(".")[2]) for error in errors.values()), default=0)
+    return ", ".join(f"{data} {error:.{places}f}" for data, error in errors.items())
 
 
 def _variant_table(rows: Iterable[tuple[str, ...]], *more: str) -> Table:

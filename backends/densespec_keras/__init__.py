@@ -6,10 +6,11 @@ Keras. ``SGD`` and ``BatchNormalization`` do, on first use:
     from densespec_keras import SGD
     model.compile(SGD(learning_rate=0.1), loss=...)
 
-A saved ``.keras`` file of a network with unbiased running variance needs ``BatchNormalization``
-imported from here before ``keras.saving.load_model``; others load with Keras alone.
+A saved ``.keras`` file loads with Keras alone, unless the network has unbiased running variance or
+was compiled with ``SGD``: import either name from here first, and Keras knows both.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from densespec_keras.backend import JAX as JAX
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
     from densespec_keras.layers import BatchNormalization as BatchNormalization
     from densespec_keras.optimizers import SGD as SGD
 
+_NEEDS_KERAS = {"BatchNormalization": "layers", "SGD": "optimizers"}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "BatchNormalization":
-        from densespec_keras.layers import BatchNormalization
-
-        return BatchNormalization
-    if name == "SGD":
-        from densespec_keras.optimizers import SGD
-
-        return SGD
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _NEEDS_KERAS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    modules = {
+        module: importlib.import_module(f"{__name__}.{module}") for module in _NEEDS_KERAS.values()
+    }
+    return getattr(modules[_NEEDS_KERAS[name]], name)

@@ -66,11 +66,12 @@ class SGD(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
-        self._decays = [self._decay_of(variable.name) for variable in variables]
+        self._decays = [self._decay_of(variable) for variable in variables]
 
-    def _decay_of(self, variable_name: str) -> float:
-        spared = self.decay_kernels_only and variable_name != "kernel"
-        return 0.0 if spared else self.coupled_decay
+    def _decay_of(self, variable: Any) -> float:
+        spared = self.decay_kernels_only and variable.name != "kernel"
+        excluded = not self._use_weight_decay(variable)  # by exclude_from_weight_decay
+        return 0.0 if spared or excluded else self.coupled_decay
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype)

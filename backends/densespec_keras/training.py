@@ -58,6 +58,8 @@ class KerasTrainer:
         with _floatx(self._dtype):
             if self._compiled is None:
                 self._compile(with_masks=bool(masks))
+            if set(masks or {}) != set(self._masked):
+                raise ValueError("every dropout is given a mask at every step, or none ever is")
             self._compiled.optimizer.learning_rate = learning_rate
             inputs = [as_input(x, self._formats.outer, self._dtype)]
             inputs += [self._scale(name, (masks or {})[name]) for name in self._masked]

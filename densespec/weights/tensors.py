@@ -1,0 +1,41 @@
+"""Named arrays that are read when they are needed: what containers give and take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One array of a file, or one to be written.
+
+    Attributes:
+        shape: of the array.
+        dtype: its name, such as ``float32`` or ``bfloat16`` (an ``ml_dtypes`` one).
+        read: gives the array; each call may read it from the file anew.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Tensor:
+        """A tensor of an array in memory."""
+        return cls(array.shape, array.dtype.name, lambda: array)
+
+
+Tensors = Mapping[str, Tensor]
+
+
+class OpenFile(Protocol):
+    """An open container: its tensors by name, readable until it is closed."""
+
+    tensors: Tensors
+    metadata: Mapping[str, str]
+
+    def close(self) -> None: ...

@@ -1,0 +1,153 @@
+"""Writes the generated parts of the documentation: ``python docs/generate.py``.
+
+A generated part of a page stands between ``<!-- generated: NAME -->`` and ``<!-- end: NAME -->``;
+the rest of the page is written by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from densespec import reference
+from densespec.catalogue import get
+from densespec.files import atomic_path, schema
+from densespec.graph import Node, lower
+from densespec.ops import Shape, weights_of
+from densespec.spec import DenseNetSpec
+
+DOCS = Path(__file__).parent
+
+
+def fields() -> str:
+    """A table of the fields of a spec, from what the fields say of themselves."""
+    rows = []
+    for field in dataclasses.fields(DenseNetSpec):
+        about = field.metadata
+        allowed, meaning = _markdown(about["kind"].allowed), _markdown(about["meaning"])
+        rows.append([about["constraint"], f"`{field.name}`", allowed, _default(field), meaning])
+    return _table(["number", "field", "allowed", "default", "meaning"], rows)
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING:
+        return "required"
+    return "none" if field.default is None else f"`{json.dumps(field.default)}`"
+
+
+def nodes() -> str:
+    """A table of one node of each kind, from a network's graph."""
+    graph = lower(get("densenet121"), (224, 224))
+    parts = r"input|stem.*|block1\.layer1\..*|block1\.concat1|transition1\..*"
+    shown = re.compile(rf"({parts}|final\..*|global_pool|classifier)")
+    rows = [_node(node) for node in graph.nodes if shown.fullmatch(node.name)]
+    return _table(["node", "op", "reads", "output", "arrays"], rows)
+
+
+def _node(node: Node) -> list[str]:
+    arrays = [f"`{weight.name}` {_shape(weight.shape)}" for weight in weights_of(node.op)]
+    reads = ", ".join(f"`{source}`" for source in node.inputs)
+    op = type(node.op).__name__
+    return [f"`{node.name}`", op, reads, _shape(node.shape), ", ".join(arrays)]
+
+
+def _shape(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def ops() -> str:
+    """A section for each op, from the docstrings of the op and of its kernel in the reference."""
+    return "\n\n".join(_section(kind, type(kernel)) for kind, kernel in reference.KERNELS.items())
+
+
+def _section(kind: Any, kernel: type) -> str:
+    parameters = ", ".join(field.name for field in dataclasses.fields(kind))
+    parts = [f"### {kind.__name__}", f"`{kind.__name__}({parameters})`"]
+    own = inspect.getdoc(kind) or ""
+    if not own.startswith(f"{kind.__name__}("):  # what dataclasses write where nobody did
+        parts.append(_markdown(own))
+    return "\n\n".join([*parts, _markdown(inspect.getdoc(kernel) or "")])
+
+
+def constraints() -> str:
+    """A table of all numbered constraints on what ops are given."""
+    sources: dict[str, Callable[..., Any] | type] = {
+        kind.__name__: type(kernel) for kind, kernel in reference.KERNELS.items()
+    }
+    sources["the loss"] = reference.cross_entropy
+    sources["a network"] = reference.ReferenceModel._check_input
+    sources["a training step"] = reference.ReferenceModel.loss_and_gradients
+    rows = []
+    for where, source in sources.items():
+        for number, text in re.findall(r"^(O\d+): (.+?)(?=\n\n|\Z)", _doc(source), re.M | re.S):
+            rows.append([number, where, _markdown(text.replace("\n", " "))])
+    return _table(["number", "of", "constraint"], sorted(rows))
+
+
+def _doc(source: Any) -> str:
+    return inspect.getdoc(source) or ""
+
+
+def _markdown(text: str) -> str:
+    """A docstring as Markdown: its indented blocks are code there too."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("    "):
+            line = "`".join(
+                part if inside_code else part.replace("*", r"\*")
+                for part, inside_code in _by_code(line)
+            )
+            line = re.sub(r"^(O\d+): ", r"**\1**: ", line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _by_code(line: str) -> Iterable[tuple[str, bool]]:
+    """Parts of a line, and whether each stands between double backticks."""
+    return ((part, index % 2 == 1) for index, part in enumerate(line.split("``")))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "spec.md": {"fields": fields, "nodes": nodes},
+    "ops.md": {"ops": ops, "constraints": constraints},
+}
+"""The generated parts of each page, by name."""
+
+
+def page(name: str) -> str:
+    """The text of a page with its generated parts made anew.
+
+    Raises:
+        ValueError: the page lacks the markers of a part, or has them twice.
+    """
+    text = (DOCS / name).read_text(encoding="utf-8")
+    for part, make in PAGES[name].items():
+        start, end = f"<!-- generated: {part} -->\n", f"<!-- end: {part} -->\n"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise ValueError(f"{name}: should have {start.strip()} and {end.strip()} once each")
+        before, _, rest = text.partition(start)
+        after = rest.partition(end)[2]
+        text = f"{before}{start}\n{make()}\n\n{end}{after}"
+    return text
+
+
+def files() -> dict[str, str]:
+    """Text of every file that is generated in whole or part, by name."""
+    generated = {name: page(name) for name in PAGES}
+    return generated | {"spec.schema.json": json.dumps(schema(), indent=2) + "\n"}
+
+
+if __name__ == "__main__":
+    for name, text in files().items():
+        with atomic_path(DOCS / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,43 @@
+"""What is particular to the TensorFlow engine, on machines without a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from densespec_keras import SGD
+
+pytestmark = pytest.mark.skipif(
+    bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow has channels_first on a GPU"
+)
+
+
+def permutations(model: Any) -> list[str]:
+    return [layer.name for layer in model.layers if isinstance(layer, keras.layers.Permute)]
+
+
+def test_channels_first_is_permuted_once_at_either_end(build: Any) -> None:
+    model = build("preactivation", data_format="channels_first")
+    assert permutations(model) == ["to_channels_last"]
+    model = build("preactivation", data_format="channels_first", include_top=False)
+    assert permutations(model) == ["to_channels_last", "to_channels_first"]
+    assert permutations(build("preactivation", data_format="channels_last")) == []
+
+
+def test_a_channels_first_model_trains(build: Any, images: Any) -> None:
+    model = build("cifar", data_format="channels_first")
+    model.compile(SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = model.fit(images(8, 8, 8), np.arange(8) % 4, batch_size=4, epochs=3, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+def test_one_value_per_channel_shows_as_nan_where_only_the_run_knows_the_batch(build: Any) -> None:
+    model = build("preactivation", spec={"stem_pool": None, "blocks": (1, 1)})
+    model.compile(SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(np.ones((3, 4, 4, 3)), np.arange(3), batch_size=2, epochs=1, verbose=0)
+    variance = keras.ops.convert_to_numpy(model.get_layer("block2_layer1_norm1").moving_variance)
+    assert np.isnan(variance).all()

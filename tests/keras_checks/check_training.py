@@ -1,0 +1,325 @@
+"""Training with Keras's own tools: ``fit``, callbacks, schedules, frozen layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import densespec
+from densespec import TrainingRecipe
+from densespec.backends import get_backend
+from densespec_keras import SGD, BatchNormalization
+
+
+def from_logits() -> Any:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def numpy(tensor: Any) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
+# fit
+
+
+def test_fit_by_the_recipe_lowers_the_loss_and_drops_the_rate(engine: str, images: Any) -> None:
+    recipe = TrainingRecipe(epochs=4, batch_size=8, learning_rate=0.05)
+    spec = densespec.DenseNetSpec(blocks=(2, 1), growth_rate=3, classes=4, dropout_rate=0.1)
+    model = densespec.build(spec, backend=engine)
+    model.compile(SGD.from_recipe(recipe), from_logits(), metrics=["accuracy"])
+    x = np.moveaxis(images(16, 8, 8), 1, -1)
+    history = model.fit(
+        x,
+        np.arange(16) % 4,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        callbacks=[keras.callbacks.LearningRateScheduler(recipe.learning_rate_at)],
+        verbose=0,
+    ).history
+    assert history["loss"][-1] < history["loss"][0]
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)]
+    assert len(set(rates)) == 3
+    np.testing.assert_allclose(history["learning_rate"], rates, rtol=1e-6)
+    assert model.evaluate(x, np.arange(16) % 4, verbose=0, return_dict=True).keys() == {
+        "loss",
+        "accuracy",
+    }
+
+
+def test_fit_takes_the_reference_step(build: Any, images: Any, reference: Any) -> None:
+    model = build("preactivation")
+    recipe = TrainingRecipe(learning_rate=0.01)
+    arbiter = reference(model)
+    model.compile(SGD.from_recipe(recipe), from_logits())
+    labels = np.array([0, 4, 2, 1])
+    for _ in range(2):
+        step = arbiter.train_step(images(4), labels, recipe, learning_rate=0.01)
+        loss = model.train_on_batch(np.moveaxis(images(4), 1, -1), labels)
+        assert loss == pytest.approx(step.loss, rel=1e-4)
+    for name, array in densespec.read_weights(model).items():
+        np.testing.assert_allclose(
+            array, arbiter.weights[name], rtol=1e-3, atol=1e-4, err_msg=name
+        )
+
+
+def test_frozen_norms_keep_weights_and_statistics_while_the_rest_trains(
+    build: Any, images: Any
+) -> None:
+    for network in ("preactivation", "same"):
+        model = build(network)
+        for layer in model.layers:
+            layer.trainable = "norm" not in layer.name
+        before = densespec.read_weights(model)
+        model.compile(SGD(0.01), from_logits())
+        model.train_on_batch(np.moveaxis(images(4), 1, -1), np.array([0, 4, 2, 1]))
+        after = densespec.read_weights(model)
+        moved = {name for name in before if not np.array_equal(before[name], after[name])}
+        assert moved
+        assert [name for name in moved if ".norm" in name] == []
+
+
+# Masks
+
+
+def masks_of(model: Any, count: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(8)
+    return {
+        node.name: random.integers(0, 2, (count, *node.shape)).astype("float32")
+        for node in model.densespec.graph.nodes
+        if "dropout" in node.name
+    }
+
+
+@pytest.fixture
+def dropping(build: Any) -> Any:
+    return build("cifar", spec={"dropout_rate": 0.5}, input_shape=(8, 8, 3))
+
+
+def test_steps_with_masks_train_the_model_itself(
+    dropping: Any, engine: str, images: Any, reference: Any
+) -> None:
+    recipe, graph = TrainingRecipe(), dropping.densespec.graph
+    arbiter, trainer = reference(dropping), get_backend(engine).trainer(dropping, graph, recipe)
+    batch = {"learning_rate": 0.01, "masks": masks_of(dropping, 4)}
+    for _ in range(2):
+        actual = trainer.step(images(4, 8, 8), np.arange(4), **batch)
+        expected = arbiter.train_step(images(4, 8, 8), np.arange(4), recipe, **batch)
+        assert actual.loss == pytest.approx(expected.loss, rel=1e-4)
+    for name, array in densespec.read_weights(dropping).items():
+        np.testing.assert_allclose(
+            array, arbiter.weights[name], rtol=1e-3, atol=1e-4, err_msg=name
+        )
+
+
+def test_masks_at_some_steps_only_are_refused(dropping: Any, engine: str, images: Any) -> None:
+    graph = dropping.densespec.graph
+    trainer = get_backend(engine).trainer(dropping, graph, TrainingRecipe())
+    trainer.step(images(4, 8, 8), np.arange(4), learning_rate=0.01)
+    masks = masks_of(dropping, 4)
+    with pytest.raises(ValueError, match="a mask at every step"):
+        trainer.step(images(4, 8, 8), np.arange(4), learning_rate=0.01, masks=masks)
+
+
+# SGD
+
+
+GRADIENTS = [np.array([0.5, -2.0, 0.1]), np.array([-1.0, 0.25, 3.0]), np.array([0.2, 0.2, -0.7])]
+
+
+def steps(optimizer: Any, name: str, rates: list[float | None]) -> np.ndarray:
+    """The variable after one step for each gradient, at these rates where they are numbers."""
+    variable = keras.Variable(np.array([1.0, -2.0, 3.0], "float32"), name=name)
+    optimizer.build([variable])
+    for gradient, rate in zip(GRADIENTS, rates, strict=True):
+        if rate is not None:
+            optimizer.learning_rate = rate
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [variable])
+    return numpy(variable)
+
+
+def expected_steps(
+    recipe: TrainingRecipe, name: str, rates: list[float], clipped: Any = lambda g: g
+) -> np.ndarray:
+    weight, velocity = np.array([1.0, -2.0, 3.0]), np.zeros(3)
+    for gradient, rate in zip(GRADIENTS, rates, strict=True):
+        weight, velocity = recipe.step(name, weight, clipped(gradient), velocity, rate)
+    return weight
+
+
+@pytest.mark.parametrize("name", ["kernel", "gamma"])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {},
+        {"nesterov": False},
+        {"momentum": 0.0},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "decay_kernels_only": True},
+        {"weight_decay": 0.0},
+    ],
+    ids=lambda terms: ", ".join(f"{key}={value}" for key, value in terms.items()) or "as it is",
+)
+def test_sgd_is_the_recipes_step_across_a_drop(terms: dict[str, Any], name: str) -> None:
+    recipe = TrainingRecipe(**terms)
+    rates = [0.1, 0.1, 0.01]
+    actual = steps(SGD.from_recipe(recipe), name, rates)
+    np.testing.assert_allclose(actual, expected_steps(recipe, f"x.{name}", rates), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "clipped"),
+    [
+        ({"clipvalue": 0.5}, lambda g: np.clip(g, -0.5, 0.5)),
+        ({"clipnorm": 1.0}, lambda g: g * min(1, 1 / np.linalg.norm(g))),
+        ({"global_clipnorm": 1.0}, lambda g: g * min(1, 1 / np.linalg.norm(g))),
+    ],
+    ids=["clipvalue", "clipnorm", "global_clipnorm"],
+)
+def test_sgd_clips_gradients_before_its_step(option: dict[str, float], clipped: Any) -> None:
+    recipe = TrainingRecipe(weight_decay=0.1)
+    actual = steps(SGD.from_recipe(recipe, **option), "kernel", [0.1] * 3)
+    expected = expected_steps(recipe, "x.kernel", [0.1] * 3, clipped)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_sgd_follows_a_schedule() -> None:
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.1, 0.05, 0.01])
+    actual = steps(SGD(schedule), "kernel", [None] * 3)
+    expected = expected_steps(TrainingRecipe(), "x.kernel", [0.1, 0.05, 0.01])
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_sgd_spares_excluded_variables_from_decay() -> None:
+    optimizer = SGD(0.1, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["gam"])
+    expected = expected_steps(TrainingRecipe(weight_decay=0.0), "x.gamma", [0.1] * 3)
+    np.testing.assert_allclose(steps(optimizer, "gamma", [None] * 3), expected, rtol=1e-5)
+
+
+def test_sgd_keeps_its_velocity_between_rates() -> None:
+    optimizer = SGD(0.1, momentum=0.5, weight_decay=0.0)
+    steps(optimizer, "kernel", [0.1, 0.001, 10.0])
+    expected = 0.25 * GRADIENTS[0] + 0.5 * GRADIENTS[1] + GRADIENTS[2]
+    np.testing.assert_allclose(numpy(optimizer.velocities[0]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"nesterov": False, "momentum": 0.5, "weight_decay": 0.25, "decay_kernels_only": True},
+        {"clipnorm": 1.5, "name": "mine"},
+    ],
+    ids=["as it is", "own terms", "Keras's terms"],
+)
+def test_sgd_goes_through_its_config(options: dict[str, Any]) -> None:
+    optimizer = SGD(0.03, **options)
+    config = optimizer.get_config()
+    assert config.items() >= options.items()
+    for copy in (
+        SGD.from_config(config),
+        keras.optimizers.deserialize(keras.optimizers.serialize(optimizer)),
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer)),
+    ):
+        assert type(copy) is SGD
+        assert copy.get_config() == config
+
+
+def test_sgd_with_a_schedule_goes_through_its_config() -> None:
+    optimizer = SGD(keras.optimizers.schedules.CosineDecay(0.1, 100))
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert copy.get_config() == optimizer.get_config()
+    assert copy.get_config()["learning_rate"]["config"]["decay_steps"] == 100
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"momentum": 1.0}, r"momentum = 1\.0, but should be in \[0, 1\)"),
+        ({"momentum": -0.1}, r"momentum = -0\.1"),
+        ({"weight_decay": -1e-4}, "weight_decay = -0.0001, but should be at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay = nan"),
+        ({"clipnorm": 1.0, "clipvalue": 1.0}, "clip"),
+        ({"decay": 1e-4}, "decay"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_sgd_refuses(option: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SGD(0.1, **option)
+
+
+# Batch norm with unbiased running variance
+
+
+def batch(*shape: int) -> np.ndarray:
+    return np.random.default_rng(9).standard_normal(shape).astype("float32") * 2 + 1
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_running_statistics_move_by_the_formula(axis: int) -> None:
+    layer = BatchNormalization(axis=axis, momentum=0.7)
+    x = batch(3, 4, 5, 4)
+    others = (0, 2, 3) if axis == 1 else (0, 1, 2)
+    layer(x, training=True)
+    mean, variance = x.mean(others), x.var(others, ddof=1)
+    np.testing.assert_allclose(numpy(layer.moving_mean), 0.3 * mean, rtol=1e-5)
+    np.testing.assert_allclose(numpy(layer.moving_variance), 0.7 + 0.3 * variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("center", [True, False], ids=["beta", "no beta"])
+@pytest.mark.parametrize("scale", [True, False], ids=["gamma", "no gamma"])
+def test_outputs_are_those_of_keras_own_batch_norm(
+    center: bool, scale: bool, training: bool
+) -> None:
+    options = {"center": center, "scale": scale, "epsilon": 1e-5}
+    x = batch(4, 3, 3, 5)
+    ours, theirs = BatchNormalization(**options), keras.layers.BatchNormalization(**options)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        for place, weight in enumerate(layer.weights):
+            weight.assign(np.linspace(0.5, 1.5, 5) + place)
+    y, expected = (numpy(layer(x, training=training)) for layer in (ours, theirs))
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_far_off_mean_costs_no_digits() -> None:
+    layer = BatchNormalization(momentum=0.0, epsilon=1e-12)
+    x = 4096 + np.array([-0.5, 0.5, -0.5, 0.5], "float32").reshape(4, 1)
+    y = numpy(layer(x, training=True))
+    np.testing.assert_allclose(y, x - 4096 + np.sign(x - 4096) * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(numpy(layer.moving_variance), [1 / 3], rtol=1e-5)
+
+
+def test_a_frozen_norm_runs_in_inference_mode() -> None:
+    layer = BatchNormalization()
+    layer.build((None, 4))
+    layer.trainable = False
+    np.testing.assert_allclose(numpy(layer(batch(8, 4), training=True)), batch(8, 4), rtol=1e-3)
+    np.testing.assert_array_equal(numpy(layer.moving_variance), 1)
+
+
+def test_one_value_per_channel_is_an_error_where_the_shape_is_known() -> None:
+    layer = BatchNormalization(name="norm7")
+    with pytest.raises(ValueError, match="norm7: one value per channel has no unbiased variance"):
+        layer(batch(1, 1, 1, 4), training=True)
+    assert layer(batch(1, 1, 1, 4), training=False).shape == (1, 1, 1, 4)
+
+
+@pytest.mark.parametrize("option", ["renorm", "synchronized"])
+def test_what_unbiased_norms_lack_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=option):
+        BatchNormalization(**{option: True})
+    with pytest.raises(ValueError, match="takes no masked batches"):
+        BatchNormalization()(batch(2, 3, 4), training=True, mask=np.ones((2, 3), bool))
+
+
+def test_norms_go_through_their_config() -> None:
+    layer = BatchNormalization(axis=1, momentum=0.8, epsilon=0.01, center=False, name="mine")
+    copy = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert type(copy) is BatchNormalization
+    assert copy.get_config() == layer.get_config()

@@ -1,0 +1,250 @@
+"""The training recipe: when the learning rate drops, what a step does, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from densespec.errors import SpecError
+from densespec.recipe import TrainingRecipe
+
+FIELDS = dataclasses.fields(TrainingRecipe)
+
+
+def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
+    recipe = TrainingRecipe()
+    assert dataclasses.asdict(recipe) == {
+        "epochs": 300,
+        "batch_size": 64,
+        "learning_rate": 0.1,
+        "milestones": (0.5, 0.75),
+        "gamma": 0.1,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 1e-4,
+        "decay_kernels_only": False,
+    }
+
+
+# The learning rate
+
+
+@pytest.mark.parametrize(
+    ("epochs", "milestones", "drops"),
+    [
+        pytest.param(300, (0.5, 0.75), (150, 225), id="CIFAR: 300 epochs"),
+        pytest.param(40, (0.5, 0.75), (20, 30), id="SVHN: 40 epochs"),
+        pytest.param(90, (1 / 3, 2 / 3), (30, 60), id="ImageNet: 90 epochs"),
+        pytest.param(10, (0.7,), (7,), id="a fraction that floats make too large"),
+        pytest.param(10, (0.1, 0.3), (1, 3), id="fractions that floats make too large or small"),
+        pytest.param(7, (0.5,), (4,), id="a drop within an epoch waits for the next"),
+        pytest.param(5, (), (), id="no drop"),
+        pytest.param(1, (0.5,), (), id="a drop after the only epoch began"),
+    ],
+)
+def test_the_learning_rate_drops_tenfold_at_each_milestone(
+    epochs: int, milestones: tuple[float, ...], drops: tuple[int, ...]
+) -> None:
+    recipe = TrainingRecipe(epochs=epochs, milestones=milestones)
+    for epoch in range(epochs):
+        passed = sum(epoch >= drop for drop in drops)
+        assert recipe.learning_rate_at(epoch) == pytest.approx(0.1 * 0.1**passed, rel=1e-15)
+
+
+def test_the_learning_rate_at_the_milestones_of_the_paper() -> None:
+    rates = [TrainingRecipe().learning_rate_at(epoch) for epoch in (0, 149, 150, 224, 225, 299)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-15)
+
+
+def test_gamma_is_the_factor_of_a_drop() -> None:
+    recipe = TrainingRecipe(learning_rate=0.8, gamma=0.5)
+    assert [recipe.learning_rate_at(epoch) for epoch in (0, 150, 225)] == [0.8, 0.4, 0.2]
+
+
+# A step
+
+ONE = np.array([1.0])
+NONE = np.array([0.0])
+
+
+def _steps(recipe: TrainingRecipe, *steps: tuple[float, float]) -> list[tuple[float, float]]:
+    """Weight and velocity after each (gradient, learning rate), from weight 1 and velocity 0."""
+    weight, velocity, result = ONE, NONE, []
+    for gradient, rate in steps:
+        weight, velocity = recipe.step("a.kernel", weight, gradient * ONE, velocity, rate)
+        result.append((float(weight[0]), float(velocity[0])))
+    return result
+
+
+def test_nesterov_steps_by_hand() -> None:
+    """momentum 0.5, decay 0.1, rate 1 and then 0.1, gradients 0.4 and 0.2:
+
+    g = 0.4 + 0.1 * 1 = 0.5,   v = 0.5,               w = 1 - (0.5 + 0.25)               = 0.25
+    g = 0.2 + 0.025 = 0.225,   v = 0.25 + 0.225 = 0.475, w = 0.25 - 0.1 (0.225 + 0.2375) = 0.20375
+    """
+    recipe = TrainingRecipe(momentum=0.5, weight_decay=0.1)
+    found = _steps(recipe, (0.4, 1.0), (0.2, 0.1))
+    np.testing.assert_allclose(found, [(0.25, 0.5), (0.20375, 0.475)], rtol=1e-15)
+
+
+def test_plain_momentum_steps_by_hand() -> None:
+    """As above without looking ahead: w = 1 - 0.5 = 0.5, then g = 0.25, v = 0.5, w = 0.45."""
+    recipe = TrainingRecipe(momentum=0.5, weight_decay=0.1, nesterov=False)
+    found = _steps(recipe, (0.4, 1.0), (0.2, 0.1))
+    np.testing.assert_allclose(found, [(0.5, 0.5), (0.45, 0.5)], rtol=1e-15)
+
+
+def test_a_drop_of_the_learning_rate_does_not_rescale_the_velocity() -> None:
+    recipe = TrainingRecipe(momentum=0.5, weight_decay=0)
+    (_, before), (_, after) = _steps(recipe, (1.0, 1.0), (0.0, 1e-3))
+    assert (before, after) == (1.0, 0.5)
+
+
+def test_without_momentum_a_step_is_plain_gradient_descent() -> None:
+    recipe = TrainingRecipe(momentum=0, weight_decay=0)
+    assert _steps(recipe, (0.5, 0.5)) == [(0.75, 0.5)]
+
+
+@pytest.mark.parametrize("nesterov", [True, False], ids=["Nesterov", "plain"])
+def test_steps_follow_the_formula(nesterov: bool) -> None:
+    rng = np.random.default_rng(0)
+    recipe = TrainingRecipe(momentum=0.9, weight_decay=0.01, nesterov=nesterov)
+    weight, velocity = rng.standard_normal((3, 2)), rng.standard_normal((3, 2))
+    gradient = rng.standard_normal((3, 2))
+    new, moving = recipe.step("a.kernel", weight, gradient, velocity, 0.1)
+    for index in np.ndindex(3, 2):
+        g = gradient[index] + 0.01 * weight[index]
+        v = 0.9 * velocity[index] + g
+        ahead = g + 0.9 * v if nesterov else v
+        assert moving[index] == pytest.approx(v, rel=1e-14)
+        assert new[index] == pytest.approx(weight[index] - 0.1 * ahead, rel=1e-14)
+
+
+def test_a_step_leaves_its_arguments_alone() -> None:
+    arrays = [np.array([1.0, 2.0]) for _ in range(3)]
+    TrainingRecipe().step("a.kernel", arrays[0], arrays[1], arrays[2], 0.1)
+    np.testing.assert_array_equal(arrays, [[1.0, 2.0]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "everything", "kernels_only"),
+    [
+        ("stem.conv.kernel", 0.01, 0.01),
+        ("classifier.kernel", 0.01, 0.01),
+        ("stem.conv.bias", 0.01, 0.0),
+        ("classifier.bias", 0.01, 0.0),
+        ("stem.norm.gamma", 0.01, 0.0),
+        ("stem.norm.beta", 0.01, 0.0),
+    ],
+)
+def test_weight_decay_spares_norms_and_biases_when_asked(
+    name: str, everything: float, kernels_only: float
+) -> None:
+    for only, decay in ((False, everything), (True, kernels_only)):
+        recipe = TrainingRecipe(weight_decay=0.01, decay_kernels_only=only)
+        assert recipe.decay_of(name) == decay
+        weight, velocity = recipe.step(name, ONE, NONE, NONE, 1.0)
+        assert velocity[0] == decay
+        assert weight[0] == pytest.approx(1 - 1.9 * decay, rel=1e-15)
+
+
+# Constraints
+
+INTEGER = "an integer of at least 1 and below 2**31"
+ALLOWED = {
+    "R1": INTEGER,
+    "R2": INTEGER,
+    "R3": "a number in (0, 1000]",
+    "R4": "an ascending list of numbers in (0, 1)",
+    "R5": "a number in (0, 1]",
+    "R6": "a number in [0, 1)",
+    "R7": "true or false",
+    "R8": "a number in [0, 1]",
+    "R9": "true or false",
+}
+
+BROKEN: dict[str, tuple[str, list[object]]] = {
+    "R1": ("epochs", [0, -1, 2**31, 1.0, True, "300", None]),
+    "R2": ("batch_size", [0, -1, 64.0, True, "64", None]),
+    "R3": ("learning_rate", [0, -0.1, 1001, math.nan, math.inf, True, "0.1", None]),
+    "R4": (
+        "milestones",
+        [
+            [0.75, 0.5],
+            [0.5, 0.5],
+            [0, 0.5],
+            [0.5, 1],
+            [0.5, math.nan],
+            [150, 225],
+            [True],
+            ["0.5"],
+            "0.5",
+            {0.5},
+            {0.5: 1},
+            0.5,
+            None,
+        ],
+    ),
+    "R5": ("gamma", [0, -0.1, 1.1, math.nan, True, "0.1", None]),
+    "R6": ("momentum", [1, -0.1, math.nan, True, "0.9", None]),
+    "R7": ("nesterov", [0, 1, "true", None, np.True_]),
+    "R8": ("weight_decay", [-1e-4, 1.5, math.nan, math.inf, True, "0", None]),
+    "R9": ("decay_kernels_only", [0, 1, "false", None, np.False_]),
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "value"),
+    [
+        pytest.param(number, field, value, id=f"{number} refuses {field} = {value!r}")
+        for number, (field, values) in BROKEN.items()
+        for value in values
+    ],
+)
+def test_a_constraint_names_field_value_rule_and_number(
+    number: str, field: str, value: Any
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        TrainingRecipe(**{field: value})
+    error = caught.value
+    assert (error.constraint, error.field) == (number, field)
+    assert error.value is value
+    assert str(error) == f"{field} = {value!r}, but should be {ALLOWED[number]} [{number}]"
+
+
+def test_every_field_has_a_constraint_that_is_broken_here() -> None:
+    ours = {number: field for number, (field, _) in BROKEN.items()}
+    assert ours == {field.metadata["constraint"]: field.name for field in FIELDS}
+    assert list(ours) == [f"R{n}" for n in range(1, 10)]
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "kept"),
+    [
+        pytest.param("milestones", [0.5, np.float64(0.75)], (0.5, 0.75), id="a list"),
+        pytest.param("milestones", np.array([0.5]), (0.5,), id="an array"),
+        pytest.param("milestones", [], (), id="no milestone"),
+        pytest.param("learning_rate", np.float64(0.5), 0.5, id="a numpy float"),
+        pytest.param("learning_rate", 1000, 1000.0, id="the largest learning rate"),
+        pytest.param("momentum", 0, 0.0, id="an integer for a number"),
+        pytest.param("epochs", np.int64(3), 3, id="a numpy integer"),
+    ],
+)
+def test_values_take_one_normal_form(field: str, given: Any, kept: Any) -> None:
+    value = getattr(TrainingRecipe(**{field: given}), field)
+    assert value == kept
+    assert type(value) is type(kept)
+
+
+def test_a_recipe_is_a_value() -> None:
+    recipe = TrainingRecipe(milestones=[0.5])  # type: ignore[arg-type]
+    assert recipe == TrainingRecipe(milestones=(0.5,))
+    assert hash(recipe) == hash(TrainingRecipe(milestones=(0.5,)))
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.epochs = 1  # type: ignore[misc]

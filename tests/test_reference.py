@@ -1,0 +1,932 @@
+"""The reference: each op against loops, each gradient against differences, training by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from densespec import ops
+from densespec.errors import UnknownName, WeightsError
+from densespec.graph import Graph, lower
+from densespec.initial import initial_weights
+from densespec.ops import (
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    GlobalPool,
+    MaxPool,
+    Pads,
+    Relu,
+    Softmax,
+)
+from densespec.recipe import TrainingRecipe
+from densespec.reference import KERNELS, Context, OpError, ReferenceModel, cross_entropy
+from densespec.spec import DenseNetSpec
+from tests.strategies import tiny
+
+Array = np.ndarray
+
+EXACT: dict[str, Any] = {"rtol": 1e-13, "atol": 1e-14}
+"""For two orders of the same few float64 sums."""
+
+STEP = 1e-6
+"""Of central differences: their error is near STEP**2 by truncation, 1e-16 / STEP by rounding."""
+
+DIFFERENCES: dict[str, Any] = {"rtol": 1e-7, "atol": 1e-8}
+
+
+def _random(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+def _distinct(*shape: int, seed: int = 0) -> Array:
+    """Numbers a tenth apart, none of them zero, about half of them negative."""
+    count = math.prod(shape)
+    steps = np.random.default_rng([seed, *shape]).permutation(count) - count // 2
+    return (steps * 0.1 + 0.05).reshape(shape)
+
+
+# Ops, one loop for each index
+
+
+def _positions(size: tuple[int, ...], window: tuple[int, ...], stride: int) -> Iterator[Any]:
+    """Pairs of an output position and the input position that its window starts at."""
+    counts = [(n - width) // stride + 1 for n, width in zip(size, window, strict=True)]
+    for position in itertools.product(*map(range, counts)):
+        yield position, tuple(stride * p for p in position)
+
+
+def _at(x: Array, sample: int, channel: int, position: tuple[int, ...], pads: Pads) -> float | None:
+    """The value at a position of the padded input; None where it is padding."""
+    inner = tuple(p - before for p, (before, _) in zip(position, pads, strict=True))
+    inside = all(0 <= p < n for p, n in zip(inner, x.shape[2:], strict=True))
+    return float(x[(sample, channel, *inner)]) if inside else None
+
+
+def _padded_size(x: Array, pads: Pads) -> tuple[int, ...]:
+    return tuple(n + sum(pad) for n, pad in zip(x.shape[2:], pads, strict=True))
+
+
+def _conv_by_loops(op: Conv, x: Array, kernel: Array, bias: Array | None, pads: Pads) -> Array:
+    values = {}
+    for position, start in _positions(_padded_size(x, pads), op.window, op.stride):
+        for sample, out in itertools.product(range(len(x)), range(op.filters)):
+            total = 0.0 if bias is None else float(bias[out])
+            for channel in range(op.in_channels):
+                for place in itertools.product(*map(range, op.window)):
+                    where = tuple(s + p for s, p in zip(start, place, strict=True))
+                    value = _at(x, sample, channel, where, pads)
+                    total += float(kernel[(out, channel, *place)]) * (value or 0.0)
+            values[(sample, out, *position)] = total
+    return _filled(values)
+
+
+def _pool_by_loops(
+    op: MaxPool | AvgPool, x: Array, pads: Pads, join: Callable[[list[float]], float]
+) -> Array:
+    values = {}
+    for position, start in _positions(_padded_size(x, pads), op.window, op.stride):
+        for sample, channel in itertools.product(*map(range, x.shape[:2])):
+            window = []
+            for place in itertools.product(*map(range, op.window)):
+                where = tuple(s + p for s, p in zip(start, place, strict=True))
+                window.append(_at(x, sample, channel, where, pads))
+            values[(sample, channel, *position)] = join([v for v in window if v is not None])
+    return _filled(values)
+
+
+def _filled(values: Mapping[tuple[int, ...], float]) -> Array:
+    array = np.full([1 + max(axis) for axis in zip(*values, strict=True)], np.nan)
+    for index, value in values.items():
+        array[index] = value
+    return array
+
+
+def _forward(
+    op: ops.Op, *xs: Array, training: bool = False, weights: Mapping[str, Array] | None = None
+) -> Array:
+    ctx = Context("node", weights or {}, training)
+    return KERNELS[type(op)].forward(op, ctx, *xs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sliding:
+    """A window that slides, by its place in a test's name."""
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    stride: int
+    padding: ops.Padding
+    pads: Pads
+    """What ``padding`` comes to at this size."""
+
+
+SLIDING = {
+    "1-D": Sliding((7,), (3,), 1, ((0, 0),), ((0, 0),)),
+    "1-D, strided and padded more at the end": Sliding((8,), (3,), 2, ((0, 1),), ((0, 1),)),
+    "1-D, strided past the end": Sliding((8,), (2,), 3, ((0, 0),), ((0, 0),)),
+    "2-D": Sliding((4, 5), (3, 2), 1, ((0, 0),) * 2, ((0, 0),) * 2),
+    "2-D, symmetric": Sliding((4, 5), (3, 3), 1, ((1, 1),) * 2, ((1, 1),) * 2),
+    "2-D, strided, padded another way on each side": Sliding(
+        (5, 6), (3, 4), 2, ((0, 2), (2, 1)), ((0, 2), (2, 1))
+    ),
+    "2-D, 'same', stride 1, even": Sliding((4, 5), (2, 2), 1, "same", ((0, 1),) * 2),
+    "2-D, 'same', stride 2, even size": Sliding((6, 8), (3, 3), 2, "same", ((0, 1),) * 2),
+    "2-D, 'same', stride 2, odd size": Sliding((5, 7), (3, 3), 2, "same", ((1, 1),) * 2),
+    "2-D, 'same', stride above the window": Sliding((5, 6), (1, 2), 3, "same", ((0, 0),) * 2),
+    "3-D": Sliding((3, 4, 3), (2, 3, 2), 1, ((0, 0), (1, 1), (1, 0)), ((0, 0), (1, 1), (1, 0))),
+    "3-D, strided": Sliding((4, 3, 5), (3, 3, 3), 2, "same", ((0, 1), (1, 1), (1, 1))),
+}
+
+sliding = pytest.mark.parametrize("case", SLIDING.values(), ids=SLIDING)
+
+
+def _conv(case: Sliding, *, bias: bool) -> tuple[Conv, Array, dict[str, Array]]:
+    op = Conv(2, 3, case.window, case.stride, case.padding, bias)
+    weights = {"kernel": _random(3, 2, *case.window)} | ({"bias": _random(3)} if bias else {})
+    return op, _random(2, 2, *case.size), weights
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@sliding
+def test_convolution_is_its_sum(case: Sliding, bias: bool) -> None:
+    op, x, weights = _conv(case, bias=bias)
+    expected = _conv_by_loops(op, x, weights["kernel"], weights.get("bias"), case.pads)
+    y = _forward(op, x, weights=weights)
+    assert y.shape[1:] == op.output(x.shape[1:])
+    np.testing.assert_allclose(y, expected, **EXACT)
+
+
+def test_convolution_does_not_flip_its_kernel() -> None:
+    op = Conv(1, 1, (2,), 1, ((0, 0),), bias=False)
+    y = _forward(op, np.array([[[1.0, 10.0, 100.0]]]), weights={"kernel": np.array([[[1.0, 2.0]]])})
+    np.testing.assert_array_equal(y, [[[21.0, 210.0]]])
+
+
+@sliding
+def test_max_pool_is_the_largest_of_its_window(case: Sliding) -> None:
+    op, x = MaxPool(case.window, case.stride, case.padding), _random(2, 3, *case.size)
+    y = _forward(op, x)
+    assert y.shape[1:] == op.output(x.shape[1:])
+    np.testing.assert_array_equal(y, _pool_by_loops(op, x, case.pads, max))
+
+
+@sliding
+def test_max_pool_of_negative_numbers_never_sees_its_padding(case: Sliding) -> None:
+    op, x = MaxPool(case.window, case.stride, case.padding), -1 - np.abs(_random(2, 3, *case.size))
+    y = _forward(op, x)
+    assert y.max() <= -1
+    np.testing.assert_array_equal(y, _pool_by_loops(op, x, case.pads, max))
+
+
+UNPADDED = {name: case for name, case in SLIDING.items() if not np.any(case.pads)}
+
+unpadded = pytest.mark.parametrize("case", UNPADDED.values(), ids=UNPADDED)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@unpadded
+def test_average_pool_is_the_mean_of_its_window(case: Sliding) -> None:
+    op, x = AvgPool(case.window, case.stride), _random(2, 3, *case.size)
+    y = _forward(op, x)
+    assert y.shape[1:] == op.output(x.shape[1:])
+    np.testing.assert_allclose(y, _pool_by_loops(op, x, case.pads, _mean), **EXACT)
+
+
+SIZES = pytest.mark.parametrize("size", [(5,), (2, 3), (2, 3, 2)], ids=["1-D", "2-D", "3-D"])
+
+
+@SIZES
+@pytest.mark.parametrize(("kind", "join"), [("avg", _mean), ("max", max)], ids=["mean", "max"])
+def test_global_pool_joins_all_positions(
+    kind: Any, join: Callable[[list[float]], float], size: tuple[int, ...]
+) -> None:
+    x = _random(2, 3, *size)
+    expected = [[join(list(map(float, plane.flat))) for plane in sample] for sample in x]
+    np.testing.assert_allclose(_forward(GlobalPool(kind), x), expected, **EXACT)
+
+
+@SIZES
+def test_concat_puts_channels_in_the_order_of_its_inputs(size: tuple[int, ...]) -> None:
+    xs = [_random(2, channels, *size, seed=channels) for channels in (1, 3, 2)]
+    y = _forward(Concat(), *xs)
+    assert y.shape == (2, 6, *size)
+    channels = [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    for out, (source, channel) in enumerate(channels):
+        np.testing.assert_array_equal(y[:, out], xs[source][:, channel])
+
+
+def test_relu_keeps_what_is_positive() -> None:
+    x = np.array([[-2.0, -0.0, 0.0, 3.0]])
+    np.testing.assert_array_equal(_forward(Relu(), x), [[0.0, 0.0, 0.0, 3.0]])
+
+
+def test_linear_layer_is_its_sum() -> None:
+    x, kernel, bias = _random(2, 4), _random(3, 4), _random(3)
+    expected = [
+        [bias[u] + sum(kernel[u, f] * x[n, f] for f in range(4)) for u in range(3)]
+        for n in range(2)
+    ]
+    np.testing.assert_allclose(
+        _forward(Dense(4, 3), x, weights={"kernel": kernel, "bias": bias}), expected, **EXACT
+    )
+
+
+def test_softmax_is_the_share_of_exponentials() -> None:
+    x = _random(2, 4)
+    expected = [[math.exp(v) / sum(map(math.exp, row)) for v in row] for row in x]
+    np.testing.assert_allclose(_forward(Softmax(), x), expected, **EXACT)
+
+
+def test_softmax_of_large_numbers_stays_finite() -> None:
+    y = _forward(Softmax(), np.array([[1000.0, 1000.0], [-1000.0, 1000.0]]))
+    np.testing.assert_array_equal(y, [[0.5, 0.5], [0.0, 1.0]])
+
+
+# Batch norm
+
+
+def _norm(*, momentum: float = 0.25, unbiased: bool = True) -> BatchNorm:
+    return BatchNorm(3, 0.01, momentum, unbiased)
+
+
+def _norm_weights() -> dict[str, Array]:
+    return {
+        "gamma": _random(3, seed=1),
+        "beta": _random(3, seed=2),
+        "running_mean": _random(3, seed=3),
+        "running_variance": np.abs(_random(3, seed=4)) + 0.5,
+    }
+
+
+def _values(x: Array, channel: int) -> list[float]:
+    return [float(value) for value in x[:, channel].flat]
+
+
+def _variance(values: list[float], divisor: int) -> float:
+    mean = _mean(values)
+    return sum((value - mean) ** 2 for value in values) / divisor
+
+
+@SIZES
+def test_batch_norm_in_inference_uses_running_statistics(size: tuple[int, ...]) -> None:
+    x, weights = _random(2, 3, *size), _norm_weights()
+    y = _forward(_norm(), x, weights=weights)
+    for c in range(3):
+        gamma, beta, mean, variance = (float(weights[name][c]) for name in weights)
+        expected = gamma * (x[:, c] - mean) / math.sqrt(variance + 0.01) + beta
+        np.testing.assert_allclose(y[:, c], expected, **EXACT)
+
+
+@pytest.mark.parametrize("unbiased", [True, False], ids=["unbiased", "biased"])
+@SIZES
+def test_batch_norm_in_training_divides_by_n_whatever_it_stores(
+    size: tuple[int, ...], unbiased: bool
+) -> None:
+    x, weights = _random(2, 3, *size), _norm_weights()
+    y = _forward(_norm(unbiased=unbiased), x, training=True, weights=weights)
+    for c in range(3):
+        values = _values(x, c)
+        deviation = math.sqrt(_variance(values, len(values)) + 0.01)
+        normalised = (x[:, c] - _mean(values)) / deviation
+        expected = weights["gamma"][c] * normalised + weights["beta"][c]
+        np.testing.assert_allclose(y[:, c], expected, **EXACT)
+
+
+@pytest.mark.parametrize("unbiased", [True, False], ids=["unbiased", "biased"])
+@SIZES
+def test_batch_norm_moves_its_running_statistics(size: tuple[int, ...], unbiased: bool) -> None:
+    x, weights = _random(2, 3, *size), _norm_weights()
+    before = {name: array.copy() for name, array in weights.items()}
+    ctx = Context("node", weights, training=True)
+    KERNELS[BatchNorm].forward(_norm(momentum=0.25, unbiased=unbiased), ctx, x)
+    count = x.size // 3
+    for c in range(3):
+        values = _values(x, c)
+        mean, variance = _mean(values), _variance(values, count - 1 if unbiased else count)
+        old_mean, old_variance = before["running_mean"][c], before["running_variance"][c]
+        moved = ctx.statistics["running_mean"][c], ctx.statistics["running_variance"][c]
+        expected = 0.75 * old_mean + 0.25 * mean, 0.75 * old_variance + 0.25 * variance
+        np.testing.assert_allclose(moved, expected, **EXACT)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_batch_norm_leaves_no_statistics_in_inference() -> None:
+    ctx = Context("node", _norm_weights())
+    KERNELS[BatchNorm].forward(_norm(), ctx, _random(2, 3, 4))
+    assert ctx.statistics == {}
+
+
+# Dropout
+
+
+def test_dropout_in_training_keeps_by_its_mask_and_scales() -> None:
+    x, mask = _random(2, 3, 4), (_random(2, 3, 4, seed=1) > 0).astype(float)
+    ctx = Context("node", training=True, mask=mask)
+    y = KERNELS[Dropout].forward(Dropout(0.2), ctx, x)
+    np.testing.assert_allclose(y, np.where(mask == 1, x / 0.8, 0.0), **EXACT)
+
+
+def test_dropout_in_inference_ignores_its_mask() -> None:
+    x = _random(2, 3, 4)
+    ctx = Context("node", mask=np.zeros_like(x))
+    np.testing.assert_array_equal(KERNELS[Dropout].forward(Dropout(0.2), ctx, x), x)
+    ((dx,), weights) = KERNELS[Dropout].backward(Dropout(0.2), ctx, x + 1, x)
+    np.testing.assert_array_equal(dx, x + 1)
+    assert weights == {}
+
+
+# Gradients of ops against central differences
+
+
+def _difference(f: Callable[[], Array], dy: Array, of: Array) -> Array:
+    """d(sum of dy * f()) / d(of), one entry after the other."""
+    slope = np.zeros_like(of)
+    for index in np.ndindex(of.shape):
+        kept = of[index]
+        of[index] = kept + STEP
+        above = f()
+        of[index] = kept - STEP
+        below = f()
+        of[index] = kept
+        slope[index] = (dy * (above - below)).sum() / (2 * STEP)
+    return slope
+
+
+def _check_gradients(
+    op: ops.Op,
+    xs: list[Array],
+    weights: dict[str, Array] | None = None,
+    *,
+    training: bool = False,
+    mask: Array | None = None,
+    trainable: tuple[str, ...] = ("kernel", "bias", "gamma", "beta"),
+) -> None:
+    ctx = Context("node", weights or {}, training, mask)
+    kernel = KERNELS[type(op)]
+    dy = _random(*kernel.forward(op, ctx, *xs).shape, seed=9)
+    dxs, gradients = kernel.backward(op, ctx, dy, *xs)
+    assert len(dxs) == len(xs)
+    for x, dx in zip(xs, dxs, strict=True):
+        expected = _difference(lambda: kernel.forward(op, ctx, *xs), dy, x)
+        np.testing.assert_allclose(dx, expected, **DIFFERENCES)
+    assert set(gradients) == set(ctx.weights) & set(trainable)
+    for name, gradient in gradients.items():
+        weight = ctx.weights[name]
+        expected = _difference(lambda: kernel.forward(op, ctx, *xs), dy, weight)
+        np.testing.assert_allclose(gradient, expected, **DIFFERENCES)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@sliding
+def test_gradients_of_convolution(case: Sliding, bias: bool) -> None:
+    op, x, weights = _conv(case, bias=bias)
+    _check_gradients(op, [x], weights)
+
+
+@sliding
+def test_gradients_of_max_pool(case: Sliding) -> None:
+    op = MaxPool(case.window, case.stride, case.padding)
+    _check_gradients(op, [_distinct(2, 3, *case.size)])
+
+
+@unpadded
+def test_gradients_of_average_pool(case: Sliding) -> None:
+    _check_gradients(AvgPool(case.window, case.stride), [_random(2, 3, *case.size)])
+
+
+@SIZES
+@pytest.mark.parametrize("kind", ["avg", "max"])
+def test_gradients_of_global_pool(kind: Any, size: tuple[int, ...]) -> None:
+    _check_gradients(GlobalPool(kind), [_distinct(2, 3, *size)])
+
+
+@SIZES
+@pytest.mark.parametrize("training", [True, False], ids=["in training", "in inference"])
+def test_gradients_of_batch_norm(training: bool, size: tuple[int, ...]) -> None:
+    _check_gradients(_norm(), [_random(2, 3, *size)], _norm_weights(), training=training)
+
+
+def test_gradients_of_concat() -> None:
+    _check_gradients(Concat(), [_random(2, channels, 3, 2) for channels in (1, 3, 2)])
+
+
+def test_gradients_of_relu() -> None:
+    _check_gradients(Relu(), [_distinct(2, 3, 4)])
+
+
+def test_gradients_of_dropout() -> None:
+    mask = (_random(2, 3, 4, seed=1) > 0).astype(float)
+    _check_gradients(Dropout(0.2), [_random(2, 3, 4)], training=True, mask=mask)
+
+
+def test_gradients_of_the_linear_layer() -> None:
+    _check_gradients(Dense(4, 3), [_random(2, 4)], {"kernel": _random(3, 4), "bias": _random(3)})
+
+
+def test_gradients_of_softmax() -> None:
+    _check_gradients(Softmax(), [_random(2, 4)])
+
+
+def test_relu_has_no_slope_at_zero() -> None:
+    x = np.array([[-1.0, 0.0, 1.0]])
+    ((dx,), _) = KERNELS[Relu].backward(Relu(), Context("node"), np.full_like(x, 5.0), x)
+    np.testing.assert_array_equal(dx, [[0.0, 0.0, 5.0]])
+
+
+def _max_pool_slope(op: MaxPool, x: Any) -> Array:
+    x = np.array(x, float)[None, None]
+    y = _forward(op, x)
+    dy = np.arange(1.0, y.size + 1).reshape(y.shape)
+    ((dx,), _) = KERNELS[MaxPool].backward(op, Context("node"), dy, x)
+    return np.asarray(dx[0, 0])
+
+
+def test_equal_maxima_of_a_window_give_the_gradient_to_the_first() -> None:
+    op = MaxPool((2, 2), 2, ((0, 0), (0, 0)))
+    x = [[1, 7, 5, 5], [7, 7, 5, 5]]
+    np.testing.assert_array_equal(_max_pool_slope(op, x), [[0, 1, 2, 0], [0, 0, 0, 0]])
+
+
+def test_a_maximum_of_two_windows_gets_both_gradients() -> None:
+    op = MaxPool((3,), 2, ((0, 0),))
+    np.testing.assert_array_equal(_max_pool_slope(op, [0, 1, 9, 1, 0]), [0, 0, 3, 0, 0])
+
+
+def test_padding_takes_no_gradient_from_equal_maxima() -> None:
+    op = MaxPool((3, 3), 2, ((1, 1), (1, 1)))
+    x = np.full((3, 3), -2.0)
+    expected = [[1, 2, 0], [3, 4, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(_max_pool_slope(op, x), expected)
+
+
+def test_equal_maxima_of_a_global_pool_share_the_gradient() -> None:
+    x = np.array([[[3.0, 1.0, 3.0], [2.0, 2.0, 2.0]]])
+    dy = np.array([[6.0, 9.0]])
+    ((dx,), _) = KERNELS[GlobalPool].backward(GlobalPool("max"), Context("node"), dy, x)
+    np.testing.assert_array_equal(dx, [[[3.0, 0.0, 3.0], [3.0, 3.0, 3.0]]])
+
+
+# The loss
+
+
+def test_cross_entropy_by_its_formula() -> None:
+    logits, labels = _random(4, 3), np.array([2, 0, 0, 1])
+    loss, gradient = cross_entropy(logits, labels)
+    shares = [[math.exp(v) / sum(map(math.exp, row)) for v in row] for row in logits]
+    expected = -sum(math.log(shares[n][label]) for n, label in enumerate(labels)) / 4
+    assert loss == pytest.approx(expected, rel=1e-14)
+    assert isinstance(loss, float)
+    slope = [
+        [(shares[n][c] - (c == label)) / 4 for c in range(3)] for n, label in enumerate(labels)
+    ]
+    np.testing.assert_allclose(gradient, slope, **EXACT)
+
+
+def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_classes() -> None:
+    loss, _ = cross_entropy(np.zeros((2, 10)), np.array([0, 9]))
+    assert loss == pytest.approx(math.log(10), rel=1e-15)
+
+
+def test_cross_entropy_of_large_logits_stays_finite() -> None:
+    loss, gradient = cross_entropy(np.array([[1000.0, -1000.0]]), np.array([1]))
+    assert loss == 2000
+    np.testing.assert_array_equal(gradient, [[1.0, -1.0]])
+
+
+# Numbered constraints
+
+
+def test_o1_a_convolution_wants_its_number_of_channels() -> None:
+    op = Conv(3, 1, (1,), 1, ((0, 0),), bias=False)
+    with pytest.raises(OpError, match=r"^node: 2 channels in \[O1\]$"):
+        _forward(op, _random(1, 2, 4), weights={"kernel": _random(1, 3, 1)})
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1)], ids=["no positions", "1-D", "2-D"]
+)
+def test_o2_one_value_has_no_unbiased_variance(shape: tuple[int, ...]) -> None:
+    x, weights = _random(*shape), _norm_weights()
+    message = r"^node: one value per channel has no unbiased variance \[O2\]$"
+    with pytest.raises(OpError, match=message):
+        _forward(_norm(unbiased=True), x, training=True, weights=weights)
+    assert np.isfinite(_forward(_norm(unbiased=False), x, training=True, weights=weights)).all()
+    assert np.isfinite(_forward(_norm(unbiased=True), x, weights=weights)).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "got"),
+    [(None, "none"), (np.ones((2, 3)), r"one of shape \(2, 3\)")],
+    ids=["no mask", "a mask of another shape"],
+)
+def test_o3_dropout_in_training_wants_a_mask_of_its_shape(mask: Array | None, got: str) -> None:
+    x = _random(2, 3, 4)
+    ctx = Context("node", training=True, mask=mask)
+    message = rf"^node: needs a mask of shape \(2, 3, 4\), got {got} \[O3\]$"
+    with pytest.raises(OpError, match=message):
+        KERNELS[Dropout].forward(Dropout(0.2), ctx, x)
+    with pytest.raises(OpError, match=message):
+        KERNELS[Dropout].backward(Dropout(0.2), ctx, x, x)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        pytest.param([0, 1, 2], r"should be 2 integers, but was \(3,\)", id="too many"),
+        pytest.param([0], r"should be 2 integers, but was \(1,\)", id="too few"),
+        pytest.param([[0], [1]], r"should be 2 integers, but was \(2, 1\)", id="a column"),
+        pytest.param([0.0, 1.0], r"should be 2 integers, but was \(2,\)", id="floats"),
+        pytest.param([True, False], r"should be 2 integers, but was \(2,\)", id="booleans"),
+        pytest.param([0, 3], r"should lie in \[0, 3\)", id="above the classes"),
+        pytest.param([-1, 0], r"should lie in \[0, 3\)", id="below zero"),
+    ],
+)
+def test_o4_labels_are_one_class_for_each_sample(labels: Any, message: str) -> None:
+    with pytest.raises(OpError, match=rf"^labels: {message} \[O4\]$"):
+        cross_entropy(np.zeros((2, 3)), np.array(labels))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+def test_labels_may_be_integers_of_any_kind(dtype: Any) -> None:
+    loss, _ = cross_entropy(np.zeros((2, 3)), np.array([0, 2], dtype))
+    assert loss == pytest.approx(math.log(3), rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "wanted"),
+    [
+        pytest.param((8, 8), (1, 4, 8, 8), "3, 8, 8", id="other channels"),
+        pytest.param((8, 8), (1, 3, 8, 9), "3, 8, 8", id="another size"),
+        pytest.param((None, 8), (1, 3, 8, 9), "3, any, 8", id="another size beside an unknown one"),
+        pytest.param((8, 8), (3, 8, 8), "3, 8, 8", id="no batch"),
+        pytest.param((8, 8), (1, 3, 8, 8, 8), "3, 8, 8", id="a dimension too many"),
+        pytest.param((8, 8), (1, 8, 8, 3), "3, 8, 8", id="channels last"),
+    ],
+)
+def test_o5_the_input_has_the_shape_of_the_graph(
+    size: tuple[int | None, ...], shape: tuple[int, ...], wanted: str
+) -> None:
+    model = _model(lower(tiny(), size))
+    with pytest.raises(OpError) as caught:
+        model(np.zeros(shape))
+    assert str(caught.value) == f"input: shape {shape}, but should be (batch, {wanted}) [O5]"
+
+
+@pytest.mark.parametrize(
+    ("options", "node"),
+    [
+        pytest.param({"include_top": False}, "final.relu", id="features"),
+        pytest.param({"include_top": False, "pooling": "avg"}, "global_pool", id="pooled features"),
+        pytest.param({"classifier_activation": "softmax"}, "softmax", id="probabilities"),
+    ],
+)
+def test_o6_training_wants_logits(options: Any, node: str) -> None:
+    model = _model(lower(tiny(), (8, 8), **options))
+    before = dict(model.weights)
+    with pytest.raises(OpError, match=rf"^{node}: the loss is of logits.* \[O6\]$"):
+        model.train_step(_random(2, 3, 8, 8), np.array([0, 1]), TrainingRecipe(), learning_rate=0.1)
+    assert model.weights == before
+
+
+# Whole networks
+
+
+def _model(graph: Graph, *, seed: int = 0, **options: Any) -> ReferenceModel:
+    """Every array away from its initial value, so that none can be mistaken for another."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, array in initial_weights(graph, seed).items():
+        moved = array + 0.2 * rng.standard_normal(array.shape)
+        arrays[name] = np.abs(moved) if name.endswith("variance") else moved
+    return ReferenceModel(graph, arrays, **options)
+
+
+def _masks(graph: Graph, batch: int) -> dict[str, Array]:
+    rng = np.random.default_rng(1)
+    return {
+        node.name: (rng.random((batch, *map(_known, node.shape))) < 0.7).astype(float)
+        for node in graph.nodes
+        if isinstance(node.op, Dropout)
+    }
+
+
+def _known(size: int | None) -> int:
+    assert size is not None
+    return size
+
+
+NETWORKS: dict[str, tuple[DenseNetSpec, tuple[int, ...]]] = {
+    "plain, 2-D": (tiny(), (5, 4)),
+    "bottleneck and compression, ImageNet stem": (
+        tiny(
+            bottleneck_width=2,
+            compression=0.5,
+            in_channels=2,
+            classes=4,
+            stem_kind="conv-norm-relu",
+            stem_width="2k",
+            stem_kernel=5,
+            stem_stride=2,
+            stem_pool=3,
+            padding="same",
+            batch_norm_epsilon=1e-3,
+            running_variance="biased",
+            dropout_rate=0.3,
+            dropout_place="every-conv",
+        ),
+        (12, 10),
+    ),
+    "pre-activation stem without final norm, 1-D": (
+        tiny(
+            blocks=(1, 2, 1),
+            growth_rate=3,
+            spatial_dims=1,
+            stem_kind="norm-relu-conv",
+            stem_kernel=3,
+            stem_pool=3,
+            conv_bias=True,
+            batch_norm_momentum=0.01,
+            transition_relu=False,
+            final_norm=False,
+            dropout_rate=0.2,
+            dropout_place="layer",
+        ),
+        (16,),
+    ),
+    "dropout after convolutions, 3-D": (
+        tiny(spatial_dims=3, dropout_rate=0.5, dropout_place="conv", stem_pool=2, conv_bias=True),
+        (4, 5, 4),
+    ),
+}
+
+networks = pytest.mark.parametrize(("spec", "size"), NETWORKS.values(), ids=NETWORKS)
+
+
+def test_the_networks_below_cover_every_field() -> None:
+    default = DenseNetSpec(blocks=(1,), growth_rate=1)
+    values = {
+        field.name: {getattr(spec, field.name) for spec, _ in NETWORKS.values()}
+        for field in dataclasses.fields(DenseNetSpec)
+    }
+    for name, found in values.items():
+        assert found - {getattr(default, name)}, f"{name} is nowhere but its default"
+    assert values["spatial_dims"] == {1, 2, 3}
+    assert values["stem_kind"] == {"conv", "conv-norm-relu", "norm-relu-conv"}
+    assert values["dropout_place"] == {"conv", "every-conv", "layer"}
+
+
+@networks
+def test_gradients_of_a_whole_network(spec: DenseNetSpec, size: tuple[int, ...]) -> None:
+    """Each array's gradient against the slope of the loss along a random direction."""
+    graph = lower(spec, size)
+    model, masks = _model(graph), _masks(graph, batch=3)
+    x, labels = _random(3, spec.in_channels, *size), np.array([0, 2, 1])
+    _, gradients, _ = model.loss_and_gradients(x, labels, masks=masks)
+    assert list(gradients) == [weight.name for weight in graph.weights if weight.trainable]
+
+    def loss_at(name: str, moved: Array) -> float:
+        kept, model.weights[name] = model.weights[name], moved
+        out = graph.output.name
+        logits = model.run(x, taps=[out], training=True, masks=masks)[out]
+        model.weights[name] = kept
+        return cross_entropy(logits, labels)[0]
+
+    for name, gradient in gradients.items():
+        weight = model.weights[name]
+        assert gradient.shape == weight.shape
+        direction = _random(*weight.shape, seed=5)
+        slope = loss_at(name, weight + STEP * direction) - loss_at(name, weight - STEP * direction)
+        np.testing.assert_allclose(
+            (gradient * direction).sum(), slope / (2 * STEP), **DIFFERENCES, err_msg=name
+        )
+
+
+@networks
+def test_inference_ignores_dropout(spec: DenseNetSpec, size: tuple[int, ...]) -> None:
+    x = _random(2, spec.in_channels, *size)
+    with_dropout = _model(lower(spec.replace(dropout_rate=0.5), size))
+    without = _model(lower(spec.replace(dropout_rate=0), size))
+    np.testing.assert_array_equal(with_dropout(x), without(x))
+
+
+@networks
+def test_unknown_sizes_change_no_number(spec: DenseNetSpec, size: tuple[int, ...]) -> None:
+    x = _random(2, spec.in_channels, *size)
+    np.testing.assert_array_equal(_model(lower(spec))(x), _model(lower(spec, size))(x))
+
+
+@networks
+def test_every_node_gives_the_shape_that_the_graph_says(
+    spec: DenseNetSpec, size: tuple[int, ...]
+) -> None:
+    graph = lower(spec, size)
+    names = [node.name for node in graph.nodes]
+    values = _model(graph).run(_random(2, spec.in_channels, *size), taps=names)
+    assert {name: value.shape[1:] for name, value in values.items()} == {
+        node.name: node.shape for node in graph.nodes
+    }
+
+
+def test_taps_give_those_nodes_and_no_others() -> None:
+    graph = lower(tiny(), (6, 6))
+    model, x = _model(graph), _random(2, 3, 6, 6)
+    everything = model.run(x, taps=[node.name for node in graph.nodes])
+    taps = ["input", "block1.concat1", "classifier"]
+    some = model.run(x, taps=taps)
+    assert set(some) == set(taps)
+    for name in taps:
+        np.testing.assert_array_equal(some[name], everything[name])
+    np.testing.assert_array_equal(some["input"], x)
+    np.testing.assert_array_equal(model(x), everything["classifier"])
+    assert model.run(x, taps=[]) == {}
+
+
+def test_taps_of_a_dense_layer_make_its_block() -> None:
+    model, x = _model(lower(tiny(), (6, 6))), _random(2, 3, 6, 6)
+    values = model.run(x, taps=["stem.conv", "block1.layer1.conv1", "block1.concat1"])
+    parts = [values["stem.conv"], values["block1.layer1.conv1"]]
+    np.testing.assert_array_equal(values["block1.concat1"], np.concatenate(parts, axis=1))
+
+
+def test_an_unknown_tap_suggests_near_names() -> None:
+    with pytest.raises(UnknownName) as caught:
+        _model(lower(tiny(), (6, 6))).run(_random(1, 3, 6, 6), taps=["classifer"])
+    assert str(caught.value) == "unknown node 'classifer'. Did you mean classifier?"
+
+
+def test_a_run_in_training_uses_batch_statistics_and_changes_nothing() -> None:
+    model, x = _model(lower(tiny(), (6, 6))), _random(2, 3, 6, 6)
+    before = {name: array.copy() for name, array in model.weights.items()}
+    inference = model(x)
+    training = model.run(x, taps=["classifier"], training=True)["classifier"]
+    assert np.abs(training - inference).max() > 0.01
+    for name, array in before.items():
+        np.testing.assert_array_equal(model.weights[name], array)
+
+
+def test_a_model_does_not_change_its_input_or_share_its_weights() -> None:
+    graph = lower(tiny(), (6, 6))
+    arrays = {name: array.astype(float) for name, array in initial_weights(graph).items()}
+    kept = {name: array.copy() for name, array in arrays.items()}
+    x = _random(2, 3, 6, 6)
+    before = x.copy()
+    model = ReferenceModel(graph, arrays)
+    model.train_step(x, np.array([0, 1]), TrainingRecipe(), learning_rate=0.1)
+    np.testing.assert_array_equal(x, before)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, kept[name])
+
+
+def test_weights_that_do_not_fit_replace_nothing() -> None:
+    model = _model(lower(tiny()))
+    before = dict(model.weights)
+    with pytest.raises(WeightsError, match=r"classifier\.bias is missing"):
+        model.load({n: a + 1 for n, a in before.items() if n != "classifier.bias"})
+    assert all(model.weights[name] is array for name, array in before.items())
+
+
+def test_probabilities_are_the_softmax_of_the_logits() -> None:
+    x = _random(2, 3, 6, 6)
+    logits = _model(lower(tiny(), (6, 6)))(x)
+    shares = _model(lower(tiny(), (6, 6), classifier_activation="softmax"))(x)
+    np.testing.assert_allclose(
+        shares, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), **EXACT
+    )
+    np.testing.assert_allclose(shares.sum(1), 1, **EXACT)
+
+
+@networks
+def test_a_float32_model_computes_in_float32(spec: DenseNetSpec, size: tuple[int, ...]) -> None:
+    graph = lower(spec, size)
+    x, labels = _random(3, spec.in_channels, *size), np.array([0, 2, 1])
+    masks = _masks(graph, batch=3)
+    single, double = _model(graph, dtype="float32"), _model(graph)
+    names = [node.name for node in graph.nodes]
+    values = single.run(x, taps=names, training=True, masks=masks)
+    assert {value.dtype for value in values.values()} == {np.dtype("float32")}
+    np.testing.assert_allclose(single(x), double(x), rtol=1e-5, atol=1e-5)
+    learning_rate = np.float64(0.1)
+    for model in (single, double):
+        result = model.train_step(
+            x, labels, TrainingRecipe(), learning_rate=learning_rate, masks=masks
+        )
+        kept = [result.gradients, model.weights, model.velocity]
+        assert {array.dtype for arrays in kept for array in arrays.values()} == {model.dtype}
+    for name, array in single.weights.items():
+        np.testing.assert_allclose(array, double.weights[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+# Training steps
+
+
+def test_two_steps_of_pure_decay_by_hand() -> None:
+    """With one class the loss and its gradient are zero, and only weight decay moves a weight.
+
+    w = 2, decay 0.1, momentum 0.5, learning rate 1 and then 0.1, Nesterov:
+    step 1: g = 0.2,   v = 0.2,             w = 2 - 1 * (0.2 + 0.5 * 0.2)          = 1.7
+    step 2: g = 0.17,  v = 0.1 + 0.17 = 0.27, w = 1.7 - 0.1 * (0.17 + 0.5 * 0.27)  = 1.6695
+    """
+    graph = lower(tiny(classes=1), (4, 4))
+    model = ReferenceModel(graph, {w.name: np.full(w.shape, 2.0) for w in graph.weights})
+    recipe = TrainingRecipe(weight_decay=0.1, momentum=0.5)
+    x, labels = _random(2, 3, 4, 4), np.array([0, 0])
+    trainable = [weight.name for weight in graph.weights if weight.trainable]
+    for rate, weight, velocity in [(1.0, 1.7, 0.2), (0.1, 1.6695, 0.27)]:
+        result = model.train_step(x, labels, recipe, learning_rate=rate)
+        assert result.loss == 0
+        for name in trainable:
+            np.testing.assert_array_equal(result.gradients[name], 0)
+            np.testing.assert_allclose(model.weights[name], weight, **EXACT)
+            np.testing.assert_allclose(model.velocity[name], velocity, **EXACT)
+
+
+def test_two_steps_of_a_bias_by_hand() -> None:
+    """With no features, two classes and one label, only the classifier's bias (b, -b) moves.
+
+    Its first gradient is 1/2 - 1; its second is 1 / (1 + exp(-2 b)) - 1. No weight decay,
+    momentum 0.9, learning rate 1 and then 0.1, Nesterov:
+    step 1: g = -0.5, v = -0.5, b = 1 * (0.5 + 0.45) = 0.95
+    step 2: g = 1 / (1 + exp(-1.9)) - 1 = -0.130108..., v = -0.45 + g, b = 0.95 - 0.1 (g + 0.9 v)
+    """
+    graph = lower(tiny(classes=2), (4, 4))
+    model = ReferenceModel(graph, {w.name: np.zeros(w.shape) for w in graph.weights})
+    recipe = TrainingRecipe(weight_decay=0)
+    x, labels = _random(2, 3, 4, 4), np.array([0, 0])
+    first = model.train_step(x, labels, recipe, learning_rate=1.0)
+    assert first.loss == pytest.approx(math.log(2), rel=1e-15)
+    np.testing.assert_allclose(first.gradients["classifier.bias"], [-0.5, 0.5], **EXACT)
+    np.testing.assert_allclose(model.weights["classifier.bias"], [0.95, -0.95], **EXACT)
+    second = model.train_step(x, labels, recipe, learning_rate=0.1)
+    slope = 1 / (1 + math.exp(-1.9)) - 1
+    assert second.loss == pytest.approx(math.log(1 + math.exp(-1.9)), rel=1e-14)
+    np.testing.assert_allclose(second.gradients["classifier.bias"], [slope, -slope], **EXACT)
+    bias = 0.95 - 0.1 * (slope + 0.9 * (slope - 0.45))
+    np.testing.assert_allclose(model.weights["classifier.bias"], [bias, -bias], **EXACT)
+    np.testing.assert_allclose(
+        model.velocity["classifier.bias"], [slope - 0.45, 0.45 - slope], **EXACT
+    )
+    assert not any(
+        array.any() for name, array in model.velocity.items() if name != "classifier.bias"
+    )
+
+
+@networks
+def test_a_step_applies_the_recipe_to_every_weight(
+    spec: DenseNetSpec, size: tuple[int, ...]
+) -> None:
+    graph = lower(spec, size)
+    model, masks = _model(graph), _masks(graph, batch=3)
+    x, labels = _random(3, spec.in_channels, *size), np.array([0, 2, 1])
+    recipe = TrainingRecipe(weight_decay=0.01, decay_kernels_only=True)
+    for rate in (0.1, 0.1, 0.01):
+        weights, velocity = dict(model.weights), dict(model.velocity)
+        loss, gradients, statistics = model.loss_and_gradients(x, labels, masks=masks)
+        result = model.train_step(x, labels, recipe, learning_rate=rate, masks=masks)
+        assert result.loss == loss
+        assert set(statistics) == set(weights) - set(gradients)
+        for name, gradient in gradients.items():
+            np.testing.assert_array_equal(result.gradients[name], gradient)
+            decayed = gradient + (0.01 * weights[name] if name.endswith("kernel") else 0)
+            moving = 0.9 * velocity[name] + decayed
+            moved = weights[name] - rate * (decayed + 0.9 * moving)
+            np.testing.assert_allclose(model.velocity[name], moving, **EXACT)
+            np.testing.assert_allclose(model.weights[name], moved, **EXACT)
+        for name, array in statistics.items():
+            np.testing.assert_array_equal(model.weights[name], array)
+
+
+def test_a_step_moves_running_statistics_by_the_convention_of_the_spec() -> None:
+    x, labels = _random(3, 3, 4, 4), np.array([0, 2, 1])
+    for convention, divisor in (("unbiased", 47), ("biased", 48)):
+        spec = tiny(
+            stem_kind="norm-relu-conv", batch_norm_momentum=0.25, running_variance=convention
+        )
+        model = _model(lower(spec, (4, 4)))
+        before = model.weights["stem.norm.running_variance"]
+        model.train_step(x, labels, TrainingRecipe(), learning_rate=0.1)
+        variances = np.array([_variance(_values(x, c), divisor) for c in range(3)])
+        expected = 0.75 * before + 0.25 * variances
+        np.testing.assert_allclose(model.weights["stem.norm.running_variance"], expected, **EXACT)
+
+
+def test_steps_bring_the_loss_down() -> None:
+    model = ReferenceModel(lower(tiny(), (6, 6)), initial_weights(lower(tiny())))
+    x, labels = _random(8, 3, 6, 6), np.arange(8) % 3
+    losses = [
+        model.train_step(x, labels, TrainingRecipe(), learning_rate=0.05).loss for _ in range(20)
+    ]
+    assert losses[-1] < 0.5 * losses[0]
