@@ -1,10 +1,11 @@
-"""Specs for tests: small ones on purpose, and random ones that cover every field."""
+"""What tests share: small specs, random specs that cover every field, and names of cases."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,11 @@ from densespec.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
 
 unhurried = settings(deadline=None)
 """No time limit on one example: a busy machine misses any."""
+
+
+def named(sentence: str, *rows: tuple[Any, ...]) -> list[Any]:
+    """Rows for ``pytest.mark.parametrize``, each named by a sentence that takes its values."""
+    return [pytest.param(*row, id=sentence.format(*row)) for row in rows]
 
 
 def tiny(**changes: Any) -> DenseNetSpec:

@@ -29,7 +29,7 @@ from densespec.initial import initial_weights
 from densespec.numpy_backend import BACKEND as NUMPY
 from densespec.reference import ReferenceModel
 from densespec.weights.checkpoint import read_checkpoint
-from tests.strategies import tiny
+from tests.strategies import named, tiny
 
 Arrays = dict[str, np.ndarray]
 
@@ -124,7 +124,7 @@ def test_input_shape_gives_channels_and_size(
     assert model.graph == lower(tiny(in_channels=channels), size)
 
 
-@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize("shape", [(), (3,)], ids=repr)
 def test_an_input_shape_without_sizes_is_refused(noting: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(SpecError) as caught:
         build(tiny(), backend=noting, input_shape=shape)
@@ -276,7 +276,8 @@ def test_a_checkpoint_fits_where_only_training_differs(saved: Path, changes: Any
 
 @pytest.mark.parametrize(
     ("changes", "difference"),
-    [
+    named(
+        "{1}",
         ({"batch_norm_epsilon": 1e-3}, "batch_norm_epsilon is 1e-05 there, but 0.001 here"),
         ({"padding": "same"}, "padding is 'symmetric' there, but 'same' here"),
         ({"transition_relu": False}, "transition_relu is True there, but False here"),
@@ -287,8 +288,7 @@ def test_a_checkpoint_fits_where_only_training_differs(saved: Path, changes: Any
             {"growth_rate": 4, "stem_stride": 2},
             "growth_rate is 2 there, but 4 here; stem_stride is 1 there, but 2 here",
         ),
-    ],
-    ids=lambda value: " and ".join(value) if isinstance(value, dict) else None,
+    ),
 )
 def test_a_checkpoint_of_another_network_says_in_what_it_differs(
     saved: Path, changes: Any, difference: str
@@ -445,7 +445,10 @@ def test_the_first_party_backends_are_offered_like_any_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("tensorfow", "tensorflow"), ("Numpy", "numpy"), ("torch.n", "torch.nn")]
+    ("name", "near"),
+    named(
+        "{0} is near {1}", ("tensorfow", "tensorflow"), ("Numpy", "numpy"), ("torch.n", "torch.nn")
+    ),
 )
 def test_an_unknown_backend_suggests_near_names(name: str, near: str) -> None:
     with pytest.raises(UnknownName, match=f"^unknown backend '{name}'. Did you mean {near}"):
@@ -467,14 +470,15 @@ def test_a_backend_that_is_not_published_is_named_by_module_and_attribute() -> N
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [
+    named(
+        "{0} {1}",
         ("densespec.absent:BACKEND", "can't be loaded: No module named 'densespec.absent'"),
         ("densespec.numpy_backend:ABSENT", "can't be loaded: module .* has no attribute 'ABSENT'"),
         (":BACKEND", "is not of the form 'module:attribute'"),
         ("densespec.numpy_backend:", "is not of the form 'module:attribute'"),
         ("..numpy_backend:BACKEND", "is not of the form 'module:attribute'"),
         ("C:\\backend.py", "is not of the form 'module:attribute'"),
-    ],
+    ),
 )
 def test_a_backend_that_can_not_be_loaded_says_why(name: str, reason: str) -> None:
     with pytest.raises(BackendUnavailable) as caught:

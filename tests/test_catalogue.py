@@ -14,7 +14,7 @@ from densespec.errors import UnknownName
 from densespec.files import SpecFileError, write_spec
 from densespec.graph import Count, lower
 from densespec.spec import DenseNetSpec
-from tests.strategies import tiny
+from tests.strategies import named, tiny
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,12 @@ def test_densenet169_holds_as_many_numbers_as_keras_applications_says() -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [
+    named(
+        "{0} is near {1}",
         ("densenet12", "densenet121"),
         ("DenseNet169-bc", "densenet169-bc"),
         ("densenet-bc-100", "densenet-bc-100-12"),
-    ],
+    ),
 )
 def test_an_unknown_name_suggests_near_ones(name: str, near: str) -> None:
     with pytest.raises(UnknownName) as caught:
@@ -250,7 +251,9 @@ def test_a_path_object_is_a_file_even_if_its_name_is_a_variant() -> None:
         resolve(Path("densenet121"))
 
 
-@pytest.mark.parametrize("other", [None, 121, ["densenet121"], {"blocks": [1]}, b"densenet121"])
+@pytest.mark.parametrize(
+    "other", [None, 121, ["densenet121"], {"blocks": [1]}, b"densenet121"], ids=repr
+)
 def test_anything_else_is_no_spec(other: Any) -> None:
     with pytest.raises(TypeError, match="a spec is a variant's name, a DenseNetSpec or the path"):
         resolve(other)

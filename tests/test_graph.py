@@ -36,7 +36,7 @@ from densespec.ops import (
     weights_of,
 )
 from densespec.spec import DenseNetSpec
-from tests.strategies import specs, tiny, unhurried
+from tests.strategies import named, specs, tiny, unhurried
 
 
 def _names(graph: Graph) -> list[str]:
@@ -202,12 +202,13 @@ def test_the_stages_add_up_to_the_network() -> None:
 
 @pytest.mark.parametrize(
     ("name", "count", "published"),
-    [
+    named(
+        "{0} takes {2} billion",
         ("densenet121", 2_834_161_664, "2.83"),
         ("densenet161", 7_727_907_072, "7.73"),
         ("densenet169", 3_359_843_328, "3.36"),
         ("densenet201", 4_291_365_888, "4.29"),
-    ],
+    ),
 )
 def test_multiply_adds_at_224_are_those_torchvision_publishes(
     name: str, count: int, published: str
@@ -427,13 +428,14 @@ PYRAMID = (
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize(
     ("size", "sizes"),
-    [
+    named(
+        "{0}",
         (224, [112, 56, 28, 14, 7, 7]),
         (225, [113, 57, 28, 14, 7, 7]),
         (299, [150, 75, 37, 18, 9, 9]),
         (331, [166, 83, 41, 20, 10, 10]),
         (29, [15, 8, 4, 2, 1, 1]),
-    ],
+    ),
 )
 def test_odd_and_even_sizes_shrink_alike_under_both_paddings(
     size: int, sizes: list[int], padding: str
@@ -464,7 +466,9 @@ def test_without_a_size_every_dimension_is_unknown() -> None:
     assert graph.multiply_adds is None
 
 
-@pytest.mark.parametrize(("dims", "size"), [(1, (20,)), (2, (20, 12)), (3, (20, 12, 8))])
+@pytest.mark.parametrize(
+    ("dims", "size"), named("{0}-D, {1}", (1, (20,)), (2, (20, 12)), (3, (20, 12, 8)))
+)
 def test_shapes_in_one_two_and_three_dimensions(dims: int, size: tuple[int, ...]) -> None:
     spec = tiny(spatial_dims=dims, stem_kernel=5, stem_stride=2, stem_pool=3)
     graph = lower(spec, size)
@@ -479,7 +483,7 @@ def test_shapes_in_one_two_and_three_dimensions(dims: int, size: tuple[int, ...]
     assert graph["transition1.conv"].weights[0].shape == (7, 7, *(1,) * dims)
 
 
-@pytest.mark.parametrize("size", [(28, 28), (28, 224), (224, 28), (28, None), (None, 1)])
+@pytest.mark.parametrize("size", [(28, 28), (28, 224), (224, 28), (28, None), (None, 1)], ids=str)
 def test_s24_names_the_place_where_nothing_is_left(size: tuple[int | None, ...]) -> None:
     with pytest.raises(SpecError) as caught:
         lower(get("densenet121"), size)
@@ -523,7 +527,7 @@ def test_paddings_of_the_stem(
     assert {name: found[name] for name in pads} == {name: (p, p) for name, p in pads.items()}
 
 
-@pytest.mark.parametrize("size", [None, (224, None), (None, None)])
+@pytest.mark.parametrize("size", [None, (224, None), (None, None)], ids=str)
 def test_same_stays_unresolved_while_a_size_is_unknown(
     size: tuple[int | None, ...] | None,
 ) -> None:

@@ -15,7 +15,7 @@ from densespec.catalogue import get, variants
 from densespec.graph import lower
 from densespec.initial import initial_weights
 from densespec.spec import DenseNetSpec
-from tests.strategies import specs, tiny, unhurried
+from tests.strategies import named, specs, tiny, unhurried
 
 WIDE = DenseNetSpec(blocks=(1,), growth_rate=256, stem_width=512, conv_bias=True, classes=500)
 """A network of few, large arrays."""
@@ -143,12 +143,13 @@ def test_no_two_arrays_of_a_variant_share_a_stream(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("seed", "name", "digest"),
-    [
+    named(
+        "{1} of seed {0}",
         (0, "stem.conv.kernel", "f2c51864134545df"),
         (1, "stem.conv.kernel", "583c9766091be5f4"),
         (0, "block1.layer1.conv1.kernel", "1c931109ccedb389"),
         (0, "classifier.kernel", "4361d26f020291f0"),
-    ],
+    ),
 )
 def test_the_stream_of_numbers_is_the_one_of_the_first_release(
     seed: int, name: str, digest: str

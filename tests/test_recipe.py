@@ -12,6 +12,7 @@ import pytest
 
 from densespec.errors import SpecError
 from densespec.recipe import TrainingRecipe
+from tests.strategies import named
 
 FIELDS = dataclasses.fields(TrainingRecipe)
 
@@ -40,8 +41,8 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         pytest.param(300, (0.5, 0.75), (150, 225), id="CIFAR: 300 epochs"),
         pytest.param(40, (0.5, 0.75), (20, 30), id="SVHN: 40 epochs"),
         pytest.param(90, (1 / 3, 2 / 3), (30, 60), id="ImageNet: 90 epochs"),
-        pytest.param(10, (0.7,), (7,), id="a fraction that floats make too large"),
-        pytest.param(10, (0.1, 0.3), (1, 3), id="fractions that floats make too large or small"),
+        pytest.param(100, (0.07, 0.55), (7, 55), id="products that floats make too large"),
+        pytest.param(100, (0.29, 0.57), (29, 57), id="products that floats make too small"),
         pytest.param(7, (0.5,), (4,), id="a drop within an epoch waits for the next"),
         pytest.param(5, (), (), id="no drop"),
         pytest.param(1, (0.5,), (), id="a drop after the only epoch began"),
@@ -132,20 +133,19 @@ def test_a_step_leaves_its_arguments_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "everything", "kernels_only"),
-    [
-        ("stem.conv.kernel", 0.01, 0.01),
-        ("classifier.kernel", 0.01, 0.01),
-        ("stem.conv.bias", 0.01, 0.0),
-        ("classifier.bias", 0.01, 0.0),
-        ("stem.norm.gamma", 0.01, 0.0),
-        ("stem.norm.beta", 0.01, 0.0),
-    ],
+    ("name", "spared"),
+    named(
+        "{0}",
+        ("stem.conv.kernel", False),
+        ("classifier.kernel", False),
+        ("stem.conv.bias", True),
+        ("classifier.bias", True),
+        ("stem.norm.gamma", True),
+        ("stem.norm.beta", True),
+    ),
 )
-def test_weight_decay_spares_norms_and_biases_when_asked(
-    name: str, everything: float, kernels_only: float
-) -> None:
-    for only, decay in ((False, everything), (True, kernels_only)):
+def test_weight_decay_spares_norms_and_biases_when_asked(name: str, spared: bool) -> None:
+    for only, decay in ((False, 0.01), (True, 0.0 if spared else 0.01)):
         recipe = TrainingRecipe(weight_decay=0.01, decay_kernels_only=only)
         assert recipe.decay_of(name) == decay
         weight, velocity = recipe.step(name, ONE, NONE, NONE, 1.0)

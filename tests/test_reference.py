@@ -466,9 +466,10 @@ def test_a_maximum_of_two_windows_gets_both_gradients() -> None:
     np.testing.assert_array_equal(_max_pool_slope(op, [0, 1, 9, 1, 0]), [0, 0, 3, 0, 0])
 
 
-def test_padding_takes_no_gradient_from_equal_maxima() -> None:
+@pytest.mark.parametrize("value", [-2.0, 0.0])
+def test_padding_takes_no_gradient_from_equal_maxima(value: float) -> None:
     op = MaxPool((3, 3), 2, ((1, 1), (1, 1)))
-    x = np.full((3, 3), -2.0)
+    x = np.full((3, 3), value)
     expected = [[1, 2, 0], [3, 4, 0], [0, 0, 0]]
     np.testing.assert_array_equal(_max_pool_slope(op, x), expected)
 
@@ -789,6 +790,13 @@ def test_a_model_does_not_change_its_input_or_share_its_weights() -> None:
     np.testing.assert_array_equal(x, before)
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, kept[name])
+    output = model(x)
+    model.load(arrays)
+    first = model(x)
+    for array in arrays.values():
+        array += 1
+    np.testing.assert_array_equal(model(x), first)
+    assert not np.array_equal(first, output)
 
 
 def test_weights_that_do_not_fit_replace_nothing() -> None:

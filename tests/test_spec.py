@@ -19,7 +19,7 @@ from densespec.errors import DensespecError, SpecError, UnknownName, shown
 from densespec.files import spec_from_json, spec_from_toml, spec_to_json, spec_to_toml
 from densespec.graph import lower
 from densespec.spec import DenseNetSpec
-from tests.strategies import specs, tiny, unhurried
+from tests.strategies import named, specs, tiny, unhurried
 
 INF, NAN = math.inf, math.nan
 
@@ -245,7 +245,9 @@ def test_s23_holds_for_every_transition() -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [(8,), (8, 8, 8), (0, 8), (8, -1), (8.0, 8), (True, 8), ("8", 8), 8, "88"]
+    "size",
+    [(8,), (8, 8, 8), (0, 8), (8, -1), (8.0, 8), (True, 8), ("8", 8), 8, "88"],
+    ids=repr,
 )
 def test_s24_wants_one_positive_size_for_each_dimension(size: Any) -> None:
     with pytest.raises(SpecError) as caught:
@@ -436,7 +438,15 @@ def test_the_2k_rule_doubles_the_growth_rate() -> None:
 
 @pytest.mark.parametrize(
     ("compression", "channels", "kept"),
-    [(0.5, 256, 128), (0.5, 5, 2), (0.3, 10, 3), (0.7, 10, 7), (0.34, 3, 1), (1.0, 7, 7)],
+    named(
+        "{0} of {1} is {2}",
+        (0.5, 256, 128),
+        (0.5, 5, 2),
+        (0.3, 10, 3),
+        (0.7, 10, 7),
+        (0.34, 3, 1),
+        (1.0, 7, 7),
+    ),
 )
 def test_a_transition_keeps_the_floor(compression: float, channels: int, kept: int) -> None:
     assert tiny(compression=compression).compressed(channels) == kept
@@ -444,13 +454,14 @@ def test_a_transition_keeps_the_floor(compression: float, channels: int, kept: i
 
 @pytest.mark.parametrize(
     ("blocks", "bottleneck", "depth"),
-    [
+    named(
+        "blocks of {0} with bottleneck {1} make {2}",
         ((12, 12, 12), None, 40),
         ((16, 16, 16), 4, 100),
         ((6, 12, 24, 16), 4, 121),
         ((1,), None, 3),
         ((1,), 1, 4),
-    ],
+    ),
 )
 def test_depth_counts_convolutions_and_the_classifier(
     blocks: tuple[int, ...], bottleneck: int | None, depth: int

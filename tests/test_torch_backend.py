@@ -124,8 +124,8 @@ TORCHVISION_NETWORKS = {  # blocks, growth rate, stem width, keys as counted in 
 
 @pytest.mark.parametrize("name", TORCHVISION_NETWORKS)
 def test_state_dict_has_torchvisions_keys_and_shapes_in_its_order(name: str) -> None:
-    *architecture, keys = TORCHVISION_NETWORKS[name]
-    expected = torchvision_state(*architecture)
+    blocks, growth, stem, keys = TORCHVISION_NETWORKS[name]
+    expected = torchvision_state(blocks, growth, stem)
     assert len(expected) == keys
     state = build(name).state_dict()
     assert list(state) == list(expected)

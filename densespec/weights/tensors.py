@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -33,9 +33,22 @@ Tensors = Mapping[str, Tensor]
 
 
 class OpenFile(Protocol):
-    """An open container: its tensors by name, readable until it is closed."""
+    """An open container: its tensors by name, readable until it is closed.
 
+    Arrays that were read stay when it is closed. They may be read-only views of the file.
+
+    Attributes:
+        container: kind of file, such as ``safetensors`` or ``keras-weights``.
+        tensors: in the order of the file.
+        metadata: what the file says besides.
+    """
+
+    container: str
     tensors: Tensors
     metadata: Mapping[str, str]
 
     def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...

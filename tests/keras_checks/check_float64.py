@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from densespec_keras import float64
 
 import densespec
 from densespec.backends import get_backend
-from densespec_keras import float64
 
 
 def largest_error(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -70,5 +70,5 @@ def test_other_types_promote_as_before(engine: str) -> None:
 
 def test_a_keras_that_promotes_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(f"{float64.DTYPES_MODULE}.BIT64_TO_BIT32_DTYPE")
-    with pytest.raises(RuntimeError, match="use backend='torch.nn'"):
+    with pytest.raises(RuntimeError, match=r"use backend='torch\.nn'"):
         float64.keep_float64()

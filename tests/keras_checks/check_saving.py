@@ -12,9 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from densespec_keras import SGD
 
 import densespec
-from densespec_keras import SGD
+from densespec.errors import DensespecError
 
 LOADER = Path(__file__).with_name("loader.py")
 PLAIN = {
@@ -94,10 +95,12 @@ def test_training_goes_on_as_if_it_had_not_stopped(reloaded: dict[str, Any]) -> 
     np.testing.assert_allclose(actual["trained"], expected["trained"], rtol=1e-3, atol=1e-4)
 
 
-def test_what_was_loaded_can_be_told_its_origin(build: Any, tmp_path: Path) -> None:
+def test_what_was_loaded_forgot_its_origin_but_can_be_told(build: Any, tmp_path: Path) -> None:
     model = build("cifar")
     model.save(tmp_path / "cifar.keras")
     loaded = keras.saving.load_model(tmp_path / "cifar.keras")
+    with pytest.raises(DensespecError, match="lost its attribute 'densespec'"):
+        densespec.read_weights(loaded)
     loaded.densespec = model.densespec
     weights = densespec.read_weights(loaded)
     for name, array in densespec.read_weights(model).items():

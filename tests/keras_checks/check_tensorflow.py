@@ -6,14 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
-import tensorflow as tf
-
 from densespec_keras import SGD
-
-pytestmark = pytest.mark.skipif(
-    bool(tf.config.list_physical_devices("GPU")), reason="TensorFlow has channels_first on a GPU"
-)
 
 
 def permutations(model: Any) -> list[str]:

@@ -23,7 +23,7 @@ def test_autograd_gives_the_gradients_of_the_native_backend(build: Any, images: 
         for logits in (native(x), model(x.movedim(1, -1), training=True))
     ]
     for loss in losses:
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     np.testing.assert_allclose(losses[1].item(), losses[0].item(), rtol=1e-5)
     for keras_name, torch_name in (
         ("stem_norm.gamma", "features.norm0.weight"),

@@ -1,6 +1,6 @@
-"""Checks that run in a process of their own, on one of Keras's engines: see the test that runs them.
+"""Checks that run in a process of their own on one of Keras's engines, ``DENSESPEC_ENGINE``.
 
-They are named so that pytest does not collect them from outside.
+``tests/test_keras_backend.py`` runs them; pytest does not collect them by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIRST = densespec.build(DenseNetSpec(blocks=(1,), growth_rate=2), backend=ENGINE
 import keras  # noqa: E402  (the first build has put it on the engine)
 
 PREACTIVATION = DenseNetSpec(
-    blocks=(2, 2),
+    blocks=(2, 1),
     growth_rate=4,
     bottleneck_width=2,
     compression=0.5,

@@ -1,0 +1,269 @@
+"""What containers share: an open file, the types of arrays, limits, and errors of one kind."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import math
+import mmap
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO, Self
+
+import numpy as np
+
+from densespec.errors import WeightsError, shown
+from densespec.weights.tensors import Tensor, Tensors
+
+Progress = Callable[[int], None]
+"""Told the number of bytes of each array after it is written."""
+
+ITEM_SIZES = {
+    "bool": 1,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+    "complex64": 8,
+    "complex128": 16,
+    "bfloat16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+}
+"""Bytes of one element, by the name of a type: numpy's, then those of ``ml_dtypes``."""
+
+EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+MAX_DIMS = 64  # numpy's
+MAX_TENSORS = 1_000_000
+
+FLOOR = 64 * 2**20
+MAX_EXPANSION = 100
+
+
+def plausible(claimed: int, stored: int) -> bool:
+    """Whether ``stored`` bytes may hold ``claimed`` bytes of weights.
+
+    Compression, repeated views and fill values can make a small file claim any size. Trained
+    weights hardly compress, so a hundredfold is a trap, unless all of it is small anyway.
+    """
+    return claimed <= max(FLOOR, MAX_EXPANSION * stored)
+
+
+@contextlib.contextmanager
+def damage(path: Path, kind: str) -> Iterator[None]:
+    """Turn what a parser raises into a WeightsError that starts with the path.
+
+    Parsers answer damaged files with exceptions of nearly every type.
+    """
+    try:
+        yield
+    except WeightsError:
+        raise
+    except OSError as error:
+        raise WeightsError(f"{path}: can't be read: {_reason(error)}") from error
+    except Exception as error:
+        raise WeightsError(
+            f"{path}: not a readable {kind}, or damaged: {_reason(error)}; get the file anew"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__} {shown(lines[0])}" if lines[0] else type(error).__name__
+
+
+def require(package: str, path: Path, kind: str, install: str) -> ModuleType:
+    """Import a package that a container needs.
+
+    Raises:
+        WeightsError: it is not installed; the message says how to install it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise WeightsError(
+            f"{path}: {kind} need the package {package!r}, which is not installed: "
+            f"pip install {install}"
+        )
+    return importlib.import_module(package)
+
+
+def numpy_dtype(name: str, path: Path) -> np.dtype:
+    """The type of arrays of this name.
+
+    Raises:
+        WeightsError: it is one of ``ml_dtypes``, which is not installed.
+    """
+    if name in EXTENDED:
+        return np.dtype(getattr(require("ml_dtypes", path, f"{name} arrays", "ml_dtypes"), name))
+    return np.dtype(name)
+
+
+def byte_size(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of an array."""
+    return math.prod(shape) * ITEM_SIZES[dtype]
+
+
+class Opened:
+    """An :class:`~densespec.weights.tensors.OpenFile` that a container fills.
+
+    Attributes:
+        size: of the file in bytes.
+        skipped: names of entries that are not arrays; they end up in the metadata.
+        resources: closed with the file.
+    """
+
+    def __init__(self, path: Path, container: str) -> None:
+        self.path, self.container = path, container
+        self.size = path.stat().st_size
+        self.metadata: dict[str, str] = {}
+        self.skipped: list[str] = []
+        self.resources = contextlib.ExitStack()
+        self._tensors: dict[str, Tensor] = {}
+        self._readers: dict[str, Callable[[], np.ndarray]] = {}
+        self._claimed = 0
+
+    @property
+    def tensors(self) -> Tensors:
+        return self._tensors
+
+    def add(
+        self, name: str, shape: tuple[int, ...], dtype: str, read: Callable[[], np.ndarray]
+    ) -> None:
+        """Add a tensor, once its name, shape and type are known to be sound."""
+        if name in self._tensors:
+            raise self.error(f"{shown(name)} is there twice")
+        if dtype not in ITEM_SIZES:
+            raise self.error(
+                f"{shown(name)} is of type {shown(dtype)}, but should be one of "
+                f"{', '.join(ITEM_SIZES)}"
+            )
+        check_shape(shape, lambda what: self.error(f"{shown(name)} {what}"))
+        self._claimed += byte_size(shape, dtype)
+        if not plausible(self._claimed, self.size) or len(self._tensors) == MAX_TENSORS:
+            raise self.error(
+                f"claims {self._claimed} bytes of arrays up to {shown(name)}, but has only "
+                f"{self.size} bytes; the file is damaged or a trap"
+            )
+        self._readers[name] = read
+        self._tensors[name] = Tensor(shape, dtype, functools.partial(self._read, name))
+
+    def _read(self, name: str) -> np.ndarray:
+        if name not in self._readers:
+            raise self.error(f"was closed before {shown(name)} was read")
+        expected = self._tensors[name]
+        dtype = numpy_dtype(expected.dtype, self.path)
+        with damage(self.path, f"{self.container} file"):
+            array = self._readers[name]()
+        if array.shape != expected.shape or array.dtype.name != expected.dtype:
+            raise self.error(f"{shown(name)} is another array than its header says")
+        return array.astype(dtype, copy=False)
+
+    def error(self, what: str) -> WeightsError:
+        """A WeightsError about this file."""
+        return WeightsError(f"{self.path}: {what}")
+
+    def close(self) -> None:
+        self._readers.clear()
+        self.resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def check_shape(shape: tuple[int, ...], error: Callable[[str], WeightsError]) -> None:
+    """Check what numpy can't hold, or answers with something else than an error."""
+    if len(shape) > MAX_DIMS or any(type(dim) is not int or dim < 0 for dim in shape):
+        raise error(
+            f"has shape {shown(shape)}, but should have at most {MAX_DIMS} whole numbers from 0"
+        )
+    if math.prod(dim for dim in shape if dim) >= 2**59:  # of 16 bytes each
+        raise error(f"has shape {shown(shape)}, which is too large")
+
+
+class MappedFile:
+    """A file's bytes, mapped into memory."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.path = path
+        self.bytes = np.frombuffer(mapped, np.uint8)
+
+    def text(self, start: int, size: int) -> bytes:
+        """A copy of some bytes; fewer where the file ends."""
+        return self.bytes[start : start + size].tobytes()
+
+    def array(self, start: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """A view of little-endian elements, or a copy where they are not aligned."""
+        view = self.bytes[start : start + byte_size(shape, dtype)]
+        array = view.view(numpy_dtype(dtype, self.path)).reshape(shape)
+        if not array.flags.aligned:
+            array = array.copy()
+        return array if sys.byteorder == "little" else array.byteswap()
+
+
+def elements(name: str, tensor: Tensor, path: Path) -> np.ndarray:
+    """The array of a tensor to be written, C-contiguous and in native byte order.
+
+    Raises:
+        WeightsError: it is not what the tensor says it is.
+    """
+    array = np.asarray(tensor.read(), order="C")
+    if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
+        raise WeightsError(
+            f"{path}: {shown(name)} should have shape {tensor.shape} and type {tensor.dtype}, but "
+            f"has {array.shape} and {array.dtype.name}"
+        )
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def write_little_endian(array: np.ndarray, file: BinaryIO) -> None:
+    """Write a C-contiguous array's elements, without a copy where the machine is little-endian."""
+    if sys.byteorder == "big":
+        array = array.byteswap()
+    file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def check_types(tensors: Tensors, known: Mapping[str, object], path: Path, kind: str) -> None:
+    """Check that a container can hold arrays of these types.
+
+    Raises:
+        WeightsError: it can't; names the first tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in known:
+            raise WeightsError(
+                f"{path}: {shown(name)} is of type {tensor.dtype}, but {kind} hold only "
+                f"{', '.join(known)}; convert it, or write a .safetensors file"
+            )
+
+
+def check_tree(tensors: Tensors, path: Path) -> None:
+    """Check that names joined by "/" form a tree: no empty parts, no array with parts below it.
+
+    Raises:
+        WeightsError: they do not; names the first offender.
+    """
+    for name in tensors:
+        parts = name.split("/")
+        if not all(parts) or "." in parts:
+            raise WeightsError(f"{path}: {shown(name)} has a part that is empty or '.'")
+        for end in range(1, len(parts)):
+            if (parent := "/".join(parts[:end])) in tensors:
+                raise WeightsError(f"{path}: {shown(parent)} is an array, and so is {shown(name)}")

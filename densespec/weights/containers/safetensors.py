@@ -1,0 +1,162 @@
+"""safetensors: a JSON header with types, shapes and offsets, then the elements.
+
+Written and read here rather than by the ``safetensors`` package, which needs all arrays in memory
+to write them, and has no bfloat16 for numpy. The rules for headers are the package's.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from densespec.errors import WeightsError, shown
+from densespec.weights.containers.base import (
+    ITEM_SIZES,
+    MappedFile,
+    Opened,
+    Progress,
+    byte_size,
+    check_shape,
+    check_types,
+    damage,
+    elements,
+    write_little_endian,
+)
+from densespec.weights.tensors import Tensors
+
+TYPES = {
+    "BOOL": "bool",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+CODES = {dtype: code for code, dtype in TYPES.items()}
+
+LONGEST_HEADER = 100_000_000
+ALIGNMENT = 8
+
+
+def read(path: Path) -> Opened:
+    opened = Opened(path, "safetensors")
+    with damage(path, "safetensors file"):
+        file = MappedFile(path)
+        header, start = _header(opened, file)
+        opened.metadata.update(_metadata(opened, header.pop("__metadata__", {})))
+        ends = [0]
+        for name, entry in sorted(header.items(), key=lambda item: _offsets(opened, *item)):
+            ends.append(_checked_end(opened, name, entry, ends[-1]))
+        if start + ends[-1] != opened.size:
+            raise opened.error(
+                f"has {opened.size} bytes, but should have {start + ends[-1]} by its header; it is "
+                "cut short or damaged, get it anew"
+            )
+        for name, entry in header.items():
+            _add(opened, file, start, name, entry)
+    return opened
+
+
+def _header(opened: Opened, file: MappedFile) -> tuple[dict[str, Any], int]:
+    size = struct.unpack("<Q", file.text(0, 8))[0] if opened.size >= 8 else 2**64
+    if size > min(LONGEST_HEADER, opened.size - 8):
+        raise opened.error(
+            f"not a safetensors file, or cut short: it has {opened.size} bytes, but says that its "
+            f"header has {size}"
+        )
+    header = json.loads(file.text(8, size), object_pairs_hook=_without_repeats)
+    if not isinstance(header, dict):
+        raise opened.error(f"its header should be a JSON object, but is {shown(header)}")
+    return header, 8 + size
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key of the header is there twice")
+    return found
+
+
+def _metadata(opened: Opened, metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise opened.error("__metadata__ of its header should hold texts only")
+    return metadata
+
+
+def _offsets(opened: Opened, name: str, entry: Any) -> tuple[int, int]:
+    match entry:
+        case {"dtype": str(), "shape": [*_], "data_offsets": [int(begin), int(end)], **rest}:
+            if not rest and type(begin) is int and type(end) is int:
+                return begin, end
+    raise opened.error(
+        f"{shown(name)} in its header should have a dtype, a shape and two data_offsets, but is "
+        f"{shown(entry)}"
+    )
+
+
+def _checked_end(opened: Opened, name: str, entry: dict[str, Any], begin: int) -> int:
+    """End of a tensor that should begin where the one before it ends."""
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if dtype not in TYPES:
+        raise opened.error(
+            f"{shown(name)} is of type {shown(dtype)}, but should be one of {', '.join(TYPES)}"
+        )
+    check_shape(shape, lambda what: opened.error(f"{shown(name)} {what}"))
+    expected = [begin, begin + byte_size(shape, TYPES[dtype])]
+    if entry["data_offsets"] != expected:
+        raise opened.error(
+            f"{shown(name)} lies at {entry['data_offsets']} by its header, but should lie at "
+            f"{expected}; the file is damaged, get it anew"
+        )
+    return expected[1]
+
+
+def _add(opened: Opened, file: MappedFile, start: int, name: str, entry: dict[str, Any]) -> None:
+    dtype, shape = TYPES[entry["dtype"]], tuple(entry["shape"])
+    begin = start + entry["data_offsets"][0]
+    opened.add(name, shape, dtype, lambda: file.array(begin, shape, dtype))
+
+
+def write(path: Path, tensors: Tensors, metadata: Mapping[str, str], progress: Progress) -> None:
+    check_types(tensors, CODES, path, "safetensors files")
+    if "__metadata__" in tensors:
+        raise WeightsError(f"{path}: '__metadata__' can't be a tensor's name in a safetensors file")
+    # Wide elements first keeps every array aligned.
+    order = sorted(tensors, key=lambda name: -ITEM_SIZES[tensors[name].dtype])
+    with path.open("wb") as file:
+        file.write(_written_header(tensors, order, metadata))
+        for name in order:
+            array = elements(name, tensors[name], path)
+            write_little_endian(array, file)
+            progress(array.nbytes)
+
+
+def _written_header(tensors: Tensors, order: list[str], metadata: Mapping[str, str]) -> bytes:
+    begin, offsets = 0, {}
+    for name in order:
+        end = begin + byte_size(tensors[name].shape, tensors[name].dtype)
+        offsets[name] = [begin, end]
+        begin = end
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for name, tensor in tensors.items():
+        header[name] = {
+            "dtype": CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": offsets[name],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,118 @@
+"""Layouts: what a framework's files call each array, in which order of axes, and what it computes.
+
+A layout is published under the entry-point group ``densespec.layouts``, by anyone. It maps the
+weights of a graph to names; it knows nothing of files, which are containers' concern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from densespec.errors import UnknownName
+from densespec.graph import Graph
+from densespec.spec import DenseNetSpec
+from densespec.weights.evidence import Evidence
+from densespec.weights.tensors import Tensor, Tensors
+
+GROUP = "densespec.layouts"
+
+Axes = Literal["out_in_window", "window_in_out"]
+
+
+def _no_constants(graph: Graph) -> dict[str, Tensor]:
+    return {}
+
+
+def _as_they_are(tensors: Tensors) -> dict[str, Tensor]:
+    return dict(tensors)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one implementation keeps its weights.
+
+    Attributes:
+        name: as users type it.
+        about: whose layout it is, in a few words.
+        containers: kinds of file it lives in.
+        keys: name of every array in a container, by canonical name.
+        axes: order of axes of kernels.
+        implements: fields of the spec that its implementation fixes; others are free.
+        claims: whether a file's names and metadata are this layout's.
+        evidence: what the shapes of normalised tensors say of the network.
+        normalise: strips prefixes and old spellings from a file's names.
+        constants: arrays that files have besides the network's, such as counters.
+        ignored: names in files that are no weights, such as optimizer state.
+        metadata: what files say beside their arrays.
+        stated_spec: the spec that a file's metadata states, if it does.
+    """
+
+    name: str
+    about: str
+    containers: tuple[str, ...]
+    keys: Callable[[Graph, str], dict[str, str]]
+    axes: Axes
+    claims: Callable[[Tensors, Mapping[str, str]], bool]
+    evidence: Callable[[Tensors], Evidence]
+    implements: Mapping[str, Any] = field(default_factory=dict)
+    normalise: Callable[[Tensors], dict[str, Tensor]] = _as_they_are
+    constants: Callable[[Graph], dict[str, Tensor]] = _no_constants
+    ignored: Callable[[str], bool] = lambda name: False
+    metadata: Callable[[Graph, str], Mapping[str, str]] = lambda graph, container: {}
+    stated_spec: Callable[[Mapping[str, str]], DenseNetSpec | None] = lambda metadata: None
+
+    def differences(self, spec: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
+        """Fields in which this implementation is another network: (the spec's value, its own)."""
+        fields = spec.to_dict() | {"stem_width": spec.stem_channels, "blocks": spec.blocks}
+        return {
+            name: (fields[name], value)
+            for name, value in self.implements.items()
+            if fields[name] != value
+        }
+
+
+def layouts() -> dict[str, Layout]:
+    """Every layout that installed packages offer, by name."""
+    from importlib import metadata
+
+    return {entry.name: entry.load() for entry in metadata.entry_points(group=GROUP)}
+
+
+def get_layout(name: str) -> Layout:
+    """A layout by name.
+
+    Raises:
+        UnknownName: no package offers it; the message suggests near names.
+    """
+    known = layouts()
+    if name not in known:
+        raise UnknownName("layout", name, known)
+    return known[name]
+
+
+def to_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
+    """A layout's tensor with canonical axes. ``name`` is canonical."""
+    if axes == "out_in_window" or not name.endswith(".kernel"):
+        return tensor
+    *window, into, out = tensor.shape
+    return Tensor(
+        (out, into, *window),
+        tensor.dtype,
+        lambda: np.ascontiguousarray(np.moveaxis(tensor.read(), (-1, -2), (0, 1))),
+    )
+
+
+def from_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
+    """The inverse of :func:`to_canonical`."""
+    if axes == "out_in_window" or not name.endswith(".kernel"):
+        return tensor
+    out, into, *window = tensor.shape
+    return Tensor(
+        (*window, into, out),
+        tensor.dtype,
+        lambda: np.ascontiguousarray(np.moveaxis(tensor.read(), (0, 1), (-1, -2))),
+    )

@@ -1,0 +1,65 @@
+"""densespec's own checkpoints: canonical names, and the spec in the metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from densespec.errors import DensespecError, WeightsError
+from densespec.files import spec_from_json, spec_to_json
+from densespec.graph import Graph
+from densespec.spec import DenseNetSpec
+from densespec.weights.evidence import evidence_by_name
+from densespec.weights.layouts import Layout
+from densespec.weights.tensors import Tensors
+
+VERSION = "1"
+"""Version of the layout, under the metadata key ``densespec``."""
+
+VELOCITY = "velocity/"
+"""What the optimizer's arrays are called, before the canonical name of their weight."""
+
+
+def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
+    """What makes a checkpoint describe itself."""
+    return {"format": "np", "densespec": VERSION, "spec": spec_to_json(graph.spec)}
+
+
+def stated_spec(metadata: Mapping[str, str]) -> DenseNetSpec | None:
+    """The spec in a checkpoint's metadata.
+
+    Raises:
+        WeightsError: it is of another version, or no spec.
+    """
+    version = metadata.get("densespec")
+    if version is None:
+        return None
+    if version != VERSION:
+        raise WeightsError(
+            f"a checkpoint of layout version {version}, but this densespec reads version {VERSION}"
+        )
+    try:
+        return spec_from_json(metadata.get("spec", ""))
+    except DensespecError as error:
+        raise WeightsError(f"the spec in its metadata: {error}") from error
+
+
+def _keys(graph: Graph, container: str) -> dict[str, str]:
+    return {weight.name: weight.name for weight in graph.weights}
+
+
+def _shape_of(tensors: Tensors, name: str) -> tuple[int, ...] | None:
+    return tensors[name].shape if name in tensors else None
+
+
+LAYOUT = Layout(
+    name="densespec",
+    about="densespec's canonical checkpoint",
+    containers=("safetensors",),
+    keys=_keys,
+    axes="out_in_window",
+    claims=lambda tensors, metadata: "stem.conv.kernel" in tensors,
+    evidence=lambda tensors: evidence_by_name(lambda name: _shape_of(tensors, name)),
+    ignored=lambda name: name.startswith(VELOCITY),
+    metadata=metadata,
+    stated_spec=stated_spec,
+)

@@ -1,0 +1,21 @@
+"""``state_dict`` of densespec's native PyTorch modules: torchvision's names, for any spec.
+
+The names do not tell these files from torchvision's, so the layout is not found by inspection.
+"""
+
+from __future__ import annotations
+
+from densespec.weights.layouts import Layout, torch_names
+
+LAYOUT = Layout(
+    name="densespec-torch",
+    about="PyTorch modules built by densespec",
+    containers=("torch", "safetensors"),
+    keys=torch_names.keys(),
+    axes="out_in_window",
+    claims=lambda tensors, metadata: False,
+    evidence=torch_names.evidence(),
+    normalise=torch_names.normalise,
+    constants=torch_names.counters(),
+    ignored=torch_names.is_counter,
+)

@@ -1,0 +1,46 @@
+"""Trees as Flax keeps them: ``params/block1/layer2/conv1/kernel``, ``batch_stats/.../mean``."""
+
+from __future__ import annotations
+
+from densespec.graph import Graph
+from densespec.weights.evidence import evidence_by_name
+from densespec.weights.layouts import Layout
+from densespec.weights.tensors import Tensors
+
+_LEAVES = {
+    "kernel": ("params", "kernel"),
+    "bias": ("params", "bias"),
+    "gamma": ("params", "scale"),
+    "beta": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_variance": ("batch_stats", "var"),
+}
+
+
+def _key(weight: str) -> str:
+    node, _, leaf = weight.rpartition(".")
+    collection, name = _LEAVES[leaf]
+    return f"{collection}/{node.replace('.', '/')}/{name}"
+
+
+def _keys(graph: Graph, container: str) -> dict[str, str]:
+    return {weight.name: _key(weight.name) for weight in graph.weights}
+
+
+def _shape_of(tensors: Tensors, canonical: str) -> tuple[int, ...] | None:
+    tensor = tensors.get(_key(canonical))
+    if tensor is None or not canonical.endswith(".kernel"):
+        return None if tensor is None else tensor.shape
+    *window, into, out = tensor.shape
+    return (out, into, *window)
+
+
+LAYOUT = Layout(
+    name="flax",
+    about="Flax-style trees of variables: params and batch_stats",
+    containers=("msgpack", "safetensors"),
+    keys=_keys,
+    axes="window_in_out",
+    claims=lambda tensors, metadata: "params/stem/conv/kernel" in tensors,
+    evidence=lambda tensors: evidence_by_name(lambda name: _shape_of(tensors, name)),
+)

@@ -1,0 +1,181 @@
+"""What Keras's files have in common, whichever model they are of.
+
+Keras 3 (``.weights.h5``, ``.keras``) numbers layers of one class in the order of the model:
+``layers/conv2d_3/vars/0``. Legacy ``.h5`` files use names of layers and variables:
+``conv1_conv/kernel``. Both put kernels as (*window, in, out).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+
+from densespec import ops
+from densespec.errors import WeightsError
+from densespec.graph import Graph
+from densespec.weights.evidence import Evidence, evidence_by_name, evidence_in_order
+from densespec.weights.tensors import Tensor, Tensors
+
+KERAS_3 = ("keras-weights", "keras")
+LEGACY = "keras-legacy"
+
+LayerName = Callable[[str], str]
+"""Name of the layer that computes a node, by the node's name."""
+
+_VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
+_ORDER = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")
+
+# What implementations in Keras share: Keras's own norm, and no dropout.
+NORM = {"batch_norm_momentum": 0.01, "running_variance": "biased"}
+
+
+def keys(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str], dict[str, str]]:
+    """Names of a network's arrays.
+
+    Args:
+        backbone: of Keras 3's path, where the layers below the classifier are a model of their own.
+    """
+
+    def of(graph: Graph, container: str) -> dict[str, str]:
+        if container == LEGACY:
+            return {w.name: _legacy_key(w.name, layer_name) for w in graph.weights}
+        return ordered_keys(graph, backbone)
+
+    return of
+
+
+def _variable(weight: str) -> str:
+    leaf = weight.rpartition(".")[2]
+    return _VARIABLES.get(leaf, leaf)
+
+
+def _legacy_key(weight: str, layer_name: LayerName) -> str:
+    return f"{layer_name(weight.rpartition('.')[0])}/{_variable(weight)}"
+
+
+def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
+    """Keras 3's names, by the class of each layer and its number among its like."""
+    dims = len(graph.input.shape) - 1
+    classes = {ops.Conv: f"conv{dims}d", ops.BatchNorm: "batch_normalization", ops.Dense: "dense"}
+    counts = {kind: itertools.count() for kind in classes}
+    headless = not any(isinstance(node.op, ops.Dense) for node in graph.nodes)
+    found = {}
+    for node in graph.nodes:
+        kind = type(node.op)
+        if kind not in classes:
+            continue
+        number = next(counts[kind])
+        layer = classes[kind] if number == 0 else f"{classes[kind]}_{number}"
+        path = "layers/" if kind is ops.Dense or headless else f"{backbone}layers/"
+        for weight in node.weights:
+            variable = _variable(weight.name)
+            order = next(order for order in _ORDER if variable in order)
+            found[weight.name] = f"{path}{layer}/vars/{order.index(variable)}"
+    return found
+
+
+def layer_names(graph: Graph, layer_name: LayerName, backbone: str = "") -> dict[str, str]:
+    """Name of the layer of each of Keras 3's groups, as Keras notes it in the file."""
+    return {
+        key.rpartition("/vars/")[0]: layer_name(weight.rpartition(".")[0])
+        for weight, key in ordered_keys(graph, backbone).items()
+    }
+
+
+def metadata(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str], dict[str, str]]:
+    """Names of layers, which Keras 3 files note beside their numbers."""
+
+    def of(graph: Graph, container: str) -> dict[str, str]:
+        if container == LEGACY:
+            return {}
+        return {"layer_names": json.dumps(layer_names(graph, layer_name, backbone))}
+
+    return of
+
+
+def stem_layer(metadata: Mapping[str, str]) -> str | None:
+    """Name of the first convolution's layer, where a Keras 3 file notes names."""
+    names: dict[str, str] = json.loads(metadata.get("layer_names", "{}"))
+    for dims in (2, 1, 3):
+        for group, name in names.items():
+            if group.endswith(f"layers/conv{dims}d"):
+                return name
+    return None
+
+
+def evidence(layer_name: LayerName, backbone: str = "") -> Callable[[Tensors], Evidence]:
+    """What the shapes say, in either kind of file."""
+
+    def of(tensors: Tensors) -> Evidence:
+        if any(name.startswith(f"{backbone}layers/") for name in tensors):
+            return _evidence_in_order(tensors, backbone)
+
+        def shape_of(canonical: str) -> tuple[int, ...] | None:
+            tensor = tensors.get(_legacy_key(canonical, layer_name))
+            return None if tensor is None else _canonical_shape(tensor.shape)
+
+        return evidence_by_name(shape_of)
+
+    return of
+
+
+def _canonical_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) == 1:
+        return shape
+    *window, into, out = shape
+    return (out, into, *window)
+
+
+def _evidence_in_order(tensors: Tensors, backbone: str) -> Evidence:
+    prefix = f"{backbone}layers/"
+    if not any(name.startswith(prefix) for name in tensors):
+        prefix = "layers/"
+    conv = next((f"conv{d}d" for d in (2, 1, 3) if f"{prefix}conv{d}d/vars/0" in tensors), None)
+    if conv is None:
+        raise WeightsError(f"no convolution under {prefix}")
+    dense = tensors.get("layers/dense/vars/0")
+    return evidence_in_order(
+        convs=[_canonical_shape(t.shape) for t in _numbered(tensors, prefix + conv)],
+        norms=[t.shape[0] for t in _numbered(tensors, prefix + "batch_normalization")],
+        conv_bias=f"{prefix}{conv}/vars/1" in tensors,
+        classifier=None if dense is None else (dense.shape[1], dense.shape[0]),
+    )
+
+
+def _numbered(tensors: Tensors, path: str) -> list[Tensor]:
+    """First variables of the layers of one class, in order."""
+    found: list[Tensor] = []
+    for number in itertools.count():
+        name = f"{path}/vars/0" if number == 0 else f"{path}_{number}/vars/0"
+        if name not in tensors:
+            return found
+        found.append(tensors[name])
+    raise AssertionError
+
+
+def is_bookkeeping(name: str) -> bool:
+    """Whether an array belongs to the optimizer, to metrics or to a random generator."""
+    return name.startswith(("optimizer/", "optimizer_weights/", "metrics/", "_metrics/")) or (
+        "seed_generator" in name
+    )
+
+
+def normalise_legacy(tensors: Tensors) -> dict[str, Tensor]:
+    """Legacy names without the ``:0`` of TensorFlow 1 graphs."""
+    return {name.removesuffix(":0"): tensor for name, tensor in tensors.items()}
+
+
+def claims(stem: str, nested: bool = False) -> Callable[[Tensors, Mapping[str, str]], bool]:
+    """Whether a file has a stem layer of this name.
+
+    Args:
+        nested: whether the backbone is a model within the model.
+    """
+
+    def of(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
+        legacy = {name.removesuffix(":0").rpartition("/")[0] for name in tensors}
+        within = any("_backbone/layers/" in name for name in tensors)
+        return within == nested and (stem in legacy or stem_layer(metadata) == stem)
+
+    return of

@@ -1,0 +1,14 @@
+"""timm's ``state_dict``, which has torchvision's names and so is found as torchvision's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from densespec.weights.layouts import torchvision
+
+LAYOUT = replace(
+    torchvision.LAYOUT,
+    name="timm",
+    about="timm's densenet*",
+    claims=lambda tensors, metadata: False,
+)
