@@ -17,15 +17,10 @@ from densespec.graph import Graph, Pooling, lower
 from densespec.initial import initial_weights
 from densespec.spec import DenseNetSpec
 from densespec.weights import Arrays, check_weights
-from densespec.weights.checkpoint import read_checkpoint, write_checkpoint
+from densespec.weights.checkpoint import TrainingState, write_checkpoint
 
 HEAD = "classifier."
 """What the names of the classifier's arrays start with."""
-
-TRAINING_ONLY = frozenset(
-    {"dropout_rate", "dropout_place", "batch_norm_momentum", "running_variance"}
-)
-"""Fields that change training, but nothing that given weights compute in inference."""
 
 WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
 
@@ -61,8 +56,8 @@ def build(
             ``"torch.nn"`` for a ``torch.nn.Module``, ``"numpy"`` for the reference, or any other
             name of :func:`densespec.backends`.
         include_top: whether to end in the classifier.
-        weights: a canonical checkpoint or arrays by canonical name; None for initial weights
-            drawn from ``seed``, the same on every backend.
+        weights: a weight file of any layout, such as torchvision's, or arrays by canonical name;
+            None for initial weights drawn from ``seed``, the same on every backend.
         input_shape: of one sample, channels included, in the model's layout; None or a None size
             for any size. Its channels replace the spec's.
         pooling: without the classifier, ``"avg"`` or ``"max"`` for a global pool.
@@ -120,13 +115,19 @@ def read_weights(model: Any) -> Arrays:
     return get_backend(origin.backend).read_weights(model, origin.graph)
 
 
-def save(model: Any, path: str | os.PathLike[str]) -> None:
-    """Write a built model's weights as a canonical checkpoint (``.safetensors``), atomically."""
-    write_checkpoint(path, origin_of(model).graph, read_weights(model))
+def save(
+    model: Any, path: str | os.PathLike[str], *, training: TrainingState | None = None
+) -> None:
+    """Write a built model's weights as a canonical checkpoint (``.safetensors``), atomically.
+
+    Args:
+        training: where its training run stands, to be kept beside the weights.
+    """
+    write_checkpoint(path, origin_of(model).graph, read_weights(model), training)
 
 
 def load_weights(model: Any, weights: WeightsLike) -> None:
-    """Load a canonical checkpoint, from whichever backend, or arrays into a built model.
+    """Load a weight file of any layout, or arrays by canonical name, into a built model.
 
     Raises:
         WeightsError: they do not fit; the model is unchanged then.
@@ -162,25 +163,27 @@ def _given(weights: WeightsLike, graph: Graph) -> Arrays:
         arrays = {name: np.asarray(array) for name, array in weights.items()}
     elif str(weights) == "imagenet":
         raise WeightsError(
-            "densespec ships no pretrained weights: give the path of a densespec checkpoint"
+            "densespec ships no pretrained weights: give the path of a weight file, of any layout "
+            "that `densespec layouts` lists"
         )
     else:
-        arrays = _from_checkpoint(weights, graph, headless)
+        arrays = _from_file(weights, graph, headless)
     if headless:
         arrays = {name: array for name, array in arrays.items() if not name.startswith(HEAD)}
     check_weights(graph, arrays)
     return arrays
 
 
-def _from_checkpoint(path: str | os.PathLike[str], graph: Graph, headless: bool) -> Arrays:
-    checkpoint = read_checkpoint(path)
-    may_differ = TRAINING_ONLY | {"classes"} if headless else TRAINING_ONLY
-    theirs, ours = checkpoint.spec.to_dict(), graph.spec.to_dict()
-    differing = [
-        f"{field} is {theirs[field]!r} there, but {ours[field]!r} here"
-        for field in ours
-        if theirs[field] != ours[field] and field not in may_differ
-    ]
-    if differing:
-        raise WeightsError(f"{path} holds weights of another network: {'; '.join(differing)}")
-    return checkpoint.arrays
+def _from_file(path: str | os.PathLike[str], graph: Graph, headless: bool) -> Arrays:
+    from densespec.weights.convert import TRAINING_ONLY, open_weights, spec_differences
+
+    with open_weights(path, otherwise=graph.spec) as found:
+        may_differ = TRAINING_ONLY | {"classes"} if headless else TRAINING_ONLY
+        differing = [
+            f"{field} is {theirs!r} there, but {ours!r} here"
+            for field, (theirs, ours) in spec_differences(found.spec, graph.spec).items()
+            if field not in may_differ
+        ]
+        if differing:
+            raise WeightsError(f"{path} holds weights of another network: {'; '.join(differing)}")
+        return found.arrays()

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from densespec import __version__, rendering
+from densespec import __version__, cli_weights, rendering
 from densespec.backends import get_backend
 from densespec.building import build, save
 from densespec.catalogue import catalogue, resolve, variants
@@ -332,3 +332,6 @@ def _working(what: str) -> Iterator[None]:
     console = Console(stderr=True)
     with contextlib.redirect_stdout(sys.stderr), console.status(escape(what)):
         yield
+
+
+cli_weights.register(main)

@@ -13,9 +13,9 @@ import operator
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
-from densespec.errors import SpecError
+from densespec.errors import SpecError, UnknownName
 
 
 class Kind(Protocol):
@@ -239,3 +239,50 @@ def parse_fields(record: Any) -> None:
         except (TypeError, ValueError, OverflowError):
             raise SpecError(field.metadata["constraint"], field.name, value, kind.allowed) from None
         object.__setattr__(record, field.name, parsed)
+
+
+class Record:
+    """Base of frozen dataclasses whose fields are all constrained: checked when they are made."""
+
+    __slots__ = ()
+
+    def replace(self, **changes: Any) -> Self:
+        """This record with some fields changed, checked again.
+
+        Raises:
+            UnknownName: a field that does not exist.
+            SpecError: a value that is not allowed.
+        """
+        _check_names(type(self), changes)
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name, as plain JSON values."""
+        values = {f.name: getattr(self, f.name) for f in _fields(type(self))}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The record whose fields are given by name; absent ones take their defaults.
+
+        Raises:
+            UnknownName: a field that does not exist.
+            SpecError: a value that is not allowed, or a required field that is absent.
+        """
+        _check_names(cls, fields)
+        for field in _fields(cls):
+            if field.default is dataclasses.MISSING and field.name not in fields:
+                number, kind = field.metadata["constraint"], field.metadata["kind"]
+                raise SpecError(number, field.name, None, f"given: {kind.allowed}")
+        return cls(**fields)
+
+
+def _fields(record: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(record)
+
+
+def _check_names(record: type, names: Mapping[str, Any]) -> None:
+    known = [field.name for field in _fields(record)]
+    for name in names:
+        if name not in known:
+            raise UnknownName(f"field of {record.__name__}", name, known)

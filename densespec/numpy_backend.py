@@ -12,7 +12,6 @@ from densespec.recipe import TrainingRecipe
 from densespec.reference import ReferenceModel
 from densespec.weights import Arrays
 
-
 DTYPES = ("float64", "float32", "float16")
 
 

@@ -21,14 +21,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from densespec.fields import Flag, Fractions, Integer, Interval, constrained, parse_fields
+from densespec.fields import Flag, Fractions, Integer, Interval, Record, constrained, parse_fields
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingRecipe:
+class TrainingRecipe(Record):
     """SGD with Nesterov momentum and a learning rate that drops twice: the paper's section 4.2.
 
     Raises:

@@ -8,13 +8,11 @@ compression (C), a 3x3 stem; everything beyond that is opted into.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from densespec.errors import SpecError, UnknownName
+from densespec.errors import SpecError
 from densespec.fields import (
     Choice,
     Either,
@@ -23,6 +21,7 @@ from densespec.fields import (
     Integers,
     Interval,
     Optional,
+    Record,
     constrained,
     parse_fields,
 )
@@ -32,7 +31,7 @@ DROPOUT_PLACES = ("conv", "every-conv", "layer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DenseNetSpec:
+class DenseNetSpec(Record):
     """A DenseNet as data: frozen, hashable, checked when it is made.
 
     Raises:
@@ -162,40 +161,3 @@ class DenseNetSpec:
         """Layers as the paper counts them: convolutions and the classifier."""
         per_layer = 1 if self.bottleneck_width is None else 2
         return per_layer * sum(self.blocks) + len(self.blocks) + 1
-
-    def replace(self, **changes: Any) -> DenseNetSpec:
-        """This spec with some fields changed, checked again.
-
-        Raises:
-            UnknownName: a field that does not exist.
-            SpecError: a value that is not allowed.
-        """
-        _check_names(changes)
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field by name, as plain JSON values."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return fields | {"blocks": list(self.blocks)}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> DenseNetSpec:
-        """The spec whose fields are given by name; absent ones take their defaults.
-
-        Raises:
-            UnknownName: a field that does not exist.
-            SpecError: a value that is not allowed, or a required field that is absent.
-        """
-        _check_names(fields)
-        for field in dataclasses.fields(cls):
-            if field.default is dataclasses.MISSING and field.name not in fields:
-                number, kind = field.metadata["constraint"], field.metadata["kind"]
-                raise SpecError(number, field.name, None, f"given: {kind.allowed}")
-        return cls(**fields)
-
-
-def _check_names(names: Mapping[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(DenseNetSpec)]
-    for name in names:
-        if name not in known:
-            raise UnknownName("field of DenseNetSpec", name, known)

@@ -1,11 +1,14 @@
 """The canonical checkpoint: a safetensors file of canonical names that describes itself.
 
 Its metadata holds ``densespec`` (the version of this layout), ``spec`` (the spec as JSON) and
-``classifier`` (whether the classifier's arrays are there). Reading one executes nothing.
+``classifier`` (whether the classifier's arrays are there). A checkpoint of a training run also has
+the optimizer's momentum, as arrays named ``velocity/`` and the canonical name, and ``training`` in
+its metadata. Reading one executes nothing.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +17,29 @@ from pathlib import Path
 import numpy as np
 
 from densespec.errors import DensespecError, WeightsError
-from densespec.files import atomic_path, spec_from_json, spec_to_json
 from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
 from densespec.spec import DenseNetSpec
 from densespec.weights import Arrays, check_weights
+from densespec.weights.tensors import Tensor
 
-LAYOUT = "1"
-"""Version of the layout, under the metadata key ``densespec``."""
+TRAINING_KEY = "training"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training run stands.
+
+    Attributes:
+        step: steps done.
+        recipe: it follows.
+        velocity: the optimizer's momentum of every trainable weight, by canonical name; empty if
+            the recipe has none.
+    """
+
+    step: int
+    recipe: TrainingRecipe
+    velocity: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -31,35 +50,40 @@ class Checkpoint:
         spec: of the network the arrays belong to.
         include_top: whether the classifier's arrays are among them.
         arrays: by canonical name.
+        training: where the run stands that it is of; None for weights alone.
     """
 
     spec: DenseNetSpec
     include_top: bool
     arrays: Arrays
+    training: TrainingState | None = None
 
 
 def write_checkpoint(
-    path: str | os.PathLike[str], graph: Graph, arrays: Mapping[str, np.ndarray]
+    path: str | os.PathLike[str],
+    graph: Graph,
+    arrays: Mapping[str, np.ndarray],
+    training: TrainingState | None = None,
 ) -> None:
     """Write a network's arrays to a ``.safetensors`` file, whole or not at all.
 
     Raises:
         WeightsError: the arrays do not fit the network, or the path has another suffix.
     """
-    from safetensors.numpy import save_file
+    from densespec.weights.containers import write_file
+    from densespec.weights.layouts import canonical
 
     path = _checked(path)
     check_weights(graph, arrays)
-    include_top = any(weight.name.startswith("classifier.") for weight in graph.weights)
-    metadata = {
-        "format": "np",
-        "densespec": LAYOUT,
-        "spec": spec_to_json(graph.spec),
-        "classifier": "yes" if include_top else "no",
-    }
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata)
+    tensors = {name: Tensor.of(np.asarray(array)) for name, array in arrays.items()}
+    metadata = canonical.metadata(graph)
+    if training is not None:
+        _check_velocity(graph, training)
+        state = {"step": training.step, "recipe": training.recipe.to_dict()}
+        metadata[TRAINING_KEY] = json.dumps(state)
+        for name, array in training.velocity.items():
+            tensors[canonical.VELOCITY + name] = Tensor.of(np.asarray(array))
+    write_file(path, tensors, metadata, container="safetensors")
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -68,28 +92,50 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         WeightsError: the file is absent, damaged, or not a densespec checkpoint; names the file.
     """
-    from safetensors import SafetensorError, safe_open
+    from densespec.weights.convert import open_weights
 
     path = _checked(path)
+    with open_weights(path, layout="densespec") as found:
+        training = _training(path, found.graph, found.metadata, found.extra)
+        return Checkpoint(found.spec, found.has_classifier, found.arrays(), training)
+
+
+def _training(
+    path: Path, graph: Graph, metadata: Mapping[str, str], extra: Mapping[str, Tensor]
+) -> TrainingState | None:
+    from densespec.weights.layouts import canonical
+
+    if TRAINING_KEY not in metadata:
+        return None
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        # The last two are safetensors's answer to types that numpy lacks, such as float8.
-        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
-    if metadata.get("densespec") != LAYOUT:
-        found = metadata.get("densespec", "none")
-        raise WeightsError(
-            f"{path}: not a densespec checkpoint of layout {LAYOUT} (its metadata says {found})"
+        state = json.loads(metadata[TRAINING_KEY])
+        recipe = TrainingRecipe.from_dict(state["recipe"])
+        step = int(state["step"])
+    except (DensespecError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise WeightsError(f"{path}: the training state in its metadata: {error}") from error
+    velocity = {
+        name.removeprefix(canonical.VELOCITY): tensor.read()
+        for name, tensor in extra.items()
+        if name.startswith(canonical.VELOCITY)
+    }
+    training = TrainingState(step, recipe, velocity)
+    _check_velocity(graph, training)
+    return training
+
+
+def _check_velocity(graph: Graph, training: TrainingState) -> None:
+    expected = {w.name: w.shape for w in graph.weights if w.trainable}
+    given = {name: tuple(array.shape) for name, array in training.velocity.items()}
+    wanted = expected if training.recipe.momentum else {}
+    if given != wanted:
+        names = sorted(
+            name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name)
         )
-    try:
-        spec = spec_from_json(metadata.get("spec", ""))
-    except DensespecError as error:
-        raise WeightsError(f"{path}: the spec in its metadata: {error}") from error
-    return Checkpoint(spec, metadata.get("classifier") == "yes", arrays)
+        first = names[0]
+        raise WeightsError(
+            f"the momentum of {len(names)} weights does not fit the network: {first} has shape "
+            f"{given.get(first)}, but should have {wanted.get(first)}"
+        )
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:

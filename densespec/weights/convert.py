@@ -52,6 +52,8 @@ class Found:
         variant: name of the spec in the catalogue, classes and channels aside.
         graph: the network, with a classifier only where the file has one.
         tensors: by canonical name, with canonical axes, read when needed.
+        metadata: of the file.
+        extra: what else is in the file, such as optimizer state, by its name there.
         notes: what a user should know of how the file was read.
     """
 
@@ -62,6 +64,8 @@ class Found:
     variant: str | None
     graph: Graph
     tensors: Tensors
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    extra: Tensors = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,13 +83,18 @@ class Found:
 
 @contextlib.contextmanager
 def open_weights(
-    path: str | os.PathLike[str], *, layout: str | None = None, spec: SpecLike | None = None
+    path: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    spec: SpecLike | None = None,
+    otherwise: SpecLike | None = None,
 ) -> Iterator[Found]:
     """Open a weight file of any layout; its tensors can be read until the block ends.
 
     Args:
         layout: its layout; found by inspection otherwise.
         spec: of its network; worked out from its metadata, its shapes and its layout otherwise.
+        otherwise: the spec, where it can't be worked out.
 
     Raises:
         WeightsError: it can't be read, or its arrays do not fit the network; names the file and the
@@ -94,28 +103,43 @@ def open_weights(
     path = Path(path)
     with contextlib.closing(open_file(path)) as file:
         try:
-            yield _inspect(path, file, layout, spec)
+            found = _inspect(path, file, layout, spec, otherwise)
         except WeightsError as error:
             raise type(error)(_with_path(path, error)) from error
+        yield found
 
 
 def _with_path(path: Path, error: WeightsError) -> str:
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
-def _inspect(path: Path, file: OpenFile, name: str | None, given: SpecLike | None) -> Found:
+def _inspect(
+    path: Path,
+    file: OpenFile,
+    name: str | None,
+    given: SpecLike | None,
+    otherwise: SpecLike | None,
+) -> Found:
     layout = get_layout(name) if name else _recognise(file)
-    tensors = {
-        key: tensor
-        for key, tensor in layout.normalise(file.tensors).items()
-        if not layout.ignored(key)
-    }
-    spec, has_classifier, notes = _network(file, layout, tensors, given)
+    normal = layout.normalise(file.tensors)
+    tensors = {key: tensor for key, tensor in normal.items() if not layout.ignored(key)}
+    spec, has_classifier, notes = _network(file, layout, tensors, given, otherwise)
     graph = lower(spec, include_top=has_classifier)
     found = _canonical(layout, file.container, graph, tensors)
     if "unwrapped" in file.metadata:
         notes = (f"read from under {file.metadata['unwrapped']!r}", *notes)
-    return Found(path, file.container, layout, spec, _variant_of(spec), graph, found, notes)
+    return Found(
+        path=path,
+        container=file.container,
+        layout=layout,
+        spec=spec,
+        variant=_variant_of(spec),
+        graph=graph,
+        tensors=found,
+        metadata=file.metadata,
+        extra={key: tensor for key, tensor in normal.items() if key not in tensors},
+        notes=notes,
+    )
 
 
 def _recognise(file: OpenFile) -> Layout:
@@ -134,20 +158,24 @@ def _recognise(file: OpenFile) -> Layout:
 
 
 def _network(
-    file: OpenFile, layout: Layout, tensors: Tensors, given: SpecLike | None
+    file: OpenFile,
+    layout: Layout,
+    tensors: Tensors,
+    given: SpecLike | None,
+    otherwise: SpecLike | None,
 ) -> tuple[DenseNetSpec, bool, tuple[str, ...]]:
     """The spec, whether there is a classifier, and notes."""
     evidence = layout.evidence(tensors)
     has_classifier = evidence.classifier is not None
+    if given is None:
+        stated = layout.stated_spec(file.metadata)
+        if stated is not None:
+            return stated, has_classifier, ()
+        if not layout.implements:
+            given = otherwise
     if given is not None:
-        return (
-            _with_evident_head(resolve(given), evidence.convs, evidence.classifier),
-            (has_classifier),
-            (),
-        )
-    stated = layout.stated_spec(file.metadata)
-    if stated is not None:
-        return stated, has_classifier, ()
+        spec = _with_evident_head(resolve(given), evidence.convs, evidence.classifier)
+        return spec, has_classifier, ()
     fields = inferred_fields(evidence)
     if layout.implements:
         return _named(spec_from(fields, layout.implements)), has_classifier, ()
@@ -174,12 +202,37 @@ def _variant_of(spec: DenseNetSpec) -> str | None:
     return next(names, None)
 
 
+def nearest_variant(spec: DenseNetSpec) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
+    """The variant that differs least, classes and channels aside, and in what: (ours, its own).
+
+    None where no variant has these blocks and this growth rate.
+    """
+    alike = {
+        name: spec_differences(_plain(spec), _plain(variant.spec))
+        for name, variant in catalogue().items()
+        if (variant.spec.blocks, variant.spec.growth_rate) == (spec.blocks, spec.growth_rate)
+    }
+    if not alike:
+        return None, {}
+    name = min(alike, key=lambda name: len(alike[name]))
+    return name, alike[name]
+
+
 def _named(spec: DenseNetSpec) -> DenseNetSpec:
     """The catalogue's spec where the network is a variant's: its stem width may be a rule."""
     variant = _variant_of(spec)
     if variant is None:
         return spec
     return catalogue()[variant].spec.replace(classes=spec.classes, in_channels=spec.in_channels)
+
+
+def spec_differences(first: DenseNetSpec, second: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ: (the first's, the second's). A stem width by rule is worked out."""
+    ours, theirs = (spec.to_dict() | _resolved(spec) for spec in (first, second))
+    apart = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+    if not first.dropout_rate and not second.dropout_rate:
+        apart.pop("dropout_place", None)
+    return apart
 
 
 def _from_catalogue(fields: Mapping[str, Any]) -> DenseNetSpec:
@@ -472,18 +525,13 @@ def compare(
             {name: np.asarray(array, np.float64) for name, array in found.arrays().items()}
             for found in (a, b)
         )
-        fields_a, fields_b = (found.spec.to_dict() | _resolved(found.spec) for found in (a, b))
         both = [name for name in arrays_a if name in arrays_b]
         same_shapes = all(arrays_a[name].shape == arrays_b[name].shape for name in both)
         comparable = same_shapes and len(both) >= max(len(arrays_a), len(arrays_b)) - 2
         return Comparison(
             first=a,
             second=b,
-            spec_differences={
-                name: (fields_a[name], fields_b[name])
-                for name in fields_a
-                if fields_a[name] != fields_b[name]
-            },
+            spec_differences=spec_differences(a.spec, b.spec),
             only_first=tuple(name for name in arrays_a if name not in arrays_b),
             only_second=tuple(name for name in arrays_b if name not in arrays_a),
             tensor_differences={name: _apart(arrays_a[name], arrays_b[name]) for name in both},

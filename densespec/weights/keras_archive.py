@@ -14,7 +14,7 @@ from densespec.weights import Arrays
 if TYPE_CHECKING:
     from densespec.weights.convert import Found
 
-ENGINES = ("tensorflow", "torch", "jax")
+ENGINES = ("torch", "jax", "tensorflow")
 
 
 def write_keras_archive(target: Path, found: Found, arrays: Arrays) -> None:
@@ -25,6 +25,7 @@ def write_keras_archive(target: Path, found: Found, arrays: Arrays) -> None:
     """
     from densespec.building import build
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     model = build(
         found.spec,
         backend=_engine(),

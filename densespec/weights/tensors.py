@@ -43,9 +43,14 @@ class OpenFile(Protocol):
         metadata: what the file says besides.
     """
 
-    container: str
-    tensors: Tensors
-    metadata: Mapping[str, str]
+    @property
+    def container(self) -> str: ...
+
+    @property
+    def tensors(self) -> Tensors: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
 
     def close(self) -> None: ...
 

@@ -9,10 +9,11 @@ import importlib.util
 import math
 import mmap
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, Self
+from typing import IO, Self
 
 import numpy as np
 
@@ -218,52 +219,72 @@ class MappedFile:
         return array if sys.byteorder == "little" else array.byteswap()
 
 
-def elements(name: str, tensor: Tensor, path: Path) -> np.ndarray:
-    """The array of a tensor to be written, C-contiguous and in native byte order.
+@dataclass(frozen=True)
+class Output:
+    """What a container is asked to write.
 
-    Raises:
-        WeightsError: it is not what the tensor says it is.
+    Attributes:
+        path: that is asked for, for messages.
+        temporary: that is written to.
     """
-    array = np.asarray(tensor.read(), order="C")
-    if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
-        raise WeightsError(
-            f"{path}: {shown(name)} should have shape {tensor.shape} and type {tensor.dtype}, but "
-            f"has {array.shape} and {array.dtype.name}"
-        )
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+    path: Path
+    temporary: Path
+    tensors: Tensors
+    metadata: Mapping[str, str]
+    progress: Progress
+
+    def arrays(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """Every array, C-contiguous and in native byte order, read as it is asked for.
+
+        Raises:
+            WeightsError: one is not what its tensor says it is.
+        """
+        for name in self.tensors if names is None else names:
+            tensor = self.tensors[name]
+            array = np.asarray(tensor.read(), order="C")
+            if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
+                raise self.error(
+                    f"{shown(name)} should have shape {tensor.shape} and type {tensor.dtype}, but "
+                    f"has {array.shape} and {array.dtype.name}"
+                )
+            yield name, array.astype(array.dtype.newbyteorder("="), copy=False)
+            self.progress(array.nbytes)
+
+    def error(self, what: str) -> WeightsError:
+        """A WeightsError about this file."""
+        return WeightsError(f"{self.path}: {what}")
+
+    def check_types(self, known: Container[str], kind: str) -> None:
+        """Check that a container can hold arrays of these types.
+
+        Raises:
+            WeightsError: it can't; names the first tensor.
+        """
+        for name, tensor in self.tensors.items():
+            if tensor.dtype not in known:
+                raise self.error(
+                    f"{kind} can't hold {shown(name)}, which is of type {tensor.dtype}; convert it "
+                    "to float32, or write a .safetensors file"
+                )
+
+    def check_tree(self) -> None:
+        """Check that names joined by "/" form a tree: an array is no folder of others.
+
+        Raises:
+            WeightsError: they do not; names the first offender.
+        """
+        for name in self.tensors:
+            parts = name.split("/")
+            if not all(parts) or "." in parts:
+                raise self.error(f"{shown(name)} has a part that is empty or '.'")
+            for end in range(1, len(parts)):
+                if (parent := "/".join(parts[:end])) in self.tensors:
+                    raise self.error(f"{shown(parent)} is an array, and so is {shown(name)}")
 
 
-def write_little_endian(array: np.ndarray, file: BinaryIO) -> None:
+def write_little_endian(array: np.ndarray, file: IO[bytes]) -> None:
     """Write a C-contiguous array's elements, without a copy where the machine is little-endian."""
     if sys.byteorder == "big":
         array = array.byteswap()
     file.write(array.reshape(-1).view(np.uint8).data)
-
-
-def check_types(tensors: Tensors, known: Mapping[str, object], path: Path, kind: str) -> None:
-    """Check that a container can hold arrays of these types.
-
-    Raises:
-        WeightsError: it can't; names the first tensor.
-    """
-    for name, tensor in tensors.items():
-        if tensor.dtype not in known:
-            raise WeightsError(
-                f"{path}: {shown(name)} is of type {tensor.dtype}, but {kind} hold only "
-                f"{', '.join(known)}; convert it, or write a .safetensors file"
-            )
-
-
-def check_tree(tensors: Tensors, path: Path) -> None:
-    """Check that names joined by "/" form a tree: no empty parts, no array with parts below it.
-
-    Raises:
-        WeightsError: they do not; names the first offender.
-    """
-    for name in tensors:
-        parts = name.split("/")
-        if not all(parts) or "." in parts:
-            raise WeightsError(f"{path}: {shown(name)} has a part that is empty or '.'")
-        for end in range(1, len(parts)):
-            if (parent := "/".join(parts[:end])) in tensors:
-                raise WeightsError(f"{path}: {shown(parent)} is an array, and so is {shown(name)}")

@@ -9,20 +9,16 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from densespec.errors import WeightsError, shown
+from densespec.errors import shown
 from densespec.weights.containers.base import (
     ITEM_SIZES,
     MappedFile,
     Opened,
-    Progress,
+    Output,
     byte_size,
     check_shape,
-    check_types,
-    damage,
-    elements,
     write_little_endian,
 )
 from densespec.weights.tensors import Tensors
@@ -51,23 +47,20 @@ LONGEST_HEADER = 100_000_000
 ALIGNMENT = 8
 
 
-def read(path: Path) -> Opened:
-    opened = Opened(path, "safetensors")
-    with damage(path, "safetensors file"):
-        file = MappedFile(path)
-        header, start = _header(opened, file)
-        opened.metadata.update(_metadata(opened, header.pop("__metadata__", {})))
-        ends = [0]
-        for name, entry in sorted(header.items(), key=lambda item: _offsets(opened, *item)):
-            ends.append(_checked_end(opened, name, entry, ends[-1]))
-        if start + ends[-1] != opened.size:
-            raise opened.error(
-                f"has {opened.size} bytes, but should have {start + ends[-1]} by its header; it is "
-                "cut short or damaged, get it anew"
-            )
-        for name, entry in header.items():
-            _add(opened, file, start, name, entry)
-    return opened
+def read(opened: Opened) -> None:
+    file = MappedFile(opened.path)
+    header, start = _header(opened, file)
+    opened.metadata.update(_metadata(opened, header.pop("__metadata__", {})))
+    ends = [0]
+    for name, entry in sorted(header.items(), key=lambda item: _offsets(opened, *item)):
+        ends.append(_checked_end(opened, name, entry, ends[-1]))
+    if start + ends[-1] != opened.size:
+        raise opened.error(
+            f"has {opened.size} bytes, but should have {start + ends[-1]} by its header; it is "
+            "cut short or damaged, get it anew"
+        )
+    for name, entry in header.items():
+        _add(opened, file, start, name, entry)
 
 
 def _header(opened: Opened, file: MappedFile) -> tuple[dict[str, Any], int]:
@@ -77,7 +70,8 @@ def _header(opened: Opened, file: MappedFile) -> tuple[dict[str, Any], int]:
             f"not a safetensors file, or cut short: it has {opened.size} bytes, but says that its "
             f"header has {size}"
         )
-    header = json.loads(file.text(8, size), object_pairs_hook=_without_repeats)
+    text = file.text(8, size).decode()
+    header = json.loads(text, object_pairs_hook=_without_repeats)
     if not isinstance(header, dict):
         raise opened.error(f"its header should be a JSON object, but is {shown(header)}")
     return header, 8 + size
@@ -130,18 +124,16 @@ def _add(opened: Opened, file: MappedFile, start: int, name: str, entry: dict[st
     opened.add(name, shape, dtype, lambda: file.array(begin, shape, dtype))
 
 
-def write(path: Path, tensors: Tensors, metadata: Mapping[str, str], progress: Progress) -> None:
-    check_types(tensors, CODES, path, "safetensors files")
-    if "__metadata__" in tensors:
-        raise WeightsError(f"{path}: '__metadata__' can't be a tensor's name in a safetensors file")
+def write(output: Output) -> None:
+    output.check_types(CODES, "safetensors files")
+    if "__metadata__" in output.tensors:
+        raise output.error("'__metadata__' can't be a tensor's name in a safetensors file")
     # Wide elements first keeps every array aligned.
-    order = sorted(tensors, key=lambda name: -ITEM_SIZES[tensors[name].dtype])
-    with path.open("wb") as file:
-        file.write(_written_header(tensors, order, metadata))
-        for name in order:
-            array = elements(name, tensors[name], path)
+    order = sorted(output.tensors, key=lambda name: -ITEM_SIZES[output.tensors[name].dtype])
+    with output.temporary.open("wb") as file:
+        file.write(_written_header(output.tensors, order, output.metadata))
+        for _, array in output.arrays(order):
             write_little_endian(array, file)
-            progress(array.nbytes)
 
 
 def _written_header(tensors: Tensors, order: list[str], metadata: Mapping[str, str]) -> bytes:

@@ -32,7 +32,7 @@ def _problems(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:
     if sum(member.compress_size for member in members) > size:
         yield "its members overlap"
     for member in members:
-        if _leaves_archive(member.filename):
+        if leaves_archive(member.filename):
             yield f"{shown(member.filename)} points out of the archive"
         if member.flag_bits & 1:
             yield f"{shown(member.filename)} is encrypted"
@@ -43,9 +43,10 @@ def _problems(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:
             )
 
 
-def _leaves_archive(name: str) -> bool:
+def leaves_archive(name: str) -> bool:
+    """Whether a member's name points out of the archive."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or ":" in path.parts[0] if name else True
+    return path.is_absolute() or ".." in path.parts
 
 
 def stored(archive: zipfile.ZipFile) -> bool:

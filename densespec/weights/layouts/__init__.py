@@ -71,7 +71,7 @@ class Layout:
         return {
             name: (fields[name], value)
             for name, value in self.implements.items()
-            if fields[name] != value
+            if fields[name] != value and (name != "dropout_place" or spec.dropout_rate)
         }
 
 

@@ -21,21 +21,25 @@ VELOCITY = "velocity/"
 
 def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
     """What makes a checkpoint describe itself."""
-    return {"format": "np", "densespec": VERSION, "spec": spec_to_json(graph.spec)}
+    has_classifier = any(weight.name.startswith("classifier.") for weight in graph.weights)
+    return {
+        "format": "np",
+        "densespec": VERSION,
+        "spec": spec_to_json(graph.spec),
+        "classifier": "yes" if has_classifier else "no",
+    }
 
 
 def stated_spec(metadata: Mapping[str, str]) -> DenseNetSpec | None:
     """The spec in a checkpoint's metadata.
 
     Raises:
-        WeightsError: it is of another version, or no spec.
+        WeightsError: it is none of ours, of another version, or no spec.
     """
     version = metadata.get("densespec")
-    if version is None:
-        return None
     if version != VERSION:
         raise WeightsError(
-            f"a checkpoint of layout version {version}, but this densespec reads version {VERSION}"
+            f"not a densespec checkpoint of version {VERSION}: its metadata says {version}"
         )
     try:
         return spec_from_json(metadata.get("spec", ""))

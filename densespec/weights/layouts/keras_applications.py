@@ -13,6 +13,7 @@ _WHOLE = {
     "final.norm": "bn",
     "classifier": "predictions",
 }
+MARK = "conv2_block1_0_bn"
 _LEAVES = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_conv"}
 
 
@@ -43,8 +44,8 @@ LAYOUT = Layout(
     containers=("keras-weights", "keras-legacy", "keras"),
     keys=keras_names.keys(layer_name),
     axes="window_in_out",
-    claims=lambda tensors, metadata: keras_names.claims("conv1_conv")(
-        _normalise(tensors), metadata
+    claims=lambda tensors, metadata: (
+        MARK in metadata.get("layer_names", "") or f"{MARK}/gamma" in _normalise(tensors)
     ),
     evidence=keras_names.evidence(layer_name),
     implements={

@@ -108,7 +108,7 @@ def evidence(layer_name: LayerName, backbone: str = "") -> Callable[[Tensors], E
     """What the shapes say, in either kind of file."""
 
     def of(tensors: Tensors) -> Evidence:
-        if any(name.startswith(f"{backbone}layers/") for name in tensors):
+        if any(name.startswith("layers/") for name in tensors):
             return _evidence_in_order(tensors, backbone)
 
         def shape_of(canonical: str) -> tuple[int, ...] | None:

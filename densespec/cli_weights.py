@@ -1,0 +1,271 @@
+"""Commands that inspect, convert and compare weight files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from densespec.weights.convert import Comparison, Conversion, Found
+
+file_argument = click.Path(dir_okay=False, path_type=Path)
+layout_option = click.option("--from", "from_layout", metavar="LAYOUT", help="Of the source.")
+spec_option = click.option("--spec", help="Of the network: a variant's name or a spec file.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+
+
+def register(group: click.Group) -> None:
+    """Add these commands to the command line."""
+    for command in (inspect_command, convert_command, verify_command, layouts_command):
+        group.add_command(command)
+
+
+@click.command("layouts")
+def layouts_command() -> None:
+    """List the weight layouts that are known."""
+    from densespec.weights.layouts import layouts
+
+    for layout in layouts().values():
+        click.echo(f"{layout.name:20} {layout.about} ({', '.join(layout.containers)})")
+
+
+@click.command("inspect")
+@click.argument("file", type=file_argument)
+@layout_option
+@spec_option
+@json_option
+def inspect_command(file: Path, from_layout: str | None, spec: str | None, as_json: bool) -> None:
+    """Say what a weight file holds: layout, network, classes and dtype.
+
+    Works it out from the names and shapes of the arrays; nothing in the file is executed.
+
+    \b
+    Examples:
+      densespec inspect densenet121.pth
+      densespec inspect model.weights.h5 --spec densenet169-bc
+    """
+    from densespec.weights.convert import open_weights
+
+    with open_weights(file, layout=from_layout, spec=spec) as found:
+        if as_json:
+            click.echo(json.dumps(_record(found), indent=2))
+        else:
+            _say(found)
+
+
+@click.command("convert")
+@click.argument("source", type=file_argument)
+@click.argument("target", type=file_argument)
+@layout_option
+@click.option("--to", "to_layout", metavar="LAYOUT", help="Of the target; by its suffix otherwise.")
+@spec_option
+@click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32", "float64"]))
+@click.option("--allow-different", is_flag=True, help="Write even what computes something else.")
+@click.option("--check", is_flag=True, help="Run both afterwards, and print how far they differ.")
+@json_option
+def convert_command(
+    source: Path,
+    target: Path,
+    from_layout: str | None,
+    to_layout: str | None,
+    spec: str | None,
+    dtype: str | None,
+    allow_different: bool,
+    check: bool,
+    as_json: bool,
+) -> None:
+    """Convert weights from one framework's file to another's.
+
+    The source's layout, network and classes are worked out and printed. The target's layout goes
+    by its suffix: .safetensors is densespec's own, .pth torchvision's, .weights.h5 and .keras are
+    Keras models built by densespec, .h5 is keras.applications', .msgpack a Flax tree. A target
+    whose implementation would compute something else is refused, with the measured effect. The
+    target appears whole or not at all.
+
+    \b
+    Examples:
+      densespec convert densenet121.pth densenet121.keras
+      densespec convert chexnet.pth.tar chexnet.safetensors --check
+      densespec convert densenet121.pth densenet121.weights.h5 --to keras-applications
+    """
+    from densespec.weights.convert import convert
+
+    with _progress(f"writing {target.name}") as advance:
+        done = convert(
+            source,
+            target,
+            from_layout=from_layout,
+            to_layout=to_layout,
+            spec=spec,
+            dtype=dtype,
+            allow_different=allow_different,
+            progress=advance,
+        )
+    apart = _check(done, spec) if check else None
+    if as_json:
+        click.echo(json.dumps(_conversion_record(done, apart), indent=2))
+    else:
+        _say_conversion(done, apart)
+
+
+@click.command("verify")
+@click.argument("first", type=file_argument)
+@click.argument("second", type=file_argument)
+@spec_option
+@click.option("--from", "layouts", multiple=True, help="Of the first, and again of the second.")
+@json_option
+def verify_command(
+    first: Path, second: Path, spec: str | None, layouts: tuple[str, ...], as_json: bool
+) -> None:
+    """Say whether two weight files, of any layouts, are the same network.
+
+    Compares specs, every array, and what the float64 reference computes from each on seeded
+    input. Exit status 0 if they are the same, 1 if not.
+
+    \b
+    Examples:
+      densespec verify densenet121.pth densenet121.weights.h5
+    """
+    from densespec.weights.convert import compare
+
+    names = (*layouts, None, None)
+    done = compare(first, second, specs=(spec, spec), layouts=(names[0], names[1]))
+    if as_json:
+        click.echo(json.dumps(_comparison_record(done), indent=2))
+    else:
+        _say_comparison(done)
+    if not same(done):
+        raise SystemExit(1)
+
+
+def same(done: Comparison) -> bool:
+    """Whether two files are the same network: the same arrays, computing the same."""
+    return done.same_tensors and done.output_difference == 0.0
+
+
+def _check(done: Conversion, spec: str | None) -> float | None:
+    from densespec.weights.convert import compare
+
+    given = spec or done.source.spec
+    return compare(
+        done.source.path,
+        done.path,
+        specs=(given, None if done.layout.implements else given),
+        layouts=(done.source.layout.name, done.layout.name),
+    ).output_difference
+
+
+@contextlib.contextmanager
+def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's stderr for what takes long enough to wonder."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _network(found: Found) -> str:
+    from densespec.weights.convert import nearest_variant
+
+    spec = found.spec
+    name, differences = nearest_variant(spec)
+    if name is None:
+        name = f"DenseNet-{spec.depth} of blocks {' '.join(map(str, spec.blocks))}"
+    elif differences:
+        name += f" with {', '.join(f'{n} = {ours!r}' for n, (ours, _) in differences.items())}"
+    head = f"{spec.classes} classes" if found.has_classifier else "no classifier"
+    return f"{name}, {spec.in_channels} channels in, {head}, {' and '.join(found.dtypes)}"
+
+
+def _say(found: Found) -> None:
+    click.echo(f"{found.path}: {_network(found)}")
+    click.echo(f"layout {found.layout.name} ({found.layout.about}), in a {found.container} file")
+    for note in found.notes:
+        click.echo(f"note: {note}")
+
+
+def _in_words(differences: Any, here: str, there: str) -> Iterator[str]:
+    for name, (ours, theirs) in differences.items():
+        yield f"{name} is {ours!r} {here}, but {theirs!r} {there}"
+
+
+def _say_conversion(done: Conversion, apart: float | None) -> None:
+    _say(done.source)
+    click.echo(f"written {done.path} in layout {done.layout.name}")
+    for line in _in_words(done.differences, "in the source", "in the target"):
+        click.echo(f"different: {line}")
+    if done.consequence is not None:
+        click.echo(f"different: the feature map, by {done.consequence:.1e} of its largest value")
+    for line in _in_words(done.training_differences, "in the source", "in the target"):
+        click.echo(f"note: only training differs: {line}")
+    if done.not_finite:
+        names = ", ".join(done.not_finite[:5])
+        click.echo(f"warning: NaN or infinite values in {names}", err=True)
+    if apart is not None:
+        click.echo(f"checked: largest relative difference at the feature map {apart:.1e}")
+
+
+def _say_comparison(done: Comparison) -> None:
+    _say(done.first)
+    _say(done.second)
+    for line in _in_words(done.spec_differences, "in the first", "in the second"):
+        click.echo(f"different: {line}")
+    for label, names in (("first", done.only_first), ("second", done.only_second)):
+        if names:
+            click.echo(f"different: only the {label} has {', '.join(names[:5])}")
+    differing = {name: value for name, value in done.tensor_differences.items() if value}
+    worst = sorted(differing.items(), key=lambda item: -item[1])[:5]
+    for name, value in worst:
+        click.echo(f"different: {name} by up to {value:.3g}")
+    count = len(done.tensor_differences)
+    click.echo(f"{count - len(differing)} of {count} arrays are identical")
+    if done.output_difference is not None:
+        click.echo(f"largest relative difference at the feature map: {done.output_difference:.1e}")
+    click.echo("the same network" if same(done) else "not the same network")
+
+
+def _record(found: Found) -> dict[str, Any]:
+    return {
+        "path": str(found.path),
+        "container": found.container,
+        "layout": found.layout.name,
+        "variant": found.variant,
+        "spec": found.spec.to_dict(),
+        "classifier": found.has_classifier,
+        "dtypes": list(found.dtypes),
+        "notes": list(found.notes),
+    }
+
+
+def _conversion_record(done: Conversion, apart: float | None) -> dict[str, Any]:
+    return {
+        "source": _record(done.source),
+        "target": {"path": str(done.path), "layout": done.layout.name, "container": done.container},
+        "differences": {name: list(pair) for name, pair in done.differences.items()},
+        "consequence": done.consequence,
+        "training_differences": {n: list(pair) for n, pair in done.training_differences.items()},
+        "not_finite": list(done.not_finite),
+        "checked": apart,
+    }
+
+
+def _comparison_record(done: Comparison) -> dict[str, Any]:
+    return {
+        "first": _record(done.first),
+        "second": _record(done.second),
+        "same": same(done),
+        "spec_differences": {name: list(pair) for name, pair in done.spec_differences.items()},
+        "only_first": list(done.only_first),
+        "only_second": list(done.only_second),
+        "tensor_differences": {n: v for n, v in done.tensor_differences.items() if v},
+        "output_difference": done.output_difference,
+    }

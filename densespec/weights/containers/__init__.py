@@ -1,0 +1,235 @@
+"""Files that hold named arrays, whatever the names mean.
+
+What a file is, its content says; the suffix is asked only where the content leaves it open. Nothing
+in a file is run, and a file can't make its reader follow a path or allocate what it only claims.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from densespec.errors import UnknownName, WeightsError, shown
+from densespec.files import atomic_path
+from densespec.weights.containers import (
+    hdf5,
+    keras_zip,
+    msgpack,
+    npz,
+    safetensors,
+    torch_pickle,
+)
+from densespec.weights.containers.base import Opened, Output, Progress, damage
+from densespec.weights.tensors import OpenFile, Tensor
+
+SUFFIXES = {
+    ".safetensors": "safetensors",
+    ".pth": "torch",
+    ".pt": "torch",
+    ".bin": "torch",
+    ".ckpt": "torch",
+    ".weights.h5": "keras-weights",
+    ".h5": "keras-legacy",
+    ".hdf5": "keras-legacy",
+    ".keras": "keras",
+    ".msgpack": "msgpack",
+    ".npz": "npz",
+}
+"""Container by suffix; where two fit, the first."""
+
+READERS: dict[str, Callable[[Opened], None]] = {
+    "safetensors": safetensors.read,
+    "torch": torch_pickle.read,
+    "keras-weights": hdf5.read,
+    "keras-legacy": hdf5.read,
+    "keras": keras_zip.read,
+    "msgpack": msgpack.read,
+    "npz": npz.read,
+}
+
+WRITERS: dict[str, Callable[[Output], None]] = {
+    "safetensors": safetensors.write,
+    "torch": torch_pickle.write,
+    "keras-weights": hdf5.write_weights,
+    "keras-legacy": hdf5.write_legacy,
+    "msgpack": msgpack.write,
+    "npz": npz.write,
+}
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
+
+FOREIGN = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
+    b"<": "a web page or XML, perhaps of a failed download: get the file anew",
+    b"{": "JSON text",
+    b"\x1f\x8b": "gzip-compressed: unpack it first",
+    b"\x08": "perhaps ONNX or a TensorFlow graph",
+}
+"""What files that are no container start with, and what to say of them."""
+
+
+def open_file(path: str | os.PathLike[str]) -> OpenFile:
+    """Open a file of named arrays, whatever its kind. Use it in a ``with`` statement.
+
+    Its tensors are read when they are asked for. Names of entries that are not arrays, such as the
+    step of a training checkpoint, are listed in the metadata ``skipped``, as JSON.
+
+    Raises:
+        WeightsError: the file is absent, of no kind that is known, damaged or hostile, or a package
+            is missing to read it; starts with the path.
+    """
+    path = Path(path)
+    with damage(path, "file"):
+        head, size = _head(path)
+        container = _container_in(head, size, path) or _by_suffix(path)
+        if container is None:
+            raise WeightsError(f"{path}: {_found(head)}. Expected {_expected()}")
+    opened = Opened(path, container)
+    try:
+        with damage(path, f"{container} file"):
+            READERS[container](opened)
+    except BaseException:
+        opened.close()
+        raise
+    if opened.skipped:
+        opened.metadata["skipped"] = json.dumps(opened.skipped, ensure_ascii=False)
+    return opened
+
+
+def write_file(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    container: str | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write named arrays to a file, whole or not at all, one array at a time.
+
+    Args:
+        metadata: texts to keep in the file.
+        container: kind of file; by default the suffix says it.
+        progress: is told the number of bytes of each array after it is written.
+
+    Raises:
+        WeightsError: the container is not known or can't hold the arrays, the path can't be
+            written, or a package is missing to write it; starts with the path.
+        UnknownName: there is no container of this name.
+    """
+    path = Path(path)
+    write = _writer(path, container or container_of(path))
+    _check_names(path, tensors)
+    report = progress or (lambda size: None)
+    try:
+        with atomic_path(path) as temporary:
+            write(Output(path, temporary, tensors, dict(metadata or {}), report))
+    except OSError as error:
+        raise WeightsError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def _head(path: Path) -> tuple[bytes, int]:
+    """The first bytes of a file, and its size."""
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise WeightsError(f"{path}: a folder. Expected {_expected()}")
+    if not stat.S_ISREG(status.st_mode):
+        raise WeightsError(f"{path}: a device or pipe. Expected {_expected()}")
+    if not status.st_size:
+        raise WeightsError(f"{path}: empty. Expected {_expected()}")
+    with path.open("rb") as file:
+        return file.read(64), status.st_size
+
+
+def _container_in(head: bytes, size: int, path: Path) -> str | None:
+    """Container by a file's first bytes."""
+    if head.startswith(HDF5_MAGIC):
+        return "keras-weights"
+    if head.startswith(ZIP_MAGICS):
+        return _container_in_zip(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
+    if head[0] == 0x80 and size > 1 and head[1] <= 5:
+        return "torch"
+    return "msgpack" if _is_msgpack_map(head) else None
+
+
+def _container_in_zip(path: Path) -> str | None:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:
+        return _by_suffix(path)  # whose reader says what is wrong
+    if keras_zip.CONFIG in names and keras_zip.METADATA in names:
+        return "keras"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch"
+    if names and all(name.endswith(npz.SUFFIX) for name in names):
+        return "npz"
+    return None
+
+
+def _is_msgpack_map(head: bytes) -> bool:
+    """Whether these bytes start a map whose first key is a text."""
+    sizes = {0xDE: 2, 0xDF: 4}
+    if not (0x80 <= head[0] <= 0x8F or head[0] in sizes):
+        return False
+    key = head[1 + sizes.get(head[0], 0) :][:1]
+    return not key or 0xA0 <= key[0] <= 0xBF or 0xD9 <= key[0] <= 0xDB
+
+
+def container_of(path: str | os.PathLike[str]) -> str:
+    """Container that a path's suffix says.
+
+    Raises:
+        WeightsError: its suffix is not known; names those that are.
+    """
+    container = _by_suffix(Path(path))
+    if container is None:
+        raise WeightsError(f"{path}: its suffix should be one of {', '.join(SUFFIXES)}")
+    return container
+
+
+def _by_suffix(path: Path) -> str | None:
+    name = path.name.lower()
+    return next((SUFFIXES[suffix] for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def _found(head: bytes) -> str:
+    for start, what in FOREIGN.items():
+        if head.startswith(start):
+            return what
+    return f"of no known kind: it starts with {shown(head[:16])}"
+
+
+def _expected() -> str:
+    return f"a file of one of the kinds {', '.join(READERS)} ({', '.join(SUFFIXES)})"
+
+
+def _writer(path: Path, container: str) -> Callable[[Output], None]:
+    if container not in READERS:
+        raise UnknownName("container", container, WRITERS)
+    if container not in WRITERS:
+        raise WeightsError(
+            f"{path}: a .keras file holds a whole model, which only Keras can write; write a "
+            ".weights.h5 file and load it with model.load_weights"
+        )
+    return WRITERS[container]
+
+
+def _check_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name in tensors:
+        try:
+            sound = name and "\0" not in name and name.encode()
+        except UnicodeEncodeError:
+            sound = False
+        if not sound:
+            raise WeightsError(f"{path}: {shown(name)} can't be the name of a tensor")
