@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -281,7 +282,7 @@ def test_a_checkpoint_fits_where_only_training_differs(saved: Path, changes: Any
         ({"batch_norm_epsilon": 1e-3}, "batch_norm_epsilon is 1e-05 there, but 0.001 here"),
         ({"padding": "same"}, "padding is 'symmetric' there, but 'same' here"),
         ({"transition_relu": False}, "transition_relu is True there, but False here"),
-        ({"blocks": (2, 2)}, "blocks is [2, 1] there, but [2, 2] here"),
+        ({"bottleneck_width": 4}, "bottleneck_width is None there, but 4 here"),
         ({"classes": 4}, "classes is 3 there, but 4 here"),
         ({"stem_pool": 3}, "stem_pool is None there, but 3 here"),
         (
@@ -344,15 +345,23 @@ def test_there_are_no_pretrained_weights() -> None:
     with pytest.raises(WeightsError) as caught:
         _numpy(weights="imagenet")
     assert str(caught.value) == (
-        "densespec ships no pretrained weights: give the path of a densespec checkpoint"
+        "densespec ships no pretrained weights: give the path of a weight file, of any layout "
+        "that `densespec layouts` lists"
     )
 
 
-def test_another_file_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(
-        WeightsError, match=r"net\.h5: a densespec checkpoint ends in \.safetensors"
-    ):
-        _numpy(weights=tmp_path / "net.h5")
+def test_an_absent_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "absent.safetensors"
+    with pytest.raises(WeightsError) as caught:
+        _numpy(weights=path)
+    assert str(caught.value) == f"{path}: no such file"
+
+
+def test_a_file_of_no_known_kind_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.xyz"
+    path.write_bytes(b"weights")
+    with pytest.raises(WeightsError, match=rf"^{re.escape(str(path))}: "):
+        _numpy(weights=path)
 
 
 # Weights of built models

@@ -9,17 +9,13 @@ import keras
 
 from densespec import ops
 from densespec.graph import Graph, Node
+from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.layers import BatchNormalization
 
 Apply = Callable[[Any], Any]
 
 TO_CHANNELS_LAST = "to_channels_last"
 TO_CHANNELS_FIRST = "to_channels_first"
-
-
-def layer_name(node: str) -> str:
-    """Name of the layer that computes a node: ``block1_layer2_conv1``."""
-    return node.replace(".", "_")
 
 
 class Emitter:

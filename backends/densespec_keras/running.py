@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from densespec.weights import Arrays
-from densespec_keras.emitter import TO_CHANNELS_LAST, layer_name
+from densespec.weights.layouts.densespec_keras import layer_name
+from densespec_keras.emitter import TO_CHANNELS_LAST
 
 
 @dataclass(frozen=True)

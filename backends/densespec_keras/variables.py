@@ -11,7 +11,7 @@ import numpy as np
 from densespec import ops
 from densespec.graph import Graph
 from densespec.weights import Arrays
-from densespec_keras.emitter import layer_name
+from densespec.weights.layouts.densespec_keras import layer_name
 
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
 

@@ -16,8 +16,8 @@ from densespec.backends import DataFormat, StepResult
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays
+from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch.modules import DenseNet
-from densespec_torch.names import module_path, state_keys
 
 
 class TorchBackend:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from densespec.graph import Graph, Node
+from densespec.weights.layouts.torch_names import module_path
 from densespec_torch.layers import emit
-from densespec_torch.names import module_path
 
 
 @dataclass(frozen=True)

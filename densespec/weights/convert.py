@@ -170,6 +170,7 @@ def _network(
     if given is None:
         stated = layout.stated_spec(file.metadata)
         if stated is not None:
+            _check_extent(stated, tensors)
             return stated, has_classifier, ()
         if not layout.implements:
             given = otherwise
@@ -180,6 +181,16 @@ def _network(
     if layout.implements:
         return _named(spec_from(fields, layout.implements)), has_classifier, ()
     return _from_catalogue(fields), has_classifier, ("the spec is the catalogue's",)
+
+
+def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
+    """A few bytes of metadata can state a network that no memory holds: refuse to lower it."""
+    layers = sum(stated.blocks)
+    if layers > len(tensors):
+        raise WeightsError(
+            f"its metadata states a network of {layers} dense layers, but it has only "
+            f"{len(tensors)} arrays"
+        )
 
 
 def _with_evident_head(

@@ -1,4 +1,4 @@
-"""What torchvision's names have in common with those of networks derived from it."""
+"""Torchvision's names, which networks derived from it share, as do densespec's PyTorch modules."""
 
 from __future__ import annotations
 
@@ -54,11 +54,16 @@ def state_key(weight: str) -> str:
     return f"{module_path(node)}.{_LEAVES[leaf]}"
 
 
+def state_keys(graph: Graph) -> dict[str, str]:
+    """Key in the ``state_dict`` of every array of a network, by canonical name."""
+    return {weight.name: state_key(weight.name) for weight in graph.weights}
+
+
 def keys(rename: Callable[[str], str] = lambda key: key) -> Callable[[Graph, str], dict[str, str]]:
     """Names of a network's arrays: torchvision's, each passed through ``rename``."""
 
     def of(graph: Graph, container: str) -> dict[str, str]:
-        return {weight.name: rename(state_key(weight.name)) for weight in graph.weights}
+        return {name: rename(key) for name, key in state_keys(graph).items()}
 
     return of
 
