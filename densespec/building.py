@@ -34,7 +34,7 @@ class Origin:
 
 
 def build(
-    spec: SpecLike,
+    spec: SpecLike | None = None,
     *,
     backend: str,
     include_top: bool = True,
@@ -51,7 +51,8 @@ def build(
     """Build a network in a framework.
 
     Args:
-        spec: a variant's name, a :class:`DenseNetSpec`, or the path of a TOML or JSON spec file.
+        spec: a variant's name, a :class:`DenseNetSpec`, or the path of a TOML or JSON spec file;
+            None for that of the weight file.
         backend: ``"torch"``, ``"tensorflow"`` or ``"jax"`` for a ``keras.Model`` on that engine,
             ``"torch.nn"`` for a ``torch.nn.Module``, ``"numpy"`` for the reference, or any other
             name of :func:`densespec.backends`.
@@ -76,6 +77,7 @@ def build(
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: weights that do not fit.
     """
+    spec = _spec_of_file(weights) if spec is None else spec
     engine = get_backend(backend)
     data_format = engine.data_format(data_format)
     channels, size = _split_shape(input_shape, data_format)
@@ -92,6 +94,15 @@ def build(
     model = engine.build(graph, arrays, dtype=dtype, data_format=data_format, name=label)
     model.densespec = Origin(backend, graph)
     return model
+
+
+def _spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:
+    from densespec.weights.convert import open_weights
+
+    if weights is None or isinstance(weights, Mapping):
+        raise WeightsError("give a spec, or a weight file that tells it")
+    with open_weights(weights) as found:
+        return found.spec
 
 
 def origin_of(model: Any) -> Origin:

@@ -156,7 +156,7 @@ def describe(spec: str, shape: InputShape | None, as_json: bool) -> None:
 
 
 @main.command("build")
-@spec_argument
+@click.argument("spec", required=False, shell_complete=_complete_spec)
 @click.option(
     "--backend",
     required=True,
@@ -166,7 +166,7 @@ def describe(spec: str, shape: InputShape | None, as_json: bool) -> None:
 @click.option("--classes", type=click.IntRange(min=1), help="Replaces the spec's classes.")
 @click.option("--no-top", is_flag=True, help="Leave out the classifier.")
 @click.option("--pooling", type=click.Choice(["avg", "max"]), help="Global pool after --no-top.")
-@click.option("--weights", metavar="FILE", help="Start from this .safetensors checkpoint.")
+@click.option("--weights", metavar="FILE", help="Start from this weight file, of any layout.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of initial weights."
 )
@@ -175,7 +175,7 @@ def describe(spec: str, shape: InputShape | None, as_json: bool) -> None:
 @click.option("--save", "output", type=Path, metavar="FILE", help="Write a .safetensors file.")
 @json_option
 def build_command(
-    spec: str,
+    spec: str | None,
     backend: str,
     no_top: bool,
     shape: InputShape | None,
@@ -187,26 +187,29 @@ def build_command(
 
     Counts are those of the arrays read back from the model, not of the graph. The time is that of
     building alone: importing the framework is left out. --save writes a checkpoint that every
-    backend can load.
+    backend can load. Without SPEC, the network is the one that the weight file is of.
 
     \b
     Examples:
       densespec build densenet121 --backend torch.nn
       densespec build densenet-40-12 --backend numpy --seed 7 --save net.safetensors
-      densespec build densenet-40-12 --backend jax --weights net.safetensors
+      densespec build --weights net.safetensors --backend jax
       densespec build densenet121 --backend tensorflow --no-top --pooling avg --input 3x224x224
     """
-    if shape is not None:
+    if spec is None and options["weights"] is None:
+        raise click.UsageError("give a SPEC, or --weights of a file that tells it")
+    label = _label(spec or options["weights"])
+    if spec is not None and shape is not None:
         _check_shape(resolve(spec), shape)
     if output is not None:
         _check_output(output)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _working(f"building {_label(spec)} on {backend}"):
+    with _working(f"building {label} on {backend}"):
         options["input_shape"] = _in_layout_of(backend, shape)
         start = time.perf_counter()
         model = build(spec, backend=backend, include_top=not no_top, **options)
         seconds = time.perf_counter() - start
-        record = rendering.built_record(_label(spec), model) | {"seconds": round(seconds, 3)}
+        record = rendering.built_record(label, model) | {"seconds": round(seconds, 3)}
         if output is not None:
             save(model, output)
     if as_json:

@@ -38,6 +38,11 @@ class SGD(keras.optimizers.Optimizer):
         name: str = "SGD",
         **kwargs: Any,
     ) -> None:
+        if "decay" in kwargs:
+            raise ValueError(
+                "decay, which Keras once had for the learning rate, is no argument of this SGD: "
+                "give weight_decay for L2 decay, or a schedule for the learning rate"
+            )
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum = {momentum!r}, but should be in [0, 1)")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import densespec
+from tests.peers.networks import import_torchvision
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -17,18 +18,7 @@ if importlib.util.find_spec("torchvision") is None:
 NAMES = ("densenet121", "densenet161", "densenet169", "densenet201")
 
 
-def _import_torchvision() -> Any:
-    """The package. Beside a CPU build of PyTorch, its import misses operators of its own."""
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return importlib.import_module("torchvision")
-
-
-torchvision = _import_torchvision()
+torchvision = import_torchvision()
 
 
 @pytest.fixture(scope="module", params=NAMES)

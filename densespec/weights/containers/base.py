@@ -13,12 +13,18 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import numpy as np
 
 from densespec.errors import WeightsError, shown
 from densespec.weights.tensors import Tensor, Tensors
+
+Read = Callable[[np.dtype], np.ndarray]
+"""Reads an array, given its type, from a file that is open."""
+
+Order = Literal["<", ">"]
+"""Of bytes in a file: little-endian, big-endian."""
 
 Progress = Callable[[int], None]
 """Told the number of bytes of each array after it is written."""
@@ -133,16 +139,14 @@ class Opened:
         self.skipped: list[str] = []
         self.resources = contextlib.ExitStack()
         self._tensors: dict[str, Tensor] = {}
-        self._readers: dict[str, Callable[[], np.ndarray]] = {}
+        self._readers: dict[str, Read] = {}
         self._claimed = 0
 
     @property
     def tensors(self) -> Tensors:
         return self._tensors
 
-    def add(
-        self, name: str, shape: tuple[int, ...], dtype: str, read: Callable[[], np.ndarray]
-    ) -> None:
+    def add(self, name: str, shape: tuple[int, ...], dtype: str, read: Read) -> None:
         """Add a tensor, once its name, shape and type are known to be sound."""
         if name in self._tensors:
             raise self.error(f"{shown(name)} is there twice")
@@ -167,7 +171,7 @@ class Opened:
         expected = self._tensors[name]
         dtype = numpy_dtype(expected.dtype, self.path)
         with damage(self.path, f"{self.container} file"):
-            array = self._readers[name]()
+            array = self._readers[name](dtype)
         if array.shape != expected.shape or array.dtype.name != expected.dtype:
             raise self.error(f"{shown(name)} is another array than its header says")
         return array.astype(dtype, copy=False)
@@ -200,23 +204,26 @@ def check_shape(shape: tuple[int, ...], error: Callable[[str], WeightsError]) ->
 class MappedFile:
     """A file's bytes, mapped into memory."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.path = path
+    def __init__(self, file: IO[bytes]) -> None:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.bytes = np.frombuffer(mapped, np.uint8)
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        with path.open("rb") as file:
+            return cls(file)
 
     def text(self, start: int, size: int) -> bytes:
         """A copy of some bytes; fewer where the file ends."""
         return self.bytes[start : start + size].tobytes()
 
-    def array(self, start: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """A view of little-endian elements, or a copy where they are not aligned."""
-        view = self.bytes[start : start + byte_size(shape, dtype)]
-        array = view.view(numpy_dtype(dtype, self.path)).reshape(shape)
-        if not array.flags.aligned:
-            array = array.copy()
-        return array if sys.byteorder == "little" else array.byteswap()
+    def array(
+        self, start: int, shape: tuple[int, ...], dtype: np.dtype, order: Order = "<"
+    ) -> np.ndarray:
+        """A view of elements in this byte order, or a copy where they are not aligned."""
+        view = self.bytes[start : start + math.prod(shape) * dtype.itemsize]
+        array = view.view(dtype.newbyteorder(order)).reshape(shape)
+        return array if array.flags.aligned else array.copy()
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,15 @@ names: ``conv1/conv/kernel:0``. Order matters to Keras when it loads either kind
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
 
 from densespec.errors import shown
-from densespec.weights.containers.base import (
-    EXTENDED,
-    ITEM_SIZES,
-    Opened,
-    Output,
-    byte_size,
-    numpy_dtype,
-    plausible,
-    require,
-)
+from densespec.weights.containers.base import ITEM_SIZES, MappedFile, Opened, Output, require
+from densespec.weights.containers.hdf5_format import FormatError, HDF5File, Node
 
 LAYER_NAMES = "layer_names"
 WEIGHT_NAMES = "weight_names"
@@ -42,189 +33,86 @@ LEGACY_TEXTS = {"backend": "tensorflow", "keras_version": "2.15.0"}
 
 DEEPEST = 64
 
-# The filters that h5py has built in, without those that lose precision.
-FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-
-TYPES = [name for name in ITEM_SIZES if name not in EXTENDED] + ["bfloat16"]
+TYPES = [name for name in ITEM_SIZES if not name.startswith(("complex", "float8"))]
 
 
 def read(opened: Opened) -> None:
-    read_into(opened, opened.path)
+    read_from(opened, MappedFile.at(opened.path))
 
 
-def read_into(opened: Opened, source: Any) -> None:
-    """Fill an open file from an HDF5 file: a path or a file object."""
-    h5py = _h5py(opened.path)
-    file = opened.resources.enter_context(h5py.File(source, "r"))
-    _Reader(opened, file).read()
+def read_from(opened: Opened, file: MappedFile) -> None:
+    """Fill an open file from the bytes of an HDF5 file."""
+    root = HDF5File(file).root
+    weights = root["model_weights"] if "model_weights" in root.links else root
+    for node in (root, weights):
+        texts = ((key, text) for key, text in node.attributes.items() if isinstance(text, str))
+        opened.metadata.update(texts)
+    layers = _names(weights, LAYER_NAMES)
+    if layers is None and weights is root:
+        opened.container = "keras-weights"
+        noted = dict(_walk(opened, file, root, "", set()))
+        opened.metadata[LAYER_NAMES] = json.dumps(noted, ensure_ascii=False)
+    else:
+        opened.container = "keras-legacy"
+        for layer in layers or []:
+            group = _at(weights, layer)
+            for name in _names(group, WEIGHT_NAMES) or []:
+                _add(opened, file, name, _at(group, name))
 
 
-def _h5py(path: Path) -> Any:
-    return require("h5py", path, "HDF5 and .keras files", "'densespec[hdf5]'")
+def _walk(
+    opened: Opened, file: MappedFile, group: Node, path: str, seen: set[int]
+) -> Iterator[tuple[str, str]]:
+    """Add every array below a group. Yields the noted names of layers, by path."""
+    if group.address in seen or path.count("/") >= DEEPEST:
+        raise opened.error(f"the group {shown(path)} leads back to itself, or lies too deep")
+    seen.add(group.address)
+    for part in group.links:
+        member = group[part]
+        inner = f"{path}/{part}" if path else part.replace(OLD_LAYERS, "layers")
+        if member.is_array:
+            _add(opened, file, inner, member)
+            continue
+        name = member.attributes.get("name") if part == "vars" else None
+        if isinstance(name, str):
+            yield path, name
+        yield from _walk(opened, file, member, inner, seen)
 
 
-class _Reader:
-    """Reads one HDF5 file without following anything that leads out of it."""
-
-    def __init__(self, opened: Opened, file: Any) -> None:
-        self.opened, self.file = opened, file
-        self.h5py = _h5py(opened.path)
-        self.seen: set[tuple[int, int]] = set()
-
-    def read(self) -> None:
-        self._read_metadata(self.file)
-        if "model_weights" in self.file:
-            weights = self._member(self.file, "model_weights")
-            self._read_metadata(weights)
-        else:
-            weights = self.file
-        if weights is not self.file or self._names(weights, LAYER_NAMES) is not None:
-            self.opened.container = "keras-legacy"
-            self._read_layers(weights)
-        else:
-            layers = dict(self._walk(self.file, "", 0))
-            self.opened.metadata[LAYER_NAMES] = json.dumps(layers, ensure_ascii=False)
-
-    # Keras 3
-
-    def _walk(self, group: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
-        """Add all datasets below a group. Yields the noted names of layers by path."""
-        self._visit(group, path, depth)
-        for part in group:
-            inner = f"{path}/{part}" if path else part
-            member = self._member(group, part)
-            if self._is_dataset(member):
-                self._add(inner.replace(OLD_LAYERS, "layers"), member)
-                continue
-            name = self._attribute(member, "name") if part == "vars" else None
-            if isinstance(name, str):
-                yield path.replace(OLD_LAYERS, "layers"), name
-            yield from self._walk(member, inner, depth + 1)
-
-    def _visit(self, group: Any, path: str, depth: int) -> None:
-        info = self.h5py.h5o.get_info(group.id)
-        address = (info.fileno, info.addr)
-        if address in self.seen or depth == DEEPEST:
-            raise self.opened.error(
-                f"the group {shown(path)} leads back to itself, or lies too deep"
-            )
-        self.seen.add(address)
-
-    # Legacy
-
-    def _read_layers(self, weights: Any) -> None:
-        for layer in self._names(weights, LAYER_NAMES) or []:
-            group = self._at(weights, layer)
-            for name in self._names(group, WEIGHT_NAMES) or []:
-                self._add(name, self._at(group, name))
-
-    def _names(self, group: Any, key: str) -> list[str] | None:
-        """A list of names, which Keras cuts up where it is long."""
-        if key in group.attrs:
-            return self._texts(group, key)
-        if f"{key}0" not in group.attrs:
-            return None
-        names, number = [], 0
-        while f"{key}{number}" in group.attrs:
-            names += self._texts(group, f"{key}{number}")
-            number += 1
-        return names
-
-    def _texts(self, group: Any, key: str) -> list[str]:
-        texts = self._attribute(group, key)
-        if isinstance(texts, str):
-            raise self.opened.error(f"its attribute {key} should be a list of names")
-        return texts or []
-
-    # Both
-
-    def _read_metadata(self, group: Any) -> None:
-        for key in group.attrs:
-            if isinstance(text := self._attribute(group, key), str):
-                self.opened.metadata[key] = text
-
-    def _attribute(self, thing: Any, key: str) -> str | list[str] | None:
-        """A text or a list of texts; none for anything else."""
-        if key not in thing.attrs:
-            return None
-        stored = thing.attrs.get_id(key)
-        if stored.get_storage_size() > self.opened.size:
-            raise self.opened.error(
-                f"its attribute {shown(key)} claims more bytes than the file has"
-            )
-        if self.h5py.check_string_dtype(stored.dtype) is None and stored.shape != (0,):
-            return None
-        value = thing.attrs[key]
-        if isinstance(value, np.ndarray):
-            return [_text(entry) for entry in value.reshape(-1).tolist()]
-        return _text(value) if isinstance(value, str | bytes) else None
-
-    def _at(self, group: Any, path: str) -> Any:
-        for part in path.split("/"):
-            group = self._member(group, part)
-        return group
-
-    def _member(self, group: Any, name: str) -> Any:
-        if self._is_dataset(group) or name in ("", ".") or name not in group:
-            raise self.opened.error(f"there is no {shown(name)} in {shown(group.name)}")
-        link = group.get(name, getlink=True)
-        if not isinstance(link, self.h5py.HardLink):
-            raise self.opened.error(
-                f"{shown(name)} in {shown(group.name)} is a {type(link).__name__}, which can lead "
-                "to other files; save the arrays themselves"
-            )
-        member = group[name]
-        if not isinstance(member, self.h5py.Group | self.h5py.Dataset):
-            raise self.opened.error(
-                f"{shown(name)} in {shown(group.name)} should be a group or an array"
-            )
-        return member
-
-    def _is_dataset(self, member: Any) -> bool:
-        return isinstance(member, self.h5py.Dataset)
-
-    def _add(self, name: str, dataset: Any) -> None:
-        if not self._is_dataset(dataset) or dataset.shape is None:
-            raise self.opened.error(f"{shown(name)} should be an array")
-        dtype = "bfloat16" if dataset.dtype.str[1:] == "V2" else dataset.dtype.name
-        self.opened.add(name, dataset.shape, dtype, _reader(self.opened.path, dataset))
-        if problem := _problem(dataset, byte_size(dataset.shape, dtype), self.opened.size):
-            raise self.opened.error(f"{shown(name)} {problem}")
+def _names(group: Node, key: str) -> list[str] | None:
+    """A list of names, which Keras cuts up where it is long."""
+    if key in group.attributes:
+        return _list(group, key)
+    if f"{key}0" not in group.attributes:
+        return None
+    keys = takewhile(group.attributes.__contains__, (f"{key}{n}" for n in count()))
+    return [name for part in keys for name in _list(group, part)]
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _list(group: Node, key: str) -> list[str]:
+    names = group.attributes[key]
+    if not isinstance(names, list):
+        raise FormatError(f"its attribute {key} should be a list of names")
+    return names
 
 
-def _problem(dataset: Any, claimed: int, size: int) -> str | None:
-    """What is wrong with how a dataset is stored."""
-    settings = dataset.id.get_create_plist()
-    filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
-    if dataset.is_virtual or dataset.external:
-        return "lies in another file; save the array itself"
-    if unknown := [number for number in filters if number not in FILTERS]:
-        return (
-            f"is stored through filter {unknown[0]}, but should be stored through none or "
-            f"{', '.join(FILTERS.values())}; save it anew"
-        )
-    stored = dataset.id.get_storage_size()
-    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-    enough = plausible(max(claimed, chunk), stored) if dataset.chunks else claimed <= stored
-    if (claimed and not stored) or stored > size or not enough:
-        return (
-            f"claims {claimed} bytes, of which {stored} are stored; the file is damaged or a trap"
-        )
-    return None
+def _at(group: Node, path: str) -> Node:
+    for part in path.split("/"):
+        group = group[part]
+    return group
 
 
-def _reader(path: Path, dataset: Any) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        array = np.asarray(dataset[()])
-        if array.dtype.kind == "V":
-            array = array.view(numpy_dtype("bfloat16", path))
-        return array
-
-    return read
+def _add(opened: Opened, file: MappedFile, name: str, node: Node) -> None:
+    try:
+        array = node.array()
+    except FormatError as error:
+        raise opened.error(f"{shown(name)}: {error}") from error
+    opened.add(
+        name,
+        array.shape,
+        array.dtype,
+        lambda dtype: file.array(array.start, array.shape, dtype, array.order),
+    )
 
 
 # Writing
@@ -271,7 +159,7 @@ def write_legacy(output: Output) -> None:
 
 
 def _new_file(output: Output) -> Any:
-    h5py = _h5py(output.path)
+    h5py: Any = require("h5py", output.path, "HDF5 files", "'densespec[hdf5]'")
     output.check_types(TYPES, "HDF5 files")
     output.check_tree()
     return h5py.File(output.temporary, "w")

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 
 from densespec.weights.containers import hdf5, zips
-from densespec.weights.containers.base import Opened
+from densespec.weights.containers.base import MappedFile, Opened
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -29,7 +29,7 @@ def read(opened: Opened) -> None:
     opened.resources.enter_context(weights)
     with archive.open(WEIGHTS) as packed:
         shutil.copyfileobj(packed, weights, 2**20)
-    hdf5.read_into(opened, weights)
+    hdf5.read_from(opened, MappedFile(weights))
     opened.container = "keras"
     opened.metadata["config"] = archive.read(CONFIG).decode()
     if METADATA in archive.namelist():

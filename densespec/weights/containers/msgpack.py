@@ -74,7 +74,7 @@ class _Array:
 
 
 def read(opened: Opened) -> None:
-    file = MappedFile(opened.path)
+    file = MappedFile.at(opened.path)
     tree = _Parser(opened, file).parse()
     if not isinstance(tree, dict):
         raise opened.error("should be a map of names to arrays, as Flax writes it")
@@ -101,7 +101,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _add(opened: Opened, file: MappedFile, name: str, leaf: Any) -> None:
     if isinstance(leaf, _Array):
         opened.add(
-            name, leaf.shape, leaf.dtype, lambda: file.array(leaf.start, leaf.shape, leaf.dtype)
+            name, leaf.shape, leaf.dtype, lambda dtype: file.array(leaf.start, leaf.shape, dtype)
         )
     elif isinstance(leaf, dict):
         _add_chunked(opened, file, name, leaf)
@@ -115,8 +115,8 @@ def _add_chunked(opened: Opened, file: MappedFile, name: str, leaf: dict[Any, An
     if len(dtypes) != 1 or not all(isinstance(chunk, _Array) for chunk in chunks):
         raise opened.error(f"{shown(name)} should be in chunks of one type")
 
-    def read_chunks() -> np.ndarray:
-        flat = [file.array(chunk.start, chunk.shape, chunk.dtype).reshape(-1) for chunk in chunks]
+    def read_chunks(dtype: np.dtype) -> np.ndarray:
+        flat = [file.array(chunk.start, chunk.shape, dtype).reshape(-1) for chunk in chunks]
         return np.concatenate(flat).reshape(shape)
 
     opened.add(name, shape, dtypes.pop(), read_chunks)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -21,8 +20,8 @@ from densespec.weights.containers.base import (
     ITEM_SIZES,
     Opened,
     Output,
+    Read,
     byte_size,
-    numpy_dtype,
     write_little_endian,
 )
 
@@ -57,7 +56,7 @@ def _add(opened: Opened, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> N
     name = member.filename.removesuffix(SUFFIX)
     with archive.open(member) as file:
         shape, dtype, start = _header(opened, name, file)
-    opened.add(name, shape, dtype, _reader(opened, archive, member))
+    opened.add(name, shape, dtype, _reader(archive, member))
     if start + byte_size(shape, dtype) != member.file_size:
         raise opened.error(
             f"{shown(name)} has {member.file_size} bytes, but should have "
@@ -84,16 +83,12 @@ def _header(opened: Opened, name: str, file: Any) -> tuple[tuple[int, ...], str,
     return shape, "bfloat16" if dtype.str[1:] == "V2" else dtype.name, file.tell()
 
 
-def _reader(
-    opened: Opened, archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
+def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Read:
+    def read(dtype: np.dtype) -> np.ndarray:
         with archive.open(member) as file:
             array = np.lib.format.read_array(cast(BinaryIO, file), allow_pickle=False)
             file.read()  # to the end, where the checksum is compared
-        if array.dtype.kind == "V":
-            array = array.view(numpy_dtype("bfloat16", opened.path))
-        return array
+        return array.view(dtype) if array.dtype.kind == "V" else array
 
     return read
 

@@ -48,7 +48,7 @@ ALIGNMENT = 8
 
 
 def read(opened: Opened) -> None:
-    file = MappedFile(opened.path)
+    file = MappedFile.at(opened.path)
     header, start = _header(opened, file)
     opened.metadata.update(_metadata(opened, header.pop("__metadata__", {})))
     ends = [0]
@@ -121,7 +121,7 @@ def _checked_end(opened: Opened, name: str, entry: dict[str, Any], begin: int) -
 def _add(opened: Opened, file: MappedFile, start: int, name: str, entry: dict[str, Any]) -> None:
     dtype, shape = TYPES[entry["dtype"]], tuple(entry["shape"])
     begin = start + entry["data_offsets"][0]
-    opened.add(name, shape, dtype, lambda: file.array(begin, shape, dtype))
+    opened.add(name, shape, dtype, lambda dtype: file.array(begin, shape, dtype))
 
 
 def write(output: Output) -> None:

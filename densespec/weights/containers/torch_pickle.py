@@ -11,8 +11,7 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ from densespec.errors import shown
 from densespec.weights.containers import zips
 from densespec.weights.containers.base import (
     EXTENDED,
-    ITEM_SIZES,
     Opened,
     Output,
-    numpy_dtype,
+    Read,
     require,
     write_little_endian,
 )
@@ -181,18 +179,18 @@ def _add(opened: Opened, name: Any, value: Any) -> None:
             "save it as one"
         )
     dtype = str(value.dtype).removeprefix("torch.")
-    opened.add(name, tuple(value.shape), dtype, _reader(opened.path, value, dtype))
+    opened.add(name, tuple(value.shape), dtype, _reader(value))
 
 
-def _reader(path: Path, tensor: Any, dtype: str) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
+def _reader(tensor: Any) -> Read:
+    def read(dtype: np.dtype) -> np.ndarray:
         import torch
 
         array = tensor.detach().resolve_conj().resolve_neg().contiguous()
-        if dtype not in EXTENDED:
+        if dtype.name not in EXTENDED:
             return array.numpy()
-        bits = {1: torch.uint8, 2: torch.int16}[ITEM_SIZES[dtype]]
-        return array.view(bits).numpy().view(numpy_dtype(dtype, path))
+        bits = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
+        return array.view(bits).numpy().view(dtype)
 
     return read
 
