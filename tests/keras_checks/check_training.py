@@ -244,6 +244,7 @@ def test_sgd_with_a_schedule_goes_through_its_config() -> None:
         ({"momentum": 1.0}, r"momentum = 1\.0, but should be in \[0, 1\)"),
         ({"momentum": -0.1}, r"momentum = -0\.1"),
         ({"weight_decay": -1e-4}, "weight_decay = -0.0001, but should be at least 0"),
+        ({"decay": 1e-4}, "decay, which Keras once had for the learning rate"),
         ({"weight_decay": float("nan")}, "weight_decay = nan"),
         ({"clipnorm": 1.0, "clipvalue": 1.0}, "clip"),
     ],
