@@ -17,6 +17,7 @@ import numpy as np
 
 from densespec.errors import BackendUnavailable, UnknownName
 from densespec.graph import Graph
+from densespec.ops import Dense
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays
 
@@ -114,6 +115,19 @@ class Backend(Protocol):
     def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> Trainer:
         """A trainer of the model by the recipe's loss and optimizer."""
         ...
+
+
+def require_logits(graph: Graph) -> None:
+    """Check that a network can be trained: the loss is of logits.
+
+    Raises:
+        ValueError: it has no classifier, or a softmax after it.
+    """
+    if not isinstance(graph.output.op, Dense):
+        raise ValueError(
+            f"the network ends in {graph.output.name}, but the loss is of logits: build it with "
+            "its classifier and without classifier_activation"
+        )
 
 
 def backends() -> tuple[str, ...]:

@@ -153,8 +153,8 @@ def _split_shape(
 ) -> tuple[int | None, tuple[int | None, ...] | None]:
     if shape is None:
         return None, None
-    if len(shape) < 2:
-        raise SpecError("S24", "input_shape", tuple(shape), "one sample's channels and sizes")
+    if not isinstance(shape, Sequence) or len(shape) < 2:
+        raise SpecError("S24", "input_shape", shape, "one sample's channels and sizes")
     sizes = tuple(shape)
     if data_format == "channels_last":
         return sizes[-1], sizes[:-1]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from densespec import ops
-from densespec.backends import StepResult
+from densespec.backends import StepResult, require_logits
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays
@@ -42,6 +42,7 @@ class KerasTrainer:
 
     def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
         self._model, self._graph, self._recipe = model, graph, recipe
+        require_logits(graph)
         self._formats = formats_of(model)
         self._dtype = model.input.dtype
         self._compiled: Any = None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from densespec import ops
-from densespec.backends import DataFormat, StepResult
+from densespec.backends import DataFormat, StepResult, require_logits
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays
@@ -90,6 +90,7 @@ class TorchTrainer:
     """Steps of ``torch.optim.SGD``, whose rule is the recipe's."""
 
     def __init__(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> None:
+        require_logits(graph)
         self._model, self._graph, self._recipe = model, graph, recipe
         parameters = dict(model.named_parameters())
         keys = state_keys(graph)

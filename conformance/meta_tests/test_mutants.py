@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
+from densespec.spec import DenseNetSpec
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
 from densespec_conformance.cases.forward import ROWS
 from densespec_conformance.runner import run_case
 from densespec_conformance.target import LocalTarget, Reference
 from meta_tests.mutants import MUTANTS
-
-from densespec.spec import DenseNetSpec
 
 CASES = {case.id: case for case in all_cases()}
 CHEAP = [case for case in CASES.values() if case.cost <= 3]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from densespec_conformance.cases import all_cases
 from densespec_conformance.runner import Result, run
 

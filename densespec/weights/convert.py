@@ -18,7 +18,7 @@ from densespec.graph import Graph, lower
 from densespec.spec import DenseNetSpec
 from densespec.weights import SHOWN, Arrays
 from densespec.weights.containers import container_of, open_file, write_file
-from densespec.weights.evidence import inferred_fields, spec_from
+from densespec.weights.evidence import Evidence, inferred_fields, spec_from
 from densespec.weights.layouts import Layout, from_canonical, get_layout, layouts, to_canonical
 from densespec.weights.tensors import OpenFile, Tensor, Tensors
 
@@ -175,7 +175,7 @@ def _network(
         if not layout.implements:
             given = otherwise
     if given is not None:
-        spec = _with_evident_head(resolve(given), evidence.convs, evidence.classifier)
+        spec = _with_evident_head(resolve(given), evidence)
         return spec, has_classifier, ()
     fields = inferred_fields(evidence)
     if layout.implements:
@@ -193,13 +193,11 @@ def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
         )
 
 
-def _with_evident_head(
-    spec: DenseNetSpec, convs: tuple[tuple[int, ...], ...], classifier: tuple[int, int] | None
-) -> DenseNetSpec:
+def _with_evident_head(spec: DenseNetSpec, evidence: Evidence) -> DenseNetSpec:
     """The spec with the classes and channels that the arrays have, as users expect of a name."""
-    changes = {"in_channels": convs[0][1]} if convs else {}
-    if classifier is not None:
-        changes["classes"] = classifier[0]
+    changes = {"in_channels": evidence.convs[0].shape[1]}
+    if evidence.classifier is not None:
+        changes["classes"] = evidence.classifier.shape[0]
     return spec.replace(**changes)
 
 

@@ -7,9 +7,10 @@ implementation that a layout belongs to.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from densespec.errors import SpecError, WeightsError
 from densespec.spec import DenseNetSpec
@@ -17,54 +18,80 @@ from densespec.spec import DenseNetSpec
 Shape = tuple[int, ...]
 
 
+class Kernel(NamedTuple):
+    """An array of a file: what the file calls it, and its canonical shape."""
+
+    key: str
+    shape: Shape
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """What shapes say, canonical ones, in the order of the graph.
+    """What shapes say, in the order of the graph.
 
     Attributes:
-        convs: shapes (out, in, *window) of the convolutions' kernels.
+        convs: convolutions' kernels, (out, in, *window).
         conv_bias: whether convolutions have biases.
         stem_norm: channels of the stem's norm; None if it has none.
         final_norm: whether a norm comes after the last block.
-        classifier: (classes, features); None without a classifier.
+        classifier: its kernel, (classes, features); None without a classifier.
+
+    Raises:
+        WeightsError: there is no convolution, or these are no kernels.
     """
 
-    convs: tuple[Shape, ...]
+    convs: tuple[Kernel, ...]
     conv_bias: bool
     stem_norm: int | None
     final_norm: bool
-    classifier: tuple[int, int] | None
+    classifier: Kernel | None
+
+    def __post_init__(self) -> None:
+        if not self.convs:
+            raise WeightsError("no stem convolution")
+        dims = len(self.convs[0].shape)
+        for key, shape in self.convs:
+            if not 3 <= dims <= 5 or len(shape) != dims or 0 in shape:
+                raise WeightsError(
+                    f"{key} has shape {shape}, but should be the kernel of a convolution in 1 to 3 "
+                    f"dimensions, as many as {self.convs[0].key} has"
+                )
+        if self.classifier and (len(self.classifier.shape) != 2 or 0 in self.classifier.shape):
+            raise WeightsError(
+                f"{self.classifier.key} has shape {self.classifier.shape}, but should have one of "
+                "classes and features"
+            )
 
 
-ShapeOf = Callable[[str], Shape | None]
+Find = Callable[[str], Kernel | None]
 
 
-def evidence_by_name(shape_of: ShapeOf) -> Evidence:
-    """Collect evidence where the shape of an array can be asked for by its canonical name."""
-    convs, bias = [shape_of("stem.conv.kernel")], shape_of("stem.conv.bias") is not None
+def evidence_by_name(find: Find) -> Evidence:
+    """Collect evidence where an array can be asked for by its canonical name."""
+    convs = [find("stem.conv.kernel")]
     block = 1
-    while shape_of(f"block{block}.layer1.conv1.kernel") is not None:
+    while find(f"block{block}.layer1.conv1.kernel"):
         layer = 1
-        while (first := shape_of(f"block{block}.layer{layer}.conv1.kernel")) is not None:
-            convs += [first, shape_of(f"block{block}.layer{layer}.conv2.kernel")]
+        while first := find(f"block{block}.layer{layer}.conv1.kernel"):
+            convs += [first, find(f"block{block}.layer{layer}.conv2.kernel")]
             layer += 1
-        convs.append(shape_of(f"transition{block}.conv.kernel"))
+        convs.append(find(f"transition{block}.conv.kernel"))
         block += 1
-    norm, classifier = shape_of("stem.norm.gamma"), shape_of("classifier.kernel")
+    norm = find("stem.norm.gamma")
     return Evidence(
-        convs=tuple(shape for shape in convs if shape is not None),
-        conv_bias=bias,
-        stem_norm=norm[0] if norm else None,
-        final_norm=shape_of("final.norm.gamma") is not None,
-        classifier=(classifier[0], classifier[1]) if classifier else None,
+        convs=tuple(kernel for kernel in convs if kernel),
+        conv_bias=find("stem.conv.bias") is not None,
+        stem_norm=math.prod(norm.shape) if norm else None,
+        final_norm=find("final.norm.gamma") is not None,
+        classifier=find("classifier.kernel"),
     )
 
 
 def evidence_in_order(
-    convs: Sequence[Shape],
+    convs: Sequence[Kernel],
     norms: Sequence[int],
     conv_bias: bool,
-    classifier: tuple[int, int] | None,
+    classifier: Kernel | None,
 ) -> Evidence:
     """Collect evidence where arrays are known by their kind and order alone.
 
@@ -74,23 +101,18 @@ def evidence_in_order(
     Raises:
         WeightsError: the numbers of norms and convolutions belong to no DenseNet.
     """
-    blocks = _blocks(convs)
+    evidence = Evidence(tuple(convs), conv_bias, None, False, classifier)
+    blocks = _blocks(evidence.convs)
     inside = blocks.norms
-    extra = len(norms) - inside
+    extra = len(norms) - len(inside)
     if extra not in (0, 1, 2):
         raise WeightsError(
-            f"{len(norms)} norms beside {len(convs)} convolutions, but should be {inside} to "
-            f"{inside + 2}"
+            f"{len(norms)} norms beside {len(convs)} convolutions, but should be {len(inside)} to "
+            f"{len(inside) + 2}"
         )
-    final = extra > 0 and norms[-1] == blocks.channels
+    final = extra == 2 or (extra == 1 and tuple(norms) == (*inside, blocks.channels))
     has_stem_norm = extra - final == 1
-    return Evidence(
-        convs=tuple(convs),
-        conv_bias=conv_bias,
-        stem_norm=norms[0] if has_stem_norm else None,
-        final_norm=final,
-        classifier=classifier,
-    )
+    return replace(evidence, stem_norm=norms[0] if has_stem_norm else None, final_norm=final)
 
 
 def inferred_fields(evidence: Evidence) -> dict[str, Any]:
@@ -99,14 +121,8 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
     Raises:
         WeightsError: the shapes belong to no DenseNet; says at which convolution.
     """
-    if not evidence.convs:
-        raise WeightsError("no stem convolution")
     found = _blocks(evidence.convs)
-    stem = evidence.convs[0]
-    if evidence.stem_norm is None:
-        stem_kind = "conv"
-    else:
-        stem_kind = "norm-relu-conv" if evidence.stem_norm == stem[1] else "conv-norm-relu"
+    stem = evidence.convs[0].shape
     fields: dict[str, Any] = {
         "blocks": found.layers,
         "growth_rate": found.growth_rate,
@@ -114,17 +130,21 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
         "compression": common_compression(found.transitions),
         "in_channels": stem[1],
         "spatial_dims": len(stem) - 2,
-        "stem_kind": stem_kind,
         "stem_width": stem[0],
         "stem_kernel": stem[2],
         "conv_bias": evidence.conv_bias,
         "final_norm": evidence.final_norm,
     }
+    if evidence.stem_norm is None:
+        fields["stem_kind"] = "conv"
+    elif stem[0] != stem[1]:
+        first = evidence.stem_norm == stem[1]
+        fields["stem_kind"] = "norm-relu-conv" if first else "conv-norm-relu"
     if evidence.classifier is not None:
-        classes, features = evidence.classifier
+        classes, features = evidence.classifier.shape
         if features != found.channels:
             raise WeightsError(
-                f"the classifier reads {features} features, but the last block gives "
+                f"{evidence.classifier.key} reads {features} features, but the last block gives "
                 f"{found.channels}"
             )
         fields["classes"] = classes
@@ -133,6 +153,7 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Blocks:
+    stem: int
     layers: tuple[int, ...]
     growth_rate: int
     bottleneck_width: int | None
@@ -140,31 +161,40 @@ class _Blocks:
     channels: int
 
     @property
-    def norms(self) -> int:
-        """Norms inside blocks and transitions."""
-        per_layer = 1 if self.bottleneck_width is None else 2
-        return per_layer * sum(self.layers) + len(self.transitions)
+    def norms(self) -> tuple[int, ...]:
+        """Channels of the norms inside blocks and transitions, in order."""
+        width = () if self.bottleneck_width is None else (self.bottleneck_width * self.growth_rate,)
+        channels, found = self.stem, []
+        for block, layers in enumerate(self.layers):
+            for _ in range(layers):
+                found += [channels, *width]
+                channels += self.growth_rate
+            if block < len(self.transitions):
+                found.append(channels)
+                channels = self.transitions[block][1]
+        return tuple(found)
 
 
-def _blocks(convs: Sequence[Shape]) -> _Blocks:
+def _blocks(convs: Sequence[Kernel]) -> _Blocks:
     """Read dense layers and transitions off the convolutions after the stem."""
     if len(convs) < 2:
-        raise WeightsError("no dense layer after the stem convolution")
-    growth, first = convs[-1][0], convs[1]
+        raise WeightsError(f"no dense layer after the stem convolution {convs[0].key}")
+    shapes = [kernel.shape for kernel in convs]
+    growth, first = shapes[-1][0], shapes[1]
     bottleneck = first[0] // growth if set(first[2:]) == {1} else None
-    channels, layers, transitions = convs[0][0], [0], []
+    channels, layers, transitions = shapes[0][0], [0], []
     index = 1
     while index < len(convs):
-        size = _layer_at(convs, index, channels, growth, bottleneck)
+        size = _layer_at(shapes, index, channels, growth, bottleneck)
         if size:
             layers[-1] += 1
             channels += growth
             index += size
             continue
-        out, into, *window = convs[index]
+        out, into, *window = shapes[index]
         if into != channels or set(window) != {1}:
             raise WeightsError(
-                f"convolution {index + 1} has a kernel of shape {convs[index]}, but should read "
+                f"{convs[index].key} is a kernel of shape {shapes[index]}, but should read "
                 f"{channels} channels: as a dense layer of growth rate {growth} or a transition"
             )
         transitions.append((into, out))
@@ -172,27 +202,31 @@ def _blocks(convs: Sequence[Shape]) -> _Blocks:
         channels = out
         index += 1
     if 0 in layers:
-        raise WeightsError("a transition without dense layers before or after it")
-    return _Blocks(tuple(layers), growth, bottleneck, tuple(transitions), channels)
+        raise WeightsError(
+            f"no dense layers before or after a transition: {len(convs)} convolutions make blocks "
+            f"of {', '.join(map(str, layers))} layers"
+        )
+    return _Blocks(shapes[0][0], tuple(layers), growth, bottleneck, tuple(transitions), channels)
 
 
 def _layer_at(
-    convs: Sequence[Shape], index: int, channels: int, growth: int, bottleneck: int | None
+    shapes: Sequence[Shape], index: int, channels: int, growth: int, bottleneck: int | None
 ) -> int:
     """Convolutions of the dense layer that starts at ``index``; 0 if none does."""
-    dims = len(convs[index]) - 2
+    dims = len(shapes[index]) - 2
     last = (3,) * dims
     if bottleneck is None:
-        return int(convs[index] == (growth, channels, *last))
+        return int(shapes[index] == (growth, channels, *last))
     width = bottleneck * growth
     pair = ((width, channels, *(1,) * dims), (growth, width, *last))
-    return 2 if tuple(convs[index : index + 2]) == pair else 0
+    return 2 if tuple(shapes[index : index + 2]) == pair else 0
 
 
 def common_compression(transitions: Sequence[tuple[int, int]]) -> float:
     """The roundest compression that every transition agrees with."""
-    candidates = [1.0, 0.5] + [percent / 100 for percent in range(1, 100)]
-    candidates += [kept / channels for channels, kept in transitions]
+    least = max((kept / channels for channels, kept in transitions), default=1.0)
+    candidates = [n / parts for parts in (1, 2, 10, 20, 100) for n in range(1, parts + 1)]
+    candidates += [least, math.nextafter(least, 1)]  # in case the division rounded down
     for theta in candidates:
         if all(int(theta * channels) == kept for channels, kept in transitions):
             return theta

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from densespec_keras import SGD
 
 import densespec
+from densespec_keras import SGD
 
 POLICIES = {
     "float32": ("float32", "float32", 1e-5),

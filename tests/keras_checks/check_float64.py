@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from densespec_keras import float64
 
 import densespec
 from densespec.backends import get_backend
+from densespec_keras import float64
 
 
 def largest_error(actual: np.ndarray, expected: np.ndarray) -> float:

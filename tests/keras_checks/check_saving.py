@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from densespec_keras import SGD
 
 import densespec
 from densespec.errors import DensespecError
+from densespec_keras import SGD
 
 LOADER = Path(__file__).with_name("loader.py")
 PLAIN = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+
 from densespec_keras import SGD
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from densespec_keras import SGD, BatchNormalization
 
 import densespec
 from densespec import TrainingRecipe
 from densespec.backends import get_backend
+from densespec_keras import SGD, BatchNormalization
 
 
 def from_logits() -> Any:

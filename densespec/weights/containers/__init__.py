@@ -22,7 +22,7 @@ from densespec.weights.containers import (
     safetensors,
     torch_pickle,
 )
-from densespec.weights.containers.base import Opened, Output, Progress, damage
+from densespec.weights.containers.base import Opened, Output, Progress, Refused, damage
 from densespec.weights.tensors import OpenFile, Tensor
 
 SUFFIXES = {
@@ -63,11 +63,10 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
 
 FOREIGN = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
-    b"<": "a web page or XML, perhaps of a failed download: get the file anew",
-    b"{": "JSON text",
-    b"\x1f\x8b": "gzip-compressed: unpack it first",
-    b"\x08": "perhaps ONNX or a TensorFlow graph",
+    (b"version https://git-lfs",): "a Git LFS pointer, not the file itself: run git lfs pull",
+    (b"<!", b"<html", b"<HTML", b"<?xml"): "a web page, so a failed download: get the file anew",
+    (b'{"', b"{\n", b"{\r", b"{ "): "JSON text",
+    (b"\x1f\x8b",): "compressed by gzip: unpack it first",
 }
 """What files that are no container start with, and what to say of them."""
 
@@ -84,11 +83,8 @@ def open_file(path: str | os.PathLike[str]) -> OpenFile:
     """
     path = Path(path)
     with damage(path, "file"):
-        head, size = _head(path)
-        container = _container_in(head, size, path) or _by_suffix(path)
-        if container is None:
-            raise WeightsError(f"{path}: {_found(head)}. Expected {_expected()}")
-    opened = Opened(path, container)
+        container = _container(path)
+        opened = Opened(path, container)
     try:
         with damage(path, f"{container} file"):
             READERS[container](opened)
@@ -127,24 +123,40 @@ def write_file(
     try:
         with atomic_path(path) as temporary:
             write(Output(path, temporary, tensors, dict(metadata or {}), report))
+    except Refused as error:
+        raise WeightsError(f"{path}: {error}") from error
     except OSError as error:
         raise WeightsError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def _container(path: Path) -> str:
+    """Container by a file's content, or else by its suffix."""
+    head, size = _head(path)
+    found = _container_in(head, size, path)
+    foreign = None if found else _foreign(head)
+    found = found or _suffixed(path)
+    if found is None or foreign:
+        what = foreign or f"of no known kind, it starts with {shown(head[:16])}"
+        raise Refused(f"{what}. Expected {_expected()}")
+    return found
 
 
 def _head(path: Path) -> tuple[bytes, int]:
     """The first bytes of a file, and its size."""
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
+            raise Refused(f"{what}. Expected {_expected()}")
+        with path.open("rb") as file:
+            head = file.read(64)
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise WeightsError(f"{path}: a folder. Expected {_expected()}")
-    if not stat.S_ISREG(status.st_mode):
-        raise WeightsError(f"{path}: a device or pipe. Expected {_expected()}")
-    if not status.st_size:
-        raise WeightsError(f"{path}: empty. Expected {_expected()}")
-    with path.open("rb") as file:
-        return file.read(64), status.st_size
+        raise Refused("no such file") from error
+    except OSError as error:
+        raise Refused(f"can't be read: {error.strerror}") from error
+    if not head:
+        raise Refused(f"empty. Expected {_expected()}")
+    return head, status.st_size
 
 
 def _container_in(head: bytes, size: int, path: Path) -> str | None:
@@ -167,8 +179,8 @@ def _container_in_zip(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:
-        return _by_suffix(path)  # whose reader says what is wrong
-    if keras_zip.CONFIG in names and keras_zip.METADATA in names:
+        return None
+    if keras_zip.CONFIG in names:
         return "keras"
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"
@@ -186,28 +198,26 @@ def _is_msgpack_map(head: bytes) -> bool:
     return not key or 0xA0 <= key[0] <= 0xBF or 0xD9 <= key[0] <= 0xDB
 
 
+def _foreign(head: bytes) -> str | None:
+    """What a file is that is no container."""
+    return next((what for starts, what in FOREIGN.items() if head.startswith(starts)), None)
+
+
 def container_of(path: str | os.PathLike[str]) -> str:
     """Container that a path's suffix says.
 
     Raises:
         WeightsError: its suffix is not known; names those that are.
     """
-    container = _by_suffix(Path(path))
+    container = _suffixed(Path(path))
     if container is None:
         raise WeightsError(f"{path}: its suffix should be one of {', '.join(SUFFIXES)}")
     return container
 
 
-def _by_suffix(path: Path) -> str | None:
+def _suffixed(path: Path) -> str | None:
     name = path.name.lower()
     return next((SUFFIXES[suffix] for suffix in SUFFIXES if name.endswith(suffix)), None)
-
-
-def _found(head: bytes) -> str:
-    for start, what in FOREIGN.items():
-        if head.startswith(start):
-            return what
-    return f"of no known kind: it starts with {shown(head[:16])}"
 
 
 def _expected() -> str:

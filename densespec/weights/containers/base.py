@@ -17,7 +17,7 @@ from typing import IO, Literal, Self
 
 import numpy as np
 
-from densespec.errors import WeightsError, shown
+from densespec.errors import LONGEST, WeightsError, shown
 from densespec.weights.tensors import Tensor, Tensors
 
 Read = Callable[[np.dtype], np.ndarray]
@@ -68,6 +68,14 @@ def plausible(claimed: int, stored: int) -> bool:
     return claimed <= max(FLOOR, MAX_EXPANSION * stored)
 
 
+class Refused(ValueError):
+    """What is wrong with a file, and what to do. The path is put before it."""
+
+
+class Damaged(ValueError):
+    """What is damaged in a file. The path is put before it, and what to do after it."""
+
+
 @contextlib.contextmanager
 def damage(path: Path, kind: str) -> Iterator[None]:
     """Turn what a parser raises into a WeightsError that starts with the path.
@@ -78,8 +86,8 @@ def damage(path: Path, kind: str) -> Iterator[None]:
         yield
     except WeightsError:
         raise
-    except OSError as error:
-        raise WeightsError(f"{path}: can't be read: {_reason(error)}") from error
+    except Refused as error:
+        raise WeightsError(f"{path}: {error}") from error
     except Exception as error:
         raise WeightsError(
             f"{path}: not a readable {kind}, or damaged: {_reason(error)}; get the file anew"
@@ -87,34 +95,35 @@ def damage(path: Path, kind: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Damaged):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__} {shown(lines[0])}" if lines[0] else type(error).__name__
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first[:LONGEST]}" if first else type(error).__name__
 
 
-def require(package: str, path: Path, kind: str, install: str) -> ModuleType:
-    """Import a package that a container needs.
+def require(package: str, files: str, install: str) -> ModuleType:
+    """Import a package that files need.
 
     Raises:
-        WeightsError: it is not installed; the message says how to install it.
+        Refused: it is not installed; the message says how to install it.
     """
     if importlib.util.find_spec(package) is None:
-        raise WeightsError(
-            f"{path}: {kind} need the package {package!r}, which is not installed: "
-            f"pip install {install}"
+        raise Refused(
+            f"{files} need the package {package!r}, which is not installed: pip install {install}"
         )
     return importlib.import_module(package)
 
 
-def numpy_dtype(name: str, path: Path) -> np.dtype:
+def numpy_dtype(name: str) -> np.dtype:
     """The type of arrays of this name.
 
     Raises:
-        WeightsError: it is one of ``ml_dtypes``, which is not installed.
+        Refused: it is one of ``ml_dtypes``, which is not installed.
     """
     if name in EXTENDED:
-        return np.dtype(getattr(require("ml_dtypes", path, f"{name} arrays", "ml_dtypes"), name))
+        return np.dtype(getattr(require("ml_dtypes", f"{name} arrays", "ml_dtypes"), name))
     return np.dtype(name)
 
 
@@ -149,36 +158,32 @@ class Opened:
     def add(self, name: str, shape: tuple[int, ...], dtype: str, read: Read) -> None:
         """Add a tensor, once its name, shape and type are known to be sound."""
         if name in self._tensors:
-            raise self.error(f"{shown(name)} is there twice")
+            raise Refused(f"{shown(name)} is there twice")
         if dtype not in ITEM_SIZES:
-            raise self.error(
+            raise Refused(
                 f"{shown(name)} is of type {shown(dtype)}, but should be one of "
                 f"{', '.join(ITEM_SIZES)}"
             )
-        check_shape(shape, lambda what: self.error(f"{shown(name)} {what}"))
+        check_shape(shape, name)
         self._claimed += byte_size(shape, dtype)
         if not plausible(self._claimed, self.size) or len(self._tensors) == MAX_TENSORS:
-            raise self.error(
-                f"claims {self._claimed} bytes of arrays up to {shown(name)}, but has only "
-                f"{self.size} bytes; the file is damaged or a trap"
+            raise Refused(
+                f"it claims {self._claimed} bytes of arrays up to {shown(name)}, but has only "
+                f"{self.size} bytes; it is damaged or a trap"
             )
         self._readers[name] = read
         self._tensors[name] = Tensor(shape, dtype, functools.partial(self._read, name))
 
     def _read(self, name: str) -> np.ndarray:
         if name not in self._readers:
-            raise self.error(f"was closed before {shown(name)} was read")
+            raise WeightsError(f"{self.path}: was closed before {shown(name)} was read")
         expected = self._tensors[name]
-        dtype = numpy_dtype(expected.dtype, self.path)
         with damage(self.path, f"{self.container} file"):
+            dtype = numpy_dtype(expected.dtype)
             array = self._readers[name](dtype)
-        if array.shape != expected.shape or array.dtype.name != expected.dtype:
-            raise self.error(f"{shown(name)} is another array than its header says")
-        return array.astype(dtype, copy=False)
-
-    def error(self, what: str) -> WeightsError:
-        """A WeightsError about this file."""
-        return WeightsError(f"{self.path}: {what}")
+            if array.shape != expected.shape or array.dtype.name != expected.dtype:
+                raise Damaged(f"{shown(name)} is another array than its header says")
+            return array.astype(dtype, copy=False)
 
     def close(self) -> None:
         self._readers.clear()
@@ -191,14 +196,19 @@ class Opened:
         self.close()
 
 
-def check_shape(shape: tuple[int, ...], error: Callable[[str], WeightsError]) -> None:
-    """Check what numpy can't hold, or answers with something else than an error."""
+def check_shape(shape: tuple[int, ...], name: str) -> None:
+    """Check what numpy can't hold, or answers with something else than an error.
+
+    Raises:
+        Refused: names the array.
+    """
     if len(shape) > MAX_DIMS or any(type(dim) is not int or dim < 0 for dim in shape):
-        raise error(
-            f"has shape {shown(shape)}, but should have at most {MAX_DIMS} whole numbers from 0"
+        raise Refused(
+            f"{shown(name)} has shape {shown(shape)}, but should have at most {MAX_DIMS} whole "
+            "numbers from 0"
         )
     if math.prod(dim for dim in shape if dim) >= 2**59:  # of 16 bytes each
-        raise error(f"has shape {shown(shape)}, which is too large")
+        raise Refused(f"{shown(name)} has shape {shown(shape)}, which is too large")
 
 
 class MappedFile:
@@ -213,7 +223,7 @@ class MappedFile:
         with path.open("rb") as file:
             return cls(file)
 
-    def text(self, start: int, size: int) -> bytes:
+    def take(self, start: int, size: int) -> bytes:
         """A copy of some bytes; fewer where the file ends."""
         return self.bytes[start : start + size].tobytes()
 
@@ -245,32 +255,28 @@ class Output:
         """Every array, C-contiguous and in native byte order, read as it is asked for.
 
         Raises:
-            WeightsError: one is not what its tensor says it is.
+            Refused: one is not what its tensor says it is.
         """
         for name in self.tensors if names is None else names:
             tensor = self.tensors[name]
             array = np.asarray(tensor.read(), order="C")
             if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
-                raise self.error(
+                raise Refused(
                     f"{shown(name)} should have shape {tensor.shape} and type {tensor.dtype}, but "
                     f"has {array.shape} and {array.dtype.name}"
                 )
             yield name, array.astype(array.dtype.newbyteorder("="), copy=False)
             self.progress(array.nbytes)
 
-    def error(self, what: str) -> WeightsError:
-        """A WeightsError about this file."""
-        return WeightsError(f"{self.path}: {what}")
-
     def check_types(self, known: Container[str], kind: str) -> None:
         """Check that a container can hold arrays of these types.
 
         Raises:
-            WeightsError: it can't; names the first tensor.
+            Refused: it can't; names the first tensor.
         """
         for name, tensor in self.tensors.items():
             if tensor.dtype not in known:
-                raise self.error(
+                raise Refused(
                     f"{kind} can't hold {shown(name)}, which is of type {tensor.dtype}; convert it "
                     "to float32, or write a .safetensors file"
                 )
@@ -279,15 +285,15 @@ class Output:
         """Check that names joined by "/" form a tree: an array is no folder of others.
 
         Raises:
-            WeightsError: they do not; names the first offender.
+            Refused: they do not; names the first offender.
         """
         for name in self.tensors:
             parts = name.split("/")
             if not all(parts) or "." in parts:
-                raise self.error(f"{shown(name)} has a part that is empty or '.'")
+                raise Refused(f"{shown(name)} has a part that is empty or '.'")
             for end in range(1, len(parts)):
                 if (parent := "/".join(parts[:end])) in self.tensors:
-                    raise self.error(f"{shown(parent)} is an array, and so is {shown(name)}")
+                    raise Refused(f"{shown(parent)} is an array, and so is {shown(name)}")
 
 
 def write_little_endian(array: np.ndarray, file: IO[bytes]) -> None:

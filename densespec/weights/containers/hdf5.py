@@ -18,8 +18,16 @@ from typing import Any
 import numpy as np
 
 from densespec.errors import shown
-from densespec.weights.containers.base import ITEM_SIZES, MappedFile, Opened, Output, require
-from densespec.weights.containers.hdf5_format import FormatError, HDF5File, Node
+from densespec.weights.containers.base import (
+    ITEM_SIZES,
+    Damaged,
+    MappedFile,
+    Opened,
+    Output,
+    Refused,
+    require,
+)
+from densespec.weights.containers.hdf5_format import HDF5File, Node
 
 LAYER_NAMES = "layer_names"
 WEIGHT_NAMES = "weight_names"
@@ -45,8 +53,7 @@ def read_from(opened: Opened, file: MappedFile) -> None:
     root = HDF5File(file).root
     weights = root["model_weights"] if "model_weights" in root.links else root
     for node in (root, weights):
-        texts = ((key, text) for key, text in node.attributes.items() if isinstance(text, str))
-        opened.metadata.update(texts)
+        opened.metadata.update(_texts(node))
     layers = _names(weights, LAYER_NAMES)
     if layers is None and weights is root:
         opened.container = "keras-weights"
@@ -60,12 +67,17 @@ def read_from(opened: Opened, file: MappedFile) -> None:
                 _add(opened, file, name, _at(group, name))
 
 
+def _texts(node: Node) -> dict[str, str]:
+    texts = node.attributes.items()
+    return {key: text for key, text in texts if isinstance(text, str) and key != LAYER_NAMES}
+
+
 def _walk(
     opened: Opened, file: MappedFile, group: Node, path: str, seen: set[int]
 ) -> Iterator[tuple[str, str]]:
     """Add every array below a group. Yields the noted names of layers, by path."""
     if group.address in seen or path.count("/") >= DEEPEST:
-        raise opened.error(f"the group {shown(path)} leads back to itself, or lies too deep")
+        raise Damaged(f"the group {shown(path)} leads back to itself, or lies too deep")
     seen.add(group.address)
     for part in group.links:
         member = group[part]
@@ -92,7 +104,7 @@ def _names(group: Node, key: str) -> list[str] | None:
 def _list(group: Node, key: str) -> list[str]:
     names = group.attributes[key]
     if not isinstance(names, list):
-        raise FormatError(f"its attribute {key} should be a list of names")
+        raise Damaged(f"its attribute {key} should be a list of names")
     return names
 
 
@@ -105,8 +117,8 @@ def _at(group: Node, path: str) -> Node:
 def _add(opened: Opened, file: MappedFile, name: str, node: Node) -> None:
     try:
         array = node.array()
-    except FormatError as error:
-        raise opened.error(f"{shown(name)}: {error}") from error
+    except Refused as error:
+        raise Refused(f"{shown(name)}: {error}") from error
     opened.add(
         name,
         array.shape,
@@ -135,7 +147,7 @@ def _layer_names(output: Output) -> dict[str, str]:
     names = json.loads(output.metadata.get(LAYER_NAMES, "{}"))
     for layer in names:
         if layer in output.tensors or f"{layer}/vars".lstrip("/") in output.tensors:
-            raise output.error(f"{shown(layer)} is a layer, but also an array")
+            raise Refused(f"{shown(layer)} is a layer, but also an array")
     return names
 
 
@@ -159,7 +171,7 @@ def write_legacy(output: Output) -> None:
 
 
 def _new_file(output: Output) -> Any:
-    h5py: Any = require("h5py", output.path, "HDF5 files", "'densespec[hdf5]'")
+    h5py: Any = require("h5py", "HDF5 files", "'densespec[hdf5]'")
     output.check_types(TYPES, "HDF5 files")
     output.check_tree()
     return h5py.File(output.temporary, "w")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from densespec.errors import shown
-from densespec.weights.containers.base import MappedFile, Order
+from densespec.weights.containers.base import Damaged, MappedFile, Order, Refused
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 2**64 - 1
@@ -57,10 +57,6 @@ FLOATS = {
 
 BOOLS = (b"FALSE\0\0\0TRUE\0\0\0\0\0\1", b"FALSE\0TRUE\0\0\1")
 """Members of h5py's enumeration for booleans, in types of version 1 and 3."""
-
-
-class FormatError(ValueError):
-    """The file is damaged, or uses what is not read here."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ class HDF5File:
 
     def _root_address(self) -> int:
         if self.take(0, 8) != SIGNATURE:
-            raise FormatError("it does not start as HDF5 does")
+            raise Damaged("it does not start as HDF5 does")
         (version,) = self.unpack("B", 8)
         if version in (0, 1):
             sizes = self.unpack("BB", 13)
@@ -128,11 +124,13 @@ class HDF5File:
             sizes = self.unpack("BB", 9)
             base, _, end, root = self.unpack("4Q", 12)
         else:
-            raise FormatError(f"its superblock is of version {version}")
+            raise Damaged(f"its superblock is of version {version}")
         if sizes != (8, 8) or base:
-            raise FormatError("its addresses are not of 8 bytes, or do not count from its start")
+            raise Refused(
+                "its addresses are not of 8 bytes, or do not count from its start; save it anew"
+            )
         if end > self.size:
-            raise FormatError(f"it is cut short: {self.size} of {end} bytes are there")
+            raise Damaged(f"it is cut short: {self.size} of {end} bytes are there")
         return int(root)
 
     def node(self, address: int) -> Node:
@@ -145,26 +143,26 @@ class HDF5File:
         """Little-endian numbers, as :mod:`struct` describes them."""
         self._steps -= 1
         if not self._steps:
-            raise FormatError(f"its structure takes more than {MOST_STEPS} steps to read")
+            raise Damaged(f"its structure takes more than {MOST_STEPS} steps to read")
         return struct.unpack(f"<{form}", self.take(start, struct.calcsize(f"<{form}")))
 
     def take(self, start: int, size: int) -> bytes:
         """Some bytes, all of them in the file."""
         if start + size > self.size:
-            raise FormatError(f"it ends at {self.size} bytes, but {start + size} are needed")
-        return self.file.text(start, size)
+            raise Damaged(f"it ends at {self.size} bytes, but {start + size} are needed")
+        return self.file.take(start, size)
 
     def expect(self, signature: bytes, start: int) -> int:
         """Check a structure's signature. Returns where it ends."""
         if self.take(start, len(signature)) != signature:
-            raise FormatError(f"there should be {signature.decode()} at {start}")
+            raise Damaged(f"there should be {signature.decode()} at {start}")
         return start + len(signature)
 
     def text(self, start: int, size: int) -> str:
         """A text, up to its first zero."""
         self._text_left -= size
         if self._text_left < 0:
-            raise FormatError(f"its texts take more than {MOST_TEXT} bytes")
+            raise Damaged(f"its texts take more than {MOST_TEXT} bytes")
         return self.take(start, size).partition(b"\0")[0].decode()
 
     def collection(self, address: int) -> dict[int, tuple[int, int]]:
@@ -201,7 +199,7 @@ class Node:
     def __getitem__(self, name: str) -> Node:
         address = self.links.get(name)
         if address is None:
-            raise FormatError(f"there is no {shown(name)} where it should be")
+            raise Damaged(f"there is no {shown(name)} where it should be")
         return self.file.node(address)
 
     @functools.cached_property
@@ -210,7 +208,7 @@ class Node:
         found: dict[str, int] = {}
         for name, address in self._links():
             if name in found or not name:
-                raise FormatError(f"the name {shown(name)} is there twice, or empty")
+                raise Damaged(f"the name {shown(name)} is there twice, or empty")
             found[name] = address
         return found
 
@@ -240,20 +238,21 @@ class Node:
         """Where an array lies.
 
         Raises:
-            FormatError: in another file, in chunks, or nowhere; or of a type that is not read.
+            Refused: in another file, in chunks, or nowhere; or of a type that is not read.
         """
         file = self.file
         shape = _shape(file, self._own(Kind.DATASPACE))
         kind = _type(file, self._own(Kind.DATATYPE))
         if self._find(Kind.EXTERNAL_FILES):
-            raise FormatError("it lies in another file; save the array itself")
+            raise Refused("it lies in another file; save the array itself")
         if shape is None or kind.name is None or kind.name == "text":
-            raise FormatError("it should be an array of numbers")
+            raise Refused("it should be an array of numbers; save it as one")
         start, stored = self._place()
         claimed = math.prod(shape) * kind.size
         if claimed > stored or (claimed and start + claimed > file.size):
-            raise FormatError(
-                f"it claims {claimed} bytes, of which {stored} are stored at {start} of {file.size}"
+            raise Refused(
+                f"it claims {claimed} bytes, of which {stored} are stored, at {start} in a file of "
+                f"{file.size}; get the file anew"
             )
         return Array(shape, kind.name, kind.order, start if claimed else 0, stored)
 
@@ -262,7 +261,7 @@ class Node:
         start = self._own(Kind.LAYOUT)
         version, layout = self.file.unpack("BB", start)
         if version not in (3, 4):
-            raise FormatError(f"its layout is of version {version}; save it anew")
+            raise Refused(f"its layout is of version {version}; save it anew")
         match layout:
             case 0:
                 return start + 4, self.file.unpack("H", start + 2)[0]
@@ -270,8 +269,8 @@ class Node:
                 address, size = self.file.unpack("QQ", start + 2)
                 return address, 0 if address == UNDEFINED else size
             case 2:
-                raise FormatError("it is in chunks; rewrite the file: h5repack -l CONTI -f NONE")
-        raise FormatError("it lies in other files; save the array itself")
+                raise Refused("it is in chunks; rewrite the file: h5repack -l CONTI -f NONE")
+        raise Refused("it lies in other files; save the array itself")
 
     def _find(self, kind: int) -> Message | None:
         return next((message for message in self.messages if message.kind == kind), None)
@@ -280,7 +279,7 @@ class Node:
         """Where the one message of a kind starts."""
         message = self._find(kind)
         if message is None or message.flags & 2:
-            raise FormatError("it has no type, shape or place of its own")
+            raise Refused("it has no type, shape or place of its own; save it anew")
         return message.start
 
 
@@ -292,12 +291,12 @@ def _messages(file: HDF5File, address: int) -> Iterator[Message]:
     else:
         version, size = file.unpack("BxxxxxxxI", address)
         if version != 1:
-            raise FormatError(f"there is no group or array at {address}")
+            raise Damaged(f"there is no group or array at {address}")
         blocks, head = [(address + 16, size)], 8
     seen = set()
     for start, size in blocks:  # which grow
         if start in seen:
-            raise FormatError(f"the header at {address} continues in itself")
+            raise Damaged(f"the header at {address} continues in itself")
         seen.add(start)
         for message in _block(file, start, start + size, head):
             if message.kind == Kind.CONTINUATION:
@@ -338,17 +337,17 @@ def _symbols(file: HDF5File, tree: int, heap: int) -> Iterator[tuple[str, int]]:
         for entry in range(start + 4, start + 4 + 40 * count, 40):
             offset, address, cache = file.unpack("QQI", entry)
             if offset >= size:
-                raise FormatError("a name lies outside its heap")
+                raise Damaged("a name lies outside its heap")
             name = _terminated(file, names + offset, size - offset)
             if cache == 2:
-                raise FormatError(_refused(name, "soft"))
+                raise Refused(_refused(name, "soft"))
             yield name, address
 
 
 def _terminated(file: HDF5File, start: int, most: int) -> str:
-    name, zero, _ = file.file.text(start, min(most, LONGEST_NAME)).partition(b"\0")
+    name, zero, _ = file.file.take(start, min(most, LONGEST_NAME)).partition(b"\0")
     if not zero:
-        raise FormatError(f"a name of a group does not end, or is longer than {LONGEST_NAME} bytes")
+        raise Damaged(f"a name of a group does not end, or is longer than {LONGEST_NAME} bytes")
     return name.decode()
 
 
@@ -356,14 +355,14 @@ def _tables(file: HDF5File, node: int, above: int | None, seen: set[int]) -> Ite
     """Tables of symbols below a node of a B-tree of version 1."""
     kind, level, count = file.unpack("BBH", file.expect(b"TREE", node))
     if kind or node in seen or (above is not None and level != above - 1):
-        raise FormatError(f"the tree of a group is tangled at {node}")
+        raise Damaged(f"the tree of a group is tangled at {node}")
     seen.add(node)
     for number in range(count):
         (child,) = file.unpack("Q", node + 24 + 8 + 16 * number)
         if level:
             yield from _tables(file, child, level, seen)
         elif child in seen:
-            raise FormatError(f"the tree of a group is tangled at {node}")
+            raise Damaged(f"the tree of a group is tangled at {node}")
         else:
             seen.add(child)
             yield child
@@ -375,7 +374,7 @@ def _tables(file: HDF5File, node: int, above: int | None, seen: set[int]) -> Ite
 def _link(file: HDF5File, start: int) -> tuple[str, int]:
     version, flags = file.unpack("BB", start)
     if version != 1:
-        raise FormatError(f"a link is of version {version}")
+        raise Damaged(f"a link is of version {version}")
     at = start + 2
     kind = 0
     if flags & 0x08:
@@ -386,7 +385,7 @@ def _link(file: HDF5File, start: int) -> tuple[str, int]:
     length = int.from_bytes(file.take(at, width), "little")
     name = file.text(at + width, length)
     if kind:
-        raise FormatError(_refused(name, "soft" if kind == 1 else "external"))
+        raise Refused(_refused(name, "soft" if kind == 1 else "external"))
     return name, file.unpack("Q", at + width + length)[0]
 
 
@@ -423,7 +422,7 @@ def _records(file: HDF5File, address: int, kind: int) -> Iterator[int]:
         "BBIHHBBQHQ", file.expect(b"BTHD", address)
     )
     if found != kind or not size or node < 10 + size or depth > 16:
-        raise FormatError(f"the tree at {address} is of another kind, or damaged")
+        raise Damaged(f"the tree at {address} is of another kind, or damaged")
     if root != UNDEFINED:
         yield from _node_records(file, root, count, depth, size, _pointers(node, size, depth))
 
@@ -472,7 +471,7 @@ class _Heap:
         _, _, filters, _, managed, _, self.huge = fields[:7]
         self.width, self.first, self.largest, bits, _, self.root, self.rows = fields[17:]
         if filters or not self.width or self.first.bit_count() != 1 or self.largest < self.first:
-            raise FormatError(f"the heap at {address} is compressed or damaged")
+            raise Damaged(f"the heap at {address} is compressed or damaged")
         self.offset_size = (bits + 7) // 8
         self.length_size = min((_log2(self.largest) + 7) // 8, _width(managed))
 
@@ -488,7 +487,7 @@ class _Heap:
                 return self._in_rows(self.root, self.rows, offset), size
             case 1:
                 return self._huge(int.from_bytes(name[1:], "little"))
-        raise FormatError("an object of a heap is of a kind that is not read")
+        raise Damaged("an object of a heap is of a kind that is not read")
 
     def _in_rows(self, block: int, rows: int, offset: int) -> int:
         start = self.file.expect(b"FHIB", block) + 9 + self.offset_size
@@ -504,14 +503,14 @@ class _Heap:
                 return int(child) + offset % size
             inner = _log2(size) - _log2(self.first * self.width) + 1
             return self._in_rows(child, min(inner, row), offset % size)
-        raise FormatError("an object lies outside its heap")
+        raise Damaged("an object lies outside its heap")
 
     def _huge(self, number: int) -> tuple[int, int]:
         for record in _records(self.file, self.huge, HUGE_OBJECTS):
             address, size, found = self.file.unpack("QQQ", record)
             if found == number:
                 return address, size
-        raise FormatError("an object is missing from its heap")
+        raise Damaged("an object is missing from its heap")
 
 
 def _log2(number: int) -> int:
@@ -527,7 +526,7 @@ def _shape(file: HDF5File, start: int) -> tuple[int, ...] | None:
     if version == 1:
         return file.unpack(f"{rank}Q", start + 8)
     if version != 2:
-        raise FormatError(f"its shape is of version {version}")
+        raise Damaged(f"its shape is of version {version}")
     return None if kind == 2 else file.unpack(f"{rank}Q", start + 4)
 
 
@@ -548,7 +547,7 @@ def _type(file: HDF5File, start: int) -> Type:
         case 5:  # opaque, as h5py keeps a type that HDF5 lacks
             return Type("bfloat16" if size == 2 else None, "<", size)
         case 8:
-            members = file.file.text(start + 20, 18)
+            members = file.file.take(start + 20, 18)
             return Type("bool" if members.startswith(BOOLS) and size == 1 else None, "<", size)
         case 9:
             return Type("text" if bits & 15 == 1 else None, order, size, variable=True)
@@ -558,7 +557,7 @@ def _type(file: HDF5File, start: int) -> Type:
 def _attribute(file: HDF5File, start: int, size: int) -> tuple[str, Texts]:
     version, flags, *sizes = file.unpack("BBHHH", start)
     if version not in (1, 2, 3):
-        raise FormatError(f"an attribute is of version {version}")
+        raise Damaged(f"an attribute is of version {version}")
     at = start + (9 if version == 3 else 8)
     name = file.text(at, sizes[0])
     places = []
@@ -585,5 +584,5 @@ def _element(file: HDF5File, start: int, kind: Type) -> str:
         return ""
     place, size = file.collection(address)[number]
     if length > size:
-        raise FormatError("a text lies outside its heap")
+        raise Damaged("a text lies outside its heap")
     return file.text(place, length)

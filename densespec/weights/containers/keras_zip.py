@@ -11,7 +11,7 @@ import shutil
 import tempfile
 
 from densespec.weights.containers import hdf5, zips
-from densespec.weights.containers.base import MappedFile, Opened
+from densespec.weights.containers.base import Damaged, MappedFile, Opened, Refused
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -20,7 +20,7 @@ def read(opened: Opened) -> None:
     archive = zips.open_archive(opened)
     for name in (CONFIG, WEIGHTS):
         if name not in archive.namelist():
-            raise opened.error(
+            raise Refused(
                 f"a .keras file should have {name}, but this archive has none; save the model "
                 "anew with model.save"
             )
@@ -39,5 +39,5 @@ def read(opened: Opened) -> None:
 def _texts(metadata: bytes) -> dict[str, str]:
     entries = json.loads(metadata)
     if not isinstance(entries, dict):
-        raise ValueError(f"{METADATA} should be a JSON object")
+        raise Damaged(f"{METADATA} should be a JSON object")
     return {key: text for key, text in entries.items() if isinstance(text, str)}

@@ -19,9 +19,11 @@ from densespec.errors import shown
 from densespec.weights.containers.base import (
     ITEM_SIZES,
     MAX_TENSORS,
+    Damaged,
     MappedFile,
     Opened,
     Output,
+    Refused,
     byte_size,
     check_shape,
     write_little_endian,
@@ -77,7 +79,7 @@ def read(opened: Opened) -> None:
     file = MappedFile.at(opened.path)
     tree = _Parser(opened, file).parse()
     if not isinstance(tree, dict):
-        raise opened.error("should be a map of names to arrays, as Flax writes it")
+        raise Refused("it should be a map of names to arrays, as Flax writes it")
     if _are_texts(tree.get(METADATA)):
         opened.metadata.update(tree.pop(METADATA))
     for name, leaf in _leaves(tree, ""):
@@ -113,7 +115,7 @@ def _add_chunked(opened: Opened, file: MappedFile, name: str, leaf: dict[Any, An
     shape, chunks = _numbered(leaf.get("shape")), _numbered(leaf.get("chunks"))
     dtypes = {chunk.dtype for chunk in chunks if isinstance(chunk, _Array)}
     if len(dtypes) != 1 or not all(isinstance(chunk, _Array) for chunk in chunks):
-        raise opened.error(f"{shown(name)} should be in chunks of one type")
+        raise Damaged(f"{shown(name)} should be in chunks of one type")
 
     def read_chunks(dtype: np.dtype) -> np.ndarray:
         flat = [file.array(chunk.start, chunk.shape, dtype).reshape(-1) for chunk in chunks]
@@ -122,15 +124,13 @@ def _add_chunked(opened: Opened, file: MappedFile, name: str, leaf: dict[Any, An
     opened.add(name, shape, dtypes.pop(), read_chunks)
     sizes = [math.prod(chunk.shape) for chunk in chunks]
     if sum(sizes) != math.prod(shape):
-        raise opened.error(
-            f"{shown(name)} has shape {shape}, but its chunks have {sum(sizes)} elements"
-        )
+        raise Damaged(f"{shown(name)} has shape {shape}, but its chunks have {sum(sizes)} elements")
 
 
 def _numbered(entries: Any) -> tuple[Any, ...]:
     """Flax's spelling of a tuple, as a map by "0", "1" and so on."""
     if not isinstance(entries, dict):
-        raise ValueError("a chunked array without shape or chunks")
+        raise Damaged("it has a chunked array without shape or chunks")
     return tuple(entries[str(index)] for index in range(len(entries)))
 
 
@@ -145,17 +145,14 @@ class _Parser:
     def parse(self) -> Any:
         tree = self._value(0)
         if self.position != self.opened.size:
-            raise self.opened.error(
-                f"ends after {self.position} of {self.opened.size} bytes; it is damaged, or no "
-                "msgpack file"
-            )
+            raise Damaged(f"it ends after {self.position} of {self.opened.size} bytes")
         return tree
 
     def _value(self, depth: int) -> Any:
         self.count += 1
         if depth > DEEPEST or self.count > MAX_TENSORS:
-            raise self.opened.error(
-                f"is nested deeper than {DEEPEST}, or has more than {MAX_TENSORS} entries"
+            raise Refused(
+                f"it is nested deeper than {DEEPEST}, or has more than {MAX_TENSORS} entries"
             )
         kind, value = self._header()
         match kind:
@@ -189,7 +186,7 @@ class _Parser:
         if 0xD4 <= first <= 0xD8:
             return "extension", 1 << (first - 0xD4)
         if first not in KINDS:
-            raise ValueError(f"no object starts with the byte {first:#x}")
+            raise Damaged(f"no object starts with the byte {first:#x}")
         kind, form = KINDS[first]
         (value,) = struct.unpack(f">{form}", self._take(struct.calcsize(form)))
         return kind, value
@@ -199,9 +196,9 @@ class _Parser:
         for _ in range(size):
             key = self._value(depth + 1)
             if not isinstance(key, str | int):
-                raise self.opened.error("has a key that is neither a text nor a whole number")
+                raise Damaged("it has a key that is neither a text nor a whole number")
             if key in found:
-                raise self.opened.error(f"{shown(key)} is there twice in one map")
+                raise Damaged(f"{shown(key)} is there twice in one map")
             found[key] = self._value(depth + 1)
         return found
 
@@ -215,28 +212,28 @@ class _Parser:
             case ("list", 3):
                 array = self._array(end)
             case _:
-                raise self.opened.error("has an array that is not of shape, type and elements")
+                raise Damaged("it has an array that is not of shape, type and elements")
         if self.position != end:
-            raise self.opened.error("has an array that ends before or after its elements")
+            raise Damaged("it has an array that ends before or after its elements")
         return array
 
     def _array(self, end: int) -> _Array:
         kind, dims = self._header()
         if kind != "list" or dims > end - self.position:
-            raise self.opened.error("has an array whose shape is no list")
+            raise Damaged("it has an array whose shape is no list")
         shape = tuple(self._number() for _ in range(dims))
         kind, size = self._header()
         dtype = self._take(size).decode() if kind in ("text", "bytes") else ""
         kind, size = self._header()
         start = self._skip(size) if kind in ("text", "bytes") else 0
         if dtype not in ITEM_SIZES:
-            raise self.opened.error(
-                f"has an array of type {shown(dtype)}, but should have one of "
+            raise Refused(
+                f"it has an array of type {shown(dtype)}, but should have one of "
                 f"{', '.join(ITEM_SIZES)}"
             )
-        check_shape(shape, lambda what: self.opened.error(f"an array {what}"))
+        check_shape(shape, "an array")
         if not start or size != byte_size(shape, dtype):
-            raise self.opened.error(f"has an array of shape {shape} and {dtype} in {size} bytes")
+            raise Damaged(f"it has an array of shape {shape} and {dtype} in {size} bytes")
         return _Array(shape, dtype, start)
 
     def _number(self) -> Any:
@@ -245,15 +242,14 @@ class _Parser:
 
     def _take(self, size: int) -> bytes:
         start = self._skip(size)
-        return self.file.text(start, size)
+        return self.file.take(start, size)
 
     def _skip(self, size: int) -> int:
         """Where the skipped bytes start."""
         start = self.position
         if size > self.opened.size - start:
-            raise self.opened.error(
-                f"ends at {self.opened.size} bytes, but {size} more are announced at {start}; it "
-                "is cut short or damaged, get it anew"
+            raise Damaged(
+                f"it ends at {self.opened.size} bytes, but {size} more are announced at {start}"
             )
         self.position += size
         return start
@@ -286,7 +282,7 @@ class _Writer:
 
     def value(self, value: Any, depth: int) -> None:
         if depth > DEEPEST:
-            raise self.output.error(f"names have more than {DEEPEST} parts")
+            raise Refused(f"names have more than {DEEPEST} parts")
         match value:
             case dict():
                 self._map(value, depth)

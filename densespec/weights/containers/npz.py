@@ -18,9 +18,11 @@ from densespec.weights.containers import zips
 from densespec.weights.containers.base import (
     EXTENDED,
     ITEM_SIZES,
+    Damaged,
     Opened,
     Output,
     Read,
+    Refused,
     byte_size,
     write_little_endian,
 )
@@ -55,16 +57,16 @@ def _metadata(comment: bytes) -> dict[str, str]:
 def _add(opened: Opened, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     name = member.filename.removesuffix(SUFFIX)
     with archive.open(member) as file:
-        shape, dtype, start = _header(opened, name, file)
+        shape, dtype, start = _header(name, file)
     opened.add(name, shape, dtype, _reader(archive, member))
     if start + byte_size(shape, dtype) != member.file_size:
-        raise opened.error(
-            f"{shown(name)} has {member.file_size} bytes, but should have "
-            f"{start + byte_size(shape, dtype)} by its header; the file is damaged, get it anew"
+        raise Damaged(
+            f"{shown(name)} has {member.file_size} bytes, but by its header "
+            f"{start + byte_size(shape, dtype)}"
         )
 
 
-def _header(opened: Opened, name: str, file: Any) -> tuple[tuple[int, ...], str, int]:
+def _header(name: str, file: Any) -> tuple[tuple[int, ...], str, int]:
     """Shape and type of an array, and where its elements start."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
@@ -72,11 +74,12 @@ def _header(opened: Opened, name: str, file: Any) -> tuple[tuple[int, ...], str,
     elif version == (2, 0):
         shape, _, dtype = np.lib.format.read_array_header_2_0(file)
     else:
-        raise opened.error(
-            f"{shown(name)} is of version {version} of .npy, but should be of version 1 or 2"
+        raise Refused(
+            f"{shown(name)} is of version {version} of .npy, but should be of version 1 or 2; save "
+            "plain arrays of numbers"
         )
     if dtype.kind == "O":
-        raise opened.error(
+        raise Refused(
             f"{shown(name)} holds Python objects, which can run code when they are read; it should "
             "hold numbers"
         )
@@ -98,7 +101,7 @@ def write(output: Output) -> None:
     for name in output.tensors:
         member = name + SUFFIX
         if zipfile.ZipInfo(member).filename != member or zips.leaves_archive(member):
-            raise output.error(f"{shown(name)} can't be a name in a .npz file")
+            raise Refused(f"{shown(name)} can't be a name in a .npz file")
     with zipfile.ZipFile(output.temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.comment = _comment(output)
         for name, array in output.arrays():
@@ -114,7 +117,7 @@ def write(output: Output) -> None:
 def _comment(output: Output) -> bytes:
     comment = json.dumps(dict(output.metadata)).encode() if output.metadata else b""
     if len(comment) > LONGEST_COMMENT:
-        raise output.error(
+        raise Refused(
             f"its metadata take {len(comment)} bytes, but a .npz file holds at most "
             f"{LONGEST_COMMENT}; write a .safetensors file"
         )

@@ -14,9 +14,11 @@ from typing import Any
 from densespec.errors import shown
 from densespec.weights.containers.base import (
     ITEM_SIZES,
+    Damaged,
     MappedFile,
     Opened,
     Output,
+    Refused,
     byte_size,
     check_shape,
     write_little_endian,
@@ -50,70 +52,64 @@ ALIGNMENT = 8
 def read(opened: Opened) -> None:
     file = MappedFile.at(opened.path)
     header, start = _header(opened, file)
-    opened.metadata.update(_metadata(opened, header.pop("__metadata__", {})))
+    opened.metadata.update(_metadata(header.pop("__metadata__", {})))
     ends = [0]
-    for name, entry in sorted(header.items(), key=lambda item: _offsets(opened, *item)):
-        ends.append(_checked_end(opened, name, entry, ends[-1]))
+    for name, entry in sorted(header.items(), key=lambda item: _offsets(*item)):
+        ends.append(_checked_end(name, entry, ends[-1]))
     if start + ends[-1] != opened.size:
-        raise opened.error(
-            f"has {opened.size} bytes, but should have {start + ends[-1]} by its header; it is "
-            "cut short or damaged, get it anew"
-        )
+        raise Damaged(f"it has {opened.size} bytes, but by its header {start + ends[-1]}")
     for name, entry in header.items():
         _add(opened, file, start, name, entry)
 
 
 def _header(opened: Opened, file: MappedFile) -> tuple[dict[str, Any], int]:
-    size = struct.unpack("<Q", file.text(0, 8))[0] if opened.size >= 8 else 2**64
+    size = struct.unpack("<Q", file.take(0, 8))[0] if opened.size >= 8 else 2**64
     if size > min(LONGEST_HEADER, opened.size - 8):
-        raise opened.error(
-            f"not a safetensors file, or cut short: it has {opened.size} bytes, but says that its "
-            f"header has {size}"
-        )
-    text = file.text(8, size).decode()
+        raise Damaged(f"it has {opened.size} bytes, but says that its header has {size}")
+    text = file.take(8, size).decode()
     header = json.loads(text, object_pairs_hook=_without_repeats)
     if not isinstance(header, dict):
-        raise opened.error(f"its header should be a JSON object, but is {shown(header)}")
+        raise Damaged(f"its header should be a JSON object, but is {shown(header)}")
     return header, 8 + size
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key of the header is there twice")
+        raise Damaged("a key of its header is there twice")
     return found
 
 
-def _metadata(opened: Opened, metadata: Any) -> dict[str, str]:
+def _metadata(metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise opened.error("__metadata__ of its header should hold texts only")
+        raise Damaged("__metadata__ of its header should hold texts only")
     return metadata
 
 
-def _offsets(opened: Opened, name: str, entry: Any) -> tuple[int, int]:
+def _offsets(name: str, entry: Any) -> tuple[int, int]:
     match entry:
         case {"dtype": str(), "shape": [*_], "data_offsets": [int(begin), int(end)], **rest}:
             if not rest and type(begin) is int and type(end) is int:
                 return begin, end
-    raise opened.error(
+    raise Damaged(
         f"{shown(name)} in its header should have a dtype, a shape and two data_offsets, but is "
         f"{shown(entry)}"
     )
 
 
-def _checked_end(opened: Opened, name: str, entry: dict[str, Any], begin: int) -> int:
+def _checked_end(name: str, entry: dict[str, Any], begin: int) -> int:
     """End of a tensor that should begin where the one before it ends."""
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     if dtype not in TYPES:
-        raise opened.error(
+        raise Refused(
             f"{shown(name)} is of type {shown(dtype)}, but should be one of {', '.join(TYPES)}"
         )
-    check_shape(shape, lambda what: opened.error(f"{shown(name)} {what}"))
+    check_shape(shape, name)
     expected = [begin, begin + byte_size(shape, TYPES[dtype])]
     if entry["data_offsets"] != expected:
-        raise opened.error(
+        raise Damaged(
             f"{shown(name)} lies at {entry['data_offsets']} by its header, but should lie at "
-            f"{expected}; the file is damaged, get it anew"
+            f"{expected}"
         )
     return expected[1]
 
@@ -127,7 +123,7 @@ def _add(opened: Opened, file: MappedFile, start: int, name: str, entry: dict[st
 def write(output: Output) -> None:
     output.check_types(CODES, "safetensors files")
     if "__metadata__" in output.tensors:
-        raise output.error("'__metadata__' can't be a tensor's name in a safetensors file")
+        raise Refused("'__metadata__' can't be a tensor's name in a safetensors file")
     # Wide elements first keeps every array aligned.
     order = sorted(output.tensors, key=lambda name: -ITEM_SIZES[output.tensors[name].dtype])
     with output.temporary.open("wb") as file:

@@ -23,6 +23,7 @@ from densespec.weights.containers.base import (
     Opened,
     Output,
     Read,
+    Refused,
     require,
     write_little_endian,
 )
@@ -45,7 +46,7 @@ RESAVE = (
 
 
 def read(opened: Opened) -> None:
-    require("torch", opened.path, "PyTorch files", "'densespec[torch]'")
+    require("torch", "PyTorch files", "'densespec[torch]'")
     state = _state_dict(opened, _load(opened))
     for name, value in state.items():
         _add(opened, name, value)
@@ -64,7 +65,7 @@ def _load(opened: Opened) -> Any:
                 opened.path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
             )
         except pickle.UnpicklingError as error:
-            raise opened.error(_refusal(str(error))) from error
+            raise Refused(_refusal(str(error))) from error
 
 
 def _check(opened: Opened) -> bool:
@@ -74,12 +75,12 @@ def _check(opened: Opened) -> bool:
     if head.startswith(ZIP):
         return _check_archive(opened)
     if tarfile.is_tarfile(opened.path):
-        raise opened.error(
+        raise Refused(
             "a PyTorch file of 2016 (a tar archive), but should be a zip archive or a pickle of "
             "PyTorch's; load it with PyTorch and save it anew"
         )
     if LEGACY_MAGIC not in head:
-        raise opened.error(
+        raise Refused(
             "a pickle that torch.save did not write, or damaged; pickles can run code, so it was "
             "not opened. If you trust whoever made it, load it in the program that saved it and "
             "save its arrays as .npz or .safetensors"
@@ -91,11 +92,11 @@ def _check_archive(opened: Opened) -> bool:
     archive = zips.open_archive(opened)
     names = {name.partition("/")[2] for name in archive.namelist()}
     if "constants.pkl" in names:
-        raise opened.error(
+        raise Refused(
             f"a TorchScript program, but should be a state_dict; nothing was run. {RESAVE}"
         )
     if "data.pkl" not in names:
-        raise opened.error(
+        raise Refused(
             "a zip archive without data.pkl, so no PyTorch file; it has "
             f"{shown(archive.namelist())}"
         )
@@ -124,20 +125,18 @@ def _state_dict(opened: Opened, value: Any) -> Mapping[Any, Any]:
     unwrapped: list[str] = []
     while found := _wrapped(value):
         if len(found) > 1:
-            raise opened.error(
+            raise Refused(
                 f"it has a state_dict under each of {' and '.join(found)}; save the one you mean "
                 "alone"
             )
         if len(unwrapped) == DEEPEST:
-            raise opened.error(f"its state_dict lies too deep, below {'.'.join(unwrapped)}")
+            raise Refused(f"its state_dict lies too deep, below {'.'.join(unwrapped)}")
         unwrapped += found
         value = value[found[0]]
     if not isinstance(value, Mapping):
-        raise opened.error(
-            f"it should be a state_dict, but is of type {type(value).__name__}. {RESAVE}"
-        )
+        raise Refused(f"it should be a state_dict, but is of type {type(value).__name__}. {RESAVE}")
     if value and not any(_is_tensor(entry) for entry in value.values()):
-        raise opened.error(
+        raise Refused(
             f"it should be a state_dict, or have one under {', '.join(WRAPPERS)}, but has "
             f"{shown(list(value))} and none of them is a tensor. {RESAVE}"
         )
@@ -169,12 +168,12 @@ def _is_tensor(value: Any) -> bool:
 
 def _add(opened: Opened, name: Any, value: Any) -> None:
     if not isinstance(name, str):
-        raise opened.error(f"its state_dict has the key {shown(name)}, but keys should be texts")
+        raise Refused(f"its state_dict has the key {shown(name)}, but keys should be texts")
     if not _is_tensor(value):
         opened.skipped.append(name)
         return
     if str(value.layout) != "torch.strided" or value.device.type != "cpu" or value.is_quantized:
-        raise opened.error(
+        raise Refused(
             f"{shown(name)} is sparse, quantized or without values, but should be a dense tensor; "
             "save it as one"
         )

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from densespec.errors import shown
-from densespec.weights.containers.base import MAX_TENSORS, Opened, plausible
+from densespec.weights.containers.base import MAX_TENSORS, Opened, Refused, plausible
 
 
 def open_archive(opened: Opened) -> zipfile.ZipFile:
     """The archive at the path of ``opened``, closed with it.
 
     Raises:
-        WeightsError: its members are traps: repeated, outside the archive, encrypted, overlapping
+        Refused: its members are traps: repeated, outside the archive, encrypted, overlapping
             or far larger than what is stored.
     """
     archive = opened.resources.enter_context(zipfile.ZipFile(opened.path))
     for problem in _problems(archive.infolist(), opened.size):
-        raise opened.error(f"{problem}; the archive is damaged or a trap")
+        raise Refused(f"{problem}; the archive is damaged or a trap")
     return archive
 
 

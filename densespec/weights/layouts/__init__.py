@@ -94,13 +94,17 @@ def get_layout(name: str) -> Layout:
     return known[name]
 
 
+def canonical_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(*window, in, out) as (out, in, *window); vectors as they are."""
+    return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape
+
+
 def to_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
     """A layout's tensor with canonical axes. ``name`` is canonical."""
-    if axes == "out_in_window" or not name.endswith(".kernel"):
+    if axes == "out_in_window" or not name.endswith(".kernel") or len(tensor.shape) < 2:
         return tensor
-    *window, into, out = tensor.shape
     return Tensor(
-        (out, into, *window),
+        canonical_shape(tensor.shape),
         tensor.dtype,
         lambda: np.ascontiguousarray(np.moveaxis(tensor.read(), (-1, -2), (0, 1))),
     )

@@ -8,7 +8,7 @@ from densespec.errors import DensespecError, WeightsError
 from densespec.files import spec_from_json, spec_to_json
 from densespec.graph import Graph
 from densespec.spec import DenseNetSpec
-from densespec.weights.evidence import evidence_by_name
+from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
 from densespec.weights.layouts import Layout
 from densespec.weights.tensors import Tensors
 
@@ -51,8 +51,10 @@ def _keys(graph: Graph, container: str) -> dict[str, str]:
     return {weight.name: weight.name for weight in graph.weights}
 
 
-def _shape_of(tensors: Tensors, name: str) -> tuple[int, ...] | None:
-    return tensors[name].shape if name in tensors else None
+def _evidence(tensors: Tensors) -> Evidence:
+    return evidence_by_name(
+        lambda name: Kernel(name, tensors[name].shape) if name in tensors else None
+    )
 
 
 LAYOUT = Layout(
@@ -62,7 +64,7 @@ LAYOUT = Layout(
     keys=_keys,
     axes="out_in_window",
     claims=lambda tensors, metadata: "stem.conv.kernel" in tensors,
-    evidence=lambda tensors: evidence_by_name(lambda name: _shape_of(tensors, name)),
+    evidence=_evidence,
     ignored=lambda name: name.startswith(VELOCITY),
     metadata=metadata,
     stated_spec=stated_spec,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from densespec.graph import Graph
-from densespec.weights.evidence import evidence_by_name
-from densespec.weights.layouts import Layout
+from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
+from densespec.weights.layouts import Layout, canonical_shape
 from densespec.weights.tensors import Tensors
 
 _LEAVES = {
@@ -27,12 +27,12 @@ def _keys(graph: Graph, container: str) -> dict[str, str]:
     return {weight.name: _key(weight.name) for weight in graph.weights}
 
 
-def _shape_of(tensors: Tensors, canonical: str) -> tuple[int, ...] | None:
-    tensor = tensors.get(_key(canonical))
-    if tensor is None or not canonical.endswith(".kernel"):
-        return None if tensor is None else tensor.shape
-    *window, into, out = tensor.shape
-    return (out, into, *window)
+def _evidence(tensors: Tensors) -> Evidence:
+    def find(canonical: str) -> Kernel | None:
+        key = _key(canonical)
+        return Kernel(key, canonical_shape(tensors[key].shape)) if key in tensors else None
+
+    return evidence_by_name(find)
 
 
 LAYOUT = Layout(
@@ -42,5 +42,5 @@ LAYOUT = Layout(
     keys=_keys,
     axes="window_in_out",
     claims=lambda tensors, metadata: "params/stem/conv/kernel" in tensors,
-    evidence=lambda tensors: evidence_by_name(lambda name: _shape_of(tensors, name)),
+    evidence=_evidence,
 )

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 
 from densespec import ops
 from densespec.errors import WeightsError
 from densespec.graph import Graph
-from densespec.weights.evidence import Evidence, evidence_by_name, evidence_in_order
+from densespec.weights.evidence import Evidence, Kernel, evidence_by_name, evidence_in_order
+from densespec.weights.layouts import canonical_shape
 from densespec.weights.tensors import Tensor, Tensors
 
 KERAS_3 = ("keras-weights", "keras")
@@ -111,20 +113,17 @@ def evidence(layer_name: LayerName, backbone: str = "") -> Callable[[Tensors], E
         if any(name.startswith("layers/") for name in tensors):
             return _evidence_in_order(tensors, backbone)
 
-        def shape_of(canonical: str) -> tuple[int, ...] | None:
-            tensor = tensors.get(_legacy_key(canonical, layer_name))
-            return None if tensor is None else _canonical_shape(tensor.shape)
+        def find(canonical: str) -> Kernel | None:
+            key = _legacy_key(canonical, layer_name)
+            return _kernel(key, tensors[key]) if key in tensors else None
 
-        return evidence_by_name(shape_of)
+        return evidence_by_name(find)
 
     return of
 
 
-def _canonical_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) == 1:
-        return shape
-    *window, into, out = shape
-    return (out, into, *window)
+def _kernel(key: str, tensor: Tensor) -> Kernel:
+    return Kernel(key, canonical_shape(tensor.shape))
 
 
 def _evidence_in_order(tensors: Tensors, backbone: str) -> Evidence:
@@ -134,23 +133,24 @@ def _evidence_in_order(tensors: Tensors, backbone: str) -> Evidence:
     conv = next((f"conv{d}d" for d in (2, 1, 3) if f"{prefix}conv{d}d/vars/0" in tensors), None)
     if conv is None:
         raise WeightsError(f"no convolution under {prefix}")
-    dense = tensors.get("layers/dense/vars/0")
+    dense = "layers/dense/vars/0"
+    norms = _numbered(tensors, prefix + "batch_normalization")
     return evidence_in_order(
-        convs=[_canonical_shape(t.shape) for t in _numbered(tensors, prefix + conv)],
-        norms=[t.shape[0] for t in _numbered(tensors, prefix + "batch_normalization")],
+        convs=[_kernel(key, tensors[key]) for key in _numbered(tensors, prefix + conv)],
+        norms=[math.prod(tensors[key].shape) for key in norms],
         conv_bias=f"{prefix}{conv}/vars/1" in tensors,
-        classifier=None if dense is None else (dense.shape[1], dense.shape[0]),
+        classifier=_kernel(dense, tensors[dense]) if dense in tensors else None,
     )
 
 
-def _numbered(tensors: Tensors, path: str) -> list[Tensor]:
-    """First variables of the layers of one class, in order."""
-    found: list[Tensor] = []
+def _numbered(tensors: Tensors, path: str) -> list[str]:
+    """Names of the first variables of the layers of one class, in order."""
+    found: list[str] = []
     for number in itertools.count():
         name = f"{path}/vars/0" if number == 0 else f"{path}_{number}/vars/0"
         if name not in tensors:
             return found
-        found.append(tensors[name])
+        found.append(name)
     raise AssertionError
 
 

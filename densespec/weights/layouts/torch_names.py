@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from densespec.graph import Graph
-from densespec.weights.evidence import Evidence, evidence_by_name
+from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
 from densespec.weights.tensors import Tensor, Tensors
 
 STEM_KEY = "features.conv0.weight"
@@ -72,11 +72,11 @@ def evidence(rename: Callable[[str], str] = lambda key: key) -> Callable[[Tensor
     """What the shapes say, by the same names."""
 
     def of(tensors: Tensors) -> Evidence:
-        def shape_of(canonical: str) -> tuple[int, ...] | None:
-            tensor = tensors.get(rename(state_key(canonical)))
-            return tensor.shape if tensor else None
+        def find(canonical: str) -> Kernel | None:
+            key = rename(state_key(canonical))
+            return Kernel(key, tensors[key].shape) if key in tensors else None
 
-        return evidence_by_name(shape_of)
+        return evidence_by_name(find)
 
     return of
 
