@@ -34,6 +34,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             raise ValueError(f"{self.name}: unbiased running variance takes no masked batches")
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         x = ops.cast(inputs, dtype)
+        if keras.config.backend() == "torch" and not x.is_meta:
+            return ops.cast(self._call_torch(x), self.compute_dtype)
         mean = ops.mean(x, self._reduction_axes, keepdims=True)
         variance = ops.mean(ops.square(x - mean), self._reduction_axes)
         mean = ops.squeeze(mean, self._reduction_axes)
@@ -48,6 +50,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
         )
         return ops.cast(outputs, self.compute_dtype)
+
+    def _call_torch(self, x: Any) -> Any:
+        """PyTorch's own batch norm, which is the same in one pass over memory."""
+        from torch.nn import functional
+
+        self._count(x)
+        y = functional.batch_norm(
+            x.movedim(self.axis, 1),
+            self.moving_mean.value,
+            self.moving_variance.value,
+            ops.cast(self.gamma, x.dtype) if self.scale else None,
+            ops.cast(self.beta, x.dtype) if self.center else None,
+            training=True,
+            momentum=1 - self.momentum,
+            eps=self.epsilon,
+        )
+        return y.movedim(1, self.axis)
 
     def _count(self, x: Any) -> Any:
         """Values per channel."""
