@@ -15,7 +15,16 @@ import nox
 
 ROOT = Path(__file__).parent
 FRAMEWORKS = ROOT / ".nox" / "frameworks"
-PEERS = ("torchvision==0.28.0",)
+PEERS = (
+    "torchvision==0.28.0",
+    "timm==1.0.31",
+    "monai==1.6.1",
+    "keras-hub==0.32.0",
+    # What their imports need beyond the frameworks' own packages:
+    "regex==2026.11.19",
+    "tokenizers==0.23.3",
+    "tqdm==4.70.1",
+)
 BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "numpy")
 SOURCES = ("densespec", "backends", "conformance", "tests", "docs", "benchmarks", "examples")
 
@@ -41,14 +50,18 @@ def frameworks(session: nox.Session) -> str:
 
 
 def peers(session: nox.Session) -> dict[str, str]:
-    """How the peers are found, installed apart from the shared environment."""
+    """How the peers are found: installed apart from the shared environment, and without what they
+    require, which would replace it. They are installed anew when the list changes."""
     folder = ROOT / ".nox" / "peers"
-    if not folder.exists():
+    mark = folder / "made-from"
+    if not mark.exists() or mark.read_text() != "\n".join(PEERS):
+        shutil.rmtree(folder, ignore_errors=True)
         session.run(
             *(frameworks(session), "-m", "pip", "install", "--quiet", "--no-deps"),
-            *("--target", str(folder), *PEERS),
+            *("--disable-pip-version-check", "--target", str(folder), *PEERS),
             external=True,
         )
+        mark.write_text("\n".join(PEERS))
     return {"PYTHONPATH": str(folder)}
 
 
@@ -108,9 +121,15 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session(name="peers", venv_backend="none")
 def peer_tests(session: nox.Session) -> None:
-    """Compare with other implementations, themselves installed."""
+    """Compare with other implementations, themselves installed (a few minutes).
+
+    ``nox -s peers -- --table`` measures the differences anew, for ``docs/peers.md``.
+    """
     python, env = frameworks(session), peers(session)
-    session.run(python, "-m", "pytest", "tests/peers", *session.posargs, env=env, external=True)
+    if "--table" in session.posargs:
+        session.run(python, "-m", "docs.peers_table", env=env, external=True)
+    else:
+        session.run(python, "-m", "pytest", "tests/peers", *session.posargs, env=env, external=True)
 
 
 @nox.session

@@ -38,6 +38,12 @@ TRAINING_ONLY = frozenset(
 """Fields that change training, but nothing that given weights compute in inference."""
 
 
+NOT_IN_SHAPES = frozenset(
+    {"stem_stride", "stem_pool", "padding", "batch_norm_epsilon", "transition_relu"}
+)
+"""Fields that change what given weights compute, but that their shapes do not tell."""
+
+
 class DifferentNetwork(WeightsError):
     """The target's implementation is another network than the source's."""
 
@@ -167,20 +173,22 @@ def _network(
     """The spec, whether there is a classifier, and notes."""
     evidence = layout.evidence(tensors)
     has_classifier = evidence.classifier is not None
+    decided = layout.implements.keys() >= NOT_IN_SHAPES
     if given is None:
         stated = layout.stated_spec(file.metadata)
         if stated is not None:
             _check_extent(stated, tensors)
             return stated, has_classifier, ()
-        if not layout.implements:
+        if not decided:
             given = otherwise
     if given is not None:
         spec = _with_evident_head(resolve(given), evidence)
         return spec, has_classifier, ()
     fields = inferred_fields(evidence)
-    if layout.implements:
+    if decided:
         return _named(spec_from(fields, layout.implements)), has_classifier, ()
-    return _from_catalogue(fields), has_classifier, ("the spec is the catalogue's",)
+    lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
+    return _from_catalogue(lasting | fields), has_classifier, ("the spec is the catalogue's",)
 
 
 def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:

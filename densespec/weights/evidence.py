@@ -68,8 +68,7 @@ Find = Callable[[str], Kernel | None]
 
 def evidence_by_name(find: Find) -> Evidence:
     """Collect evidence where an array can be asked for by its canonical name."""
-    convs = [find("stem.conv.kernel")]
-    block = 1
+    stem, convs, block = find("stem.conv.kernel"), [], 1
     while find(f"block{block}.layer1.conv1.kernel"):
         layer = 1
         while first := find(f"block{block}.layer{layer}.conv1.kernel"):
@@ -79,7 +78,7 @@ def evidence_by_name(find: Find) -> Evidence:
         block += 1
     norm = find("stem.norm.gamma")
     return Evidence(
-        convs=tuple(kernel for kernel in convs if kernel),
+        convs=tuple(kernel for kernel in (stem, *convs) if kernel) if stem else (),
         conv_bias=find("stem.conv.bias") is not None,
         stem_norm=math.prod(norm.shape) if norm else None,
         final_norm=find("final.norm.gamma") is not None,
@@ -127,7 +126,6 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
         "blocks": found.layers,
         "growth_rate": found.growth_rate,
         "bottleneck_width": found.bottleneck_width,
-        "compression": common_compression(found.transitions),
         "in_channels": stem[1],
         "spatial_dims": len(stem) - 2,
         "stem_width": stem[0],
@@ -135,6 +133,8 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
         "conv_bias": evidence.conv_bias,
         "final_norm": evidence.final_norm,
     }
+    if found.transitions:
+        fields["compression"] = common_compression(found.transitions)
     if evidence.stem_norm is None:
         fields["stem_kind"] = "conv"
     elif stem[0] != stem[1]:
@@ -180,22 +180,24 @@ def _blocks(convs: Sequence[Kernel]) -> _Blocks:
     if len(convs) < 2:
         raise WeightsError(f"no dense layer after the stem convolution {convs[0].key}")
     shapes = [kernel.shape for kernel in convs]
-    growth, first = shapes[-1][0], shapes[1]
-    bottleneck = first[0] // growth if set(first[2:]) == {1} else None
+    first = shapes[1]
+    has_bottleneck = set(first[2:]) == {1} and len(shapes) > 2
+    growth = shapes[2][0] if has_bottleneck else first[0]
+    bottleneck = first[0] // growth if has_bottleneck else None
     channels, layers, transitions = shapes[0][0], [0], []
     index = 1
     while index < len(convs):
-        size = _layer_at(shapes, index, channels, growth, bottleneck)
-        if size:
+        out, into, *window = shapes[index]
+        layer = _layer(channels, growth, bottleneck, len(window))
+        if tuple(shapes[index : index + len(layer)]) == layer:
             layers[-1] += 1
             channels += growth
-            index += size
+            index += len(layer)
             continue
-        out, into, *window = shapes[index]
         if into != channels or set(window) != {1}:
             raise WeightsError(
-                f"{convs[index].key} is a kernel of shape {shapes[index]}, but should read "
-                f"{channels} channels: as a dense layer of growth rate {growth} or a transition"
+                f"{convs[index].key} has shape {shapes[index]}, but should have {layer[0]} where a "
+                f"dense layer starts, or (n, {channels}{', 1' * len(window)}) in a transition"
             )
         transitions.append((into, out))
         layers.append(0)
@@ -209,22 +211,18 @@ def _blocks(convs: Sequence[Kernel]) -> _Blocks:
     return _Blocks(shapes[0][0], tuple(layers), growth, bottleneck, tuple(transitions), channels)
 
 
-def _layer_at(
-    shapes: Sequence[Shape], index: int, channels: int, growth: int, bottleneck: int | None
-) -> int:
-    """Convolutions of the dense layer that starts at ``index``; 0 if none does."""
-    dims = len(shapes[index]) - 2
+def _layer(channels: int, growth: int, bottleneck: int | None, dims: int) -> tuple[Shape, ...]:
+    """Shapes of the kernels of a dense layer that reads this many channels."""
     last = (3,) * dims
     if bottleneck is None:
-        return int(shapes[index] == (growth, channels, *last))
+        return ((growth, channels, *last),)
     width = bottleneck * growth
-    pair = ((width, channels, *(1,) * dims), (growth, width, *last))
-    return 2 if tuple(shapes[index : index + 2]) == pair else 0
+    return (width, channels, *(1,) * dims), (growth, width, *last)
 
 
 def common_compression(transitions: Sequence[tuple[int, int]]) -> float:
     """The roundest compression that every transition agrees with."""
-    least = max((kept / channels for channels, kept in transitions), default=1.0)
+    least = max(kept / channels for channels, kept in transitions)
     candidates = [n / parts for parts in (1, 2, 10, 20, 100) for n in range(1, parts + 1)]
     candidates += [least, math.nextafter(least, 1)]  # in case the division rounded down
     for theta in candidates:

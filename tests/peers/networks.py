@@ -265,13 +265,15 @@ class KerasNetwork:
         self.model, self.backbone, self.has_classifier = model, backbone, has_classifier
 
     def randomise(self) -> None:
+        import keras
+
         random = np.random.default_rng(3)
         for variable in self.model.variables:
             if "variance" in variable.path:
                 variable.assign(random.uniform(0.5, 2, variable.shape))
             elif len(variable.shape) == 1 and variable.dtype == "float32":
                 noise = random.standard_normal(variable.shape) / 4
-                variable.assign(np.asarray(variable) + noise)
+                variable.assign(keras.ops.convert_to_numpy(variable) + noise)
 
     def forward(self, x: np.ndarray) -> Arrays:
         import keras

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,12 @@ from tests.peers.networks import (
     Peer,
     difference,
 )
+
+SHAPES = (
+    *("blocks", "growth_rate", "compression", "stem_width", "spatial_dims"),
+    *("in_channels", "classes"),
+)
+"""Fields that the arrays' shapes follow."""
 
 TOLERANCE = 1e-5
 """Relative, in float32: a few hundred roundings of 6e-8 each, in another order."""
@@ -104,7 +109,7 @@ def test_densespec_computes_what_the_peer_computes(
 
 
 @pytest.fixture
-def ours(peer: Peer, network: Network, tmp_path: Path) -> Iterator[Path]:
+def ours(peer: Peer, network: Network, tmp_path: Path) -> Path:
     """A canonical checkpoint of densespec's variant of that name, with weights of its own."""
     like = peer.spec
     spec = densespec.get(peer.variant).replace(
@@ -122,12 +127,7 @@ def ours(peer: Peer, network: Network, tmp_path: Path) -> Iterator[Path]:
     densespec.load_weights(model, weights)
     path = tmp_path / "ours.safetensors"
     densespec.save(model, path)
-    yield path
-
-
-SHAPES = ("blocks", "growth_rate", "compression", "stem_width", "spatial_dims", "in_channels") + (
-    "classes",
-)
+    return path
 
 
 def test_the_peer_loads_what_densespec_writes_and_computes_its_own_network(
@@ -165,24 +165,32 @@ def _lasting(first: DenseNetSpec, second: DenseNetSpec) -> dict[str, Any]:
 # One peer's own
 
 
+@pytest.mark.parametrize(
+    ("weights", "least"),
+    [
+        pytest.param("initial", 0.05, id="with initial weights by more than 5 percent"),
+        pytest.param("random", 0.01, id="with random norms by more than 1 percent"),
+    ],
+)
 def test_keras_hubs_weights_compute_something_else_in_torchvisions_network(
-    tmp_path: Path, record_property: Any
+    tmp_path: Path, weights: str, least: float
 ) -> None:
+    """How much, depends on the weights: large biases of norms hide it."""
     if reason := KERAS_HUB_121.missing():
         pytest.skip(reason)
     network = KERAS_HUB_121.make()
-    network.randomise()
+    if weights == "random":
+        network.randomise()
     network.save(tmp_path / "net.weights.h5")
     with open_weights(tmp_path / "net.weights.h5") as found:
-        weights = found.arrays()
+        arrays = found.arrays()
     x = KERAS_HUB_121.images(KERAS_HUB_121.spec)
     expected = network.forward(x)[FEATURES]
-    torchvisions = difference(_run(densespec.get("densenet121"), weights, x)[FEATURES], expected)
-    own = difference(_run(KERAS_HUB_121.spec, weights, x)[FEATURES], expected)
+    torchvisions = difference(_run(densespec.get("densenet121"), arrays, x)[FEATURES], expected)
+    own = difference(_run(KERAS_HUB_121.spec, arrays, x)[FEATURES], expected)
     print(f"with keras-hub's spec {own:.1e}, with torchvision's {torchvisions:.1%}")
-    record_property("difference", torchvisions)
     assert own < TOLERANCE
-    assert torchvisions > 0.03
+    assert torchvisions > least
 
 
 def test_a_preset_of_keras_hub_is_read(tmp_path: Path) -> None:
@@ -218,18 +226,15 @@ def test_every_densenet_of_timm_is_either_compared_or_known_not_to_be_plain(timm
 
 
 @pytest.mark.parametrize("name", TIMM_OTHERS, ids=TIMM_OTHERS.get)
-def test_timms_networks_with_another_stem_are_refused(
-    name: str, timm: Any, tmp_path: Path
-) -> None:
+def test_timms_networks_with_another_stem_are_refused(name: str, timm: Any, tmp_path: Path) -> None:
     import torch
 
     path = tmp_path / "net.pth"
     torch.save(timm.create_model(name, pretrained=False).state_dict(), path)
-    with pytest.raises(densespec.DensespecError) as refusal:
-        with open_weights(path):
-            pass
-    assert str(refusal.value).startswith(f"{path}: ")
-    print(refusal.value)
+    with pytest.raises(densespec.DensespecError) as refusal, open_weights(path):
+        pass
+    start = f"{path}: features.denseblock1.denselayer1.conv1.weight has shape "
+    assert str(refusal.value).startswith(start)
 
 
 def test_a_training_checkpoint_of_timm_is_read(timm: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from densespec.errors import UnknownName, WeightsError, shown
@@ -118,7 +118,7 @@ def write_file(
     """
     path = Path(path)
     write = _writer(path, container or container_of(path))
-    _check_names(path, tensors)
+    _check_texts(path, tensors, metadata or {})
     report = progress or (lambda size: None)
     try:
         with atomic_path(path) as temporary:
@@ -235,11 +235,16 @@ def _writer(path: Path, container: str) -> Callable[[Output], None]:
     return WRITERS[container]
 
 
-def _check_names(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name in tensors:
-        try:
-            sound = name and "\0" not in name and name.encode()
-        except UnicodeEncodeError:
-            sound = False
-        if not sound:
-            raise WeightsError(f"{path}: {shown(name)} can't be the name of a tensor")
+def _check_texts(path: Path, tensors: Iterable[str], metadata: Mapping[str, str]) -> None:
+    for kind, texts in (("name of a tensor", tensors), ("key in metadata", metadata)):
+        for text in texts:
+            if not text or not _is_plain(text):
+                raise WeightsError(f"{path}: {shown(text)} can't be a {kind}")
+    for key, text in metadata.items():
+        if not _is_plain(text):
+            raise WeightsError(f"{path}: the metadata {shown(key)} can't be {shown(text)}")
+
+
+def _is_plain(text: str) -> bool:
+    """Whether every container can hold a text."""
+    return "\0" not in text and text == text.encode(errors="replace").decode()

@@ -54,6 +54,10 @@ EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 MAX_DIMS = 64  # numpy's
 MAX_TENSORS = 1_000_000
+MAX_DEPTH = 64
+"""Parts of a name that are joined by "/"."""
+MAX_PART = 1000
+"""Bytes of such a part."""
 
 FLOOR = 64 * 2**20
 MAX_EXPANSION = 100
@@ -282,15 +286,20 @@ class Output:
                 )
 
     def check_tree(self) -> None:
-        """Check that names joined by "/" form a tree: an array is no folder of others.
+        """Check that names joined by "/" form a tree that can be read: an array holds no others.
 
         Raises:
             Refused: they do not; names the first offender.
         """
         for name in self.tensors:
             parts = name.split("/")
-            if not all(parts) or "." in parts:
-                raise Refused(f"{shown(name)} has a part that is empty or '.'")
+            sizes = [len(part.encode()) for part in parts]
+            if not 0 < min(sizes) <= max(sizes) <= MAX_PART or "." in parts:
+                raise Refused(
+                    f"{shown(name)} has a part that is empty, '.' or longer than {MAX_PART} bytes"
+                )
+            if len(parts) > MAX_DEPTH:
+                raise Refused(f"{shown(name)} has more than {MAX_DEPTH} parts")
             for end in range(1, len(parts)):
                 if (parent := "/".join(parts[:end])) in self.tensors:
                     raise Refused(f"{shown(parent)} is an array, and so is {shown(name)}")

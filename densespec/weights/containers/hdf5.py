@@ -5,11 +5,15 @@ tensor's name is the path of its dataset, such as ``layers/conv2d_1/vars/0``. Th
 ``layer_names`` hold the notes: JSON of names by path, such as ``layers/conv2d_1``.
 
 Legacy files list their layers, and each layer the names of its weights, which are the tensors'
-names: ``conv1/conv/kernel:0``. Order matters to Keras when it loads either kind.
+names: ``conv1/conv/kernel:0``. A tensor's layer is its name up to the last ``/``; where it is not,
+as in models within models, the metadata ``layers`` hold JSON of lists of names by layer. Keras goes
+by the order of layers and weights when it loads either kind, not by names.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from itertools import count, takewhile
@@ -20,6 +24,7 @@ import numpy as np
 from densespec.errors import shown
 from densespec.weights.containers.base import (
     ITEM_SIZES,
+    MAX_DEPTH,
     Damaged,
     MappedFile,
     Opened,
@@ -31,6 +36,7 @@ from densespec.weights.containers.hdf5_format import HDF5File, Node
 
 LAYER_NAMES = "layer_names"
 WEIGHT_NAMES = "weight_names"
+LAYERS = "layers"
 LONGEST_ATTRIBUTE = 64512
 """Bytes beyond which Keras cuts a list into several attributes."""
 
@@ -39,9 +45,8 @@ OLD_LAYERS = "_layer_checkpoint_dependencies"
 
 LEGACY_TEXTS = {"backend": "tensorflow", "keras_version": "2.15.0"}
 
-DEEPEST = 64
-
 TYPES = [name for name in ITEM_SIZES if not name.startswith(("complex", "float8"))]
+LEGACY_TYPES = [name for name in TYPES if name != "bfloat16"]  # which Keras can't read from there
 
 
 def read(opened: Opened) -> None:
@@ -61,10 +66,7 @@ def read_from(opened: Opened, file: MappedFile) -> None:
         opened.metadata[LAYER_NAMES] = json.dumps(noted, ensure_ascii=False)
     else:
         opened.container = "keras-legacy"
-        for layer in layers or []:
-            group = _at(weights, layer)
-            for name in _names(group, WEIGHT_NAMES) or []:
-                _add(opened, file, name, _at(group, name))
+        _read_layers(opened, file, weights, layers or [])
 
 
 def _texts(node: Node) -> dict[str, str]:
@@ -76,12 +78,13 @@ def _walk(
     opened: Opened, file: MappedFile, group: Node, path: str, seen: set[int]
 ) -> Iterator[tuple[str, str]]:
     """Add every array below a group. Yields the noted names of layers, by path."""
-    if group.address in seen or path.count("/") >= DEEPEST:
+    if group.address in seen or path.count("/") > MAX_DEPTH:
         raise Damaged(f"the group {shown(path)} leads back to itself, or lies too deep")
     seen.add(group.address)
     for part in group.links:
         member = group[part]
-        inner = f"{path}/{part}" if path else part.replace(OLD_LAYERS, "layers")
+        outer = "layers" if part == OLD_LAYERS else part
+        inner = f"{path}/{outer}" if path else outer
         if member.is_array:
             _add(opened, file, inner, member)
             continue
@@ -89,6 +92,18 @@ def _walk(
         if isinstance(name, str):
             yield path, name
         yield from _walk(opened, file, member, inner, seen)
+
+
+def _read_layers(opened: Opened, file: MappedFile, weights: Node, layers: list[str]) -> None:
+    listed = {}
+    for layer in layers:
+        group = _at(weights, layer)
+        listed[layer] = _names(group, WEIGHT_NAMES) or []
+        for name in listed[layer]:
+            _add(opened, file, name, _at(group, name))
+    if any(_layer_of(name) != layer for layer, names in listed.items() for name in names):
+        listed = {layer: names for layer, names in listed.items() if names}
+        opened.metadata[LAYERS] = json.dumps(listed, ensure_ascii=False)
 
 
 def _names(group: Node, key: str) -> list[str] | None:
@@ -133,10 +148,10 @@ def _add(opened: Opened, file: MappedFile, name: str, node: Node) -> None:
 def write_weights(output: Output) -> None:
     """Write a ``.weights.h5`` of Keras 3."""
     names = _layer_names(output)
-    with _new_file(output) as file:
+    with _new_file(output, TYPES) as file:
         _write_texts(file, output.metadata)
         for name, array in output.arrays():
-            dataset = file.create_dataset(name, data=array)
+            dataset = _create(file, name, array)
             if array.dtype.name == "bfloat16":
                 dataset.attrs["dtype"] = "bfloat16"
         for layer, text in names.items():
@@ -144,42 +159,118 @@ def write_weights(output: Output) -> None:
 
 
 def _layer_names(output: Output) -> dict[str, str]:
-    names = json.loads(output.metadata.get(LAYER_NAMES, "{}"))
+    """Names of layers by path.
+
+    Raises:
+        Refused: the metadata do not hold them as JSON, or a path is an array's.
+    """
+    names = _json(output, LAYER_NAMES)
+    if not all(isinstance(name, str) for name in names.values()):
+        raise Refused(f"the metadata {LAYER_NAMES} should be JSON of names by path")
     for layer in names:
-        if layer in output.tensors or f"{layer}/vars".lstrip("/") in output.tensors:
-            raise Refused(f"{shown(layer)} is a layer, but also an array")
+        parts = [*layer.split("/"), "vars"]
+        if any(
+            "/".join(parts[:end]).lstrip("/") in output.tensors for end in range(len(parts) + 1)
+        ):
+            raise Refused(f"{shown(layer)} is a layer, but also an array, or below one")
     return names
 
 
-def write_legacy(output: Output) -> None:
-    """Write an ``.h5`` of Keras 2: the weights alone, or below a ``model_config`` if there is one.
+def _json(output: Output, key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(output.metadata.get(key, "{}"))
+    except ValueError as error:
+        raise Refused(f"the metadata {key} should be JSON") from error
+    if not isinstance(value, dict):
+        raise Refused(f"the metadata {key} should be a JSON object")
+    return value
 
-    A tensor's layer is its name up to the last ``/``.
-    """
-    layers: dict[str, list[str]] = {}
-    for name in output.tensors:
-        layers.setdefault(name.rpartition("/")[0] or name, []).append(name)
-    with _new_file(output) as file:
+
+def write_legacy(output: Output) -> None:
+    """Write an ``.h5`` of Keras 2: weights alone, or a model's if there is a ``model_config``."""
+    layers = _layers(output)
+    with _new_file(output, LEGACY_TYPES) as file:
         _write_texts(file, {**LEGACY_TEXTS, **output.metadata})
         weights = file.create_group("model_weights") if "model_config" in output.metadata else file
         _write_names(weights, LAYER_NAMES, list(layers))
         for layer, names in layers.items():
-            group = weights.require_group(layer)
-            _write_names(group, WEIGHT_NAMES, names)
             for name, array in output.arrays(names):
-                group.create_dataset(name, data=array)
+                _create(weights, f"{layer}/{name}", array)
+            _write_names(weights[layer], WEIGHT_NAMES, names)
 
 
-def _new_file(output: Output) -> Any:
-    h5py: Any = require("h5py", "HDF5 files", "'densespec[hdf5]'")
-    output.check_types(TYPES, "HDF5 files")
+def _layers(output: Output) -> dict[str, list[str]]:
+    """Names of tensors by layer.
+
+    Raises:
+        Refused: the metadata name others.
+    """
+    layers = _json(output, LAYERS)
+    if not layers:
+        for name in output.tensors:
+            layers.setdefault(_layer_of(name), []).append(name)
+    elif not all(isinstance(names, list) for names in layers.values()) or (
+        sorted(str(name) for names in layers.values() for name in names) != sorted(output.tensors)
+    ):
+        raise Refused(f"the metadata {LAYERS} should have every tensor in the list of one layer")
+    return layers
+
+
+def _layer_of(name: str) -> str:
+    """Of a tensor of this name, where nothing else is said."""
+    return name.rpartition("/")[0] or name
+
+
+def _create(group: Any, path: str, array: np.ndarray) -> Any:
+    try:
+        return group.create_dataset(path, data=array)
+    except (ValueError, TypeError) as error:
+        raise Refused(f"there can't be an array {shown(path)} beside the others") from error
+
+
+@contextlib.contextmanager
+def _new_file(output: Output, types: list[str]) -> Iterator[Any]:
+    h5py: Any = require("h5py", "files written as HDF5", "'densespec[hdf5]'")
+    output.check_types(types, "HDF5 files of this kind")
     output.check_tree()
-    return h5py.File(output.temporary, "w")
+    with _Patient(output.temporary, "w+") as file:
+        with h5py.File(file, "w") as written:
+            yield written
+        if file.error:
+            raise file.error
+
+
+class _Patient(io.FileIO):
+    """A file that takes what it is given, whatever happens, and keeps the first error.
+
+    The HDF5 library crashes where writing fails.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        with self._kept():
+            while rest and not self.error:
+                rest = rest[super().write(rest) :]
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        with self._kept():
+            return super().truncate(size)
+        return size or 0
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
 
 
 def _write_texts(group: Any, texts: Mapping[str, str]) -> None:
     for key, text in texts.items():
-        if key != LAYER_NAMES:
+        if key not in (LAYER_NAMES, LAYERS):
             group.attrs[key] = text
 
 

@@ -180,6 +180,8 @@ class HDF5File:
             number, size = self.unpack("HxxxxxxQ", at)
             if number == 0:  # free space, up to the end
                 break
+            if at + 16 + size > end:
+                raise Damaged("a text lies outside its heap")
             found[number] = (at + 16, size)
             at += 16 + size + -size % 8
         return found

@@ -29,6 +29,7 @@ def read(opened: Opened) -> None:
     opened.resources.enter_context(weights)
     with archive.open(WEIGHTS) as packed:
         shutil.copyfileobj(packed, weights, 2**20)
+    weights.flush()
     hdf5.read_from(opened, MappedFile(weights))
     opened.container = "keras"
     opened.metadata["config"] = archive.read(CONFIG).decode()

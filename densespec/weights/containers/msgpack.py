@@ -18,6 +18,7 @@ import numpy as np
 from densespec.errors import shown
 from densespec.weights.containers.base import (
     ITEM_SIZES,
+    MAX_DEPTH,
     MAX_TENSORS,
     Damaged,
     MappedFile,
@@ -32,7 +33,6 @@ from densespec.weights.containers.base import (
 CHUNKED = "__msgpack_chunked_array__"
 METADATA = "__metadata__"
 CHUNK_SIZE = 2**30
-DEEPEST = 64
 NDARRAY, SCALAR = 1, 3
 """Flax's extension types of arrays; of complex Python numbers there is another."""
 
@@ -150,9 +150,9 @@ class _Parser:
 
     def _value(self, depth: int) -> Any:
         self.count += 1
-        if depth > DEEPEST or self.count > MAX_TENSORS:
+        if depth > MAX_DEPTH + 2 or self.count > MAX_TENSORS:
             raise Refused(
-                f"it is nested deeper than {DEEPEST}, or has more than {MAX_TENSORS} entries"
+                f"it is nested deeper than {MAX_DEPTH}, or has more than {MAX_TENSORS} entries"
             )
         kind, value = self._header()
         match kind:
@@ -163,7 +163,8 @@ class _Parser:
             case "text":
                 return self._take(value).decode()
             case "bytes":
-                return self._skip(value)
+                self._skip(value)
+                return None
             case "extension":
                 return self._extension(value)
         return value
@@ -261,6 +262,9 @@ class _Parser:
 def write(output: Output) -> None:
     output.check_types(ITEM_SIZES, "msgpack files")
     output.check_tree()
+    for name in output.tensors:
+        if CHUNKED in name.split("/") or name.split("/")[0] == METADATA:
+            raise Refused(f"{shown(name)} can't be a name in a msgpack file of Flax")
     tree: dict[str, Any] = {METADATA: dict(output.metadata)} if output.metadata else {}
     for name in output.tensors:
         *parents, leaf = name.split("/")
@@ -269,7 +273,7 @@ def write(output: Output) -> None:
             node = node.setdefault(parent, {})
         node[leaf] = _Name(name)
     with output.temporary.open("wb") as file:
-        _Writer(output, file).value(tree, 0)
+        _Writer(output, file).value(tree)
 
 
 class _Name(str):
@@ -280,23 +284,21 @@ class _Writer:
     def __init__(self, output: Output, file: IO[bytes]) -> None:
         self.output, self.file = output, file
 
-    def value(self, value: Any, depth: int) -> None:
-        if depth > DEEPEST:
-            raise Refused(f"names have more than {DEEPEST} parts")
+    def value(self, value: Any) -> None:
         match value:
             case dict():
-                self._map(value, depth)
+                self._map(value)
             case _Name():
                 ((_, array),) = self.output.arrays([value])
                 self._tensor(array)
             case str():
                 self.file.write(_text(value))
 
-    def _map(self, entries: dict[str, Any], depth: int) -> None:
+    def _map(self, entries: dict[str, Any]) -> None:
         self.file.write(_sized("map", len(entries)))
         for key, entry in entries.items():
             self.file.write(_text(key))
-            self.value(entry, depth + 1)
+            self.value(entry)
 
     def _tensor(self, array: np.ndarray) -> None:
         if array.nbytes > CHUNK_SIZE:
@@ -332,6 +334,8 @@ def _sized(kind: str, size: int) -> bytes:
     first, limit = short.get(kind, (0, 0))
     if size < limit:
         return bytes([first + size])
+    if kind == "extension" and size in (1, 2, 4, 8, 16):
+        return bytes([0xD4 + size.bit_length() - 1])
     return _shortest(kind, size)
 
 

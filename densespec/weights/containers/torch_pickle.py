@@ -48,11 +48,17 @@ RESAVE = (
 def read(opened: Opened) -> None:
     require("torch", "PyTorch files", "'densespec[torch]'")
     state = _state_dict(opened, _load(opened))
-    for name, value in state.items():
+    for name, value in _entries(state).items():
         _add(opened, name, value)
-    for key, text in getattr(state, "metadata", {}).items():
-        if isinstance(key, str) and isinstance(text, str):
-            opened.metadata.setdefault(key, text)
+    opened.metadata |= _metadata(state)
+
+
+def _metadata(state: dict[Any, Any]) -> dict[str, str]:
+    """Texts that :func:`write` has attached to a state dict."""
+    found = getattr(state, "metadata", None)
+    if not isinstance(found, dict):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, str)}
 
 
 def _load(opened: Opened) -> Any:
@@ -120,7 +126,7 @@ def _refusal(message: str) -> str:
     )
 
 
-def _state_dict(opened: Opened, value: Any) -> Mapping[Any, Any]:
+def _state_dict(opened: Opened, value: Any) -> dict[Any, Any]:
     """The state dict within the object of a file; notes what it was unwrapped from."""
     unwrapped: list[str] = []
     while found := _wrapped(value):
@@ -132,31 +138,35 @@ def _state_dict(opened: Opened, value: Any) -> Mapping[Any, Any]:
         if len(unwrapped) == DEEPEST:
             raise Refused(f"its state_dict lies too deep, below {'.'.join(unwrapped)}")
         unwrapped += found
-        value = value[found[0]]
-    if not isinstance(value, Mapping):
+        value = _entries(value)[found[0]]
+    if not isinstance(value, dict):
         raise Refused(f"it should be a state_dict, but is of type {type(value).__name__}. {RESAVE}")
-    if value and not any(_is_tensor(entry) for entry in value.values()):
+    entries = _entries(value)
+    if entries and not any(_is_tensor(entry) for entry in entries.values()):
         raise Refused(
             f"it should be a state_dict, or have one under {', '.join(WRAPPERS)}, but has "
-            f"{shown(list(value))} and none of them is a tensor. {RESAVE}"
+            f"{shown(list(entries))} and none of them is a tensor. {RESAVE}"
         )
     if unwrapped:
         opened.metadata["unwrapped"] = ".".join(unwrapped)
     return value
 
 
+def _entries(value: Any) -> dict[Any, Any]:
+    """The entries of a dict. A pickle can hide a dict's methods behind attributes."""
+    return dict(dict.items(value)) if isinstance(value, dict) else {}
+
+
 def _wrapped(value: Any) -> list[str]:
     """Keys of a dict under which state dicts, or wrappers of them, lie."""
-    if not isinstance(value, Mapping):
-        return []
-    return [key for key in WRAPPERS if _holds_tensors(value.get(key), DEEPEST)]
+    entries = _entries(value)
+    return [key for key in WRAPPERS if _holds_tensors(entries.get(key), DEEPEST)]
 
 
 def _holds_tensors(value: Any, depth: int) -> bool:
-    if not isinstance(value, Mapping) or depth == 0:
-        return False
-    return any(_is_tensor(entry) for entry in value.values()) or any(
-        _holds_tensors(value.get(key), depth - 1) for key in WRAPPERS
+    entries = _entries(value) if depth else {}
+    return any(_is_tensor(entry) for entry in entries.values()) or any(
+        _holds_tensors(entries[key], depth - 1) for key in WRAPPERS if key in entries
     )
 
 

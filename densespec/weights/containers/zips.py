@@ -9,6 +9,9 @@ from pathlib import PurePosixPath
 from densespec.errors import shown
 from densespec.weights.containers.base import MAX_TENSORS, Opened, Refused, plausible
 
+MOST_UNPACKED = 16 * 2**30
+"""Bytes of a compressed member."""
+
 
 def open_archive(opened: Opened) -> zipfile.ZipFile:
     """The archive at the path of ``opened``, closed with it.
@@ -36,7 +39,9 @@ def _problems(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:
             yield f"{shown(member.filename)} points out of the archive"
         if member.flag_bits & 1:
             yield f"{shown(member.filename)} is encrypted"
-        if not plausible(member.file_size, member.compress_size):
+        packed = member.compress_type != zipfile.ZIP_STORED
+        most = MOST_UNPACKED if packed else size
+        if member.file_size > most or not plausible(member.file_size, member.compress_size):
             yield (
                 f"{shown(member.filename)} claims {member.file_size} bytes, but only "
                 f"{member.compress_size} are stored"

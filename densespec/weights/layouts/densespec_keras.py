@@ -86,7 +86,7 @@ def _compression(
         kept = layers[f"transition{index}_conv"]["config"]["filters"]
         transitions.append((channels, kept))
         channels = kept
-    return common_compression(transitions)
+    return common_compression(transitions) if transitions else 1.0
 
 
 def _channels(layers: Mapping[str, Any], inner_format: str) -> int:

@@ -1,0 +1,397 @@
+"""Networks in folders as the Hugging Face Hub keeps them, here or there.
+
+A folder has ``model.safetensors`` (a canonical checkpoint), ``config.json`` (the spec, and what
+images need before the network) and ``README.md`` (a model card). Folders and files of others are
+read too: timm's, and any weight file that densespec reads. Reading one executes nothing.
+
+Local folders need nothing installed; ids of the Hub need ``densespec[hub]``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from densespec.backends import get_backend
+from densespec.building import build, origin_of
+from densespec.catalogue import catalogue
+from densespec.errors import BackendUnavailable, DensespecError, WeightsError, shown
+from densespec.files import atomic_path, spec_from_json, spec_to_json
+from densespec.graph import Graph
+from densespec.spec import DenseNetSpec
+from densespec.weights import check_weights
+from densespec.weights.containers import SUFFIXES, write_file
+from densespec.weights.convert import nearest_variant, open_weights
+from densespec.weights.layouts import canonical
+from densespec.weights.tensors import Tensor
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+PREFERRED = (WEIGHTS, "model.weights.h5", "pytorch_model.bin")
+"""Weight files that are taken where a folder has several."""
+
+PREPROCESSING = "preprocessing"
+"""Key of it in ``config.json``, and in the metadata of the weight file."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What images need before a network.
+
+    They are resized to ``size / crop``, cropped to ``size`` at the centre, scaled to [0, 1], and
+    normalised: ``(x - mean) / std``, by channel.
+
+    Raises:
+        WeightsError: a value is out of place; says which and what it should be.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, ...]
+    interpolation: str = "bilinear"
+    crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "size"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple) or not value:
+                raise _misplaced(name, value, "a list of numbers")
+            object.__setattr__(self, name, tuple(value))
+        if not all(map(_is_number, self.mean)):
+            raise _misplaced("mean", self.mean, "numbers")
+        if not all(_is_number(s) and s > 0 for s in self.std) or len(self.std) != len(self.mean):
+            raise _misplaced("std", self.std, "as many numbers above 0 as mean has")
+        if not all(type(side) is int and side > 0 for side in self.size):
+            raise _misplaced("size", self.size, "whole numbers above 0")
+        if self.interpolation not in INTERPOLATIONS:
+            raise _misplaced("interpolation", self.interpolation, " or ".join(INTERPOLATIONS))
+        if not _is_number(self.crop) or not 0 < self.crop <= 1:
+            raise _misplaced("crop", self.crop, "a number in (0, 1]")
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of :func:`dataclasses.asdict`."""
+        try:
+            return cls(**record)
+        except TypeError as error:
+            raise WeightsError(f"preprocessing: {shown(record)} {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _misplaced(name: str, value: object, expected: str) -> WeightsError:
+    return WeightsError(f"preprocessing: {name} = {shown(value)}, but should be {expected}")
+
+
+IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=(224, 224))
+"""What torchvision's networks, and most that started from them, were trained with."""
+
+
+# Reading
+
+
+def from_pretrained(
+    path_or_hub_id: str | os.PathLike[str],
+    *,
+    backend: str,
+    revision: str | None = None,
+    token: str | None = None,
+    **build_options: Any,
+) -> Any:
+    """Build a network with the weights of a folder, a file, or a repository of the Hub.
+
+    Args:
+        path_or_hub_id: a folder, a weight file of any layout, or an id such as ``user/network``;
+            a path that exists is never looked up on the Hub.
+        backend: as for :func:`densespec.build`.
+        revision: branch, tag or commit on the Hub.
+        token: for the Hub.
+        build_options: of :func:`densespec.build`. Without the file's classifier:
+            ``include_top=False``.
+
+    Raises:
+        WeightsError: there is no such path or repository, no weight file in it, or it does not fit.
+        BackendUnavailable: the backend's framework, or for the Hub huggingface_hub, is missing.
+    """
+    file, config = _locate(path_or_hub_id, revision, token)
+    with open_weights(file, otherwise=_spec_in(config)) as found:
+        build_options.setdefault("include_top", found.has_classifier)
+        build_options.setdefault("name", found.variant)
+        return build(found.spec, backend=backend, weights=found.arrays(), **build_options)
+
+
+def preprocessing_of(
+    path_or_hub_id: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Preprocessing | None:
+    """What images need before a network of :func:`from_pretrained`; None where nothing says it."""
+    file, config = _locate(path_or_hub_id, revision, token)
+    if config is not None and (stated := _stated_preprocessing(config)):
+        return stated
+    with open_weights(file, otherwise=_spec_in(config)) as found:
+        text = found.metadata.get(PREPROCESSING)
+    return Preprocessing.from_dict(_json(text, file)) if text else None
+
+
+@dataclass(frozen=True)
+class _Config:
+    path: Path
+    entries: Mapping[str, Any]
+
+
+def _locate(
+    path_or_hub_id: str | os.PathLike[str], revision: str | None, token: str | None
+) -> tuple[Path, _Config | None]:
+    """The weight file, and the config beside it."""
+    path = Path(path_or_hub_id)
+    if path.is_file():
+        return path, None
+    folder = path if path.is_dir() else _downloaded(str(path_or_hub_id), revision, token)
+    files = _weight_files(folder)
+    if not files:
+        raise WeightsError(f"{folder}: no weight file in it ({', '.join(SUFFIXES)})")
+    chosen = next((folder / name for name in PREFERRED if folder / name in files), files[0])
+    if chosen.name not in PREFERRED and len(files) > 1:
+        names = ", ".join(file.name for file in files[:5])
+        raise WeightsError(f"{folder}: {len(files)} weight files in it, such as {names}: give one")
+    config = folder / CONFIG
+    if not config.is_file():
+        return chosen, None
+    return chosen, _Config(config, _json(config.read_text(encoding="utf-8"), config))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    suffixes = tuple(SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(suffixes))
+
+
+def _downloaded(repo_id: str, revision: str | None, token: str | None) -> Path:
+    if not HUB_ID.fullmatch(repo_id):
+        raise WeightsError(f"{repo_id}: no such file or folder, and no id of the Hub (user/name)")
+    hub = _huggingface_hub(f"{repo_id} is no path here, so it is looked up on the Hub")
+    folder = Path()
+    others = [f"*{suffix}" for suffix in SUFFIXES]
+    for patterns in (["*.safetensors"], others):
+        try:
+            folder = Path(
+                hub.snapshot_download(
+                    repo_id, revision=revision, token=token, allow_patterns=[CONFIG, *patterns]
+                )
+            )
+        except Exception as error:  # of many types: no repository, no access, no network
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise WeightsError(
+                f"{repo_id}: no such file or folder, and from the Hub: {reason}"
+            ) from error
+        if _weight_files(folder):
+            break
+    return folder
+
+
+def _huggingface_hub(why: str) -> ModuleType:
+    try:
+        return importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"{why}, which needs the package huggingface_hub: pip install 'densespec[hub]' "
+            f"({error})"
+        ) from error
+
+
+def _json(text: str, path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: not JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise WeightsError(f"{path}: should be a JSON object, but is {shown(entries)}")
+    return entries
+
+
+def _spec_in(config: _Config | None) -> DenseNetSpec | None:
+    """The spec that a config states, ours or timm's; weight files may know better."""
+    if config is None:
+        return None
+    if "spec" in config.entries:
+        try:
+            return spec_from_json(json.dumps(config.entries["spec"]))
+        except DensespecError as error:
+            raise WeightsError(f"{config.path}: spec: {error}") from error
+    name = config.entries.get("architecture")
+    known = catalogue()
+    return known[name].spec if isinstance(name, str) and name in known else None
+
+
+def _stated_preprocessing(config: _Config) -> Preprocessing | None:
+    """Ours, or what timm calls ``pretrained_cfg``."""
+    ours, timms = (config.entries.get(key) for key in (PREPROCESSING, "pretrained_cfg"))
+    if isinstance(ours, dict):
+        record = ours
+    elif isinstance(timms, dict) and {"mean", "std", "input_size"} <= timms.keys():
+        record = {
+            "mean": timms["mean"],
+            "std": timms["std"],
+            "size": timms["input_size"][1:],
+            "interpolation": timms.get("interpolation", "bilinear"),
+            "crop": timms.get("crop_pct", 1.0),
+        }
+    else:
+        return None
+    try:
+        return Preprocessing.from_dict(record)
+    except WeightsError as error:
+        raise WeightsError(f"{config.path}: {error}") from error
+
+
+# Writing
+
+
+def save_pretrained(
+    model: Any,
+    folder: str | os.PathLike[str],
+    *,
+    preprocessing: Preprocessing | None = None,
+) -> None:
+    """Write a built model into a folder as the Hub keeps it.
+
+    A model card that is there already stays as it is.
+
+    Raises:
+        WeightsError: the preprocessing has other channels or dimensions than the network's input.
+        DensespecError: densespec did not build the model.
+    """
+    _save(model, Path(folder), preprocessing, address="USER/NAME")
+
+
+def _save(model: Any, folder: Path, preprocessing: Preprocessing | None, address: str) -> None:
+    """``address`` is where the model card says to load the network from."""
+    origin = origin_of(model)
+    graph = origin.graph
+    if preprocessing is not None:
+        _check_fits(preprocessing, graph.spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = get_backend(origin.backend).read_weights(model, graph)
+    check_weights(graph, arrays)
+    metadata = canonical.metadata(graph)
+    if preprocessing is not None:
+        metadata[PREPROCESSING] = json.dumps(asdict(preprocessing))
+    tensors = {name: Tensor.of(np.asarray(array)) for name, array in arrays.items()}
+    write_file(folder / WEIGHTS, tensors, metadata)
+    _write(folder / CONFIG, json.dumps(_config(graph, preprocessing), indent=2) + "\n")
+    if not (folder / CARD).exists():
+        _write(folder / CARD, _card(graph, preprocessing, address))
+
+
+def push_to_hub(
+    model: Any,
+    repo_id: str,
+    *,
+    preprocessing: Preprocessing | None = None,
+    token: str | None = None,
+    private: bool = False,
+) -> str:
+    """Upload a built model to the Hub, whose repository is made if there is none. Gives its URL.
+
+    Raises:
+        BackendUnavailable: huggingface_hub is not installed.
+        WeightsError, DensespecError: as for :func:`save_pretrained`.
+    """
+    hub = _huggingface_hub("the model is to be uploaded to the Hub")
+    with tempfile.TemporaryDirectory() as folder:
+        _save(model, Path(folder), preprocessing, address=repo_id)
+        url = str(hub.create_repo(repo_id, token=token, private=private, exist_ok=True))
+        hub.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            token=token,
+            commit_message="A DenseNet of densespec",
+        )
+    return url
+
+
+def _check_fits(preprocessing: Preprocessing, spec: DenseNetSpec) -> None:
+    if len(preprocessing.mean) != spec.in_channels or len(preprocessing.size) != spec.spatial_dims:
+        raise WeightsError(
+            f"preprocessing of {len(preprocessing.mean)} channels and "
+            f"{len(preprocessing.size)} sizes, but the network takes {spec.in_channels} channels "
+            f"and {spec.spatial_dims} sizes"
+        )
+
+
+def _has_classifier(graph: Graph) -> bool:
+    return canonical.metadata(graph)["classifier"] == "yes"
+
+
+def _config(graph: Graph, preprocessing: Preprocessing | None) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "library_name": "densespec",
+        "spec": json.loads(spec_to_json(graph.spec)),
+        "classifier": _has_classifier(graph),
+    }
+    if preprocessing is not None:
+        config[PREPROCESSING] = asdict(preprocessing)
+    return config
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _card(graph: Graph, preprocessing: Preprocessing | None, address: str) -> str:
+    spec = graph.spec
+    name, differences = nearest_variant(spec)
+    title = name or f"DenseNet-{spec.depth}"
+    head = f"{spec.classes} classes" if _has_classifier(graph) else "without a classifier"
+    lines = [
+        "---",
+        "library_name: densespec",
+        "tags:",
+        "- densenet",
+        *(["- image-classification"] if spec.spatial_dims == 2 else []),
+        "---",
+        "",
+        f"# {title}",
+        "",
+        f"A DenseNet of blocks {', '.join(map(str, spec.blocks))} and growth rate "
+        f"{spec.growth_rate}, {head}.",
+    ]
+    if differences:
+        own = ", ".join(f"`{field} = {ours!r}`" for field, (ours, _) in differences.items())
+        lines.append(f"It differs from densespec's {name} in {own}.")
+    lines += [
+        "",
+        "```python",
+        "import densespec",
+        "",
+        f'model = densespec.from_pretrained("{address}", backend="torch.nn")  # or torch, jax, ...',
+        "```",
+    ]
+    if preprocessing is not None:
+        size = "x".join(map(str, preprocessing.size))
+        lines += [
+            "",
+            f"Images are resized ({preprocessing.interpolation}) so that a centre crop of {size} "
+            f"keeps {preprocessing.crop:g} of each side, scaled to [0, 1], and normalised by mean "
+            f"{preprocessing.mean} and standard deviation {preprocessing.std}.",
+        ]
+    return "\n".join(lines) + "\n"

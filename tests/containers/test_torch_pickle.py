@@ -1,0 +1,329 @@
+"""PyTorch's files: read as torch.save writes them, written so that it reads them, never run."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from densespec.weights.containers import open_file, write_file
+from tests.containers.samples import (
+    DTYPES,
+    assert_holds,
+    bits,
+    network,
+    read_all,
+    refusal,
+    tensors,
+    torch_state,
+)
+
+formats = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "net.pth"
+
+
+def save(value: Any, path: Path, zipped: bool = True) -> Path:
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.dense = torch.nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.norm(self.conv(x)).mean((2, 3)))
+
+
+# Reading
+
+
+@formats
+def test_the_state_of_a_module_is_read(path: Path, zipped: bool) -> None:
+    state = Net().state_dict()
+    with open_file(save(state, path, zipped)) as opened:
+        assert list(opened.tensors) == list(state)
+        assert_holds(opened, {name: tensor.numpy() for name, tensor in state.items()})
+        assert opened.tensors["norm.num_batches_tracked"].shape == ()
+        assert "unwrapped" not in opened.metadata
+
+
+@formats
+def test_types_are_read(path: Path, zipped: bool) -> None:
+    names = (*DTYPES, "complex64", *(("float8_e4m3fn", "uint16") if zipped else ()))
+    state = {name: torch.arange(4).to(getattr(torch, name)) for name in names}
+    with open_file(save(state, path, zipped)) as opened:
+        for name, tensor in state.items():
+            found = opened.tensors[name].read()
+            assert found.dtype.name == name
+            assert found.tobytes() == tensor.view(torch.uint8).numpy().tobytes()
+
+
+@formats
+def test_memory_layout_parameters_and_shared_storage(path: Path, zipped: bool) -> None:
+    base = torch.arange(24.0).reshape(2, 3, 4)
+    state = {
+        "whole": base,
+        "part": base[1, 1:],
+        "turned": base.permute(2, 0, 1),
+        "expanded": torch.ones(1).expand(1000),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }
+    with open_file(save(state, path, zipped)) as opened:
+        found = {name: tensor.detach().contiguous().numpy() for name, tensor in state.items()}
+        assert_holds(opened, found)
+
+
+def test_archives_that_were_compressed_afterwards(tmp_path: Path, path: Path) -> None:
+    save(torch_state(network()), path)
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with open_file(packed) as opened:
+        assert_holds(opened, network())
+
+
+def test_archives_of_the_other_byte_order(tmp_path: Path, path: Path) -> None:
+    save({"a": torch.tensor([1.0, 2.0])}, path)
+    swapped = tmp_path / "swapped.pth"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(swapped, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("byteorder"):
+                content = b"big"
+            if name.endswith("data/0"):
+                content = np.frombuffer(content, "<f4").astype(">f4").tobytes()
+            new.writestr(name, content)
+    with open_file(swapped) as opened:
+        assert opened.tensors["a"].read().tolist() == [1, 2]
+
+
+STATE = {"conv.weight": torch.ones(2), "conv.bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("value", "unwrapped"),
+    [
+        ({"state_dict": STATE}, "state_dict"),
+        (
+            {"state_dict": STATE, "epoch": 3, "optimizer": {"state": {0: torch.ones(1)}}},
+            "state_dict",
+        ),
+        ({"model_state_dict": OrderedDict(STATE), "loss": torch.ones(())}, "model_state_dict"),
+        ({"model": STATE, "args": None}, "model"),
+        ({"net": STATE, "acc": 90.1, "epoch": 9}, "net"),
+        ({"weights": STATE}, "weights"),
+        ({"module": STATE}, "module"),
+        ({"model": {"state_dict": STATE, "epoch": 3}}, "model.state_dict"),
+    ],
+)
+@formats
+def test_wrappers_are_opened(path: Path, value: Any, unwrapped: str, zipped: bool) -> None:
+    with open_file(save(value, path, zipped)) as opened:
+        assert_holds(opened, {name: tensor.numpy() for name, tensor in STATE.items()})
+        assert opened.metadata["unwrapped"] == unwrapped
+
+
+def test_modules_may_be_called_like_wrappers(path: Path) -> None:
+    state = {"model.weight": torch.ones(2), "module": torch.ones(3)}
+    with open_file(save(state, path)) as opened:
+        assert set(opened.tensors) == set(state)
+
+
+def test_entries_that_are_not_tensors_are_named(path: Path) -> None:
+    with open_file(save(STATE | {"_extra_state": None, "version": 2}, path)) as opened:
+        assert opened.metadata["skipped"] == '["_extra_state", "version"]'
+        assert len(opened.tensors) == 2
+
+
+SELF: dict[str, Any] = {"weight": torch.ones(1)}
+SELF["model"] = SELF
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"model": STATE, "module": STATE}, "a state_dict under each of model and module"),
+        (torch.ones(3), "is of type Tensor"),
+        ([torch.ones(3)], "is of type list"),
+        ({"epoch": 3, "ema": STATE}, "['epoch', 'ema'] and none of them is a tensor"),
+        ({1: torch.ones(3)}, "the key 1, but keys should be texts"),
+        ({"a": torch.eye(3).to_sparse()}, "sparse, quantized or without values"),
+        ({"a": torch.ones(2, device="meta")}, "sparse, quantized or without values"),
+        ({"a": torch.ones(1).expand(10**12)}, "it claims 4000000000000 bytes"),
+        (SELF, "lies too deep"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_state_dict_is_refused(path: Path, value: Any, said: str) -> None:
+    assert said in refusal(save(value, path))
+
+
+@pytest.mark.parametrize("name", ["keys", "values", "get", "metadata"])
+def test_state_dicts_with_attributes_of_their_own(path: Path, name: str) -> None:
+    state = OrderedDict(STATE)
+    state.__dict__[name] = {"a": 1}
+    save(state, path)
+    assert set(read_all(path)) == set(STATE)
+
+
+# Code is not run
+
+
+class Trap:
+    """Its pickle makes a file when it is loaded."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call, self.arguments
+
+
+def traps(mark: Path) -> dict[str, Trap]:
+    return {
+        "posix.system": Trap(os.system, f"touch {mark}"),
+        "builtins.exec": Trap(exec, f"open({str(mark)!r}, 'w')"),
+        "builtins.open": Trap(open, str(mark), "w"),
+    }
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    return tmp_path / "executed"
+
+
+@formats
+@pytest.mark.parametrize("name", traps(Path()))
+@pytest.mark.parametrize("where", ["whole", "value", "key", "beside"])
+def test_pickles_with_code_are_not_run(
+    tmp_path: Path, mark: Path, zipped: bool, name: str, where: str
+) -> None:
+    trap = traps(mark)[name]
+    value = {
+        "whole": trap,
+        "value": STATE | {"conv.weight": trap},
+        "key": {trap: torch.ones(1)},
+        "beside": {"state_dict": STATE, "epoch": trap},
+    }[where]
+    path = save(value, tmp_path / "trap.pth", zipped)
+    torch.load(path, weights_only=False)
+    assert mark.exists(), "the trap should work where code is run"
+    mark.unlink()
+    said = refusal(path)
+    assert not mark.exists()
+    assert "which is code" in said
+    assert "nothing was run" in said
+    assert name.partition(".")[2] in said
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".ckpt"])
+def test_pickles_of_other_programs_are_not_opened(
+    tmp_path: Path, mark: Path, protocol: int, suffix: str
+) -> None:
+    path = tmp_path / f"trap{suffix}"
+    path.write_bytes(pickle.dumps(Trap(open, str(mark), "w"), protocol))
+    said = refusal(path)
+    assert "a pickle that torch.save did not write" in said
+    assert not mark.exists()
+
+
+def test_a_pickle_under_another_suffix_is_not_run(tmp_path: Path, mark: Path) -> None:
+    for suffix in (".h5", ".npz", ".safetensors", ".msgpack", ".keras", ""):
+        path = tmp_path / f"trap{suffix}"
+        save({"a": Trap(open, str(mark), "w")}, path)
+        assert "nothing was run" in refusal(path)
+        path.write_bytes(pickle.dumps(Trap(open, str(mark), "w")))
+        assert refusal(path)
+    assert not mark.exists()
+
+
+def test_a_tar_archive_with_code_is_not_run(tmp_path: Path, mark: Path) -> None:
+    """PyTorch's oldest format; its first member's name may look like a pickle."""
+    path = tmp_path / "old.pth"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
+        member = tarfile.TarInfo("\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+        content = pickle.dumps(Trap(open, str(mark), "w"))
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    assert path.read_bytes().startswith(b"\x80\x02\x8a\nl")
+    assert "a tar archive" in refusal(path)
+    assert not mark.exists()
+
+
+@formats
+def test_whole_modules_are_refused_with_a_way_out(path: Path, zipped: bool) -> None:
+    said = refusal(save(torch.nn.Sequential(torch.nn.Linear(2, 2)), path, zipped))
+    assert "asks for torch.nn.modules.container.Sequential, which is code" in said
+    assert "torch.save(model.state_dict(), 'weights.pth')" in said
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_modules_are_refused(path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    assert "a TorchScript program" in refusal(path)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_pytorch_reads_what_is_written(path: Path, mapped: bool) -> None:
+    arrays = {name: bits(name, shape) for name in DTYPES for shape in [(2, 3)]}
+    arrays |= {"scalar": bits("float32", ()), "empty": bits("int64", (0, 3)), "ключ": np.ones(1)}
+    arrays |= {"big": np.ones((70_000,), np.float32), "flags": bits("complex128", (2,))}
+    write_file(path, tensors(arrays), {"spec": "{}"})
+    state = torch.load(path, weights_only=True, mmap=mapped)
+    assert type(state) is OrderedDict
+    assert list(state) == list(arrays)
+    for name, array in arrays.items():
+        assert state[name].shape == array.shape
+        assert state[name].is_contiguous()
+        assert state[name].reshape(-1).view(torch.uint8).numpy().tobytes() == array.tobytes()
+
+
+def test_pytorch_reads_without_restrictions_too(path: Path) -> None:
+    write_file(path, tensors(network()), {"spec": "{}"})
+    state = torch.load(path, weights_only=False)
+    assert list(state) == list(network())
+
+
+def test_modules_load_what_is_written(path: Path) -> None:
+    first, second = Net().eval(), Net().eval()
+    state = {name: tensor.numpy() for name, tensor in first.state_dict().items()}
+    write_file(path, tensors(state), {"note": "x"})
+    second.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(first(x), second(x), rtol=0, atol=0)
+
+
+def test_records_are_aligned_and_sound(path: Path) -> None:
+    write_file(path, tensors({f"w{n}": np.ones(n, np.int8) for n in range(100)}))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    reader = torch._C.PyTorchFileReader(str(path))
+    assert all(reader.get_record_offset(f"data/{n}") % 64 == 0 for n in range(100))
+
+
+def test_files_are_the_same_each_time(tmp_path: Path) -> None:
+    for name in ("a.pth", "b.pth"):
+        write_file(tmp_path / name, tensors(network()))
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
