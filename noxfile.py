@@ -117,6 +117,7 @@ def benchmarks(session: nox.Session) -> None:
     """Time densespec's models against each framework's own, interleaved (several minutes)."""
     python, env = frameworks(session), peers(session)
     session.run(python, "benchmarks/run.py", *session.posargs, env=env, external=True)
+    session.run(python, "benchmarks/weights.py", external=True)
 
 
 @nox.session(name="peers", venv_backend="none")

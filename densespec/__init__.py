@@ -7,9 +7,12 @@
     model = densespec.build(spec, backend="torch.nn")        # a torch.nn.Module
     densespec.save(model, "net.safetensors")
     same = densespec.build(spec, backend="jax", weights="net.safetensors")   # a keras.Model
+    densespec.convert("densenet121.pth", "densenet121.keras")   # from torchvision to Keras
 
 Importing densespec imports no framework.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from densespec.backends import Backend as Backend
 from densespec.backends import Trainer as Trainer
@@ -31,4 +34,30 @@ from densespec.initial import initial_weights as initial_weights
 from densespec.recipe import TrainingRecipe as TrainingRecipe
 from densespec.spec import DenseNetSpec as DenseNetSpec
 
+if TYPE_CHECKING:
+    from densespec.hub import from_pretrained as from_pretrained
+    from densespec.hub import push_to_hub as push_to_hub
+    from densespec.hub import save_pretrained as save_pretrained
+    from densespec.weights.convert import compare as compare
+    from densespec.weights.convert import convert as convert
+    from densespec.weights.convert import open_weights as open_weights
+
 __version__ = "0.1.0"
+
+# Imported on first use, to keep ``import densespec`` fast.
+_LATE = {
+    "from_pretrained": "densespec.hub",
+    "push_to_hub": "densespec.hub",
+    "save_pretrained": "densespec.hub",
+    "compare": "densespec.weights.convert",
+    "convert": "densespec.weights.convert",
+    "open_weights": "densespec.weights.convert",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LATE[name]), name)

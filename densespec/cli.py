@@ -104,6 +104,7 @@ def main() -> None:
       densespec spec densenet121 -o net.toml             its spec as a file, yours to edit
       densespec describe net.toml                        the network in that file
       densespec build net.toml --backend torch.nn        built in a framework, and counted
+      densespec convert net.pth net.keras                weights from one framework to another
 
     Wherever a command takes SPEC, give the name of a variant or the path of a .toml or .json spec
     file.

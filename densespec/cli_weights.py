@@ -123,10 +123,10 @@ def convert_command(
 def verify_command(
     first: Path, second: Path, spec: str | None, layouts: tuple[str, ...], as_json: bool
 ) -> None:
-    """Say whether two weight files, of any layouts, are the same network.
+    """Say whether two weight files are the same network.
 
-    Compares specs, every array, and what the float64 reference computes from each on seeded
-    input. Exit status 0 if they are the same, 1 if not.
+    The files may be of different layouts. Compares specs, every array, and what the float64
+    reference computes from each on seeded input. Exit status 0 if they are the same, 1 if not.
 
     \b
     Examples:
