@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,14 +120,23 @@ def convert_command(
 @click.argument("second", type=file_argument)
 @spec_option
 @click.option("--from", "layouts", multiple=True, help="Of the first, and again of the second.")
+@click.option(
+    "--backend", default="numpy", show_default=True, help="That computes; numpy is the reference."
+)
 @json_option
 def verify_command(
-    first: Path, second: Path, spec: str | None, layouts: tuple[str, ...], as_json: bool
+    first: Path,
+    second: Path,
+    spec: str | None,
+    layouts: tuple[str, ...],
+    backend: str,
+    as_json: bool,
 ) -> None:
     """Say whether two weight files are the same network.
 
     The files may be of different layouts. Compares specs, every array, and what the float64
-    reference computes from each on seeded input. Exit status 0 if they are the same, 1 if not.
+    reference, or another backend, computes from each on seeded input. Exit status 0 if they are
+    the same, 1 if not.
 
     \b
     Examples:
@@ -135,7 +145,8 @@ def verify_command(
     from densespec.weights.convert import compare
 
     names = (*layouts, None, None)
-    done = compare(first, second, specs=(spec, spec), layouts=(names[0], names[1]))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    done = compare(first, second, specs=(spec, spec), layouts=(names[0], names[1]), backend=backend)
     if as_json:
         click.echo(json.dumps(_comparison_record(done), indent=2))
     else:

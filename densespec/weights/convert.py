@@ -472,16 +472,19 @@ PROBE_SIZE = 64
 """Side of the seeded input on which networks are compared."""
 
 
-def features(spec: DenseNetSpec, arrays: Arrays) -> np.ndarray:
-    """What the reference computes before the global pool, on two seeded inputs, in float64."""
-    from densespec.reference import ReferenceModel
+def features(spec: DenseNetSpec, arrays: Arrays, backend: str = "numpy") -> np.ndarray:
+    """What a backend computes before the global pool, on two seeded inputs.
 
+    Computes in the backend's default dtype, which for numpy, the reference, is float64.
+    """
+    from densespec.backends import get_backend
+    from densespec.building import build
+
+    model = build(spec, backend=backend, include_top=False, weights=arrays)
     graph = lower(spec, include_top=False)
-    wanted = {weight.name for weight in graph.weights}
-    model = ReferenceModel(graph, {name: a for name, a in arrays.items() if name in wanted})
     shape = (2, spec.in_channels, *(PROBE_SIZE,) * spec.spatial_dims)
-    result: np.ndarray = model(np.random.default_rng(0).standard_normal(shape))
-    return result
+    x, name = np.random.default_rng(0).standard_normal(shape), graph.output.name
+    return get_backend(backend).forward(model, graph, x, [name])[name]
 
 
 def largest_difference(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -532,8 +535,13 @@ def compare(
     *,
     specs: tuple[SpecLike | None, SpecLike | None] = (None, None),
     layouts: tuple[str | None, str | None] = (None, None),
+    backend: str = "numpy",
 ) -> Comparison:
-    """Compare two weight files of any layouts: their specs, their arrays, and what they compute."""
+    """Compare two weight files of any layouts: their specs, their arrays, and what they compute.
+
+    Args:
+        backend: that computes it; numpy is the float64 reference.
+    """
     with (
         open_weights(first, layout=layouts[0], spec=specs[0]) as a,
         open_weights(second, layout=layouts[1], spec=specs[1]) as b,
@@ -553,7 +561,7 @@ def compare(
             only_second=tuple(name for name in arrays_b if name not in arrays_a),
             tensor_differences={name: _apart(arrays_a[name], arrays_b[name]) for name in both},
             output_difference=largest_difference(
-                features(b.spec, arrays_b), features(a.spec, arrays_a)
+                features(b.spec, arrays_b, backend), features(a.spec, arrays_a, backend)
             )
             if comparable
             else None,

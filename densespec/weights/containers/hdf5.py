@@ -150,12 +150,18 @@ def write_weights(output: Output) -> None:
     names = _layer_names(output)
     with _new_file(output, TYPES) as file:
         _write_texts(file, output.metadata)
+        groups = {"": file}  # finding a group by its path is slow
         for name, array in output.arrays():
-            dataset = _create(file, name, array)
+            path, _, leaf = name.rpartition("/")
+            if path not in groups:
+                groups[path] = file.require_group(path)
+            dataset = _create(groups[path], leaf, array)
             if array.dtype.name == "bfloat16":
                 dataset.attrs["dtype"] = "bfloat16"
         for layer, text in names.items():
-            file.require_group(f"{layer}/vars".lstrip("/")).attrs["name"] = text
+            path = f"{layer}/vars".lstrip("/")
+            group = groups[path] if path in groups else file.require_group(path)
+            group.attrs["name"] = text
 
 
 def _layer_names(output: Output) -> dict[str, str]:
