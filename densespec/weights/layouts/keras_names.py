@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from densespec import ops
@@ -28,8 +29,54 @@ LayerName = Callable[[str], str]
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
 _ORDER = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")
 
-# What implementations in Keras share: Keras's own norm, and no dropout.
-NORM = {"batch_norm_momentum": 0.01, "running_variance": "biased"}
+PORT = {
+    "batch_norm_epsilon": 1.001e-5,
+    "batch_norm_momentum": 0.01,
+    "bottleneck_width": 4,
+    "conv_bias": False,
+    "dropout_rate": 0.0,
+    "final_norm": True,
+    "running_variance": "biased",
+    "spatial_dims": 2,
+    "stem_kernel": 7,
+    "stem_kind": "conv-norm-relu",
+    "stem_pool": 3,
+    "stem_stride": 2,
+    "stem_width": 64,
+    "transition_relu": True,
+}
+"""What Keras's ports of torchvision's network have in common."""
+
+_AROUND_BLOCKS = {
+    "stem.conv": "conv1_conv",
+    "stem.norm": "conv1_bn",
+    "final.norm": "bn",
+    "classifier": "predictions",
+}
+
+
+def port_names(
+    block: Callable[[int], str], transition: Callable[[int], str], leaves: Mapping[str, str]
+) -> LayerName:
+    """Names of layers in such a port.
+
+    Args:
+        block: name of a block, by its number.
+        transition: likewise.
+        leaves: names of what is in a dense layer, by the last part of the node's name.
+    """
+
+    def layer_name(node: str) -> str:
+        if node in _AROUND_BLOCKS:
+            return _AROUND_BLOCKS[node]
+        if match := re.fullmatch(r"block(\d+)\.layer(\d+)\.(\w+)", node):
+            number, layer, leaf = match.groups()
+            return f"{block(int(number))}_block{layer}_{leaves[leaf]}"
+        if match := re.fullmatch(r"transition(\d+)\.(norm|conv)", node):
+            return f"{transition(int(match[1]))}_{'bn' if match[2] == 'norm' else 'conv'}"
+        return node.replace(".", "_")
+
+    return layer_name
 
 
 def keys(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str], dict[str, str]]:
