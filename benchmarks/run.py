@@ -123,7 +123,7 @@ def time_torch(backend: str, variant: str, rounds: int) -> list[Timing]:
 
         def step(model: Any, x: Any = x, labels: Any = labels) -> None:
             model.train().zero_grad()
-            functional.cross_entropy(model(x), labels).backward()
+            functional.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
 
         for name, work in (("inference", infer), ("training step", step)):
             a, b = models

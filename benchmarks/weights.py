@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -55,9 +57,9 @@ def run_once(work: str, source: Path, target: Path, layout: str | None) -> None:
 
         for path in (source, target):
             importlib.import_module(LIBRARIES[container_of(path)])
-        call = lambda: convert(source, target, to_layout=layout)  # noqa: E731
+        call: Callable[[], object] = partial(convert, source, target, to_layout=layout)
     else:
-        call = lambda: copy_twice(source, target)  # noqa: E731
+        call = partial(copy_twice, source, target)
     before = _peak()
     start = time.perf_counter()
     call()
@@ -86,8 +88,8 @@ def measure(work: str, source: Path, target: Path, layout: str | None) -> tuple[
 def main(variant: str, rounds: int, once: tuple[str, str, str, str] | None) -> None:
     """Time weight conversions and weigh their memory."""
     if once:
-        work, source, target, layout = once
-        run_once(work, Path(source), Path(target), layout or None)
+        work, *paths, given = once
+        run_once(work, Path(paths[0]), Path(paths[1]), given or None)
         return
     import densespec
     from densespec.weights.convert import convert
