@@ -12,7 +12,7 @@ from densespec_conformance.requests import Inspect, Inspected, Network
 from densespec_conformance.target import Reference, Target
 
 # densenet169-bc at 224x224 as first published: output, parameters with running statistics.
-SEED_TABLE = {
+PUBLISHED_STAGES = {
     "stem": ((64, 112, 112), 9_484),
     "stem_pool": ((64, 56, 56), 0),
     "block1": ((256, 56, 56), 339_264),
@@ -25,7 +25,7 @@ SEED_TABLE = {
     "global_pool": ((1664,), 0),
     "classifier": ((1000,), 1_665_000),
 }
-SEED_TOTALS = (14_160_238, 154_950)
+PUBLISHED_TOTALS = (14_160_238, 154_950)
 
 
 def _check(variant: Variant, target: Target, reference: Reference) -> float:
@@ -72,13 +72,13 @@ def _check_published(variant: Variant, trainable: int) -> None:
     )
 
 
-def _check_seed_table(target: Target, reference: Reference) -> float:
+def _check_published_stages(target: Target, reference: Reference) -> float:
     spec = catalogue()["densenet169-bc"].spec
     network = Network(spec, input_size=(224, 224), dtype="float32")
     found: Inspected = target.ask(Inspect(network, (224, 224)))
     stages = {stage.name: stage for stage in lower(spec, (224, 224)).stages()}
     shapes = {name.partition(".")[0]: shape for name, shape in found.shapes.items()}
-    for name, (shape, parameters) in SEED_TABLE.items():
+    for name, (shape, parameters) in PUBLISHED_STAGES.items():
         if name not in shapes:
             raise Mismatch(name, "is a stage that the target does not have")
         source = "the published table"
@@ -90,7 +90,9 @@ def _check_seed_table(target: Target, reference: Reference) -> float:
             source=source,
         )
     totals = (found.trainable, found.non_trainable)
-    assert_equal(where="totals", actual=totals, expected=SEED_TOTALS, source="the published table")
+    assert_equal(
+        where="totals", actual=totals, expected=PUBLISHED_TOTALS, source="the published table"
+    )
     return 0.0
 
 
@@ -107,7 +109,7 @@ CASES = (
     Case(
         id="structure/published-table-of-densenet169-bc",
         claim="densenet169-bc has 14,160,238 trainable parameters, stage by stage as published",
-        check=_check_seed_table,
+        check=_check_published_stages,
         cost=4,
     ),
 )
