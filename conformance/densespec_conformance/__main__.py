@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import threading
 from pathlib import Path
@@ -64,6 +65,10 @@ def main(
     module:attribute of one that is not published. Each runs in a process of its own.
     """
     console = Console(width=None if Console().is_terminal else 120)
+    if importlib.util.find_spec("hypothesis") is None:
+        raise click.UsageError(
+            "the suite needs the package hypothesis: pip install 'densespec[conformance]'"
+        )
     cases = [case for case in all_cases() if tier == "full" or case.tier == "quick"]
     cases = [case for case in cases if keyword in case.id]
     if not cases:
