@@ -858,3 +858,11 @@ def test_errors_of_specs_that_are_given_say_so(source: Path, tmp_path: Path) -> 
         convert(source, tmp_path / "net.msgpack", spec="densenet12")
     with pytest.raises(SpecError):
         convert(source, tmp_path / "net.msgpack", spec=SPEC.replace(blocks=()))
+
+
+def test_a_keras_archive_of_another_makers_model_is_refused(tmp_path: Path) -> None:
+    source, target = tmp_path / "net.safetensors", tmp_path / "net.keras"
+    densespec.save(densespec.build(tiny(), backend="numpy"), source)
+    with pytest.raises(WeightsError, match=r"net\.keras: a \.keras file holds a whole model"):
+        convert(source, target, to_layout="keras-applications", allow_different=True)
+    assert not target.exists()

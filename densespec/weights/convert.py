@@ -360,6 +360,11 @@ def convert(
             f"{target}: layout {layout.name!r} lives in {' or '.join(layout.containers)} files, "
             f"not in {container} ones"
         )
+    if container == "keras" and layout.name != DEFAULT_LAYOUTS["keras"]:
+        raise WeightsError(
+            f"{target}: a .keras file holds a whole model, and densespec can only build its own; "
+            f"write a .weights.h5 in layout {layout.name!r}, and let its model load that"
+        )
     with open_weights(source, layout=from_layout, spec=spec) as found:
         differences = layout.differences(found.spec)
         lasting = {k: v for k, v in differences.items() if k not in TRAINING_ONLY}
