@@ -26,7 +26,6 @@ PEERS = (
     "tqdm==4.70.1",
 )
 BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "numpy")
-SOURCES = ("densespec", "backends", "conformance", "tests", "docs", "benchmarks", "examples")
 
 nox.options.sessions = ["lint", "types", "tests", "conformance"]
 nox.options.default_venv_backend = "virtualenv"

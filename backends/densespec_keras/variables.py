@@ -11,6 +11,7 @@ import numpy as np
 from densespec import ops
 from densespec.graph import Graph
 from densespec.weights import Arrays
+from densespec.weights.layouts import kernel_from_canonical, kernel_to_canonical
 from densespec.weights.layouts.densespec_keras import layer_name
 
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
@@ -47,9 +48,7 @@ def canonical(arrays: Mapping[str, np.ndarray]) -> Arrays:
     Keras has kernels as (*window, in, out), and the classifier's as (in, out).
     """
     return {
-        name: np.ascontiguousarray(np.moveaxis(array, (-1, -2), (0, 1)))
-        if name.endswith(".kernel")
-        else array
+        name: kernel_to_canonical(array) if name.endswith(".kernel") else array
         for name, array in arrays.items()
     }
 
@@ -59,7 +58,7 @@ def write(model: Any, graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:
     for name, variable in variables(model, graph).items():
         array = np.asarray(arrays[name])
         if name.endswith(".kernel"):
-            array = np.moveaxis(array, (0, 1), (-1, -2))
+            array = kernel_from_canonical(array)
         variable.assign(array)
 
 

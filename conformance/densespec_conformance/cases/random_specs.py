@@ -13,9 +13,10 @@ from densespec.files import spec_to_toml
 from densespec.graph import lower
 from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import TOLERANCE
-from densespec_conformance.compare import Mismatch, assert_close, assert_equal
+from densespec_conformance.cases.structure import assert_structure
+from densespec_conformance.compare import Mismatch, assert_close
 from densespec_conformance.data import images, random_weights
-from densespec_conformance.requests import Forward, Inspect, Inspected, Network, Request
+from densespec_conformance.requests import Forward, Inspect, Network, Request
 from densespec_conformance.strategies import Sample, samples
 from densespec_conformance.target import Reference, Target
 from densespec_conformance.worker import handle
@@ -29,14 +30,7 @@ def _network(sample: Sample) -> Network:
 def _compare(sample: Sample, target: Target) -> float:
     network = _network(sample)
     graph = lower(sample.spec, sample.size)
-    inspected: Inspected = target.ask(Inspect(network, sample.size))
-    count = (inspected.trainable, inspected.non_trainable)
-    wanted = (graph.parameters.trainable, graph.parameters.non_trainable)
-    assert_equal(where="parameters", actual=count, expected=wanted, source="the graph")
-    for name, shape in inspected.shapes.items():
-        assert_equal(
-            where=f"shape of {name}", actual=shape, expected=graph[name].shape, source="the graph"
-        )
+    assert_structure(target.ask(Inspect(network, sample.size)), graph)
     taps = tuple(node.name for node in graph.nodes[1:])
     request: Request = Forward(network, images(sample.spec, sample.size, sample.batch, ""), taps)
     expected = handle("numpy", request)

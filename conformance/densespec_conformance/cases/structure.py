@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from densespec.catalogue import Variant, catalogue
-from densespec.graph import lower
+from densespec.graph import Graph, lower
 from densespec_conformance.case import Case
 from densespec_conformance.compare import Mismatch, assert_equal
 from densespec_conformance.requests import Inspect, Inspected, Network
@@ -28,11 +28,8 @@ PUBLISHED_STAGES = {
 PUBLISHED_TOTALS = (14_160_238, 154_950)
 
 
-def _check(variant: Variant, target: Target, reference: Reference) -> float:
-    size = sample_size(variant)
-    graph = lower(variant.spec, size)
-    network = Network(variant.spec, input_size=size, dtype="float32")
-    found: Inspected = target.ask(Inspect(network, size))
+def assert_structure(found: Inspected, graph: Graph) -> None:
+    """The framework sees the graph's stage shapes and parameter counts."""
     for name, shape in found.shapes.items():
         assert_equal(
             where=f"shape of {name}", actual=shape, expected=graph[name].shape, source="the graph"
@@ -49,6 +46,13 @@ def _check(variant: Variant, target: Target, reference: Reference) -> float:
         expected=graph.parameters.non_trainable,
         source="the graph",
     )
+
+
+def _check(variant: Variant, target: Target, reference: Reference) -> float:
+    size = sample_size(variant)
+    network = Network(variant.spec, input_size=size, dtype="float32")
+    found: Inspected = target.ask(Inspect(network, size))
+    assert_structure(found, lower(variant.spec, size))
     _check_published(variant, found.trainable)
     return 0.0
 

@@ -99,6 +99,16 @@ def canonical_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape
 
 
+def kernel_to_canonical(kernel: np.ndarray) -> np.ndarray:
+    """A kernel of (*window, in, out) as (out, in, *window)."""
+    return np.ascontiguousarray(np.moveaxis(kernel, (-1, -2), (0, 1)))
+
+
+def kernel_from_canonical(kernel: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`kernel_to_canonical`."""
+    return np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-1, -2)))
+
+
 def to_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
     """A layout's tensor with canonical axes. ``name`` is canonical."""
     if axes == "out_in_window" or not name.endswith(".kernel") or len(tensor.shape) < 2:
@@ -106,7 +116,7 @@ def to_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
     return Tensor(
         canonical_shape(tensor.shape),
         tensor.dtype,
-        lambda: np.ascontiguousarray(np.moveaxis(tensor.read(), (-1, -2), (0, 1))),
+        lambda: kernel_to_canonical(tensor.read()),
     )
 
 
@@ -118,5 +128,5 @@ def from_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
     return Tensor(
         (*window, into, out),
         tensor.dtype,
-        lambda: np.ascontiguousarray(np.moveaxis(tensor.read(), (0, 1), (-1, -2))),
+        lambda: kernel_from_canonical(tensor.read()),
     )
