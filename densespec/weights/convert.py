@@ -18,6 +18,7 @@ from densespec.graph import Graph, lower
 from densespec.spec import DenseNetSpec
 from densespec.weights import SHOWN, Arrays
 from densespec.weights.containers import container_of, open_file, write_file
+from densespec.weights.containers.base import byte_size, numpy_dtype
 from densespec.weights.evidence import Evidence, inferred_fields, spec_from
 from densespec.weights.layouts import Layout, from_canonical, get_layout, layouts, to_canonical
 from densespec.weights.tensors import OpenFile, Tensor, Tensors
@@ -392,15 +393,7 @@ def convert(
 def _cast(tensor: Tensor, dtype: str | None) -> Tensor:
     if dtype is None or tensor.dtype == dtype:
         return tensor
-    return Tensor(tensor.shape, dtype, lambda: tensor.read().astype(_dtype(dtype)))
-
-
-def _dtype(name: str) -> Any:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return ml_dtypes.bfloat16
-    return np.dtype(name)
+    return Tensor(tensor.shape, dtype, lambda: tensor.read().astype(numpy_dtype(dtype)))
 
 
 def _watched(name: str, tensor: Tensor, bad: list[str]) -> Tensor:
@@ -435,11 +428,7 @@ def _write(
     metadata = dict(layout.metadata(found.graph, container))
     if differences:
         metadata["densespec.differences"] = "; ".join(_in_words(differences))
-    total = (
-        sum(int(np.prod(t.shape)) * _dtype(t.dtype).itemsize for t in named.values())
-        if (progress)
-        else 0
-    )
+    total = sum(byte_size(tensor.shape, tensor.dtype) for tensor in named.values())
     written = 0
 
     def advance(count: int) -> None:
