@@ -32,12 +32,18 @@ from densespec.graph import Graph as Graph
 from densespec.graph import lower as lower
 from densespec.initial import initial_weights as initial_weights
 from densespec.recipe import TrainingRecipe as TrainingRecipe
+from densespec.recipes import get_recipe as get_recipe
+from densespec.recipes import presets as presets
+from densespec.recipes import read_recipe as read_recipe
+from densespec.recipes import write_recipe as write_recipe
 from densespec.spec import DenseNetSpec as DenseNetSpec
 
 if TYPE_CHECKING:
     from densespec.hub import from_pretrained as from_pretrained
     from densespec.hub import push_to_hub as push_to_hub
     from densespec.hub import save_pretrained as save_pretrained
+    from densespec.transfer_learning import train_from as train_from
+    from densespec.transfer_learning import transfer as transfer
     from densespec.weights.convert import compare as compare
     from densespec.weights.convert import convert as convert
     from densespec.weights.convert import open_weights as open_weights
@@ -49,6 +55,8 @@ _LATE = {
     "from_pretrained": "densespec.hub",
     "push_to_hub": "densespec.hub",
     "save_pretrained": "densespec.hub",
+    "train_from": "densespec.transfer_learning",
+    "transfer": "densespec.transfer_learning",
     "compare": "densespec.weights.convert",
     "convert": "densespec.weights.convert",
     "open_weights": "densespec.weights.convert",

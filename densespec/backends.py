@@ -30,11 +30,15 @@ DataFormat = Literal["channels_first", "channels_last"]
 class StepResult:
     """One training step: the loss before it, and the gradient of every trainable weight.
 
-    Gradients are those of the loss alone, without weight decay, by canonical name and shape.
+    Attributes:
+        gradients: of the loss alone, without weight decay, by canonical name and shape; empty
+            where they were not asked for.
+        correct: how many samples the training-mode logits classify rightly; None if not counted.
     """
 
     loss: float
     gradients: Arrays
+    correct: int | None = None
 
 
 class Trainer(Protocol):
@@ -47,21 +51,68 @@ class Trainer(Protocol):
         *,
         learning_rate: float,
         masks: Mapping[str, np.ndarray] | None = None,
+        gradients: bool = True,
     ) -> StepResult:
-        """One step of the recipe, in training mode.
+        """One step of the recipe, in training mode; what is frozen stays in inference mode.
 
         Args:
             x: (batch, channels, *spatial).
             labels: (batch,) integers.
             masks: by dropout node, of that node's shape with a batch axis before it: 1 keeps a
                 value, 0 drops it. Without masks, dropout draws its own.
+            gradients: whether to give the gradients, which costs time.
         """
+        ...
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Logits (batch, classes) of x (batch, channels, *spatial), in inference mode."""
         ...
 
     def velocity(self) -> Arrays:
         """The optimizer's momentum of every trainable weight, by canonical name and shape.
 
         Empty where the recipe has none.
+        """
+        ...
+
+    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+        """Take up the momentum of a run that was stopped: what :meth:`velocity` gave there.
+
+        Raises:
+            WeightsError: it is not of the trainable weights; nothing is changed then.
+        """
+        ...
+
+
+class ParallelTrainer(Trainer, Protocol):
+    """Training steps on several devices, which all hold the same weights after each."""
+
+    def weights(self) -> Arrays:
+        """Every array by canonical name, running statistics as the recipe defines them."""
+        ...
+
+    def close(self) -> None:
+        """Give the devices back."""
+        ...
+
+
+@runtime_checkable
+class ParallelBackend(Protocol):
+    """A backend that can also train on several devices. Optional."""
+
+    def parallel_trainer(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        recipe: TrainingRecipe,
+        *,
+        replicas: int,
+        dtype: str | None,
+    ) -> ParallelTrainer:
+        """A trainer that splits each batch among ``replicas`` devices, as the recipe defines it.
+
+        Raises:
+            ValueError: there are not so many devices; says how to have them.
         """
         ...
 

@@ -13,24 +13,31 @@ import numpy as np
 from densespec.backends import DataFormat, get_backend
 from densespec.catalogue import SpecLike, resolve
 from densespec.errors import DensespecError, SpecError, WeightsError
-from densespec.graph import Graph, Pooling, lower
+from densespec.graph import Graph, Pooling, freeze, lower
 from densespec.initial import initial_weights
 from densespec.spec import DenseNetSpec
 from densespec.weights import Arrays, check_weights
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
 
-HEAD = "classifier."
-"""What the names of the classifier's arrays start with."""
+HEAD = ("classifier.", "head")
+"""What the names of the arrays after the global pool start with."""
 
 WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model was built from; a built model carries it as its attribute ``densespec``."""
+    """What a model was built from; a built model carries it as its attribute ``densespec``.
+
+    Attributes:
+        dtype, data_format, name: as the backend was given them.
+    """
 
     backend: str
     graph: Graph
+    dtype: str | None
+    data_format: DataFormat
+    name: str
 
 
 def build(
@@ -47,6 +54,7 @@ def build(
     dtype: str | None = None,
     data_format: DataFormat | None = None,
     name: str | None = None,
+    trainable_from: str | None = None,
 ) -> Any:
     """Build a network in a framework.
 
@@ -69,15 +77,17 @@ def build(
         data_format: layout of the input; None for the framework's default (PyTorch and numpy:
             channels_first, Keras: its configured ``image_data_format``).
         name: of the model where the framework names models; None for the variant's.
+        trainable_from: the first part that trains, such as ``"classifier"`` or ``"block4"``:
+            everything before it is frozen, its running statistics and dropout included.
 
     Raises:
-        UnknownName: no such variant or backend.
+        UnknownName: no such variant, backend or part.
         SpecError: a spec or an input shape that breaks a constraint.
         BackendUnavailable: the framework is not installed; says what to install.
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: weights that do not fit.
     """
-    spec = _spec_of_file(weights) if spec is None else spec
+    spec = spec_of_file(weights) if spec is None else spec
     engine = get_backend(backend)
     data_format = engine.data_format(data_format)
     channels, size = _split_shape(input_shape, data_format)
@@ -89,14 +99,32 @@ def build(
         pooling=pooling,
         classifier_activation=classifier_activation,
     )
-    arrays = initial_weights(graph, seed) if weights is None else _given(weights, graph)
+    if trainable_from is not None:
+        graph = freeze(graph, trainable_from)
+    arrays = initial_weights(graph, seed) if weights is None else weights_for(graph, weights)
     label = name or ("densenet" if isinstance(spec, DenseNetSpec) else Path(spec).stem)
-    model = engine.build(graph, arrays, dtype=dtype, data_format=data_format, name=label)
-    model.densespec = Origin(backend, graph)
+    return build_graph(Origin(backend, graph, dtype, data_format, label), arrays)
+
+
+def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
+    """A model of a graph, with arrays that are known to fit it."""
+    model = get_backend(origin.backend).build(
+        origin.graph,
+        arrays,
+        dtype=origin.dtype,
+        data_format=origin.data_format,
+        name=origin.name,
+    )
+    model.densespec = origin
     return model
 
 
-def _spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:
+def spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:
+    """The spec of the network in a weight file.
+
+    Raises:
+        WeightsError: there is no file, or it does not tell.
+    """
     from densespec.weights.convert import open_weights
 
     if weights is None or isinstance(weights, Mapping):
@@ -144,7 +172,7 @@ def load_weights(model: Any, weights: WeightsLike) -> None:
         WeightsError: they do not fit; the model is unchanged then.
     """
     origin = origin_of(model)
-    arrays = _given(weights, origin.graph)
+    arrays = weights_for(origin.graph, weights)
     get_backend(origin.backend).write_weights(model, origin.graph, arrays)
 
 
@@ -167,8 +195,13 @@ def _adapted(spec: DenseNetSpec, classes: int | None, channels: int | None) -> D
     return spec.replace(**changes) if changes else spec
 
 
-def _given(weights: WeightsLike, graph: Graph) -> Arrays:
-    """The arrays that a network needs of those given: without a head, the head's are left over."""
+def weights_for(graph: Graph, weights: WeightsLike) -> Arrays:
+    """The arrays that a network needs of those given: without a head, the head's are left over.
+
+    Raises:
+        WeightsError: they do not fit; names the first that are missing, unexpected or of another
+            shape, or the fields in which the file's network differs.
+    """
     headless = not any(weight.name.startswith(HEAD) for weight in graph.weights)
     if isinstance(weights, Mapping):
         arrays = {name: np.asarray(array) for name, array in weights.items()}
@@ -189,7 +222,7 @@ def _from_file(path: str | os.PathLike[str], graph: Graph, headless: bool) -> Ar
     from densespec.weights.convert import TRAINING_ONLY, open_weights, spec_differences
 
     with open_weights(path, otherwise=graph.spec) as found:
-        may_differ = TRAINING_ONLY | {"classes"} if headless else TRAINING_ONLY
+        may_differ = TRAINING_ONLY | {"classes", "head_units"} if headless else TRAINING_ONLY
         differing = [
             f"{field} is {theirs!r} there, but {ours!r} here"
             for field, (theirs, ours) in spec_differences(found.spec, graph.spec).items()

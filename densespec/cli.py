@@ -19,7 +19,7 @@ from densespec.backends import get_backend
 from densespec.building import build, save
 from densespec.catalogue import catalogue, resolve, variants
 from densespec.errors import DensespecError
-from densespec.files import SUFFIXES, schema, spec_to_toml, write_spec
+from densespec.files import SUFFIXES, schema, to_toml, write_spec
 from densespec.graph import Graph, lower
 from densespec.spec import DenseNetSpec
 
@@ -261,7 +261,7 @@ def spec_command(spec: str, output: Path | None) -> None:
       densespec spec net.toml -o net.json
     """
     if output is None:
-        click.echo(spec_to_toml(resolve(spec)), nl=False)
+        click.echo(to_toml(resolve(spec)), nl=False)
     else:
         write_spec(resolve(spec), output)
         _say_written(output)

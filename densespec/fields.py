@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Protocol, Self, cast
 
 from densespec.errors import SpecError, UnknownName
@@ -84,42 +84,70 @@ class Integer:
 
 @dataclass(frozen=True)
 class Integers:
-    """A non-empty sequence of integers."""
+    """A sequence of integers, not empty unless said otherwise."""
 
     minimum: int
+    may_be_empty: bool = False
 
     @property
     def allowed(self) -> str:
-        return f"a non-empty list of integers, each at least {self.minimum} and below 2**31"
+        kind = "a list" if self.may_be_empty else "a non-empty list"
+        return f"{kind} of integers, each at least {self.minimum} and below 2**31"
 
     def parse(self, value: Any) -> tuple[int, ...]:
         numbers = tuple(_integer(item, self.minimum, None) for item in _items(value))
-        _reject_unless(bool(numbers))
+        _reject_unless(bool(numbers) or self.may_be_empty)
         return numbers
 
     def schema(self) -> dict[str, Any]:
         return {
             "type": "array",
-            "minItems": 1,
+            "minItems": 0 if self.may_be_empty else 1,
             "items": _integer_schema(self.minimum, None),
         }
 
 
 @dataclass(frozen=True)
-class Fractions:
-    """Ascending numbers between 0 and 1."""
+class Milestones:
+    """Ascending points of a run: all fractions of it, or all counts of epochs."""
 
-    allowed = "an ascending list of numbers in (0, 1)"
+    allowed = "an ascending list of fractions in (0, 1), or one of epochs from 1 on"
 
-    def parse(self, value: Any) -> tuple[float, ...]:
+    def parse(self, value: Any) -> tuple[float, ...] | tuple[int, ...]:
+        items = tuple(_items(value))
         inside = Interval(0, 1, open_lower=True, open_upper=True)
-        numbers = tuple(inside.parse(item) for item in _items(value))
+        counts = all(isinstance(item, Integral) for item in items)
+        numbers = tuple(_integer(i, 1, None) if counts else inside.parse(i) for i in items)
         _reject_unless(all(a < b for a, b in itertools.pairwise(numbers)))
         return numbers
 
     def schema(self) -> dict[str, Any]:
         inside = Interval(0, 1, open_lower=True, open_upper=True)
-        return {"type": "array", "items": inside.schema()}
+        kinds = (inside.schema(), _integer_schema(1, None))
+        return {"anyOf": [{"type": "array", "items": kind} for kind in kinds]}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Values of one kind by name, kept as pairs so that a record stays hashable."""
+
+    kind: Kind
+
+    @property
+    def allowed(self) -> str:
+        return f"a table of names, each with {self.kind.allowed}"
+
+    def parse(self, value: Any) -> tuple[tuple[str, Any], ...]:
+        pairs = value.items() if isinstance(value, Mapping) else [tuple(p) for p in _items(value)]
+        table = {name: self.kind.parse(item) for name, item in pairs}
+        _reject_unless(all(isinstance(name, str) and name for name in table))
+        return tuple(sorted(table.items()))
+
+    def plain(self, value: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+        return dict(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": self.kind.schema()}
 
 
 @dataclass(frozen=True)
@@ -258,8 +286,9 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by name, as plain JSON values."""
-        values = {f.name: getattr(self, f.name) for f in _fields(type(self))}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return {
+            f.name: plain(f.metadata["kind"], getattr(self, f.name)) for f in _fields(type(self))
+        }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -275,6 +304,13 @@ class Record:
                 number, kind = field.metadata["constraint"], field.metadata["kind"]
                 raise SpecError(number, field.name, None, f"given: {kind.allowed}")
         return cls(**fields)
+
+
+def plain(kind: Kind, value: Any) -> Any:
+    """A value of a kind as JSON and TOML write it."""
+    if isinstance(kind, Table):
+        return kind.plain(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _fields(record: type) -> tuple[dataclasses.Field[Any], ...]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from densespec.errors import SpecError
+from densespec.errors import SpecError, UnknownName
 from densespec.fields import Integer, Optional
 from densespec.ops import (
     AvgPool,
@@ -62,12 +62,15 @@ class Node:
         op: what it computes.
         inputs: names of the nodes it reads, all earlier in the graph.
         shape: of its output, (channels, *spatial); None where a size is unknown.
+        frozen: whether training leaves it alone: its arrays are not trainable, and it computes
+            what it does in inference, running statistics for batch statistics and no dropout.
     """
 
     name: str
     op: Op
     inputs: tuple[str, ...]
     shape: Shape
+    frozen: bool = False
 
     @property
     def stage(self) -> str:
@@ -77,7 +80,7 @@ class Node:
     def weights(self) -> tuple[Weight, ...]:
         """Its arrays under their canonical names, such as ``stem.conv.kernel``."""
         return tuple(
-            Weight(f"{self.name}.{weight.name}", weight.shape, weight.trainable)
+            Weight(f"{self.name}.{weight.name}", weight.shape, weight.trainable and not self.frozen)
             for weight in weights_of(self.op)
         )
 
@@ -152,6 +155,13 @@ class Graph:
     def multiply_adds(self) -> int | None:
         """Multiply-adds of one sample; None where a spatial size is unknown."""
         return _total(self.nodes)
+
+    @property
+    def trainable_from(self) -> str | None:
+        """Name of the first node that trains; None where every one does."""
+        if not any(node.frozen for node in self.nodes):
+            return None
+        return next(node.name for node in self.nodes[1:] if not node.frozen)
 
     def stages(self) -> tuple[Stage, ...]:
         """The network, stage by stage, without the input."""
@@ -274,10 +284,56 @@ def lower(
     if include_top or pooling:
         x = net.add("global_pool", GlobalPool(pooling or "avg"), x)
     if include_top:
+        for index, units in enumerate(spec.head_units, start=1):
+            x = net.add(f"head{index}.dense", Dense(net.channels(x), units), x)
+            x = net.add(f"head{index}.relu", Relu(), x)
         x = net.add("classifier", Dense(net.channels(x), spec.classes), x)
     if classifier_activation:
         net.add("softmax", Softmax(), x)
     return Graph(spec, tuple(net.nodes.values()))
+
+
+def freeze(graph: Graph, trainable_from: str) -> Graph:
+    """The network with everything before a part frozen, whatever was frozen before.
+
+    Args:
+        trainable_from: a stage, such as ``"block4"`` or ``"classifier"``, or any other part or node
+            such as ``"block4.layer16"``: it and all that follows trains.
+
+    Raises:
+        UnknownName: the network has no such part; the message suggests near names.
+    """
+    first = _first_of(graph, trainable_from)
+    nodes = (replace(node, frozen=index < first > 1) for index, node in enumerate(graph.nodes))
+    return Graph(graph.spec, tuple(nodes))
+
+
+def split(graph: Graph, part: str) -> tuple[Graph, Graph]:
+    """The network before a part, and the rest with the value in between as its input.
+
+    Every value in a DenseNet passes through one node at a time (features are concatenated), so it
+    can be cut before any part.
+
+    Raises:
+        UnknownName: the network has no such part.
+        ValueError: nothing comes before it, or it lies inside a layer, where two values pass.
+    """
+    first = _first_of(graph, part)
+    before, after = graph.nodes[:first], graph.nodes[first:]
+    inside = {node.name for node in after}
+    crossing = {name for node in after for name in node.inputs if name not in inside}
+    if len(before) < 2 or crossing != {before[-1].name}:
+        raise ValueError(f"{graph.nodes[first].name} is no place to cut the network at")
+    entry = replace(before[-1], op=Input(before[-1].shape), inputs=())
+    return Graph(graph.spec, before), Graph(graph.spec, (entry, *after))
+
+
+def _first_of(graph: Graph, part: str) -> int:
+    for index, node in enumerate(graph.nodes[1:], start=1):
+        if node.name == part or node.name.startswith(f"{part}."):
+            return index
+    parts = dict.fromkeys(name for node in graph.nodes[1:] for name in (node.stage, node.name))
+    raise UnknownName("part of the network", part, parts)
 
 
 def _stem(net: _Builder, x: str) -> str:

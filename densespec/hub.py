@@ -27,7 +27,7 @@ from densespec.backends import get_backend
 from densespec.building import build, origin_of
 from densespec.catalogue import catalogue
 from densespec.errors import BackendUnavailable, DensespecError, WeightsError, shown
-from densespec.files import atomic_path, spec_from_json, spec_to_json
+from densespec.files import atomic_path, spec_from_json, to_json
 from densespec.graph import Graph
 from densespec.spec import DenseNetSpec
 from densespec.weights import check_weights
@@ -344,7 +344,7 @@ def _has_classifier(graph: Graph) -> bool:
 def _config(graph: Graph, preprocessing: Preprocessing | None) -> dict[str, Any]:
     config: dict[str, Any] = {
         "library_name": "densespec",
-        "spec": json.loads(spec_to_json(graph.spec)),
+        "spec": json.loads(to_json(graph.spec)),
         "classifier": _has_classifier(graph),
     }
     if preprocessing is not None:

@@ -10,14 +10,14 @@ from densespec.backends import DataFormat, StepResult
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.reference import ReferenceModel
-from densespec.weights import Arrays
+from densespec.weights import Arrays, check_velocity
 
 DTYPES = ("float64", "float32", "float16")
 
 
 class NumpyTrainer:
-    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
-        self._model, self._recipe = model, recipe
+    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe, replicas: int = 1) -> None:
+        self._model, self._recipe, self._replicas = model, recipe, replicas
 
     def step(
         self,
@@ -26,13 +26,34 @@ class NumpyTrainer:
         *,
         learning_rate: float,
         masks: Mapping[str, np.ndarray] | None = None,
+        gradients: bool = True,
     ) -> StepResult:
         return self._model.train_step(
-            x, labels, self._recipe, learning_rate=learning_rate, masks=masks
+            x,
+            labels,
+            self._recipe,
+            learning_rate=learning_rate,
+            masks=masks,
+            replicas=self._replicas,
         )
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self._model(x)
 
     def velocity(self) -> Arrays:
         return dict(self._model.velocity) if self._recipe.momentum else {}
+
+    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+        check_velocity(self._model.graph, self._recipe, velocity)
+        self._model.velocity.update(
+            {name: np.array(array, self._model.dtype) for name, array in velocity.items()}
+        )
+
+    def weights(self) -> Arrays:
+        return {name: array.copy() for name, array in self._model.weights.items()}
+
+    def close(self) -> None:
+        pass
 
 
 class NumpyBackend:
@@ -75,6 +96,19 @@ class NumpyBackend:
 
     def trainer(self, model: ReferenceModel, graph: Graph, recipe: TrainingRecipe) -> NumpyTrainer:
         return NumpyTrainer(model, recipe)
+
+    def parallel_trainer(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        recipe: TrainingRecipe,
+        *,
+        replicas: int,
+        dtype: str | None,
+    ) -> NumpyTrainer:
+        return NumpyTrainer(
+            ReferenceModel(graph, weights, dtype=dtype or "float64"), recipe, replicas
+        )
 
 
 BACKEND = NumpyBackend()

@@ -350,8 +350,10 @@ def _log_softmax(x: Array) -> Array:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
-    """Mean over the batch of -log softmax(logits)[label], and its gradient.
+def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> tuple[float, Array]:
+    """Mean over the batch of -sum over c of t[c] * log softmax(logits)[c], and its gradient.
+
+    The target t is ``smoothing / classes`` everywhere, and ``1 - smoothing`` more at the label.
 
     O4: labels are one integer in [0, classes) for each sample.
 
@@ -366,10 +368,21 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     in_range = bool(((labels >= 0) & (labels < classes)).all())
     _require(in_range, "O4", "labels", f"should lie in [0, {classes})")
     log_probability = _log_softmax(logits)
-    rows = np.arange(count)
-    gradient = np.exp(log_probability)
-    gradient[rows, labels] -= 1
-    return float(-log_probability[rows, labels].mean()), gradient / count
+    target = np.full_like(logits, smoothing / classes)
+    target[np.arange(count), labels] += 1 - smoothing
+    loss = -(target * log_probability).sum(1).mean()
+    return float(loss), (np.exp(log_probability) - target) / count
+
+
+def _weighted(tables: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
+    """Weighted sums of arrays of the same name."""
+    return {
+        name: sum(
+            (share * table[name] for share, table in zip(shares[1:], tables[1:], strict=True)),
+            start=shares[0] * tables[0][name],
+        )
+        for name in tables[0]
+    }
 
 
 class ReferenceModel:
@@ -440,7 +453,12 @@ class ReferenceModel:
         return values
 
     def loss_and_gradients(
-        self, x: Array, labels: Array, *, masks: Mapping[str, Array] | None = None
+        self,
+        x: Array,
+        labels: Array,
+        *,
+        masks: Mapping[str, Array] | None = None,
+        smoothing: float = 0.0,
     ) -> tuple[float, Arrays, Arrays]:
         """Loss in training mode, the gradient of every trainable weight, new running statistics.
 
@@ -450,13 +468,14 @@ class ReferenceModel:
             x: (batch, channels, *spatial).
             labels: (batch,) integers.
             masks: for each dropout node, an array of its input's shape: 1 keeps, 0 drops.
+            smoothing: of the labels.
         """
         output = self.graph.output
         gives_logits = isinstance(output.op, ops.Dense)
         _require(gives_logits, "O6", output.name, "the loss is of logits, the classifier's output")
         everything = {node.name for node in self.graph.nodes}
         values, contexts = self._forward(x, True, masks or {}, keep=everything)
-        loss, slope = cross_entropy(values[output.name], labels)
+        loss, slope = cross_entropy(values[output.name], labels, smoothing)
         gradients = self._backward(values, contexts, slope)
         statistics = {
             f"{name}.{short}": array
@@ -473,16 +492,48 @@ class ReferenceModel:
         *,
         learning_rate: float,
         masks: Mapping[str, Array] | None = None,
+        replicas: int = 1,
     ) -> StepResult:
-        """One SGD step, as :mod:`densespec.recipe` defines it, and one update of the statistics."""
+        """One SGD step, as :mod:`densespec.recipe` defines it, and one update of the statistics.
+
+        Args:
+            replicas: devices among which the batch is split.
+        """
         learning_rate = float(learning_rate)  # a numpy float64 would widen a float32 model
-        loss, gradients, statistics = self.loss_and_gradients(x, labels, masks=masks)
+        apart = replicas if recipe.batch_norm == "per-replica" else 1
+        loss, gradients, statistics = self._over_replicas(x, labels, masks or {}, recipe, apart)
         for name, gradient in gradients.items():
             self.weights[name], self.velocity[name] = recipe.step(
                 name, self.weights[name], gradient, self.velocity[name], learning_rate
             )
         self.weights.update(statistics)
         return StepResult(loss, gradients)
+
+    def _over_replicas(
+        self,
+        x: Array,
+        labels: Array,
+        masks: Mapping[str, Array],
+        recipe: TrainingRecipe,
+        count: int,
+    ) -> tuple[float, Arrays, Arrays]:
+        """Means over shards: of loss and gradients over samples, of statistics over shards."""
+        parts = np.array_split(np.arange(len(x)), count)
+        results = [
+            self.loss_and_gradients(
+                x[part],
+                labels[part],
+                masks={name: mask[part] for name, mask in masks.items()},
+                smoothing=recipe.label_smoothing,
+            )
+            for part in parts
+        ]
+        if count == 1:
+            return results[0]
+        losses, gradients, statistics = zip(*results, strict=True)
+        shares = [len(part) / len(x) for part in parts]
+        loss = float(np.dot(shares, losses))
+        return loss, _weighted(gradients, shares), _weighted(statistics, [1 / count] * count)
 
     def _forward(
         self, x: Array, training: bool, masks: Mapping[str, Array], keep: set[str]
@@ -505,12 +556,14 @@ class ReferenceModel:
         weights = {w.name.rpartition(".")[2]: self.weights[w.name] for w in node.weights}
         mask = masks.get(node.name)
         mask = None if mask is None else np.asarray(mask, self.dtype)
-        return Context(node.name, weights, training, mask)
+        return Context(node.name, weights, training and not node.frozen, mask)
 
     def _backward(self, values: Arrays, contexts: dict[str, Context], slope: Array) -> Arrays:
         slopes = {self.graph.output.name: slope}
         gradients: Arrays = {}
         for node in reversed(self.graph.nodes[1:]):
+            if node.frozen:  # and so is everything before it
+                break
             inputs = [values[source] for source in node.inputs]
             ctx, dy = contexts[node.name], slopes.pop(node.name)
             dxs, own = self.kernels[type(node.op)].backward(node.op, ctx, dy, *inputs)

@@ -128,6 +128,13 @@ class DenseNetSpec(Record):
         "convolution, or at the end of each dense layer (torchvision)",
         default="conv",
     )
+    head_units: tuple[int, ...] = constrained(
+        "S25",
+        Integers(1, may_be_empty=True),
+        "units of dense layers, each with a ReLU, between the global pool and the classifier, as "
+        "transfer learning adds them; none in any published DenseNet",
+        default=(),
+    )
 
     def __post_init__(self) -> None:
         parse_fields(self)

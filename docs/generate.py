@@ -7,6 +7,7 @@ the rest of the page is written by hand.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import re
@@ -16,18 +17,21 @@ from typing import Any
 
 from densespec import reference
 from densespec.catalogue import get
+from densespec.fields import plain
 from densespec.files import atomic_path, schema
 from densespec.graph import Node, lower
 from densespec.ops import Shape, weights_of
+from densespec.recipe import TrainingRecipe
+from densespec.recipes import presets
 from densespec.spec import DenseNetSpec
 
 DOCS = Path(__file__).parent
 
 
-def fields() -> str:
-    """A table of the fields of a spec, from what the fields say of themselves."""
+def fields(record: Any = DenseNetSpec) -> str:
+    """A table of the fields of a spec or a recipe, from what the fields say of themselves."""
     rows = []
-    for field in dataclasses.fields(DenseNetSpec):
+    for field in dataclasses.fields(record):
         about = field.metadata
         allowed, meaning = _markdown(about["kind"].allowed), _markdown(about["meaning"])
         rows.append([about["constraint"], f"`{field.name}`", allowed, _default(field), meaning])
@@ -37,7 +41,24 @@ def fields() -> str:
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is dataclasses.MISSING:
         return "required"
-    return "none" if field.default is None else f"`{json.dumps(field.default)}`"
+    if field.default is None:
+        return "none"
+    return f"`{json.dumps(plain(field.metadata['kind'], field.default))}`"
+
+
+def recipes() -> str:
+    """A table of the named recipes and what they state."""
+    default = TrainingRecipe()
+    rows = []
+    for preset in presets().values():
+        stated = {
+            name: value
+            for name, value in preset.recipe.to_dict().items()
+            if value != default.to_dict()[name] or name in ("epochs", "batch_size", "milestones")
+        }
+        cells = ", ".join(f"`{name} = {json.dumps(value)}`" for name, value in stated.items())
+        rows.append([f"`{preset.name}`", preset.about, cells, preset.source])
+    return _table(["name", "for", "fields", "source"], rows)
 
 
 def nodes() -> str:
@@ -120,6 +141,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "spec.md": {"fields": fields, "nodes": nodes},
     "ops.md": {"ops": ops, "constraints": constraints},
+    "recipe.md": {"fields": functools.partial(fields, TrainingRecipe), "recipes": recipes},
 }
 """The generated parts of each page, by name."""
 
@@ -144,7 +166,11 @@ def page(name: str) -> str:
 def files() -> dict[str, str]:
     """Text of every file that is generated in whole or part, by name."""
     generated = {name: page(name) for name in PAGES}
-    return generated | {"spec.schema.json": json.dumps(schema(), indent=2) + "\n"}
+    schemas = {"spec": DenseNetSpec, "recipe": TrainingRecipe}
+    return generated | {
+        f"{name}.schema.json": json.dumps(schema(kind), indent=2) + "\n"
+        for name, kind in schemas.items()
+    }
 
 
 if __name__ == "__main__":

@@ -60,4 +60,5 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
         final_norm=draw(st.booleans()),
         dropout_rate=draw(st.floats(0, 1, exclude_max=True)),
         dropout_place=draw(st.sampled_from(DROPOUT_PLACES)),
+        head_units=tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
     )

@@ -82,7 +82,9 @@ def test_build_lowers_the_spec_and_draws_initial_weights(noting: str) -> None:
     assert _same_bits(model.weights, initial_weights(lower(tiny()), 0))
     assert model.dtype is None
     assert model.data_format == "channels_last"
-    assert origin_of(model) == Origin(noting, lower(tiny()))
+    origin = origin_of(model)
+    assert (origin.backend, origin.graph) == (noting, lower(tiny()))
+    assert (origin.dtype, origin.data_format, origin.name) == (None, "channels_last", "densenet")
 
 
 def test_build_passes_the_options_of_the_head_on(noting: str) -> None:
@@ -414,7 +416,8 @@ def test_loading_what_does_not_fit_leaves_the_model_as_it_was() -> None:
 
 def test_a_model_keeps_what_it_was_built_from() -> None:
     model = _numpy(input_shape=(1, 8, None), classes=5)
-    assert origin_of(model) == Origin("numpy", lower(tiny(in_channels=1, classes=5), (8, None)))
+    graph = lower(tiny(in_channels=1, classes=5), (8, None))
+    assert origin_of(model) == Origin("numpy", graph, None, "channels_first", "densenet")
 
 
 @pytest.mark.parametrize(

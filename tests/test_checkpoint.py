@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densespec.errors import WeightsError
-from densespec.files import spec_to_json
+from densespec.files import to_json
 from densespec.graph import Graph, lower
 from densespec.initial import initial_weights
 from densespec.spec import DenseNetSpec
@@ -57,7 +57,7 @@ def test_a_checkpoint_describes_itself(path: Path) -> None:
     assert metadata == {
         "format": "np",
         "densespec": "1",
-        "spec": spec_to_json(tiny()),
+        "spec": to_json(tiny()),
         "classifier": "yes",
     }
 
@@ -215,7 +215,7 @@ def test_safetensors_of_another_maker_are_no_checkpoint(path: Path) -> None:
     ("metadata", "message"),
     [
         pytest.param(
-            {"densespec": "2", "spec": spec_to_json(tiny())},
+            {"densespec": "2", "spec": to_json(tiny())},
             "not a densespec checkpoint of version 1: its metadata says 2",
             id="another version",
         ),
@@ -253,7 +253,7 @@ def test_metadata_that_is_not_ours_is_refused(
 def _file(dtype: str, size: int) -> bytes:
     """A checkpoint of one array of two numbers of some type."""
     header = {
-        "__metadata__": {"densespec": "1", "spec": spec_to_json(tiny()), "classifier": "yes"},
+        "__metadata__": {"densespec": "1", "spec": to_json(tiny()), "classifier": "yes"},
         "classifier.bias": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]},
     }
     text = json.dumps(header).encode()

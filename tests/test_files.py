@@ -25,8 +25,8 @@ from densespec.files import (
     schema,
     spec_from_json,
     spec_from_toml,
-    spec_to_json,
-    spec_to_toml,
+    to_json,
+    to_toml,
     write_spec,
 )
 from densespec.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
@@ -63,12 +63,12 @@ def test_writing_replaces_the_spec_in_a_file(tmp_path: Path, suffix: str) -> Non
 
 def test_json_states_every_field_and_the_format() -> None:
     spec = tiny()
-    assert json.loads(spec_to_json(spec)) == {"format": 1} | spec.to_dict()
-    assert spec_to_json(spec).endswith("}\n")
+    assert json.loads(to_json(spec)) == {"format": 1} | spec.to_dict()
+    assert to_json(spec).endswith("}\n")
 
 
 def test_toml_states_every_field_but_those_that_are_none() -> None:
-    text = spec_to_toml(tiny(bottleneck_width=None, stem_pool=3))
+    text = to_toml(tiny(bottleneck_width=None, stem_pool=3))
     stated = {line.partition(" = ")[0] for line in text.splitlines()}
     assert {"format", "growth_rate", "stem_pool", "dropout_place"} <= stated
     assert "bottleneck_width" not in stated
@@ -254,7 +254,7 @@ def test_any_json_table_is_a_spec_or_an_error_of_ours(changes: dict[str, Any]) -
 @settings(unhurried, max_examples=300)
 @given(data=st.data())
 def test_any_damage_to_a_toml_file_gives_a_spec_or_an_error_of_ours(data: st.DataObject) -> None:
-    text = spec_to_toml(tiny())
+    text = to_toml(tiny())
     at = data.draw(st.integers(0, len(text)))
     cut = data.draw(st.integers(0, 5))
     damaged = text[:at] + data.draw(st.text(max_size=3)) + text[at + cut :]
@@ -364,7 +364,7 @@ def test_the_schema_alone_takes_a_float_for_an_integer() -> None:
 @unhurried
 @given(specs())
 def test_the_schema_accepts_every_spec_written(spec: DenseNetSpec) -> None:
-    VALIDATOR.validate(json.loads(spec_to_json(spec)))
+    VALIDATOR.validate(json.loads(to_json(spec)))
 
 
 def test_the_schema_is_a_valid_schema_of_draft_2020_12() -> None:

@@ -261,7 +261,10 @@ def _counted(spec: DenseNetSpec) -> tuple[int, int]:
             channels += k
     if spec.final_norm:
         norm(channels)
-    return trainable + (channels + 1) * spec.classes, statistics
+    for units in (*spec.head_units, spec.classes):
+        trainable += (channels + 1) * units
+        channels = units
+    return trainable, statistics
 
 
 @unhurried

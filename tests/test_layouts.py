@@ -316,6 +316,7 @@ def test_a_file_is_claimed_by_its_layout_alone(name: str, container: str) -> Non
 def _expected_fields(spec: DenseNetSpec) -> dict[str, Any]:
     names = ("blocks", "growth_rate", "bottleneck_width", "in_channels", "spatial_dims")
     names += ("stem_kernel", "conv_bias", "final_norm", "classes")
+    names += ("head_units",)
     fields = {name: getattr(spec, name) for name in names}
     if spec.stem_kind == "conv" or spec.stem_channels != spec.in_channels:
         fields["stem_kind"] = spec.stem_kind
@@ -486,12 +487,12 @@ LAYER = "features_denseblock1_denselayer"
         ),
         pytest.param(
             {"classifier_weight": (3, 9)},
-            r"classifier\.weight reads 9 features, but the last block gives 6",
+            r"classifier\.weight reads 9 features, but what comes before it gives 6",
             id="a classifier of other features",
         ),
         pytest.param(
             {"classifier_weight": (3,)},
-            r"classifier\.weight has shape \(3,\), but should have one of classes and features",
+            r"classifier\.weight has shape \(3,\), but should have one of units and features",
             id="a classifier that is a vector",
         ),
     ],

@@ -29,6 +29,13 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         "nesterov": True,
         "weight_decay": 1e-4,
         "decay_kernels_only": False,
+        "layer_rates": (),
+        "label_smoothing": 0.0,
+        "dropout_rate": None,
+        "augmentation": "none",
+        "seed": 0,
+        "dtype": "float32",
+        "batch_norm": "per-replica",
     }
 
 
@@ -45,6 +52,8 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         pytest.param(100, (0.29, 0.57), (29, 57), id="products that floats make too small"),
         pytest.param(7, (0.5,), (4,), id="a drop within an epoch waits for the next"),
         pytest.param(5, (), (), id="no drop"),
+        pytest.param(90, (30, 60), (30, 60), id="ImageNet: in epochs"),
+        pytest.param(20, (15, 30), (15,), id="a drop after the last epoch"),
         pytest.param(1, (0.5,), (), id="a drop after the only epoch began"),
     ],
 )
@@ -160,12 +169,19 @@ ALLOWED = {
     "R1": INTEGER,
     "R2": INTEGER,
     "R3": "a number in (0, 1000]",
-    "R4": "an ascending list of numbers in (0, 1)",
+    "R4": "an ascending list of fractions in (0, 1), or one of epochs from 1 on",
     "R5": "a number in (0, 1]",
     "R6": "a number in [0, 1)",
     "R7": "true or false",
     "R8": "a number in [0, 1]",
     "R9": "true or false",
+    "R10": "a table of names, each with a number in [0, 1000]",
+    "R11": "a number in [0, 1)",
+    "R12": "a number in [0, 1), or none",
+    "R13": "'none' or 'cifar' or 'imagenet'",
+    "R14": "an integer of at least 0 and below 2**31",
+    "R15": "'float32' or 'float64' or 'mixed_bfloat16' or 'mixed_float16'",
+    "R16": "'per-replica' or 'synchronised'",
 }
 
 BROKEN: dict[str, tuple[str, list[object]]] = {
@@ -180,7 +196,10 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
             [0, 0.5],
             [0.5, 1],
             [0.5, math.nan],
-            [150, 225],
+            [225, 150],
+            [0, 10],
+            [0.5, 10],
+            [10, 20.0],
             [True],
             ["0.5"],
             "0.5",
@@ -195,6 +214,13 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "R7": ("nesterov", [0, 1, "true", None, np.True_]),
     "R8": ("weight_decay", [-1e-4, 1.5, math.nan, math.inf, True, "0", None]),
     "R9": ("decay_kernels_only", [0, 1, "false", None, np.False_]),
+    "R10": ("layer_rates", [{"block4": -1}, {"block4": "1"}, {"": 1}, {4: 1}, "block4", 0.1, None]),
+    "R11": ("label_smoothing", [1, -0.1, math.nan, True, "0.1", None]),
+    "R12": ("dropout_rate", [1, -0.1, math.nan, True, "0.2"]),
+    "R13": ("augmentation", ["cifar10", "", None, True]),
+    "R14": ("seed", [-1, 2**31, 1.0, True, "0", None]),
+    "R15": ("dtype", ["float16", "double", None, 32]),
+    "R16": ("batch_norm", ["synchronized", "", None, True]),
 }
 
 
@@ -220,7 +246,7 @@ def test_a_constraint_names_field_value_rule_and_number(
 def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
     assert ours == {field.metadata["constraint"]: field.name for field in FIELDS}
-    assert list(ours) == [f"R{n}" for n in range(1, 10)]
+    assert list(ours) == [f"R{n}" for n in range(1, 17)]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +255,8 @@ def test_every_field_has_a_constraint_that_is_broken_here() -> None:
         pytest.param("milestones", [0.5, np.float64(0.75)], (0.5, 0.75), id="a list"),
         pytest.param("milestones", np.array([0.5]), (0.5,), id="an array"),
         pytest.param("milestones", [], (), id="no milestone"),
+        pytest.param("milestones", [30, np.int64(60)], (30, 60), id="epochs"),
+        pytest.param("layer_rates", {"b": 1, "a": 0.5}, (("a", 0.5), ("b", 1.0)), id="a table"),
         pytest.param("learning_rate", np.float64(0.5), 0.5, id="a numpy float"),
         pytest.param("learning_rate", 1000, 1000.0, id="the largest learning rate"),
         pytest.param("momentum", 0, 0.0, id="an integer for a number"),

@@ -665,6 +665,7 @@ NETWORKS: dict[str, tuple[DenseNetSpec, tuple[int, ...]]] = {
             final_norm=False,
             dropout_rate=0.2,
             dropout_place="layer",
+            head_units=(5, 4),
         ),
         (16,),
     ),
@@ -938,3 +939,58 @@ def test_steps_bring_the_loss_down() -> None:
         model.train_step(x, labels, TrainingRecipe(), learning_rate=0.05).loss for _ in range(20)
     ]
     assert losses[-1] < 0.5 * losses[0]
+
+
+# Label smoothing, and several devices
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_label_smoothing_spreads_its_share_over_all_classes(smoothing: float) -> None:
+    logits, labels = _random(4, 5), np.array([0, 4, 2, 2])
+    target = np.full((4, 5), smoothing / 5) + (1 - smoothing) * np.eye(5)[labels]
+    probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    loss, gradient = cross_entropy(logits, labels, smoothing)
+    assert loss == pytest.approx(-(target * np.log(probability)).sum() / 4, rel=1e-14)
+    np.testing.assert_allclose(gradient, (probability - target) / 4, rtol=1e-12, atol=1e-16)
+
+
+def _after_steps(recipe: TrainingRecipe, replicas: int, batch: int = 5) -> ReferenceModel:
+    spec, size = NETWORKS["dropout after convolutions, 3-D"]
+    graph = lower(spec, size)
+    model, masks = _model(graph), _masks(graph, batch)
+    x, labels = _random(batch, spec.in_channels, *size), np.arange(batch) % spec.classes
+    for _ in range(2):
+        model.train_step(x, labels, recipe, learning_rate=0.1, masks=masks, replicas=replicas)
+    return model
+
+
+def test_synchronised_devices_do_what_one_does() -> None:
+    one = _after_steps(TrainingRecipe(), 1)
+    many = _after_steps(TrainingRecipe(batch_norm="synchronised"), 3)
+    for name, array in one.weights.items():
+        np.testing.assert_array_equal(many.weights[name], array)
+
+
+def test_devices_on_their_own_take_means_over_shards() -> None:
+    """By hand: three samples on the first device, two on the second."""
+    spec, size = NETWORKS["dropout after convolutions, 3-D"]
+    graph = lower(spec, size)
+    masks = _masks(graph, 5)
+    x, labels = _random(5, spec.in_channels, *size), np.arange(5) % spec.classes
+    model = _model(graph)
+    result = model.train_step(
+        x, labels, TrainingRecipe(), learning_rate=0.1, masks=masks, replicas=2
+    )
+    shards = [
+        _model(graph).loss_and_gradients(
+            x[part], labels[part], masks={name: mask[part] for name, mask in masks.items()}
+        )
+        for part in (slice(0, 3), slice(3, 5))
+    ]
+    assert result.loss == pytest.approx(0.6 * shards[0][0] + 0.4 * shards[1][0], rel=1e-14)
+    for name, gradient in result.gradients.items():
+        expected = 0.6 * shards[0][1][name] + 0.4 * shards[1][1][name]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-16)
+    for name, statistic in shards[0][2].items():
+        expected = (statistic + shards[1][2][name]) / 2
+        np.testing.assert_allclose(model.weights[name], expected, rtol=1e-12)

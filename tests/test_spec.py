@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 
 from densespec.errors import DensespecError, SpecError, UnknownName, shown
-from densespec.files import spec_from_json, spec_from_toml, spec_to_json, spec_to_toml
+from densespec.files import spec_from_json, spec_from_toml, to_json, to_toml
 from densespec.graph import lower
 from densespec.spec import DenseNetSpec
 from tests.strategies import named, specs, tiny, unhurried
@@ -56,6 +56,7 @@ def test_the_defaults_are_the_plain_densenet_of_the_paper() -> None:
         "final_norm": True,
         "dropout_rate": 0.0,
         "dropout_place": "conv",
+        "head_units": [],
     }
 
 
@@ -120,6 +121,7 @@ ALLOWED = {
     "S19": "true or false",
     "S20": "a number in [0, 1)",
     "S21": "'conv' or 'every-conv' or 'layer'",
+    "S25": "a list of integers, each at least 1 and below 2**31",
 }
 """What each field's constraint allows, in the words of its error."""
 
@@ -176,6 +178,7 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "S19": ("final_norm", [0, 1, "false", None, np.False_]),
     "S20": ("dropout_rate", [1, 1.0, -0.1, NAN, INF, True, False, "0", None]),
     "S21": ("dropout_place", ["everywhere", "Conv", "", None, True, 0]),
+    "S25": ("head_units", [[0], [-1], [10.0], ["10"], [True], 1024, "1024", None, {10}]),
 }
 """By constraint: its field, and values that break it."""
 
@@ -202,7 +205,7 @@ def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
     theirs = {field.metadata["constraint"]: field.name for field in FIELDS}
     assert ours == theirs
-    assert list(theirs) == [f"S{n}" for n in range(1, 22)]
+    assert list(theirs) == [f"S{n}" for n in (*range(1, 22), 25)]  # the others are across fields
 
 
 @pytest.mark.parametrize("kernel", [2, 4, 10])
@@ -326,6 +329,7 @@ OTHER: dict[str, Any] = {
     "final_norm": False,
     "dropout_rate": 0.2,
     "dropout_place": "layer",
+    "head_units": (7, 5),
 }
 """Another value of each field than that of ``tiny()``."""
 
@@ -336,7 +340,7 @@ def test_replace_changes_one_field_and_no_other(field: str) -> None:
     after = before.replace(**{field: OTHER[field]})
     assert after != before
     assert after.to_dict() == before.to_dict() | {
-        field: list(OTHER[field]) if field == "blocks" else OTHER[field]
+        field: list(OTHER[field]) if isinstance(OTHER[field], tuple) else OTHER[field]
     }
     assert before == tiny()
 
@@ -395,13 +399,13 @@ def test_a_spec_survives_the_trip_through_a_dict(spec: DenseNetSpec) -> None:
 @unhurried
 @given(specs())
 def test_a_spec_survives_the_trip_through_json(spec: DenseNetSpec) -> None:
-    assert spec_from_json(spec_to_json(spec)) == spec
+    assert spec_from_json(to_json(spec)) == spec
 
 
 @unhurried
 @given(specs())
 def test_a_spec_survives_the_trip_through_toml(spec: DenseNetSpec) -> None:
-    assert spec_from_toml(spec_to_toml(spec)) == spec
+    assert spec_from_toml(to_toml(spec)) == spec
 
 
 @pytest.mark.parametrize(

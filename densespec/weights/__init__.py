@@ -13,6 +13,7 @@ import numpy as np
 
 from densespec.errors import WeightsError
 from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
 
 Arrays = dict[str, np.ndarray]
 
@@ -37,3 +38,23 @@ def check_weights(graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise WeightsError(f"weights do not fit the network: {'; '.join(problems[:SHOWN])}{more}")
+
+
+def check_velocity(
+    graph: Graph, recipe: TrainingRecipe, velocity: Mapping[str, np.ndarray]
+) -> None:
+    """Check that momentum is that of a network's trainable weights, or of none without momentum.
+
+    Raises:
+        WeightsError: names the first array that does not fit.
+    """
+    trainable = {w.name: w.shape for w in graph.weights if w.trainable}
+    wanted = trainable if recipe.momentum else {}
+    given = {name: tuple(array.shape) for name, array in velocity.items()}
+    differing = sorted(n for n in given.keys() | wanted.keys() if given.get(n) != wanted.get(n))
+    if differing:
+        first = differing[0]
+        raise WeightsError(
+            f"the momentum of {len(differing)} weights does not fit the network: {first} has shape "
+            f"{given.get(first)}, but should have {wanted.get(first)}"
+        )

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from densespec.errors import DensespecError, WeightsError
-from densespec.graph import Graph
+from densespec.graph import Graph, freeze
 from densespec.recipe import TrainingRecipe
 from densespec.spec import DenseNetSpec
-from densespec.weights import Arrays, check_weights
+from densespec.weights import Arrays, check_velocity, check_weights
 from densespec.weights.tensors import Tensor
 
 TRAINING_KEY = "training"
@@ -35,11 +35,17 @@ class TrainingState:
         recipe: it follows.
         velocity: the optimizer's momentum of every trainable weight, by canonical name; empty if
             the recipe has none.
+        trainable_from: the first part that trains, everything before it being frozen; None where
+            all of it does.
+
+    Order, augmentation and dropout are drawn from the recipe's seed and the step, so that the step
+    is the position of every random stream as well.
     """
 
     step: int
     recipe: TrainingRecipe
     velocity: Mapping[str, np.ndarray]
+    trainable_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,13 @@ def write_checkpoint(
     tensors = {name: Tensor.of(np.asarray(array)) for name, array in arrays.items()}
     metadata = canonical.metadata(graph)
     if training is not None:
-        _check_velocity(graph, training)
-        state = {"step": training.step, "recipe": training.recipe.to_dict()}
+        frozen = _frozen(graph, training.trainable_from)
+        check_velocity(frozen, training.recipe, training.velocity)
+        state = {
+            "step": training.step,
+            "recipe": training.recipe.to_dict(),
+            "trainable_from": training.trainable_from,
+        }
         metadata[TRAINING_KEY] = json.dumps(state)
         for name, array in training.velocity.items():
             tensors[canonical.VELOCITY + name] = Tensor.of(np.asarray(array))
@@ -111,6 +122,8 @@ def _training(
         state = json.loads(metadata[TRAINING_KEY])
         recipe = TrainingRecipe.from_dict(state["recipe"])
         step = int(state["step"])
+        trainable_from = state.get("trainable_from")
+        frozen = _frozen(graph, trainable_from)
     except (DensespecError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{path}: the training state in its metadata: {error}") from error
     velocity = {
@@ -118,24 +131,12 @@ def _training(
         for name, tensor in extra.items()
         if name.startswith(canonical.VELOCITY)
     }
-    training = TrainingState(step, recipe, velocity)
-    _check_velocity(graph, training)
-    return training
+    check_velocity(frozen, recipe, velocity)
+    return TrainingState(step, recipe, velocity, trainable_from)
 
 
-def _check_velocity(graph: Graph, training: TrainingState) -> None:
-    expected = {w.name: w.shape for w in graph.weights if w.trainable}
-    given = {name: tuple(array.shape) for name, array in training.velocity.items()}
-    wanted = expected if training.recipe.momentum else {}
-    if given != wanted:
-        names = sorted(
-            name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name)
-        )
-        first = names[0]
-        raise WeightsError(
-            f"the momentum of {len(names)} weights does not fit the network: {first} has shape "
-            f"{given.get(first)}, but should have {wanted.get(first)}"
-        )
+def _frozen(graph: Graph, trainable_from: str | None) -> Graph:
+    return graph if trainable_from is None else freeze(graph, trainable_from)
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:

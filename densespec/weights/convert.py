@@ -276,7 +276,11 @@ def _from_catalogue(fields: Mapping[str, Any]) -> DenseNetSpec:
 
 
 def _resolved(spec: DenseNetSpec) -> dict[str, Any]:
-    return {"stem_width": spec.stem_channels, "blocks": spec.blocks}
+    return {
+        "stem_width": spec.stem_channels,
+        "blocks": spec.blocks,
+        "head_units": spec.head_units,
+    }
 
 
 def _canonical(layout: Layout, container: str, graph: Graph, tensors: Tensors) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ class Evidence:
         stem_norm: channels of the stem's norm; None if it has none.
         final_norm: whether a norm comes after the last block.
         classifier: its kernel, (classes, features); None without a classifier.
+        head: kernels of the dense layers before the classifier, (units, features).
 
     Raises:
         WeightsError: there is no convolution, or these are no kernels.
@@ -45,6 +46,7 @@ class Evidence:
     stem_norm: int | None
     final_norm: bool
     classifier: Kernel | None
+    head: tuple[Kernel, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.convs:
@@ -56,11 +58,16 @@ class Evidence:
                     f"{key} has shape {shape}, but should be the kernel of a convolution in 1 to 3 "
                     f"dimensions, as many as {self.convs[0].key} has"
                 )
-        if self.classifier and (len(self.classifier.shape) != 2 or 0 in self.classifier.shape):
-            raise WeightsError(
-                f"{self.classifier.key} has shape {self.classifier.shape}, but should have one of "
-                "classes and features"
-            )
+        for key, shape in self.dense:
+            if len(shape) != 2 or 0 in shape:
+                raise WeightsError(
+                    f"{key} has shape {shape}, but should have one of units and features"
+                )
+
+    @property
+    def dense(self) -> tuple[Kernel, ...]:
+        """Kernels of all dense layers, the classifier's last."""
+        return (*self.head, self.classifier) if self.classifier else self.head
 
 
 Find = Callable[[str], Kernel | None]
@@ -76,6 +83,9 @@ def evidence_by_name(find: Find) -> Evidence:
             layer += 1
         convs.append(find(f"transition{block}.conv.kernel"))
         block += 1
+    head: list[Kernel] = []
+    while unit := find(f"head{len(head) + 1}.dense.kernel"):
+        head.append(unit)
     norm = find("stem.norm.gamma")
     return Evidence(
         convs=tuple(kernel for kernel in (stem, *convs) if kernel) if stem else (),
@@ -83,6 +93,7 @@ def evidence_by_name(find: Find) -> Evidence:
         stem_norm=math.prod(norm.shape) if norm else None,
         final_norm=find("final.norm.gamma") is not None,
         classifier=find("classifier.kernel"),
+        head=tuple(head),
     )
 
 
@@ -90,17 +101,19 @@ def evidence_in_order(
     convs: Sequence[Kernel],
     norms: Sequence[int],
     conv_bias: bool,
-    classifier: Kernel | None,
+    dense: Sequence[Kernel],
 ) -> Evidence:
     """Collect evidence where arrays are known by their kind and order alone.
 
     Args:
         norms: channels of each norm.
+        dense: kernels of dense layers; the last one is the classifier's.
 
     Raises:
         WeightsError: the numbers of norms and convolutions belong to no DenseNet.
     """
-    evidence = Evidence(tuple(convs), conv_bias, None, False, classifier)
+    classifier = dense[-1] if dense else None
+    evidence = Evidence(tuple(convs), conv_bias, None, False, classifier, tuple(dense[:-1]))
     blocks = _blocks(evidence.convs)
     inside = blocks.norms
     extra = len(norms) - len(inside)
@@ -140,14 +153,16 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
     elif stem[0] != stem[1]:
         first = evidence.stem_norm == stem[1]
         fields["stem_kind"] = "norm-relu-conv" if first else "conv-norm-relu"
-    if evidence.classifier is not None:
-        classes, features = evidence.classifier.shape
-        if features != found.channels:
+    given = found.channels
+    for key, (units, features) in evidence.dense:
+        if features != given:
             raise WeightsError(
-                f"{evidence.classifier.key} reads {features} features, but the last block gives "
-                f"{found.channels}"
+                f"{key} reads {features} features, but what comes before it gives {given}"
             )
-        fields["classes"] = classes
+        given = units
+    if evidence.classifier is not None:
+        fields["classes"] = given
+        fields["head_units"] = tuple(kernel.shape[0] for kernel in evidence.head)
     return fields
 
 

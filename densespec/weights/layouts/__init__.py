@@ -67,7 +67,9 @@ class Layout:
 
     def differences(self, spec: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
         """Fields in which this implementation is another network: (the spec's value, its own)."""
-        fields = spec.to_dict() | {"stem_width": spec.stem_channels, "blocks": spec.blocks}
+        fields = {name: getattr(spec, name) for name in self.implements}
+        if "stem_width" in fields:
+            fields["stem_width"] = spec.stem_channels
         return {
             name: (fields[name], value)
             for name, value in self.implements.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from densespec.errors import DensespecError, WeightsError
-from densespec.files import spec_from_json, spec_to_json
+from densespec.files import spec_from_json, to_json
 from densespec.graph import Graph
 from densespec.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
@@ -25,7 +25,7 @@ def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
     return {
         "format": "np",
         "densespec": VERSION,
-        "spec": spec_to_json(graph.spec),
+        "spec": to_json(graph.spec),
         "classifier": "yes" if has_classifier else "no",
     }
 

@@ -36,6 +36,7 @@ PORT = {
     "conv_bias": False,
     "dropout_rate": 0.0,
     "final_norm": True,
+    "head_units": (),
     "running_variance": "biased",
     "spatial_dims": 2,
     "stem_kernel": 7,
@@ -180,13 +181,12 @@ def _evidence_in_order(tensors: Tensors, backbone: str) -> Evidence:
     conv = next((f"conv{d}d" for d in (2, 1, 3) if f"{prefix}conv{d}d/vars/0" in tensors), None)
     if conv is None:
         raise WeightsError(f"no convolution under {prefix}")
-    dense = "layers/dense/vars/0"
     norms = _numbered(tensors, prefix + "batch_normalization")
     return evidence_in_order(
         convs=[_kernel(key, tensors[key]) for key in _numbered(tensors, prefix + conv)],
         norms=[math.prod(tensors[key].shape) for key in norms],
         conv_bias=f"{prefix}{conv}/vars/1" in tensors,
-        classifier=_kernel(dense, tensors[dense]) if dense in tensors else None,
+        dense=[_kernel(key, tensors[key]) for key in _numbered(tensors, "layers/dense")],
     )
 
 

@@ -134,5 +134,6 @@ IMPLEMENTS: Mapping[str, object] = {
     "transition_relu": True,
     "final_norm": True,
     "dropout_place": "layer",
+    "head_units": (),
 }
 """What torchvision's network, and those that took its code, cannot do otherwise."""

@@ -1,0 +1,76 @@
+"""Transfer learning: a trained network, another head, and which part of it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from densespec.building import (
+    WeightsLike,
+    build,
+    build_graph,
+    origin_of,
+    read_weights,
+    spec_of_file,
+    weights_for,
+)
+from densespec.catalogue import SpecLike, resolve
+from densespec.graph import freeze, lower
+from densespec.initial import initial_weights
+
+
+def transfer(
+    spec: SpecLike | None = None,
+    *,
+    classes: int,
+    backend: str,
+    weights: WeightsLike,
+    head_units: Sequence[int] = (),
+    trainable_from: str | None = "head",
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """A trained network with a new head, everything before the head frozen.
+
+    ``transfer("densenet169", classes=10, backend="jax", weights="densenet169.pth",
+    head_units=(1024,))`` has Dense(1024, relu) and Dense(10) after the global pool;
+    without ``head_units`` the classifier alone is new.
+
+    Args:
+        spec: as :func:`densespec.build` takes it; None for that of the weight file.
+        classes: outputs of the new classifier.
+        weights: of the trained network, in a file of any layout or by canonical name; its own head
+            is left out.
+        head_units: units of dense layers with ReLU before the classifier.
+        trainable_from: the first part that trains: ``"head"`` for the new layers alone,
+            ``"block4"`` or another part to fine-tune from there on, None for everything.
+        seed: of the head's initial weights.
+        options: further arguments of :func:`densespec.build`.
+
+    Raises:
+        UnknownName: no such variant, backend or part.
+        WeightsError: the weights do not fit the network before its head.
+    """
+    trained = spec_of_file(weights) if spec is None else resolve(spec)
+    network = trained.replace(classes=classes, head_units=head_units)
+    arrays = initial_weights(lower(network), seed)
+    arrays |= weights_for(lower(network, include_top=False), weights)
+    if trainable_from == "head":
+        trainable_from = "head1" if network.head_units else "classifier"
+    return build(network, backend=backend, weights=arrays, trainable_from=trainable_from, **options)
+
+
+def train_from(model: Any, part: str | None) -> Any:
+    """The same network with the same weights, training from another part on.
+
+    Args:
+        model: one that densespec built; it stays as it is.
+        part: the first part that trains, such as ``"block4"``; None for everything.
+
+    Raises:
+        UnknownName: the network has no such part.
+    """
+    origin = origin_of(model)
+    graph = freeze(origin.graph, part or origin.graph.nodes[1].name)
+    return build_graph(replace(origin, graph=graph), read_weights(model))
