@@ -16,8 +16,15 @@ DTYPES = ("float64", "float32", "float16")
 
 
 class NumpyTrainer:
-    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe, replicas: int = 1) -> None:
-        self._model, self._recipe, self._replicas = model, recipe, replicas
+    """Steps of the reference.
+
+    Attributes:
+        replicas: devices that a batch is split among, one after the other.
+    """
+
+    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
+        self._model, self._recipe = model, recipe
+        self.replicas = 1
 
     def step(
         self,
@@ -34,7 +41,7 @@ class NumpyTrainer:
             self._recipe,
             learning_rate=learning_rate,
             masks=masks,
-            replicas=self._replicas,
+            replicas=self.replicas,
         )
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -106,9 +113,12 @@ class NumpyBackend:
         replicas: int,
         dtype: str | None,
     ) -> NumpyTrainer:
-        return NumpyTrainer(
-            ReferenceModel(graph, weights, dtype=dtype or "float64"), recipe, replicas
+        model = self.build(
+            graph, weights, dtype=dtype, data_format="channels_first", name="densenet"
         )
+        trainer = self.trainer(model, graph, recipe)
+        trainer.replicas = replicas
+        return trainer
 
 
 BACKEND = NumpyBackend()

@@ -1,0 +1,209 @@
+"""What is done to images before a network sees them.
+
+Each augmentation is addressed, not consumed: what happens to an image depends on the seed, the
+epoch and the image's index in its split alone, so batches of any size, workers and a resumed run
+give the same. Below, ``r[0], r[1], ...`` are the numbers of an image with index ``i``: those of the
+stream ``(seed, "augmentation", position = epoch)`` of :mod:`densespec.data.draws` from number
+``4 i`` (cifar) or ``24 i`` (imagenet) on. ``u[j]`` is ``(r[j] >> 11) * 2**-53``, in [0, 1).
+
+``none``
+    The image as it is, or brought to ``size`` as for evaluation.
+
+``cifar``
+    As in the paper's code for CIFAR+: the normalised image, padded with 4 zeros on each side, is
+    cropped at row ``r[0] mod 9`` and column ``r[1] mod 9`` of the padded one, back to its size.
+    Then its columns are reversed where ``r[2]`` is odd. The zeros are those of normalised numbers,
+    so that the border is the mean colour and not black.
+
+``imagenet``
+    For attempt t = 0 to 9, of an image of height H and width W:
+
+        area    (0.08 + 0.92 u[2t]) H W
+        aspect  exp(log(3/4) + u[2t + 1] (log(4/3) - log(3/4)))
+        width   round(sqrt(area * aspect))        halves to even
+        height  round(sqrt(area / aspect))
+
+    The first box that is at least 1 wide and high, at most W wide and H high, is cut out, at row
+    ``r[20] mod (H - height + 1)`` and column ``r[21] mod (W - width + 1)``. Where none is, it is
+    the largest box in the middle with an aspect from 3/4 to 4/3. It is resized to ``size`` and its
+    columns are reversed where ``r[22]`` is odd, then it is normalised.
+
+Evaluation: the shorter side is resized to round(8/7 of ``size``), such as 256 for 224, the longer
+one in proportion, rounded down; then the middle is cut out, at row ``(H - height) // 2``. An image
+that has the size already is left as it is.
+
+Resizing is Pillow's ``BILINEAR`` on each channel alone: a triangle filter that widens where an
+image shrinks. Bytes stay bytes; floats are resized in float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from densespec.data.dataset import DataError, Normalisation, Split
+from densespec.data.draws import BLOCK, raw, unit
+from densespec.errors import UnknownName
+
+STREAM = "augmentation"
+PADDING = 4
+NUMBERS = 24
+"""Of an image in ``imagenet``; those that are left over are not used."""
+ATTEMPTS = 10
+AREA = (0.08, 1.0)
+ASPECT = (3 / 4, 4 / 3)
+SHORT_SIDE = 8 / 7
+LONGEST = 100
+"""How many times longer than wide an image may be that is resized as for evaluation."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images to prepare.
+
+    Attributes:
+        rows: indices within the split, (count,).
+        size: of the images that are asked for.
+    """
+
+    split: Split
+    rows: np.ndarray
+    seed: int
+    epoch: int
+    size: tuple[int, ...]
+    normalisation: Normalisation
+    dtype: np.dtype
+
+
+Augmentation = Callable[[Request], np.ndarray]
+"""Gives normalised images, (count, channels, *size)."""
+
+
+def none(request: Request) -> np.ndarray:
+    return request.normalisation.apply(evaluated(request), request.dtype)
+
+
+def cifar(request: Request) -> np.ndarray:
+    x = request.normalisation.apply(evaluated(request), request.dtype)
+    height, width = request.size
+    numbers = _epoch_numbers(request.seed, request.epoch, len(request.split))[request.rows]
+    offsets = (numbers[:, :2] % np.uint64(2 * PADDING + 1)).astype(np.intp)
+    padded = np.zeros((*x.shape[:2], height + 2 * PADDING, width + 2 * PADDING), x.dtype)
+    padded[:, :, PADDING:-PADDING, PADDING:-PADDING] = x
+    flipped = (numbers[:, 2] % np.uint64(2)).astype(bool)
+    for image, source, (top, left), flip in zip(x, padded, offsets, flipped, strict=True):
+        crop = source[:, top : top + height, left : left + width]
+        image[...] = crop[..., ::-1] if flip else crop
+    return x
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_numbers(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The numbers of every image of an epoch, (count, 4)."""
+    return raw(seed, STREAM, epoch, BLOCK * count).reshape(count, BLOCK)
+
+
+def imagenet(request: Request) -> np.ndarray:
+    images = []
+    for row in request.rows:
+        image = request.split.image(int(row))
+        block = int(row) * (NUMBERS // BLOCK)
+        numbers = raw(request.seed, STREAM, request.epoch, NUMBERS, block=block)
+        top, left, height, width = random_box(numbers, image.shape[1], image.shape[2])
+        crop = resized(image[:, top : top + height, left : left + width], request.size)
+        images.append(crop[..., ::-1] if numbers[22] % 2 else crop)
+    return request.normalisation.apply(np.stack(images), request.dtype)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"none": none, "cifar": cifar, "imagenet": imagenet}
+
+
+def augmentation(name: str, dims: int) -> Augmentation:
+    """An augmentation by name, for images of so many spatial dimensions.
+
+    Raises:
+        UnknownName: there is no such augmentation.
+        DataError: it is for images of two dimensions.
+    """
+    if name not in AUGMENTATIONS:
+        raise UnknownName("augmentation", name, AUGMENTATIONS)
+    if name != "none" and dims != 2:
+        raise DataError(f"augmentation {name!r} is for images of two dimensions, not {dims}")
+    return AUGMENTATIONS[name]
+
+
+def evaluated(request: Request) -> np.ndarray:
+    """Images of the requested size, not normalised."""
+    split, rows, size = request.split, request.rows, request.size
+    if isinstance(split.x, np.ndarray) and split.shape[1:] == size:
+        return split.x[rows]
+    return np.stack([centred(split.image(int(row)), size) for row in rows])
+
+
+def centred(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """An image (channels, height, width) brought to a size as for evaluation."""
+    if image.shape[1:] == size:
+        return image
+    if len(size) != 2:
+        raise DataError(
+            f"images of size {image.shape[1:]} can't be brought to {size}: only those of two "
+            "dimensions are resized"
+        )
+    height, width = image.shape[1:]
+    if max(height, width) > LONGEST * min(height, width):
+        raise DataError(f"an image of size {(height, width)} is too long to be brought to {size}")
+    target = (round(size[0] * SHORT_SIDE), round(size[1] * SHORT_SIDE))
+    if height * target[1] <= width * target[0]:
+        inner = (target[0], width * target[0] // height)
+    else:
+        inner = (height * target[1] // width, target[1])
+    top, left = (inner[0] - size[0]) // 2, (inner[1] - size[1]) // 2
+    return resized(image, inner)[:, top : top + size[0], left : left + size[1]]
+
+
+def random_box(numbers: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
+    """Row, column, height and width of what ``imagenet`` cuts out."""
+    units = unit(numbers)
+    low, high = map(math.log, ASPECT)
+    for attempt in range(ATTEMPTS):
+        area = (AREA[0] + (AREA[1] - AREA[0]) * units[2 * attempt]) * height * width
+        aspect = math.exp(low + units[2 * attempt + 1] * (high - low))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(numbers[20]) % (height - h + 1), int(numbers[21]) % (width - w + 1)
+            return top, left, h, w
+    h = min(height, max(1, round(width / ASPECT[0])))
+    w = min(width, max(1, round(height * ASPECT[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """An image (channels, height, width) resized, channel by channel."""
+    if image.shape[1:] == size:
+        return image
+    pillow = require_pillow("resizing images")
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    out = np.empty((len(image), *size), image.dtype)
+    for channel, pixels in enumerate(image):
+        picture = pillow.fromarray(np.ascontiguousarray(pixels, kind))
+        out[channel] = picture.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
+    return out
+
+
+def require_pillow(what: str) -> ModuleType:
+    """Pillow's ``PIL.Image``.
+
+    Raises:
+        DataError: it is not installed; says how to install it.
+    """
+    if importlib.util.find_spec("PIL") is None:
+        raise DataError(f"{what} needs Pillow, which is not installed: pip install pillow")
+    from PIL import Image
+
+    return Image

@@ -1,0 +1,256 @@
+"""Batches of training: which images, in which order, prepared how. All of it follows from a seed.
+
+The order of an epoch is the permutation of the stream ``(seed, "order", position = epoch)`` of
+:mod:`densespec.data.draws`: the stable argsort of its first ``count`` numbers. Without shuffling it
+is 0, 1, 2, ... Batch ``step`` of an epoch takes the next ``batch_size`` of it. The last batch holds
+what is left, as in the paper's code, unless ``drop_last`` leaves it out.
+
+Every batch is addressed by its epoch and step, so a run that goes on from anywhere sees what it
+would have seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from densespec.data.augment import Request, augmentation
+from densespec.data.dataset import DataError, Dataset, Normalisation, Split
+from densespec.data.draws import check_seed, permutation
+from densespec.errors import shown
+from densespec.graph import Graph
+from densespec.ops import BatchNorm
+from densespec.recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from densespec.backends import DataFormat
+    from densespec.data.inputs import TorchBatches
+
+Batch = tuple[np.ndarray, np.ndarray]
+"""Images (batch, channels, *size), normalised, and int64 labels (batch,)."""
+
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of a split.
+
+    Attributes:
+        split: where the images and labels are from.
+        normalisation: how pixels become numbers.
+        batch_size: samples in a batch.
+        seed: of the order and the augmentation.
+        augmentation: ``"none"``, ``"cifar"`` or ``"imagenet"``; see :mod:`densespec.data.augment`.
+        shuffle: whether each epoch has an order of its own.
+        size: to which images are brought; None for the size they have.
+        dtype: of the images, ``"float32"`` or ``"float64"``.
+        drop_last: whether an incomplete batch at the end of an epoch is left out.
+
+    Raises:
+        DataError, SeedError, UnknownName: a value that is not allowed; says what is.
+    """
+
+    split: Split
+    normalisation: Normalisation
+    batch_size: int = 64
+    seed: int = 0
+    augmentation: str = "none"
+    shuffle: bool = True
+    size: tuple[int, ...] | None = None
+    dtype: str = "float32"
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "size", self._size())
+        if self.batch_size < 1:
+            raise DataError(f"batch_size = {self.batch_size}, but should be at least 1")
+        if self.dtype not in DTYPES:
+            raise DataError(f"dtype = {shown(self.dtype)}, but should be {' or '.join(DTYPES)}")
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"{len(self.split)} samples make no batch of {self.batch_size}: take a smaller "
+                "batch_size, or drop_last=False"
+            )
+        augmentation(self.augmentation, len(self.split.shape) - 1)
+
+    def _size(self) -> tuple[int, ...]:
+        own = self.split.shape[1:]
+        sizes = own if self.size is None else tuple(self.size)
+        if len(sizes) != len(own) or not all(isinstance(n, int) and n > 0 for n in sizes):
+            raise DataError(
+                f"size = {shown(self.size)}, but should be {len(own)} positive numbers; None is "
+                f"for images that have one size, and these have {own}"
+            )
+        return tuple(size for size in sizes if size is not None)
+
+    @classmethod
+    def for_training(cls, dataset: Dataset, recipe: TrainingRecipe, **options: Any) -> Self:
+        """What a recipe trains on; ``options`` are further attributes."""
+        stated = {
+            "batch_size": recipe.batch_size,
+            "seed": recipe.seed,
+            "augmentation": recipe.augmentation,
+        }
+        return cls(dataset.train, dataset.normalisation, **(stated | options))
+
+    @classmethod
+    def for_test(cls, dataset: Dataset, **options: Any) -> Self:
+        """The images to test on, in their order; ``options`` are further attributes."""
+        return cls(dataset.test, dataset.normalisation, shuffle=False, **options)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        count = len(self.split)
+        return count // self.batch_size if self.drop_last else math.ceil(count / self.batch_size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, (channels, *size)."""
+        channels = self.split.shape[0]
+        assert channels is not None, "channels are always known"
+        assert self.size is not None, "it has been filled in"
+        return (channels, *self.size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices within the split, in the order of an epoch."""
+        if not self.shuffle:
+            return np.arange(len(self.split))
+        return permutation(self.seed, "order", epoch, len(self.split))
+
+    def rows(self, epoch: int, step: int) -> np.ndarray:
+        """Indices within the split of a batch.
+
+        Raises:
+            IndexError: the epoch has no such step.
+        """
+        if epoch < 0 or not 0 <= step < self.steps_per_epoch:
+            raise IndexError(
+                f"epoch {epoch} has no step {step}; steps are from 0 to {self.steps_per_epoch - 1}"
+            )
+        return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """A batch, whatever came before it.
+
+        Raises:
+            IndexError: the epoch has no such step.
+            DataError: an image can't be read.
+        """
+        rows = self.rows(epoch, step)
+        prepare = augmentation(self.augmentation, len(self.shape) - 1)
+        assert self.size is not None, "it has been filled in"
+        request = Request(
+            self.split, rows, self.seed, epoch, self.size, self.normalisation, np.dtype(self.dtype)
+        )
+        return prepare(request), self.split.y[rows]
+
+    def __getitem__(self, step: int) -> Batch:
+        """A batch by its step in the whole training run, from 0, epoch after epoch."""
+        return self.batch(*divmod(step, self.steps_per_epoch))
+
+    def epoch(
+        self, epoch: int, start_step: int = 0, *, ahead: int = 2, workers: int = 1
+    ) -> Iterator[Batch]:
+        """The batches of an epoch from a step on, prepared in the background.
+
+        Args:
+            ahead: how many batches may be ready before they are asked for; 0 for none, without a
+                thread.
+            workers: threads that prepare them. They change no batch and no order.
+        """
+        first = epoch * self.steps_per_epoch
+        steps = range(first + start_step, first + self.steps_per_epoch)
+        return self._prepared(iter(steps), ahead, workers)
+
+    def stream(self, start_step: int = 0, *, ahead: int = 2, workers: int = 1) -> Iterator[Batch]:
+        """Batches without end, epoch after epoch, from a step of the whole run on."""
+        return self._prepared(itertools.count(start_step), ahead, workers)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the first epoch: all there is of data that are not shuffled."""
+        return self.epoch(0)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def _prepared(self, steps: Iterator[int], ahead: int, workers: int) -> Iterator[Batch]:
+        if ahead < 1:
+            yield from map(self.__getitem__, steps)
+            return
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="densespec-data")
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            for step in itertools.islice(steps, ahead):
+                waiting.append(pool.submit(self.__getitem__, step))
+            while waiting:
+                ready = waiting.popleft().result()
+                for step in itertools.islice(steps, 1):
+                    waiting.append(pool.submit(self.__getitem__, step))
+                yield ready
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def check_norms(self, graph: Graph) -> None:
+        """Check that no batch leaves a batch norm a single value to take a variance of.
+
+        The unbiased variance of one value is not defined, and PyTorch refuses to train on it.
+
+        Args:
+            graph: of the network, at the size of these images.
+
+        Raises:
+            DataError: the last batch would; says what to do.
+        """
+        left = len(self.split) % self.batch_size
+        smallest = self.batch_size if self.drop_last or not left else left
+        for node in graph.nodes:
+            if isinstance(node.op, BatchNorm) and smallest == 1 and set(node.shape[1:]) == {1}:
+                raise DataError(
+                    f"{len(self.split)} samples leave a last batch of 1, of which {node.name} has "
+                    "one value in each channel, and one value has no variance: use drop_last=True "
+                    "or another batch_size"
+                )
+
+    def as_torch_dataset(self, epoch: int = 0) -> TorchBatches:
+        """For ``torch.utils.data.DataLoader(..., batch_size=None)``: its items are whole batches.
+
+        Call its ``set_epoch`` before each epoch, as with PyTorch's distributed sampler.
+        """
+        from densespec.data.inputs import TorchBatches
+
+        return TorchBatches(self, epoch)
+
+    def as_tf_dataset(
+        self, epochs: Sequence[int] = (0,), *, data_format: DataFormat = "channels_last"
+    ) -> Any:
+        """A ``tf.data.Dataset`` of the batches of some epochs, such as ``range(40)``."""
+        from densespec.data.inputs import tf_dataset
+
+        return tf_dataset(self, epochs, data_format)
+
+    def as_keras_dataset(
+        self, start_step: int = 0, *, data_format: DataFormat | None = None, workers: int = 1
+    ) -> Any:
+        """A ``keras.utils.PyDataset`` for ``fit``, ``evaluate`` and ``predict``, on any engine.
+
+        ``fit`` shuffles the batches of a dataset that ends. So one of shuffled data has no end:
+        give ``fit`` ``steps_per_epoch=batches.steps_per_epoch``, and it goes on where the last
+        epoch stopped. One of data in their own order is one epoch.
+
+        Args:
+            start_step: of the whole training run, to go on from.
+            data_format: layout of the images; None for Keras's ``image_data_format``.
+            workers: threads that prepare batches.
+        """
+        from densespec.data.inputs import keras_dataset
+
+        return keras_dataset(self, start_step, data_format, workers)

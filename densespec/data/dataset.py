@@ -1,0 +1,406 @@
+"""What a data set is: images and labels to train on and to test on, checked when they are put in.
+
+Images are (count, channels, *sizes), unsigned bytes or floats, or read one by one when they are
+needed. Labels are int64, from 0 to below the number of classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from densespec.data.draws import permutation
+from densespec.errors import DensespecError, shown
+from densespec.graph import Graph, lower
+from densespec.ops import Shape
+from densespec.spec import DenseNetSpec
+
+BYTE = 255.0
+"""The value of a byte that means full intensity."""
+
+FLOATS = ("float16", "float32", "float64")
+DIMS = (1, 2, 3)
+"""Numbers of spatial dimensions that images may have."""
+
+TESTED = 5
+"""Where data come in one piece, one sample in this many of each class is kept for the test."""
+
+CHUNK = 1 << 24
+"""Values that are looked at at once, to bound the memory that checks take."""
+
+
+class DataError(DensespecError, ValueError):
+    """Data that are absent, damaged, or do not fit: what, where, and what to do."""
+
+
+@runtime_checkable
+class LazyImages(Protocol):
+    """Images that are read when they are needed."""
+
+    @property
+    def shape(self) -> Shape:
+        """(count, channels, *sizes); a size is None where images differ in it."""
+        ...
+
+    def read(self, index: int) -> np.ndarray:
+        """One image, uint8 of shape (channels, *sizes)."""
+        ...
+
+    def take(self, rows: np.ndarray) -> LazyImages:
+        """Some of the images."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        x: (count, channels, *sizes), uint8 or floats, or images that are read when needed.
+        y: int64, (count,).
+
+    Raises:
+        DataError: no images, another shape or type than these, or values that are not finite.
+    """
+
+    x: np.ndarray | LazyImages
+    y: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "y", _labels(self.y))
+        if isinstance(self.x, np.ndarray):
+            _check_array(self.x)
+        elif not isinstance(self.x, LazyImages):
+            raise DataError(
+                f"x is of type {type(self.x).__name__}, but should be a numpy array of images"
+            )
+        count, channels, *sizes = self.x.shape
+        if len(sizes) not in DIMS:
+            raise DataError(
+                f"x has shape {tuple(self.x.shape)}, but should have (count, channels, *sizes) "
+                "with one to three sizes"
+            )
+        if count != len(self.y):
+            raise DataError(
+                f"x has {count} images and y {len(self.y)} labels, but should have as many"
+            )
+        if not count or not channels or 0 in sizes:
+            raise DataError(f"x has shape {tuple(self.x.shape)}: there is nothing in it")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def shape(self) -> Shape:
+        """Of one image, (channels, *sizes); a size is None where images differ in it."""
+        return tuple(self.x.shape[1:])
+
+    def image(self, index: int) -> np.ndarray:
+        """One image, (channels, *sizes)."""
+        return self.x[index] if isinstance(self.x, np.ndarray) else self.x.read(index)
+
+    def take(self, rows: np.ndarray) -> Split:
+        """Some of its samples."""
+        x = self.x[rows] if isinstance(self.x, np.ndarray) else self.x.take(rows)
+        return Split(x, self.y[rows])
+
+
+def _labels(y: object) -> np.ndarray:
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"y has shape {labels.shape} and type {labels.dtype}, but should have (count,) and "
+            "whole numbers; take argmax(1) of one-hot labels"
+        )
+    return np.ascontiguousarray(labels, np.int64)
+
+
+def _check_array(x: np.ndarray) -> None:
+    if x.dtype != np.uint8 and x.dtype.name not in FLOATS:
+        raise DataError(
+            f"x is of type {x.dtype}, but should be uint8 (0 to 255) or floats (0 to 1); convert "
+            "it with x.astype"
+        )
+    if x.dtype == np.uint8 or not x.size:
+        return
+    flat = x.reshape(len(x), -1)
+    step = max(1, CHUNK // flat.shape[1])
+    for start in range(0, len(x), step):
+        finite = np.isfinite(flat[start : start + step]).all(1)
+        if not finite.all():
+            index = start + int(np.argmin(finite))
+            raise DataError(f"image {index} of x has a value that is not finite (NaN or infinity)")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How pixels become numbers: ``(pixel / scale - mean) / std``, channel by channel.
+
+    It is computed in float64 and rounded once.
+
+    Attributes:
+        mean: of each channel, where full intensity is 1.
+        std: of each channel.
+        scale: pixel value of full intensity.
+        source: where the numbers are from.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = BYTE
+    source: str = "given"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise DataError(
+                f"mean has {len(self.mean)} channels and std {len(self.std)}, but they should "
+                "have as many, and at least one"
+            )
+        if not all(map(math.isfinite, (*self.mean, *self.std, self.scale))):
+            raise DataError(f"{self.mean}, {self.std} or {self.scale} is not finite")
+        if min(*self.std, self.scale) <= 0:
+            raise DataError(f"std = {self.std}, scale = {self.scale}, but should be positive")
+
+    def apply(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Images (count, channels, *sizes) as numbers."""
+        channels = tuple(zip(self.mean, self.std, strict=True))
+        out = np.empty(x.shape, dtype)
+        for channel, (mean, std) in enumerate(channels):
+            if x.dtype == np.uint8:
+                table = ((np.arange(256) / self.scale - mean) / std).astype(dtype)
+                np.take(table, x[:, channel], out=out[:, channel], mode="clip")
+            else:
+                out[:, channel] = (x[:, channel].astype(np.float64) / self.scale - mean) / std
+        return out
+
+
+def measured(split: Split, scale: float) -> Normalisation:
+    """The mean and standard deviation of the pixels of each channel.
+
+    A channel that never changes has a standard deviation of 1.
+
+    Raises:
+        DataError: the images are not in memory.
+    """
+    if not isinstance(split.x, np.ndarray):
+        raise DataError("give the normalisation of images that are read from files")
+    moments = [_moments(split.x[:, channel], scale) for channel in range(split.x.shape[1])]
+    return Normalisation(
+        mean=tuple(mean for mean, _ in moments),
+        std=tuple(std for _, std in moments),
+        scale=scale,
+        source="measured on the training images",
+    )
+
+
+def _moments(pixels: np.ndarray, scale: float) -> tuple[float, float]:
+    if pixels.dtype == np.uint8:
+        counts = np.zeros(256, np.int64)
+        for image in pixels:
+            counts += np.bincount(image.reshape(-1), minlength=256)
+        values = np.arange(256) / scale
+        mean = float(counts @ values / counts.sum())
+        variance = float(counts @ (values - mean) ** 2 / counts.sum())
+    else:
+        mean = float(pixels.mean(dtype=np.float64)) / scale
+        variance = float(np.mean((pixels.astype(np.float64) / scale - mean) ** 2))
+    return mean, math.sqrt(variance) or 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images to train on and to test on.
+
+    Attributes:
+        name: as messages and reports call it.
+        classes: what each label means.
+        train: what is learnt from.
+        test: what the network is judged by.
+        normalisation: how pixels become numbers.
+
+    Raises:
+        DataError: labels out of range, or parts that do not go together.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    normalisation: Normalisation
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        for part in ("train", "test"):
+            _check_range(getattr(self, part).y, len(self.classes), f"{self.name}, {part}")
+        if self.train.shape != self.test.shape:
+            raise DataError(
+                f"{self.name}: images to train on have shape {self.train.shape}, but those to test "
+                f"on {self.test.shape}"
+            )
+        known = len(self.normalisation.mean)
+        if known != self.channels:
+            raise DataError(
+                f"{self.name}: images have {self.channels} channels, but the normalisation {known}"
+            )
+
+    @property
+    def channels(self) -> int:
+        channels = self.train.shape[0]
+        assert channels is not None, "channels are always known"
+        return channels
+
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        """Of every image; None where images differ."""
+        sizes = tuple(size for size in self.train.shape[1:] if size is not None)
+        return sizes if len(sizes) == len(self.train.shape) - 1 else None
+
+    @classmethod
+    def of(
+        cls,
+        x: np.ndarray,
+        y: np.ndarray,
+        test_x: np.ndarray | None = None,
+        test_y: np.ndarray | None = None,
+        *,
+        channels_last: bool | None = None,
+        classes: Sequence[str] | int | None = None,
+        name: str = "arrays",
+        scale: float | None = None,
+        normalisation: Normalisation | None = None,
+    ) -> Dataset:
+        """A data set of arrays.
+
+        Args:
+            x: images: (count, channels, *sizes), (count, *sizes, channels), or (count, height,
+                width) of grey ones; uint8, or floats.
+            y: labels, whole numbers from 0: (count,) or (count, 1).
+            test_x: images to test on; None to keep a fifth of each class of ``x`` for it.
+            test_y: their labels.
+            channels_last: where the channels are; None for the axis after the count or the last
+                one, whichever has 1, 3 or 4 of them.
+            classes: names of the classes or their number; None for one more than the largest label.
+            scale: pixel value of full intensity; None for 255 of uint8 and 1 of floats.
+            normalisation: None for that of the training images.
+
+        Raises:
+            DataError: what is wrong with them, and where.
+        """
+        train = Split(channels_first(np.asarray(x), channels_last), y)
+        if (test_x is None) != (test_y is None):
+            raise DataError("give both test_x and test_y, or neither")
+        if test_x is None or test_y is None:
+            train, test = parted(train)
+        else:
+            test = Split(channels_first(np.asarray(test_x), channels_last), test_y)
+        if classes is None:
+            classes = int(max(train.y.max(), test.y.max(), 0)) + 1
+        names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
+        scale = scale or (BYTE if train.x.dtype == np.uint8 else 1.0)  # type: ignore[union-attr]
+        return cls(name, names, train, test, normalisation or measured(train, scale))
+
+
+def _check_range(labels: np.ndarray, classes: int, where: str) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise DataError(
+            f"{where}: label {wrong[0]} is {labels[wrong[0]]}, but should be from 0 to "
+            f"{classes - 1}; {len(wrong)} of {len(labels)} labels are out of range"
+        )
+
+
+def channels_first(x: np.ndarray, channels_last: bool | None = None) -> np.ndarray:
+    """Images with their channels after the count: see :meth:`Dataset.of`.
+
+    Raises:
+        DataError: the channels can't be told from the sizes.
+    """
+    if channels_last is None and x.ndim == 3:
+        return x[:, None]
+    if x.ndim < 3:
+        raise DataError(f"x has shape {x.shape}, but should have (count, channels, *sizes)")
+    if channels_last is None:
+        first, last = (x.shape[axis] in (1, 3, 4) for axis in (1, -1))
+        if first == last:
+            raise DataError(
+                f"x has shape {x.shape}: channels are looked for in the second and the last axis, "
+                f"as 1, 3 or 4, and are in {'both' if first else 'neither'}; give channels_last, "
+                "or move them to the second axis"
+            )
+        channels_last = last
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if channels_last else x
+
+
+def parted(split: Split) -> tuple[Split, Split]:
+    """What to train on and to test on, of data that come in one piece.
+
+    Raises:
+        DataError: no class has enough samples to give one up.
+    """
+    test = held_out(split.y)
+    if not test.any():
+        raise DataError(
+            f"{len(split)} samples are too few to keep a fifth of each class for the test; give "
+            "images to test on"
+        )
+    return split.take(np.flatnonzero(~test)), split.take(np.flatnonzero(test))
+
+
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """Which samples to test on: a fifth of each class, to the nearest whole number.
+
+    Of a class with n samples, these are the first of the permutation of 0 to n-1 that the stream
+    ``(seed 0, "split", position = label)`` gives; see :mod:`densespec.data.draws`.
+    """
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels[labels >= 0]):
+        rows = np.flatnonzero(labels == label)
+        order = permutation(0, "split", int(label), len(rows))
+        chosen[rows[order[: (len(rows) + TESTED // 2) // TESTED]]] = True
+    return chosen
+
+
+def fits(dataset: Dataset, spec: DenseNetSpec, size: Sequence[int] | None = None) -> Graph:
+    """Check that a network can be trained on a data set.
+
+    Args:
+        size: to which images are brought; None for the size they have.
+
+    Returns:
+        The network's graph at that size, which :func:`densespec.data.dropout_masks` needs.
+
+    Raises:
+        DataError: channels, classes or sizes differ; says what to do.
+        SpecError: nothing is left of images of this size within the network.
+    """
+    if dataset.channels != spec.in_channels:
+        raise DataError(
+            f"{dataset.name} has images of {dataset.channels} channels, but the network takes "
+            f"{spec.in_channels}: use spec.replace(in_channels={dataset.channels})"
+        )
+    if len(dataset.classes) != spec.classes:
+        count = len(dataset.classes)
+        raise DataError(
+            f"{dataset.name} has {count} classes, but the network tells {spec.classes} apart: use "
+            f"--classes {count}, or spec.replace(classes={count})"
+        )
+    sizes = dataset.size if size is None else tuple(size)
+    if sizes is None:
+        raise DataError(
+            f"images of {dataset.name} differ in size: give the size to bring them to, such as "
+            "(224, 224)"
+        )
+    if len(sizes) != spec.spatial_dims:
+        raise DataError(
+            f"{dataset.name} has images of {len(sizes)} dimensions, {shown(sizes)}, but the "
+            f"network takes {spec.spatial_dims}: use spec.replace(spatial_dims={len(sizes)})"
+        )
+    return lower(spec, sizes)

@@ -1,0 +1,70 @@
+"""Random numbers that any implementation can draw again: Philox4x64-10, addressed, not consumed.
+
+A stream is named by a seed, a text and a position, such as an epoch or a step. Its numbers are the
+raw 64-bit outputs of Philox4x64-10 (Salmon et al. 2011) with
+
+    key      (seed, crc32(text))
+    counter  (n, 0, position, 0)    lowest word first, for block n = 1, 2, 3, ...
+
+Every block gives four numbers, in order. In numpy that is
+``Philox(key=[seed, crc32], counter=[0, 0, position, 0]).random_raw(count)``; numpy counts up before
+it draws. No distribution of ``numpy.random.Generator`` is used: numpy may change those.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+
+import numpy as np
+
+from densespec.errors import DensespecError, shown
+
+BLOCK = 4
+"""Numbers that Philox gives at once."""
+
+SEEDS = 2**64
+"""Seeds are from 0 to below this."""
+
+
+class SeedError(DensespecError, ValueError):
+    """A seed is not an integer that fits into 64 bits."""
+
+
+def check_seed(seed: int) -> int:
+    """The seed as a plain integer.
+
+    Raises:
+        SeedError: it is none, negative or too large.
+    """
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not whole or not 0 <= int(seed) < SEEDS:
+        raise SeedError(f"seed = {shown(seed)}, but should be an integer from 0 to below 2**64")
+    return int(seed)
+
+
+def raw(seed: int, text: str, position: int, count: int, *, block: int = 0) -> np.ndarray:
+    """Numbers of a stream, as uint64 of shape (count,).
+
+    Args:
+        block: how many blocks of four to leave out first.
+    """
+    key = np.array([check_seed(seed), zlib.crc32(text.encode())], np.uint64)
+    counter = np.array([block, 0, position, 0], np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count)
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(seed: int, text: str, position: int, count: int) -> np.ndarray:
+    """The numbers 0 to count-1 in the order of a stream's first ``count`` numbers; read-only.
+
+    Equal numbers, should there ever be any, keep their order.
+    """
+    order = np.argsort(raw(seed, text, position, count), kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def unit(numbers: np.ndarray) -> np.ndarray:
+    """Raw numbers as float64 in [0, 1): their upper 53 bits, times 2**-53."""
+    return (numbers >> np.uint64(11)) * 2.0**-53

@@ -1,0 +1,97 @@
+"""Where data come from: ``load`` finds a source by what stands before the colon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from densespec.data.dataset import DataError, Dataset
+from densespec.data.sources import arrays, cifar, digits, folder
+from densespec.errors import UnknownName
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read.
+
+    Attributes:
+        check: whether published sizes and digests must be met.
+        channels: that images in files are converted to, 1 or 3.
+    """
+
+    check: bool = True
+    channels: int = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """A row of the table of sources.
+
+    Attributes:
+        usage: how it is written.
+        summary: what it gives.
+        needs_place: whether a path must follow the name; None where it may.
+        load: from the path, which is empty where none is given.
+    """
+
+    usage: str
+    summary: str
+    needs_place: bool | None
+    load: Callable[[str, Options], Dataset]
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(
+        "digits",
+        "scikit-learn's 1,797 handwritten digits, 8x8, grey; nothing to download",
+        False,
+        lambda place, options: digits.load(),
+    ),
+    "cifar10": Source(
+        "cifar10[:PATH]",
+        "CIFAR-10: 60,000 images of 32x32 in 10 classes",
+        None,
+        lambda place, options: cifar.load("cifar10", place, check=options.check),
+    ),
+    "cifar100": Source(
+        "cifar100[:PATH]",
+        "CIFAR-100: 60,000 images of 32x32 in 100 classes",
+        None,
+        lambda place, options: cifar.load("cifar100", place, check=options.check),
+    ),
+    "folder": Source(
+        "folder:PATH",
+        "image files, a folder for each class: PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS",
+        True,
+        lambda place, options: folder.load(place, channels=options.channels),
+    ),
+    "arrays": Source(
+        "arrays:FILE",
+        "arrays x_train, y_train, x_test, y_test, or x and y, of a .npz or .safetensors file",
+        True,
+        lambda place, options: arrays.load(place),
+    ),
+}
+
+DEFAULT = "digits"
+
+
+def load(text: str = DEFAULT, *, check: bool = True, channels: int = 3) -> Dataset:
+    """Load a data set.
+
+    Args:
+        text: a source's name, and after a colon where it is to be found; see :data:`SOURCES`.
+        check: whether files must have the sizes and digests that were published.
+        channels: that images in files are converted to: 1 for grey, 3 for colours.
+
+    Raises:
+        UnknownName: there is no such source.
+        DataError: the data are absent, damaged or not as they should be; says what to do.
+    """
+    name, colon, place = text.partition(":")
+    if name not in SOURCES:
+        raise UnknownName("data", name, SOURCES)
+    source = SOURCES[name]
+    if bool(place) != bool(colon) or source.needs_place not in (None, bool(place)):
+        raise DataError(f"data = {text!r}, but should be written as {source.usage}")
+    return source.load(place, Options(check, channels))

@@ -1,0 +1,48 @@
+"""Arrays in a file: ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or ``x`` and ``y``.
+
+Any file that holds named arrays will do, such as ``.npz`` and ``.safetensors``. Nothing in it is
+run. Channels are found as :meth:`densespec.data.Dataset.of` says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from densespec.data.dataset import DataError, Dataset
+from densespec.errors import WeightsError
+
+SPLIT = ("x_train", "y_train", "x_test", "y_test")
+WHOLE = ("x", "y")
+NAMES = "classes"
+"""Of an optional number of classes, where the largest label does not tell it."""
+
+
+def load(place: str) -> Dataset:
+    """The data set in a file.
+
+    Raises:
+        DataError: the file can't be read, or its arrays are not what they should be.
+    """
+    from densespec.weights.containers import open_file
+
+    path = Path(place).expanduser()
+    try:
+        with open_file(path) as opened:
+            wanted = SPLIT if SPLIT[0] in opened.tensors else WHOLE
+            missing = [name for name in wanted if name not in opened.tensors]
+            if missing:
+                raise DataError(
+                    f"{path}: has {', '.join(opened.tensors) or 'nothing'}, but should have "
+                    f"{', '.join(SPLIT)}, or {' and '.join(WHOLE)}; {', '.join(missing)} is missing"
+                )
+            arrays = [opened.tensors[name].read() for name in wanted]
+            classes = opened.tensors[NAMES].read() if NAMES in opened.tensors else None
+    except WeightsError as error:
+        raise DataError(str(error)) from error
+    count = int(np.asarray(classes).reshape(-1)[0]) if classes is not None else None
+    try:
+        return Dataset.of(*arrays, classes=count, name=path.name)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

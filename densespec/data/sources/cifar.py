@@ -1,0 +1,383 @@
+"""CIFAR-10 and CIFAR-100 as they were published: archives or folders, binary or pickled by Python.
+
+An archive is read as it is, in memory, and only the members that are needed. Nothing is extracted
+and nothing in a file is run. The normalisation is that of the paper's code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from densespec.data import pickles
+from densespec.data.dataset import BYTE, DataError, Dataset, Normalisation, Split
+from densespec.errors import shown
+
+PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+IMAGE = (3, 32, 32)
+PIXELS = 3 * 32 * 32
+LARGEST = 256 * 2**20
+"""Bytes of a file that are read; the largest published has 154 million."""
+MOST_MEMBERS = 1000
+
+Labelled = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the two forms in which a data set was published.
+
+    Attributes:
+        archive: its file name.
+        md5: of the archive, from the page. It tells damage; nothing read is trusted for it.
+        folder: that the archive unpacks to.
+        train: names of the files to train on.
+        test: name of the file to test on.
+        names: name of the file that names the classes.
+        read_images: images and labels of a file's content, by the name of its labels.
+        read_names: names of the classes, by the name of their list.
+        labels: as the file's readers need to know them.
+        names_key: where the names of the classes are.
+    """
+
+    archive: str
+    md5: str
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    names: str
+    read_images: Callable[[bytes, Any], Labelled]
+    labels: Any
+    names_key: str | None
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return (*self.train, self.test)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set.
+
+    Attributes:
+        counts: images in each file to train on, and in that to test on.
+    """
+
+    title: str
+    classes: int
+    counts: tuple[int, int]
+    layouts: tuple[Layout, ...]
+    normalisation: Normalisation
+
+
+def _binary(content: bytes, label_bytes: int) -> Labelled:
+    """Records of labels, the last of which counts, and 3,072 pixels."""
+    size = label_bytes + PIXELS
+    count, left = divmod(len(content), size)
+    if left or not count:
+        raise DataError(
+            f"has {len(content)} bytes, but should have a multiple of {size}; {left} are left "
+            f"over after {count} records: it is cut off or another file"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(count, size)
+    return records[:, label_bytes:].reshape(-1, *IMAGE), records[:, label_bytes - 1].astype(int)
+
+
+def _pickled(content: bytes, key: str) -> Labelled:
+    table = _table(content)
+    pixels, labels = table.get("data"), table.get(key)
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
+        raise DataError(f"its 'data' should be an array of rows of {PIXELS} bytes")
+    if not isinstance(labels, list) or any(type(label) is not int for label in labels):
+        raise DataError(f"its {key!r} should be a list of whole numbers")
+    if len(labels) != len(pixels) or not labels:
+        raise DataError(f"has {len(pixels)} images and {len(labels)} labels")
+    try:
+        return pixels.reshape(-1, *IMAGE), np.array(labels, np.int64)
+    except OverflowError as error:
+        raise DataError(f"its {key!r} has numbers that are no labels") from error
+
+
+def _table(content: bytes) -> dict[str, Any]:
+    """A pickled dict; keys of Python 2 are bytes."""
+    value = pickles.read(content)
+    if not isinstance(value, dict):
+        raise DataError(f"it should be a table, but is of type {type(value).__name__}")
+    return {_text(key): item for key, item in value.items()}
+
+
+def _text(value: object) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
+def _names(content: bytes, key: str | None) -> tuple[str, ...]:
+    """Names of classes: lines of a text, or a list in a pickled dict."""
+    if key is None:
+        return tuple(content.decode("latin1").split())
+    listed = _table(content).get(key)
+    if not isinstance(listed, list) or any(not isinstance(name, str | bytes) for name in listed):
+        raise DataError(f"its {key!r} should be a list of names")
+    return tuple(map(_text, listed))
+
+
+BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+
+CIFAR10 = Published(
+    title="CIFAR-10",
+    classes=10,
+    counts=(10_000, 10_000),
+    layouts=(
+        Layout(
+            archive="cifar-10-binary.tar.gz",
+            md5="c32a1d4ab5d03f1284b67883e8d87530",
+            folder="cifar-10-batches-bin",
+            train=tuple(f"{name}.bin" for name in BATCHES),
+            test="test_batch.bin",
+            names="batches.meta.txt",
+            read_images=_binary,
+            labels=1,
+            names_key=None,
+        ),
+        Layout(
+            archive="cifar-10-python.tar.gz",
+            md5="c58f30108f718f92721af3b95e74349a",
+            folder="cifar-10-batches-py",
+            train=BATCHES,
+            test="test_batch",
+            names="batches.meta",
+            read_images=_pickled,
+            labels="labels",
+            names_key="label_names",
+        ),
+    ),
+    normalisation=Normalisation(
+        mean=(125.3 / BYTE, 123.0 / BYTE, 113.9 / BYTE),
+        std=(63.0 / BYTE, 62.1 / BYTE, 66.7 / BYTE),
+        source="the paper's code, datasets/cifar10.lua",
+    ),
+)
+
+CIFAR100 = Published(
+    title="CIFAR-100",
+    classes=100,
+    counts=(50_000, 10_000),
+    layouts=(
+        Layout(
+            archive="cifar-100-binary.tar.gz",
+            md5="03b5dce01913d631647c71ecec9e9cb8",
+            folder="cifar-100-binary",
+            train=("train.bin",),
+            test="test.bin",
+            names="fine_label_names.txt",
+            read_images=_binary,
+            labels=2,  # the coarse one, then the fine one
+            names_key=None,
+        ),
+        Layout(
+            archive="cifar-100-python.tar.gz",
+            md5="eb9058c3a382ffc7106e4002c42a8d85",
+            folder="cifar-100-python",
+            train=("train",),
+            test="test",
+            names="meta",
+            read_images=_pickled,
+            labels="fine_labels",
+            names_key="fine_label_names",
+        ),
+    ),
+    normalisation=Normalisation(
+        mean=(129.3 / BYTE, 124.1 / BYTE, 112.4 / BYTE),
+        std=(68.2 / BYTE, 65.4 / BYTE, 70.4 / BYTE),
+        source="the paper's code, datasets/cifar100.lua",
+    ),
+)
+
+PUBLISHED = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+def cache() -> Path:
+    """Where data are looked for if no place is given: ``$XDG_CACHE_HOME/densespec``."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "densespec"
+
+
+def load(name: str, place: str = "", *, check: bool = True) -> Dataset:
+    """CIFAR-10 or CIFAR-100.
+
+    Args:
+        place: an archive, the folder it unpacks to, or a folder that either is in; the cache if
+            none is given.
+        check: whether the archive's digest and the number of images must be those published.
+
+    Raises:
+        DataError: the data are absent, damaged or not those that were published.
+    """
+    published = PUBLISHED[name]
+    path = Path(place).expanduser() if place else cache()
+    found, layout = _find(published, path)
+    files = _archived(published, found, check) if layout is None else _unpacked(found, layout)
+    layout = layout or _layout_of(published, found, files)
+    train = [_labelled(published, layout, found, files, file, check) for file in layout.train]
+    test = _labelled(published, layout, found, files, layout.test, check)
+    return Dataset(
+        name=name,
+        classes=_class_names(published, layout, found, files),
+        train=Split(*(np.concatenate(parts) for parts in zip(*train, strict=True))),
+        test=Split(*test),
+        normalisation=published.normalisation,
+    )
+
+
+def _find(published: Published, path: Path) -> tuple[Path, Layout | None]:
+    """The folder of a layout, or an archive, which tells its layout once it is read."""
+    if path.is_file():
+        return path, None
+    for layout in published.layouts:
+        for folder in (path, path / layout.folder):
+            if all((folder / name).is_file() for name in layout.needed):
+                return folder, layout
+    for layout in published.layouts:
+        if (path / layout.archive).is_file():
+            return path / layout.archive, None
+    raise DataError(_missing(published, path))
+
+
+def _missing(published: Published, path: Path) -> str:
+    archives = " or ".join(layout.archive for layout in published.layouts)
+    folders = " or ".join(f"{layout.folder}/" for layout in published.layouts)
+    partly = [
+        f"; {folder} lacks {', '.join(lacking)}"
+        for layout in published.layouts
+        for folder in (path, path / layout.folder)
+        if len(lacking := [n for n in layout.needed if not (folder / n).is_file()]) > 0
+        and len(lacking) < len(layout.needed)
+    ]
+    return (
+        f"{published.title} is not in {path}{''.join(partly)}. Download {archives} from {PAGE} and "
+        f"put it there as it is, or unpacked, as {folders}; or name another place after a colon"
+    )
+
+
+def _unpacked(folder: Path, layout: Layout) -> dict[str, bytes]:
+    files = {}
+    for name in (*layout.needed, layout.names):
+        path = folder / name
+        if not path.is_file():
+            continue
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path}: has {path.stat().st_size} bytes, far more than was published")
+        files[name] = path.read_bytes()
+    return files
+
+
+def _archived(published: Published, path: Path, check: bool) -> dict[str, bytes]:
+    """The files of an archive that are needed, by name."""
+    if check:
+        _check_digest(published, path)
+    wanted = {
+        PurePosixPath(layout.folder, name): name
+        for layout in published.layouts
+        for name in (*layout.needed, layout.names)
+    }
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in _members(path, archive):
+                name = wanted.get(PurePosixPath(member.name))
+                if name is None:
+                    continue
+                if not member.isreg() or name in files:
+                    raise DataError(f"{path}: {shown(member.name)} is there twice or is no file")
+                file = archive.extractfile(member)
+                files[name] = file.read() if file else b""
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: no readable archive, or cut off: {error}") from error
+    return files
+
+
+def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for number, member in enumerate(archive):
+        if member.size > LARGEST or number >= MOST_MEMBERS:
+            raise DataError(
+                f"{path}: {shown(member.name)} has {member.size} bytes and is member {number}, far "
+                "more than was published"
+            )
+        yield member
+
+
+def _check_digest(published: Published, path: Path) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    expected = {layout.md5: layout.archive for layout in published.layouts}
+    if found not in expected:
+        known = ", ".join(f"{md5} ({archive})" for md5, archive in expected.items())
+        raise DataError(
+            f"{path}: has the MD5 digest {found}, but those published are {known}: download it "
+            f"again from {PAGE}, or leave out the check (check=False) if it is meant to differ"
+        )
+
+
+def _layout_of(published: Published, path: Path, files: dict[str, bytes]) -> Layout:
+    for layout in published.layouts:
+        if all(name in files for name in layout.needed):
+            return layout
+    needed = " or ".join(
+        ", ".join(f"{layout.folder}/{name}" for name in layout.needed)
+        for layout in published.layouts
+    )
+    raise DataError(f"{path}: should hold {needed}, but of these has {', '.join(files) or 'none'}")
+
+
+def _labelled(
+    published: Published,
+    layout: Layout,
+    place: Path,
+    files: dict[str, bytes],
+    name: str,
+    check: bool,
+) -> Labelled:
+    """Images and labels of a file."""
+    where = f"{place}, {name}"
+    try:
+        images, labels = layout.read_images(files[name], layout.labels)
+    except (DataError, pickles.PickleError) as error:
+        raise DataError(f"{where}: {error}") from error
+    wrong = np.flatnonzero((labels < 0) | (labels >= published.classes))
+    if len(wrong):
+        raise DataError(
+            f"{where}: image {wrong[0]} has the label {labels[wrong[0]]}, but should have one from "
+            f"0 to {published.classes - 1}: it is damaged or another file"
+        )
+    expected = published.counts[name == layout.test]
+    if check and len(labels) != expected:
+        raise DataError(
+            f"{where}: has {len(labels)} images, but {expected} were published; leave out the "
+            "check (check=False) if it is meant to differ"
+        )
+    return images, labels
+
+
+def _class_names(
+    published: Published, layout: Layout, place: Path, files: dict[str, bytes]
+) -> tuple[str, ...]:
+    """From the file that names them; numbers where it is absent."""
+    if layout.names not in files:
+        return tuple(map(str, range(published.classes)))
+    try:
+        names = _names(files[layout.names], layout.names_key)
+    except (DataError, pickles.PickleError) as error:
+        raise DataError(f"{place}, {layout.names}: {error}") from error
+    if len(names) != published.classes:
+        raise DataError(
+            f"{place}, {layout.names}: names {len(names)} classes, but there are "
+            f"{published.classes}"
+        )
+    return names

@@ -1,0 +1,33 @@
+"""Scikit-learn's digits: 1,797 real images of 8x8, with values from 0 to 16 that are kept exact.
+
+They come within scikit-learn. What is tested on is a fixed fifth of each class; see
+:func:`densespec.data.dataset.held_out`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+
+from densespec.data.dataset import DataError, Dataset
+
+FULL = 16.0
+"""The value of full intensity."""
+
+
+def load() -> Dataset:
+    """The digits, one channel.
+
+    Raises:
+        DataError: scikit-learn is not installed; says how to install it.
+    """
+    if importlib.util.find_spec("sklearn") is None:
+        raise DataError(
+            "the digits come within scikit-learn, which is not installed: pip install scikit-learn"
+        )
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    x = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
+    return Dataset.of(x, labels, classes=10, name="digits", scale=FULL)
