@@ -27,6 +27,7 @@ the new running statistics are the mean over the devices of what each would keep
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -133,13 +134,14 @@ class TrainingRecipe(Record):
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
-        drops = sum(epoch >= milestone for milestone in self._drops())
+        drops = sum(epoch >= drop for drop in self.drop_epochs())
         return self.learning_rate * self.gamma**drops
 
-    def _drops(self) -> list[float]:
-        """Milestones in epochs."""
+    def drop_epochs(self) -> list[int]:
+        """The epochs, counted from 0, at whose start the learning rate drops."""
         whole = all(isinstance(milestone, int) for milestone in self.milestones)
-        return [m if whole else round(m * self.epochs, 9) for m in self.milestones]
+        drops = [m if whole else round(m * self.epochs, 9) for m in self.milestones]
+        return [math.ceil(drop) for drop in drops]
 
     def applied_to(self, spec: DenseNetSpec) -> DenseNetSpec:
         """The spec with the recipe's dropout rate, where the recipe states one."""

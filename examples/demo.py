@@ -3,9 +3,9 @@
     python examples/demo.py --out out/demo
 
 Trains a small DenseNet-BC on scikit-learn's handwritten digits (1,797 real images of 8x8) on each
-backend, each in a process of its own, from the same initial weights and with the same batches.
-The numpy reference joins for the first steps. Ends with a table and a figure of the loss curves,
-and builds densenet169-bc everywhere.
+backend, each in a process of its own, from the same initial weights and with the same batches. One
+more run starts in PyTorch and goes on in JAX. The numpy reference joins for the first steps. Ends
+with a table and a figure of the loss curves, and builds densenet169-bc everywhere.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,14 @@ from rich.progress import (
 from rich.table import Table
 
 from densespec import DenseNetSpec, TrainingRecipe
+from densespec.data import Batches, load
 from densespec.files import atomic_path
+from densespec.weights.checkpoint import TrainingState, read_checkpoint
 
 BACKENDS = ("tensorflow", "torch", "jax", "torch.nn")
+SWITCH = ("torch.nn", "jax")
 REFERENCE = "numpy"
 REFERENCE_STEPS = 10
-TEST_IMAGES = 360
 
 SPEC = DenseNetSpec(
     blocks=(3, 3, 3),
@@ -50,22 +53,20 @@ SPEC = DenseNetSpec(
     classes=10,
     stem_width="2k",
 )
-SIZE = (8, 8)
 
 
 @dataclass(frozen=True)
-class Data:
-    """Images as (count, 1, 8, 8) in [0, 1], labels as (count,)."""
+class Leg:
+    """A part of a run, on one backend: from a step on, up to another."""
 
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
+    backend: str
+    start: int
+    stop: int
 
 
 @dataclass
 class Run:
-    """What came of one backend.
+    """What came of one run.
 
     Attributes:
         losses: training loss of every step.
@@ -74,74 +75,82 @@ class Run:
         seconds: of training, compilation included.
     """
 
-    backend: str
+    name: str
+    legs: tuple[Leg, ...]
     losses: list[float] = field(default_factory=list)
     accuracy: float | None = None
     parameters: int = 0
     seconds: float = 0.0
 
 
-def load_digits(seed: int) -> Data:
-    """Scikit-learn's digits, shuffled and split."""
-    from sklearn.datasets import load_digits as load
+@dataclass(frozen=True)
+class Settings:
+    """What all runs have in common.
 
-    images, labels = load(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    x = (images[order] / 16).reshape(-1, 1, *SIZE)
-    y = labels[order].astype(np.int64)
-    return Data(x[TEST_IMAGES:], y[TEST_IMAGES:], x[:TEST_IMAGES], y[:TEST_IMAGES])
+    Attributes:
+        threads: that a framework may use.
+        folder: for checkpoints between legs.
+    """
 
+    recipe: TrainingRecipe
+    threads: int
+    folder: Path
 
-def batches(data: Data, recipe: TrainingRecipe, seed: int) -> list[tuple[np.ndarray, float]]:
-    """Indices of each step's images and its learning rate, the same for every backend."""
-    draw, steps = np.random.default_rng(seed), []
-    for epoch in range(recipe.epochs):
-        order = draw.permutation(len(data.train_y))
-        whole = len(order) // recipe.batch_size * recipe.batch_size
-        rate = recipe.learning_rate_at(epoch)
-        steps += [(part, rate) for part in order[:whole].reshape(-1, recipe.batch_size)]
-    return steps
+    def batches(self) -> Batches:
+        """The same for every backend, in whole batches."""
+        return Batches.for_training(
+            load("digits"), self.recipe, dtype=self.recipe.dtype, drop_last=True
+        )
 
 
-def train(
-    backend: str, recipe: TrainingRecipe, seed: int, dtype: str, threads: int, messages: Any
-) -> None:
-    """Train on one backend, in this process, and tell ``messages`` how it goes."""
+def train(leg: Leg, settings: Settings, messages: Any) -> None:
+    """Train one leg, in this process, and tell ``messages`` how it goes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("JAX_ENABLE_X64", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
     import densespec
 
+    backend, recipe = leg.backend, settings.recipe
     engine = densespec.get_backend(backend)
-    parameters, _ = engine.count_parameters(densespec.build("densenet169-bc", backend=backend))
-    messages.put(("parameters", parameters))
-
-    is_reference = backend == REFERENCE
-    model = densespec.build(SPEC, backend=backend, seed=seed, dtype=None if is_reference else dtype)
-    graph = densespec.lower(SPEC)
-    trainer = engine.trainer(model, graph, recipe)
-    data, start = load_digits(seed), time.perf_counter()
-    steps = batches(data, recipe, seed)
-    for indices, rate in steps[:REFERENCE_STEPS] if is_reference else steps:
-        x, labels = data.train_x[indices], data.train_y[indices]
-        messages.put(("loss", trainer.step(x, labels, learning_rate=rate).loss))
-    messages.put(("seconds", time.perf_counter() - start))
-    if not is_reference:
-        logits = engine.forward(model, graph, data.test_x, ["classifier"])["classifier"]
-        messages.put(("accuracy", float((logits.argmax(1) == data.test_y).mean())))
+    if leg.start == 0:
+        built = densespec.build("densenet169-bc", backend=backend)
+        messages.put(("parameters", engine.count_parameters(built)[0]))
+    before = settings.folder / f"step-{leg.start}.safetensors"
+    found = read_checkpoint(before) if leg.start else None
+    weights = found.arrays if found else None
+    dtype = "float64" if backend == REFERENCE else recipe.dtype
+    model = densespec.build(SPEC, backend=backend, weights=weights, seed=recipe.seed, dtype=dtype)
+    trainer = engine.trainer(model, densespec.lower(SPEC), recipe)
+    if found and found.training:
+        trainer.restore(found.training.velocity)
+    batches, clock = settings.batches(), time.perf_counter()
+    for step in range(leg.start, leg.stop):
+        x, labels = batches[step]
+        rate = recipe.learning_rate_at(step // batches.steps_per_epoch)
+        messages.put(("loss", trainer.step(x, labels, learning_rate=rate, gradients=False).loss))
+    messages.put(("seconds", time.perf_counter() - clock))
+    after = settings.folder / f"step-{leg.stop}.safetensors"
+    densespec.save(model, after, training=TrainingState(leg.stop, recipe, trainer.velocity()))
+    test = Batches.for_test(load("digits"), dtype=recipe.dtype)
+    correct = sum(int((trainer.predict(x).argmax(1) == labels).sum()) for x, labels in test)
+    messages.put(("accuracy", correct / len(test.split)))
     messages.put(("done", None))
 
 
-def follow(run: Run, arguments: Sequence[Any], advance: Any) -> Run:
-    """Start a backend's process and gather what it tells.
+def follow(run: Run, settings: Settings, advance: Any) -> Run:
+    """Go through a run's legs, each in a process of its own, and gather what they tell."""
+    with tempfile.TemporaryDirectory() as folder:
+        for leg in run.legs:
+            _follow(leg, run, replace(settings, folder=Path(folder)), advance)
+    return run
 
-    Raises:
-        click.ClickException: the process died.
-    """
+
+def _follow(leg: Leg, run: Run, settings: Settings, advance: Any) -> None:
+    """Raises ``click.ClickException`` if the process dies."""
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    process = context.Process(target=train, args=(run.backend, *arguments, messages), daemon=True)
+    process = context.Process(target=train, args=(leg, settings, messages), daemon=True)
     process.start()
     while True:
         try:
@@ -149,50 +158,57 @@ def follow(run: Run, arguments: Sequence[Any], advance: Any) -> Run:
         except queue.Empty:
             if not process.is_alive():
                 raise click.ClickException(
-                    f"{run.backend} ended with exit code {process.exitcode}"
+                    f"{leg.backend} ended with exit code {process.exitcode}"
                 ) from None
             continue
-        if kind == "done":
-            process.join()
-            return run
-        if kind == "loss":
-            run.losses.append(value)
-            advance(run)
-        else:
-            setattr(run, kind, value)
+        match kind:
+            case "done":
+                process.join()
+                return
+            case "loss":
+                run.losses.append(value)
+                advance(run)
+            case "seconds":
+                run.seconds += value
+            case _:
+                setattr(run, kind, value)
 
 
-def run_all(
-    recipe: TrainingRecipe, seed: int, dtype: str, jobs: int, console: Console
-) -> list[Run]:
-    """Train on every backend, ``jobs`` at a time, with a progress bar for each."""
-    count = len(batches(load_digits(seed), recipe, seed))
+def runs_of(steps: int) -> list[Run]:
+    """The reference for the first steps, every backend, and one that changes half-way."""
+    half = steps // 2
+    first, second = SWITCH
+    switched = (Leg(first, 0, half), Leg(second, half, steps))
+    return [
+        Run(REFERENCE, (Leg(REFERENCE, 0, min(REFERENCE_STEPS, steps)),)),
+        *(Run(backend, (Leg(backend, 0, steps),)) for backend in BACKENDS),
+        Run(f"{first}, then {second}", switched),
+    ]
+
+
+def run_all(recipe: TrainingRecipe, jobs: int, console: Console) -> list[Run]:
+    """Every run, ``jobs`` at a time, with a progress bar for each."""
+    settings = Settings(recipe, max(1, (os.cpu_count() or 1) // jobs), Path())
+    runs = runs_of(settings.batches().steps_per_epoch * recipe.epochs)
     columns = (
-        TextColumn("{task.description:10}"),
+        TextColumn("{task.description:18}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    runs = [Run(backend) for backend in (REFERENCE, *BACKENDS)]
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(jobs) as pool:
         tasks = {
-            run.backend: progress.add_task(
-                run.backend,
-                total=REFERENCE_STEPS if run.backend == REFERENCE else count,
-                loss="-",
-                start=False,
-            )
+            run.name: progress.add_task(run.name, total=run.legs[-1].stop, loss="-", start=False)
             for run in runs
         }
 
         def advance(run: Run) -> None:
-            progress.start_task(tasks[run.backend])
-            progress.update(tasks[run.backend], advance=1, loss=f"{run.losses[-1]:.4f}")
+            progress.start_task(tasks[run.name])
+            progress.update(tasks[run.name], advance=1, loss=f"{run.losses[-1]:.4f}")
 
-        arguments = (recipe, seed, dtype, max(1, (os.cpu_count() or 1) // jobs))
-        return list(pool.map(lambda run: follow(run, arguments, advance), runs))
+        return list(pool.map(lambda run: follow(run, settings, advance), runs))
 
 
 def disagreement(runs: Sequence[Run], steps: int) -> float:
@@ -203,20 +219,22 @@ def disagreement(runs: Sequence[Run], steps: int) -> float:
 
 def table(runs: Sequence[Run]) -> Table:
     reference, *trained = runs
-    result = Table(title=f"DenseNet-BC on {1797 - TEST_IMAGES} digits, tested on {TEST_IMAGES}")
+    digits = load("digits")
+    title = f"DenseNet-BC on {len(digits.train)} digits, tested on {len(digits.test)}"
+    result = Table(title=title)
     result.add_column("backend")
     for heading in ("final loss", "test accuracy", "against numpy", "densenet169-bc", "time"):
         result.add_column(heading, justify="right")
     for run in trained:
         result.add_row(
-            run.backend,
+            run.name,
             f"{np.mean(run.losses[-20:]):.5f}",
             f"{run.accuracy:.2%}",
             f"{disagreement([reference, run], REFERENCE_STEPS):.1e}",
             f"{run.parameters:,}",
             f"{run.seconds:.0f} s",
         )
-    result.add_row(reference.backend, "", "", "", f"{reference.parameters:,}", "")
+    result.add_row(reference.name, "", "", "", f"{reference.parameters:,}", "")
     result.caption = (
         f"final loss: mean of the last 20 steps; against numpy: largest difference of the loss in "
         f"the first {REFERENCE_STEPS} steps; densenet169-bc: trainable parameters"
@@ -232,8 +250,8 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
     for index, run in enumerate(trained):
-        width = 7.5 - 2.2 * index
-        axes.plot(run.losses, label=run.backend, linewidth=width, alpha=0.75)
+        width = 8.5 - 1.9 * index
+        axes.plot(run.losses, label=run.name, linewidth=width, alpha=0.75)
     axes.plot(reference.losses, "k.", label=f"numpy, first {REFERENCE_STEPS} steps")
     axes.set(xlabel="training step", ylabel="loss", yscale="log")
     axes.set_title("One spec, one seed, the same batches: training loss on every backend")
@@ -264,8 +282,9 @@ def plot(runs: Sequence[Run], path: Path) -> None:
 def main(out: Path, epochs: int, seed: int, dtype: str, jobs: int) -> None:
     """Train one DenseNet on every backend and compare."""
     console = Console(width=None if Console().is_terminal else 110)
-    recipe = TrainingRecipe(epochs=epochs, batch_size=64, learning_rate=0.1)
-    runs = run_all(recipe, seed, dtype, jobs, console)
+    fields: dict[str, Any] = {"seed": seed, "dtype": dtype}
+    recipe = TrainingRecipe(epochs=epochs, batch_size=64, learning_rate=0.1, **fields)
+    runs = run_all(recipe, jobs, console)
     out.mkdir(parents=True, exist_ok=True)
     plot(runs, out / "curves.png")
     trained = runs[1:]

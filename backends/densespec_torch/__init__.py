@@ -6,3 +6,4 @@ require("torch", backend="torch.nn", extra="torch")
 
 from densespec_torch.backend import BACKEND as BACKEND  # noqa: E402
 from densespec_torch.modules import DenseNet as DenseNet  # noqa: E402
+from densespec_torch.norms import synchronise_norms as synchronise_norms  # noqa: E402

@@ -15,29 +15,35 @@ from torch.nn import functional
 
 from densespec import ops
 from densespec.graph import Node
+from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm
 
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_NORM: dict[int, Any] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _MAX_POOL: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 def emit(node: Node) -> nn.Module:
-    """The module that computes a node.
+    """The module that computes a node; a frozen one's parameters want no gradients.
 
     Raises:
         TypeError: an op kind this backend does not know.
     """
+    return _module(node).requires_grad_(not node.frozen)
+
+
+def _module(node: Node) -> nn.Module:
     match node.op:
         case ops.Conv() as op:
             return _conv(op)
         case ops.BatchNorm() as op:
-            kinds = _NORM if op.unbiased else _BIASED_NORM
+            if node.frozen:
+                return FrozenNorm(op.channels, eps=op.epsilon, momentum=op.momentum)
+            kinds = NORM if op.unbiased else BIASED_NORM
             return kinds[len(node.shape) - 1](op.channels, eps=op.epsilon, momentum=op.momentum)
         case ops.Relu():
             return nn.ReLU()
         case ops.Dropout() as op:
-            return nn.Dropout(op.rate)
+            return FrozenDropout(op.rate) if node.frozen else nn.Dropout(op.rate)
         case ops.Concat():
             return Concat()
         case ops.MaxPool() as op:
@@ -141,43 +147,4 @@ class PaddedConv2d(_PaddedConv, nn.Conv2d): ...
 class PaddedConv3d(_PaddedConv, nn.Conv3d): ...
 
 
-class _BiasedNorm:
-    """Batch norm whose running variance averages variances over n values, as Keras's does.
-
-    PyTorch's averages them over n - 1. It is given an empty average to put the batch's variance
-    into: the buffer itself may be saved for the backward pass, and must not change before that.
-    """
-
-    weight: Any
-    bias: Any
-    running_mean: Any
-    running_var: Any
-    num_batches_tracked: Any
-    momentum: Any
-    eps: float
-    training: bool
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)  # type: ignore[misc]
-        new = torch.zeros_like(self.running_var)
-        y = functional.batch_norm(
-            x, self.running_mean, new, self.weight, self.bias, True, self.momentum, self.eps
-        )
-        count = x.numel() // x.shape[1]
-        self.running_var.mul_(1 - self.momentum).add_(new * ((count - 1) / count))
-        self.num_batches_tracked.add_(1)
-        return y
-
-
-class BiasedNorm1d(_BiasedNorm, nn.BatchNorm1d): ...
-
-
-class BiasedNorm2d(_BiasedNorm, nn.BatchNorm2d): ...
-
-
-class BiasedNorm3d(_BiasedNorm, nn.BatchNorm3d): ...
-
-
 _PADDED_CONV: dict[int, Any] = {1: PaddedConv1d, 2: PaddedConv2d, 3: PaddedConv3d}
-_BIASED_NORM: dict[int, Any] = {1: BiasedNorm1d, 2: BiasedNorm2d, 3: BiasedNorm3d}

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from densespec.graph import Graph, Node
 from densespec.weights.layouts.torch_names import module_path
 from densespec_torch.layers import emit
+from densespec_torch.norms import SynchronisedNorm
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class Part(nn.Module):
             reads.append((child, tuple(outer), last.name))
         self._entry = reads[0][1][0]
         self._steps = _with_lifetimes(reads)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Add a child; where PyTorch converts a norm to ``SyncBatchNorm``, densespec's own."""
+        norm = self._modules.get(name)
+        if isinstance(module, nn.SyncBatchNorm) and isinstance(norm, _BatchNorm):
+            module = SynchronisedNorm.of(norm, module.process_group)
+        super().add_module(name, module)
 
     def forward(self, x: Tensor) -> Tensor:
         values = {self._entry: x}

@@ -1,0 +1,282 @@
+"""The trainer: ``torch.optim.SGD``, whose rule is the recipe's, alone or on several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from densespec import ops
+from densespec.backends import StepResult, require_logits
+from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
+from densespec.weights import Arrays, check_velocity
+from densespec.weights.layouts.torch_names import module_path, state_keys
+from densespec_torch.distributed import average, rank_world, shard
+from densespec_torch.norms import FrozenDropout, FrozenNorm, synchronise_norms
+from densespec_torch.tensors import from_numpy, like, to_numpy, unwrapped
+
+MOMENTUM = "momentum_buffer"
+"""What ``torch.optim.SGD`` calls the velocity in its state."""
+
+# Each process keeps its own running statistics. PyTorch 2.13 has renamed the option.
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+OWN_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if _RENAMED else "broadcast_buffers": False,
+}
+
+_MIXED = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}
+
+
+def trainable_parameters(model: nn.Module, graph: Graph) -> dict[str, nn.Parameter]:
+    """A model's trainable parameters by canonical name."""
+    parameters, keys = dict(unwrapped(model).named_parameters()), state_keys(graph)
+    return {w.name: parameters[keys[w.name]] for w in graph.weights if w.trainable}
+
+
+def optimizer_of(parameters: Mapping[str, nn.Parameter], recipe: TrainingRecipe) -> torch.optim.SGD:
+    """The recipe's optimizer of parameters by canonical name.
+
+    Those with the same weight decay and learning rate are a group; its ``factor`` is what the
+    recipe's ``layer_rates`` multiply its learning rate by.
+    """
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        key = recipe.decay_of(name), recipe.rate_factor_of(name)
+        groups.setdefault(key, []).append(parameter)
+    return torch.optim.SGD(
+        [
+            {
+                "params": group,
+                "weight_decay": decay,
+                "lr": recipe.learning_rate * factor,
+                "factor": factor,
+            }
+            for (decay, factor), group in groups.items()
+        ],
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+    )
+
+
+def velocity_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Arrays:
+    """The momentum of every parameter by canonical name; zeros before the first step."""
+    buffers = {name: optimizer.state[p].get(MOMENTUM) for name, p in parameters.items()}
+    return {
+        name: to_numpy(torch.zeros_like(parameters[name]) if buffer is None else buffer)
+        for name, buffer in buffers.items()
+    }
+
+
+def restore_velocity(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    velocity: Mapping[str, np.ndarray],
+) -> None:
+    """Set the momentum of parameters by canonical name."""
+    for name, array in velocity.items():
+        parameter = parameters[name]
+        buffer = torch.empty_like(parameter, requires_grad=False)
+        optimizer.state[parameter][MOMENTUM] = buffer.copy_(from_numpy(array))
+
+
+class TorchTrainer:
+    """Steps of a model by a recipe.
+
+    Where this process has joined others (:mod:`densespec_torch.distributed`), the model is wrapped
+    in ``DistributedDataParallel``; each process then gives :meth:`step` its part of the batch,
+    masks included, and gets the result of the whole.
+
+    Args:
+        model: a module with densespec's names; ``torch.compile`` may have wrapped it.
+        graph: what it computes.
+
+    Raises:
+        ValueError: the network gives no logits.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> None:
+        require_logits(graph)
+        self._given, self._inner = model, unwrapped(model)
+        self._graph, self._recipe = graph, recipe
+        self._rank, self._size = rank_world()
+        self._parameters = trainable_parameters(model, graph)
+        self._optimizer = optimizer_of(self._parameters, recipe)
+        self._device = next(self._inner.parameters()).device
+        self._model = model if self._size == 1 else self._distributed(model)
+        self._modules = tuple(self._inner.modules())
+        self._scaler = torch.amp.GradScaler(
+            self._device.type, enabled=recipe.dtype == "mixed_float16"
+        )
+
+    def _distributed(self, model: nn.Module) -> nn.Module:
+        if self._recipe.batch_norm == "synchronised":
+            synchronise_norms(self._inner)
+        devices = [self._device] if self._device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, **OWN_BUFFERS)
+
+    def shard(self, count: int) -> slice:
+        """Which samples of a batch are this process's; all of them if it is alone."""
+        return shard(count, self._rank, self._size)
+
+    def step(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray,
+        *,
+        learning_rate: float,
+        masks: Mapping[str, np.ndarray] | None = None,
+        gradients: bool = True,
+    ) -> StepResult:
+        """One step; see :class:`densespec.backends.Trainer`.
+
+        Raises:
+            ValueError: no samples, or labels that are no classes; nothing has changed then.
+        """
+        self._check(x, labels)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate * group["factor"]
+        share = len(x) / self._whole(len(x))
+        self._optimizer.zero_grad()
+        with mode(self._modules, training=True), self._masked(masks or {}):
+            loss, correct = self._loss(x, labels)
+            # Gradients are averaged over the processes.
+            self._scaler.scale(loss * (share * self._size)).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self._optimizer)
+        taken = self._gradients() if gradients else {}
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        sums = self._total(torch.stack([loss.detach() * share, correct]).double()).tolist()
+        return StepResult(sums[0], taken, round(sums[1]))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Logits in inference mode, by the running statistics of this process."""
+        with mode(self._modules, training=False), torch.no_grad(), self._precision():
+            logits = self._given(like(x, self._inner))
+        return to_numpy(_widened(logits))
+
+    def velocity(self) -> Arrays:
+        return velocity_of(self._optimizer, self._parameters) if self._recipe.momentum else {}
+
+    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+        check_velocity(self._graph, self._recipe, velocity)
+        restore_velocity(self._optimizer, self._parameters, velocity)
+
+    def weights(self) -> Arrays:
+        """Every array by canonical name.
+
+        Where norms are per replica, running statistics become their means over the processes, in
+        the model as well. Every process must call it.
+        """
+        if self._recipe.batch_norm == "per-replica":
+            average_statistics(self._inner)
+        return read_weights(self._inner, self._graph)
+
+    def _check(self, x: np.ndarray, labels: np.ndarray) -> None:
+        classes, labels = self._graph.output.shape[0] or 0, np.asarray(labels)
+        if not len(x) or labels.shape != (len(x),) or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"{len(x)} samples with labels of shape {labels.shape} and type {labels.dtype}, "
+                "but there should be samples, each with an integer"
+            )
+        outside = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(outside):
+            first = outside[0]
+            raise ValueError(
+                f"label {labels[first]} of sample {first}, but labels of this network lie in "
+                f"[0, {classes})"
+            )
+
+    def _loss(self, x: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Mean loss, and how many logits are highest at the label."""
+        with self._precision():
+            logits = _widened(self._model(like(x, self._inner)))
+        target = torch.as_tensor(labels, dtype=torch.long, device=self._device)
+        smoothing = self._recipe.label_smoothing
+        loss = functional.cross_entropy(logits, target, label_smoothing=smoothing)
+        return loss, (logits.detach().argmax(1) == target).sum()
+
+    def _precision(self) -> Any:
+        narrow = _MIXED.get(self._recipe.dtype)
+        if narrow is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, dtype=narrow)
+
+    def _gradients(self) -> Arrays:
+        gradients = {name: parameter.grad for name, parameter in self._parameters.items()}
+        return {name: to_numpy(g) for name, g in gradients.items() if g is not None}
+
+    def _whole(self, count: int) -> int:
+        """Samples of the whole batch, of which this process has ``count``."""
+        if self._size == 1:
+            return count
+        return int(self._total(torch.tensor(count, device=self._device)))
+
+    def _total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self._size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    @contextlib.contextmanager
+    def _masked(self, masks: Mapping[str, np.ndarray]) -> Iterator[None]:
+        """Given masks in place of what dropouts draw; frozen ones drop nothing."""
+        with contextlib.ExitStack() as stack:
+            for name, mask in masks.items():
+                node = self._graph[name]
+                assert isinstance(node.op, ops.Dropout), f"{name} is no dropout"
+                if node.frozen:
+                    continue
+                module = self._inner.get_submodule(module_path(name))
+                stack.enter_context(mode([module], training=False))  # so that it draws nothing
+                scale = like(mask, self._inner) / (1 - node.op.rate)
+                handle = module.register_forward_hook(
+                    lambda _module, inputs, _y, scale=scale: inputs[0] * scale.to(inputs[0].dtype)
+                )
+                stack.callback(handle.remove)
+            yield
+
+
+def average_statistics(model: nn.Module) -> None:
+    """Replace running statistics by their means over the processes, where a norm keeps them.
+
+    An average of averages: done at any time, it leaves the mean's further course as it is.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    average([s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None])
+
+
+def read_weights(model: nn.Module, graph: Graph) -> Arrays:
+    """Every array of a model by canonical name."""
+    state = unwrapped(model).state_dict()
+    return {name: to_numpy(state[key]) for name, key in state_keys(graph).items()}
+
+
+def _widened(logits: Tensor) -> Tensor:
+    """At least float32, in which the loss is taken."""
+    return logits.float() if logits.dtype in _MIXED.values() else logits
+
+
+@contextlib.contextmanager
+def mode(modules: Iterable[nn.Module], *, training: bool) -> Iterator[Any]:
+    """Training or inference mode for a while, but for what is frozen; then each is in its own."""
+    switched = [
+        module
+        for module in modules
+        if module.training is not training and not isinstance(module, FrozenNorm | FrozenDropout)
+    ]
+    for module in switched:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.training = not training
