@@ -84,7 +84,8 @@ def conformance(session: nox.Session) -> None:
     python = frameworks(session)
     session.run(
         *(python, "-m", "densespec_conformance", *BACKENDS),
-        *("--json", str(out / "conformance.json"), *session.posargs),
+        *("--json", str(out / "conformance.json"), "--html", str(out / "conformance.html")),
+        *session.posargs,
         external=True,
     )
 
@@ -123,11 +124,12 @@ def benchmarks(session: nox.Session) -> None:
 def peer_tests(session: nox.Session) -> None:
     """Compare with other implementations, themselves installed (a few minutes).
 
-    ``nox -s peers -- --table`` measures the differences anew, for ``docs/peers.md``.
+    ``nox -s peers -- --table`` measures them anew, for ``docs/peers.md`` and ``docs/status.md``.
     """
     python, env = frameworks(session), peers(session)
     if "--table" in session.posargs:
         session.run(python, "-m", "docs.peers_table", env=env, external=True)
+        session.run(python, "-m", "docs.status", env=env, external=True)
     else:
         session.run(python, "-m", "pytest", "tests/peers", *session.posargs, env=env, external=True)
 
@@ -144,6 +146,27 @@ def build(session: nox.Session) -> None:
     session.run("densespec", "describe", "densenet169-bc")
     session.run("densespec", "draw", "densenet121", "-o", "densenet121.svg")
     session.run("python", "-m", "densespec_conformance", "numpy")
+
+
+@nox.session
+def third_party(session: nox.Session) -> None:
+    """Use the suite as others do: a wheel, a fresh environment, and a project of their own.
+
+    ``nox -s third_party -- -k ""`` runs every case, which takes minutes.
+    """
+    session.install("build")
+    folder = Path(session.create_tmp()).absolute()
+    for part in ("dist", "project"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    dist = str(folder / "dist")
+    session.run("python", "-m", "build", "--wheel", "--outdir", dist, silent=True)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    project = shutil.copytree(ROOT / "examples" / "third_party", folder / "project")
+    session.install("-c", "constraints.txt", f"{wheel}[conformance]", f"{project}[test]")
+    shutil.rmtree(project / "plain_jax")  # what is tested is what was installed
+    session.chdir(project)
+    few = ("-k", "plain_jax.py or initial or torchvision-stem or learning-rate-drop")
+    session.run("pytest", *(session.posargs or few))
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])

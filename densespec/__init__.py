@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from densespec.hub import from_pretrained as from_pretrained
     from densespec.hub import push_to_hub as push_to_hub
     from densespec.hub import save_pretrained as save_pretrained
+    from densespec.training import train as train
     from densespec.transfer_learning import train_from as train_from
     from densespec.transfer_learning import transfer as transfer
     from densespec.weights.convert import compare as compare
@@ -55,6 +56,7 @@ _LATE = {
     "from_pretrained": "densespec.hub",
     "push_to_hub": "densespec.hub",
     "save_pretrained": "densespec.hub",
+    "train": "densespec.training",
     "train_from": "densespec.transfer_learning",
     "transfer": "densespec.transfer_learning",
     "compare": "densespec.weights.convert",

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from densespec import __version__, cli_weights, rendering
+from densespec import __version__, cli_train, cli_weights, rendering
 from densespec.backends import get_backend
 from densespec.building import build, save
 from densespec.catalogue import catalogue, resolve, variants
@@ -38,6 +38,13 @@ class Failure(click.ClickException):
 
 class Commands(click.Group):
     """Commands whose expected errors end in a message and exit code 1."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As ever, but the conformance suite is imported where it is called alone."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _suite() if command is conformance_command else command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -105,6 +112,7 @@ def main() -> None:
       densespec describe net.toml                        the network in that file
       densespec build net.toml --backend torch.nn        built in a framework, and counted
       densespec convert net.pth net.keras                weights from one framework to another
+      densespec train net.toml --backend jax --out run   trained; it can go on in any framework
 
     Wherever a command takes SPEC, give the name of a variant or the path of a .toml or .json spec
     file.
@@ -281,6 +289,34 @@ def schema_command() -> None:
     _print_json(schema())
 
 
+@main.command("conformance")
+def conformance_command() -> None:
+    """Compare implementations with the float64 reference, op by op.
+
+    Stands for the suite's own command; see `densespec conformance --help`.
+    """
+
+
+def _suite() -> click.Command:
+    """The command of the conformance suite.
+
+    Raises:
+        Failure: it is not installed.
+    """
+    try:
+        import hypothesis  # noqa: F401
+
+        from densespec_conformance.__main__ import main as suite
+    except ModuleNotFoundError as error:
+        if error.name not in ("hypothesis", "densespec_conformance"):
+            raise
+        raise Failure(
+            f"the conformance suite needs the package {error.name!r}, which is not installed: "
+            "pip install 'densespec[conformance]'"
+        ) from error
+    return suite
+
+
 def _print_json(record: Any) -> None:
     click.echo(json.dumps(record, indent=2))
 
@@ -339,3 +375,4 @@ def _working(what: str) -> Iterator[None]:
 
 
 cli_weights.register(main)
+cli_train.register(main)

@@ -36,7 +36,7 @@ def layouts_command() -> None:
         click.echo(f"{layout.name:20} {layout.about} ({', '.join(layout.containers)})")
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Say what a weight file holds.")
 @click.argument("file", type=file_argument)
 @layout_option
 @spec_option

@@ -138,10 +138,45 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def deviations() -> str:
+    """A table of all known deviations, family by family."""
+    from densespec_conformance.deviations import families
+
+    parts = []
+    for family, group in families().items():
+        rows = [[f"`{d.id}`", _cell(d.phrase), _cell(d.source)] for d in group]
+        parts += [f"### {family}", _table(["id", "it is so that", "met in"], rows)]
+    return "\n\n".join(parts)
+
+
+def mutants() -> str:
+    """A table of the wrong backends, with the case that catches each and what is said of it."""
+    from meta_tests.mutants import MUTANTS
+
+    rows = []
+    for name, mutant in MUTANTS.items():
+        named = ", ".join(f"`{id_}`" for id_ in mutant.diagnosis) or "beyond the catalogue"
+        rows.append([f"`{name}`", _cell(mutant.about), f"`{mutant.case}`", mutant.where, named])
+    return _table(["backend", "what is wrong", "caught by", "first difference", "named"], rows)
+
+
+def equivalents() -> str:
+    """A table of the backends that are right in another way."""
+    from meta_tests.equivalents import EQUIVALENTS
+
+    rows = [[f"`{name}`", _cell(each.about)] for name, each in EQUIVALENTS.items()]
+    return _table(["backend", "how it differs"], rows)
+
+
+def _cell(text: str) -> str:
+    return _markdown(text).replace("|", r"\|")
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "spec.md": {"fields": fields, "nodes": nodes},
     "ops.md": {"ops": ops, "constraints": constraints},
     "recipe.md": {"fields": functools.partial(fields, TrainingRecipe), "recipes": recipes},
+    "mutants.md": {"deviations": deviations, "mutants": mutants, "equivalents": equivalents},
 }
 """The generated parts of each page, by name."""
 

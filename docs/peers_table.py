@@ -42,7 +42,7 @@ def table() -> str:
     rows = [_row(peer) for peer in PEERS]
     versions = [f"{name} {metadata.version(name)}" for name in ("torch", "numpy")]
     made = f"Measured with {' and '.join(versions)} on {platform.machine()}."
-    return f"{_markdown(HEAD, rows)}\n\n{made}"
+    return f"{markdown(HEAD, rows)}\n\n{made}"
 
 
 def _row(peer: Peer) -> list[str]:
@@ -86,7 +86,7 @@ def _features(spec: DenseNetSpec, arrays: Arrays, images: np.ndarray) -> np.ndar
     return backend.forward(model, model.densespec.graph, images, [FEATURES])[FEATURES]
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -9,11 +9,12 @@ and with the same batches, and counts the ReLUs that are on in one and off in th
 from __future__ import annotations
 
 import numpy as np
-from demo import SPEC, batches, load_digits
+from demo import SPEC
 from rich.console import Console
 from rich.table import Table
 
 from densespec import TrainingRecipe, initial_weights, lower
+from densespec.data import Batches, load
 from densespec.ops import Relu
 from densespec.reference import ReferenceModel
 
@@ -27,20 +28,23 @@ def main() -> None:
         ReferenceModel(graph, initial_weights(graph), dtype=dtype) for dtype in ("f8", "f4")
     )
     relus = [node.name for node in graph.nodes if isinstance(node.op, Relu)]
-    data = load_digits(seed=0)
+    batches = Batches.for_training(load("digits"), recipe, dtype="float64")
     table = Table("step", "loss difference", "largest gradient difference", "ReLUs that disagree")
-    for step, (indices, rate) in enumerate(batches(data, recipe, seed=0)[:STEPS], start=1):
-        x, labels = data.train_x[indices], data.train_y[indices]
+    for step in range(STEPS):
+        x, labels = batches[step]
         on = [model.run(x, taps=relus, training=True) for model in (exact, rounded)]
         flips = sum(int(((on[0][name] > 0) != (on[1][name] > 0)).sum()) for name in relus)
         ours, theirs = (
-            model.train_step(x, labels, recipe, learning_rate=rate) for model in (exact, rounded)
+            model.train_step(x, labels, recipe, learning_rate=recipe.learning_rate)
+            for model in (exact, rounded)
         )
         apart = max(
             float(np.abs(theirs.gradients[name] - g).max() / np.abs(g).max())
             for name, g in ours.gradients.items()
         )
-        table.add_row(str(step), f"{abs(ours.loss - theirs.loss):.1e}", f"{apart:.1e}", str(flips))
+        table.add_row(
+            str(step + 1), f"{abs(ours.loss - theirs.loss):.1e}", f"{apart:.1e}", str(flips)
+        )
     Console().print(table)
 
 

@@ -51,6 +51,27 @@ def test_float64_is_float64(engine: str) -> None:
     run_checks(engine, "float64", JAX_ENABLE_X64="1")
 
 
+@every_engine
+def test_models_of_others_are_targets_of_the_suite(engine: str) -> None:
+    run_checks(engine, "adapters", JAX_ENABLE_X64="1")
+
+
+@every_engine
+def test_frozen_parts_are_left_alone(engine: str) -> None:
+    run_checks(engine, "transfer")
+
+
+@every_engine
+def test_fit_follows_the_recipe(engine: str) -> None:
+    run_checks(engine, "fit", JAX_ENABLE_X64="1")
+
+
+@every_engine
+def test_several_devices_take_the_reference_step(engine: str) -> None:
+    """Keras is on the engine, but nothing has run there: its devices are not made yet."""
+    run_checks(engine, "parallel", JAX_ENABLE_X64="1", KERAS_BACKEND=engine)
+
+
 # Without an engine
 
 

@@ -1,13 +1,14 @@
 """Keras 3 on TensorFlow, PyTorch and JAX: graphs as functional ``keras.Model``.
 
 Keras takes its engine once, when it is first imported; so importing this package does not import
-Keras. ``SGD`` and ``BatchNormalization`` do, on first use:
+Keras. The names below do, on first use:
 
-    from densespec_keras import SGD
-    model.compile(SGD(learning_rate=0.1), loss=...)
+    from densespec_keras import SGD, loss_of
+    model.compile(SGD.from_recipe(recipe), loss_of(recipe), metrics=["accuracy"])
 
 A saved ``.keras`` file loads with Keras alone, unless the network has unbiased running variance or
-was compiled with ``SGD``: import either name from here first, and Keras knows both.
+dropout, or was compiled with ``SGD`` or ``CrossEntropy``: import any name from here first, and
+Keras knows them all.
 """
 
 import importlib
@@ -19,15 +20,33 @@ from densespec_keras.backend import TORCH as TORCH
 
 if TYPE_CHECKING:
     from densespec_keras.layers import BatchNormalization as BatchNormalization
+    from densespec_keras.layers import Dropout as Dropout
+    from densespec_keras.losses import CrossEntropy as CrossEntropy
+    from densespec_keras.losses import loss_of as loss_of
     from densespec_keras.optimizers import SGD as SGD
+    from densespec_keras.optimizers import schedule as schedule
+    from densespec_keras.states import recognise as recognise
+    from densespec_keras.states import restore_training_state as restore_training_state
+    from densespec_keras.states import training_state as training_state
 
-_NEEDS_KERAS = {"BatchNormalization": "layers", "SGD": "optimizers"}
+_NEEDS_KERAS = {
+    "BatchNormalization": "layers",
+    "Dropout": "layers",
+    "CrossEntropy": "losses",
+    "loss_of": "losses",
+    "SGD": "optimizers",
+    "schedule": "optimizers",
+    "recognise": "states",
+    "restore_training_state": "states",
+    "training_state": "states",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _NEEDS_KERAS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     modules = {
-        module: importlib.import_module(f"{__name__}.{module}") for module in _NEEDS_KERAS.values()
+        module: importlib.import_module(f"{__name__}.{module}")
+        for module in set(_NEEDS_KERAS.values())
     }
     return getattr(modules[_NEEDS_KERAS[name]], name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densespec.backends import DataFormat
+from densespec.backends import DataFormat, ParallelTrainer
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays
@@ -43,6 +44,18 @@ class KerasBackend:
         data_format: DataFormat,
         name: str,
     ) -> Any:
+        return self._model(graph, weights, dtype=dtype, data_format=data_format, name=name)
+
+    def _model(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        *,
+        dtype: str | None,
+        data_format: DataFormat,
+        name: str,
+        synchronised: bool = False,
+    ) -> Any:
         keras = keras_on(self.engine)
         from densespec_keras import variables
         from densespec_keras.emitter import Emitter
@@ -51,8 +64,13 @@ class KerasBackend:
         if policy.compute_dtype == "float64":
             _prepare_float64(self.engine)
         inner = "channels_last" if _needs_channels_last(self.engine) else data_format
-        emitter = Emitter(graph, data_format=data_format, inner_format=inner, dtype=dtype)
-        model = emitter.model(name)
+        model = Emitter(
+            graph,
+            data_format=data_format,
+            inner_format=inner,
+            dtype=dtype,
+            synchronised=synchronised,
+        ).model(name)
         variables.write(model, graph, weights)
         variables.state_initializers(model, graph)
         return model
@@ -81,6 +99,34 @@ class KerasBackend:
         from densespec_keras.training import KerasTrainer
 
         return KerasTrainer(model, graph, recipe)
+
+    def parallel_trainer(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        recipe: TrainingRecipe,
+        *,
+        replicas: int,
+        dtype: str | None,
+    ) -> ParallelTrainer:
+        """See :class:`densespec.backends.ParallelBackend`.
+
+        Raises:
+            ValueError: the engine has no such thing, or not so many devices.
+        """
+        data_format = self.data_format(None)
+        from densespec_keras.parallel import PARALLEL
+
+        if self.engine not in PARALLEL:
+            raise ValueError(
+                f"Keras trains on one device with {self.engine}: on several, backend='torch.nn' "
+                "trains the same network with PyTorch's DistributedDataParallel"
+            )
+        build = functools.partial(
+            self._model, graph, weights, dtype=dtype, data_format=data_format, name="densenet"
+        )
+        trainer: ParallelTrainer = PARALLEL[self.engine](build, graph, recipe, replicas)
+        return trainer
 
 
 def _needs_channels_last(engine: str) -> bool:

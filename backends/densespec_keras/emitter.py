@@ -10,7 +10,7 @@ import keras
 from densespec import ops
 from densespec.graph import Graph, Node
 from densespec.weights.layouts.densespec_keras import layer_name
-from densespec_keras.layers import BatchNormalization
+from densespec_keras.layers import BatchNormalization, BiasedSynchronised, Dropout
 
 Apply = Callable[[Any], Any]
 
@@ -27,6 +27,8 @@ class Emitter:
             the input is permuted once and everything runs channels_last.
         dtype: of the layers: a name, a policy, or None for Keras's global policy.
         layers: existing ones, used again where their names fit, weights and all.
+        synchronised: whether norms take their statistics over all replicas of TensorFlow's
+            distribution strategy.
     """
 
     def __init__(
@@ -37,29 +39,32 @@ class Emitter:
         inner_format: str,
         dtype: Any,
         layers: Iterable[Any] = (),
+        synchronised: bool = False,
     ) -> None:
         self.graph, self.dtype = graph, dtype
+        self._synchronised = synchronised
         self.data_format, self.inner_format = data_format, inner_format
         self._dims = len(graph.input.shape) - 1
         self._layers = {layer.name: layer for layer in layers}
+        self._frozen = {layer_name(node.name) for node in graph.nodes if node.frozen}
 
     def model(self, name: str) -> Any:
         """The functional model of the graph."""
-        x = self._input("input", self.graph.input.shape, self.data_format)
+        x = self._entry()
         return keras.Model(x, self._run(x, {}), name=name)
 
-    def masked_model(self) -> tuple[Any, list[str]]:
-        """A model whose further inputs multiply what each dropout would drop from.
-
-        Gives the model and the names of the dropout nodes, in the order of those inputs.
-        """
-        x = self._input("input", self.graph.input.shape, self.data_format)
+    def masked_model(self) -> Any:
+        """A model whose further inputs, in order, multiply what each of ``dropouts`` drops from."""
+        x = self._entry()
         scales = {
             node.name: self._input(f"{layer_name(node.name)}_scale", node.shape, self.inner_format)
-            for node in self.graph.nodes
-            if isinstance(node.op, ops.Dropout)
+            for node in dropouts(self.graph)
         }
-        return keras.Model([x, *scales.values()], self._run(x, scales)), list(scales)
+        return keras.Model([x, *scales.values()], self._run(x, scales))
+
+    def _entry(self) -> Any:
+        node = self.graph.input
+        return self._input(layer_name(node.name), node.shape, self.data_format)
 
     def _input(self, name: str, shape: ops.Shape, data_format: str) -> Any:
         channels, *sizes = shape
@@ -70,9 +75,9 @@ class Emitter:
     def _run(self, x: Any, scales: dict[str, Any]) -> Any:
         dims = self._dims
         permuted = self.data_format != self.inner_format
-        if permuted:
+        if permuted and dims:
             x = self._layer(keras.layers.Permute, TO_CHANNELS_LAST, (*range(2, dims + 2), 1))(x)
-        values = {"input": x}
+        values = {self.graph.input.name: x}
         for node in self.graph.nodes[1:]:
             inputs = [values[source] for source in node.inputs]
             if node.name in scales:
@@ -89,6 +94,7 @@ class Emitter:
 
     def _layer(self, kind: Any, name: str, *args: Any, **config: Any) -> Any:
         if name not in self._layers:
+            config["trainable"] = name not in self._frozen
             self._layers[name] = kind(*args, name=name, dtype=self.dtype, **config)
         return self._layers[name]
 
@@ -104,13 +110,19 @@ class Emitter:
             case ops.Conv() as op:
                 return self._conv(name, op)
             case ops.BatchNorm() as op:
-                kind = BatchNormalization if op.unbiased else layers.BatchNormalization
-                momentum = 1 - op.momentum
-                return self._layer(kind, name, axis=axis, epsilon=op.epsilon, momentum=momentum)
+                biased = BiasedSynchronised if self._synchronised else layers.BatchNormalization
+                return self._layer(
+                    BatchNormalization if op.unbiased else biased,
+                    name,
+                    axis=axis,
+                    epsilon=op.epsilon,
+                    momentum=1 - op.momentum,
+                    **({"synchronized": True} if self._synchronised else {}),
+                )
             case ops.Relu():
                 return self._layer(layers.ReLU, name)
             case ops.Dropout() as op:
-                return self._layer(layers.Dropout, name, op.rate)
+                return self._layer(Dropout, name, op.rate)
             case ops.Concat():
                 return self._layer(layers.Concatenate, name, axis=axis)
             case ops.MaxPool() as op:
@@ -155,6 +167,11 @@ class Emitter:
         outside = [(0, 0), *op.padding]
         outside.insert(1 if self.inner_format == "channels_first" else len(outside), (0, 0))
         return lambda x: pool(keras.ops.pad(x, outside, constant_values=-float("inf")))
+
+
+def dropouts(graph: Graph) -> list[Node]:
+    """The dropouts of a network that ever drop anything."""
+    return [node for node in graph.nodes if isinstance(node.op, ops.Dropout) and not node.frozen]
 
 
 def _keras_padding(op: ops.Conv | ops.MaxPool) -> str | None:

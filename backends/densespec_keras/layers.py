@@ -1,4 +1,4 @@
-"""The one layer that standard Keras lacks: batch norm with unbiased running variance."""
+"""What standard Keras lacks: batch norm with unbiased running variance, dropout that freezes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     One value per channel has no such variance: training on it is an error or, where TensorFlow
     learns the batch size only as it runs, makes the running variance NaN.
+
+    With ``synchronized`` (TensorFlow alone) the statistics are those of the batch over all replicas
+    of the distribution strategy.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for option in ("renorm", "synchronized"):
-            if getattr(self, option, False):
-                raise ValueError(f"{option} = True, but unbiased running variance goes without it")
+        if self.renorm:
+            raise ValueError("renorm = True, but unbiased running variance goes without it")
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not (training and self.trainable):
@@ -36,10 +38,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         x = ops.cast(inputs, dtype)
         if keras.config.backend() == "torch" and not x.is_meta:
             return ops.cast(self._call_torch(x), self.compute_dtype)
-        mean = ops.mean(x, self._reduction_axes, keepdims=True)
-        variance = ops.mean(ops.square(x - mean), self._reduction_axes)
-        mean = ops.squeeze(mean, self._reduction_axes)
-        self._update_running(mean, variance, self._count(x))
+        mean, variance, count = self._synchronised(x) if self.synchronized else self._statistics(x)
+        self._update_running(mean, variance, count)
         outputs = ops.batch_normalization(
             x,
             mean=mean,
@@ -68,6 +68,32 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         return y.movedim(1, self.axis)
 
+    def _statistics(self, x: Any) -> tuple[Any, Any, Any]:
+        """Mean, biased variance and number of a channel's values."""
+        mean = ops.mean(x, self._reduction_axes, keepdims=True)
+        variance = ops.mean(ops.square(x - mean), self._reduction_axes)
+        return ops.squeeze(mean, self._reduction_axes), variance, self._count(x)
+
+    def _synchronised(self, x: Any) -> tuple[Any, Any, Any]:
+        """The same over all replicas, each of which has a part of the batch.
+
+        Gradients go through these sums too, and replicas must meet in them in the same order. Here
+        each sum needs the one before it; Keras's own synchronised norm has sums side by side, and
+        TensorFlow differentiates those in any order.
+        """
+        import tensorflow as tf
+
+        replica = tf.distribute.get_replica_context()
+        if replica is None:
+            return self._statistics(x)
+        shape = ops.shape(x)
+        count = math.prod(ops.cast(shape[axis], x.dtype) for axis in self._reduction_axes)
+        count = replica.all_reduce("sum", count)
+        mean = replica.all_reduce("sum", ops.sum(x, self._reduction_axes, keepdims=True)) / count
+        squares = ops.sum(ops.square(x - mean), self._reduction_axes)
+        variance = replica.all_reduce("sum", squares) / count
+        return ops.squeeze(mean, self._reduction_axes), variance, count
+
     def _count(self, x: Any) -> Any:
         """Values per channel."""
         shape = ops.shape(x)
@@ -79,9 +105,32 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
         return math.prod(ops.cast(size, x.dtype) for size in sizes)
 
+    def _kept(self, variance: Any, count: Any) -> Any:
+        """What the running variance averages."""
+        return variance * (count / (count - 1))
+
     def _update_running(self, mean: Any, variance: Any, count: Any) -> None:
-        unbiased = variance * (count / (count - 1))
-        for running, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+        kept_variance = self._kept(variance, count)
+        for running, new in ((self.moving_mean, mean), (self.moving_variance, kept_variance)):
             old = ops.cast(running, new.dtype)
             kept = ops.stop_gradient(old * self.momentum + new * (1 - self.momentum))
             running.assign(ops.cast(kept, running.dtype))
+
+
+class BiasedSynchronised(BatchNormalization):
+    """The same with biased running variance, synchronised: see ``_synchronised`` for why."""
+
+    def _kept(self, variance: Any, count: Any) -> Any:
+        return variance
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class Dropout(keras.layers.Dropout):
+    """Keras's dropout, but one with ``trainable = False`` drops nothing.
+
+    Keras's own goes on dropping in a frozen backbone, whose output then changes from step to step.
+    As with Keras's batch norm, a compiled model takes up a change once it is compiled again.
+    """
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return super().call(inputs, training=bool(training and self.trainable))

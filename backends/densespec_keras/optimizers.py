@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +27,9 @@ class SGD(keras.optimizers.Optimizer):
         nesterov: whether momentum looks ahead.
         weight_decay: coefficient of coupled L2 decay.
         decay_kernels_only: whether norms and biases are spared from weight decay.
+        layer_rates: factors on the learning rate by the name of a part of the network, such as
+            ``{"block4": 0.1, "classifier": 2}``: it fits the layer of that name, and layers whose
+            names go on after it with an underscore. The longest name that fits counts.
         **kwargs: of ``keras.optimizers.Optimizer``: ``clipnorm``, ``loss_scale_factor``, ...
     """
 
@@ -35,6 +40,7 @@ class SGD(keras.optimizers.Optimizer):
         nesterov: bool = True,
         weight_decay: float = 1e-4,
         decay_kernels_only: bool = False,
+        layer_rates: Mapping[str, float] | None = None,
         name: str = "SGD",
         **kwargs: Any,
     ) -> None:
@@ -50,19 +56,22 @@ class SGD(keras.optimizers.Optimizer):
             raise ValueError(f"weight_decay = {weight_decay!r}, but should be at least 0")
         self.momentum, self.nesterov = momentum, nesterov
         self.coupled_decay, self.decay_kernels_only = weight_decay, decay_kernels_only
+        self.layer_rates = dict(layer_rates or {})
 
     @classmethod
     def from_recipe(cls, recipe: TrainingRecipe, **kwargs: Any) -> SGD:
         """The optimizer of a recipe, at its first learning rate.
 
-        ``keras.callbacks.LearningRateScheduler(recipe.learning_rate_at)`` lets it drop.
+        ``keras.callbacks.LearningRateScheduler(recipe.learning_rate_at)`` lets it drop; or give
+        ``learning_rate=schedule(recipe, steps_per_epoch)``.
         """
         return cls(
-            learning_rate=recipe.learning_rate,
+            learning_rate=kwargs.pop("learning_rate", recipe.learning_rate),
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
             decay_kernels_only=recipe.decay_kernels_only,
+            layer_rates=dict(recipe.layer_rates),
             **kwargs,
         )
 
@@ -72,16 +81,28 @@ class SGD(keras.optimizers.Optimizer):
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
         self._decays = [self._decay_of(variable) for variable in variables]
+        self._factors = [self._factor_of(variable) for variable in variables]
 
     def _decay_of(self, variable: Any) -> float:
         spared = self.decay_kernels_only and variable.name != "kernel"
         excluded = not self._use_weight_decay(variable)  # by exclude_from_weight_decay
         return 0.0 if spared or excluded else self.coupled_decay
 
+    def _factor_of(self, variable: Any) -> float:
+        path = getattr(variable, "path", variable.name)
+        fitting = [
+            (len(part), factor)
+            for part, factor in self.layer_rates.items()
+            if _begins_with(path, part.replace(".", "_"))
+        ]
+        return max(fitting, default=(0, 1.0))[1]
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
         index = self._get_variable_index(variable)
+        rate = ops.cast(learning_rate, variable.dtype)
+        if self._factors[index] != 1:
+            rate = rate * self._factors[index]
+        gradient = ops.cast(gradient, variable.dtype)
         velocity, decay = self.velocities[index], self._decays[index]
         if decay:
             gradient = gradient + decay * variable
@@ -96,4 +117,55 @@ class SGD(keras.optimizers.Optimizer):
             "nesterov": self.nesterov,
             "weight_decay": self.coupled_decay,
             "decay_kernels_only": self.decay_kernels_only,
+            "layer_rates": dict(self.layer_rates),
         }
+
+
+def _begins_with(path: str, part: str) -> bool:
+    """Whether a variable's path is of a part. ``dense`` is no part of ``dense_1/kernel``."""
+    return re.match(rf"{re.escape(part)}(/|_(?!\d+(/|_)))", path) is not None
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class StepwiseRate(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that changes at given steps, in ``floatx``.
+
+    ``keras.optimizers.schedules.PiecewiseConstantDecay`` is in float32 on TensorFlow, even where
+    ``floatx`` is float64.
+
+    Args:
+        changes: the first steps at the second rate, the third, ..., counted from 0.
+        rates: one more than changes.
+    """
+
+    def __init__(self, changes: Sequence[int], rates: Sequence[float]) -> None:
+        super().__init__()
+        self.changes, self.rates = list(changes), list(rates)
+        if len(self.rates) != len(self.changes) + 1:
+            raise ValueError(
+                f"{len(self.changes)} changes between {len(self.rates)} rates, but there should be "
+                "one rate more than changes"
+            )
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.cast(step, "int32")
+        index = sum(ops.cast(step >= change, "int32") for change in self.changes)
+        return ops.take(ops.convert_to_tensor(self.rates, keras.config.floatx()), index)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"changes": self.changes, "rates": self.rates}
+
+
+def schedule(recipe: TrainingRecipe, steps_per_epoch: int) -> float | StepwiseRate:
+    """The learning rate of a recipe by step, as ``SGD(learning_rate=...)`` takes it.
+
+    A number where the rate never drops.
+    """
+    if steps_per_epoch < 1:
+        raise ValueError(f"steps_per_epoch = {steps_per_epoch!r}, but should be at least 1")
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)]
+    drops = [epoch for epoch in range(1, recipe.epochs) if rates[epoch] != rates[epoch - 1]]
+    if not drops:
+        return rates[0]
+    changes = [epoch * steps_per_epoch for epoch in drops]
+    return StepwiseRate(changes, [rates[0], *(rates[epoch] for epoch in drops)])

@@ -9,23 +9,35 @@ from typing import Any
 import keras
 import numpy as np
 
+from densespec.backends import DataFormat
 from densespec.weights import Arrays
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.emitter import TO_CHANNELS_LAST
+from densespec_keras.variables import to_numpy
 
 
 @dataclass(frozen=True)
 class Formats:
     """Layouts of a built model: of its input, and of the layers within."""
 
-    outer: str
-    inner: str
+    outer: DataFormat
+    inner: DataFormat
 
 
 def formats_of(model: Any) -> Formats:
-    inner = model.get_layer("stem_conv").data_format
+    """A model of dense layers alone has no maps: either format is right."""
+    stated = (getattr(layer, "data_format", None) for layer in model.layers)
+    inner: DataFormat = next(filter(None, stated), "channels_last")
     permuted = any(layer.name == TO_CHANNELS_LAST for layer in model.layers)
     return Formats("channels_first" if permuted else inner, inner)
+
+
+def precision_of(model: Any) -> str:
+    """``float64`` for models that compute in it, else ``float32``: of inputs, losses and rates.
+
+    Models of lower precision round what they are given themselves.
+    """
+    return "float64" if model.input.dtype == "float64" else "float32"
 
 
 def as_input(x: np.ndarray, data_format: str, dtype: str) -> np.ndarray:
@@ -43,9 +55,9 @@ def forward(model: Any, x: np.ndarray, taps: Sequence[str]) -> Arrays:
     """Outputs of the named nodes in inference mode."""
     formats = formats_of(model)
     outputs = {name: model.get_layer(layer_name(name)).output for name in taps}
-    x = as_input(x, formats.outer, model.input.dtype)
+    x = as_input(x, formats.outer, precision_of(model))
     values = keras.Model(model.input, outputs).predict_on_batch(x)
     return {
-        name: np.ascontiguousarray(channels_first(np.asarray(value), formats.inner))
+        name: np.ascontiguousarray(channels_first(to_numpy(value), formats.inner))
         for name, value in values.items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,11 +13,13 @@ from densespec import ops
 from densespec.backends import StepResult, require_logits
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays
-from densespec_keras.emitter import Emitter
+from densespec.weights import Arrays, check_velocity
+from densespec_keras.emitter import Emitter, dropouts
+from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import SGD
-from densespec_keras.running import as_input, formats_of
-from densespec_keras.variables import canonical, to_numpy, trainable
+from densespec_keras.running import as_input, formats_of, precision_of
+from densespec_keras.states import read_velocity, slots, write_velocity
+from densespec_keras.variables import layer_policy
 
 
 class _WatchedSGD(SGD):
@@ -34,19 +36,30 @@ class _WatchedSGD(SGD):
         super().update_step(gradient, variable, learning_rate)
 
 
+class Kind(NamedTuple):
+    """What a model was compiled for."""
+
+    masked: bool
+    watched: bool
+
+
 class KerasTrainer:
     """Training steps on a model.
 
-    With masks, on a twin of it that shares its layers and takes the masks as inputs.
+    With masks, on a twin of it that shares its layers and takes the masks as inputs. The model is
+    compiled at the first step, and again when gradients or masks are wanted that were not before.
     """
 
     def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
-        self._model, self._graph, self._recipe = model, graph, recipe
         require_logits(graph)
-        self._formats = formats_of(model)
-        self._dtype = model.input.dtype
+        self._model, self._graph, self._recipe = model, graph, recipe
+        self._formats, self._dtype = formats_of(model), precision_of(model)
+        self._loss = loss_of(recipe, dtype=self._dtype)
+        self._dropouts = [node.name for node in dropouts(graph)]
+        self._kind: Kind | None = None
         self._compiled: Any = None
-        self._masked: list[str] = []
+        self._sgd: Any = None
+        self._velocity: Mapping[str, np.ndarray] | None = None
 
     def step(
         self,
@@ -55,49 +68,90 @@ class KerasTrainer:
         *,
         learning_rate: float,
         masks: Mapping[str, np.ndarray] | None = None,
+        gradients: bool = True,
     ) -> StepResult:
-        with _floatx(self._dtype):
-            if self._compiled is None:
-                self._compile(with_masks=bool(masks))
-            if set(masks or {}) != set(self._masked):
-                raise ValueError("every dropout is given a mask at every step, or none ever is")
-            self._compiled.optimizer.learning_rate = learning_rate
-            inputs = [as_input(x, self._formats.outer, self._dtype)]
-            inputs += [self._scale(name, (masks or {})[name]) for name in self._masked]
-            loss = self._compiled.train_on_batch(inputs if self._masked else inputs[0], labels)
-        return StepResult(float(loss), self._slots(self._compiled.optimizer.gradients))
+        scales = self._scales(masks or {})
+        with self._settings():
+            self._prepare(Kind(masked=bool(scales), watched=gradients))
+            self._sgd.learning_rate = learning_rate
+            x = as_input(x, self._formats.outer, self._dtype)
+            loss, correct = self._run([x, *scales], np.asarray(labels))
+        found = slots(self._model, self._graph, self._sgd, "gradients") if gradients else {}
+        return StepResult(loss, found, correct)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        with self._settings():
+            logits = self._model.predict_on_batch(as_input(x, self._formats.outer, self._dtype))
+        return np.asarray(logits).astype(self._dtype, copy=False)
 
     def velocity(self) -> Arrays:
         if not self._recipe.momentum:
             return {}
-        return self._slots(self._compiled.optimizer.velocities)
+        if self._sgd is not None:
+            return read_velocity(self._model, self._graph, self._sgd)
+        if self._velocity is not None:
+            return {name: np.array(array) for name, array in self._velocity.items()}
+        trainable = (weight for weight in self._graph.weights if weight.trainable)
+        return {weight.name: np.zeros(weight.shape, self._dtype) for weight in trainable}
 
-    def _compile(self, *, with_masks: bool) -> None:
-        self._compiled = self._model
-        if with_masks:
-            twin = Emitter(
-                self._graph,
-                data_format=self._formats.outer,
-                inner_format=self._formats.inner,
-                dtype=self._model.get_layer("stem_conv").dtype_policy,
-                layers=self._model.layers,
+    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+        check_velocity(self._graph, self._recipe, velocity)
+        if self._sgd is None:
+            self._velocity = dict(velocity)
+        else:
+            write_velocity(self._model, self._graph, self._sgd, velocity)
+
+    def _settings(self) -> contextlib.AbstractContextManager[None]:
+        """Keras's settings while it builds and runs."""
+        return _floatx(self._dtype)
+
+    def _prepare(self, kind: Kind) -> None:
+        if kind == self._kind:
+            return
+        velocity = self.velocity()
+        self._compiled = self._twin() if kind.masked else self._model
+        self._sgd = (_WatchedSGD if kind.watched else SGD).from_recipe(self._recipe)
+        optimizer = self._sgd
+        if layer_policy(self._model) == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        self._compiled.compile(
+            optimizer,
+            self._loss,
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        )
+        optimizer.build(self._compiled.trainable_variables)
+        write_velocity(self._model, self._graph, self._sgd, velocity)
+        self._kind = kind
+
+    def _twin(self) -> Any:
+        return Emitter(
+            self._graph,
+            data_format=self._formats.outer,
+            inner_format=self._formats.inner,
+            dtype=layer_policy(self._model),
+            layers=self._model.layers,
+        ).masked_model()
+
+    def _run(self, inputs: list[np.ndarray], labels: np.ndarray) -> tuple[float, int]:
+        """Loss and number of right answers of one step."""
+        x = inputs if len(inputs) > 1 else inputs[0]
+        logs = self._compiled.train_on_batch(x, labels, return_dict=True)
+        return float(logs["loss"]), round(float(logs["accuracy"]) * len(labels))
+
+    def _scales(self, masks: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """What each dropout's input is multiplied by; frozen ones have no masks."""
+        given = [name for name in self._dropouts if name in masks]
+        if given and given != self._dropouts:
+            raise ValueError(
+                f"masks for {len(given)} of {len(self._dropouts)} dropouts: give one for each, or "
+                "none"
             )
-            self._compiled, self._masked = twin.masked_model()
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=self._dtype)
-        self._compiled.compile(_WatchedSGD.from_recipe(self._recipe), loss)
+        return [self._scale(name, masks[name]) for name in given]
 
     def _scale(self, name: str, mask: np.ndarray) -> np.ndarray:
         op = self._graph[name].op
         assert isinstance(op, ops.Dropout), f"{name} is no dropout"
         return as_input(mask / (1 - op.rate), self._formats.inner, self._dtype)
-
-    def _slots(self, slots: list[Any]) -> Arrays:
-        optimizer = self._compiled.optimizer
-        arrays = {
-            name: to_numpy(slots[optimizer._get_variable_index(variable)])
-            for name, variable in trainable(self._model, self._graph)
-        }
-        return canonical(arrays)
 
 
 @contextlib.contextmanager

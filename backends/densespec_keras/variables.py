@@ -19,9 +19,8 @@ _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_varianc
 
 def to_numpy(tensor: Any) -> np.ndarray:
     """A copy as numpy; bfloat16, which numpy lacks, as float32."""
-    if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":
-        tensor = keras.ops.cast(tensor, "float32")
-    return np.array(keras.ops.convert_to_numpy(tensor))
+    array = np.array(keras.ops.convert_to_numpy(tensor))
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def variables(model: Any, graph: Graph) -> dict[str, Any]:
@@ -56,10 +55,13 @@ def canonical(arrays: Mapping[str, np.ndarray]) -> Arrays:
 def write(model: Any, graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:
     """Replace every array of a model. They are known to fit."""
     for name, variable in variables(model, graph).items():
-        array = np.asarray(arrays[name])
-        if name.endswith(".kernel"):
-            array = kernel_from_canonical(array)
-        variable.assign(array)
+        variable.assign(from_canonical(name, arrays[name]))
+
+
+def from_canonical(name: str, array: np.ndarray) -> np.ndarray:
+    """A canonical array in Keras's order of axes."""
+    array = np.asarray(array)
+    return kernel_from_canonical(array) if name.endswith(".kernel") else array
 
 
 def state_initializers(model: Any, graph: Graph) -> None:
@@ -82,3 +84,17 @@ def trainable(model: Any, graph: Graph) -> Iterator[tuple[str, Any]]:
     """Trainable variables with their canonical names."""
     found = variables(model, graph)
     return ((w.name, found[w.name]) for w in graph.weights if w.trainable)
+
+
+def running_statistics(model: Any, graph: Graph) -> list[Any]:
+    """Variables that training moves but no gradient does."""
+    return [
+        variable
+        for name, variable in variables(model, graph).items()
+        if name.endswith((".running_mean", ".running_variance"))
+    ]
+
+
+def layer_policy(model: Any) -> str:
+    """Name of the dtype policy of a model's layers."""
+    return str(model.layers[-1].dtype_policy.name)

@@ -1,6 +1,6 @@
-"""Is this the same network? Cases that compare a backend with the float64 reference.
+"""Is this the same network? Cases that compare an implementation with the float64 reference.
 
-    python -m densespec_conformance --backend torch.nn --backend jax
+    python -m densespec_conformance torch.nn jax
 
-runs every backend in a process of its own; nothing here but ``worker`` imports a framework.
+runs every target in a process of its own; nothing here but ``worker`` imports a framework.
 """

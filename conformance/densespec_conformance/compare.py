@@ -8,7 +8,71 @@ from dataclasses import dataclass
 import numpy as np
 
 from densespec.weights import Arrays
+from densespec_conformance.case import EXACT, Outcome
+from densespec_conformance.expected import Expectation
+from densespec_conformance.measure import parts_of_steps, relative_error
 from densespec_conformance.requests import Step
+from densespec_conformance.tolerance import Bounds
+
+
+@dataclass(frozen=True)
+class Stats:
+    """An array in a few figures; those of its values that are finite."""
+
+    shape: tuple[int, ...]
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+    not_finite: int
+
+    def __str__(self) -> str:
+        if not self.shape:
+            return f"{self.mean:.10g}"
+        bad = f", {self.not_finite} values not finite" if self.not_finite else ""
+        return (
+            f"mean {self.mean:.6g}, deviation {self.deviation:.6g}, "
+            f"range [{self.lowest:.6g}, {self.highest:.6g}]{bad}"
+        )
+
+
+def stats(array: np.ndarray) -> Stats:
+    """The figures of an array."""
+    finite = array[np.isfinite(array)].astype(np.float64)
+    kept = finite if finite.size else np.full(1, np.nan)
+    return Stats(
+        shape=array.shape,
+        mean=float(kept.mean()),
+        deviation=float(kept.std()),
+        lowest=float(kept.min()),
+        highest=float(kept.max()),
+        not_finite=array.size - finite.size,
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One array of an answer beside what it should be; errors are relative."""
+
+    name: str
+    error: float
+    allowed: float
+    actual: Stats
+    expected: Stats
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.allowed
+
+    def describe(self, reason: str) -> str:
+        """What is wrong with the array, after its name."""
+        if self.actual.shape != self.expected.shape:
+            return f"has shape {self.actual.shape}, but should have {self.expected.shape}"
+        has, have = ("has", "have") if self.expected.shape else ("is", "be")
+        return (
+            f"{has} {self.actual}, but should {have} {self.expected}: relative difference "
+            f"{self.error:.2e}, allowed {self.allowed:.1e} ({reason})"
+        )
 
 
 class Mismatch(AssertionError):
@@ -16,19 +80,16 @@ class Mismatch(AssertionError):
 
     Attributes:
         where: the op, weight or figure that differs first.
+        comparisons: every array that was compared, in order; empty where none was.
     """
 
-    def __init__(self, where: str, message: str) -> None:
+    def __init__(self, where: str, message: str, comparisons: tuple[Comparison, ...] = ()) -> None:
         super().__init__(f"{where}: {message}")
-        self.where = where
+        self.where, self.comparisons = where, comparisons
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an answer may be from the reference, relative to its largest value, and why."""
-
-    relative: float
-    reason: str
+class Unsupported(Exception):
+    """A case's question is one that the target says it can't be asked; the message says why."""
 
 
 def assert_equal(*, where: str, actual: object, expected: object, source: str) -> None:
@@ -37,7 +98,7 @@ def assert_equal(*, where: str, actual: object, expected: object, source: str) -
         raise Mismatch(where, f"is {actual!r}, but should be {expected!r} ({source})")
 
 
-def assert_identical(*, actual: Mapping[str, np.ndarray], expected: Arrays) -> None:
+def assert_identical(*, actual: Mapping[str, np.ndarray], expected: Arrays) -> Outcome:
     """Same names, dtypes, shapes and bits."""
     assert_equal(
         where="names", actual=sorted(actual), expected=sorted(expected), source="the graph"
@@ -50,92 +111,59 @@ def assert_identical(*, actual: Mapping[str, np.ndarray], expected: Arrays) -> N
         if not np.array_equal(got, array):
             count = int((got != array).sum())
             raise Mismatch(name, f"{count} of {array.size} values differ, but should be identical")
-
-
-def relative_error(actual: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
-    """Largest difference over the largest expected magnitude; NaN and infinity count as infinite.
-
-    Args:
-        floor: least magnitude to divide by, for arrays that are zero but for rounding.
-    """
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return float("inf")
-    if expected.size == 0:
-        return 0.0
-    scale = max(float(np.abs(expected).max()), floor)
-    difference = float(np.abs(actual.astype(np.float64) - expected).max())
-    return difference if scale == 0 else difference / scale
+    return EXACT
 
 
 def assert_close(
-    *,
-    actual: Mapping[str, np.ndarray],
-    expected: Arrays,
-    tolerance: Tolerance,
-    order: Iterable[str],
-) -> float:
-    """Arrays are close, or the first in ``order`` that is not is named; gives the largest error."""
-    worst = 0.0
-    for name in order:
-        if name not in actual:
-            raise Mismatch(name, "is missing from the answer")
-        error = relative_error(actual[name], expected[name])
-        if not error <= tolerance.relative:
-            raise Mismatch(name, _apart(actual[name], expected[name], error, tolerance))
-        worst = max(worst, error)
-    return worst
+    *, actual: Mapping[str, np.ndarray], expected: Expectation, order: Iterable[str]
+) -> Outcome:
+    """Arrays are within their bounds, or the first in ``order`` that is not is named."""
+    assert isinstance(expected.values, dict)
+    return _assert_within(actual, expected.values, expected, order)
 
 
-ZERO_BUT_FOR_ROUNDING = 1e-3
-"""Arrays of one kind smaller than this fraction of the largest are measured against it: the
-gradient of a bias before a norm, say, is zero in exact arithmetic, and only noise in any other."""
-
-
-def assert_same_step(*, index: int, actual: Step, expected: Step, tolerance: Tolerance) -> float:
-    """A training step matches: its loss, then gradients, momentum, weights and statistics."""
-    parts = {
-        "loss": ({"": np.array(actual.loss)}, {"": np.array(expected.loss)}),
-        "gradient": (actual.gradients, expected.gradients),
-        "momentum": (actual.velocity, expected.velocity),
-        "weight": (actual.weights, expected.weights),
-    }
-    worst = 0.0
-    for kind, (got, wanted) in parts.items():
-        largest = max((float(np.abs(array).max()) for array in wanted.values()), default=0.0)
-        floor = ZERO_BUT_FOR_ROUNDING * largest
-        for name, array in wanted.items():
-            where = f"step {index}, {_label(kind, name)}"
-            if name not in got:
-                raise Mismatch(where, "is missing from the answer")
-            error = relative_error(got[name], array, floor)
-            if not error <= tolerance.relative:
-                raise Mismatch(where, _apart(got[name], array, error, tolerance))
-            worst = max(worst, error)
-    return worst
-
-
-def _label(kind: str, name: str) -> str:
-    if name.endswith((".running_mean", ".running_variance")):
-        kind = "running statistic"
-    return f"{kind} {name}".strip()
-
-
-def _apart(actual: np.ndarray, expected: np.ndarray, error: float, tolerance: Tolerance) -> str:
-    if actual.shape != expected.shape:
-        return f"has shape {actual.shape}, but should have {expected.shape}"
-    return (
-        f"{_summary(actual)}, but should be {_summary(expected)}: relative difference "
-        f"{error:.2e}, allowed {tolerance.relative:.0e} ({tolerance.reason})"
+def assert_same_steps(*, actual: list[Step], expected: Expectation) -> Outcome:
+    """Training steps match: each one's loss, then gradients, momentum, weights and statistics."""
+    assert isinstance(expected.values, list)
+    source = "those that were asked for"
+    assert_equal(
+        where="number of steps", actual=len(actual), expected=len(expected.values), source=source
     )
+    values = parts_of_steps(expected.values)
+    return _assert_within(parts_of_steps(actual), values, expected, values)
 
 
-def _summary(array: np.ndarray) -> str:
-    if array.ndim == 0:
-        return f"is {float(array):.10g}"
-    finite = np.isfinite(array)
-    bad = "" if finite.all() else f", {int((~finite).sum())} values not finite"
-    kept = array[finite] if finite.any() else np.zeros(1)
-    return (
-        f"has mean {kept.mean():.6g}, deviation {kept.std():.6g}, "
-        f"range [{kept.min():.6g}, {kept.max():.6g}]{bad}"
+def _assert_within(
+    actual: Mapping[str, np.ndarray],
+    values: Arrays,
+    expected: Expectation,
+    order: Iterable[str],
+) -> Outcome:
+    bounds, closest = expected.bounds, EXACT
+    for name in order:
+        error = relative_error(actual[name], values[name]) if name in actual else float("inf")
+        allowed = bounds.of(name)
+        if not error <= allowed:
+            compared = _comparisons(actual, values, bounds)
+            failed = next((item for item in compared if item.name == name), None)
+            message = failed.describe(bounds.reason) if failed else "is missing from the answer"
+            raise Mismatch(name, message, compared)
+        outcome = Outcome(error, allowed, name, bounds.reason)
+        closest = max(closest, outcome, key=lambda one: one.strain)
+    return closest
+
+
+def _comparisons(
+    actual: Mapping[str, np.ndarray], values: Arrays, bounds: Bounds
+) -> tuple[Comparison, ...]:
+    return tuple(
+        Comparison(
+            name=name,
+            error=relative_error(actual[name], array),
+            allowed=bounds.of(name),
+            actual=stats(actual[name]),
+            expected=stats(array),
+        )
+        for name, array in values.items()
+        if name in actual
     )

@@ -36,6 +36,35 @@ class Network:
 
 
 @dataclass(frozen=True)
+class About:
+    """What does the target run on, and what is it? Only constructors have to build the network."""
+
+    network: Network
+
+
+@dataclass(frozen=True)
+class Description:
+    """A target as its own process sees it.
+
+    Attributes:
+        versions: of the frameworks that it imported, by package.
+        device: that it computes on.
+        threads: of its kernels; None where the framework does not say.
+        tensor_float_32: whether float32 products may be rounded to TF32 where the device can.
+        options: of ``densespec.build`` with which it is the network: ``include_top`` is false of a
+            backbone, say.
+        notes: how the target was understood, where that is not obvious.
+    """
+
+    versions: Mapping[str, str]
+    device: str
+    threads: int | None
+    tensor_float_32: bool
+    options: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Inspect:
     """What does the framework itself say of the network? Stages are probed with one sample."""
 
@@ -86,11 +115,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Train:
-    """What does each of these training steps do?"""
+    """What does each of these training steps do?
+
+    Attributes:
+        velocity: momentum to go on from; None to start without any.
+        replicas: devices among which each batch is split.
+    """
 
     network: Network
     recipe: TrainingRecipe
     batches: tuple[Batch, ...]
+    velocity: Arrayed | None = None
+    replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,5 +146,5 @@ class Step:
     weights: Arrays
 
 
-Request = Inspect | Forward | ReadWeights | Train
-Answer = Inspected | Arrays | list[Step]
+Request = About | Inspect | Forward | ReadWeights | Train
+Answer = Description | Inspected | Arrays | list[Step]

@@ -52,7 +52,6 @@ class Sample:
 
     spec: DenseNetSpec
     size: tuple[int, ...]
-    batch: int
 
 
 @st.composite
@@ -65,4 +64,4 @@ def samples(draw: st.DrawFn, largest: int = 40) -> Sample:
         lower(spec, size)
     except SpecError:
         assume(False)
-    return Sample(spec, size, draw(st.integers(1, 3)))
+    return Sample(spec, size)

@@ -13,7 +13,10 @@ import pytest
 import densespec
 from densespec import TrainingRecipe
 from densespec.backends import get_backend
-from densespec_keras import SGD, BatchNormalization
+from densespec.errors import WeightsError
+from densespec.reference import cross_entropy
+from densespec_keras import SGD, BatchNormalization, CrossEntropy, loss_of, schedule
+from densespec_keras.optimizers import StepwiseRate
 
 
 def from_logits() -> Any:
@@ -120,13 +123,113 @@ def test_masks_for_some_dropouts_only_are_refused(engine: str, build: Any, image
     trainer = get_backend(engine).trainer(model, model.densespec.graph, TrainingRecipe())
     masks = masks_of(model, 4)
     masks.pop("transition1.dropout")
-    with pytest.raises(ValueError, match="a mask at every step, or none ever"):
+    with pytest.raises(ValueError, match="masks for 3 of 4 dropouts: give one for each, or none"):
         trainer.step(images(4, 8, 8), np.arange(4), learning_rate=0.01, masks=masks)
-    with pytest.raises(ValueError, match="a mask at every step, or none ever"):
-        trainer.step(images(4, 8, 8), np.arange(4), learning_rate=0.01)
+
+
+# The trainer
+
+
+def test_momentum_is_carried_whatever_is_asked_for(
+    engine: str, build: Any, images: Any, reference: Any
+) -> None:
+    """Restored before the first step; then a step with gradients, without, and with masks."""
+    model = build("cifar", spec={"dropout_rate": 0.5}, input_shape=(8, 8, 3))
+    for layer in model.layers:
+        if "dropout" in layer.name:
+            layer.rate = 0.0
+    recipe, graph = TrainingRecipe(), model.densespec.graph
+    arbiter, trainer = reference(model), get_backend(engine).trainer(model, graph, recipe)
+    assert all((array == 0).all() for array in trainer.velocity().values())
+    momentum = {name: np.full_like(array, 0.1) for name, array in trainer.velocity().items()}
+    trainer.restore(momentum)
+    arbiter.velocity.update(momentum)
+    x, labels = images(5, 8, 8), np.arange(5) % 4
+    keep_all = {name: mask * 0 + 0.5 for name, mask in masks_of(model, 5).items()}
+    for asked in ({}, {"gradients": False}, {"gradients": False, "masks": keep_all}):
+        logits = arbiter.run(x, taps=["classifier"], training=True, masks=keep_all)["classifier"]
+        step = arbiter.train_step(x, labels, recipe, learning_rate=0.01, masks=keep_all)
+        actual = trainer.step(x, labels, learning_rate=0.01, **asked)
+        assert actual.loss == pytest.approx(step.loss, rel=1e-4)
+        assert actual.correct == (logits.argmax(1) == labels).sum()
+        assert actual.gradients.keys() == (set() if asked else step.gradients.keys())
+    for name, array in trainer.velocity().items():
+        np.testing.assert_allclose(array, arbiter.velocity[name], rtol=1e-2, atol=1e-3)
+    assert not hasattr(model.optimizer, "gradients")
+    with pytest.raises(WeightsError, match="momentum of"):
+        trainer.restore({})
+    np.testing.assert_allclose(trainer.predict(x), arbiter(x), rtol=1e-2, atol=1e-3)
+
+
+def test_half_precision_scales_the_loss_and_gives_gradients_unscaled(
+    engine: str, build: Any, images: Any, reference: Any
+) -> None:
+    model = build("cifar", dtype="mixed_float16")
+    trainer = get_backend(engine).trainer(model, model.densespec.graph, TrainingRecipe())
+    step = trainer.step(images(4, 8, 8), np.arange(4), learning_rate=0.001)
+    assert type(model.optimizer).__name__ == "LossScaleOptimizer"
+    expected = reference(build("cifar")).loss_and_gradients(images(4, 8, 8), np.arange(4))
+    assert step.loss == pytest.approx(expected[0], rel=0.01)
+    gradient, true = step.gradients["classifier.kernel"], expected[1]["classifier.kernel"]
+    np.testing.assert_allclose(gradient, true, atol=0.02 * np.abs(true).max())
+
+
+# The loss
+
+
+def test_the_smoothed_loss_is_the_references() -> None:
+    random = np.random.default_rng(2)
+    logits, labels = random.standard_normal((6, 5)).astype("float32"), np.array([0, 4, 1, 1, 2, 3])
+    loss = loss_of(TrainingRecipe(label_smoothing=0.2))
+    expected = cross_entropy(logits.astype("float64"), labels, 0.2)[0]
+    for shape in ((6,), (6, 1)):
+        assert float(loss(labels.reshape(shape), logits)) == pytest.approx(expected, rel=1e-5)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    of_probabilities = loss_of(TrainingRecipe(label_smoothing=0.2), from_logits=False)
+    assert float(of_probabilities(labels, probabilities)) == pytest.approx(expected, rel=1e-5)
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert type(copy) is CrossEntropy
+    assert copy.get_config() == loss.get_config()
+    assert type(loss_of(TrainingRecipe())).__module__.startswith("keras.")
+    with pytest.raises(ValueError, match=r"label_smoothing = 1\.0"):
+        CrossEntropy(1.0)
 
 
 # SGD
+
+
+@pytest.mark.parametrize(
+    ("path", "factor"),
+    [
+        ("block1_layer1_conv1/kernel", 0.5),
+        ("block1_layer12_norm1/gamma", 0.25),
+        ("block12_layer1_norm1/gamma", 1.0),
+        ("dense/kernel", 3.0),
+        ("dense_1/kernel", 1.0),
+        ("classifier/bias", 2.0),
+    ],
+)
+def test_the_longest_name_that_fits_a_layer_sets_its_rate(path: str, factor: float) -> None:
+    rates = {"block1": 0.5, "block1.layer12": 0.25, "dense": 3.0, "classifier": 2.0}
+    layer, _, name = path.partition("/")
+    with keras.name_scope(layer):
+        variable = keras.Variable(np.ones(3, "float32"), name=name)
+    assert variable.path == path
+    optimizer = SGD(0.1, layer_rates=rates)
+    optimizer.build([variable])
+    optimizer.apply([keras.ops.convert_to_tensor(GRADIENTS[0], "float32")], [variable])
+    step = TrainingRecipe().step("x", np.ones(3), GRADIENTS[0], np.zeros(3), 0.1 * factor)[0]
+    np.testing.assert_allclose(numpy(variable), step, rtol=1e-5)
+
+
+def test_a_schedule_needs_steps_and_a_rate_that_stays_is_a_number() -> None:
+    assert schedule(TrainingRecipe(milestones=()), 7) == 0.1
+    rates = [float(StepwiseRate([2, 4], [3.0, 2.0, 1.0])(step)) for step in range(6)]
+    assert rates == [3.0, 3.0, 2.0, 2.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="steps_per_epoch = 0"):
+        schedule(TrainingRecipe(), 0)
+    with pytest.raises(ValueError, match="1 changes between 3 rates"):
+        StepwiseRate([2], [3.0, 2.0, 1.0])
 
 
 GRADIENTS = [np.array([0.5, -2.0, 0.1]), np.array([-1.0, 0.25, 3.0]), np.array([0.2, 0.2, -0.7])]
@@ -214,7 +317,7 @@ def test_sgd_keeps_its_velocity_between_rates() -> None:
     [
         {},
         {"nesterov": False, "momentum": 0.5, "weight_decay": 0.25, "decay_kernels_only": True},
-        {"clipnorm": 1.5, "name": "mine"},
+        {"clipnorm": 1.5, "name": "mine", "layer_rates": {"block4": 0.1}},
     ],
     ids=["as it is", "own terms", "Keras's terms"],
 )
@@ -313,10 +416,12 @@ def test_one_value_per_channel_is_an_error_where_the_shape_is_known() -> None:
     assert layer(batch(1, 1, 1, 4), training=False).shape == (1, 1, 1, 4)
 
 
-@pytest.mark.parametrize("option", ["renorm", "synchronized"])
-def test_what_unbiased_norms_lack_is_refused(option: str) -> None:
-    with pytest.raises(ValueError, match=option):
-        BatchNormalization(**{option: True})
+def test_what_unbiased_norms_lack_is_refused(engine: str) -> None:
+    with pytest.raises(ValueError, match="renorm = True"):
+        BatchNormalization(renorm=True)
+    if engine != "tensorflow":
+        with pytest.raises(ValueError, match="synchronized=True is only supported with"):
+            BatchNormalization(synchronized=True)
     with pytest.raises(ValueError, match="takes no masked batches"):
         BatchNormalization()(batch(2, 3, 4), training=True, mask=np.ones((2, 3), bool))
 

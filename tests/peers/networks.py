@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from densespec import DenseNetSpec, get
+from densespec_conformance.adapters.constructor import import_module
 
 Arrays = dict[str, np.ndarray]
 
@@ -159,21 +160,9 @@ def _rectified(module: Any, x: Any) -> Any:
     return module.features(x).clamp(min=0)
 
 
-_declared: list[Any] = []
-
-
 def import_torchvision() -> Any:
-    """The package. Beside a CPU build of PyTorch, its import misses operators of its own."""
-    import torch
-
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _declared.append(library)
-        return importlib.import_module("torchvision")
+    """The package, also beside a build of PyTorch that it was not made for."""
+    return import_module("torchvision")
 
 
 def _torchvision(name: str) -> TorchNetwork:

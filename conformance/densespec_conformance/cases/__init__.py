@@ -1,4 +1,7 @@
-"""The cases: each module here holds one concern as a tuple ``CASES``, and is found by itself."""
+"""The cases: each module here holds one concern as a tuple ``CASES``, and is found by itself.
+
+One without ``CASES`` makes them for a network that is given.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ def all_cases() -> tuple[Case, ...]:
         importlib.import_module(f"{__name__}.{module.name}")
         for module in pkgutil.iter_modules(__path__)
     ]
-    cases = [case for module in modules for case in module.CASES]
+    cases = [case for module in modules for case in getattr(module, "CASES", ())]
     duplicates = {case.id for case in cases if [other.id for other in cases].count(case.id) > 1}
     assert not duplicates, f"ids used twice: {duplicates}"
     return tuple(sorted(cases, key=lambda case: case.cost))

@@ -8,30 +8,29 @@ import numpy as np
 
 from densespec.graph import lower
 from densespec.initial import initial_weights
-from densespec_conformance.case import Case
+from densespec_conformance.case import Case, Outcome
 from densespec_conformance.cases.forward import SMALL
 from densespec_conformance.compare import assert_identical
 from densespec_conformance.data import random_weights
+from densespec_conformance.expected import Reference
 from densespec_conformance.requests import Network, ReadWeights
-from densespec_conformance.target import Reference, Target
+from densespec_conformance.target import Target
 
 SPEC = SMALL.replace(conv_bias=True)
 
 
-def _check_initial(dtype: str, target: Target, reference: Reference) -> float:
+def _check_initial(dtype: str, target: Target, reference: Reference) -> Outcome:
     expected = initial_weights(lower(SPEC), seed=7)
     expected = {name: array.astype(dtype) for name, array in expected.items()}
     network = Network(SPEC, dtype=dtype, seed=7)
-    assert_identical(actual=target.ask(ReadWeights(network)), expected=expected)
-    return 0.0
+    return assert_identical(actual=target.ask(ReadWeights(network)), expected=expected)
 
 
-def _check_round_trip(dtype: str, target: Target, reference: Reference) -> float:
+def _check_round_trip(dtype: str, target: Target, reference: Reference) -> Outcome:
     arrays = random_weights(lower(SPEC), f"round trip {dtype}")
     arrays = {name: array.astype(np.dtype(dtype)) for name, array in arrays.items()}
     network = Network(SPEC, dtype=dtype, weights=arrays)
-    assert_identical(actual=target.ask(ReadWeights(network)), expected=arrays)
-    return 0.0
+    return assert_identical(actual=target.ask(ReadWeights(network)), expected=arrays)
 
 
 CASES = tuple(

@@ -1,93 +1,155 @@
-"""Random networks have the right structure and compute the right thing.
+"""Random networks have the right structure, compute the right thing and train the right way.
 
-A failure is shrunk to the smallest network that shows it, which is then shown as TOML.
+A failure is shrunk to the smallest network that shows it, with the command that shows it again. A
+crash or a hang is not shrunk, as each costs a new process: it ends the search.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shlex
+import time
+from collections.abc import Callable
 from functools import partial
 
 from hypothesis import HealthCheck, given, settings
 
-from densespec.files import spec_to_toml
 from densespec.graph import lower
-from densespec_conformance.case import Case, Tier
-from densespec_conformance.cases.forward import TOLERANCE
+from densespec.spec import DenseNetSpec
+from densespec_conformance.case import EXACT, Case, Outcome, Tier
 from densespec_conformance.cases.structure import assert_structure
-from densespec_conformance.compare import Mismatch, assert_close
-from densespec_conformance.data import images, random_weights
-from densespec_conformance.requests import Forward, Inspect, Network, Request
+from densespec_conformance.compare import Mismatch, assert_close, assert_same_steps
+from densespec_conformance.data import forward_request, training_request
+from densespec_conformance.expected import Reference, expectation
+from densespec_conformance.requests import Inspect
 from densespec_conformance.strategies import Sample, samples
-from densespec_conformance.target import Reference, Target
-from densespec_conformance.worker import handle
+from densespec_conformance.target import Target, TargetError
+
+SHRINKING = 20.0
+"""Seconds for finding a smaller network that fails."""
+
+Compare = Callable[[Sample, Target], Outcome]
 
 
-def _network(sample: Sample) -> Network:
-    weights = random_weights(lower(sample.spec, sample.size), "random")
-    return Network(sample.spec, input_size=sample.size, weights=weights)
+def compare_forward(sample: Sample, target: Target) -> Outcome:
+    """Shapes, counts and the value of every op."""
+    request = forward_request(sample.spec, sample.size)
+    found = target.ask(Inspect(request.network, sample.size))
+    assert_structure(found, lower(sample.spec, sample.size))
+    actual = target.ask(request)
+    return assert_close(actual=actual, expected=expectation(request), order=request.taps)
 
 
-def _compare(sample: Sample, target: Target) -> float:
-    network = _network(sample)
-    graph = lower(sample.spec, sample.size)
-    assert_structure(target.ask(Inspect(network, sample.size)), graph)
-    taps = tuple(node.name for node in graph.nodes[1:])
-    request: Request = Forward(network, images(sample.spec, sample.size, sample.batch, ""), taps)
-    expected = handle("numpy", request)
-    assert isinstance(expected, dict)
-    return assert_close(
-        actual=target.ask(request), expected=expected, tolerance=TOLERANCE, order=taps
-    )
+def compare_training(sample: Sample, target: Target) -> Outcome:
+    """Two training steps, with dropout masks where the network has dropout."""
+    request = training_request(sample.spec, sample.size)
+    actual = target.ask(request)
+    return assert_same_steps(actual=actual, expected=expectation(request))
 
 
-def _check(examples: int, target: Target, reference: Reference) -> float:
-    worst = [0.0]
-
-    @settings(
+def _check(compare: Compare, examples: int, target: Target, reference: Reference) -> Outcome:
+    search = _Search(compare, target)
+    run = settings(
         max_examples=examples,
         derandomize=True,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
-    )
-    @given(samples())
-    def run(sample: Sample) -> None:
-        try:
-            worst[0] = max(worst[0], _compare(sample, target))
-        except Mismatch as mismatch:
-            raise _Shrinkable(sample, mismatch) from mismatch
-
+    )(given(samples())(search.try_out))
     try:
         run()
-    except _Shrinkable as smallest:
-        raise Mismatch(smallest.mismatch.where, smallest.describe()) from smallest
-    return worst[0]
+    except _Found as smallest:
+        raise smallest.reported(target.name, "smallest network that shows it") from smallest
+    if search.broken:
+        raise search.broken.reported(target.name, "the network was")
+    return search.closest
 
 
-class _Shrinkable(Exception):
-    """A mismatch with the network that shows it, which hypothesis makes smaller."""
+class _Search:
+    """Tries networks out until hypothesis has had enough of them."""
 
-    def __init__(self, sample: Sample, mismatch: Mismatch) -> None:
-        super().__init__(str(mismatch))
-        self.sample, self.mismatch = sample, mismatch
+    def __init__(self, compare: Compare, target: Target) -> None:
+        self.compare, self.target = compare, target
+        self.closest = EXACT
+        self.broken: _Found | None = None
+        self.failures: dict[Sample, _Found] = {}
+        self.end = float("inf")
 
-    def describe(self) -> str:
-        size = "x".join(map(str, self.sample.size))
-        return (
-            f"{self.mismatch}; smallest network that shows it, at input size {size} and batch "
-            f"{self.sample.batch}:\n{spec_to_toml(self.sample.spec)}"
-        )
+    def try_out(self, sample: Sample) -> None:
+        if sample in self.failures:
+            raise self.failures[sample]
+        if self.broken or time.monotonic() > self.end:
+            return
+        try:
+            outcome = self.compare(sample, self.target)
+        except (Mismatch, TargetError) as failure:
+            self._failed(_Found(sample, failure))
+        else:
+            self.closest = max(self.closest, outcome, key=lambda one: one.strain)
+
+    def _failed(self, found: _Found) -> None:
+        if isinstance(found.failure, TargetError) and found.failure.status != "error":
+            self.broken = found
+            return
+        if not self.failures:
+            self.end = time.monotonic() + SHRINKING
+        self.failures[found.sample] = found
+        raise found
 
 
-def _case(examples: int, tier: Tier, cost: float) -> Case:
-    return Case(
-        id=f"random/{examples}-random-networks",
-        claim="random networks have the graph's structure and compute what the reference does",
-        check=partial(_check, examples),
-        tolerance=TOLERANCE,
-        tier=tier,
-        cost=cost,
+class _Found(Exception):
+    """A failure with the network that shows it, which hypothesis makes smaller."""
+
+    def __init__(self, sample: Sample, failure: Mismatch | TargetError) -> None:
+        super().__init__(str(failure))
+        self.sample, self.failure = sample, failure
+
+    def reported(self, target: str, about: str) -> Mismatch | TargetError:
+        """The failure with the network, and the command that shows it again."""
+        failure = self.failure
+        text = f"{about}:\n{command(target, self.sample)}"
+        if isinstance(failure, Mismatch):
+            message = str(failure).removeprefix(f"{failure.where}: ")
+            return Mismatch(failure.where, f"{message}; {text}", failure.comparisons)
+        return type(failure)(f"{failure}\n{text}")
+
+
+def command(target: str, sample: Sample) -> str:
+    """The command that runs the suite on one network."""
+    size = "x".join(map(str, (sample.spec.in_channels, *sample.size)))
+    arguments = [target, "--spec", _stated(sample.spec), "--input", size]
+    return shlex.join(["python", "-m", "densespec_conformance", *arguments])
+
+
+def _stated(spec: DenseNetSpec) -> str:
+    """A spec as JSON, without fields that have their defaults."""
+    plain = spec.to_dict()
+    stated = {
+        field.name: plain[field.name]
+        for field in dataclasses.fields(spec)
+        if getattr(spec, field.name) != field.default
+    }
+    return json.dumps(stated, separators=(",", ":"))
+
+
+def _cases(examples: int, tier: Tier, cost: float) -> tuple[Case, Case]:
+    return (
+        Case(
+            id=f"random/{examples}-random-networks",
+            claim="random networks have the graph's structure and compute what the reference does",
+            check=partial(_check, compare_forward, examples),
+            tier=tier,
+            cost=cost,
+        ),
+        Case(
+            id=f"random/{examples // 2}-random-networks-train",
+            claim="random networks take the training steps that the reference takes",
+            check=partial(_check, compare_training, examples // 2),
+            tier=tier,
+            cost=cost,
+        ),
     )
 
 
-CASES = (_case(8, "quick", 12), _case(100, "full", 150))
+CASES = (*_cases(8, "quick", 12), *_cases(100, "full", 150))

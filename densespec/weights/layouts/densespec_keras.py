@@ -25,9 +25,20 @@ def stated_spec(metadata: Mapping[str, str]) -> DenseNetSpec | None:
     if "config" not in metadata:
         return None
     try:
-        config = json.loads(metadata["config"])
-        layers = {entry["config"]["name"]: entry for entry in config["config"]["layers"]}
-        return _spec_of(layers)
+        config = json.loads(metadata["config"])["config"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"the model in it is none of densespec's: {error!r}") from error
+    return spec_of_config(config)
+
+
+def spec_of_config(config: Mapping[str, Any]) -> DenseNetSpec:
+    """The spec that the configuration of a functional model states.
+
+    Raises:
+        WeightsError: it is none of densespec's.
+    """
+    try:
+        return _spec_of({entry["config"]["name"]: entry for entry in config["layers"]})
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise WeightsError(f"the model in it is none of densespec's: {error!r}") from error
 
@@ -41,7 +52,8 @@ def _spec_of(layers: Mapping[str, Mapping[str, Any]]) -> DenseNetSpec:
     growth = layers[f"block1_layer1_{last}"]["config"]["filters"]
     width = layers["block1_layer1_conv1"]["config"]["filters"] // growth
     dropouts = {name: entry for name, entry in layers.items() if entry["class_name"] == "Dropout"}
-    strided_same = conv["padding"] == "same" and conv["strides"][0] > 1
+    lopsided = conv["strides"][0] > 1 or conv["kernel_size"][0] % 2 == 0
+    stem_same = conv["padding"] == "same" and lopsided
     fields: dict[str, Any] = {
         "blocks": blocks,
         "growth_rate": growth,
@@ -54,7 +66,7 @@ def _spec_of(layers: Mapping[str, Mapping[str, Any]]) -> DenseNetSpec:
         "stem_kernel": conv["kernel_size"][0],
         "stem_stride": conv["strides"][0],
         "stem_pool": pool["pool_size"][0] if pool else None,
-        "padding": "same" if strided_same or (pool and pool["padding"] == "same") else "symmetric",
+        "padding": "same" if stem_same or (pool and pool["padding"] == "same") else "symmetric",
         "conv_bias": conv["use_bias"],
         "batch_norm_epsilon": norm["config"]["epsilon"],
         "batch_norm_momentum": round(1 - norm["config"]["momentum"], 12),
@@ -63,6 +75,7 @@ def _spec_of(layers: Mapping[str, Mapping[str, Any]]) -> DenseNetSpec:
         "final_norm": "final_norm" in layers,
         "dropout_rate": max((d["config"]["rate"] for d in dropouts.values()), default=0.0),
         "dropout_place": _dropout_place(dropouts, last),
+        "head_units": _head_units(layers),
     }
     if "classifier" in layers:
         fields["classes"] = layers["classifier"]["config"]["units"]
@@ -75,6 +88,13 @@ def _blocks(layers: Mapping[str, Any]) -> tuple[int, ...]:
         prefix = f"block{len(counts) + 1}_layer"
         counts.append(sum(n.startswith(prefix) and n.endswith("_norm1") for n in layers))
     return tuple(counts)
+
+
+def _head_units(layers: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+    units: list[int] = []
+    while f"head{len(units) + 1}_dense" in layers:
+        units.append(layers[f"head{len(units) + 1}_dense"]["config"]["units"])
+    return tuple(units)
 
 
 def _compression(

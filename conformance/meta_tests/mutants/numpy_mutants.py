@@ -1,13 +1,7 @@
-"""Backends that are wrong on purpose, as data: each names the case that must catch it, and where.
-
-They are the numpy reference with one thing changed, so that nothing but that thing can be caught.
-``meta_tests.mutants:NAME`` is the backend of a mutant.
-"""
+"""The numpy reference with one thing changed, so that nothing but that thing can be caught."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,6 +28,24 @@ from densespec.reference import (
     SoftmaxKernel,
 )
 from densespec.weights import Arrays
+from meta_tests.mutants.mutant import (
+    APART,
+    BIASED,
+    COUNTS,
+    DECAY,
+    DROP,
+    KERNELS_ONLY,
+    LAYER_RATES,
+    MASKS,
+    NEGATIVE,
+    NO_DROPOUT,
+    ROUND_TRIP,
+    SEED,
+    SOFTMAX,
+    STEM,
+    TOGETHER,
+    Mutant,
+)
 
 Rewrite = Callable[[Node], Node]
 
@@ -60,22 +72,6 @@ class MutantBackend(NumpyBackend):
 
     def trainer(self, model: ReferenceModel, graph: Graph, recipe: TrainingRecipe) -> NumpyTrainer:
         return self.train(model, recipe)
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A wrong backend.
-
-    Attributes:
-        about: what is wrong with it.
-        case: id of the case that must catch it.
-        where: what the first difference must be named by.
-    """
-
-    about: str
-    case: str
-    where: str
-    backend: Any
 
 
 def _on(kind: type, **changes: Any) -> Rewrite:
@@ -253,198 +249,310 @@ class _SummedLoss(NumpyTrainer):
         return StepResult(result.loss * len(labels), result.gradients)
 
 
-class _Crashes(NumpyBackend):
-    def build(self, *args: Any, **options: Any) -> ReferenceModel:
-        os._exit(41)
-
-
-class _Hangs(NumpyBackend):
-    def build(self, *args: Any, **options: Any) -> ReferenceModel:
-        time.sleep(3600)
-        raise AssertionError
-
-
-class _Raises(NumpyBackend):
-    def build(self, *args: Any, **options: Any) -> ReferenceModel:
-        raise RuntimeError("no kernel image is available")
-
-
 class _Miscounts(NumpyBackend):
     def count_parameters(self, model: ReferenceModel) -> tuple[int, int]:
         trainable, other = super().count_parameters(model)
         return trainable + other, 0
 
 
-CRASHES, HANGS, RAISES = _Crashes(), _Hangs(), _Raises()
+class _LateRate(NumpyTrainer):
+    """Steps by the learning rate of the next step, which it is told in advance."""
 
-STEM, NEGATIVE = "forward/torchvision-stem", "forward/preactivation-stem-pools-negative-numbers"
-DROP, MASKS = "training/learning-rate-drop", "training/given-dropout-masks"
+    def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
+        self._steps = getattr(self, "_steps", -1) + 1
+        early = self._recipe.learning_rate_at(self._steps + 1)
+        return super().step(x, labels, **options | {"learning_rate": early})
 
-MUTANTS = {
+
+class _RawKerasVelocity(_KerasVelocity):
+    """Velocity as ``keras.optimizers.SGD`` keeps it: minus the rate times the gradient."""
+
+    def velocity(self) -> Arrays:
+        return {name: -self.last_rate * v for name, v in super().velocity().items()}
+
+
+class _Penalised(NumpyTrainer):
+    """Reports the loss with the penalty that weight decay is the gradient of."""
+
+    def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
+        trainable = [w for name, w in self._model.weights.items() if ".running" not in name]
+        penalty = sum(float((w * w).sum()) for w in trainable)
+        result = super().step(x, labels, **options)
+        return StepResult(result.loss + self._recipe.weight_decay / 2 * penalty, result.gradients)
+
+
+class _DecayedGradients(NumpyTrainer):
+    """Shows gradients to which weight decay was added in place."""
+
+    def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
+        before = dict(self._model.weights)
+        result = super().step(x, labels, **options)
+        decay = self._recipe.weight_decay
+        shown = {name: g + decay * before[name] for name, g in result.gradients.items()}
+        return StepResult(result.loss, shown)
+
+
+class _SparesNorms(_OtherRule):
+    """Decays no weights of one dimension."""
+
+    def rule(self, w: Array, g: Array, v: Array, rate: float) -> tuple[Array, Array]:
+        decay = self._recipe.weight_decay if w.ndim > 1 else 0.0
+        v = self._recipe.momentum * v + g + decay * w
+        return w - rate * (g + decay * w + self._recipe.momentum * v), v
+
+
+class _IgnoresLayerRates(NumpyTrainer):
+    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
+        super().__init__(model, replace(recipe, layer_rates=()))
+
+
+class _PerReplica(NumpyTrainer):
+    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
+        super().__init__(model, replace(recipe, batch_norm="per-replica"))
+
+
+class _Synchronised(NumpyTrainer):
+    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
+        super().__init__(model, replace(recipe, batch_norm="synchronised"))
+
+
+class _SummingModel(ReferenceModel):
+    """Sums gradients over devices, as an all-reduce without a division does."""
+
+    def _over_replicas(self, *args: Any) -> tuple[float, Arrays, Arrays]:
+        loss, gradients, statistics = super()._over_replicas(*args)
+        return loss, {name: 2 * g for name, g in gradients.items()}, statistics
+
+
+class _FirstBuffers(ReferenceModel):
+    """Keeps the running statistics of the first device."""
+
+    def _over_replicas(
+        self, x: Array, labels: Array, masks: Any, recipe: TrainingRecipe, count: int
+    ) -> tuple[float, Arrays, Arrays]:
+        loss, gradients, _ = super()._over_replicas(x, labels, masks, recipe, count)
+        part = np.array_split(np.arange(len(x)), count)[0]
+        own = {name: mask[part] for name, mask in masks.items()}
+        statistics = self.loss_and_gradients(x[part], labels[part], masks=own)[2]
+        return loss, gradients, statistics
+
+
+class _Together(NumpyBackend):
+    """Trains on several devices by another trainer or model."""
+
+    def __init__(self, train: Any = NumpyTrainer, model: Any = ReferenceModel) -> None:
+        self.train, self.model = train, model
+
+    def parallel_trainer(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Array],
+        recipe: TrainingRecipe,
+        *,
+        replicas: int,
+        dtype: str | None,
+    ) -> Any:
+        trainer = self.train(self.model(graph, weights), recipe)
+        trainer.replicas = replicas
+        return trainer
+
+
+MUTANTS: Mapping[str, Mutant] = {
     "EPSILON_OF_KERAS": Mutant(
         "norms use Keras's epsilon of 1e-3",
         STEM,
         "stem.norm",
-        MutantBackend(_on(ops.BatchNorm, epsilon=1e-3)),
+        ("eps-keras",),
+        lambda: MutantBackend(_on(ops.BatchNorm, epsilon=1e-3)),
     ),
     "EPSILON_OF_KERAS_APPLICATIONS": Mutant(
         "norms use an epsilon of 1.001e-5",
         STEM,
         "stem.norm",
-        MutantBackend(_on(ops.BatchNorm, epsilon=1.001e-5)),
+        ("eps-keras-applications",),
+        lambda: MutantBackend(_on(ops.BatchNorm, epsilon=1.001e-5)),
     ),
     "SAME_PADDING": Mutant(
-        "pads as TensorFlow's 'same'", STEM, "stem.conv", MutantBackend(_pad_like_tensorflow)
+        "pads as TensorFlow's 'same'",
+        STEM,
+        "stem.conv",
+        ("same-padding",),
+        lambda: MutantBackend(_pad_like_tensorflow),
     ),
     "NO_TRANSITION_RELU": Mutant(
         "leaves out the transition's ReLU",
         STEM,
         "transition1.relu",
-        MutantBackend(kernels={ops.Relu: _NoRelu("transition")}),
+        ("no-transition-relu",),
+        lambda: MutantBackend(kernels={ops.Relu: _NoRelu("transition")}),
     ),
     "NO_FINAL_RELU": Mutant(
         "leaves out the final ReLU",
         STEM,
         "final.relu",
-        MutantBackend(kernels={ops.Relu: _NoRelu("final")}),
+        ("no-final-relu",),
+        lambda: MutantBackend(kernels={ops.Relu: _NoRelu("final")}),
     ),
     "ZERO_PADDED_MAX_POOL": Mutant(
         "the max pool is padded with zeros",
         NEGATIVE,
         "stem_pool",
-        MutantBackend(kernels={ops.MaxPool: _ZeroPaddedMaxPool()}),
+        (),
+        lambda: MutantBackend(kernels={ops.MaxPool: _ZeroPaddedMaxPool()}),
     ),
     "AVERAGE_POOL_IN_STEM": Mutant(
         "the stem averages where it should take the maximum",
         STEM,
         "stem_pool",
-        MutantBackend(kernels={ops.MaxPool: _AveragePoolInStem()}),
+        (),
+        lambda: MutantBackend(kernels={ops.MaxPool: _AveragePoolInStem()}),
     ),
     "REVERSED_CONCAT": Mutant(
         "new feature maps come first",
         STEM,
         "block1.concat1",
-        MutantBackend(kernels={ops.Concat: _ReversedConcat()}),
+        ("concat-reversed",),
+        lambda: MutantBackend(kernels={ops.Concat: _ReversedConcat()}),
     ),
     "FLIPPED_KERNELS": Mutant(
         "convolves where it should correlate",
         STEM,
         "stem.conv",
-        MutantBackend(kernels={ops.Conv: _FlippedConv()}),
+        ("flipped-kernels",),
+        lambda: MutantBackend(kernels={ops.Conv: _FlippedConv()}),
     ),
     "TRANSPOSED_KERNEL": Mutant(
         "a kernel's height and width are swapped",
-        "initial/weights-come-back-in-float64",
+        ROUND_TRIP,
         "stem.conv.kernel",
-        MutantBackend(load=_transposed),
+        ("stem-kernel-turned",),
+        lambda: MutantBackend(load=_transposed),
     ),
     "NO_CONV_BIAS": Mutant(
         "ignores biases of convolutions",
         "forward/convolutions-with-bias",
         "stem.conv",
-        MutantBackend(kernels={ops.Conv: _UnbiasedConv()}),
+        ("no-conv-bias",),
+        lambda: MutantBackend(kernels={ops.Conv: _UnbiasedConv()}),
     ),
     "SHIFTED_NORMS": Mutant(
         "gammas and betas are changed on loading",
         STEM,
         "stem.norm",
-        MutantBackend(load=_swap_gamma_and_beta),
+        (),
+        lambda: MutantBackend(load=_swap_gamma_and_beta),
     ),
     "FLOAT32_INSIDE": Mutant(
         "computes in float32 when asked for float64",
         STEM,
         "stem.conv",
-        MutantBackend(kernels={ops.Conv: _Float32Conv()}),
+        ("float32-inside",),
+        lambda: MutantBackend(kernels={ops.Conv: _Float32Conv()}),
     ),
     "LOG_SOFTMAX": Mutant(
         "gives log-probabilities",
-        "forward/softmax",
+        SOFTMAX,
         "softmax",
-        MutantBackend(kernels={ops.Softmax: _LogSoftmax()}),
+        ("log-softmax",),
+        lambda: MutantBackend(kernels={ops.Softmax: _LogSoftmax()}),
     ),
     "DROPOUT_SCALES_INFERENCE": Mutant(
         "scales in inference, as dropout was first published",
-        "forward/dropout-is-off",
+        NO_DROPOUT,
         "stem.dropout",
-        MutantBackend(kernels={ops.Dropout: _DropoutInInference()}),
+        ("dropout-scales-inference",),
+        lambda: MutantBackend(kernels={ops.Dropout: _DropoutInInference()}),
     ),
     "UNSCALED_DROPOUT": Mutant(
         "does not scale what dropout keeps",
         MASKS,
         "step 1, loss",
-        MutantBackend(kernels={ops.Dropout: _UnscaledDropout()}),
+        ("dropout-unscaled",),
+        lambda: MutantBackend(kernels={ops.Dropout: _UnscaledDropout()}),
     ),
     "IGNORED_DROPOUT": Mutant(
         "has no dropout",
         MASKS,
         "step 1, loss",
-        MutantBackend(kernels={ops.Dropout: _IgnoredDropout()}),
+        ("dropout-ignored",),
+        lambda: MutantBackend(kernels={ops.Dropout: _IgnoredDropout()}),
     ),
     "BIASED_VARIANCE": Mutant(
         "running variance divides by n",
         DROP,
         "step 1, running statistic stem.norm.running_variance",
-        MutantBackend(_on(ops.BatchNorm, unbiased=False)),
+        ("running-variance-biased",),
+        lambda: MutantBackend(_on(ops.BatchNorm, unbiased=False)),
     ),
     "UNBIASED_VARIANCE": Mutant(
         "running variance divides by n - 1 where the spec says n",
-        "training/biased-running-variance",
+        BIASED,
         "step 1, running statistic stem.norm.running_variance",
-        MutantBackend(_on(ops.BatchNorm, unbiased=True)),
+        ("running-variance-unbiased",),
+        lambda: MutantBackend(_on(ops.BatchNorm, unbiased=True)),
     ),
     "MOMENTUM_OF_KERAS": Mutant(
         "takes norm momentum for the weight of the old value",
         DROP,
         "step 1, running statistic stem.norm.running_mean",
-        MutantBackend(_on(ops.BatchNorm, momentum=0.9)),
+        ("norm-momentum-inverted",),
+        lambda: MutantBackend(_on(ops.BatchNorm, momentum=0.9)),
     ),
     "STALE_STATISTICS": Mutant(
         "never updates running statistics",
         DROP,
         "step 1, running statistic stem.norm.running_mean",
-        MutantBackend(kernels={ops.BatchNorm: _StaleStatistics()}),
+        ("stale-statistics",),
+        lambda: MutantBackend(kernels={ops.BatchNorm: _StaleStatistics()}),
     ),
     "RUNNING_STATISTICS_IN_TRAINING": Mutant(
         "normalises by running statistics in training",
         DROP,
         "step 1, loss",
-        MutantBackend(kernels={ops.BatchNorm: _RunningStatisticsInTraining()}),
+        (),
+        lambda: MutantBackend(kernels={ops.BatchNorm: _RunningStatisticsInTraining()}),
     ),
     "NORM_WITHOUT_BATCH_GRADIENT": Mutant(
         "no gradient flows through the batch's mean and variance",
         DROP,
         "step 1, gradient",
-        MutantBackend(kernels={ops.BatchNorm: _NormWithoutBatchGradient()}),
+        ("constant-statistics",),
+        lambda: MutantBackend(kernels={ops.BatchNorm: _NormWithoutBatchGradient()}),
     ),
     "UNSCALED_AVERAGE_GRADIENT": Mutant(
         "the gradient of the average pool is that of a sum",
         DROP,
         "step 1, gradient stem.conv.kernel",
-        MutantBackend(kernels={ops.AvgPool: _UnscaledAverage()}),
+        ("average-pool-gradient-summed",),
+        lambda: MutantBackend(kernels={ops.AvgPool: _UnscaledAverage()}),
     ),
     "KERAS_VELOCITY": Mutant(
         "velocity holds the learning rate",
         DROP,
         "step 7, momentum",
-        MutantBackend(train=_KerasVelocity),
+        ("velocity-with-rate-scaled-back",),
+        lambda: MutantBackend(train=_KerasVelocity),
     ),
     "DECOUPLED_DECAY": Mutant(
         "weight decay is decoupled",
-        "training/strong-weight-decay",
+        DECAY,
         "step 1, momentum",
-        MutantBackend(train=_DecoupledDecay),
+        ("decoupled-decay",),
+        lambda: MutantBackend(train=_DecoupledDecay),
     ),
     "NO_NESTEROV": Mutant(
         "leaves out Nesterov's look ahead",
         DROP,
         "step 1, weight",
-        MutantBackend(train=_NoNesterov),
+        ("no-nesterov",),
+        lambda: MutantBackend(train=_NoNesterov),
     ),
     "DECAYS_EVERYTHING": Mutant(
         "decays norms and biases where only kernels should",
-        "training/weight-decay-of-kernels-only",
+        KERNELS_ONLY,
         "step 1, momentum",
-        MutantBackend(
+        ("decay-of-everything",),
+        lambda: MutantBackend(
             train=type(
                 "_DecaysEverything",
                 (_OtherRule,),
@@ -460,30 +568,105 @@ MUTANTS = {
         "ignores the drop of the learning rate",
         DROP,
         "step 7, weight",
-        MutantBackend(train=_ConstantRate),
+        ("rate-constant",),
+        lambda: MutantBackend(train=_ConstantRate),
     ),
     "SUMMED_LOSS": Mutant(
         "reports the loss summed over the batch",
         DROP,
         "step 1, loss",
-        MutantBackend(train=_SummedLoss),
+        ("loss-reported-summed",),
+        lambda: MutantBackend(train=_SummedLoss),
     ),
     "OTHER_SEED": Mutant(
         "initial weights are its own",
-        "initial/same-bits-in-float32",
+        SEED,
         "stem.conv.kernel",
-        MutantBackend(load=lambda name, array: array * np.float32(0.99)),
+        (),
+        lambda: MutantBackend(load=lambda name, array: array * np.float32(0.99)),
     ),
     "MISCOUNTS": Mutant(
         "counts running statistics as trainable",
-        "structure/densenet-40-12",
+        COUNTS,
         "trainable parameters",
-        _Miscounts(),
+        ("statistics-counted-as-trainable",),
+        lambda: _Miscounts(),
+    ),
+    "EARLY_RATE": Mutant(
+        "the learning rate drops a step early",
+        DROP,
+        "step 6, weight",
+        ("rate-early",),
+        lambda: MutantBackend(train=_LateRate),
+    ),
+    "RAW_KERAS_VELOCITY": Mutant(
+        "velocity is minus the learning rate times the gradient",
+        DROP,
+        "step 1, momentum",
+        ("velocity-with-rate",),
+        lambda: MutantBackend(train=_RawKerasVelocity),
+    ),
+    "PENALISED_LOSS": Mutant(
+        "the loss that is reported contains weight decay's penalty",
+        DECAY,
+        "step 1, loss",
+        ("loss-with-penalty",),
+        lambda: MutantBackend(train=_Penalised),
+    ),
+    "DECAYED_GRADIENTS": Mutant(
+        "weight decay was added to the gradients in place",
+        DECAY,
+        "step 1, gradient",
+        ("gradients-with-decay",),
+        lambda: MutantBackend(train=_DecayedGradients),
+    ),
+    "SPARES_VECTORS": Mutant(
+        "norms and biases are spared from decay where they should not be",
+        DECAY,
+        "step 1, momentum stem.norm.gamma",
+        ("decay-of-kernels-only",),
+        lambda: MutantBackend(train=_SparesNorms),
+    ),
+    "IGNORES_LAYER_RATES": Mutant(
+        "every layer has the same learning rate",
+        LAYER_RATES,
+        "step 1, weight",
+        ("layer-rates-ignored",),
+        lambda: MutantBackend(train=_IgnoresLayerRates),
+    ),
+    "SLOW_MOMENTUM": Mutant(
+        "norm momentum is PyTorch's where the spec has Keras's",
+        BIASED,
+        "step 1, running statistic stem.norm.running_mean",
+        ("norm-momentum-torch",),
+        lambda: MutantBackend(_on(ops.BatchNorm, momentum=0.1)),
+    ),
+    "STATISTICS_APART": Mutant(
+        "each device normalises by its own statistics where they should be synchronised",
+        TOGETHER,
+        "step 1, loss",
+        ("statistics-per-replica",),
+        lambda: _Together(_PerReplica),
+    ),
+    "STATISTICS_TOGETHER": Mutant(
+        "norms are synchronised where each device should have its own",
+        APART,
+        "step 1, loss",
+        ("statistics-synchronised",),
+        lambda: _Together(_Synchronised),
+    ),
+    "SUMMED_OVER_DEVICES": Mutant(
+        "gradients are summed over the devices",
+        APART,
+        "step 1, gradient",
+        ("replica-gradients-summed",),
+        lambda: _Together(model=_SummingModel),
+    ),
+    "BUFFERS_OF_THE_FIRST_DEVICE": Mutant(
+        "running statistics are broadcast from the first device",
+        APART,
+        "step 1, running statistic",
+        ("first-replica-statistics",),
+        lambda: _Together(model=_FirstBuffers),
     ),
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in MUTANTS:
-        return MUTANTS[name].backend
-    raise AttributeError(name)

@@ -1,0 +1,200 @@
+"""Training on several devices: ``keras.distribution`` on JAX, ``tf.distribute`` on TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
+from densespec.weights import Arrays
+from densespec_keras import variables
+from densespec_keras.running import as_input
+from densespec_keras.training import KerasTrainer, Kind
+
+Build = Callable[..., Any]
+"""``build(synchronised=...)`` gives the model to train."""
+
+
+class _EvenDataParallel(keras.distribution.DataParallel):
+    """Data parallelism in which every device takes the whole of a batch that does not divide."""
+
+    def get_data_layout(self, data_shape: Any) -> Any:
+        if data_shape[0] % self.num_model_replicas == 0:
+            return super().get_data_layout(data_shape)
+        whole = [None] * len(data_shape)
+        return keras.distribution.TensorLayout(whole, self.device_mesh)
+
+
+class JaxParallelTrainer(KerasTrainer):
+    """One program on several devices: every op sees the whole batch, so norms are synchronised.
+
+    Raises:
+        ValueError: the recipe wants norms per replica, or there are not so many devices.
+    """
+
+    def __init__(self, build: Build, graph: Graph, recipe: TrainingRecipe, replicas: int) -> None:
+        if recipe.batch_norm != "synchronised":
+            raise ValueError(
+                f"batch_norm = {recipe.batch_norm!r}, but on JAX a norm sees the batch of all "
+                "devices: set batch_norm = 'synchronised' in the recipe, or train with "
+                "backend='tensorflow' or 'torch.nn'"
+            )
+        self._distribution = _EvenDataParallel(devices=_jax_devices(replicas))
+        with self._distribution.scope():
+            model = build()
+        super().__init__(model, graph, recipe)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        with super()._settings(), self._distribution.scope():
+            yield
+
+    def weights(self) -> Arrays:
+        return variables.read(self._model, self._graph)
+
+    def close(self) -> None:
+        """Nothing to give back: Keras forgets the distribution after each call."""
+
+
+def _jax_devices(count: int) -> list[str]:
+    import jax
+
+    with contextlib.suppress(RuntimeError):  # it has started, with the devices that it has
+        jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
+    devices = keras.distribution.list_devices()
+    if len(devices) < count:
+        raise ValueError(
+            f"{count} devices wanted, but JAX has started with {len(devices)}: for so many on the "
+            f"CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={count} before Python "
+            "starts, or ask for them before anything runs on JAX"
+        )
+    return devices[:count]
+
+
+class TensorFlowParallelTrainer(KerasTrainer):
+    """A replica of the model on each device, in step by ``tf.distribute.MirroredStrategy``.
+
+    Raises:
+        ValueError: there are not so many devices.
+    """
+
+    def __init__(self, build: Build, graph: Graph, recipe: TrainingRecipe, replicas: int) -> None:
+        import tensorflow as tf
+
+        self._strategy = tf.distribute.MirroredStrategy(
+            _tensorflow_devices(replicas),
+            cross_device_ops=tf.distribute.ReductionToOneDevice(),
+        )
+        with self._strategy.scope():
+            model = build(synchronised=recipe.batch_norm == "synchronised")
+        super().__init__(model, graph, recipe)
+        self._infer = tf.function(
+            lambda x: model(x, training=False), reduce_retracing=True, autograph=False
+        )
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        self._average_statistics()
+        with self._settings():
+            logits = self._infer(as_input(x, self._formats.outer, self._dtype))
+        return variables.to_numpy(logits).astype(self._dtype, copy=False)
+
+    def weights(self) -> Arrays:
+        self._average_statistics()
+        return variables.read(self._model, self._graph)
+
+    def close(self) -> None:
+        """Nothing to give back: TensorFlow keeps its devices until the process ends."""
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        with super()._settings(), self._strategy.scope():
+            yield
+
+    def _prepare(self, kind: Kind) -> None:
+        if kind == self._kind:
+            return
+        super()._prepare(kind)
+        import tensorflow as tf
+
+        self._step = tf.function(self._on_every_replica, reduce_retracing=True, autograph=False)
+
+    def _run(self, inputs: list[np.ndarray], labels: np.ndarray) -> tuple[float, int]:
+        import tensorflow as tf
+
+        replicas = self._strategy.num_replicas_in_sync
+        if len(labels) < replicas:
+            raise ValueError(f"{len(labels)} samples can't be split among {replicas} devices")
+        shards = [self._shards(array, replicas) for array in (*inputs, labels)]
+        loss, correct = self._step(tf.constant(len(labels)), *shards)
+        return float(loss), int(correct)
+
+    def _shards(self, array: np.ndarray, count: int) -> Any:
+        import tensorflow as tf
+
+        parts = [tf.constant(part) for part in np.array_split(array, count)]
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda replica: parts[replica.replica_id_in_sync_group]
+        )
+
+    def _on_every_replica(self, count: Any, *shards: Any) -> tuple[Any, Any]:
+        sums = self._strategy.run(self._on_one_replica, args=(count, *shards))
+        loss, correct = (self._strategy.reduce("sum", part, axis=None) for part in sums)
+        return loss, correct
+
+    def _on_one_replica(self, count: Any, *shard: Any) -> tuple[Any, Any]:
+        """Its part of the loss of the whole batch, and of the right answers."""
+        import tensorflow as tf
+
+        *inputs, labels = shard
+        model, optimizer = self._compiled, self._compiled.optimizer
+        dtype = self._dtype
+        with tf.GradientTape() as tape:
+            logits = tf.cast(model(inputs if len(inputs) > 1 else inputs[0], training=True), dtype)
+            loss = tf.reduce_sum(self._loss.call(labels, logits)) / tf.cast(count, dtype)
+            scaled = optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, model.trainable_weights)
+        optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+        right = tf.argmax(logits, 1, output_type=labels.dtype) == labels
+        return loss, tf.reduce_sum(tf.cast(right, "int32"))
+
+    def _average_statistics(self) -> None:
+        """Each replica keeps running statistics of its own; the recipe's are their mean.
+
+        Averaging when they are read is the same as at every step: updates are linear, and training
+        reads none.
+        """
+        for variable in variables.running_statistics(self._model, self._graph):
+            local = self._strategy.experimental_local_results(variable.value)
+            mean = np.mean([replica.numpy() for replica in local], axis=0)
+            variable.assign(mean.astype(local[0].dtype.as_numpy_dtype))
+
+
+def _tensorflow_devices(count: int) -> list[str]:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) >= count:
+        return [f"GPU:{index}" for index in range(count)]
+    one = tf.config.LogicalDeviceConfiguration()
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    with contextlib.suppress(RuntimeError):  # it has started, with the devices that it has
+        tf.config.set_logical_device_configuration(cpu, [one] * count)
+    found = len(tf.config.list_logical_devices("CPU"))
+    if found < count:
+        raise ValueError(
+            f"{count} devices wanted, but TensorFlow has started with {found} on the CPU and "
+            f"{len(gpus)} GPUs: ask for them before anything runs on TensorFlow, or call "
+            "tf.config.set_logical_device_configuration first"
+        )
+    return [f"CPU:{index}" for index in range(count)]
+
+
+PARALLEL: Mapping[str, Callable[[Build, Graph, TrainingRecipe, int], Any]] = {
+    "jax": JaxParallelTrainer,
+    "tensorflow": TensorFlowParallelTrainer,
+}

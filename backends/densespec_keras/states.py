@@ -1,0 +1,182 @@
+"""Where a compiled model's training stands, so that its run can go on in any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from densespec.building import Origin
+from densespec.errors import WeightsError
+from densespec.graph import Graph, Pooling, freeze, lower
+from densespec.recipe import TrainingRecipe
+from densespec.weights import Arrays, check_velocity
+from densespec.weights.checkpoint import TrainingState
+from densespec.weights.layouts.densespec_keras import layer_name, spec_of_config
+from densespec_keras import variables
+from densespec_keras.optimizers import SGD
+from densespec_keras.running import formats_of
+
+
+def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
+    """Where the training of a model stands that was compiled with densespec's SGD.
+
+    ``densespec.save(model, path, training=training_state(model, recipe))`` keeps it beside the
+    weights: ``densespec train --resume`` goes on from there on any backend.
+
+    Args:
+        model: of :func:`densespec.build`, or loaded from its ``.keras`` file.
+        recipe: that it is trained by.
+
+    Raises:
+        WeightsError: the model is none of densespec's, has another optimizer, or freezes other
+            layers than leading ones.
+    """
+    origin, optimizer = _recognised(model), _sgd_of(model)
+    graph = _as_frozen(model, origin.graph)
+    velocity = read_velocity(model, graph, optimizer) if recipe.momentum else {}
+    return TrainingState(int(optimizer.iterations), recipe, velocity, graph.trainable_from)
+
+
+def restore_training_state(model: Any, state: TrainingState) -> None:
+    """Take up a run that was stopped: its momentum, and the number of its next step.
+
+    Weights are not part of the state: build or load the model with them.
+
+    Args:
+        model: compiled with ``SGD.from_recipe(state.recipe)``.
+
+    Raises:
+        WeightsError: the state is of another network, or trains other parts of it; or as for
+            :func:`training_state`. Nothing is changed then.
+    """
+    origin, optimizer = _recognised(model), _sgd_of(model)
+    graph = _as_frozen(model, origin.graph)
+    check_velocity(graph, state.recipe, state.velocity)
+    write_velocity(model, graph, optimizer, state.velocity)
+    optimizer.iterations.assign(state.step)
+
+
+def recognise(model: Any) -> Any:
+    """The same model, with the attribute ``densespec`` that a ``.keras`` file does not keep.
+
+    ``densespec.save``, ``read_weights`` and all else that takes built models then takes it too.
+
+    Raises:
+        WeightsError: densespec did not build it.
+    """
+    model.densespec = _recognised(model)
+    return model
+
+
+def slots(model: Any, graph: Graph, optimizer: Any, kind: str) -> Arrays:
+    """Arrays that an optimizer keeps for each trainable weight, such as ``velocities``."""
+    kept = getattr(optimizer, kind)
+    arrays = {
+        name: variables.to_numpy(kept[optimizer._get_variable_index(variable)])
+        for name, variable in variables.trainable(model, graph)
+    }
+    return variables.canonical(arrays)
+
+
+def read_velocity(model: Any, graph: Graph, optimizer: Any) -> Arrays:
+    return slots(model, graph, optimizer, "velocities")
+
+
+def write_velocity(
+    model: Any, graph: Graph, optimizer: Any, velocity: Mapping[str, np.ndarray]
+) -> None:
+    """Replace an optimizer's momentum. It is known to fit, or empty: then nothing is replaced."""
+    for name, variable in variables.trainable(model, graph) if velocity else ():
+        slot = optimizer.velocities[optimizer._get_variable_index(variable)]
+        slot.assign(variables.from_canonical(name, velocity[name]))
+
+
+def _sgd_of(model: Any) -> SGD:
+    """The optimizer that a model was compiled with, without Keras's scaling of the loss."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    sgd = getattr(optimizer, "inner_optimizer", optimizer)
+    if not isinstance(sgd, SGD):
+        raise WeightsError(
+            f"the model's optimizer is {type(sgd).__name__}, whose state means something else: "
+            "compile with densespec_keras.SGD"
+        )
+    known = sgd._trainable_variables_indices
+    if {sgd._var_key(variable) for variable in model.trainable_variables} != known.keys():
+        raise WeightsError(
+            "other layers train than when the model was compiled: compile it again first"
+        )
+    return sgd
+
+
+def _recognised(model: Any) -> Origin:
+    origin = getattr(model, "densespec", None)
+    if isinstance(origin, Origin):
+        return origin
+    graph = _graph_of(model)
+    return Origin(
+        backend=keras.config.backend(),
+        graph=graph,
+        dtype=variables.layer_policy(model),
+        data_format=formats_of(model).outer,
+        name=model.name,
+    )
+
+
+def _graph_of(model: Any) -> Graph:
+    """The network that a model's layers state."""
+    layers = {layer.name: layer for layer in model.layers}
+    spec = spec_of_config(keras.saving.serialize_keras_object(model)["config"])
+    outer = formats_of(model).outer
+    size = model.input_shape[2:] if outer == "channels_first" else model.input_shape[1:-1]
+    pool = type(layers["global_pool"]).__name__ if "global_pool" in layers else ""
+    pooling: Pooling = "max" if "Max" in pool else "avg"
+    top = "classifier" in layers
+    graph = lower(
+        spec,
+        size,
+        include_top=top,
+        pooling=pooling if pool and not top else None,
+        classifier_activation="softmax" if "softmax" in layers else None,
+    )
+    missing = [node.name for node in graph.nodes[1:] if layer_name(node.name) not in layers]
+    if missing:
+        raise WeightsError(f"the model is none of densespec's: it has no layer for {missing[0]}")
+    return _as_frozen(model, graph)
+
+
+def _as_frozen(model: Any, graph: Graph) -> Graph:
+    """The graph with those parts frozen whose layers are.
+
+    Raises:
+        WeightsError: a layer is frozen behind one that trains, or none trains.
+    """
+    flags = {
+        node.name: bool(model.get_layer(layer_name(node.name)).trainable)
+        for node in graph.nodes
+        if node.weights
+    }
+    trains = [name for name, flag in flags.items() if flag]
+    if not trains:
+        raise WeightsError("no layer of the model trains")
+    first = list(flags).index(trains[0])
+    behind = [name for name in list(flags)[first:] if not flags[name]]
+    if behind:
+        raise WeightsError(
+            f"{behind[0]} is frozen, but {trains[0]} before it trains: a training state has "
+            "only leading parts frozen"
+        )
+    if first == 0:
+        return Graph(graph.spec, tuple(replace(node, frozen=False) for node in graph.nodes))
+    stated = graph.trainable_from
+    same = stated is not None and _first_trained(graph) == trains[0]
+    return graph if same else freeze(graph, trains[0])
+
+
+def _first_trained(graph: Graph) -> str:
+    return next(node.name for node in graph.nodes if node.weights and not node.frozen)

@@ -1,0 +1,339 @@
+"""A constructor as a :class:`densespec.backends.Backend` of one network."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densespec.backends import Backend, DataFormat, Trainer
+from densespec.errors import DensespecError, WeightsError
+from densespec.graph import Graph, lower
+from densespec.ops import AvgPool, Relu
+from densespec.recipe import TrainingRecipe
+from densespec.spec import DenseNetSpec
+from densespec.weights import Arrays, check_weights
+from densespec.weights.layouts import kernel_from_canonical, kernel_to_canonical
+from densespec_conformance.adapters.constructor import (
+    Constructor,
+    ConstructorError,
+    choose_engine,
+    construct,
+    load,
+    parse,
+)
+from densespec_conformance.adapters.matching import Match, Names, match, names_of
+from densespec_conformance.adapters.network import Network
+from densespec_conformance.requests import Network as Asked
+
+FRAMEWORKS = (("keras", "keras_models"), ("torch", "torch_modules"))
+"""Frameworks, and the modules here that know them. Keras's models are modules of PyTorch on one
+engine, so Keras is asked first."""
+
+
+def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> Backend:
+    """The backend of a target: what it names, if that is one, or else its constructor's.
+
+    Args:
+        target: ``module:callable``, or a short form; see :mod:`.constructor`.
+        weights: file whose weights the network has where none are given.
+
+    Raises:
+        ConstructorError: the target can't be imported.
+    """
+    constructor = parse(target)
+    choose_engine(constructor)
+    found = load(constructor)
+    if isinstance(found, Backend) and not isinstance(found, type):
+        return found
+    return ConstructorBackend(constructor, found, spec, weights)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network of the constructor, about to be asked something."""
+
+    network: Network
+    graph: Graph
+    names: Names
+
+    @functools.cached_property
+    def match(self) -> Match:
+        return match(self.graph, self.names)
+
+    @functools.cached_property
+    def part_of(self) -> dict[str, str]:
+        """Name of the module or layer of every node that has weights; none of another network's."""
+        try:
+            keys = self.match.keys
+        except WeightsError:
+            return {}
+        return {name.rpartition(".")[0]: self.names.seen[key].part for name, key in keys.items()}
+
+
+@dataclass
+class _Kept:
+    """A network that was made once, to be used for many questions."""
+
+    network: Network
+    names: Names
+    options: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class ConstructorBackend:
+    """What a constructor makes, as a backend of the one network that it is.
+
+    Each network is made once for a dtype and, where it has a fixed one, an input size, and is
+    reset before every question.
+    """
+
+    def __init__(
+        self, constructor: Constructor, function: Any, spec: DenseNetSpec, weights: str | None
+    ) -> None:
+        self.constructor, self.function = constructor, function
+        self.spec, self.weights = spec, weights
+        self._made: dict[tuple[str, tuple[int, ...] | None], _Kept] = {}
+
+    def describe(
+        self, size: tuple[int, ...] | None, dtype: str
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Options of ``densespec.build`` with which it is this network, and notes on it."""
+        kept = self._kept(dtype, size or self._probe_size())
+        how = _how(Built(kept.network, lower(self.spec, size, **kept.options), kept.names))
+        return kept.options, (*kept.notes, how)
+
+    def construct(self, asked: Asked) -> tuple[Built, Graph]:
+        """The network that is asked for, and its graph.
+
+        Raises:
+            ConstructorError: another one than the constructor's is asked for.
+        """
+        if asked.spec != self.spec:
+            raise ConstructorError(f"{self.constructor.text} makes one network, and not any other")
+        options: dict[str, Any] = dict(asked.options)
+        graph = lower(self.spec, asked.input_size, **options)
+        built = self.build(
+            graph, asked.weights or {}, dtype=asked.dtype, data_format="channels_first", name=""
+        )
+        return built, graph
+
+    # Of densespec's backends
+
+    def data_format(self, requested: DataFormat | None) -> DataFormat:
+        return "channels_first"
+
+    def build(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        *,
+        dtype: str | None,
+        data_format: DataFormat,
+        name: str,
+    ) -> Built:
+        """The network with these weights; without any, with its own."""
+        size = tuple(n for n in graph.input.shape[1:] if n is not None)
+        kept = self._kept(dtype or "float32", size or self._probe_size())
+        kept.network.reset()
+        built = Built(kept.network, graph, kept.names)
+        if weights:
+            self.write_weights(built, graph, weights)
+        return built
+
+    def read_weights(self, model: Built, graph: Graph) -> Arrays:
+        arrays = model.network.arrays()
+        return {
+            name: self._canonical(model, name, arrays[key].tensor.read())
+            for name, key in model.match.keys.items()
+        }
+
+    def write_weights(self, model: Built, graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
+        model.network.write(
+            {
+                key: kernel_from_canonical(np.asarray(weights[name]))
+                if model.network.axes == "window_in_out" and name.endswith(".kernel")
+                else np.asarray(weights[name])
+                for name, key in model.match.keys.items()
+            }
+        )
+
+    def count_parameters(self, model: Built) -> tuple[int, int]:
+        return model.network.count_parameters()
+
+    def forward(self, model: Built, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
+        """Its output, and those taps that can be seen from outside.
+
+        What a part with weights gives is a node's value, and what it reads is that of the node
+        before: so a ReLU without a module is seen by the convolution after it.
+        """
+        output = graph.output.name
+        inner = set(taps) - {output}
+        parts = set(model.part_of.values()) if inner else set()
+        run = model.network.run(x, parts)
+        values = _values(model, run.inputs, run.outputs) if inner else {}
+        values[output] = run.output
+        return {name: values[name] for name in taps if name in values}
+
+    def trainer(self, model: Built, graph: Graph, recipe: TrainingRecipe) -> Trainer:
+        return model.network.trainer(model.match.keys, graph, recipe)
+
+    # Of its own
+
+    def _canonical(self, model: Built, name: str, array: np.ndarray) -> np.ndarray:
+        transposed = model.network.axes == "window_in_out" and name.endswith(".kernel")
+        return kernel_to_canonical(array) if transposed else array
+
+    def _kept(self, dtype: str, size: tuple[int, ...]) -> _Kept:
+        for key in ((dtype, None), (dtype, size)):
+            if key in self._made:
+                return self._made[key]
+        kept = self._make(dtype, size)
+        self._made[dtype, None if kept.network.any_size else size] = kept
+        return kept
+
+    def _make(self, dtype: str, size: tuple[int, ...]) -> _Kept:
+        had_keras = "keras" in sys.modules
+        with _ready(dtype):
+            made = construct(self.constructor, self.function, self.spec, size)
+        if not had_keras and "keras" in sys.modules:  # then it did not know of the dtype
+            with _ready(dtype):
+                made = construct(self.constructor, self.function, self.spec, size)
+        with _ready(dtype):
+            network = self._adapt(made.network, dtype)
+        notes = [f"made with {', '.join(f'{k}={v!r}' for k, v in made.added.items())}"]
+        notes = [*(notes if made.added else []), *network.notes]
+        probe = np.random.default_rng(0).standard_normal((1, self.spec.in_channels, *size))
+        run = network.run(probe, {seen.part for seen in network.arrays().values()})
+        names = names_of(network.arrays(), list(run.outputs), network.containers, network.axes)
+        options = _options(names, run.output)
+        if self.weights is not None:
+            graph = lower(self.spec, size, **options)
+            notes.append(self._load(Built(network, graph, names), Path(self.weights)))
+        network.keep()
+        return _Kept(network, names, options, tuple(notes))
+
+    def _probe_size(self) -> tuple[int, ...]:
+        return (64 if self.spec.stem_pool else 32,) * self.spec.spatial_dims
+
+    def _adapt(self, made: Any, dtype: str) -> Any:
+        for framework, module in FRAMEWORKS:
+            if framework in sys.modules:
+                known = importlib.import_module(f"densespec_conformance.adapters.{module}")
+                adapted = known.adapt(made, dtype, self.spec.spatial_dims)
+                if adapted is not None:
+                    return adapted
+        raise ConstructorError(
+            f"{self.constructor.text} gives a {type(made).__name__}, but should give a "
+            "torch.nn.Module or a keras.Model"
+        )
+
+    def _load(self, built: Built, path: Path) -> str:
+        """Load a weight file by the framework's own means, or else by a layout; says which."""
+        from densespec.weights.convert import open_weights
+
+        try:
+            built.network.load(path)
+            return f"weights of {path} as its framework loads them"
+        except Exception as own:
+            reason = own
+        try:
+            with open_weights(path, otherwise=self.spec) as found:
+                arrays = found.arrays()
+                check_weights(built.graph, arrays)
+                self.write_weights(built, built.graph, arrays)
+                return f"weights of {path}, which has the layout {found.layout.name}"
+        except (DensespecError, KeyError) as error:
+            first = str(reason).strip().partition("\n")[0]
+            raise WeightsError(
+                f"{path} does not fit {self.constructor.text}: its framework says {first!r}, and "
+                f"by a layout: {error}"
+            ) from error
+
+
+def _how(built: Built) -> str:
+    try:
+        return built.match.how
+    except WeightsError as error:
+        return str(error)
+
+
+def _ready(dtype: str) -> Any:
+    """The surroundings in which a constructor is called: seeded, and with the dtype as default
+    where a framework has no other way to have it."""
+    import contextlib
+    import random
+
+    random.seed(0)
+    np.random.seed(0)
+    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
+    if torch is not None:
+        torch.manual_seed(0)
+    if keras is None:
+        return contextlib.nullcontext()
+    from densespec_conformance.adapters.keras_models import computing_in
+
+    keras.utils.set_random_seed(0)
+    return computing_in(dtype)
+
+
+def _options(names: Names, output: np.ndarray) -> dict[str, Any]:
+    """Options of ``densespec.build`` for what a network ends in, seen by its output."""
+    try:
+        headless = not names.has_classifier
+    except WeightsError:
+        return {}
+    if headless:
+        return {"include_top": False} | ({"pooling": "avg"} if output.ndim == 2 else {})
+    return {"classifier_activation": "softmax"} if _is_softmax(output) else {}
+
+
+SUM_TO_ONE = 1e-2
+"""How far from 1 the outputs of a softmax may sum up to, in any dtype."""
+
+
+def _is_softmax(output: np.ndarray) -> bool:
+    sums = output.sum(axis=1, dtype=np.float64)
+    several = output.ndim == 2 and output.shape[1] > 1
+    return bool(several and output.min() >= 0 and np.abs(sums - 1).max() < SUM_TO_ONE)
+
+
+def _values(model: Built, inputs: Arrays, outputs: Arrays) -> Arrays:
+    """Values of nodes, by what was seen of the parts that have weights."""
+    values: Arrays = {}
+    for node in model.graph.nodes:
+        part = model.part_of.get(node.name)
+        if part is None or part not in outputs:
+            continue
+        before = model.graph[node.inputs[0]]
+        if inputs[part].shape[1:] == before.shape:  # it may be padded, or pooled beforehand
+            values.setdefault(before.name, inputs[part])
+        values.setdefault(_seen_as(model.graph, node.name, outputs[part]), outputs[part])
+    return {
+        name: value
+        for name, value in values.items()
+        if not _pooled_beforehand(model.graph, name, value)
+    }
+
+
+def _seen_as(graph: Graph, name: str, value: np.ndarray) -> str:
+    """Some norms have the ReLU after them in them: then nothing is negative."""
+    relu = name.replace("norm", "relu")
+    followed = any(node.name == relu and isinstance(node.op, Relu) for node in graph.nodes)
+    return relu if "norm" in name and followed and value.min() >= 0 else name
+
+
+def _pooled_beforehand(graph: Graph, name: str, value: np.ndarray) -> bool:
+    """Pooling before a transition's convolution is the same as after it, and cheaper."""
+    pool = name.replace(".conv", ".pool")
+    return (
+        pool != name
+        and any(node.name == pool and isinstance(node.op, AvgPool) for node in graph.nodes)
+        and value.shape[1:] == graph[pool].shape
+    )

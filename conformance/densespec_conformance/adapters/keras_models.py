@@ -1,0 +1,302 @@
+"""Networks that are a ``keras.Model``, on the engine that Keras runs on in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from densespec.backends import StepResult, Trainer, require_logits
+from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
+from densespec.weights import Arrays, check_velocity
+from densespec.weights.layouts import Axes, kernel_from_canonical, kernel_to_canonical
+from densespec.weights.tensors import Tensor
+from densespec_conformance.adapters.constructor import ConstructorError
+from densespec_conformance.adapters.network import Run, Seen
+from densespec_keras.optimizers import SGD
+
+LEAVES = {
+    **{name: name for name in ("kernel", "bias", "gamma", "beta")},
+    "moving_mean": "running_mean",
+    "moving_variance": "running_variance",
+}
+
+
+@contextlib.contextmanager
+def computing_in(dtype: str) -> Iterator[None]:
+    """Make models, and train them, in a dtype. Keras keeps losses in ``floatx``, whatever the
+    model's dtype, and has nothing but its global policy for layers that name none."""
+    if dtype == "float64":
+        from densespec_keras.float64 import keep_float64
+
+        keep_float64()
+    before, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    try:
+        keras.config.set_dtype_policy(dtype)
+    except ValueError as error:
+        from densespec_conformance.compare import Unsupported
+
+        raise Unsupported(f"Keras has no dtype {dtype!r}") from error
+    keras.config.set_floatx(dtype if dtype == "float64" else floatx)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(before)
+
+
+def adapt(made: object, dtype: str, dims: int) -> KerasNetwork | None:
+    """The network, if it is one of Keras.
+
+    Raises:
+        ConstructorError: its layers' names do not tell them apart.
+    """
+    return KerasNetwork(made, dtype, dims) if isinstance(made, keras.Model) else None
+
+
+class KerasNetwork:
+    """A model, nested or not. Its layers are told by their names."""
+
+    containers = ("keras-weights", "keras", "keras-legacy")
+    axes: Axes = "window_in_out"
+
+    def __init__(self, model: Any, dtype: str, dims: int) -> None:
+        self._model, self._dtype = model, dtype
+        self._own: list[np.ndarray] = []
+        if not model.built:
+            raise ConstructorError(
+                f"the {type(model).__name__} has no weights yet: call it on an input, or its "
+                "build, before it is given"
+            )
+        self._layers = _named(_leaves(model))
+        formats = [layer.data_format for layer in self._layers.values() if _has_format(layer)]
+        self._format = formats[0] if formats else keras.config.image_data_format()
+        self._sizes = _sizes(model, self._format) or (None,) * dims
+        self.any_size = not any(self._sizes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        kept = ", kept from demoting float64" if self._dtype == "float64" else ""
+        return (f"Keras on {keras.backend.backend()}{kept}",)
+
+    def arrays(self) -> dict[str, Seen]:
+        return {key: _seen(key, variable) for key, variable in self._variables().items()}
+
+    def _variables(self) -> dict[str, Any]:
+        return {
+            f"{layer.name}/{variable.name}": variable
+            for layer in self._layers.values()
+            for variable in layer.variables
+            if variable.name in LEAVES or variable.trainable
+        }
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        variables = self._variables()
+        for key, array in arrays.items():
+            variables[key].assign(array)
+
+    def load(self, path: Path) -> None:
+        self._model.load_weights(path)
+
+    def keep(self) -> None:
+        self._own = [_to_numpy(variable) for variable in self._model.variables]
+
+    def reset(self) -> None:
+        for variable, array in zip(self._model.variables, self._own, strict=True):
+            variable.assign(array)
+
+    def count_parameters(self) -> tuple[int, int]:
+        groups = (self._model.trainable_weights, self._model.non_trainable_weights)
+        trainable, others = (
+            sum(math.prod(v.shape) for v in group if v.name in LEAVES) for group in groups
+        )
+        return trainable, others
+
+    def run(self, x: np.ndarray, parts: Collection[str]) -> Run:
+        inputs: Arrays = {}
+        outputs: Arrays = {}
+        with contextlib.ExitStack() as stack:
+            for name in parts:
+                stack.enter_context(_watched(self._layers[name], self._see(name, inputs, outputs)))
+            y = self._model(self.images(x), training=False)
+        if not keras.ops.is_tensor(y):
+            raise ConstructorError(
+                f"the network gives a {type(y).__name__}, but should give one tensor"
+            )
+        return Run(self._first(_to_numpy(y)), inputs, outputs)
+
+    def _see(self, name: str, inputs: Arrays, outputs: Arrays) -> Any:
+        def see(x: Any, y: Any) -> None:
+            inputs[name] = self._first(_to_numpy(x))
+            outputs[name] = self._first(_to_numpy(y))
+
+        return see
+
+    def images(self, x: np.ndarray) -> Any:
+        """A channels-first array as the model's input."""
+        if not all(size in (None, got) for size, got in zip(self._sizes, x.shape[2:], strict=True)):
+            from densespec_conformance.compare import Unsupported
+
+            sizes = "x".join(str(size or "any") for size in self._sizes)
+            raise Unsupported(
+                f"the model takes inputs of {sizes} alone, and its constructor has no parameter "
+                "input_shape: ask for that size with --input"
+            )
+        ordered = x if self._format == "channels_first" else np.moveaxis(x, 1, -1)
+        return keras.ops.convert_to_tensor(np.ascontiguousarray(ordered), dtype=self._dtype)
+
+    def _first(self, y: np.ndarray) -> np.ndarray:
+        return y if self._format == "channels_first" else np.moveaxis(y, -1, 1)
+
+    def trainer(self, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe) -> Trainer:
+        variables = self._variables()
+        trainable = {w.name: variables[keys[w.name]] for w in graph.weights if w.trainable}
+        return KerasTrainer(self, self._model, self._dtype, trainable, graph, recipe)
+
+
+def _leaves(layer: Any) -> Iterator[Any]:
+    """The layers that hold variables of their own, however deep."""
+    inner = list(layer._layers) if hasattr(layer, "_layers") else []
+    if not inner and layer.variables:
+        yield layer
+    for one in inner:
+        yield from _leaves(one)
+
+
+def _named(layers: Iterator[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for layer in layers:
+        if found.setdefault(layer.name, layer) is not layer:
+            raise ConstructorError(f"two layers of the model are called {layer.name!r}")
+    return found
+
+
+def _has_format(layer: Any) -> bool:
+    return getattr(layer, "data_format", None) in ("channels_first", "channels_last")
+
+
+def _sizes(model: Any, data_format: str) -> tuple[int | None, ...]:
+    """Spatial sizes that the model is built for, None for any; nothing where it does not say."""
+    try:
+        shape = tuple(model.input_shape)[1:]
+    except (AttributeError, ValueError, TypeError):  # it is no functional model
+        return ()
+    return shape[1:] if data_format == "channels_first" else shape[:-1]
+
+
+@contextlib.contextmanager
+def _watched(layer: Any, see: Any) -> Iterator[None]:
+    """Hand what a layer reads and gives to ``see``, as long as this lasts."""
+    call = layer.call
+
+    def watching(x: Any, *args: Any, **kwargs: Any) -> Any:
+        y = call(x, *args, **kwargs)
+        see(x, y)
+        return y
+
+    layer.call = watching
+    try:
+        yield
+    finally:
+        layer.call = call
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    """A copy as numpy; bfloat16, which numpy lacks, as float32."""
+    if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
+def _seen(key: str, variable: Any) -> Seen:
+    part, _, leaf = key.rpartition("/")
+    kind = keras.backend.standardize_dtype(variable.dtype)
+    tensor = Tensor(tuple(variable.shape), kind, lambda: _to_numpy(variable))
+    return Seen(tensor, part, LEAVES.get(leaf, ""))
+
+
+class _WatchedSGD(SGD):
+    """SGD that keeps the gradients of its last step, as ``fit`` handed them over."""
+
+    def build(self, variables: Any) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.gradients = self.add_optimizer_variables(variables, "gradient")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
+        super().update_step(gradient, variable, learning_rate)
+
+
+class KerasTrainer:
+    """Steps through Keras's own ``compile`` and ``train_on_batch``, by densespec's SGD: Keras's has
+    no such rule. It is the network that is under test, not what its package puts around training,
+    such as keras-hub's preprocessing."""
+
+    def __init__(
+        self,
+        network: KerasNetwork,
+        model: Any,
+        dtype: str,
+        trainable: Mapping[str, Any],
+        graph: Graph,
+        recipe: TrainingRecipe,
+    ) -> None:
+        require_logits(graph)
+        self._network, self._model, self._dtype = network, model, dtype
+        self._trainable, self._graph, self._recipe = trainable, graph, recipe
+        with computing_in(dtype):
+            self._optimizer = _WatchedSGD.from_recipe(recipe)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype)
+            keras.Model.compile(model, self._optimizer, loss)
+            self._optimizer.build(model.trainable_variables)
+
+    def step(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray,
+        *,
+        learning_rate: float,
+        masks: Mapping[str, np.ndarray] | None = None,
+        gradients: bool = True,
+    ) -> StepResult:
+        if masks:
+            from densespec_conformance.compare import Unsupported
+
+            raise Unsupported("it draws its own dropout masks, and can't be given any")
+        with computing_in(self._dtype):
+            self._optimizer.learning_rate = learning_rate
+            logs = keras.Model.train_on_batch(
+                self._model, self._network.images(x), labels, return_dict=True
+            )
+        found = self._slots(self._optimizer.gradients) if gradients else {}
+        return StepResult(float(logs["loss"]), found)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self._network.run(x, ()).output
+
+    def velocity(self) -> Arrays:
+        return self._slots(self._optimizer.velocities) if self._recipe.momentum else {}
+
+    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+        check_velocity(self._graph, self._recipe, velocity)
+        for name, array in velocity.items():
+            index = self._optimizer._get_variable_index(self._trainable[name])
+            kernel = name.endswith(".kernel")
+            self._optimizer.velocities[index].assign(
+                kernel_from_canonical(array) if kernel else array
+            )
+
+    def _slots(self, slots: list[Any]) -> Arrays:
+        found = {}
+        for name, variable in self._trainable.items():
+            array = _to_numpy(slots[self._optimizer._get_variable_index(variable)])
+            found[name] = kernel_to_canonical(array) if name.endswith(".kernel") else array
+        return found

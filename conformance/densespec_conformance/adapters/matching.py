@@ -1,0 +1,206 @@
+"""Which array of somebody else's network is which: by names that a layout knows, or by order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from densespec import ops
+from densespec.errors import WeightsError
+from densespec.graph import Graph
+from densespec.spec import DenseNetSpec
+from densespec.weights import SHOWN
+from densespec.weights.evidence import Evidence, Kernel, evidence_in_order, inferred_fields
+from densespec.weights.layouts import Axes, Layout, layouts, to_canonical
+from densespec.weights.tensors import Tensor
+from densespec_conformance.adapters.network import Seen
+
+LEGACY = "keras-legacy"
+"""Container in which Keras's layouts use the names of layers, as live models have them."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Names of a network's arrays by canonical name, and how they were found."""
+
+    keys: Mapping[str, str]
+    how: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """The arrays of a network as far as its names and shapes tell, whatever it should be.
+
+    Attributes:
+        layout: that knows the names; None where none does.
+        keys: names in the network, by the layout's.
+        tensors: by the layout's names.
+        order: names of parts in the order in which they run.
+    """
+
+    layout: Layout | None
+    keys: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+    seen: Mapping[str, Seen]
+    order: Sequence[str]
+    axes: Axes
+
+    @property
+    def has_classifier(self) -> bool:
+        return self._evidence().classifier is not None
+
+    def _evidence(self) -> Evidence:
+        if self.layout is not None:
+            return self.layout.evidence(self.tensors)
+        parts = _Parts(self)
+        return evidence_in_order(
+            convs=parts.kernels("conv"),
+            norms=[kernel.shape[0] for kernel in parts.kernels("norm")],
+            conv_bias=any("bias" in part for part in parts.of("conv")),
+            dense=parts.kernels("dense"),
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a spec that the shapes determine.
+
+        Raises:
+            WeightsError: they are no DenseNet's.
+        """
+        return inferred_fields(self._evidence())
+
+
+def names_of(
+    arrays: Mapping[str, Seen], order: Sequence[str], containers: Sequence[str], axes: Axes
+) -> Names:
+    """What the names of a network's arrays tell."""
+    by_name = {name: seen.tensor for name, seen in arrays.items()}
+    parts = {"layer_names": json.dumps({seen.part: seen.part for seen in arrays.values()})}
+    found = [
+        layout
+        for layout in layouts().values()
+        if set(layout.containers) & set(containers) and layout.claims(by_name, parts)
+    ]
+    if not found:
+        return Names(None, {}, {}, arrays, order, axes)
+    layout = found[0]
+    name_of = {id(tensor): name for name, tensor in by_name.items()}
+    tensors = {
+        name: tensor
+        for name, tensor in layout.normalise(by_name).items()
+        if not layout.ignored(name)
+    }
+    keys = {name: name_of[id(tensor)] for name, tensor in tensors.items()}
+    return Names(layout, keys, tensors, arrays, order, axes)
+
+
+def match(graph: Graph, names: Names) -> Match:
+    """Find every array of a graph in a network.
+
+    Raises:
+        WeightsError: the network is another one than the graph's; says in what.
+    """
+    by_layout = names.layout is not None
+    found, problems = _by_layout(graph, names) if by_layout else _by_order(graph, names)
+    if problems:
+        raise WeightsError(_another(graph.spec, names, problems))
+    if names.layout is not None:
+        return Match(found, f"its arrays have the names of the layout {names.layout.name}")
+    return Match(found, "no layout knows its names, so its arrays were told by order and shape")
+
+
+def _by_layout(graph: Graph, names: Names) -> tuple[dict[str, str], list[str]]:
+    assert names.layout is not None
+    wanted = names.layout.keys(graph, LEGACY)
+    found, problems = {}, []
+    for weight in graph.weights:
+        key = wanted[weight.name]
+        if key not in names.tensors:
+            problems.append(f"{key} is missing")
+            continue
+        shape = to_canonical(weight.name, names.tensors[key], names.axes).shape
+        found[weight.name] = names.keys[key]
+        if shape != weight.shape:
+            problems.append(f"{key} has shape {shape}, but should have {weight.shape}")
+    expected = set(wanted.values())
+    return found, problems + [f"{k} is unexpected" for k in names.tensors if k not in expected]
+
+
+KINDS: Mapping[type, str] = {ops.Conv: "conv", ops.BatchNorm: "norm", ops.Dense: "dense"}
+
+
+def _by_order(graph: Graph, names: Names) -> tuple[dict[str, str], list[str]]:
+    parts = _Parts(names)
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for op, kind in KINDS.items():
+        nodes = [node for node in graph.nodes if isinstance(node.op, op)]
+        theirs = parts.of(kind)
+        if len(nodes) != len(theirs):
+            problems.append(f"{len(theirs)} {kind} parts, but should be {len(nodes)}")
+            continue
+        for node, part in zip(nodes, theirs, strict=True):
+            for weight in node.weights:
+                leaf = weight.name.rpartition(".")[2]
+                if leaf not in part:
+                    problems.append(f"nothing for {weight.name}")
+                    continue
+                key = part[leaf]
+                shape = to_canonical(weight.name, names.seen[key].tensor, names.axes).shape
+                found[weight.name] = key
+                if shape != weight.shape:
+                    problems.append(
+                        f"{key} has shape {shape} where {weight.name} should have {weight.shape}"
+                    )
+    used = set(found.values())
+    return found, problems + [f"{key} is unexpected" for key in names.seen if key not in used]
+
+
+class _Parts:
+    """The parts of a network by kind, in order; each as names of arrays by what they are."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        parts: dict[str, dict[str, str]] = {name: {} for name in names.order}
+        for key, seen in names.seen.items():
+            parts.setdefault(seen.part, {})[seen.leaf] = key
+        self._kinds: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS.values()}
+        for part in parts.values():
+            kind = self._kind(part)
+            if kind is not None:
+                self._kinds[kind].append(part)
+
+    def _kind(self, part: Mapping[str, str]) -> str | None:
+        if "kernel" in part:
+            return "dense" if len(self._shape(part["kernel"])) == 2 else "conv"
+        return "norm" if "gamma" in part else None
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        return to_canonical("any.kernel", self._names.seen[key].tensor, self._names.axes).shape
+
+    def of(self, kind: str) -> list[dict[str, str]]:
+        return self._kinds[kind]
+
+    def kernels(self, kind: str) -> list[Kernel]:
+        leaf = "gamma" if kind == "norm" else "kernel"
+        return [Kernel(part[leaf], self._shape(part[leaf])) for part in self.of(kind)]
+
+
+def _another(spec: DenseNetSpec, names: Names, problems: Sequence[str]) -> str:
+    """Why a network is another one: the fields that tell it, or else its arrays."""
+    try:
+        theirs = names.fields()
+    except WeightsError:
+        theirs = {}
+    ours = {name: getattr(spec, name) for name in theirs} | {"stem_width": spec.stem_channels}
+    apart = [
+        f"{name} is {value!r}, but {ours[name]!r} in the spec"
+        for name, value in theirs.items()
+        if ours[name] != value
+    ]
+    if apart:
+        return f"by its arrays this is another network: {'; '.join(apart)}"
+    shown = "; ".join(problems[:SHOWN])
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f"its arrays are not those of the spec: {shown}{more}"

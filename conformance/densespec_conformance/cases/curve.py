@@ -1,0 +1,138 @@
+"""Fifty steps of a whole recipe, and the same run stopped half-way and taken up again.
+
+Images are augmented, dropout masks drawn, batches shuffled and the learning rate dropped as a
+training run does it. The run that is taken up again goes through a checkpoint file, written from
+what the target itself holds after the first half, or from what the reference holds: so a run can
+stop on any backend and go on on any other.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from densespec.data import Batches, Dataset, Normalisation, Split, dropout_masks
+from densespec.graph import lower
+from densespec.recipe import TrainingRecipe
+from densespec.spec import DenseNetSpec
+from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
+from densespec_conformance.case import Case, Outcome
+from densespec_conformance.compare import assert_same_steps
+from densespec_conformance.data import random_weights, stream
+from densespec_conformance.expected import Expectation, Reference
+from densespec_conformance.requests import Batch, Network, Step, Train
+from densespec_conformance.target import Target
+
+STEPS, HALF = 50, 25
+SIZE = (12, 12)
+SPEC = DenseNetSpec(
+    blocks=(2, 2),
+    growth_rate=4,
+    bottleneck_width=2,
+    compression=0.5,
+    classes=4,
+    stem_width=6,
+    dropout_rate=0.2,
+)
+RECIPE = TrainingRecipe(
+    epochs=10,
+    batch_size=8,
+    learning_rate=0.05,
+    milestones=(0.6,),
+    weight_decay=1e-3,
+    label_smoothing=0.1,
+    augmentation="cifar",
+    seed=3,
+    dtype="float64",
+)
+"""Its five batches an epoch make fifty steps; the rate drops after the run was taken up again."""
+
+
+def _data() -> Dataset:
+    draw = stream("curve data")
+    x = draw.integers(0, 256, (40, SPEC.in_channels, *SIZE)).astype(np.uint8)
+    labels = draw.integers(0, SPEC.classes, 40)
+    split = Split(x, labels)
+    channels = (0.5,) * SPEC.in_channels
+    return Dataset("noise", tuple("abcd"), split, split, Normalisation(channels, channels))
+
+
+@functools.cache
+def whole_run() -> Train:
+    """All fifty steps."""
+    graph = lower(SPEC, SIZE)
+    given = Batches.for_training(_data(), RECIPE, dtype="float64")
+    batches = []
+    for step in range(STEPS):
+        x, labels = given[step]
+        masks = dropout_masks(graph, RECIPE.seed, step, len(x))
+        rate = RECIPE.learning_rate_at(step // given.steps_per_epoch)
+        batches.append(Batch(x, labels, rate, masks))
+    network = Network(SPEC, input_size=SIZE, weights=random_weights(graph, "curve"))
+    return Train(network, RECIPE, tuple(batches))
+
+
+def _expected(reference: Reference) -> Expectation:
+    return reference.expect("curve", whole_run)
+
+
+def _check_curve(target: Target, reference: Reference) -> Outcome:
+    return assert_same_steps(actual=target.ask(whole_run()), expected=_expected(reference))
+
+
+def taken_up(after: Step) -> Train:
+    """The second half of the run, from a checkpoint of the step before it."""
+    whole, graph = whole_run(), lower(SPEC, SIZE)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "half.safetensors"
+        state = TrainingState(HALF, RECIPE, after.velocity)
+        write_checkpoint(path, graph, after.weights, state)
+        found = read_checkpoint(path)
+    assert found.training is not None, "it was written with one"
+    network = replace(whole.network, weights=found.arrays)
+    rest = whole.batches[found.training.step :]
+    return replace(whole, network=network, batches=rest, velocity=found.training.velocity)
+
+
+def _check_resumed(stopped: str, target: Target, reference: Reference) -> Outcome:
+    whole, expected = whole_run(), _expected(reference)
+    assert isinstance(expected.values, list)
+    if stopped == "itself":
+        first_half: list[Step] = target.ask(replace(whole, batches=whole.batches[:HALF]))
+        after = first_half[-1]
+    else:
+        after = expected.values[HALF - 1]
+    answer: list[Step] = target.ask(taken_up(after))
+    return assert_same_steps(
+        actual=[*expected.values[:HALF], *answer],
+        expected=expected,
+    )
+
+
+CASES = (
+    Case(
+        id="curve/fifty-steps-of-a-recipe",
+        claim="50 float64 steps with augmentation, dropout, label smoothing and a learning-rate "
+        "drop are those of the reference",
+        check=_check_curve,
+        cost=4,
+    ),
+    Case(
+        id="curve/stopped-and-resumed",
+        claim="a run stopped after 25 steps goes on from its checkpoint as if it had not stopped",
+        check=partial(_check_resumed, "itself"),
+        tier="full",
+        cost=5,
+    ),
+    Case(
+        id="curve/taken-over-from-the-reference",
+        claim="a run that the reference stopped after 25 steps goes on as if it had not stopped",
+        check=partial(_check_resumed, "the reference"),
+        cost=3,
+    ),
+)

@@ -1,0 +1,282 @@
+"""Is this one network? Cases for a given spec, on any target: a backend, or a constructor.
+
+They ask for what can be seen from outside: the counts, the shapes, the outputs, the training steps,
+and of the ops in between whatever the target lets be seen.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from densespec.graph import Graph, lower
+from densespec.recipe import TrainingRecipe
+from densespec.spec import DenseNetSpec
+from densespec_conformance.case import EXACT, Case, Outcome, Tier
+from densespec_conformance.cases.structure import assert_structure
+from densespec_conformance.compare import (
+    Unsupported,
+    assert_close,
+    assert_identical,
+    assert_same_steps,
+)
+from densespec_conformance.data import batches, images, random_weights
+from densespec_conformance.expected import Reference, given_in
+from densespec_conformance.requests import (
+    About,
+    Description,
+    Forward,
+    Inspect,
+    Network,
+    ReadWeights,
+    Request,
+    Train,
+)
+from densespec_conformance.target import Target
+
+Size = tuple[int, ...]
+
+SIDES = ((64, 32), (64, 32), (32, 16))
+"""Sides of inputs that are quick to compute, with and without a pool in the stem, for 1 to 3
+dimensions. The last block still has more than one position."""
+
+IMAGENET = 224
+STEPS, BATCH = 2, 2
+
+
+@dataclass(frozen=True)
+class Question:
+    """One network at one input size.
+
+    Attributes:
+        samples: in inference.
+    """
+
+    spec: DenseNetSpec
+    size: Size
+    samples: int = 2
+
+    def network(self, target: Target, dtype: str) -> Network:
+        """The network as the target has it, which may end in its features or a softmax."""
+        network = Network(self.spec, input_size=self.size, dtype=dtype)
+        about: Description = target.ask(About(network))
+        return replace(network, options=about.options)
+
+    def graph(self, network: Network) -> Graph:
+        options: dict[str, Any] = dict(network.options)
+        return lower(self.spec, self.size, **options)
+
+    def key(self, network: Network, *more: object) -> str:
+        """Of a request, among all that the reference answers."""
+        return f"{self.spec} {self.size} {network.dtype} {sorted(network.options.items())} {more}"
+
+
+def _structure(question: Question, target: Target, reference: Reference) -> Outcome:
+    network = question.network(target, "float32")
+    assert_structure(target.ask(Inspect(network, question.size)), question.graph(network))
+    return EXACT
+
+
+def _weights_come_back(
+    dtype: str, question: Question, target: Target, reference: Reference
+) -> Outcome:
+    network = question.network(target, dtype)
+    given = random_weights(question.graph(network), "network")
+    given = {name: array.astype(dtype) for name, array in given.items()}
+    answer = target.ask(ReadWeights(replace(network, weights=given)))
+    return assert_identical(actual=answer, expected=given)
+
+
+def _forward(dtype: str, question: Question, target: Target, reference: Reference) -> Outcome:
+    network = question.network(target, dtype)
+    weights = random_weights(question.graph(network), "network")
+    asked = given_in(dtype, _every_op(question, replace(network, weights=weights)))
+    return _compare(question.key(network, "forward"), asked, target, reference)
+
+
+def _forward_as_built(question: Question, target: Target, reference: Reference) -> Outcome:
+    """The weights are the target's own, so the reference gets them from it."""
+    network = question.network(target, "float64")
+    own: Mapping[str, np.ndarray] = target.ask(ReadWeights(network))
+    asked = _every_op(question, replace(network, weights=own))
+    digest = zlib.crc32(b"".join(array.tobytes() for array in own.values()))
+    return _compare(question.key(network, "as built", digest), asked, target, reference)
+
+
+def _features(question: Question, target: Target, reference: Reference) -> Outcome:
+    """The last feature map, as what follows it reads it or as it is before its ReLU."""
+    network = question.network(target, "float64")
+    graph = question.graph(network)
+    maps = [node.name for node in graph.nodes if len(node.shape) > 1][-2:]
+    asked = _every_op(question, replace(network, weights=random_weights(graph, "network")))
+    answer = target.ask(replace(asked, taps=tuple(maps)))
+    if not answer:
+        raise Unsupported("its last feature map can't be seen from outside")
+    expected = reference.expect(question.key(network, "forward"), lambda: asked)
+    return assert_close(actual=answer, expected=expected, order=list(answer)[-1:])
+
+
+def _every_op(question: Question, network: Network) -> Forward:
+    taps = tuple(node.name for node in question.graph(network).nodes[1:])
+    x = images(question.spec, question.size, question.samples, "network")
+    return Forward(network, x, taps)
+
+
+def _compare(key: str, asked: Forward, target: Target, reference: Reference) -> Outcome:
+    """What the target shows of the ops is right, and its output in any case."""
+    answer = target.ask(asked)
+    expected = reference.expect(key, lambda: asked)
+    output = asked.taps[-1]
+    order = [name for name in asked.taps if name in answer or name == output]
+    return assert_close(actual=answer, expected=expected, order=order)
+
+
+def _training(question: Question, target: Target, reference: Reference) -> Outcome:
+    network = question.network(target, "float64")
+    if network.options:
+        ends = ", ".join(f"{name}={value!r}" for name, value in network.options.items())
+        raise Unsupported(f"it gives no logits to train by ({ends})")
+    graph = question.graph(network)
+    recipe = TrainingRecipe(epochs=STEPS, milestones=(1 / STEPS,), learning_rate=0.05)
+    given = batches(graph, recipe, steps=STEPS, batch=BATCH, label="network")
+    weights = random_weights(graph, "network")
+    asked: Request = Train(replace(network, weights=weights), recipe, given)
+    expected = reference.expect(question.key(network, "training"), lambda: asked)
+    return assert_same_steps(actual=target.ask(asked), expected=expected)
+
+
+def natural_size(spec: DenseNetSpec) -> Size:
+    """A size of inputs that the network accepts, and that is quick to compute."""
+    pooled, plain = SIDES[spec.spatial_dims - 1]
+    return ((pooled if spec.stem_pool else plain),) * spec.spatial_dims
+
+
+def _odd(size: Size) -> Size:
+    """Another size, whose sides are odd and differ, so that no padding works out evenly."""
+    return tuple(side + 3 + 4 * index for index, side in enumerate(size))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One case: what it claims, and the question that it asks."""
+
+    id: str
+    claim: str
+    check: Callable[[Question, Target, Reference], Outcome]
+    question: Question
+    tier: Tier = "quick"
+    cost: float = 2.0
+
+    @property
+    def case(self) -> Case:
+        return Case(self.id, self.claim, partial(self.check, self.question), self.tier, self.cost)
+
+
+def network_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[Case, ...]:
+    """Cases that say whether a target is the network of a spec.
+
+    Args:
+        input_size: the only one to use; None for several.
+
+    Raises:
+        SpecError: the network does not accept that size.
+    """
+    here = Question(spec, input_size or natural_size(spec))
+    lower(spec, here.size)
+    rows = [*_rows(here), *_rows_of_dtypes(here), *([] if input_size else _rows_of_sizes(here))]
+    return tuple(row.case for row in sorted(rows, key=lambda row: row.cost))
+
+
+def _rows(here: Question) -> list[_Row]:
+    return [
+        _Row(
+            "structure/counts-and-stages",
+            "it has the parameters and stage shapes of the spec",
+            _structure,
+            here,
+            cost=1,
+        ),
+        _Row(
+            "forward/float64",
+            "every op that can be seen computes what the reference does, in float64",
+            partial(_forward, "float64"),
+            here,
+        ),
+        _Row(
+            "forward/weights-as-built",
+            "so does every op with the weights that it is built with, or has from a file",
+            _forward_as_built,
+            here,
+            cost=4,
+        ),
+        _Row(
+            "features/last-feature-map",
+            "the last feature map is that of the reference, whatever comes before",
+            _features,
+            here,
+        ),
+        _Row(
+            "training/two-steps-with-a-learning-rate-drop",
+            "two float64 training steps are those of the reference: loss, gradients, momentum, "
+            "weights and running statistics",
+            _training,
+            here,
+            cost=20,
+        ),
+    ]
+
+
+def _rows_of_dtypes(here: Question) -> list[_Row]:
+    comes_back = [
+        _Row(
+            f"weights/come-back-in-{dtype}",
+            f"weights given are weights read in {dtype}, bit for bit",
+            partial(_weights_come_back, dtype),
+            here,
+            cost=1.5,
+        )
+        for dtype in ("float32", "float64")
+    ]
+    tiers: dict[str, Tier] = {"float32": "quick", "bfloat16": "full", "float16": "full"}
+    forward = [
+        _Row(
+            f"forward/{dtype}",
+            f"every op that can be seen is within reach of {dtype} of the reference",
+            partial(_forward, dtype),
+            here,
+            tier,
+            cost=3,
+        )
+        for dtype, tier in tiers.items()
+    ]
+    return [*comes_back, *forward]
+
+
+def _rows_of_sizes(here: Question) -> list[_Row]:
+    spec, dims = here.spec, here.spec.spatial_dims
+    rows = [
+        _Row(
+            "forward/odd-input-size",
+            "every op that can be seen computes what the reference does at an odd size",
+            partial(_forward, "float64"),
+            Question(spec, _odd(here.size), samples=1),
+            "quick" if dims < 3 else "full",
+            cost=5,
+        )
+    ]
+    if dims == 2 and spec.stem_pool:
+        row = _Row(
+            "forward/imagenet-size",
+            f"every op that can be seen computes what the reference does at {IMAGENET}x{IMAGENET}",
+            partial(_forward, "float64"),
+            Question(spec, (IMAGENET, IMAGENET), samples=1),
+            "full",
+            cost=30,
+        )
+        rows.append(row)
+    return rows

@@ -1,0 +1,82 @@
+"""Training on two devices is what the recipe defines it to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from densespec.graph import lower
+from densespec.recipe import TrainingRecipe
+from densespec_conformance.case import Case, Outcome, Tier
+from densespec_conformance.cases.forward import SMALL
+from densespec_conformance.compare import assert_same_steps
+from densespec_conformance.data import batches, random_weights
+from densespec_conformance.expected import Reference
+from densespec_conformance.requests import Network, Train
+from densespec_conformance.target import Target
+
+STEPS, SIZE, DEVICES = 4, (20, 17), 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network, whose statistics its norms use, and how many samples a batch has."""
+
+    name: str
+    batch_norm: str
+    batch: int
+    changes: dict[str, Any] = field(default_factory=dict)
+    tier: Tier = "quick"
+
+
+ROWS = (
+    Row("synchronised-norms", "synchronised", 6, {"dropout_rate": 0.2}),
+    Row(
+        "biased-synchronised-norms-and-uneven-shards",
+        "synchronised",
+        5,
+        {"running_variance": "biased"},
+        tier="full",
+    ),
+    Row("norms-of-each-device", "per-replica", 6, {"dropout_rate": 0.2}),
+    Row("norms-of-each-device-and-uneven-shards", "per-replica", 5, tier="full"),
+)
+
+
+def request(row: Row) -> Train:
+    """The question a row asks."""
+    spec = SMALL.replace(**row.changes)
+    recipe = TrainingRecipe(
+        epochs=STEPS,
+        milestones=(0.5,),
+        learning_rate=0.05,
+        batch_norm=row.batch_norm,  # type: ignore[arg-type]
+    )
+    graph = lower(spec, SIZE)
+    network = Network(spec, input_size=SIZE, weights=random_weights(graph, row.name))
+    given = batches(graph, recipe, steps=STEPS, batch=row.batch, label=row.name)
+    return Train(network, recipe, given, replicas=DEVICES)
+
+
+def _check(row: Row, target: Target, reference: Reference) -> Outcome:
+    asked = request(row)
+    expected = reference.expect(f"parallel {row.name}", lambda: asked)
+    return assert_same_steps(actual=target.ask(asked), expected=expected)
+
+
+CASES = tuple(
+    Case(
+        id=f"parallel/{row.name}",
+        claim="steps on two devices are those that the recipe defines, "
+        + (
+            "which with synchronised norms are those of one"
+            if row.batch_norm == "synchronised"
+            else "each device normalising by its own statistics"
+        ),
+        check=partial(_check, row),
+        tier=row.tier,
+        cost=6,
+    )
+    for row in ROWS
+)

@@ -1,0 +1,49 @@
+"""What a deviation is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from densespec.graph import Graph
+from densespec.weights import Arrays
+from densespec_conformance.deviations.variant import Variant
+
+Change = Callable[[Variant], Variant]
+
+
+class NotApplicable(ValueError):
+    """A deviation has no meaning for a network, such as one of transitions where there are none."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One way in which an implementation may differ from the spec.
+
+    Attributes:
+        id: unique.
+        phrase: completes "matches the reference if ...".
+        source: where it is met.
+        change: makes the reference so.
+        dtype: of the arithmetic, where that is what differs: the values are then those of the
+            reference within what this type rounds.
+        recognises: whether initial weights are of its kind, where that is what differs.
+    """
+
+    id: str
+    phrase: str
+    source: str
+    change: Change = lambda variant: variant
+    dtype: str | None = None
+    recognises: Callable[[Arrays, Graph], bool] | None = None
+
+
+def both(*changes: Change) -> Change:
+    """One change after the other."""
+
+    def change(variant: Variant) -> Variant:
+        for each in changes:
+            variant = each(variant)
+        return variant
+
+    return change

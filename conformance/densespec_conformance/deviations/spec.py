@@ -1,0 +1,241 @@
+"""Another value of a field of the spec than the one asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from densespec import ops
+from densespec.graph import Graph, Node
+from densespec_conformance.deviations.deviation import Change, Deviation, both
+from densespec_conformance.deviations.rewriting import on, replace_ops, without
+
+ANY = "*"
+STEM, POOL = "stem.conv", "stem_pool"
+WINDOWED = (ops.Conv, ops.MaxPool)
+
+
+def _epsilon(value: float) -> Change:
+    return on(ANY, ops.BatchNorm, epsilon=value)
+
+
+def _momentum(value: float) -> Change:
+    return on(ANY, ops.BatchNorm, momentum=value)
+
+
+def _padding(names: str, pads: Callable[[ops.Pads], ops.Pads]) -> Change:
+    """Change what "same" would pad, which is then no longer a matter of the spec."""
+
+    def rewrite(node: Node, graph: Graph) -> Any:
+        op, sizes = node.op, graph[node.inputs[0]].shape[1:]
+        assert isinstance(op, WINDOWED)
+        same = ops.resolve_padding("same", sizes, op.window, op.stride)
+        assert same != "same", "sizes are known"
+        return replace_padding(op, pads(same))
+
+    return replace_ops(names, WINDOWED, rewrite)
+
+
+def replace_padding(op: Any, pads: ops.Pads) -> Any:
+    return type(op)(**{name: getattr(op, name) for name in op.__slots__} | {"padding": pads})
+
+
+def _same(pads: ops.Pads) -> ops.Pads:
+    return pads
+
+
+def _lower(pads: ops.Pads) -> ops.Pads:
+    return tuple((after, before) for before, after in pads)
+
+
+def _symmetric(names: str) -> Change:
+    def rewrite(node: Node, graph: Graph) -> Any:
+        assert isinstance(node.op, WINDOWED)
+        return replace_padding(node.op, tuple(((n - 1) // 2,) * 2 for n in node.op.window))
+
+    return replace_ops(names, WINDOWED, rewrite)
+
+
+def _none(names: str) -> Change:
+    def rewrite(node: Node, graph: Graph) -> Any:
+        assert isinstance(node.op, WINDOWED)
+        return replace_padding(node.op, ((0, 0),) * len(node.op.window))
+
+    return replace_ops(names, WINDOWED, rewrite)
+
+
+def _kept(rounded: Callable[[float], int]) -> Change:
+    """Feature maps that transitions keep, rounded otherwise."""
+
+    def rewrite(node: Node, graph: Graph) -> Any:
+        op = node.op
+        assert isinstance(op, ops.Conv)
+        filters = rounded(graph.spec.compression * op.in_channels)
+        return ops.Conv(op.in_channels, filters, op.window, op.stride, op.padding, op.bias)
+
+    def change(variant: Any) -> Any:
+        # One transition at a time: what one keeps decides how many the next one has.
+        for index in range(1, len(variant.graph.spec.blocks)):
+            variant = replace_ops(f"transition{index}.conv", ops.Conv, rewrite)(variant)
+        return variant
+
+    return change
+
+
+DEVIATIONS = (
+    Deviation("eps-keras", "norms use eps 1e-3", "Keras's default, TensorFlow", _epsilon(1e-3)),
+    Deviation(
+        "eps-keras-applications",
+        "norms use eps 1.001e-5",
+        "keras.applications, keras-hub",
+        _epsilon(1.001e-5),
+    ),
+    Deviation("eps-torch", "norms use eps 1e-5", "PyTorch's and Flax's default", _epsilon(1e-5)),
+    Deviation("eps-1.1e-5", "norms use eps 1.1e-5", "keras-contrib", _epsilon(1.1e-5)),
+    Deviation("eps-1e-4", "norms use eps 1e-4", "a common choice", _epsilon(1e-4)),
+    Deviation("eps-1e-6", "norms use eps 1e-6", "a common choice", _epsilon(1e-6)),
+    Deviation("eps-1e-12", "norms use eps 1e-12", "a common slip", _epsilon(1e-12)),
+    Deviation(
+        "same-padding",
+        "the stem pads as TensorFlow's 'same'",
+        "TensorFlow, keras-hub",
+        _padding(f"{STEM} {POOL}", _same),
+    ),
+    Deviation(
+        "same-padding-of-conv",
+        "the stem's convolution alone pads as TensorFlow's 'same'",
+        "ports that keep one of two paddings",
+        _padding(STEM, _same),
+    ),
+    Deviation(
+        "same-padding-of-pool",
+        "the stem's pool alone pads as TensorFlow's 'same'",
+        "ports that keep one of two paddings",
+        _padding(POOL, _same),
+    ),
+    Deviation(
+        "symmetric-padding",
+        "the stem pads (n-1)/2 on both sides",
+        "PyTorch",
+        _symmetric(f"{STEM} {POOL}"),
+    ),
+    Deviation(
+        "symmetric-padding-of-conv",
+        "the stem's convolution alone pads (n-1)/2 on both sides",
+        "ports that keep one of two paddings",
+        _symmetric(STEM),
+    ),
+    Deviation(
+        "symmetric-padding-of-pool",
+        "the stem's pool alone pads (n-1)/2 on both sides",
+        "ports that keep one of two paddings",
+        _symmetric(POOL),
+    ),
+    Deviation(
+        "same-lower-padding",
+        "the stem pads as 'same' with the extra pixel at the start",
+        "ONNX's SAME_LOWER",
+        _padding(f"{STEM} {POOL}", _lower),
+    ),
+    Deviation("no-padding-of-conv", "the stem's convolution does not pad", "'valid'", _none(STEM)),
+    Deviation("no-padding-of-pool", "the stem's pool does not pad", "'valid'", _none(POOL)),
+    Deviation(
+        "no-final-norm",
+        "there is no norm and no ReLU before the global pool",
+        "the Keras and PyTorch originals of densenet169-bc",
+        both(without("final.norm", ops.BatchNorm), without("final.relu", ops.Relu)),
+    ),
+    Deviation(
+        "no-final-relu",
+        "there is no ReLU before the global pool",
+        "a common slip, as torchvision's is a function and no module",
+        without("final.relu", ops.Relu),
+    ),
+    Deviation(
+        "no-transition-relu",
+        "transitions have no ReLU",
+        "a reading of the paper's text",
+        without("transition*.relu", ops.Relu),
+    ),
+    Deviation(
+        "no-stem-norm",
+        "the stem has no norm and no ReLU",
+        "CIFAR networks",
+        both(without("stem.norm", ops.BatchNorm), without("stem.relu", ops.Relu)),
+    ),
+    Deviation("no-stem-relu", "the stem has no ReLU", "a slip", without("stem.relu", ops.Relu)),
+    Deviation("no-stem-pool", "the stem has no pool", "CIFAR networks", without(POOL, ops.MaxPool)),
+    Deviation(
+        "no-conv-bias",
+        "convolutions have no bias",
+        "PyTorch and Keras ports, bias=False",
+        on(ANY, ops.Conv, bias=False),
+    ),
+    Deviation("no-stem-bias", "the stem has no bias", "a slip", on(STEM, ops.Conv, bias=False)),
+    Deviation(
+        "no-transition-bias",
+        "transitions have no bias",
+        "a slip",
+        on("transition*.conv", ops.Conv, bias=False),
+    ),
+    Deviation(
+        "conv-bias",
+        "convolutions have a bias",
+        "the default of PyTorch and Keras",
+        on(ANY, ops.Conv, bias=True),
+    ),
+    Deviation(
+        "stem-bias", "the stem has a bias", "a forgotten bias=False", on(STEM, ops.Conv, bias=True)
+    ),
+    Deviation(
+        "transition-bias",
+        "transitions have a bias",
+        "a forgotten bias=False",
+        on("transition*.conv", ops.Conv, bias=True),
+    ),
+    Deviation("theta-rounds", "theta * m is rounded to the nearest", "round()", _kept(round)),
+    Deviation("theta-ceils", "theta * m is rounded up", "ceil()", _kept(math.ceil)),
+    Deviation(
+        "running-variance-biased",
+        "running variance divides by n",
+        "Keras, TensorFlow, JAX",
+        on(ANY, ops.BatchNorm, unbiased=False),
+    ),
+    Deviation(
+        "running-variance-unbiased",
+        "running variance divides by n - 1",
+        "PyTorch, Torch7",
+        on(ANY, ops.BatchNorm, unbiased=True),
+    ),
+    Deviation(
+        "norm-momentum-inverted",
+        "norm momentum is the weight of the old value, not of the new one",
+        "Keras and PyTorch mean opposite things by it",
+        replace_ops(
+            ANY,
+            ops.BatchNorm,
+            lambda node, graph: ops.BatchNorm(
+                node.op.channels, node.op.epsilon, 1 - node.op.momentum, node.op.unbiased
+            ),
+        ),
+    ),
+    Deviation(
+        "norm-momentum-keras",
+        "the new value's weight in running statistics is 0.01",
+        "Keras's default of 0.99",
+        _momentum(0.01),
+    ),
+    Deviation(
+        "norm-momentum-torch",
+        "the new value's weight in running statistics is 0.1",
+        "PyTorch's default",
+        _momentum(0.1),
+    ),
+    Deviation(
+        "norm-momentum-0.001",
+        "the new value's weight in running statistics is 0.001",
+        "TensorFlow Slim's 0.999",
+        _momentum(0.001),
+    ),
+)

@@ -1,0 +1,363 @@
+"""The reference with some of its parts exchanged: what a network would compute if.
+
+A :class:`Variant` is everything that decides a network's numbers: its graph, the weights it ends up
+with, how each op is computed and by what rules it is trained. A deviation exchanges some of these,
+so deviations can be combined. All arithmetic is the reference's, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+import densespec
+from densespec.graph import Graph, Node
+from densespec.recipe import TrainingRecipe
+from densespec.reference import Array, Context, Kernel, ReferenceModel, cross_entropy
+from densespec.weights import Arrays
+from densespec_conformance.deviations.kernels import KERNELS
+from densespec_conformance.requests import Batch, Network, Step, Train
+
+Loss = Callable[[Array, Array, float], tuple[float, Array]]
+"""Logits, labels and label smoothing to the loss and its gradient."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """How one weight moves, every choice spelled out; the defaults are the recipe's.
+
+    Attributes:
+        decay: ``coupled`` to the gradient; ``decoupled`` from it, times the learning rate; or
+            decoupled and ``unscaled``.
+        decay_of: coefficient of a weight, by its name.
+        nesterov, momentum: instead of the recipe's.
+        dampening: share of the gradient that the velocity does not take, after the first step.
+        velocity: whether it holds the learning rate, and is shown so (``raw``) or ``scaled`` back.
+    """
+
+    decay: Literal["coupled", "decoupled", "unscaled"] = "coupled"
+    decay_of: Callable[[TrainingRecipe, str], float] = TrainingRecipe.decay_of
+    nesterov: bool | None = None
+    momentum: float | None = None
+    dampening: float = 0.0
+    velocity: Literal["plain", "raw", "scaled"] = "plain"
+
+    def step(
+        self, recipe: TrainingRecipe, name: str, w: Array, g: Array, v: Array, rate: float
+    ) -> tuple[Array, Array]:
+        """New weight and velocity."""
+        momentum = recipe.momentum if self.momentum is None else self.momentum
+        nesterov = recipe.nesterov if self.nesterov is None else self.nesterov
+        decay = self.decay_of(recipe, name)
+        if self.decay == "coupled":
+            g = g + decay * w
+        else:
+            w = w - decay * w * (rate if self.decay == "decoupled" else 1.0)
+        first = not v.any()
+        scale = 1.0 if self.velocity == "plain" else rate
+        g = scale * g
+        v = momentum * v + (g if first else (1 - self.dampening) * g)
+        ahead = g + momentum * v if nesterov else v
+        return w - (rate / scale) * ahead, v
+
+    def shown(self, v: Array, rate: float) -> Array:
+        """The velocity as the optimizer's state shows it."""
+        return {"plain": v, "raw": -v, "scaled": v / rate}[self.velocity]
+
+    def kept(self, shown: Array, rate: float) -> Array:
+        """The velocity that is shown so."""
+        return {"plain": shown, "raw": -shown, "scaled": shown * rate}[self.velocity]
+
+
+def _as_they_are(gradients: Arrays, weights: Arrays, recipe: TrainingRecipe) -> Arrays:
+    return gradients
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a network is trained.
+
+    Attributes:
+        loss: of logits, and its gradient.
+        reported: what is said of the loss, given the weights and the size of the batch.
+        gradients: what becomes of them before the step.
+        shown: what is shown of them.
+        accumulate: whether the gradients of earlier steps are added.
+        rate: the learning rate of a step, by all rates and the step's index.
+        update: how each weight moves.
+        resumes: whether momentum that is given is taken up.
+        recipe: what the recipe is taken for.
+        across: what is made of several devices' gradients, and of their loss.
+        statistics: what is made of their running statistics.
+    """
+
+    loss: Loss = cross_entropy
+    reported: Callable[[float, Arrays, TrainingRecipe, int], float] = (
+        lambda loss, weights, recipe, count: loss
+    )
+    gradients: Callable[[Arrays, Arrays, TrainingRecipe], Arrays] = _as_they_are
+    shown: Callable[[Arrays, Arrays, TrainingRecipe], Arrays] = _as_they_are
+    accumulate: bool = False
+    rate: Callable[[Sequence[float], int], float] = lambda rates, index: rates[index]
+    update: Update = Update()
+    resumes: bool = True
+    recipe: Callable[[TrainingRecipe], TrainingRecipe] = lambda recipe: recipe
+    across: Literal["mean", "sum", "first"] = "mean"
+    statistics: Literal["mean", "first"] = "mean"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network as some implementation has it.
+
+    Attributes:
+        weights: by canonical name, float64.
+        kernels: how each kind of op is computed.
+        shown: by tap, the node whose value is seen there, where it is another one.
+        trainable_statistics: whether running statistics are counted as trainable.
+    """
+
+    graph: Graph
+    weights: Arrays
+    kernels: Mapping[type, Kernel] = field(default_factory=lambda: KERNELS)
+    rules: Rules = Rules()
+    shown: Mapping[str, str] = field(default_factory=dict)
+    trainable_statistics: bool = False
+
+    @classmethod
+    def of(cls, network: Network, size: tuple[int, ...] | None) -> Variant:
+        """The reference itself, for inputs of a spatial size."""
+        model = densespec.build(
+            network.spec,
+            backend="numpy",
+            input_shape=None if size is None else (network.spec.in_channels, *size),
+            weights=network.weights,
+            seed=network.seed,
+            dtype="float64",
+            **dict(network.options),  # type: ignore[arg-type]
+        )
+        return cls(model.densespec.graph, model.weights)
+
+    def train_by(self, **changes: Any) -> Variant:
+        """With other rules."""
+        return replace(self, rules=replace(self.rules, **changes))
+
+    def update_by(self, **changes: Any) -> Variant:
+        """With another update of the weights."""
+        return self.train_by(update=replace(self.rules.update, **changes))
+
+    def compute_by(self, kind: type, kernel: Kernel) -> Variant:
+        """With another kernel for a kind of op."""
+        return replace(self, kernels={**self.kernels, kind: kernel})
+
+
+@dataclass
+class Memo:
+    """What was computed before, by all that decides it.
+
+    Attributes:
+        open: whether more is put in; afterwards things are only looked up.
+    """
+
+    open: bool = True
+    _known: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
+    _arrays: dict[tuple[Any, ...], Array] = field(default_factory=dict)
+
+    def get(self, key: Any, parts: Sequence[Array], compute: Callable[[], Any]) -> Any:
+        """A result that ``key`` and these very arrays decide."""
+        key = (key, *map(id, parts))
+        if key in self._known:
+            return self._known[key][0]
+        result = compute()
+        if self.open:
+            self._known[key] = result, parts  # which keeps the arrays, so that ids stay theirs
+        return result
+
+    def same(self, array: Array) -> Array:
+        """An equal array that was seen before, or this one."""
+        key = array.shape, array.tobytes()
+        return self._arrays.setdefault(key, array) if self.open else self._arrays.get(key, array)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A node's value, and what its op saw besides its inputs."""
+
+    node: Node
+    value: Array
+    context: Context
+
+
+def run(
+    variant: Variant,
+    x: Array,
+    memo: Memo,
+    *,
+    training: bool = False,
+    masks: Mapping[str, Array] | None = None,
+) -> Iterator[Computed]:
+    """Each node in order, computed when it is asked for."""
+    first, *rest = variant.graph.nodes
+    values = {first.name: x}
+    for node in rest:
+        kernel, learns = variant.kernels[type(node.op)], training and not node.frozen
+        own = {w.name.rpartition(".")[2]: variant.weights[w.name] for w in node.weights}
+        mask = (masks or {}).get(node.name)
+        inputs = [values[source] for source in node.inputs]
+        context = Context(node.name, own, learns, mask)
+        compute = partial(_compute, node, kernel, context, inputs)
+        parts = [*inputs, *own.values(), *([] if mask is None else [mask])]
+        computed = memo.get((node.name, node.op, kernel, learns), parts, compute)
+        values[node.name] = computed.value
+        yield computed
+
+
+def _compute(node: Node, kernel: Kernel, context: Context, inputs: Sequence[Array]) -> Computed:
+    return Computed(node, kernel.forward(node.op, context, *inputs), context)
+
+
+def train(
+    variant: Variant, request: Train, memo: Memo, seen: Sequence[Step] = ()
+) -> Iterator[tuple[str, Array]]:
+    """What there is to see of each step, by label, in the order in which it comes about:
+    running statistics, loss, gradients from the last to the first, momentum, weights.
+
+    Args:
+        seen: another run's steps: each step then goes on from what that run had come to, so that
+            rounding and unstable training do not drive the two apart.
+    """
+    rules = variant.rules
+    recipe = rules.recipe(request.recipe)
+    weights = {name: memo.same(array) for name, array in variant.weights.items()}
+    velocity = dict((request.velocity if rules.resumes else None) or {})
+    rates = [batch.learning_rate for batch in request.batches]
+    earlier: Arrays = {}
+    for index, batch in enumerate(request.batches):
+        label, rate = f"step {index + 1}", rules.rate(rates, index)
+        step = _Step(replace(variant, weights=weights), recipe, batch, request.replicas, memo)
+        for name, array in step.statistics():
+            yield f"{label}, running statistic {name}", array
+        reported = rules.reported(step.loss, weights, recipe, len(batch.labels))
+        yield f"{label}, loss", np.array(reported)
+        gradients = rules.gradients(step.gradients(), weights, recipe)
+        if rules.accumulate:
+            gradients = earlier = {n: g + earlier.get(n, 0.0) for n, g in gradients.items()}
+        shown = rules.shown(gradients, weights, recipe)
+        for name in reversed(shown):
+            yield f"{label}, gradient {name}", shown[name]
+        weights = dict(weights)
+        for name, gradient in gradients.items():
+            before = velocity.get(name, np.zeros_like(gradient))
+            moved, velocity[name] = rules.update.step(
+                recipe, name, weights[name], gradient, before, rate * recipe.rate_factor_of(name)
+            )
+            weights[name] = memo.same(moved)
+        for name in gradients:
+            own = rate * recipe.rate_factor_of(name)
+            yield f"{label}, momentum {name}", rules.update.shown(velocity[name], own)
+        for name in gradients:
+            yield f"{label}, weight {name}", weights[name]
+        weights |= {name: memo.same(array) for name, array in step.found.items()}
+        if index < len(seen):
+            known = {n: np.asarray(w, np.float64) for n, w in seen[index].weights.items()}
+            weights |= {name: memo.same(w) for name, w in known.items() if name in weights}
+            shown_velocity = seen[index].velocity
+            velocity |= {
+                name: rules.update.kept(
+                    np.asarray(shown_velocity[name], np.float64),
+                    rate * recipe.rate_factor_of(name),
+                )
+                for name in gradients
+                if name in shown_velocity
+            }
+
+
+@dataclass
+class _Step:
+    """One step's forward and backward pass, on as many devices as there are.
+
+    Attributes:
+        found: new running statistics, once all have been asked for.
+    """
+
+    variant: Variant
+    recipe: TrainingRecipe
+    batch: Batch
+    replicas: int
+    memo: Memo
+    found: Arrays = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rules, count = self.variant.rules, len(self.batch.x)
+        split = self.recipe.batch_norm == "per-replica" or rules.across == "first"
+        parts = np.array_split(np.arange(count), self.replicas if split else 1)
+        self._passes = [_Pass(self, None if len(parts) == 1 else part) for part in parts]
+        first = [1.0] + [0.0] * (len(parts) - 1)
+        shares = [len(part) / count for part in parts]
+        self._shares = first if rules.across == "first" else shares
+        self._factor = self.replicas if rules.across == "sum" else 1
+        even = [1 / len(parts)] * len(parts)
+        self._means = first if rules.statistics == "first" else even
+
+    def statistics(self) -> Iterator[tuple[str, Array]]:
+        for groups in zip(*[one.statistics() for one in self._passes], strict=True):
+            name = groups[0][0]
+            arrays = [m * array for m, (_, array) in zip(self._means, groups, strict=True)]
+            self.found[name] = np.sum(arrays, axis=0)
+            yield name, self.found[name]
+
+    @property
+    def loss(self) -> float:
+        losses = [one.loss_and_slope()[0] for one in self._passes]
+        return sum(share * loss for share, loss in zip(self._shares, losses, strict=True))
+
+    def gradients(self) -> Arrays:
+        groups = [one.gradients() for one in self._passes]
+        if len(groups) == 1 and self._factor == 1:
+            return groups[0]
+        factors = [self._factor * share for share in self._shares]
+        return {
+            name: np.sum([f * g[name] for f, g in zip(factors, groups, strict=True)], axis=0)
+            for name in groups[0]
+        }
+
+
+class _Pass:
+    """Forward and backward on one device's part of the batch; None for all of it."""
+
+    def __init__(self, step: _Step, part: Array | None) -> None:
+        batch, variant, memo = step.batch, step.variant, step.memo
+        every: Any = slice(None) if part is None else part
+        self._labels, self._step = memo.same(np.asarray(batch.labels)[every]), step
+        x = memo.same(np.asarray(batch.x[every], np.float64))
+        masks = {name: memo.same(np.asarray(m[every], float)) for name, m in batch.masks.items()}
+        self._values: Arrays = {variant.graph.input.name: x}
+        self._contexts: dict[str, Context] = {}
+        self._nodes = run(variant, x, memo, training=True, masks=masks)
+
+    def statistics(self) -> Iterator[tuple[str, Array]]:
+        for computed in self._nodes:
+            name = computed.node.name
+            self._values[name], self._contexts[name] = computed.value, computed.context
+            for short, array in computed.context.statistics.items():
+                yield f"{name}.{short}", array
+
+    def loss_and_slope(self) -> tuple[float, Array]:
+        variant, smoothing = self._step.variant, self._step.recipe.label_smoothing
+        logits = self._values[variant.graph.output.name]
+        return variant.rules.loss(logits, self._labels, smoothing)
+
+    def gradients(self) -> Arrays:
+        variant, smoothing = self._step.variant, self._step.recipe.label_smoothing
+
+        def compute() -> Arrays:
+            model = ReferenceModel(variant.graph, variant.weights, kernels=variant.kernels)
+            return model._backward(self._values, self._contexts, self.loss_and_slope()[1])
+
+        kernels = tuple(variant.kernels.items())
+        key = (kernels, variant.graph.nodes, variant.rules.loss, smoothing)
+        return self._step.memo.get(key, [*self._values.values(), self._labels], compute)

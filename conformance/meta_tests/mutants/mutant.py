@@ -1,0 +1,39 @@
+"""What a mutant is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+STEM, NEGATIVE = "forward/torchvision-stem", "forward/preactivation-stem-pools-negative-numbers"
+SOFTMAX, NO_DROPOUT = "forward/softmax", "forward/dropout-is-off"
+DROP, MASKS = "training/learning-rate-drop", "training/given-dropout-masks"
+DECAY, KERNELS_ONLY = "training/strong-weight-decay", "training/weight-decay-of-kernels-only"
+SMOOTHING, BIASED = "training/label-smoothing", "training/biased-running-variance"
+SEED, ROUND_TRIP = "initial/same-bits-in-float32", "initial/weights-come-back-in-float64"
+RESUMED = "curve/taken-over-from-the-reference"
+TOGETHER, APART = "parallel/synchronised-norms", "parallel/norms-of-each-device"
+LAYER_RATES = "training/learning-rates-by-layer"
+COUNTS = "structure/densenet-40-12"
+"""Cases by what they are good for."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong backend.
+
+    Attributes:
+        about: what is wrong with it.
+        case: id of the case that must catch it.
+        where: what the first difference must be named by.
+        diagnosis: ids of the deviations that must be named for it; empty for what is beyond the
+            catalogue.
+        backend: makes it.
+    """
+
+    about: str
+    case: str
+    where: str
+    diagnosis: tuple[str, ...]
+    backend: Callable[[], Any]

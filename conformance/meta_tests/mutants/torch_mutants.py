@@ -1,0 +1,817 @@
+"""Wrong networks and training loops in PyTorch, written as people write them.
+
+A mutant changes the modules or the trainer of ``densespec_torch``; it knows nothing of the
+reference or of the catalogue of deviations.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from meta_tests.mutants.mutant import (
+    COUNTS,
+    DECAY,
+    DROP,
+    KERNELS_ONLY,
+    MASKS,
+    NEGATIVE,
+    NO_DROPOUT,
+    RESUMED,
+    ROUND_TRIP,
+    SEED,
+    SMOOTHING,
+    SOFTMAX,
+    STEM,
+    Mutant,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Alter = Callable[[Any], Any]
+"""Changes a built model in place, or gives another."""
+
+
+def put(model: nn.Module, node: str, module: Any) -> None:
+    from densespec.weights.layouts.torch_names import module_path
+
+    parent, _, child = module_path(node).rpartition(".")
+    model.get_submodule(parent)._modules[child] = module
+
+
+def get(model: nn.Module, node: str) -> Any:
+    from densespec.weights.layouts.torch_names import module_path
+
+    return model.get_submodule(module_path(node))
+
+
+def backend(
+    alter: Alter = lambda model: None, trainer: str = "", module: str = "mutants.torch_trainers"
+) -> Callable[[], Any]:
+    """The torch backend with a model that is changed, or a trainer of a module of meta_tests."""
+    return functools.partial(_make, alter, trainer, module)
+
+
+def _make(alter: Alter, trainer: str, module: str) -> Any:
+    from densespec_torch.backend import TorchBackend
+
+    class Backend(TorchBackend):
+        def build(self, *args: Any, **options: Any) -> Any:
+            import torch
+
+            model = super().build(*args, **options)
+            model.densespec_graph = args[0]
+            with torch.no_grad():
+                return alter(model) or model
+
+        def trainer(self, *args: Any) -> Any:
+            if not trainer:
+                return super().trainer(*args)
+            return getattr(importlib.import_module(f"meta_tests.{module}"), trainer)(*args)
+
+    return Backend()
+
+
+def norms(model: nn.Module) -> list[Any]:
+    from torch import nn
+
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def convs(model: nn.Module) -> list[Any]:
+    from torch import nn
+
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def _every_norm(**attributes: Any) -> Alter:
+    def alter(model: nn.Module) -> None:
+        for norm in norms(model):
+            for name, value in attributes.items():
+                setattr(norm, name, value)
+
+    return alter
+
+
+def norms_by(forward: Callable[..., Tensor]) -> Alter:
+    """Norms that compute by a function of themselves and their input."""
+
+    def alter(model: nn.Module) -> None:
+        for norm in norms(model):
+            norm.forward = functools.partial(forward, norm)
+
+    return alter
+
+
+def _of_batch(norm: Any, x: Tensor) -> Tensor:
+    from torch.nn import functional
+
+    return functional.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+
+
+def _always_running(norm: Any, x: Tensor) -> Tensor:
+    from torch.nn import functional
+
+    mean, variance = norm.running_mean, norm.running_var
+    return functional.batch_norm(x, mean, variance, norm.weight, norm.bias, False, 0.0, norm.eps)
+
+
+def _by_hand(norm: Any, x: Tensor, *, detach: bool, unbiased: bool) -> Tensor:
+    """A norm as tutorials write it."""
+    import torch
+
+    mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=unbiased)
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(x.var((0, 2, 3), unbiased=True), norm.momentum)
+    if detach:
+        mean, variance = mean.detach(), variance.detach()
+    scale = norm.weight / torch.sqrt(variance + norm.eps)
+    return (x - mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+
+
+def _epsilon_beside_the_root(norm: Any, x: Tensor) -> Tensor:
+    scale = norm.weight / (norm.running_var.sqrt() + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    return x * scale[:, None, None] + shift[:, None, None]
+
+
+def _keras_port(model: nn.Module, *, conv: bool = True, pool: bool = True) -> None:
+    """What keras-hub's stem does: it pads as TensorFlow."""
+    from torch import nn
+
+    if conv:
+        stem = get(model, "stem.conv")
+        stem.padding = (0, 0)
+        put(model, "stem.conv", nn.Sequential(nn.ZeroPad2d((2, 3, 2, 3)), stem))
+    if pool:
+        padded = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), float("-inf")), nn.MaxPool2d(3, 2))
+        put(model, "stem_pool", padded)
+
+
+def _keras_hub(model: nn.Module) -> None:
+    # state_dict names move with the wrapped convolution, which inference does not read.
+    _keras_port(model)
+    _every_norm(eps=1.001e-5)(model)
+
+
+def _replaced(node: str, make: Callable[[Any], Any]) -> Alter:
+    """One module in the place of another, which it may use."""
+
+    def alter(model: nn.Module) -> None:
+        from torch import nn
+
+        put(model, node, make(nn))
+
+    return alter
+
+
+def _ceil_mode(model: nn.Module) -> None:
+    get(model, "stem_pool").ceil_mode = True
+
+
+def _transitions_take_the_maximum(model: nn.Module) -> None:
+    from torch import nn
+
+    put(model, "transition1.pool", nn.MaxPool2d(2, 2))
+
+
+def _global_maximum(model: nn.Module) -> None:
+    get(model, "global_pool").kind = "max"
+
+
+def _leaky(model: nn.Module) -> None:
+    from torch import nn
+
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(parent, name, nn.LeakyReLU())
+
+
+def _no_final_norm(model: nn.Module) -> None:
+    from torch import nn
+
+    norm = get(model, "final.norm")
+    norm.forward = lambda x: x
+    put(model, "final.relu", nn.Identity())
+
+
+def _concats(model: nn.Module) -> list[Any]:
+    from densespec_torch.layers import Concat
+
+    return [module for module in model.modules() if isinstance(module, Concat)]
+
+
+def _new_maps_first(model: nn.Module) -> None:
+    import torch
+
+    for concat in _concats(model):
+        concat.forward = lambda *xs: torch.cat(xs[::-1], 1)
+
+
+def _variable_used_twice(model: nn.Module) -> None:
+    """x = relu(norm(x)); y = conv(x); return cat(x, y)."""
+    import torch
+
+    graph = model.densespec_graph
+    for node in graph.nodes:
+        if ".concat" in node.name:
+            seen: list[Tensor] = []
+            relu = get(model, f"{node.inputs[1].rpartition('.')[0]}.relu1")
+            relu.register_forward_hook(lambda _m, _x, y, seen=seen: seen.append(y))
+            concat = get(model, node.name)
+            concat.forward = lambda x, new, seen=seen: torch.cat([seen.pop(), new], 1)
+
+
+def _bgr(model: nn.Module) -> None:
+    model.register_forward_pre_hook(lambda _model, inputs: (inputs[0].flip(1),))
+
+
+def _probabilities(model: nn.Module) -> None:
+    get(model, "classifier").register_forward_hook(lambda _m, _x, y: y.softmax(1))
+
+
+def _dropout_stays_on(model: nn.Module) -> None:
+    from torch import nn
+    from torch.nn import functional
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.forward = functools.partial(functional.dropout, p=module.p, training=True)
+
+
+def _norm_weights_not_loaded(model: nn.Module) -> None:
+    for norm in norms(model):
+        norm.weight.fill_(1)
+
+
+def _buffers_not_saved(model: nn.Module) -> None:
+    for norm in norms(model):
+        norm.reset_running_stats()
+
+
+def _assigned_by_position(model: nn.Module) -> None:
+    for norm in norms(model):
+        norm.weight, norm.bias = norm.bias, norm.weight
+
+
+def _kept_in(dtype: str) -> Alter:
+    def alter(model: nn.Module) -> None:
+        import torch
+
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.to(getattr(torch, dtype)))
+
+    return alter
+
+
+def _computes_in(dtype: str) -> Alter:
+    """A model that casts its input down, and everything with it."""
+
+    def alter(model: nn.Module) -> None:
+        import torch
+
+        kind = getattr(torch, dtype)
+        model.to(kind)
+        model.register_forward_pre_hook(lambda _model, inputs: (inputs[0].to(kind),))
+        for name, module in model.named_modules():
+            if name:
+                module.register_forward_hook(lambda _m, _x, y: y.to(kind))
+
+    return alter
+
+
+def _turned_kernels(model: nn.Module) -> None:
+    for conv in convs(model):
+        conv.weight.copy_(conv.weight.transpose(2, 3).clone())
+
+
+def _reshaped_classifier(model: nn.Module) -> None:
+    """Keras's (in, out) array, given PyTorch's shape without a transpose."""
+    weight = get(model, "classifier").weight
+    weight.copy_(weight.T.contiguous().reshape(weight.shape))
+
+
+def _drawn_by(name: str, **options: Any) -> Alter:
+    def alter(model: nn.Module) -> None:
+        import torch
+        from torch import nn
+
+        torch.manual_seed(5)
+        for conv in convs(model):
+            getattr(nn.init, name)(conv.weight, **options)
+
+    return alter
+
+
+def _transition_bias(model: nn.Module) -> None:
+    import torch
+    from torch import nn
+
+    for name, conv in model.named_modules():
+        if isinstance(conv, nn.Conv2d) and name.split(".")[-2].startswith("transition"):
+            conv.bias = nn.Parameter(torch.zeros(conv.out_channels, dtype=conv.weight.dtype))
+
+
+def _no_affine(model: nn.Module) -> None:
+    """Norms without gamma and beta of their own, as far as a count sees them."""
+    for norm in norms(model):
+        norm.weight.requires_grad_(False)
+        norm.bias.requires_grad_(False)
+
+
+MUTANTS: Mapping[str, Mutant] = {
+    "TORCH_KERAS_EPSILON": Mutant(
+        "eps=1e-3 in every BatchNorm2d",
+        STEM,
+        "stem.norm",
+        ("eps-keras",),
+        backend(_every_norm(eps=1e-3)),
+    ),
+    "TORCH_TINY_EPSILON": Mutant(
+        "eps=1e-12 in every BatchNorm2d",
+        STEM,
+        "stem.norm",
+        ("eps-1e-12",),
+        backend(_every_norm(eps=1e-12)),
+    ),
+    "TORCH_EPSILON_OF_KERAS_CONTRIB": Mutant(
+        "eps=1.1e-5 in every BatchNorm2d",
+        STEM,
+        "stem.norm",
+        ("eps-1.1e-5",),
+        backend(_every_norm(eps=1.1e-5)),
+    ),
+    "TORCH_EPSILON_BESIDE_THE_ROOT": Mutant(
+        "a hand-written norm that adds eps to the deviation",
+        STEM,
+        "stem.norm",
+        ("eps-outside-the-root",),
+        backend(norms_by(_epsilon_beside_the_root)),
+    ),
+    "TORCH_KERAS_HUB": Mutant(
+        "keras-hub's network: 'same' padding in the stem and eps=1.001e-5",
+        STEM,
+        "stem.conv",
+        ("same-padding", "eps-keras-applications"),
+        backend(_keras_hub),
+    ),
+    "TORCH_SAME_CONV": Mutant(
+        "'same' padding of the stem's convolution alone",
+        STEM,
+        "stem.conv",
+        ("same-padding-of-conv",),
+        backend(functools.partial(_keras_port, pool=False)),
+    ),
+    "TORCH_SAME_POOL": Mutant(
+        "'same' padding of the max pool alone",
+        STEM,
+        "stem_pool",
+        ("same-padding-of-pool",),
+        backend(functools.partial(_keras_port, conv=False)),
+    ),
+    "TORCH_NO_EVAL": Mutant(
+        "model.eval() is forgotten",
+        STEM,
+        "stem.norm",
+        ("batch-statistics-in-inference",),
+        backend(norms_by(_of_batch)),
+    ),
+    "TORCH_CEIL_MODE": Mutant(
+        "MaxPool2d(ceil_mode=True)",
+        STEM,
+        "stem_pool",
+        ("ceil-mode-in-stem",),
+        backend(_ceil_mode),
+    ),
+    "TORCH_AVERAGE_POOL": Mutant(
+        "AvgPool2d in the stem, which counts its padding",
+        STEM,
+        "stem_pool",
+        ("average-pool-in-stem-with-padding",),
+        backend(_replaced("stem_pool", lambda nn: nn.AvgPool2d(3, 2, 1))),
+    ),
+    "TORCH_AVERAGE_POOL_WITHOUT_PADDING": Mutant(
+        "AvgPool2d(count_include_pad=False) in the stem",
+        STEM,
+        "stem_pool",
+        ("average-pool-in-stem",),
+        backend(_replaced("stem_pool", lambda nn: nn.AvgPool2d(3, 2, 1, count_include_pad=False))),
+    ),
+    "TORCH_ZERO_PAD": Mutant(
+        "ZeroPad2d before the max pool of negative numbers",
+        NEGATIVE,
+        "stem_pool",
+        ("zero-padded-max-pool",),
+        backend(
+            _replaced("stem_pool", lambda nn: nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2)))
+        ),
+    ),
+    "TORCH_MAX_POOL_IN_TRANSITION": Mutant(
+        "MaxPool2d in the transition",
+        STEM,
+        "transition1.pool",
+        ("max-pool-in-transition",),
+        backend(_transitions_take_the_maximum),
+    ),
+    "TORCH_GLOBAL_MAXIMUM": Mutant(
+        "adaptive_max_pool2d before the classifier",
+        STEM,
+        "global_pool",
+        ("global-maximum",),
+        backend(_global_maximum),
+    ),
+    "TORCH_LEAKY_RELU": Mutant(
+        "LeakyReLU for ReLU", STEM, "stem.relu", ("leaky-relu-0.01",), backend(_leaky)
+    ),
+    "TORCH_NO_FINAL_RELU": Mutant(
+        "F.relu before the global pool is forgotten",
+        STEM,
+        "final.relu",
+        ("no-final-relu",),
+        backend(_replaced("final.relu", lambda nn: nn.Identity())),
+    ),
+    "TORCH_NO_FINAL_NORM": Mutant(
+        "neither norm nor ReLU before the global pool",
+        STEM,
+        "final.norm",
+        ("no-final-norm",),
+        backend(_no_final_norm),
+    ),
+    "TORCH_NEW_MAPS_FIRST": Mutant(
+        "torch.cat([new, old])",
+        STEM,
+        "block1.concat1",
+        ("concat-reversed",),
+        backend(_new_maps_first),
+    ),
+    "TORCH_VARIABLE_USED_TWICE": Mutant(
+        "what is concatenated has gone through the layer's norm and ReLU",
+        STEM,
+        "block1.concat1",
+        ("concat-activated",),
+        backend(_variable_used_twice),
+    ),
+    "TORCH_BGR": Mutant(
+        "images are taken as BGR",
+        STEM,
+        "stem.conv",
+        ("input-channels-reversed",),
+        backend(_bgr),
+    ),
+    "TORCH_PROBABILITIES": Mutant(
+        "the classifier gives probabilities",
+        STEM,
+        "classifier",
+        ("softmax-in-classifier",),
+        backend(_probabilities),
+    ),
+    "TORCH_SIGMOID": Mutant(
+        "Sigmoid for Softmax",
+        SOFTMAX,
+        "softmax",
+        ("sigmoid",),
+        backend(_replaced("softmax", lambda nn: nn.Sigmoid())),
+    ),
+    "TORCH_LOG_SOFTMAX": Mutant(
+        "LogSoftmax for Softmax",
+        SOFTMAX,
+        "softmax",
+        ("log-softmax",),
+        backend(_replaced("softmax", lambda nn: nn.LogSoftmax(1))),
+    ),
+    "TORCH_SOFTMAX_OVER_THE_BATCH": Mutant(
+        "Softmax(dim=0)",
+        SOFTMAX,
+        "softmax",
+        (),
+        backend(_replaced("softmax", lambda nn: nn.Softmax(0))),
+    ),
+    "TORCH_DROPOUT_STAYS_ON": Mutant(
+        "F.dropout(x, p) without training=self.training",
+        NO_DROPOUT,
+        "stem.dropout",
+        (),
+        backend(_dropout_stays_on),
+    ),
+    "TORCH_GAMMA_NOT_LOADED": Mutant(
+        "gammas keep their initial value",
+        STEM,
+        "stem.norm",
+        ("gamma-not-loaded",),
+        backend(_norm_weights_not_loaded),
+    ),
+    "TORCH_BUFFERS_NOT_SAVED": Mutant(
+        "running statistics keep their initial values",
+        STEM,
+        "stem.norm",
+        ("statistics-not-loaded",),
+        backend(_buffers_not_saved),
+    ),
+    "TORCH_ASSIGNED_BY_POSITION": Mutant(
+        "gamma and beta are loaded into each other",
+        STEM,
+        "stem.norm",
+        ("gamma-and-beta-swapped",),
+        backend(_assigned_by_position),
+    ),
+    "TORCH_TURNED_KERNELS": Mutant(
+        "kernels are loaded with height and width exchanged",
+        STEM,
+        "stem.conv",
+        ("kernels-turned",),
+        backend(_turned_kernels),
+    ),
+    "TORCH_RESHAPED_CLASSIFIER": Mutant(
+        "the classifier's kernel is reshaped, not transposed",
+        STEM,
+        "classifier",
+        ("classifier-reshaped",),
+        backend(_reshaped_classifier),
+    ),
+    "TORCH_HALF_CHECKPOINT": Mutant(
+        "weights come from a float16 file",
+        ROUND_TRIP,
+        "stem.conv.kernel",
+        ("weights-in-float16",),
+        backend(_kept_in("float16")),
+    ),
+    "TORCH_BFLOAT16_CHECKPOINT": Mutant(
+        "weights come from a bfloat16 file",
+        STEM,
+        "stem.conv",
+        ("weights-in-bfloat16",),
+        backend(_kept_in("bfloat16")),
+    ),
+    "TORCH_FLOAT32_INSIDE": Mutant(
+        "the model casts its input to float32",
+        STEM,
+        "stem.conv",
+        ("float32-inside",),
+        backend(_computes_in("float32")),
+    ),
+    "TORCH_BFLOAT16_INSIDE": Mutant(
+        "the model casts its input to bfloat16",
+        STEM,
+        "stem.conv",
+        ("bfloat16-inside",),
+        backend(_computes_in("bfloat16")),
+    ),
+    "TORCH_XAVIER": Mutant(
+        "xavier_uniform_",
+        SEED,
+        "stem.conv.kernel",
+        ("init-xavier-uniform",),
+        backend(_drawn_by("xavier_uniform_")),
+    ),
+    "TORCH_DEFAULT_INIT": Mutant(
+        "PyTorch's default initial weights",
+        SEED,
+        "stem.conv.kernel",
+        ("init-torch-default",),
+        backend(_drawn_by("kaiming_uniform_", a=5**0.5)),
+    ),
+    "TORCH_FAN_OUT": Mutant(
+        "kaiming_normal_(mode='fan_out')",
+        SEED,
+        "stem.conv.kernel",
+        ("init-he-fan-out",),
+        backend(_drawn_by("kaiming_normal_", mode="fan_out", nonlinearity="relu")),
+    ),
+    "TORCH_OWN_SEED": Mutant(
+        "kaiming_normal_ by torch.manual_seed",
+        SEED,
+        "stem.conv.kernel",
+        ("init-other-seed",),
+        backend(_drawn_by("kaiming_normal_", nonlinearity="relu")),
+    ),
+    "TORCH_TRANSITION_BIAS": Mutant(
+        "bias=False is forgotten in transitions",
+        COUNTS,
+        "trainable parameters",
+        ("transition-bias",),
+        backend(_transition_bias),
+    ),
+    "TORCH_MOMENTUM_INVERTED": Mutant(
+        "BatchNorm2d(momentum=0.9)",
+        DROP,
+        "step 1, running statistic stem.norm.running_mean",
+        ("norm-momentum-inverted",),
+        backend(_every_norm(momentum=0.9)),
+    ),
+    "TORCH_MOMENTUM_OF_KERAS": Mutant(
+        "BatchNorm2d(momentum=0.01)",
+        DROP,
+        "step 1, running statistic stem.norm.running_mean",
+        ("norm-momentum-keras",),
+        backend(_every_norm(momentum=0.01)),
+    ),
+    "TORCH_CUMULATIVE_AVERAGE": Mutant(
+        "BatchNorm2d(momentum=None)",
+        DROP,
+        "step 1, running statistic stem.norm.running_mean",
+        (),
+        backend(_every_norm(momentum=None)),
+    ),
+    "TORCH_FROZEN_NORMS": Mutant(
+        "norms in inference mode while training",
+        DROP,
+        "step 1, loss",
+        ("frozen-statistics",),
+        backend(norms_by(_always_running)),
+    ),
+    "TORCH_DETACHED_STATISTICS": Mutant(
+        "a hand-written norm that detaches its statistics",
+        DROP,
+        "step 1, gradient stem.conv.kernel",
+        ("constant-statistics",),
+        backend(norms_by(functools.partial(_by_hand, detach=True, unbiased=False))),
+    ),
+    "TORCH_UNBIASED_NORM": Mutant(
+        "a hand-written norm that normalises by x.var()",
+        DROP,
+        "step 1, loss",
+        ("unbiased-normalisation",),
+        backend(norms_by(functools.partial(_by_hand, detach=False, unbiased=True))),
+    ),
+    "TORCH_NO_NESTEROV": Mutant(
+        "SGD without nesterov=True",
+        DROP,
+        "step 1, weight stem.conv.kernel",
+        ("no-nesterov",),
+        backend(trainer="NoNesterov"),
+    ),
+    "TORCH_DAMPENING": Mutant(
+        "SGD(dampening=0.9)",
+        DROP,
+        "step 2, momentum",
+        ("dampened",),
+        backend(trainer="Dampened"),
+    ),
+    "TORCH_ADAMW_DECAY": Mutant(
+        "weights decay before the step, as in AdamW",
+        DECAY,
+        "step 1, momentum",
+        ("decoupled-decay",),
+        backend(trainer="Decoupled"),
+    ),
+    "TORCH_UNSCALED_DECAY": Mutant(
+        "weights decay without the learning rate",
+        DECAY,
+        "step 1, momentum",
+        ("unscaled-decay",),
+        backend(trainer="DecoupledUnscaled"),
+    ),
+    "TORCH_NO_DECAY": Mutant(
+        "SGD without weight_decay",
+        DECAY,
+        "step 1, momentum",
+        ("no-decay",),
+        backend(trainer="NoDecay"),
+    ),
+    "TORCH_ONE_GROUP": Mutant(
+        "all parameters in one group, where norms and biases should be spared",
+        KERNELS_ONLY,
+        "step 1, momentum",
+        ("decay-of-everything",),
+        backend(trainer="OneGroup"),
+    ),
+    "TORCH_L2_PENALTY": Mutant(
+        "a decay twice as large, as keras.regularizers.l2 makes it",
+        DECAY,
+        "step 1, momentum",
+        ("doubled-decay",),
+        backend(trainer="DoubledDecay"),
+    ),
+    "TORCH_DECAY_WITHOUT_NESTEROV": Mutant(
+        "decoupled decay and no nesterov=True",
+        DECAY,
+        "step 1, momentum",
+        ("no-nesterov", "decoupled-decay"),
+        backend(trainer="DecoupledWithoutNesterov"),
+    ),
+    "TORCH_NO_ZERO_GRAD": Mutant(
+        "optimizer.zero_grad() is forgotten",
+        DROP,
+        "step 2, gradient",
+        ("gradients-accumulate",),
+        backend(trainer="NoZeroGrad"),
+    ),
+    "TORCH_LATE_SCHEDULER": Mutant(
+        "scheduler.step() a step too late",
+        DROP,
+        "step 7, weight",
+        ("rate-late",),
+        backend(trainer="LateScheduler"),
+    ),
+    "TORCH_NO_SCHEDULER": Mutant(
+        "scheduler.step() is forgotten",
+        DROP,
+        "step 7, weight",
+        ("rate-constant",),
+        backend(trainer="NoScheduler"),
+    ),
+    "TORCH_TWO_SCHEDULERS": Mutant(
+        "the learning rate drops twice at once",
+        DROP,
+        "step 7, weight",
+        ("drop-applied-twice",),
+        backend(trainer="TwoSchedulers"),
+    ),
+    "TORCH_SUMMED_LOSS": Mutant(
+        "cross_entropy(reduction='sum')",
+        DROP,
+        "step 1, loss",
+        ("loss-summed",),
+        backend(trainer="SummedLoss"),
+    ),
+    "TORCH_DOUBLE_SOFTMAX": Mutant(
+        "cross_entropy of probabilities",
+        DROP,
+        "step 1, loss",
+        ("loss-of-probabilities",),
+        backend(trainer="DoubleSoftmax"),
+    ),
+    "TORCH_BINARY_CROSS_ENTROPY": Mutant(
+        "binary_cross_entropy_with_logits of one-hot labels",
+        DROP,
+        "step 1, loss",
+        ("binary-cross-entropy",),
+        backend(trainer="BinaryLoss"),
+    ),
+    "TORCH_NO_SMOOTHING": Mutant(
+        "cross_entropy without label_smoothing",
+        SMOOTHING,
+        "step 1, loss",
+        ("label-smoothing-ignored",),
+        backend(trainer="NoSmoothing"),
+    ),
+    "TORCH_SMOOTHING_OVER_THE_OTHERS": Mutant(
+        "hand-written label smoothing over the other classes",
+        SMOOTHING,
+        "step 1, loss",
+        ("label-smoothing-over-the-others",),
+        backend(trainer="SmoothingOverTheOthers"),
+    ),
+    "TORCH_TWO_FORWARD_PASSES": Mutant(
+        "a second forward pass in training mode, for the accuracy",
+        DROP,
+        "step 1, running statistic stem.norm.running_mean",
+        ("statistics-updated-twice",),
+        backend(trainer="TwoForwardPasses"),
+    ),
+    "TORCH_CLIPPED": Mutant(
+        "clip_grad_norm_(1.0)",
+        DROP,
+        "step 1, gradient",
+        ("gradients-clipped-by-norm",),
+        backend(trainer="Clipped"),
+    ),
+    "TORCH_GAMMA_FROZEN": Mutant(
+        "gammas have no gradient",
+        DROP,
+        "step 1, gradient stem.norm.gamma",
+        ("gamma-not-trained",),
+        backend(trainer="GammaFrozen"),
+    ),
+    "TORCH_DROPOUT_2D": Mutant(
+        "Dropout2d for Dropout",
+        MASKS,
+        "step 1, loss",
+        ("dropout-spatial",),
+        backend(trainer="DropsMaps"),
+    ),
+    "TORCH_KEEP_RATE": Mutant(
+        "what is kept is divided by the rate",
+        MASKS,
+        "step 1, loss",
+        ("dropout-rate-for-keep-rate",),
+        backend(trainer="DividesByRate"),
+    ),
+    "TORCH_DROPOUT_AT_ENDS": Mutant(
+        "dropout at the end of dense layers alone, as torchvision's drop_rate",
+        MASKS,
+        "step 1, loss",
+        ("dropout-at-layer-ends-only",),
+        backend(trainer="DropsAtLayerEnds"),
+    ),
+    "TORCH_MASK_OF_WHAT_TO_DROP": Mutant(
+        "masks are taken for what to drop",
+        MASKS,
+        "step 1, loss",
+        ("dropout-inverted",),
+        backend(trainer="DropsTheOthers"),
+    ),
+    "TORCH_OPTIMIZER_NOT_RESTORED": Mutant(
+        "optimizer.load_state_dict() is forgotten",
+        RESUMED,
+        "step 26, momentum",
+        ("velocity-not-restored",),
+        backend(trainer="ForgetsMomentum"),
+    ),
+}

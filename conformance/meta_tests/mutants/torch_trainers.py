@@ -1,0 +1,201 @@
+"""Training loops in PyTorch with one thing wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from densespec.backends import StepResult
+from densespec.graph import Graph
+from densespec.recipe import TrainingRecipe
+from densespec_torch.training import TorchTrainer
+
+
+class NoNesterov(TorchTrainer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for group in self._optimizer.param_groups:
+            group["nesterov"] = False
+
+
+class Dampened(TorchTrainer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for group in self._optimizer.param_groups:
+            group["dampening"] = 0.9
+
+
+class NoDecay(TorchTrainer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for group in self._optimizer.param_groups:
+            group["weight_decay"] = 0.0
+
+
+class DoubledDecay(TorchTrainer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for group in self._optimizer.param_groups:
+            group["weight_decay"] *= 2
+
+
+class OneGroup(TorchTrainer):
+    def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
+        super().__init__(model, graph, recipe)
+        self._optimizer = torch.optim.SGD(
+            self._parameters.values(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self._optimizer.param_groups[0]["factor"] = 1.0
+
+
+class Decoupled(NoDecay):
+    scaled = True
+
+    def _gradients(self) -> Any:
+        """Called between the backward pass and the step."""
+        for group in self._optimizer.param_groups:
+            factor = group["lr"] if self.scaled else 1.0
+            with torch.no_grad():
+                for parameter in group["params"]:
+                    parameter.mul_(1 - factor * self._recipe.weight_decay)
+        return super()._gradients()
+
+
+class DecoupledUnscaled(Decoupled):
+    scaled = False
+
+
+class DecoupledWithoutNesterov(Decoupled):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for group in self._optimizer.param_groups:
+            group["nesterov"] = False
+
+
+class NoZeroGrad(TorchTrainer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
+
+
+class LateScheduler(TorchTrainer):
+    last: float | None = None
+
+    def step(self, *args: Any, learning_rate: float, **options: Any) -> StepResult:
+        now, self.last = self.last or learning_rate, learning_rate
+        return super().step(*args, learning_rate=now, **options)
+
+
+class NoScheduler(TorchTrainer):
+    def step(self, *args: Any, learning_rate: float, **options: Any) -> StepResult:
+        return super().step(*args, learning_rate=self._recipe.learning_rate, **options)
+
+
+class TwoSchedulers(TorchTrainer):
+    def step(self, *args: Any, learning_rate: float, **options: Any) -> StepResult:
+        twice = learning_rate**2 / self._recipe.learning_rate
+        return super().step(*args, learning_rate=twice, **options)
+
+
+class _OtherLoss(TorchTrainer):
+    def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
+        logits = self._model(torch.from_numpy(x))
+        target = torch.from_numpy(labels)
+        return self.loss(logits, target), (logits.argmax(1) == target).sum()
+
+    def loss(self, logits: Any, target: Any) -> Any:
+        raise NotImplementedError
+
+
+class SummedLoss(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        return functional.cross_entropy(logits, target, reduction="sum")
+
+
+class DoubleSoftmax(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        return functional.cross_entropy(logits.softmax(1), target)
+
+
+class NoSmoothing(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        return functional.cross_entropy(logits, target)
+
+
+class BinaryLoss(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        one_hot = functional.one_hot(target, logits.shape[1]).to(logits)
+        return functional.binary_cross_entropy_with_logits(logits, one_hot)
+
+
+class SmoothingOverTheOthers(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        share, classes = self._recipe.label_smoothing, logits.shape[1]
+        smooth = torch.full_like(logits, share / (classes - 1))
+        smooth.scatter_(1, target[:, None], 1 - share)
+        return -(smooth * logits.log_softmax(1)).sum(1).mean()
+
+
+class TwoForwardPasses(TorchTrainer):
+    def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
+        with torch.no_grad():
+            self._model(torch.from_numpy(x))
+        return super()._loss(x, labels)
+
+
+class Clipped(TorchTrainer):
+    def _gradients(self) -> Any:
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
+        return super()._gradients()
+
+
+class GammaFrozen(TorchTrainer):
+    def _gradients(self) -> Any:
+        for name, parameter in self._parameters.items():
+            if name.endswith(".gamma") and parameter.grad is not None:
+                parameter.grad.zero_()
+        return super()._gradients()
+
+
+class _OtherMasks(TorchTrainer):
+    def step(self, *args: Any, masks: Any = None, **options: Any) -> StepResult:
+        changed = {name: self.mask(name, mask) for name, mask in masks.items()}
+        return super().step(*args, masks=changed, **options)
+
+    def mask(self, name: str, mask: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class DropsMaps(_OtherMasks):
+    def mask(self, name: str, mask: np.ndarray) -> np.ndarray:
+        return np.ones_like(mask) * mask[:, :, :1, :1]
+
+
+class DividesByRate(_OtherMasks):
+    def mask(self, name: str, mask: np.ndarray) -> np.ndarray:
+        op: Any = self._graph[name].op
+        return mask * (1 - op.rate) / op.rate
+
+
+class DropsAtLayerEnds(_OtherMasks):
+    def mask(self, name: str, mask: np.ndarray) -> np.ndarray:
+        op: Any = self._graph[name].op
+        return mask if name.endswith("dropout2") else np.full_like(mask, 1 - op.rate)
+
+
+class DropsTheOthers(_OtherMasks):
+    def mask(self, name: str, mask: np.ndarray) -> np.ndarray:
+        return 1 - mask
+
+
+class ForgetsMomentum(TorchTrainer):
+    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+        pass

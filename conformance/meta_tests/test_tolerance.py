@@ -1,0 +1,285 @@
+"""Bounds allow what rounding does, whatever draws it, and little more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from densespec.graph import lower
+from densespec_conformance import tolerance
+from densespec_conformance.case import Case
+from densespec_conformance.cases import all_cases, float32_step, forward, random_specs, training
+from densespec_conformance.compare import Mismatch, assert_close, assert_same_steps
+from densespec_conformance.disturbed import name_of
+from densespec_conformance.expected import Expectation, Reference, expectation
+from densespec_conformance.requests import Forward, Network
+from densespec_conformance.rounding import ARITHMETIC, arithmetic_of, rounded
+from densespec_conformance.runner import run_case
+from densespec_conformance.target import LocalTarget
+from densespec_conformance.worker import handle
+from meta_tests.mutants import MUTANTS
+
+CASES = {case.id: case for case in all_cases()}
+ROWS = {row.name: row for row in forward.ROWS}
+STEM = ROWS["torchvision-stem"]
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+OTHER_DRAW = 1000
+"""A draw that no bound was derived from."""
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference()
+
+
+def _forward(dtype: str) -> Forward:
+    return forward.request(STEM, dtype)
+
+
+def _in_float64(request: Forward) -> Forward:
+    return replace(request, network=replace(request.network, dtype="float64"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("draw", range(OTHER_DRAW, OTHER_DRAW + 3))
+def test_other_roundings_reach_at_most_half_a_bound(dtype: str, draw: int) -> None:
+    request = _forward(dtype)
+    answer: Any = handle(name_of(dtype, draw), _in_float64(request))
+    outcome = assert_close(actual=answer, expected=expectation(request), order=request.taps)
+    assert 0.01 < outcome.strain < 0.5
+
+
+def test_other_roundings_of_training_reach_at_most_half_a_bound() -> None:
+    request = training.request(training.ROWS[0])
+    answer: Any = handle(name_of("float64", OTHER_DRAW), request)
+    outcome = assert_same_steps(actual=answer, expected=expectation(request))
+    assert 0.01 < outcome.strain < 0.75
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("name", ["torchvision-stem", "four-blocks", "three-dimensions"])
+def test_reference_in_a_dtype_is_within_its_bounds_but_not_far_within(
+    name: str, dtype: str
+) -> None:
+    request = forward.request(ROWS[name], dtype)
+    expected = expectation(request)
+    answer: Any = handle("numpy", request)
+    outcome = assert_close(actual=answer, expected=expected, order=request.taps)
+    assert 0.05 < outcome.strain < 0.5
+    output = request.taps[-1]
+    exact = expected.values[output]  # type: ignore[index, call-overload]
+    error = np.abs(answer[output] - exact).max() / np.abs(exact).max()
+    assert expected.bounds.of(output) < 200 * error
+
+
+def test_float32_step_of_the_reference_is_within_its_bounds() -> None:
+    request = float32_step.decided_step()
+    answer: Any = handle("numpy", request)
+    outcome = assert_same_steps(actual=answer, expected=expectation(request))
+    assert 0.05 < outcome.strain < 0.5
+
+
+def test_bounds_grow_with_the_roundoff() -> None:
+    classifiers = [expectation(_forward(dtype)).bounds.of("classifier") for dtype in DTYPES]
+    units = [ARITHMETIC[dtype].unit for dtype in DTYPES]
+    order = np.argsort(units)
+    assert np.all(np.diff(np.array(classifiers)[order]) > 0)
+    for bound, unit in zip(classifiers, units, strict=True):
+        assert tolerance.SAFETY * unit <= bound < 100 * tolerance.SAFETY * unit
+
+
+def test_bounds_grow_with_depth() -> None:
+    bounds = expectation(_forward("float32")).bounds
+    assert bounds.of("classifier") != bounds.of("stem.conv")
+    deep = forward.Row("deep", {"blocks": (12, 12)}, size=(16, 16))
+    last = lower(deep.spec).nodes[-4].name
+    deeper = expectation(forward.request(deep, "float32")).bounds
+    assert deeper.of(last) > deeper.of("block1.layer1.norm1")
+
+
+def test_tf32_is_used_where_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = expectation(_forward("float32")).bounds
+    monkeypatch.setenv("DENSESPEC_TF32", "1")
+    assert arithmetic_of("float32") == "tf32"
+    assert arithmetic_of("float64") == "float64"
+    coarse = expectation(_forward("float32")).bounds
+    assert "TF32 off" in full.reason
+    assert "TF32 on" in coarse.reason
+    assert coarse.of("classifier") > 100 * full.of("classifier")
+
+
+@pytest.mark.parametrize(
+    "case_id",
+    [
+        pytest.param("forward/torchvision-stem", id="float64"),
+        pytest.param("float32/variances-as-small-as-epsilon", id="float32-where-it-can-be-seen"),
+    ],
+)
+def test_epsilon_of_keras_applications_is_told_from_1e_5(
+    case_id: str, reference: Reference
+) -> None:
+    target = LocalTarget("meta_tests.mutants:EPSILON_OF_KERAS_APPLICATIONS")
+    assert MUTANTS["EPSILON_OF_KERAS_APPLICATIONS"].where == "stem.norm"
+    result = run_case(CASES[case_id], target, reference)
+    assert result.status == "failed"
+    assert result.where == "stem.norm"
+
+
+def test_message_says_where_how_much_and_why() -> None:
+    request = _forward("float32")
+    expected = expectation(request)
+    answer: Any = dict(expected.values)  # type: ignore[arg-type]
+    answer["block1.layer1.conv1"] = answer["block1.layer1.conv1"] * 1.001
+    with pytest.raises(Mismatch) as caught:
+        assert_close(actual=answer, expected=expected, order=request.taps)
+    allowed = f"{expected.bounds.of('block1.layer1.conv1'):.1e}"
+    assert str(caught.value).startswith("block1.layer1.conv1: has mean")
+    assert f"allowed {allowed} (float32, TF32 off: 8 times" in str(caught.value)
+    assert [item.name for item in caught.value.comparisons] == list(request.taps)
+    assert [item.name for item in caught.value.comparisons if not item.ok] == [
+        "block1.layer1.conv1"
+    ]
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        pytest.param(lambda y: y[:, :-1], id="shape"),
+        pytest.param(lambda y: np.where(y == y.max(), np.nan, y), id="nan"),
+        pytest.param(lambda y: np.where(y == y.max(), np.inf, y), id="infinity"),
+    ],
+)
+def test_unusable_values_are_a_mismatch(break_it: Callable[[np.ndarray], np.ndarray]) -> None:
+    request = _forward("bfloat16")
+    expected = expectation(request)
+    answer: Any = dict(expected.values)  # type: ignore[arg-type]
+    answer["stem_pool"] = break_it(answer["stem_pool"])
+    with pytest.raises(Mismatch, match="stem_pool: has"):
+        assert_close(actual=answer, expected=expected, order=request.taps)
+
+
+def test_missing_values_are_a_mismatch() -> None:
+    values = {"a": np.ones(2), "b": np.ones(2)}
+    expected = Expectation(values, tolerance.Bounds({"a": 0.1, "b": 0.1}, "made up"))
+    with pytest.raises(Mismatch, match="b: is missing"):
+        assert_close(actual={"a": np.ones(2)}, expected=expected, order=("a", "b"))
+
+
+def test_steps_that_are_missing_are_a_mismatch() -> None:
+    request = float32_step.decided_step()
+    with pytest.raises(Mismatch, match="number of steps: is 0"):
+        assert_same_steps(actual=[], expected=expectation(request))
+
+
+def test_bfloat16_is_rounded_as_others_round_it() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal(10_000).astype(np.float32) * 10.0 ** draw.integers(-30, 30, 10_000)
+    halves = np.array([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 0.0, -0.0], np.float32)
+    x = np.concatenate([x.astype(np.float32), halves])
+    ours, theirs = rounded(x, "bfloat16"), x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    assert ours.dtype == np.float32
+    assert np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_unit_roundoff_is_that_of_the_dtype(dtype: str) -> None:
+    unit = ARITHMETIC[dtype].unit
+    wide = np.array([1 + 0.99 * unit, 1 + 1.01 * unit], np.longdouble).astype(np.float64)
+    if dtype == "float64":
+        assert unit == np.finfo(np.float64).eps / 2
+    else:
+        below, above = rounded(wide, dtype).astype(float)
+        assert below == 1
+        assert above == 1 + 2 * unit
+
+
+@pytest.mark.parametrize("name", ["TRUNCATED", "FLOAT32_x", "FLOAT8_1"])
+def test_roundings_of_no_arithmetic_are_no_backend(name: str) -> None:
+    from densespec_conformance import disturbed
+
+    with pytest.raises(AttributeError):
+        getattr(disturbed, name)
+
+
+def test_target_without_a_dtype_is_unsupported_not_passed(reference: Reference) -> None:
+    case = CASES["bfloat16/torchvision-stem"]
+    result = run_case(case, LocalTarget("numpy"), reference)
+    assert result.status == "unsupported"
+    assert "bfloat16" in result.message
+
+
+def test_full_tier_has_every_forward_row_in_every_dtype() -> None:
+    for dtype in ("float32", "bfloat16", "float16"):
+        names = {case.id.partition("/")[2] for case in CASES.values() if case.id.startswith(dtype)}
+        assert {row.name for row in forward.ROWS} - names == {"three-dimensions-with-pools"}
+
+
+def test_weights_are_rounded_before_the_reference_computes() -> None:
+    request = _forward("bfloat16")
+    assert request.network.weights is not None
+    kernel = request.network.weights["stem.conv.kernel"]
+    assert np.array_equal(kernel, rounded(kernel, "bfloat16"))
+    assert np.array_equal(request.x, rounded(request.x, "bfloat16"))
+
+
+def test_counts_have_no_rounding_to_allow_for() -> None:
+    from densespec_conformance.requests import Inspect
+
+    with pytest.raises(TypeError, match="Inspect has no rounding"):
+        expectation(Inspect(Network(STEM.spec), (8, 8)))
+
+
+RANDOM: Case = CASES["random/4-random-networks-train"]
+
+
+@pytest.fixture(autouse=True)
+def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_specs, "SHRINKING", 8.0)
+
+
+def test_random_failure_is_shrunk_and_says_the_command(reference: Reference) -> None:
+    name = "meta_tests.mutants:NO_NESTEROV"
+    result = run_case(RANDOM, LocalTarget(name), reference)
+    assert result.status == "failed"
+    assert result.where.startswith("step 1, weight")
+    command = result.message.splitlines()[-1]
+    assert command.startswith(f'python -m densespec_conformance {name} --spec \'{{"blocks":[1],')
+    assert " --input 1x1x" in command
+
+
+class _Broken:
+    """A target that can't answer."""
+
+    name = "my.module:BACKEND"
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.asked = error, 0
+
+    def ask(self, request: object) -> Any:
+        self.asked += 1
+        raise self.error
+
+
+def test_crash_ends_the_search_and_says_which_network(reference: Reference) -> None:
+    from densespec_conformance.target import TargetCrashed
+
+    target = _Broken(TargetCrashed("its process died with exit code -11"))
+    result = run_case(RANDOM, target, reference)
+    assert result.status == "crashed"
+    assert target.asked == 1
+    assert (
+        "exit code -11\nthe network was:\npython -m densespec_conformance my.mod" in result.message
+    )
+
+
+def test_error_is_shrunk_and_says_which_network(reference: Reference) -> None:
+    from densespec_conformance.target import TargetError
+
+    result = run_case(RANDOM, _Broken(TargetError("ValueError: no")), reference)
+    assert result.status == "error"
+    assert '{"blocks":[1],"growth_rate":1' in result.message

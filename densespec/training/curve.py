@@ -1,0 +1,100 @@
+"""The figure of a run: loss and accuracy over the epochs, drops of the learning rate, backends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from densespec.files import atomic_path
+from densespec.training.log import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRAINING, VALIDATION, RULE, INK = "#2f6db3", "#d9822b", "#9aa5b1", "#1d2733"
+DOTS_PER_INCH = 130
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    import importlib.util
+
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw_curve(
+    records: Sequence[Record], path: Path, *, title: str, epochs: int, steps_per_epoch: int
+) -> None:
+    """Draw a log as a PNG, atomically.
+
+    Args:
+        epochs: of the whole run.
+        steps_per_epoch: for the horizontal axis.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    loss, accuracy = figure.subplots(2, 1, sharex=True)
+    steps = [r for r in records if r["kind"] == "step"]
+    ends = [r for r in records if r["kind"] == "epoch"]
+
+    def points(rows: Sequence[Record], value: str) -> tuple[list[float], list[Any]]:
+        known = [row for row in rows if row[value] is not None]
+        return [row["step"] / steps_per_epoch for row in known], [row[value] for row in known]
+
+    few = "o" if len(ends) <= 60 else None
+    loss.plot(*points(steps, "loss"), color=TRAINING, alpha=0.25, linewidth=0.8)
+    for axes, value in ((loss, "loss"), (accuracy, "accuracy")):
+        style = {"marker": few, "markersize": 3, "linewidth": 1.6}
+        axes.plot(*points(ends, value), color=TRAINING, label="training", **style)
+        x, y = points(ends, f"validation_{value}")
+        if x:
+            axes.plot(x, y, color=VALIDATION, label="validation", **style)
+        axes.set(ylabel=value)
+        axes.grid(color=RULE, alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    positive = all(r["loss"] > 0 for r in steps)
+    loss.set(yscale="log" if steps and positive else "linear", title=title)
+    loss.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    loss.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _few(value) else "")
+    accuracy.set(xlabel="epoch", xlim=(0, max(epochs, 1)))
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _mark(loss, accuracy, steps, steps_per_epoch)
+    handles, labels = loss.get_legend_handles_labels()
+    if handles:
+        accuracy.legend(handles, labels, frameon=False, loc="lower right")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
+
+
+def _few(value: float) -> bool:
+    """Whether a minor tick of a logarithmic axis bears its value: one in three would crowd it."""
+    return f"{value:e}"[0] in "25"
+
+
+def _mark(loss: Axes, accuracy: Axes, steps: Sequence[Record], steps_per_epoch: int) -> None:
+    """Where the learning rate or the backend changes, named at the top of each panel."""
+    for axes, value, dashes, text in (
+        (loss, "learning_rate", ":", "rate {:g}"),
+        (accuracy, "backend", "--", "{}"),
+    ):
+        before = None
+        for row in steps:
+            if row[value] == before:
+                continue
+            x = (row["step"] - 1) / steps_per_epoch
+            if before is not None:
+                for each in (loss, accuracy):
+                    each.axvline(x, color=RULE, linestyle=dashes, linewidth=1, zorder=0)
+            axes.annotate(
+                text.format(row[value]),
+                (x, 1.0),
+                xycoords=axes.get_xaxis_transform(),
+                xytext=(4, -2),
+                textcoords="offset points",
+                va="top",
+                fontsize=8,
+                color=INK,
+            )
+            before = row[value]

@@ -1,0 +1,40 @@
+"""Starting a launcher that starts the processes of a run, and stopping the run through it.
+
+A launcher answers a signal by ending its processes. So it is kept out of the terminal's reach, and
+a wish to stop goes to the process that holds the folder, which agrees with the others and saves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from densespec.training.lock import holder
+from densespec.training.run import LOCK
+from densespec.training.stop import SIGNALS
+
+
+def launch(command: Sequence[str], folder: Path) -> int:
+    """Run a launcher, and give its exit status, or that of a signal that stopped the run."""
+    child = subprocess.Popen(command, start_new_session=True)
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        process = holder(folder / LOCK)
+        if process is None or len(came) > 1:
+            child.terminate()
+        else:
+            os.kill(process, number)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        status = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + came[0] if came else status

@@ -1,0 +1,448 @@
+"""The loop: steps, validation, checkpoints, and stopping well."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densespec.backends import Backend, ParallelBackend, Trainer, get_backend
+from densespec.data import Batches, dropout_masks
+from densespec.graph import Graph
+from densespec.ops import Dropout
+from densespec.reference import cross_entropy
+from densespec.training import features
+from densespec.training.curve import can_draw, draw_curve
+from densespec.training.errors import Diverged, TrainingError
+from densespec.training.log import EpochLine, Record, StepLine, read_log
+from densespec.training.plan import Plan
+from densespec.training.prepare import prepare
+from densespec.training.progress import Observer
+from densespec.training.ranks import Alone, ranks_of
+from densespec.training.run import (
+    BEST,
+    CURVE,
+    FEATURES,
+    LAST,
+    LOG,
+    RunFolder,
+    advice,
+    best_of,
+    kept,
+    new_folder,
+    now,
+    old_folder,
+    read_last,
+)
+from densespec.training.stop import Stop
+from densespec.weights import Arrays
+from densespec.weights.checkpoint import TrainingState
+
+REDRAWN = 30.0
+"""Seconds between drawings of the curve, which is also drawn at the end."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run, or a part of it, ended.
+
+    Attributes:
+        folder: of the run.
+        finished: whether all epochs are done.
+        signal: the number of the signal that stopped it; None where none did.
+        step: steps done.
+        epochs: the log's lines of epochs.
+    """
+
+    folder: Path
+    finished: bool
+    signal: int | None
+    step: int
+    epochs: tuple[Record, ...]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint: a weight file like any other."""
+        return self.folder / LAST
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint of the best validation accuracy; None before the first."""
+        path = self.folder / BEST
+        return path if path.exists() else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Validation accuracy after the last epoch."""
+        return self.epochs[-1]["validation_accuracy"] if self.epochs else None
+
+    @property
+    def best_epoch(self) -> Record | None:
+        """The log's line of the epoch that ``best`` is of."""
+        return best_of(self.epochs)
+
+
+class _Worker:
+    """A model and what trains it, on one device or several."""
+
+    def __init__(
+        self,
+        engine: Backend,
+        graph: Graph,
+        arrays: Mapping[str, np.ndarray],
+        state: TrainingState,
+        *,
+        ranks: Alone,
+        devices: int,
+    ) -> None:
+        self._engine, self._graph = engine, graph
+        self._model: Any = None
+        own = {weight.name: arrays[weight.name] for weight in graph.weights}
+        self.trainer: Trainer
+        if devices > 1 and ranks.size == 1:
+            self.trainer = _parallel(engine).parallel_trainer(
+                graph, own, state.recipe, replicas=devices, dtype=state.recipe.dtype
+            )
+        else:
+            model = engine.build(
+                graph,
+                own,
+                dtype=state.recipe.dtype,
+                data_format=engine.data_format(None),
+                name="densenet",
+            )
+            self._model = ranks.place(model)
+            self.trainer = engine.trainer(self._model, graph, state.recipe)
+        if state.velocity:
+            self.trainer.restore(state.velocity)
+
+    def weights(self) -> Arrays:
+        """Every array; of several processes, all have to ask."""
+        gather: Callable[[], Arrays] | None = getattr(self.trainer, "weights", None)
+        if gather is not None:
+            return gather()
+        return self._engine.read_weights(self._model, self._graph)
+
+    def close(self) -> None:
+        close: Callable[[], None] | None = getattr(self.trainer, "close", None)
+        if close is not None:
+            close()
+
+
+def _parallel(engine: Backend) -> ParallelBackend:
+    if not isinstance(engine, ParallelBackend):
+        raise TrainingError("this backend trains on one device only: leave out --devices")
+    return engine
+
+
+@dataclass
+class _Means:
+    """Over the samples of an epoch so far. The mean is kept itself, so that the log has all of it.
+
+    Attributes:
+        loss: mean of each sample's.
+        correct: how many samples are classified rightly; None where that is not counted.
+    """
+
+    samples: int = 0
+    loss: float = 0.0
+    correct: int | None = 0
+
+    def add(self, loss: float, correct: int | None, samples: int) -> None:
+        self.samples += samples
+        self.loss += (loss - self.loss) * samples / self.samples
+        known = correct is not None and self.correct is not None
+        self.correct = self.correct + correct if known else None  # type: ignore[operator]
+
+    @property
+    def accuracy(self) -> float | None:
+        return None if self.correct is None else self.correct / self.samples
+
+
+class _Session:
+    """One process's part of a run.
+
+    Attributes:
+        step: steps done.
+        closed: epochs that are done, validation included.
+        folder: None in a process that writes nothing.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder | None,
+        arrays: Mapping[str, np.ndarray],
+        state: TrainingState,
+        observer: Observer,
+        stop: Stop,
+    ) -> None:
+        self.plan, self.folder, self.observer, self.stop = plan, folder, observer, stop
+        self.step, self.recipe = state.step, plan.run.recipe
+        self.per_epoch = len(plan.batches)
+        engine = get_backend(plan.backend)
+        self.ranks = ranks_of(plan.backend)
+        self.graph, self.batches, self.validation = self._inputs(engine, arrays)
+        self.frozen = dict(arrays) if plan.caches else {}
+        state = replace(state, recipe=self.recipe)
+        self.worker = _Worker(
+            engine, self.graph, arrays, state, ranks=self.ranks, devices=plan.devices
+        )
+        self._records = self._log()
+        self.closed = self._epochs_closed()
+        self.means = self._means_so_far()
+        self._unlogged: StepLine | None = None
+        self._saved, self._drawn = state.step, time.monotonic()
+        self._clock = self._epoch_clock = time.perf_counter()
+        self._stopping = False
+
+    def _inputs(
+        self, engine: Backend, arrays: Mapping[str, np.ndarray]
+    ) -> tuple[Graph, Batches | features.FeatureBatches, Batches | features.FeatureBatches]:
+        """What trains, and on what: the network on images, or what is not frozen on features."""
+        plan = self.plan
+        if not plan.caches:
+            return plan.graph, plan.batches, plan.validation
+        parts = features.cut(plan.graph)
+        images = {"train": plan.batches}
+        if plan.run.validate:
+            images["test"] = plan.validation
+        found = features.cached(
+            plan.folder / FEATURES,
+            features.fingerprint(parts, arrays, plan.run.fingerprint, self.recipe.dtype),
+            engine,
+            parts,
+            arrays,
+            images,
+            dtype=self.recipe.dtype,
+            advance=self.observer.features,
+        )
+        train = features.FeatureBatches(plan.batches, found["train"])
+        if not plan.run.validate:
+            return parts.after, train, train
+        return parts.after, train, features.FeatureBatches(plan.validation, found["test"])
+
+    def run(self) -> None:
+        """Train until the last epoch is done or a stop is wished for."""
+        self.observer.begin(self.plan)
+        self._clock = self._epoch_clock = time.perf_counter()
+        while self.closed < self.recipe.epochs and not self._stop_wished():
+            if self._train_epoch() and self._validated():
+                self._epoch_clock = time.perf_counter()
+        if self.step != self._saved:
+            self._save(self.worker.weights())
+        self._draw(always=True)
+
+    def _log(self) -> list[Record]:
+        """The log up to the checkpoint, which every process has to know."""
+        if self.folder is not None:
+            return self.folder.log.records
+        records = read_log(self.plan.folder / LOG) if self.step else []
+        return [record for record in records if record["step"] <= self.step]
+
+    def _epochs_closed(self) -> int:
+        whole, position = divmod(self.step, self.per_epoch)
+        return whole - 1 if not position and self._last_step is not None else whole
+
+    @property
+    def _last_step(self) -> Record | None:
+        """The log's last line, if it is of the step that the checkpoint stands at."""
+        last = self._records[-1] if self._records else None
+        here = last is not None and last["kind"] == "step" and last["step"] == self.step
+        return last if here else None
+
+    def _means_so_far(self) -> _Means:
+        """Of the epoch that a checkpoint stands in, from the log's last line."""
+        samples = min(
+            (self.step - self.closed * self.per_epoch) * self.recipe.batch_size,
+            len(self.plan.dataset.train),
+        )
+        last = self._last_step
+        if last is None:
+            return _Means()
+        accuracy = last["epoch_accuracy"]
+        correct = None if accuracy is None else round(accuracy * samples)
+        return _Means(samples, last["epoch_loss"], correct)
+
+    def _train_epoch(self) -> bool:
+        """Take the steps of an epoch that are left; False where a stop was wished for."""
+        start = self.step - self.closed * self.per_epoch
+        batches = self.batches.epoch(self.closed, start)
+        with contextlib.closing(batches):  # type: ignore[type-var]
+            for x, labels in batches:
+                self._take(x, labels)
+                if self._stop_wished():
+                    return False
+        return True
+
+    def _take(self, x: np.ndarray, labels: np.ndarray) -> None:
+        rate, part = self.recipe.learning_rate_at(self.closed), self.ranks.part(len(x))
+        masks = self._masks(len(x))
+        done = self.worker.trainer.step(
+            x[part],
+            labels[part],
+            learning_rate=rate,
+            masks=None if masks is None else {name: mask[part] for name, mask in masks.items()},
+            gradients=False,
+        )
+        self.step += 1
+        if not math.isfinite(done.loss):
+            self._diverged(done.loss, rate)
+        self.means.add(done.loss, done.correct, len(x))
+        before, self._clock = self._clock, time.perf_counter()
+        line = StepLine(
+            time=now(),
+            epoch=self.closed + 1,
+            step=self.step,
+            loss=done.loss,
+            accuracy=None if done.correct is None else done.correct / len(x),
+            epoch_loss=self.means.loss,
+            epoch_accuracy=self.means.accuracy,
+            learning_rate=rate,
+            images_per_second=round(len(x) / max(self._clock - before, 1e-9), 2),
+            backend=self.plan.backend,
+        )
+        self._unlogged = line
+        if self.step % self.plan.run.log_every == 0:
+            self._write_line()
+        self.observer.step(line)
+
+    def _masks(self, count: int) -> dict[str, np.ndarray] | None:
+        if self.plan.run.dropout != "exact":
+            return None
+        dropouts = tuple(n for n in self.graph.nodes if isinstance(n.op, Dropout) and not n.frozen)
+        if not dropouts:
+            return None
+        alive = Graph(self.graph.spec, dropouts)
+        return dropout_masks(alive, self.recipe.seed, self.step, count)
+
+    def _diverged(self, loss: float, rate: float) -> None:
+        raise Diverged(
+            self.step,
+            f"the loss of step {self.step} (epoch {self.closed + 1}, learning rate {rate:g}) is "
+            f"{loss}: the run has diverged. {advice(self.plan.folder / LAST)}",
+        )
+
+    def _validated(self) -> bool:
+        """Close an epoch; False where a stop was wished for before that was done."""
+        arrays = self.worker.weights()  # brings the statistics of several devices together
+        loss = accuracy = None
+        if self.plan.run.validate and self.folder is not None:
+            total = len(self.validation)
+            scores = _Means()
+            for done, (x, labels) in enumerate(self.validation.epoch(0), start=1):
+                logits = np.asarray(self.worker.trainer.predict(x), np.float64)
+                right = int((logits.argmax(1) == labels).sum())
+                scores.add(cross_entropy(logits, labels)[0], right, len(labels))
+                self.observer.validation(done, total)
+                if self.stop and self.ranks.size == 1:
+                    return False
+            loss, accuracy = scores.loss, scores.accuracy
+        line = EpochLine(
+            time=now(),
+            epoch=self.closed + 1,
+            step=self.step,
+            loss=self.means.loss,
+            accuracy=self.means.accuracy,
+            validation_loss=loss if loss is None or math.isfinite(loss) else None,
+            validation_accuracy=accuracy,
+            learning_rate=self.recipe.learning_rate_at(self.closed),
+            seconds=round(time.perf_counter() - self._epoch_clock, 3),
+            backend=self.plan.backend,
+        )
+        self.closed, self.means = self.closed + 1, _Means()
+        self._save(arrays, line)
+        self.observer.epoch(line)
+        self._draw(always=False)
+        self._clock = time.perf_counter()
+        return True
+
+    def _save(self, arrays: Arrays, line: EpochLine | None = None) -> None:
+        """Write a checkpoint, after the log that leads to it."""
+        state = TrainingState(
+            self.step, self.recipe, self.worker.trainer.velocity(), self.plan.run.trainable_from
+        )
+        if self.folder is not None:
+            self._write_line()
+            if line is not None:
+                with kept(self.folder.last):
+                    self.folder.log.append(line)
+            self.folder.save(self.plan.graph, self.frozen | arrays, state)
+        self._saved = self.step
+
+    def _write_line(self) -> None:
+        if self.folder is not None and self._unlogged is not None:
+            with kept(self.folder.last):
+                self.folder.log.append(self._unlogged)
+        self._unlogged = None
+
+    def _stop_wished(self) -> bool:
+        self._stopping = self._stopping or self.ranks.any(bool(self.stop))
+        return self._stopping
+
+    def _draw(self, *, always: bool) -> None:
+        if self.folder is None or not self.folder.log.records or not can_draw():
+            return
+        if always or time.monotonic() - self._drawn > REDRAWN:
+            with kept(self.folder.last):
+                draw_curve(
+                    self.folder.log.records,
+                    self.folder.path / CURVE,
+                    title=f"{self.plan.run.network} on {self.plan.dataset.name}",
+                    epochs=self.recipe.epochs,
+                    steps_per_epoch=self.per_epoch,
+                )
+            self._drawn = time.monotonic()
+
+
+def carry_out(plan: Plan, observer: Observer, stop: Stop) -> RunResult:
+    """Train as planned.
+
+    Raises:
+        TrainingError: it can't start or go on; says what to do.
+        Diverged: the loss is not finite.
+    """
+    prepare(plan.backend, plan.run.recipe)
+    with _folder(plan) as (folder, arrays, state):
+        session = _Session(plan, folder, arrays, state, observer, stop)
+        try:
+            session.run()
+        finally:
+            session.worker.close()
+        return RunResult(
+            folder=plan.folder,
+            finished=session.closed >= plan.run.recipe.epochs,
+            signal=stop.signal,
+            step=session.step,
+            epochs=tuple(folder.log.epochs()) if folder is not None else (),
+        )
+
+
+@contextlib.contextmanager
+def _folder(plan: Plan) -> Iterator[tuple[RunFolder | None, Arrays, TrainingState]]:
+    """The run's folder, open, and where it stands; no folder in processes that do not write."""
+    ranks = ranks_of(plan.backend)
+    if ranks.rank > 0:
+        if plan.start is not None:
+            yield None, *plan.start
+        else:
+            checkpoint, state = read_last(plan.folder, plan.run)
+            yield None, checkpoint.arrays, state
+        return
+    with contextlib.ExitStack() as stack:
+        if plan.start is not None:
+            arrays, state = plan.start
+            begun = plan.run.begun(plan.backend, plan.devices, 0)
+            folder = stack.enter_context(new_folder(plan.folder, begun, plan.graph, arrays, state))
+        else:
+            folder, checkpoint, state = stack.enter_context(old_folder(plan.folder))
+            arrays = checkpoint.arrays
+            if state.step < plan.steps:
+                folder.write_run(plan.run.begun(plan.backend, plan.devices, state.step))
+        yield folder, arrays, state

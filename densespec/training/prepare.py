@@ -1,0 +1,19 @@
+"""What has to be set before a framework starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from densespec.recipe import TrainingRecipe
+
+
+def prepare(backend: str, recipe: TrainingRecipe) -> None:
+    """Set what a backend's framework reads when it starts, where nobody has set it yet.
+
+    Nothing is set for a framework that runs already.
+    """
+    if backend == "tensorflow" and "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if backend == "jax" and "jax" not in sys.modules and recipe.dtype == "float64":
+        os.environ.setdefault("JAX_ENABLE_X64", "1")

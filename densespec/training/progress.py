@@ -1,0 +1,204 @@
+"""How a run tells what it does: bars on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from densespec.training.log import EpochLine, StepLine
+
+if TYPE_CHECKING:
+    from densespec.training.plan import Plan
+
+EVERY = 10.0
+"""Seconds between plain lines within an epoch."""
+
+
+class Observer(Protocol):
+    """Is told what a run does, as it does it."""
+
+    def begin(self, plan: Plan) -> None:
+        """Training starts at the plan's step."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something the user should know, a sentence."""
+        ...
+
+    def features(self, done: int, total: int) -> None:
+        """Images whose features are there."""
+        ...
+
+    def step(self, line: StepLine) -> None:
+        """A step was done."""
+        ...
+
+    def validation(self, done: int, total: int) -> None:
+        """Batches that were validated on."""
+        ...
+
+    def epoch(self, line: EpochLine) -> None:
+        """An epoch was done."""
+        ...
+
+    def end(self) -> None:
+        """There is nothing more to tell. Called however a run ends."""
+        ...
+
+
+class Silent:
+    """Tells nothing."""
+
+    def begin(self, plan: Plan) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def features(self, done: int, total: int) -> None: ...
+
+    def step(self, line: StepLine) -> None: ...
+
+    def validation(self, done: int, total: int) -> None: ...
+
+    def epoch(self, line: EpochLine) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Plain(Silent):
+    """Lines on stderr: one an epoch, and in long epochs one every ten seconds."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def begin(self, plan: Plan) -> None:
+        self._epochs, self._steps = plan.run.recipe.epochs, len(plan.batches)
+
+    def note(self, text: str) -> None:
+        self._say(f"note: {text}")
+
+    def features(self, done: int, total: int) -> None:
+        if done == total or self._due():
+            self._say(f"features of {done} of {total} images")
+
+    def step(self, line: StepLine) -> None:
+        if self._due():
+            position = line.step - (line.epoch - 1) * self._steps
+            self._say(
+                f"epoch {line.epoch}/{self._epochs}, step {position}/{self._steps}: "
+                f"loss {line.epoch_loss:.4f}, accuracy {_percent(line.epoch_accuracy)}, "
+                f"rate {line.learning_rate:g}, {line.images_per_second:.0f} images/s"
+            )
+
+    def epoch(self, line: EpochLine) -> None:
+        self._say(f"epoch {line.epoch}/{self._epochs}: {in_words(line)}")
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._said > EVERY
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+
+class Bars(Silent):
+    """A bar for the epochs and one for the steps of this epoch, on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:10}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._best: float | None = None
+
+    def begin(self, plan: Plan) -> None:
+        self._steps, self._epochs = len(plan.batches), plan.run.recipe.epochs
+        self._drop("features")
+        self._task("epochs", plan.steps, plan.step // self._steps, steps=self._steps)
+        self._progress.start()
+
+    def note(self, text: str) -> None:
+        self._console.print(f"note: {text}", markup=False, highlight=False)
+
+    def features(self, done: int, total: int) -> None:
+        self._progress.start()
+        self._progress.update(self._task("features", total), completed=done)
+
+    def step(self, line: StepLine) -> None:
+        position = line.step - (line.epoch - 1) * self._steps
+        state = (
+            f"loss {line.epoch_loss:.4f}  acc {_percent(line.epoch_accuracy)}  "
+            f"lr {line.learning_rate:g}  {line.images_per_second:,.0f} img/s"
+        )
+        self._drop("validation")
+        task = self._task(f"epoch {line.epoch}", self._steps, position - 1)
+        self._progress.update(task, completed=position, state=state)
+        self._progress.update(self._tasks["epochs"], completed=(line.step - 1) / self._steps)
+
+    def validation(self, done: int, total: int) -> None:
+        self._progress.update(self._task("validation", total), completed=done)
+
+    def epoch(self, line: EpochLine) -> None:
+        self._drop("validation")
+        self._drop(f"epoch {line.epoch}")
+        text = f"epoch {line.epoch:>{len(str(self._epochs))}}  {in_words(line)}"
+        self._console.print(text, markup=False, highlight=False)
+        if line.validation_accuracy is not None:
+            self._best = max(self._best or 0.0, line.validation_accuracy)
+        best = "" if self._best is None else f"best {self._best:.2%}"
+        self._progress.update(self._tasks["epochs"], completed=line.epoch, state=best)
+
+    def end(self) -> None:
+        self._progress.stop()
+
+    def _task(self, name: str, total: int, completed: int = 0, *, steps: int = 1) -> Any:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(
+                name, total=total // steps, completed=completed, state=""
+            )
+        return self._tasks[name]
+
+    def _drop(self, name: str) -> None:
+        if name in self._tasks:
+            self._progress.remove_task(self._tasks.pop(name))
+
+
+def observer(progress: bool | Observer) -> Observer:
+    """What a run reports to: True for bars on a terminal and lines elsewhere."""
+    if not isinstance(progress, bool):
+        return progress
+    if not progress:
+        return Silent()
+    return Bars() if sys.stderr.isatty() else Plain()
+
+
+def in_words(line: EpochLine) -> str:
+    """An epoch's figures."""
+    text = f"loss {line.loss:.4f}, accuracy {_percent(line.accuracy)}"
+    if line.validation_loss is not None:
+        text += (
+            f", validation loss {line.validation_loss:.4f}, "
+            f"accuracy {_percent(line.validation_accuracy)}"
+        )
+    return f"{text}, rate {line.learning_rate:g}, {line.seconds:.1f} s"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
