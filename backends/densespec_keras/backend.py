@@ -90,6 +90,14 @@ class KerasBackend:
         trainable, non_trainable = (sum(math.prod(v.shape) for v in group) for group in groups)
         return trainable, non_trainable
 
+    def shapes(
+        self, model: Any, graph: Graph, names: Sequence[str]
+    ) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the named nodes' outputs, (channels, *spatial), as Keras worked them out."""
+        from densespec_keras.running import shapes
+
+        return shapes(model, names)
+
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
         from densespec_keras.running import forward
 

@@ -51,6 +51,15 @@ def channels_first(y: np.ndarray, data_format: str) -> np.ndarray:
     return y if data_format == "channels_first" else np.moveaxis(y, -1, 1)
 
 
+def shapes(model: Any, names: Sequence[str]) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of the named nodes' outputs, channels first, without the batch."""
+    inner = formats_of(model).inner
+    found = {name: tuple(model.get_layer(layer_name(name)).output.shape[1:]) for name in names}
+    if inner == "channels_first":
+        return found
+    return {name: (shape[-1], *shape[:-1]) for name, shape in found.items()}
+
+
 def forward(model: Any, x: np.ndarray, taps: Sequence[str]) -> Arrays:
     """Outputs of the named nodes in inference mode."""
     formats = formats_of(model)

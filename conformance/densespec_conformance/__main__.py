@@ -145,7 +145,7 @@ _case_option = click.option(
     type=click.IntRange(1),
     default=min(2, os.cpu_count() or 1),
     show_default=True,
-    help="Targets run at a time.",
+    help="Processes at a time; a target that is alone has them all.",
 )
 @click.option("--no-diagnosis", is_flag=True, help="Don't look for what would explain a failure.")
 @click.pass_context

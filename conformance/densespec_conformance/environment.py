@@ -14,11 +14,14 @@ ALLOW_TF32 = "DENSESPEC_TF32"
 """Environment variable: 1 leaves TF32 as the frameworks have it. It has a 10-bit mantissa, and
 some use it for float32 on GPUs unless told otherwise."""
 
-# Read by frameworks when they are imported: less chatter, and float64 where it is asked for.
+# Read by frameworks when they are imported: less chatter, float64 where it is asked for, and no
+# more of a GPU's memory than is used, as several processes may share it.
 DEFAULTS = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "JAX_ENABLE_X64": "1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
 }
 FULL_FLOAT32 = {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 

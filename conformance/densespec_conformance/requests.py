@@ -66,7 +66,10 @@ class Description:
 
 @dataclass(frozen=True)
 class Inspect:
-    """What does the framework itself say of the network? Stages are probed with one sample."""
+    """What does the framework itself say of the network?
+
+    Where it does not tell shapes, stages are probed with one sample.
+    """
 
     network: Network
     sample_size: tuple[int, ...]

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, fields, replace
@@ -226,7 +227,7 @@ def settled(result: Result, known: ExpectedFailure | None) -> Result:
 
 @dataclass
 class Session:
-    """One target's process and what has been spent on it; runs one case after the other."""
+    """A target's process and what has been spent on it; runs one case after the other."""
 
     subject: Subject
     reference: Reference
@@ -312,9 +313,11 @@ def run(
     exit_first: bool = False,
     observer: Observer | None = None,
 ) -> Ended:
-    """Run every plan, ``jobs`` targets at a time, cheap cases first.
+    """Run every plan, cheap cases first.
 
     Args:
+        jobs: processes at a time. Where there are fewer targets, each has several, which share its
+            cases.
         timeout: seconds that a target's answers to one case may take; by the case's cost if None.
         known: expected failures.
         exit_first: stop after the first result that is not as it should be.
@@ -322,31 +325,34 @@ def run(
     """
     reference, observer, stop = Reference(), observer or Observer(), threading.Event()
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    sessions = [
-        Session(plan.subject, reference, timeout, threads, diagnosis, known) for plan in plans
-    ]
     found: list[list[Result]] = [[] for _ in plans]
     descriptions: dict[str, Description | None] = {}
 
-    def run_plan(plan: Plan, session: Session, results: list[Result]) -> None:
+    def run_cases(session: Session, cases: deque[Case], results: list[Result]) -> None:
+        own: list[Result] = []
         with session:
-            for case in sorted(plan.cases, key=lambda case: case.cost):
-                if stop.is_set():
-                    break
-                observer.begun(plan.subject, case)
-                result = session.run(case)
+            while not stop.is_set() and (case := _next(cases)) is not None:
+                observer.begun(session.subject, case)
+                own.append(session.run(case))
                 if interrupted.is_set():
                     return
-                results.append(result)
-                observer.done(result)
-                if exit_first and not result.ok:
+                results.append(own[-1])
+                observer.done(own[-1])
+                if exit_first and not own[-1].ok:
                     stop.set()
-            if not interrupted.is_set() and any(result.status in ANSWERED for result in results):
-                descriptions[plan.subject.name] = session.describe()
+            if not interrupted.is_set() and any(result.status in ANSWERED for result in own):
+                descriptions.setdefault(session.subject.name, session.describe())
+
+    sessions, arguments = [], []
+    for plan, results in zip(plans, found, strict=True):
+        cases = deque(sorted(plan.cases, key=lambda case: (case.cost, case.id)))
+        for _ in range(min(max(1, jobs // len(plans)), len(cases))):
+            sessions.append(Session(plan.subject, reference, timeout, threads, diagnosis, known))
+            arguments.append((sessions[-1], cases, results))
 
     interrupted = threading.Event()
     pool = ThreadPoolExecutor(max_workers=jobs, initializer=_leave_interrupts_to_us)
-    work = [pool.submit(run_plan, *one) for one in zip(plans, sessions, found, strict=True)]
+    work = [pool.submit(run_cases, *one) for one in arguments]
     try:
         wait(work)
     except KeyboardInterrupt:
@@ -360,10 +366,22 @@ def run(
         if one.done() and not one.cancelled():
             one.result()
     return Ended(
-        results=tuple(result for results in found for result in results),
+        results=tuple(
+            result
+            for results in found
+            for result in sorted(results, key=lambda result: (result.case.cost, result.case.id))
+        ),
         interrupted=interrupted.is_set(),
         descriptions={name: one for name, one in descriptions.items() if one is not None},
     )
+
+
+def _next(cases: deque[Case]) -> Case | None:
+    """The next case that no other session has taken."""
+    try:
+        return cases.popleft()
+    except IndexError:
+        return None
 
 
 def _leave_interrupts_to_us() -> None:

@@ -196,6 +196,8 @@ def _shapes(engine: Any, model: Any, graph: Any, request: Inspect) -> dict[str, 
     import numpy as np
 
     last = {node.stage: node.name for node in graph.nodes[1:]}
+    if hasattr(engine, "shapes") and request.network.input_size is not None:
+        return dict(engine.shapes(model, graph, tuple(last.values())))
     x = np.zeros((1, request.network.spec.in_channels, *request.sample_size))
     values = engine.forward(model, graph, x, tuple(last.values()))
     return {name: tuple(value.shape[1:]) for name, value in values.items()}
