@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +100,17 @@ def _cell(results: Sequence[Result]) -> str:
 
 
 def _explanation(results: Iterable[Result]) -> str:
-    """Why most of the cases fail that do: the best explanation of each, once."""
-    texts = {_cause(result) for result in results if not result.ok}
-    return "; ".join(sorted(texts))
+    """Why the cases fail that do: each explanation once, whole ones of most cases first."""
+    causes = Counter(_cause(result) for result in results if not result.ok)
+    ordered = sorted(causes, key=lambda cause: (not cause[0], -causes[cause], cause[1]))
+    return "; ".join(text for _, text in ordered)
 
 
-def _cause(result: Result) -> str:
+def _cause(result: Result) -> tuple[bool, str]:
+    """The best explanation of a failure, after whether it explains all of it."""
     if result.diagnosis:
-        return _escaped(result.diagnosis[0].text)
-    return f"nothing known, first at {result.where or result.status}"
+        return result.diagnosis[0].complete, _escaped(result.diagnosis[0].text)
+    return False, f"nothing known, first at {result.where or result.status}"
 
 
 def _failures(of: dict[Row, list[Result]]) -> list[str]:

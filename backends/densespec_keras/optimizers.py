@@ -121,6 +121,20 @@ class SGD(keras.optimizers.Optimizer):
         }
 
 
+class WatchedSGD(SGD):
+    """SGD that keeps the gradients of its last step, as ``fit`` handed them over."""
+
+    def build(self, variables: Any) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.gradients = self.add_optimizer_variables(variables, "gradient")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
+        super().update_step(gradient, variable, learning_rate)
+
+
 def _begins_with(path: str, part: str) -> bool:
     """Whether a variable's path is of a part. ``dense`` is no part of ``dense_1/kernel``."""
     return re.match(rf"{re.escape(part)}(/|_(?!\d+(/|_)))", path) is not None

@@ -16,24 +16,10 @@ from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays, check_velocity
 from densespec_keras.emitter import Emitter, dropouts
 from densespec_keras.losses import loss_of
-from densespec_keras.optimizers import SGD
+from densespec_keras.optimizers import SGD, WatchedSGD
 from densespec_keras.running import as_input, formats_of, precision_of
 from densespec_keras.states import read_velocity, slots, write_velocity
 from densespec_keras.variables import layer_policy
-
-
-class _WatchedSGD(SGD):
-    """SGD that keeps the gradients of its last step, as ``fit`` handed them over."""
-
-    def build(self, variables: Any) -> None:
-        if self.built:
-            return
-        super().build(variables)
-        self.gradients = self.add_optimizer_variables(variables, "gradient")
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
-        super().update_step(gradient, variable, learning_rate)
 
 
 class Kind(NamedTuple):
@@ -110,7 +96,7 @@ class KerasTrainer:
             return
         velocity = self.velocity()
         self._compiled = self._twin() if kind.masked else self._model
-        self._sgd = (_WatchedSGD if kind.watched else SGD).from_recipe(self._recipe)
+        self._sgd = (WatchedSGD if kind.watched else SGD).from_recipe(self._recipe)
         optimizer = self._sgd
         if layer_policy(self._model) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)

@@ -19,7 +19,7 @@ from densespec.weights.layouts import Axes, kernel_from_canonical, kernel_to_can
 from densespec.weights.tensors import Tensor
 from densespec_conformance.adapters.constructor import ConstructorError
 from densespec_conformance.adapters.network import Run, Seen
-from densespec_keras.optimizers import SGD
+from densespec_keras.optimizers import WatchedSGD
 
 LEAVES = {
     **{name: name for name in ("kernel", "bias", "gamma", "beta")},
@@ -221,20 +221,6 @@ def _seen(key: str, variable: Any) -> Seen:
     return Seen(tensor, part, LEAVES.get(leaf, ""))
 
 
-class _WatchedSGD(SGD):
-    """SGD that keeps the gradients of its last step, as ``fit`` handed them over."""
-
-    def build(self, variables: Any) -> None:
-        if self.built:
-            return
-        super().build(variables)
-        self.gradients = self.add_optimizer_variables(variables, "gradient")
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
-        super().update_step(gradient, variable, learning_rate)
-
-
 class KerasTrainer:
     """Steps through Keras's own ``compile`` and ``train_on_batch``, by densespec's SGD: Keras's has
     no such rule. It is the network that is under test, not what its package puts around training,
@@ -253,7 +239,7 @@ class KerasTrainer:
         self._network, self._model, self._dtype = network, model, dtype
         self._trainable, self._graph, self._recipe = trainable, graph, recipe
         with computing_in(dtype):
-            self._optimizer = _WatchedSGD.from_recipe(recipe)
+            self._optimizer = WatchedSGD.from_recipe(recipe)
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype)
             keras.Model.compile(model, self._optimizer, loss)
             self._optimizer.build(model.trainable_variables)
