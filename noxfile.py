@@ -172,7 +172,7 @@ def third_party(session: nox.Session) -> None:
 @nox.session(python=["3.11", "3.12", "3.13"])
 def core(session: nox.Session) -> None:
     """The core's tests on each Python, with no framework installed."""
-    session.install("--constraint", "constraints.txt", "--editable", ".[draw,test]")
+    session.install("--constraint", "constraints.txt", "--editable", ".[draw,data,test]")
     session.run("pytest", "tests", *session.posargs)
 
 

@@ -31,7 +31,13 @@ OWN: dict[str, DenseNetSpec] = {
     "keras_hub:DenseNetImageClassifier": get(VARIANT).replace(**KERAS, padding="same"),
 }
 """Specs of networks that are not the variant whose name they have."""
-TARGETS = ("torchvision.models:densenet121", "timm:densenet121", "monai:DenseNet121", *OWN)
+TARGETS = (
+    "torchvision.models:densenet121",
+    "torchvision.models:densenet121(memory_efficient=True)",
+    "timm:densenet121",
+    "monai:DenseNet121",
+    *OWN,
+)
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ class Norm(reference.BatchNormKernel):
         corrected: whether the variance that normalises divides by n - 1.
         constant: whether no gradient flows through mean and variance.
         updates: of the running statistics in a step.
+        updated: last part of the names of the norms that this is so of; empty for all.
         epsilon: whether it is added to the ``variance`` or to the ``deviation``.
         root: whether the square root is taken of the variance.
     """
@@ -145,6 +146,7 @@ class Norm(reference.BatchNormKernel):
     corrected: bool = False
     constant: bool = False
     updates: int = 1
+    updated: str = ""
     epsilon: Literal["variance", "deviation"] = "variance"
     root: bool = True
 
@@ -154,7 +156,7 @@ class Norm(reference.BatchNormKernel):
             mean, variance = x.mean(axes), x.var(axes)
             weights = dict(ctx.weights)
             ctx.statistics = {name: weights[name] for name in _RUNNING}
-            for _ in range(self.updates):
+            for _ in range(self.updates if ctx.node.endswith(self.updated) else 1):
                 now = replace(ctx, weights=weights)
                 ctx.statistics = self._running(op, now, x, mean, variance)
                 weights |= ctx.statistics
@@ -186,9 +188,9 @@ class Norm(reference.BatchNormKernel):
         else:
             mean = x.mean(axes, keepdims=True)
             variance = x.var(axes, keepdims=True, ddof=int(self.corrected))
-        if self.epsilon == "deviation":
-            return mean, np.sqrt(variance) + op.epsilon, axes
         with np.errstate(invalid="ignore"):
+            if self.epsilon == "deviation":
+                return mean, np.sqrt(variance) + op.epsilon, axes
             root = np.sqrt(variance + op.epsilon)
         return mean, root if self.root else variance + op.epsilon, axes
 

@@ -40,6 +40,12 @@ DEVIATIONS = (
         norm(updates=2),
     ),
     Deviation(
+        "first-norms-updated-twice",
+        "running statistics of the first norm of every dense layer are updated twice in a step",
+        "torchvision's memory_efficient=True, which computes that norm again in the backward pass",
+        norm(updates=2, updated=".norm1"),
+    ),
+    Deviation(
         "frozen-statistics",
         "training normalises by running statistics, and leaves them as they are",
         "a model left in inference mode, trainable=False",

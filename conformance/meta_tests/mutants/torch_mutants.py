@@ -213,6 +213,16 @@ def _new_maps_first(model: nn.Module) -> None:
         concat.forward = lambda *xs: torch.cat(xs[::-1], 1)
 
 
+def _norms_computed_again(model: nn.Module) -> None:
+    """Checkpoints that hold the first norm of each layer, as torchvision's memory_efficient has."""
+    from torch.utils.checkpoint import checkpoint
+
+    for node in model.densespec_graph.nodes:
+        if node.name.endswith(".norm1"):
+            norm = get(model, node.name)
+            norm.forward = functools.partial(checkpoint, norm.forward, use_reentrant=False)
+
+
 def _variable_used_twice(model: nn.Module) -> None:
     """x = relu(norm(x)); y = conv(x); return cat(x, y)."""
     import torch
@@ -757,6 +767,13 @@ MUTANTS: Mapping[str, Mutant] = {
         "step 1, loss",
         ("label-smoothing-over-the-others",),
         backend(trainer="SmoothingOverTheOthers"),
+    ),
+    "TORCH_MEMORY_EFFICIENT": Mutant(
+        "memory_efficient=True of torchvision: checkpoints with norms in them",
+        DROP,
+        "step 1, running statistic block1.layer1.norm1.running_mean",
+        ("first-norms-updated-twice",),
+        backend(_norms_computed_again),
     ),
     "TORCH_TWO_FORWARD_PASSES": Mutant(
         "a second forward pass in training mode, for the accuracy",
