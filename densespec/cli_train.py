@@ -184,8 +184,24 @@ def train_command(
     done = follow(plan, progress=True)
     if is_first():
         _say_result(done, as_json)
-    if done.signal is not None and not done.finished and not launched():
+    if launched():
+        _leave_launcher()
+    if done.signal is not None and not done.finished:
         raise SystemExit(128 + done.signal)
+
+
+def _leave_launcher() -> None:
+    """End this process, which the launcher started, when all are done.
+
+    Not by way of the interpreter's end: threads of PyTorch's process group may still run then, and
+    now and again the process aborts (seen with 2.13 and Gloo), although all has been written.
+    """
+    from densespec_torch import distributed
+
+    distributed.barrier()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 def _recipe(
