@@ -69,8 +69,13 @@ class Noise:
         return _with_weights(ctx, {**ctx.weights, "kernel": kernel})
 
     def summed(self, total: Array, terms: int) -> Array:
-        """A sum moved as by the roundings of its partial sums where its terms are alike."""
+        """A sum moved as by the roundings of its partial sums where its terms have one sign."""
         return self.relative(total, self.arithmetic.sums * math.sqrt(terms))
+
+    def summed_alike(self, total: Array, terms: int) -> Array:
+        """A sum of terms that may all be equal: then every rounding has the same sign for long, and
+        kernels that add in order drift by an eighth of a roundoff with each term."""
+        return self.relative(total, self.arithmetic.sums * terms / 8)
 
     def mean(self, x: Array, axes: tuple[int, ...]) -> Array:
         """What summing ``x`` over axes moves its mean by, in the shape of the mean."""
@@ -161,6 +166,7 @@ class _BatchNorm(BatchNormKernel):
         positions = dy.size // op.channels
         _, gradients = super().backward(op, ctx, noise.factor(dy, positions), x)
         (dx,), _ = super().backward(op, ctx, noise.result(dy), x)
+        gradients["beta"] = noise.summed_alike(gradients["beta"], positions)
         return _results(noise, [dx + noise.mean(dx, axes)], gradients, positions)
 
 
