@@ -21,7 +21,8 @@ from densespec_conformance.worker import handle
 SAFETY = 8.0
 """A few draws show the size of the largest error, not its tail, and every order of summation and
 every fused kernel has a constant of its own: right implementations mostly get up to 2 times as far
-as the draws, and 4 times among thousands of values. The rest is for kernels that sum in unusual ways, such as Winograd's."""
+as the draws, and 4 times among thousands of values. The rest is for kernels that sum in unusual
+ways, such as Winograd's."""
 
 ENOUGH = 8
 """Values of each array that the draws should show together; never fewer than 2 draws."""
