@@ -18,6 +18,7 @@ from densespec.building import (
 from densespec.catalogue import SpecLike, resolve
 from densespec.graph import freeze, lower
 from densespec.initial import initial_weights
+from densespec.spec import DenseNetSpec
 
 
 def transfer(
@@ -56,9 +57,20 @@ def transfer(
     network = trained.replace(classes=classes, head_units=head_units)
     arrays = initial_weights(lower(network), seed)
     arrays |= weights_for(lower(network, include_top=False), weights)
-    if trainable_from == "head":
-        trainable_from = "head1" if network.head_units else "classifier"
-    return build(network, backend=backend, weights=arrays, trainable_from=trainable_from, **options)
+    return build(
+        network,
+        backend=backend,
+        weights=arrays,
+        trainable_from=trained_part(trainable_from, network),
+        **options,
+    )
+
+
+def trained_part(trainable_from: str | None, spec: DenseNetSpec) -> str | None:
+    """The part that trains; ``head`` is whatever follows the global pool."""
+    if trainable_from != "head":
+        return trainable_from
+    return "head1" if spec.head_units else "classifier"
 
 
 def train_from(model: Any, part: str | None) -> Any:

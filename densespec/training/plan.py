@@ -26,6 +26,7 @@ from densespec.training.errors import TrainingError
 from densespec.training.features import may_cache
 from densespec.training.ranks import launched, processes
 from densespec.training.run import DROPOUTS, Run, differences, read_last, read_run
+from densespec.transfer_learning import trained_part
 from densespec.weights import Arrays
 from densespec.weights.checkpoint import TrainingState
 
@@ -162,7 +163,7 @@ def _new(options: Options) -> Plan:
     dataset = _dataset(DIGITS if options.data is None else options.data, given)
     spec = recipe.applied_to(_adapted(given, options, dataset, notes))
     graph = fits(dataset, spec, options.size)
-    trainable_from = _part(options.trainable_from, spec)
+    trainable_from = trained_part(options.trainable_from, spec)
     if trainable_from is not None:
         graph = freeze(graph, trainable_from)
     arrays = _initial(graph, options.weights, recipe.seed, notes)
@@ -341,13 +342,6 @@ def _label(options: Options) -> str:
     return "densenet"
 
 
-def _part(trainable_from: str | None, spec: DenseNetSpec) -> str | None:
-    """The part that trains; ``head`` is whatever follows the global pool."""
-    if trainable_from != "head":
-        return trainable_from
-    return "head1" if spec.head_units else "classifier"
-
-
 def _initial(graph: Graph, weights: WeightsLike | None, seed: int, notes: list[str]) -> Arrays:
     """Where training starts: given weights, with a new head where theirs does not fit."""
     if weights is None:
@@ -412,7 +406,7 @@ def _check_same(options: Options, run: Run, dataset: Dataset) -> None:
         recipe = get_recipe(options.recipe).replace(epochs=run.recipe.epochs)
         differing += differences(run.recipe, recipe)
     if options.trainable_from is not None:
-        part = _part(options.trainable_from, run.spec)
+        part = trained_part(options.trainable_from, run.spec)
         if part != run.trainable_from:
             differing.append(f"trainable_from is {run.trainable_from!r} there, but {part!r} here")
     for name in ("dropout", "classes", "head_units", "size"):
