@@ -25,7 +25,8 @@ class Weight:
     """One array of an op.
 
     Attributes:
-        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean`` or ``running_variance``.
+        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean``, ``running_variance``; of
+            prepared networks also ``scale``, ``shift``, ``low`` and ``high``.
         shape: convolution kernels are (out, in, *window), the classifier's is (out, in).
         trainable: False for running statistics.
     """
@@ -90,6 +91,36 @@ class BatchNorm:
             Weight("running_mean", shape, trainable=False),
             Weight("running_variance", shape, trainable=False),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """A scale and a shift of each channel: what batch norm is in inference."""
+
+    channels: int
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(Weight(name, (self.channels,), trainable=False) for name in ("scale", "shift"))
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Values held between two bounds of each channel; infinite ones bound nothing.
+
+    A batch norm and a ReLU before a linear op are this and another kernel of that op; see
+    ``passes.py``.
+    """
+
+    channels: int
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(Weight(name, (self.channels,), trainable=False) for name in ("low", "high"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +204,8 @@ Op = (
     Input
     | Conv
     | BatchNorm
+    | Affine
+    | Clip
     | Relu
     | Dropout
     | Concat
@@ -186,7 +219,7 @@ Op = (
 
 def weights_of(op: Op) -> tuple[Weight, ...]:
     """The op's arrays, in a fixed order."""
-    return op.weights() if isinstance(op, Conv | BatchNorm | Dense) else ()
+    return op.weights() if isinstance(op, Conv | BatchNorm | Affine | Clip | Dense) else ()
 
 
 def multiply_adds(op: Op, output: Shape) -> int | None:

@@ -200,6 +200,38 @@ class BatchNormKernel:
         return [dx / deviation], gradients
 
 
+class AffineKernel:
+    """y = scale * x + shift, channel by channel."""
+
+    def forward(self, op: ops.Affine, ctx: Context, x: Array) -> Array:
+        scale, shift = (_along_channels(ctx.weights[name], x) for name in ("scale", "shift"))
+        return scale * x + shift
+
+    def backward(
+        self, op: ops.Affine, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        axes = _but_channels(x)
+        gradients = {"scale": (dy * x).sum(axes), "shift": dy.sum(axes)}
+        return [dy * _along_channels(ctx.weights["scale"], x)], gradients
+
+
+class ClipKernel:
+    """y = min(max(x, low), high), channel by channel; a bound has the gradient where it is met."""
+
+    def forward(self, op: ops.Clip, ctx: Context, x: Array) -> Array:
+        low, high = (_along_channels(ctx.weights[name], x) for name in ("low", "high"))
+        return np.minimum(np.maximum(x, low), high)
+
+    def backward(
+        self, op: ops.Clip, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        axes = _but_channels(x)
+        low, high = (_along_channels(ctx.weights[name], x) for name in ("low", "high"))
+        below, above = x <= low, x >= high
+        gradients = {"low": (dy * below).sum(axes), "high": (dy * above).sum(axes)}
+        return [dy * ~(below | above)], gradients
+
+
 class ReluKernel:
     """y = max(x, 0); the derivative at 0 is 0."""
 
@@ -334,6 +366,8 @@ class SoftmaxKernel:
 KERNELS: Mapping[type, Kernel] = {
     ops.Conv: ConvKernel(),
     ops.BatchNorm: BatchNormKernel(),
+    ops.Affine: AffineKernel(),
+    ops.Clip: ClipKernel(),
     ops.Relu: ReluKernel(),
     ops.Dropout: DropoutKernel(),
     ops.Concat: ConcatKernel(),

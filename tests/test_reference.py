@@ -16,8 +16,10 @@ from densespec.errors import UnknownName, WeightsError
 from densespec.graph import Graph, lower
 from densespec.initial import initial_weights
 from densespec.ops import (
+    Affine,
     AvgPool,
     BatchNorm,
+    Clip,
     Concat,
     Conv,
     Dense,
@@ -373,7 +375,10 @@ def _check_gradients(
     *,
     training: bool = False,
     mask: Array | None = None,
-    trainable: tuple[str, ...] = ("kernel", "bias", "gamma", "beta"),
+    trainable: tuple[str, ...] = (
+        *("kernel", "bias", "gamma", "beta"),
+        *("scale", "shift", "low", "high"),
+    ),
 ) -> None:
     ctx = Context("node", weights or {}, training, mask)
     kernel = KERNELS[type(op)]
@@ -395,6 +400,24 @@ def _check_gradients(
 def test_gradients_of_convolution(case: Sliding, bias: bool) -> None:
     op, x, weights = _conv(case, bias=bias)
     _check_gradients(op, [x], weights)
+
+
+@SIZES
+def test_gradients_of_a_scale_and_shift(size: tuple[int, ...]) -> None:
+    weights = {"scale": _random(3, seed=1), "shift": _random(3, seed=2)}
+    _check_gradients(Affine(3), [_random(2, 3, *size)], weights)
+
+
+@SIZES
+def test_gradients_of_a_clip(size: tuple[int, ...]) -> None:
+    weights = {"low": np.array([-0.5, -0.1, 0.2]), "high": np.array([0.5, 0.4, 0.7])}
+    _check_gradients(Clip(3), [_distinct(2, 3, *size)], weights)
+
+
+def test_a_clip_without_bounds_gives_what_it_is_given() -> None:
+    x = _random(2, 3, 4)
+    weights = {"low": np.full(3, -np.inf), "high": np.full(3, np.inf)}
+    np.testing.assert_array_equal(KERNELS[Clip].forward(Clip(3), Context("node", weights), x), x)
 
 
 @sliding
