@@ -19,7 +19,9 @@ from densespec.backends import Trainer as Trainer
 from densespec.backends import backends as backends
 from densespec.backends import get_backend as get_backend
 from densespec.building import build as build
+from densespec.building import in_mode as in_mode
 from densespec.building import load_weights as load_weights
+from densespec.building import optimize as optimize
 from densespec.building import read_weights as read_weights
 from densespec.building import save as save
 from densespec.catalogue import catalogue as catalogue
@@ -39,6 +41,7 @@ from densespec.recipes import write_recipe as write_recipe
 from densespec.spec import DenseNetSpec as DenseNetSpec
 
 if TYPE_CHECKING:
+    from densespec.deploy import export as export
     from densespec.hub import from_pretrained as from_pretrained
     from densespec.hub import push_to_hub as push_to_hub
     from densespec.hub import save_pretrained as save_pretrained
@@ -53,6 +56,7 @@ __version__ = "0.1.0"
 
 # Imported on first use, to keep ``import densespec`` fast.
 _LATE = {
+    "export": "densespec.deploy",
     "from_pretrained": "densespec.hub",
     "push_to_hub": "densespec.hub",
     "save_pretrained": "densespec.hub",

@@ -25,6 +25,15 @@ GROUP = "densespec.backends"
 
 DataFormat = Literal["channels_first", "channels_last"]
 
+MODES: Mapping[str, str] = {
+    "layers": "one standard layer or module for each op: every value can be seen and hooked",
+    "fast": "trains faster: several ops at a time, in the framework's native layout",
+    "efficient": "trains in little memory: activations are computed again in the backward pass",
+    "inference": "prepared for inference: norms are folded; it can't be trained",
+}
+"""How a backend may run a network; every mode computes the same."""
+LAYERS = "layers"
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -168,6 +177,20 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class ModalBackend(Protocol):
+    """A backend with other modes than ``layers``. Optional."""
+
+    @property
+    def modes(self) -> Sequence[str]:
+        """Those of ``MODES`` that it has."""
+        ...
+
+    def in_mode(self, mode: str) -> Backend:
+        """The backend whose models run in one of its modes."""
+        ...
+
+
 def require_logits(graph: Graph) -> None:
     """Check that a network can be trained: the loss is of logits.
 
@@ -191,12 +214,44 @@ def backends() -> tuple[str, ...]:
 def get_backend(name: str) -> Backend:
     """A backend by its entry-point name, or ``module:attribute`` of one that is not published.
 
+    Args:
+        name: with a mode behind it, as in ``torch.nn+inference``, the backend in that mode.
+
     Raises:
-        UnknownName: no package offers it; the message suggests near names.
+        UnknownName: no package offers it, or it has no such mode; the message suggests near names.
         BackendUnavailable: its framework, or its own module, is not there.
     """
-    if ":" in name:
-        return _from_module(name)
+    name, mode = split_mode(name)
+    backend = _from_module(name) if ":" in name else _published(name)
+    if mode == LAYERS:
+        return backend
+    modes = backend.modes if isinstance(backend, ModalBackend) else (LAYERS,)
+    if mode not in modes:
+        raise UnknownName(f"mode of backend {name!r}", mode, modes)
+    assert isinstance(backend, ModalBackend)
+    return backend.in_mode(mode)
+
+
+def split_mode(name: str) -> tuple[str, str]:
+    """A backend's name without its mode, and the mode: ``layers`` where none is named."""
+    base, _, mode = name.partition("+")
+    return base, mode or LAYERS
+
+
+def with_mode(name: str, mode: str | None) -> str:
+    """The name of the same backend in a mode; None for the mode that it names.
+
+    Raises:
+        UnknownName: there is no such mode.
+    """
+    base, named = split_mode(name)
+    mode = mode or named
+    if mode not in MODES:
+        raise UnknownName("mode", mode, MODES)
+    return base if mode == LAYERS else f"{base}+{mode}"
+
+
+def _published(name: str) -> Backend:
     from importlib import metadata
 
     entries = list(metadata.entry_points(group=GROUP, name=name))

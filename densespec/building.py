@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from densespec.backends import DataFormat, get_backend
+from densespec.backends import DataFormat, get_backend, with_mode
 from densespec.catalogue import SpecLike, resolve
 from densespec.errors import DensespecError, SpecError, WeightsError
 from densespec.graph import Graph, Pooling, freeze, lower
@@ -30,6 +30,7 @@ class Origin:
     """What a model was built from; a built model carries it as its attribute ``densespec``.
 
     Attributes:
+        backend: its name, with the mode behind it.
         dtype, data_format, name: as the backend was given them.
     """
 
@@ -55,6 +56,7 @@ def build(
     data_format: DataFormat | None = None,
     name: str | None = None,
     trainable_from: str | None = None,
+    mode: str | None = None,
 ) -> Any:
     """Build a network in a framework.
 
@@ -79,15 +81,19 @@ def build(
         name: of the model where the framework names models; None for the variant's.
         trainable_from: the first part that trains, such as ``"classifier"`` or ``"block4"``:
             everything before it is frozen, its running statistics and dropout included.
+        mode: how it runs, which is always the same network: ``"layers"``, one standard layer for
+            each op; ``"fast"``, ``"efficient"`` (in little memory) or ``"inference"``. None for
+            the mode behind the backend's name, as in ``"torch.nn+fast"``, or else ``"layers"``.
 
     Raises:
-        UnknownName: no such variant, backend or part.
+        UnknownName: no such variant, backend, mode or part.
         SpecError: a spec or an input shape that breaks a constraint.
         BackendUnavailable: the framework is not installed; says what to install.
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: weights that do not fit.
     """
     spec = spec_of_file(weights) if spec is None else spec
+    backend = with_mode(backend, mode)
     engine = get_backend(backend)
     data_format = engine.data_format(data_format)
     channels, size = _split_shape(input_shape, data_format)
@@ -117,6 +123,27 @@ def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
     )
     model.densespec = origin
     return model
+
+
+def in_mode(model: Any, mode: str) -> Any:
+    """The same network with the same weights, run in another mode; see :func:`build`.
+
+    Raises:
+        DensespecError: densespec did not build the model.
+        UnknownName: its backend has no such mode.
+    """
+    origin = origin_of(model)
+    changed = replace(origin, backend=with_mode(origin.backend, mode))
+    return build_graph(changed, read_weights(model))
+
+
+def optimize(model: Any) -> Any:
+    """The same network, prepared for inference: ``in_mode(model, "inference")``.
+
+    It takes and gives the same weights as the model does, and ``in_mode(optimized, "layers")``
+    turns it back, bit for bit.
+    """
+    return in_mode(model, "inference")
 
 
 def spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:

@@ -60,6 +60,20 @@ class BackendUnavailable(DensespecError, ImportError):
     """A backend's framework is not installed."""
 
 
+class Untrainable(DensespecError, ValueError):
+    """A model that is prepared for inference was to be trained."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__(
+            f"backend {backend!r} is prepared for inference and can't be trained: build without "
+            "mode='inference', or turn a model back by densespec.in_mode(model, 'layers')"
+        )
+        self._backend = backend
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._backend,)
+
+
 class EngineConflict(DensespecError, RuntimeError):
     """Keras already runs on another engine in this process."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,11 @@ def assert_identical(*, actual: Mapping[str, np.ndarray], expected: Arrays) -> O
             count = int((got != array).sum())
             raise Mismatch(name, f"{count} of {array.size} values differ, but should be identical")
     return EXACT
+
+
+def shown(answer: Mapping[str, np.ndarray], taps: Sequence[str]) -> list[str]:
+    """The taps that an answer has, and in any case the last, which is the output."""
+    return [name for name in taps if name in answer or name == taps[-1]]
 
 
 def assert_close(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densespec.backends import backends
+from densespec.backends import backends, split_mode
 from densespec.catalogue import resolve, variants
 from densespec.errors import DensespecError, UnknownName
 from densespec.files import spec_from_json
@@ -53,7 +53,7 @@ def subject_of(target: str, spec: str | None = None, weights: str | None = None)
     """
     given = None if spec is None else _spec(spec)
     if ":" not in target:
-        if target not in backends():
+        if split_mode(target)[0] not in backends():
             raise UnknownName("backend", target, backends())
         return _checked(Subject(target, given, weights))
     constructor = parse(target)

@@ -204,7 +204,13 @@ def _shapes(engine: Any, model: Any, graph: Any, request: Inspect) -> dict[str, 
 
 
 def _train(engine: Any, model: Any, graph: Any, request: Train) -> list[Step]:
-    trainer = engine.trainer(model, graph, request.recipe)
+    from densespec.errors import Untrainable
+    from densespec_conformance.compare import Unsupported
+
+    try:
+        trainer = engine.trainer(model, graph, request.recipe)
+    except Untrainable as refusal:
+        raise Unsupported(str(refusal)) from refusal
     return _steps(trainer, lambda: engine.read_weights(model, graph), request)
 
 

@@ -24,6 +24,7 @@ from densespec_conformance.compare import (
     assert_close,
     assert_identical,
     assert_same_steps,
+    shown,
 )
 from densespec_conformance.data import batches, images, random_weights
 from densespec_conformance.expected import Reference, given_in
@@ -131,9 +132,7 @@ def _compare(key: str, asked: Forward, target: Target, reference: Reference) -> 
     """What the target shows of the ops is right, and its output in any case."""
     answer = target.ask(asked)
     expected = reference.expect(key, lambda: asked)
-    output = asked.taps[-1]
-    order = [name for name in asked.taps if name in answer or name == output]
-    return assert_close(actual=answer, expected=expected, order=order)
+    return assert_close(actual=answer, expected=expected, order=shown(answer, asked.taps))
 
 
 def _training(question: Question, target: Target, reference: Reference) -> Outcome:

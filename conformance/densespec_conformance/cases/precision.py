@@ -11,8 +11,8 @@ from functools import partial
 from densespec.catalogue import get
 from densespec.graph import lower
 from densespec_conformance.case import Case, Outcome
-from densespec_conformance.cases.forward import ROWS, check
-from densespec_conformance.compare import Mismatch, assert_close
+from densespec_conformance.cases.forward import ROWS, check, compare
+from densespec_conformance.compare import Mismatch
 from densespec_conformance.data import images, random_weights
 from densespec_conformance.expected import Reference, given_in
 from densespec_conformance.requests import Forward, Network
@@ -54,7 +54,7 @@ def _compare(target: Target, reference: Reference, *, every_op: bool) -> Outcome
     """Of the output alone, which is quick, or of every op, which names the first that differs."""
     asked = _full_size(every_op)
     expected = reference.expect(f"precision, every op: {every_op}", lambda: asked)
-    return assert_close(actual=target.ask(asked), expected=expected, order=asked.taps)
+    return compare(target, asked, expected)
 
 
 CASES = (

@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from densespec.graph import lower
 from densespec.spec import DenseNetSpec
 from densespec_conformance.case import EXACT, Case, Outcome, Tier
+from densespec_conformance.cases.forward import compare as compare_taps
 from densespec_conformance.cases.structure import assert_structure
-from densespec_conformance.compare import Mismatch, assert_close, assert_same_steps
+from densespec_conformance.compare import Mismatch, assert_same_steps
 from densespec_conformance.data import forward_request, training_request
 from densespec_conformance.expected import Reference, expectation
 from densespec_conformance.requests import Inspect
@@ -37,8 +38,7 @@ def compare_forward(sample: Sample, target: Target) -> Outcome:
     request = forward_request(sample.spec, sample.size)
     found = target.ask(Inspect(request.network, sample.size))
     assert_structure(found, lower(sample.spec, sample.size))
-    actual = target.ask(request)
-    return assert_close(actual=actual, expected=expectation(request), order=request.taps)
+    return compare_taps(target, request, expectation(request))
 
 
 def compare_training(sample: Sample, target: Target) -> Outcome:
