@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from densespec import __version__, cli_train, cli_weights, rendering
+from densespec import __version__, cli_export, cli_train, cli_weights, rendering
 from densespec.backends import get_backend
 from densespec.building import build, save
 from densespec.catalogue import catalogue, resolve, variants
@@ -170,7 +170,8 @@ def describe(spec: str, shape: InputShape | None, as_json: bool) -> None:
     "--backend",
     required=True,
     help="numpy, torch.nn, tensorflow, torch or jax (the last three: Keras on that engine), "
-    "another installed backend, or MODULE:ATTRIBUTE.",
+    "another installed backend, or MODULE:ATTRIBUTE; with a mode behind it, such as "
+    "torch.nn+inference.",
 )
 @click.option("--classes", type=click.IntRange(min=1), help="Replaces the spec's classes.")
 @click.option("--no-top", is_flag=True, help="Leave out the classifier.")
@@ -376,3 +377,4 @@ def _working(what: str) -> Iterator[None]:
 
 cli_weights.register(main)
 cli_train.register(main)
+cli_export.register(main)

@@ -67,6 +67,11 @@ def test_fit_follows_the_recipe(engine: str) -> None:
 
 
 @every_engine
+def test_models_are_exported(engine: str) -> None:
+    run_checks(engine, "deploy")
+
+
+@every_engine
 def test_several_devices_take_the_reference_step(engine: str) -> None:
     """Keras is on the engine, but nothing has run there: its devices are not made yet."""
     run_checks(engine, "parallel", JAX_ENABLE_X64="1", KERAS_BACKEND=engine)

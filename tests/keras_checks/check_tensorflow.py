@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+import densespec
 from densespec_keras import SGD
 
 
@@ -36,3 +39,14 @@ def test_one_value_per_channel_shows_as_nan_where_only_the_run_knows_the_batch(b
     model.fit(np.ones((3, 4, 4, 3)), np.arange(3), batch_size=2, epochs=1, verbose=0)
     variance = keras.ops.convert_to_numpy(model.get_layer("block2_layer1_norm1").moving_variance)
     assert np.isnan(variance).all()
+
+
+def test_a_saved_model_serves_under_the_name_that_servers_ask_for(
+    build: Any, tmp_path: Path
+) -> None:
+    model = build("same")
+    densespec.export(model, tmp_path / "net")
+    served = tf.saved_model.load(tmp_path / "net").signatures["serving_default"]
+    x = np.random.default_rng(0).standard_normal((2, 33, 40, 3)).astype(np.float32)
+    (y,) = served(input=tf.constant(x)).values()
+    np.testing.assert_allclose(y, model.predict(x, verbose=0), rtol=0, atol=1e-5)

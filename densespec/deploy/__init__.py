@@ -1,0 +1,138 @@
+"""Exporting networks to what others run: ``densespec.export``, and a check of every file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densespec.catalogue import SpecLike
+from densespec.deploy.check import Measured, measure
+from densespec.deploy.formats import Format, format_of
+from densespec.deploy.network import Network as Network
+from densespec.deploy.network import Options, Wanted, network_of
+from densespec.errors import DensespecError
+from densespec.files import atomic_path
+from densespec.graph import Graph, Pooling
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        graph: of the network as it was before it was rewritten for inference.
+        bytes: of the file, or of all in the folder.
+        measured: how far it is from the reference; None where it was not checked.
+        unchecked: why it was not, if it was to be.
+    """
+
+    path: Path
+    format: Format
+    graph: Graph
+    options: Options
+    bytes: int
+    measured: Measured | None
+    unchecked: str | None = None
+
+
+def export(
+    source: Any,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002
+    size: Sequence[int | None] | None = None,
+    batch: int | None = None,
+    dtype: str = "float32",
+    optimize: bool = True,
+    include_top: bool | None = None,
+    pooling: Pooling | None = None,
+    softmax: bool | None = None,
+    opset: int | None = None,
+    check: bool = True,
+    spec: SpecLike | None = None,
+    layout: str | None = None,
+    seed: int | None = None,
+) -> Exported:
+    """Write a network as ONNX, a ``torch.export`` program, a SavedModel or StableHLO.
+
+    Every file is loaded and run before it takes its place: what does not compute what the float64
+    reference does is not written.
+
+    Args:
+        source: the path of a weight file of any layout, a model that densespec built, or with
+            ``seed`` a variant's name or another spec, with initial weights.
+        path: of the file; of a folder for a SavedModel.
+        format: one of :data:`densespec.deploy.formats.FORMATS`; by the path's suffix otherwise.
+        size: spatial size of the input, such as (224, 224); None for any, or the built model's.
+        batch: the one batch size that it takes; None for any.
+        dtype: of arrays, inputs and outputs.
+        optimize: whether the network is rewritten for inference: norms are folded, and so on.
+        include_top, pooling, softmax: where it ends; None for the source's own end.
+        opset: of ONNX.
+        check: whether to load and run it.
+        spec, layout: of a weight file; found by inspection otherwise.
+        seed: of initial weights.
+
+    Raises:
+        BackendUnavailable: a package is missing; says what to install.
+        DensespecError: the source can't be read, or what was written differs from the reference.
+        ValueError: options that do not go together.
+    """
+    path = Path(path)
+    kind = format_of(path, format)
+    options = Options(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
+    _check_options(kind, options)
+    wanted = Wanted(size, include_top, pooling, softmax)
+    unchecked = kind.missing_runtime() if check else None
+    with _placed(path, kind) as temporary:
+        exporter = kind.load()
+        network = network_of(source, wanted, spec=spec, layout=layout, seed=seed)
+        loader = exporter.write(network.graph, network.arrays, temporary, options)
+        measured = measure(loader(), network, options) if check and not unchecked else None
+        size_in_bytes = _bytes(temporary)
+    return Exported(path, kind, network.graph, options, size_in_bytes, measured, unchecked)
+
+
+def _check_options(kind: Format, options: Options) -> None:
+    if options.dtype not in kind.dtypes:
+        raise ValueError(
+            f"dtype = {options.dtype!r}, but {kind.about} is written in {' or '.join(kind.dtypes)}"
+        )
+    if options.opset is not None and kind.name != "onnx":
+        raise ValueError(f"opset = {options.opset}, but {kind.about} has no opsets: ONNX has")
+    if options.batch is not None and options.batch < 1:
+        raise ValueError(f"batch = {options.batch}, but should be at least 1, or None for any")
+
+
+@contextlib.contextmanager
+def _placed(path: Path, kind: Format) -> Iterator[Path]:
+    """A temporary file or folder that takes its place on success and vanishes on failure."""
+    if not kind.is_folder:
+        with atomic_path(path) as temporary:
+            yield temporary
+        return
+    if path.exists() and not (path / "saved_model.pb").exists() and _occupied(path):
+        raise DensespecError(f"{path} is there and no SavedModel: give another name, or remove it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as outer:
+        temporary, old = Path(outer, "new"), Path(outer, "old")
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+
+
+def _occupied(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

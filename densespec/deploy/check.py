@@ -1,0 +1,89 @@
+"""Whether an exported file computes what the reference does."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from densespec.deploy.network import Network, Options, Runner, smallest_size
+from densespec.errors import DensespecError
+from densespec.reference import ReferenceModel
+
+TOLERANCES: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2}
+"""How far an output may be from the reference, as a part of the largest value: float32 rounds by
+6e-8, float16 by 5e-4, once in each of some hundred layers."""
+
+PROBES: Mapping[bool, tuple[tuple[int, ...], ...]] = {
+    True: ((64, 64, 64), (61, 75, 67)),
+    False: ((32, 32, 32), (29, 37, 31)),
+}
+"""Sizes that a network of any size is run at, by whether its stem makes maps smaller."""
+PROBES_3D: tuple[tuple[int, ...], ...] = ((32, 32, 32), (33, 35, 37))
+COMPARED = 2
+"""Samples of a batch that are compared: the reference takes its time."""
+
+
+class WrongExport(DensespecError):
+    """What was written does not compute what the network does."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far an exported file is from the reference.
+
+    Attributes:
+        difference: the largest, as a part of the largest value of the reference.
+        shapes: of the inputs it was run on, (batch, channels, *spatial).
+    """
+
+    difference: float
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def measure(run: Runner, network: Network, options: Options) -> Measured:
+    """Run an exported file on seeded inputs of several shapes and compare it with the reference.
+
+    Raises:
+        WrongExport: it differs by more than rounding, or gives another shape.
+    """
+    reference = ReferenceModel(network.graph, network.arrays)
+    shapes, differences = tuple(_shapes(network, options)), []
+    for shape in shapes:
+        x = np.random.default_rng(zlib.crc32(repr(shape).encode())).standard_normal(shape)
+        x = x.astype(options.dtype)
+        expected = reference(x[:COMPARED].astype(np.float64))
+        differences.append(_difference(run(x), expected, shape))
+    difference, tolerance = max(differences), TOLERANCES[options.dtype]
+    if not difference <= tolerance:  # NaN is wrong as well
+        raise WrongExport(
+            f"the exported network differs from the reference by {difference:.1e} of the largest "
+            f"value, where {options.dtype} may differ by {tolerance:.0e}: nothing was written"
+        )
+    return Measured(difference, shapes)
+
+
+def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]) -> float:
+    should_be = (shape[0], *expected.shape[1:])
+    if actual.shape != should_be:
+        raise WrongExport(
+            f"for an input of shape {shape} the exported network gives {actual.shape}, but should "
+            f"give {should_be}: nothing was written"
+        )
+    apart = np.abs(actual[:COMPARED].astype(np.float64) - expected).max()
+    return float(apart / (np.abs(expected).max() or 1.0))
+
+
+def _shapes(network: Network, options: Options) -> Iterator[tuple[int, ...]]:
+    spec, known = network.graph.spec, network.graph.input.shape[1:]
+    probes = PROBES[spec.stem_pool is not None or spec.stem_stride > 1]
+    if len(known) == 3:
+        probes = PROBES_3D
+    if None not in known:
+        probes = probes[:1]
+    least = smallest_size(network.graph)
+    for count, sizes in zip((2, 1), probes, strict=False):
+        size = (n or max(probe, least) for n, probe in zip(known, sizes, strict=False))
+        yield (options.batch or count, spec.in_channels, *size)

@@ -1,0 +1,186 @@
+"""What is exported: a network and its arrays, from a weight file, a built model or a seed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densespec.building import HEAD, origin_of, read_weights, weights_for
+from densespec.catalogue import SpecLike, catalogue, resolve
+from densespec.errors import DensespecError, SpecError
+from densespec.files import SUFFIXES
+from densespec.graph import Graph, Node, Pooling, lower
+from densespec.initial import initial_weights
+from densespec.ops import Affine, GlobalPool, Input, Softmax
+from densespec.passes import prepare
+from densespec.weights import Arrays
+
+Runner = Callable[[np.ndarray], np.ndarray]
+"""From (batch, channels, *spatial) to the network's output, channels first."""
+
+SIZE_NAMES: Mapping[int, Sequence[str]] = {
+    1: ("length",),
+    2: ("height", "width"),
+    3: ("depth", "height", "width"),
+}
+"""What dimensions of an input of unknown size are called, by how many there are."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a network is written.
+
+    Attributes:
+        batch: the one batch size it takes; None for any.
+        dtype: of arrays, inputs and outputs.
+        optimize: whether it is rewritten for inference first.
+        opset: of ONNX; None for the default.
+    """
+
+    batch: int | None = None
+    dtype: str = "float32"
+    optimize: bool = True
+    opset: int | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph and its canonical arrays."""
+
+    graph: Graph
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a network is wanted; None for what the source has.
+
+    Attributes:
+        size: spatial size of its input, None in it for any.
+        include_top, pooling, softmax: its end, as in :func:`densespec.build`.
+    """
+
+    size: Sequence[int | None] | None = None
+    include_top: bool | None = None
+    pooling: Pooling | None = None
+    softmax: bool | None = None
+
+    def of(self, graph: Graph) -> Graph:
+        """The network lowered anew with what is wanted.
+
+        Raises:
+            ValueError, SpecError: that does not go together, or does not fit.
+        """
+        ends = {type(node.op): node.op for node in graph.nodes}
+        has_top = any(weight.name.startswith(HEAD) for weight in graph.weights)
+        include_top = has_top if self.include_top is None else self.include_top
+        pool = ends.get(GlobalPool)
+        own_pooling = pool.kind if isinstance(pool, GlobalPool) and not has_top else None
+        softmax = (Softmax in ends and include_top) if self.softmax is None else self.softmax
+        return lower(
+            graph.spec,
+            graph.input.shape[1:] if self.size is None else self.size,
+            include_top=include_top,
+            pooling=self.pooling or (None if include_top else own_pooling),
+            classifier_activation="softmax" if softmax else None,
+        )
+
+
+def network_of(
+    source: Any,
+    wanted: Wanted,
+    *,
+    spec: SpecLike | None = None,
+    layout: str | None = None,
+    seed: int | None = None,
+) -> Network:
+    """The network in a weight file or a built model, or a spec with initial weights.
+
+    Args:
+        source: the path of a weight file, a model that densespec built, a :class:`Network`, or
+            with ``seed`` a spec.
+        spec, layout: of a weight file; found by inspection otherwise.
+        seed: of initial weights.
+
+    Raises:
+        DensespecError: densespec did not build the model, or the file can't be read.
+    """
+    graph, arrays = _found(source, spec, layout, seed)
+    graph = wanted.of(graph)
+    return Network(graph, weights_for(graph, arrays))
+
+
+def _found(
+    source: Any, spec: SpecLike | None, layout: str | None, seed: int | None
+) -> tuple[Graph, Arrays]:
+    if seed is not None:
+        graph = lower(resolve(source))
+        return graph, initial_weights(graph, seed)
+    if isinstance(source, Network):
+        return source.graph, source.arrays
+    if not isinstance(source, str | os.PathLike):
+        return origin_of(source).graph, read_weights(source)
+    if _is_spec(source):
+        raise DensespecError(
+            f"{source} is a spec, which has no weights: give a weight file, or say which initial "
+            "weights you want by a seed (--seed 0)"
+        )
+    from densespec.weights.convert import open_weights
+
+    with open_weights(source, layout=layout, spec=spec) as found:
+        return found.graph, found.arrays()
+
+
+def _is_spec(source: str | os.PathLike[str]) -> bool:
+    path = Path(source)
+    return path.suffix in SUFFIXES or (str(source) in catalogue() and not path.is_file())
+
+
+def optimized(graph: Graph, arrays: Arrays, *, norms: bool = True) -> tuple[Graph, Arrays]:
+    """The network prepared for inference, in ops that every runtime has and runs fast.
+
+    Runtimes make one pass of a norm and the ReLU after it; a clip by channel they do not know.
+
+    Args:
+        norms: whether norms that could not be folded stay norms with arrays of their own; else they
+            are scales and shifts, which lie within float16's range where small variances do not.
+    """
+    prepared = prepare(graph, clip=False)
+    known = dict(arrays) | prepared.fold(arrays)
+    nodes = prepared.graph.nodes
+    if norms:
+        nodes = tuple(
+            replace(node, op=graph[node.name].op) if isinstance(node.op, Affine) else node
+            for node in nodes
+        )
+    rewritten = Graph(graph.spec, nodes)
+    return rewritten, {weight.name: known[weight.name] for weight in rewritten.weights}
+
+
+def smallest_size(graph: Graph) -> int:
+    """The smallest size in each dimension of which something is left at the end."""
+
+    def fits(size: int) -> bool:
+        try:
+            lower(graph.spec, (size,) * graph.spec.spatial_dims)
+        except SpecError:
+            return False
+        return True
+
+    return next(size for size in itertools.count(1) if fits(size))
+
+
+def described(node: Node, batch: int | None, layout: str) -> list[int | str]:
+    """The shape of an input or output, in a layout, with names for what may be any size."""
+    channels, *sizes = node.shape
+    named: Sequence[int | str | None] = sizes
+    if isinstance(node.op, Input):
+        named = [n or name for n, name in zip(sizes, SIZE_NAMES[len(sizes)], strict=True)]
+    places = [channels, *named] if layout == "channels first" else [*named, channels]
+    return [batch or "batch", *(place or "any" for place in places)]

@@ -1,0 +1,215 @@
+"""ONNX: a graph written node by node, and run by ONNX Runtime.
+
+No framework takes part, so the file is the same byte for byte wherever the weights come from. Nodes
+and the values they give have the graph's names, initializers those of its arrays.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from densespec import __version__, ops
+from densespec.deploy.formats import Loader
+from densespec.deploy.network import SIZE_NAMES, Options, Runner, optimized
+from densespec.files import to_json
+from densespec.graph import Graph, Node
+from densespec.weights import Arrays
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSETS = (13, 25)
+"""The first and the last that can be asked for: the ops used mean the same in all of them."""
+DEFAULT_OPSET = 17
+LARGEST = 2**31 - 2**20
+"""Bytes of arrays that a protobuf message can hold, with room for the nodes."""
+
+
+class Onnx:
+    """See :class:`densespec.deploy.formats.Exporter`."""
+
+    def write(self, graph: Graph, arrays: Arrays, path: Path, options: Options) -> Loader:
+        """Write a network, and check the file by ONNX's own rules.
+
+        Raises:
+            ValueError: an opset that is not known, or a network too large.
+        """
+        import onnx
+
+        if options.optimize:
+            graph, arrays = optimized(graph, arrays, norms=options.dtype != "float16")
+        model = proto(
+            graph,
+            arrays,
+            batch=options.batch,
+            opset=options.opset or DEFAULT_OPSET,
+            dtype=options.dtype,
+        )
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(path, full_check=True)
+        return functools.partial(_load, path)
+
+
+def _load(path: Path) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (name,) = (value.name for value in session.get_inputs())
+    return lambda x: session.run(None, {name: x})[0]
+
+
+FORMAT = Onnx()
+
+
+def proto(
+    graph: Graph,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    batch: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    dtype: str = "float32",
+) -> onnx.ModelProto:
+    """A graph as an ONNX model, as it is.
+
+    Args:
+        arrays: by the names of the graph's own weights.
+        batch: the one batch size it takes; None for any.
+
+    Raises:
+        ValueError: an opset that is not among OPSETS, or arrays too large for one file.
+    """
+    from onnx import helper
+
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise ValueError(f"opset = {opset}, but should be from {OPSETS[0]} to {OPSETS[1]}")
+    size = sum(weight.size for weight in graph.weights) * np.dtype(dtype).itemsize
+    if size > LARGEST:
+        raise ValueError(
+            f"the network has {size / 2**30:.1f} GiB of arrays, but an ONNX file holds 2 GiB"
+        )
+    imports = [helper.make_opsetid("", opset)]
+    model = helper.make_model(
+        _Emitter(graph, arrays, np.dtype(dtype)).graph(batch),
+        producer_name="densespec",
+        producer_version=__version__,
+        opset_imports=imports,
+        ir_version=helper.find_min_ir_version_for(imports),
+    )
+    helper.set_model_props(model, {"densespec.spec": to_json(graph.spec)})
+    return model
+
+
+class _Emitter:
+    """Nodes and initializers of one graph, in order."""
+
+    def __init__(
+        self, graph: Graph, arrays: Mapping[str, np.ndarray], dtype: np.dtype[Any]
+    ) -> None:
+        self._graph, self._arrays, self._dtype = graph, arrays, dtype
+        self._dims = len(graph.input.shape) - 1
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+
+    def graph(self, batch: int | None) -> onnx.GraphProto:
+        from onnx import helper
+
+        first, *inner, last = self._graph.nodes
+        for node in (*inner, last):
+            self._emit(node)
+        return helper.make_graph(
+            self._nodes,
+            "densenet",
+            [self._info(first, batch)],
+            [self._info(last, batch)],
+            self._initializers,
+            value_info=[self._info(node, batch) for node in inner],
+        )
+
+    def _info(self, node: Node, batch: int | None) -> onnx.ValueInfoProto:
+        from onnx import helper
+
+        sizes: list[int | str | None] = [batch or "batch", *node.shape]
+        if isinstance(node.op, ops.Input):
+            names = SIZE_NAMES[self._dims]
+            sizes[2:] = [n or name for n, name in zip(node.shape[1:], names, strict=True)]
+        return helper.make_tensor_value_info(
+            node.name, helper.np_dtype_to_tensor_dtype(self._dtype), sizes
+        )
+
+    def _emit(self, node: Node) -> None:
+        match node.op:
+            case ops.Conv() as op:
+                self._add(node, "Conv", *self._arrays_of(node), **self._window(op))
+            case ops.BatchNorm() as op:
+                self._add(node, "BatchNormalization", *self._arrays_of(node), epsilon=op.epsilon)
+            case ops.Affine():
+                scaled = f"{node.name}.scaled"
+                self._add(node, "Mul", self._by_channel(node, "scale"), output=scaled)
+                self._add(node, "Add", self._by_channel(node, "shift"), inputs=[scaled])
+            case ops.Relu():
+                self._add(node, "Relu")
+            case ops.Dropout():
+                self._add(node, "Identity")
+            case ops.Concat():
+                self._add(node, "Concat", axis=1)
+            case ops.MaxPool() as op:
+                self._add(node, "MaxPool", **self._window(op))
+            case ops.AvgPool() as op:
+                self._add(node, "AveragePool", kernel_shape=op.window, strides=self._strides(op))
+            case ops.GlobalPool() as op:
+                kind = {"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}[op.kind]
+                self._add(node, kind, output=f"{node.name}.pooled")
+                self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
+            case ops.Dense():
+                self._add(node, "Gemm", *self._arrays_of(node), transB=1)
+            case ops.Softmax():
+                self._add(node, "Softmax", axis=1)
+            case _:
+                raise TypeError(f"ONNX has no node for {node.op!r}")
+
+    def _add(
+        self,
+        node: Node,
+        kind: str,
+        *arrays: str,
+        inputs: Sequence[str] | None = None,
+        output: str | None = None,
+        **attributes: Any,
+    ) -> None:
+        """An ONNX node of the graph's node, named after the value that it gives."""
+        from onnx import helper
+
+        reads = [*(node.inputs if inputs is None else inputs), *arrays]
+        output = output or node.name
+        self._nodes.append(helper.make_node(kind, reads, [output], name=output, **attributes))
+
+    def _arrays_of(self, node: Node) -> list[str]:
+        """Names of a node's arrays, now initializers: they stand in the order that ONNX takes."""
+        return [self._array(weight.name) for weight in node.weights]
+
+    def _by_channel(self, node: Node, short: str) -> str:
+        return self._array(f"{node.name}.{short}", (-1, *[1] * self._dims))
+
+    def _array(self, name: str, shape: tuple[int, ...] | None = None) -> str:
+        from onnx import numpy_helper
+
+        array = np.asarray(self._arrays[name], self._dtype)
+        array = array if shape is None else array.reshape(shape)
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def _strides(self, op: ops.Conv | ops.MaxPool | ops.AvgPool) -> tuple[int, ...]:
+        return (op.stride,) * self._dims
+
+    def _window(self, op: ops.Conv | ops.MaxPool) -> dict[str, Any]:
+        """Attributes of a sliding window. SAME_UPPER is the rule of "same" for any size."""
+        window = {"kernel_shape": op.window, "strides": self._strides(op)}
+        if op.padding == "same":
+            return window | {"auto_pad": "SAME_UPPER"}
+        before, after = zip(*op.padding, strict=True)
+        return window | {"pads": (*before, *after)}
