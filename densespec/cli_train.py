@@ -78,7 +78,11 @@ def _parse_sizes(
 @click.option(
     "--data", metavar="DATA", help="A data set's name, folder or file.  [default: digits]"
 )
-@click.option("--backend", help="numpy, torch.nn, tensorflow, torch, jax, or another.")
+@click.option(
+    "--backend",
+    help="numpy, torch.nn, tensorflow, torch, jax, or another; with +fast or +efficient behind it, "
+    "it trains faster or in less memory.",
+)
 @click.option("--out", type=Path, metavar="DIR", help="Folder of the new run.")
 @click.option("--resume", type=Path, metavar="DIR", help="Go on with the run in this folder.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Replaces the recipe's number.")
@@ -154,6 +158,7 @@ def train_command(
         --data folder:photos --size 224x224 --recipe digits --set batch_size=32 --backend torch.nn
         --out runs/photos
     """
+    from densespec.backends import split_mode
     from densespec.training import Options, follow, is_first, launched, plan_of
 
     if (out is None) == (resume is None):
@@ -177,9 +182,10 @@ def train_command(
     if dry_run:
         _say_plan(plan, as_json)
         return
-    if nodes > 1 and plan.backend != TORCH:
+    in_torch = split_mode(plan.backend)[0] == TORCH
+    if nodes > 1 and not in_torch:
         raise click.UsageError(f"--nodes is for {TORCH}; {plan.backend} trains on one machine")
-    if plan.devices > 1 and plan.backend == TORCH and not launched():
+    if plan.devices > 1 and in_torch and not launched():
         raise SystemExit(_launch(folder, devices or plan.devices, nodes, endpoint))
     done = follow(plan, progress=True)
     if is_first():

@@ -11,10 +11,11 @@ from typing import Literal
 
 import numpy as np
 
+from densespec.backends import split_mode
 from densespec.building import WeightsLike, spec_of_file, weights_for
 from densespec.catalogue import SpecLike, resolve
 from densespec.data import Batches, Dataset, fits, load
-from densespec.errors import WeightsError
+from densespec.errors import Untrainable, WeightsError
 from densespec.files import SUFFIXES
 from densespec.graph import Graph, freeze, lower
 from densespec.initial import initial_weights
@@ -229,6 +230,8 @@ def _plan(
     notes: list[str],
 ) -> Plan:
     assert options.backend is not None, "it has been filled in"
+    if split_mode(options.backend)[1] == "inference":
+        raise Untrainable(options.backend)
     images, devices = len(dataset.train) + len(dataset.test), options.devices or 1
     caches, note = may_cache(options.cache_features, graph, run.recipe, devices, images)
     if note:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from densespec.backends import split_mode
 from densespec.recipe import TrainingRecipe
 
 
@@ -13,6 +14,7 @@ def prepare(backend: str, recipe: TrainingRecipe) -> None:
 
     Nothing is set for a framework that runs already.
     """
+    backend, _ = split_mode(backend)
     if backend == "tensorflow" and "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if backend == "jax" and "jax" not in sys.modules and recipe.dtype == "float64":

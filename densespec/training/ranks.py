@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from densespec.backends import split_mode
+
 LAUNCHED = "TORCHELASTIC_RUN_ID"
 """Set by the launcher in each process."""
 TORCH = "torch.nn"
@@ -58,7 +60,7 @@ class Torch(Alone):
 
 def ranks_of(backend: str) -> Alone:
     """The processes of a run on a backend; joins them."""
-    return Torch() if backend == TORCH else Alone()
+    return Torch() if split_mode(backend)[0] == TORCH else Alone()
 
 
 def launched() -> bool:
