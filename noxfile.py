@@ -18,14 +18,22 @@ FRAMEWORKS = ROOT / ".nox" / "frameworks"
 PEERS = (
     "torchvision==0.28.0",
     "timm==1.0.31",
+    "openvino==2026.4.1",
+    "onnxscript==0.7.2",
     "monai==1.6.1",
     "keras-hub==0.32.0",
     # What their imports need beyond the frameworks' own packages:
     "regex==2026.11.19",
     "tokenizers==0.23.3",
     "tqdm==4.70.1",
+    "onnx-ir==1.1.0",
 )
 BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "numpy")
+MODES = tuple(
+    f"{backend}+{mode}"
+    for backend in ("torch.nn", "tensorflow", "torch", "jax")
+    for mode in ("fast", "efficient", "inference")
+)
 
 nox.options.sessions = ["lint", "types", "tests", "conformance"]
 nox.options.default_venv_backend = "virtualenv"
@@ -78,12 +86,15 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def conformance(session: nox.Session) -> None:
-    """Compare every backend with the reference: ``nox -s conformance -- --tier full``."""
+    """Compare every backend, in every mode, with the reference.
+
+    ``nox -s conformance -- --tier full`` asks more of each.
+    """
     out = ROOT / "out"
     out.mkdir(exist_ok=True)
     python = frameworks(session)
     session.run(
-        *(python, "-m", "densespec_conformance", *BACKENDS),
+        *(python, "-m", "densespec_conformance", *BACKENDS, *MODES),
         *("--json", str(out / "conformance.json"), "--html", str(out / "conformance.html")),
         *session.posargs,
         external=True,
@@ -114,7 +125,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def benchmarks(session: nox.Session) -> None:
-    """Time densespec's models against each framework's own, interleaved (several minutes)."""
+    """Time densespec against each framework's own, interleaved: a quarter of an hour.
+
+    ``nox -s benchmarks -- --tier full`` measures more and longer, ``-- -k torch.nn`` less.
+    """
     python, env = frameworks(session), peers(session)
     session.run(python, "benchmarks/run.py", *session.posargs, env=env, external=True)
     session.run(python, "benchmarks/weights.py", external=True)

@@ -1,166 +1,77 @@
-"""Times densespec's models against each framework's own, as ratios of medians in one run.
+"""Times densespec against each framework's own DenseNets, as ratios of medians in one run.
 
-    python benchmarks/run.py                    # DenseNet-121, a few minutes
-    python benchmarks/run.py --tier full        # 169 as well, more rounds
+    python benchmarks/run.py                    # quick: about a quarter of an hour on 2 cores
+    python benchmarks/run.py --tier full        # more rounds, torch.compile, Keras's memory
+    python benchmarks/run.py -k "torch.nn"      # some groups alone
 
-The two sides take turns, so that a machine whose speed drifts slows both. Each framework runs in a
-process of its own. Writes a table, a figure and the raw times to ``out/benchmarks``.
+The sides of a group take turns, so that a machine whose speed drifts slows all of them. Each group
+runs in a process of its own, and where memory or a first step is measured, each side does. Writes
+a table, a figure and all figures to ``out/benchmarks``.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rows import GROUPS, Group, Row, Tier
+from timing import Figures, in_own_process
 
 from densespec.files import atomic_path
 
-BACKENDS = ("torch.nn", "torch", "tensorflow", "jax")
-BATCH, SIZE = 8, 224
-
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds of every round of one kind of work, on both sides."""
+class Ratio:
+    """One row with its figures: medians, and the side of theirs that is best."""
 
-    backend: str
-    variant: str
-    work: str
-    peer: str
-    ours: list[float]
-    theirs: list[float]
+    group: Group
+    row: Row
+    ours: float
+    theirs: float
 
     @property
-    def ratio(self) -> float:
-        return statistics.median(self.ours) / statistics.median(self.theirs)
+    def value(self) -> float:
+        return self.ours / self.theirs
+
+    @property
+    def met(self) -> bool:
+        return self.row.at_most is None or self.value <= self.row.at_most
+
+    @property
+    def system(self) -> str:
+        """What it runs in: the group's name before the work's."""
+        return self.group.name.partition(" densenet")[0].replace(" first training step", "")
+
+    def cells(self) -> tuple[str, ...]:
+        goal = "" if self.row.at_most is None else f"{self.row.at_most:.2f}"
+        figures = (f"{_short(value)} {self.group.unit}" for value in (self.ours, self.theirs))
+        what = (self.system, self.row.work, self.row.against)
+        return (*what, *figures, f"{self.value:.2f}", goal)
 
 
-def take_turns(
-    ours: Callable[[], object], theirs: Callable[[], object], rounds: int, warm_up: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of each call, the two sides in turn."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for index in range(warm_up + rounds):
-        for side, call in zip(times, (ours, theirs), strict=True):
-            start = time.perf_counter()
-            call()
-            if index >= warm_up:
-                side.append(time.perf_counter() - start)
-    return times
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def time_keras(backend: str, variant: str, rounds: int) -> list[Timing]:
-    """Building, inference and training steps on a Keras engine."""
-    import densespec
+HEADERS = ("in", "work", "against", "ours", "theirs", "ratio", "goal")
 
-    densespec.get_backend(backend).data_format(None)  # chooses the engine
-    import keras
-    from peers import keras_applications
 
-    def ours() -> Any:
-        shape = (SIZE, SIZE, 3)
-        return densespec.build(variant, backend=backend, input_shape=shape)
-
-    def theirs() -> Any:
-        return keras_applications(variant)
-
-    draw = np.random.default_rng(0)
-    x = draw.standard_normal((BATCH, SIZE, SIZE, 3)).astype(np.float32)
-    labels = draw.integers(0, 1000, BATCH)
-    models = ours(), theirs()
-    for model in models:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.01, 0.9, nesterov=True), loss)
-    a, b = models
-    work = {
-        "build": take_turns(ours, theirs, 3, 1),
-        "inference": take_turns(
-            lambda: a.predict_on_batch(x), lambda: b.predict_on_batch(x), rounds, 2
-        ),
-        "training step": take_turns(
-            lambda: a.train_on_batch(x, labels), lambda: b.train_on_batch(x, labels), rounds, 2
-        ),
-    }
+def ratios(group: Group, figures: Figures) -> list[Ratio]:
+    medians = {name: statistics.median(values) for name, values in figures.items()}
     return [
-        Timing(backend, variant, name, "keras.applications", *times) for name, times in work.items()
+        Ratio(group, row, medians[row.ours], min(medians[name] for name in row.theirs))
+        for row in group.rows
     ]
-
-
-def time_torch(backend: str, variant: str, rounds: int) -> list[Timing]:
-    """Inference and training steps of native modules, in both memory layouts."""
-    import torch
-    from peers import torchvision
-    from torch.nn import functional
-
-    import densespec
-
-    timings = []
-    for layout, memory in (
-        ("", torch.contiguous_format),
-        (" channels_last", torch.channels_last),
-    ):
-        models = [densespec.build(variant, backend=backend), torchvision(variant)]
-        models = [model.to(memory_format=memory) for model in models]
-        x = torch.randn(BATCH, 3, SIZE, SIZE).to(memory_format=memory)
-        labels = torch.randint(0, 1000, (BATCH,))
-
-        def infer(model: Any, x: Any = x) -> None:
-            with torch.inference_mode():
-                model.eval()(x)
-
-        def step(model: Any, x: Any = x, labels: Any = labels) -> None:
-            model.train().zero_grad()
-            functional.cross_entropy(model(x), labels).backward()  # type: ignore[no-untyped-call]
-
-        for name, work in (("inference", infer), ("training step", step)):
-            a, b = models
-            times = take_turns(lambda: work(a), lambda: work(b), rounds, 2)  # noqa: B023
-            timings.append(Timing(backend, variant, name + layout, "torchvision", *times))
-    return timings
-
-
-def measure(backend: str, variant: str, rounds: int, answers: Any) -> None:
-    """Time one backend in this process."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    time_backend = time_torch if backend == "torch.nn" else time_keras
-    try:
-        answers.put(time_backend(backend, variant, rounds))
-    except ImportError as error:
-        answers.put(f"{backend}: {error}")
-
-
-def in_own_process(backend: str, variant: str, rounds: int) -> list[Timing]:
-    """Time one backend in a process of its own.
-
-    Raises:
-        click.ClickException: it could not be timed.
-    """
-    context = multiprocessing.get_context("spawn")
-    answers = context.SimpleQueue()
-    process = context.Process(target=measure, args=(backend, variant, rounds, answers))
-    process.start()
-    while answers.empty():
-        time.sleep(0.1)
-        if not process.is_alive() and answers.empty():
-            raise click.ClickException(f"{backend} ended with exit code {process.exitcode}")
-    answer = answers.get()
-    process.join()
-    if isinstance(answer, str):
-        raise click.ClickException(answer)
-    return list(answer)
 
 
 def machine() -> str:
@@ -173,62 +84,86 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
 
 
-def markdown(timings: list[Timing]) -> str:
-    """The table, as it stands in the README."""
-    lines = ["| backend | work | against | ms | peer's ms | ratio |", "| --- " * 6 + "|"]
-    for t in timings:
-        ours, theirs = (1e3 * statistics.median(side) for side in (t.ours, t.theirs))
-        work = f"{t.variant} {t.work}"
-        row = (t.backend, work, t.peer, f"{ours:.0f}", f"{theirs:.0f}", f"{t.ratio:.2f}")
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join([*lines, "", f"Medians, batch {BATCH}, {SIZE}x{SIZE}, float32; {machine()}."])
+def markdown(found: list[Ratio]) -> str:
+    """The table, as it stands in the documentation."""
+    lines = [f"| {' | '.join(HEADERS)} |", "| --- | --- | --- | ---: | ---: | ---: | ---: |"]
+    for ratio in found:
+        *left, value, goal = ratio.cells()
+        value = f"**{value}**" if ratio.met else value
+        lines.append(f"| {' | '.join((*left, value, goal))} |")
+    return "\n".join([*lines, "", f"Medians of {machine()}; 224x224, float32 unless said."])
 
 
-def plot(timings: list[Timing], path: Path) -> None:
-    """Bars of the ratios; below 1 densespec is faster."""
+def plot(found: list[Ratio], path: Path) -> None:
+    """Bars of the ratios, with what each is meant to be at most."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.35 * len(timings) + 1.2), layout="constrained")
+    figure = Figure(figsize=(10, 0.32 * len(found) + 1.4), layout="constrained")
     axes = figure.add_subplot()
-    names = [f"{t.backend}: {t.variant} {t.work}" for t in timings]
-    ratios = [t.ratio for t in timings]
-    colours = ["tab:green" if ratio <= 1 else "tab:orange" for ratio in ratios]
-    axes.barh(names, ratios, color=colours)
-    axes.axvline(1, color="black", linewidth=1)
+    names = [f"{r.system}: {r.row.work} / {r.row.against} ({r.group.unit})" for r in found]
+    colours = ["tab:green" if ratio.met else "tab:orange" for ratio in found]
+    axes.barh(range(len(found)), [ratio.value for ratio in found], color=colours)
+    for index, ratio in enumerate(found):
+        if ratio.row.at_most is not None:
+            axes.plot([ratio.row.at_most] * 2, [index - 0.4, index + 0.4], color="black")
+    axes.set_yticks(range(len(found)), names, fontsize=7)
+    axes.axvline(1, color="black", linewidth=0.5, linestyle=":")
     axes.invert_yaxis()
-    axes.set_xlabel("time over the framework's own implementation")
+    axes.set_xlabel("ratio; below 1 densespec needs less; the goal is a black line")
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _chosen(tier: Tier, keyword: str) -> list[Group]:
+    groups = [g for g in GROUPS if tier in g.rounds and keyword.lower() in g.name.lower()]
+    if not groups:
+        names = "\n  ".join(group.name for group in GROUPS)
+        raise click.UsageError(f"no group of this tier has {keyword!r} in its name:\n  {names}")
+    return groups
 
 
 @click.command()
 @click.option("--tier", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
-@click.option("--backend", "chosen", multiple=True, type=click.Choice(BACKENDS))
+@click.option("-k", "keyword", default="", help="Groups whose name has this in it.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("out/benchmarks"), show_default=True
 )
-def main(tier: str, chosen: tuple[str, ...], out: Path) -> None:
-    """Time densespec against torchvision and keras.applications."""
-    console = Console(width=None if Console().is_terminal else 110)
-    variants = ("densenet121",) if tier == "quick" else ("densenet121", "densenet169")
-    rounds = 7 if tier == "quick" else 21
-    jobs = [(backend, variant) for variant in variants for backend in chosen or BACKENDS]
-    timings: list[Timing] = []
-    for backend, variant in track(jobs, "timing", console=console):
-        timings += in_own_process(backend, variant, rounds)
+def main(tier: Tier, keyword: str, out: Path) -> None:
+    """Time densespec against torchvision, keras.applications, OpenVINO and ONNX exports."""
+    console = Console(width=None if Console().is_terminal else 160)
+    found: list[Ratio] = []
+    record: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for group in track(_chosen(tier, keyword), "measuring", console=console):
+        arguments = {**group.arguments, "rounds": group.rounds[tier]}
+        try:
+            figures = in_own_process(group.function, arguments)
+        except RuntimeError as error:
+            failed.append(f"{group.name}: {error}")
+            continue
+        found += ratios(group, figures)
+        record.append({"group": group.name, "unit": group.unit, "figures": figures})
+        _write(out, found, record)
+    table = Table(*HEADERS, title=machine())
+    for ratio in found:
+        table.add_row(*ratio.cells(), style=None if ratio.met else "yellow")
+    console.print(table)
+    console.print(f"Written to {out}: table.md, ratios.png, figures.json")
+    if failed:
+        raise click.ClickException("not measured:\n" + "\n".join(failed))
+
+
+def _write(out: Path, found: list[Ratio], record: list[dict[str, Any]]) -> None:
+    """What there is so far: a long run that is stopped has not been for nothing."""
     out.mkdir(parents=True, exist_ok=True)
-    plot(timings, out / "ratios.png")
+    plot(found, out / "ratios.png")
+    figures = {"machine": machine(), "groups": record}
     for name, text in (
-        ("table.md", markdown(timings) + "\n"),
-        ("times.json", json.dumps([asdict(t) for t in timings], indent=2) + "\n"),
+        ("table.md", markdown(found) + "\n"),
+        ("figures.json", json.dumps(figures, indent=2) + "\n"),
     ):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text)
-    table = Table("backend", "work", "against", "ratio", title=machine())
-    for t in timings:
-        table.add_row(t.backend, f"{t.variant} {t.work}", t.peer, f"{t.ratio:.2f}")
-    console.print(table)
-    console.print(f"Written to {out}: table.md, ratios.png, times.json")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,271 @@
+"""What is measured, and what each figure is held against: a group a process, a row a ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Tier = Literal["quick", "full"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ratio.
+
+    Attributes:
+        work: of ours.
+        ours: the side of the group that is ours.
+        against: what theirs is called.
+        theirs: sides of the group; the best of them counts.
+        at_most: what the ratio is meant to be at most; None where it is only told.
+    """
+
+    work: str
+    ours: str
+    against: str
+    theirs: tuple[str, ...]
+    at_most: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures that are taken in turn, in one run.
+
+    Attributes:
+        function: ``module:function`` of this folder; it gets the rounds and ``arguments``.
+        rounds: by tier; a tier without any leaves the group out.
+        unit: ``ms`` or ``MB``.
+    """
+
+    name: str
+    function: str
+    rows: tuple[Row, ...]
+    rounds: Mapping[Tier, int]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = "ms"
+
+
+TORCHVISION = ("torchvision", "torchvision channels_last")
+THRIFTY = ("torchvision memory_efficient", "torchvision memory_efficient channels_last")
+APPLICATIONS = ("keras.applications",)
+CONVOLUTIONS = "its convolutions alone"
+
+
+def _inference(variant: str, batch: int, targets: tuple[float | None, ...]) -> Group:
+    tv, last, openvino, alone, half = targets
+    work = f"{variant} inference, batch {batch}"
+    return Group(
+        f"torch.nn {work}",
+        "native:inference",
+        (
+            Row(work, "inference", "torchvision", TORCHVISION[:1], tv),
+            Row(work, "inference", "torchvision channels_last", TORCHVISION[1:], last),
+            Row(work, "inference", "OpenVINO", ("OpenVINO",), openvino),
+            Row(work, "inference", CONVOLUTIONS, (CONVOLUTIONS,), alone),
+            Row(f"{work}, mode layers", "layers", "torchvision", TORCHVISION[:1]),
+            Row(f"{work}, bfloat16", "inference bfloat16", "float32", ("inference",), half),
+            Row(
+                f"{work}, bfloat16",
+                "inference bfloat16",
+                f"{CONVOLUTIONS} in bfloat16",
+                (f"{CONVOLUTIONS} bfloat16",),
+            ),
+        ),
+        {"quick": 9, "full": 31},
+        {"variant": variant, "batch": batch},
+    )
+
+
+def _engine(engine: str, inference: float, training: float) -> tuple[Group, ...]:
+    arguments = {"engine": engine, "variant": "densenet121", "batch": 8}
+    name = f"Keras on {engine}"
+    infer, train = "densenet121 inference, batch 8", "densenet121 training step, batch 8"
+    return (
+        Group(
+            f"{name} {infer}",
+            "engines:inference",
+            (
+                Row(infer, "inference", *_applications(), inference),
+                Row(f"{infer}, mode layers", "layers", *_applications()),
+            ),
+            {"quick": 7, "full": 21},
+            arguments,
+        ),
+        Group(
+            f"{name} {train}",
+            "engines:training",
+            (Row(train, "fast", *_applications(), training),),
+            {"quick": 5, "full": 15},
+            arguments,
+        ),
+    )
+
+
+def _thrifty_engine(engine: str) -> tuple[Group, ...]:
+    arguments = {"engine": engine, "variant": "densenet121", "batch": 8}
+    work = "densenet121 training in little memory, batch 8"
+    return (
+        Group(
+            f"Keras on {engine} {work}",
+            "engines:training_memory",
+            (Row(work, "efficient", "mode layers", ("layers",), 0.6),),
+            {"full": 2},
+            arguments,
+            "MB",
+        ),
+        Group(
+            f"Keras on {engine} {work}",
+            "engines:training",
+            (
+                Row(work, "efficient", "mode layers", ("layers",), 1.25),
+                Row(work, "efficient", *_applications()),
+            ),
+            {"full": 7},
+            {**arguments, "modes": ("layers", "efficient")},
+        ),
+    )
+
+
+def _applications() -> tuple[str, tuple[str, ...]]:
+    return "keras.applications", APPLICATIONS
+
+
+DEPTHS = (40, 76, 148)
+
+GROUPS: tuple[Group, ...] = (
+    _inference("densenet121", 8, (0.58, 0.78, None, 1.08, 0.5)),
+    _inference("densenet169", 1, (None, 0.75, 1.10, 1.2, None)),
+    Group(
+        "torch.nn densenet121 training, batch 8",
+        "native:training",
+        (
+            Row(
+                "densenet121 training step, batch 8",
+                "fast",
+                "torchvision's best",
+                TORCHVISION,
+                0.95,
+            ),
+            Row(
+                "densenet121 training in little memory, batch 8",
+                "efficient",
+                "torchvision memory_efficient",
+                THRIFTY,
+                1.0,
+            ),
+        ),
+        {"quick": 7, "full": 15},
+        {"variant": "densenet121", "batch": 8},
+    ),
+    Group(
+        "torch.nn densenet121 training memory, batch 8",
+        "native:training_memory",
+        (
+            Row(
+                "densenet121 training in little memory, batch 8",
+                "efficient",
+                "torchvision memory_efficient",
+                THRIFTY,
+                0.7,
+            ),
+            Row("densenet121 training step, batch 8", "fast", "torchvision", TORCHVISION[1:]),
+        ),
+        {"quick": 1, "full": 3},
+        {"variant": "densenet121", "batch": 8},
+        "MB",
+    ),
+    Group(
+        "torch.nn densenet121 training, compiled, batch 8",
+        "native:training",
+        (
+            Row(
+                "densenet121 training step, both compiled, batch 8",
+                "fast",
+                "torchvision's best",
+                TORCHVISION,
+                0.80,
+            ),
+        ),
+        {"full": 9},
+        {"variant": "densenet121", "batch": 8, "compiled": True},
+    ),
+    Group(
+        "torch.nn memory by depth",
+        "native:depth_memory",
+        (
+            *(
+                Row(
+                    f"densenet-{depth}-12 training in little memory, batch 64",
+                    f"efficient {depth}",
+                    "mode layers",
+                    (f"layers {depth}",),
+                )
+                for depth in DEPTHS
+            ),
+            Row(
+                "148 layers against 76 in little memory",
+                f"efficient {DEPTHS[2]}",
+                "76 layers",
+                (f"efficient {DEPTHS[1]}",),
+                2.2,
+            ),
+        ),
+        {"quick": 1, "full": 3},
+        {"layers": DEPTHS, "batch": 64},
+        "MB",
+    ),
+    *_engine("torch", 0.60, 0.75),
+    *_engine("tensorflow", 0.85, 0.90),
+    *_engine("jax", 0.85, 0.90),
+    *_thrifty_engine("jax"),
+    *_thrifty_engine("tensorflow"),
+    Group(
+        "Keras on jax building densenet169",
+        "engines:building",
+        (
+            Row("building densenet169", "layers", *_applications(), 0.35),
+            Row("building densenet169, mode fast", "fast", *_applications(), 0.35),
+        ),
+        {"quick": 2, "full": 5},
+        {"engine": "jax", "variant": "densenet169"},
+    ),
+    Group(
+        "Keras on jax first training step",
+        "engines:first_step",
+        (
+            Row("densenet121 first training step, batch 8", "fast", *_applications(), 0.7),
+            Row("densenet121 first training step, mode layers", "layers", *_applications()),
+        ),
+        {"quick": 1, "full": 3},
+        {"engine": "jax", "variant": "densenet121", "batch": 8},
+    ),
+    Group(
+        "import densespec",
+        "startup:importing",
+        (
+            Row(
+                "import densespec", "densespec", "import numpy and 50 ms", ("numpy and 50 ms",), 1.0
+            ),
+        ),
+        {"quick": 9, "full": 31},
+    ),
+    *(
+        Group(
+            f"ONNX Runtime densenet121 inference, batch {batch}",
+            "exported:inference",
+            (
+                Row(
+                    f"densenet121 inference, batch {batch}",
+                    "inference",
+                    "torchvision's own export",
+                    ("torchvision's own export",),
+                    0.95,
+                ),
+            ),
+            {"quick": 9, "full": 31},
+            {"variant": "densenet121", "batch": batch},
+        )
+        for batch in (1, 8)
+    ),
+)

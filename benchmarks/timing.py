@@ -1,0 +1,95 @@
+"""Taking figures: sides in turn, in this process or each in a fresh one; and what they need of
+memory."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, list[float]]
+"""Milliseconds or megabytes of every round, by side."""
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> Figures:
+    """Milliseconds of each call, all sides in turn, so that a machine whose speed drifts slows
+    all of them."""
+    figures: Figures = {name: [] for name in sides}
+    for index in range(warm_up + rounds):
+        for name, call in sides.items():
+            taken = 1e3 * seconds(call)
+            if index >= warm_up:
+                figures[name].append(taken)
+    return figures
+
+
+def in_turn(sides: Mapping[str, tuple[str, Mapping[str, Any]]], rounds: int) -> Figures:
+    """What functions give that run in a fresh process each, all sides in turn.
+
+    Args:
+        sides: by name, ``module:function`` of this folder and its arguments.
+    """
+    figures: Figures = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, (function, arguments) in sides.items():
+            figures[name].append(float(in_own_process(function, arguments)))
+    return figures
+
+
+def in_own_process(function: str, arguments: Mapping[str, Any]) -> Any:
+    """What a function gives in a process of its own.
+
+    Raises:
+        RuntimeError: it failed; what it printed says more.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, dict(arguments)))
+    process.start()
+    sender.close()
+    try:
+        kind, answer = receiver.recv()
+    except EOFError:
+        process.join()
+        kind, answer = "error", f"its process ended with exit code {process.exitcode}"
+    process.join()
+    if kind == "error":
+        raise RuntimeError(f"{function}({dict(arguments)}): {answer}")
+    return answer
+
+
+def _answer(sender: Any, function: str, arguments: dict[str, Any]) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    module, _, name = function.partition(":")
+    try:
+        sender.send(("answer", getattr(importlib.import_module(module), name)(**arguments)))
+    except BaseException as error:
+        sender.send(("error", f"{type(error).__name__}: {error}"))
+        raise
+
+
+def peak_megabytes(work: Callable[[], object]) -> float:
+    """How far the memory of this process rises above what it has now, at most, in MB.
+
+    That is the peak of its resident set, which Linux keeps and lets be set back.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    """MB, of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
