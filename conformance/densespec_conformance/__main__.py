@@ -368,6 +368,9 @@ class Watch(Observer):
         line.append(f" {result.seconds:6.1f} s  {result.case.id}")
         if not result.ok:
             line.append(f"  {textwrap.shorten(result.first_line, LINE)}", style="dim")
+        elif result.outcome and result.outcome.allowed:
+            call = result.outcome
+            line.append(f"  {call.where}: {call.error:.1e} of {call.allowed:.1e}", style="dim")
         self._console.print(line, soft_wrap=not self._console.is_terminal)
 
 

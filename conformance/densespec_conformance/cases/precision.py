@@ -32,28 +32,28 @@ POOLS_OF_THREE_DIMENSIONS = "three-dimensions-with-pools"
 """PyTorch has no 16-bit kernels for these, as TensorFlow has none in float64."""
 
 
-def _full_size(every_op: bool) -> Forward:
+def _full_size(dtype: str, every_op: bool) -> Forward:
     """densenet169-bc as people run it."""
     spec = get("densenet169-bc")
     graph = lower(spec, SIZE)
     network = Network(spec, input_size=SIZE, weights=random_weights(graph, "precision"))
     names = tuple(node.name for node in graph.nodes[1:])
     asked = Forward(network, images(spec, SIZE, 1, "precision"), names if every_op else names[-1:])
-    return given_in("float32", asked)
+    return given_in(dtype, asked)
 
 
-def _check_full_size(target: Target, reference: Reference) -> Outcome:
+def _check_full_size(dtype: str, target: Target, reference: Reference) -> Outcome:
     try:
-        return _compare(target, reference, every_op=False)
+        return _compare(dtype, target, reference, every_op=False)
     except Mismatch:
-        _compare(target, reference, every_op=True)
+        _compare(dtype, target, reference, every_op=True)
         raise
 
 
-def _compare(target: Target, reference: Reference, *, every_op: bool) -> Outcome:
+def _compare(dtype: str, target: Target, reference: Reference, *, every_op: bool) -> Outcome:
     """Of the output alone, which is quick, or of every op, which names the first that differs."""
-    asked = _full_size(every_op)
-    expected = reference.expect(f"precision, every op: {every_op}", lambda: asked)
+    asked = _full_size(dtype, every_op)
+    expected = reference.expect(f"precision {dtype}, every op: {every_op}", lambda: asked)
     return compare(target, asked, expected)
 
 
@@ -73,7 +73,14 @@ CASES = (
     Case(
         id="precision/densenet169-bc-float32-at-224",
         claim="densenet169-bc at 224x224 in float32 is within float32's reach of the reference",
-        check=_check_full_size,
+        check=partial(_check_full_size, "float32"),
+        cost=8,
+    ),
+    Case(
+        id="precision/densenet169-bc-bfloat16-at-224",
+        claim="densenet169-bc at 224x224 in bfloat16 is within bfloat16's reach of the reference",
+        check=partial(_check_full_size, "bfloat16"),
+        tier="full",
         cost=8,
     ),
 )
