@@ -107,7 +107,7 @@ def _thrifty_engine(engine: str) -> tuple[Group, ...]:
     work = "densenet121 training in little memory, batch 8"
     return (
         Group(
-            f"Keras on {engine} {work}",
+            f"Keras on {engine} {work}: memory",
             "engines:training_memory",
             (Row(work, "efficient", "mode layers", ("layers",), 0.6),),
             {"full": 2},
@@ -115,7 +115,7 @@ def _thrifty_engine(engine: str) -> tuple[Group, ...]:
             "MB",
         ),
         Group(
-            f"Keras on {engine} {work}",
+            f"Keras on {engine} {work}: time",
             "engines:training",
             (
                 Row(work, "efficient", "mode layers", ("layers",), 1.25),
@@ -137,7 +137,7 @@ GROUPS: tuple[Group, ...] = (
     _inference("densenet121", 8, (0.58, 0.78, None, 1.08, 0.5)),
     _inference("densenet169", 1, (None, 0.75, 1.10, 1.2, None)),
     Group(
-        "torch.nn densenet121 training, batch 8",
+        "torch.nn densenet121 training, batch 8: time",
         "native:training",
         (
             Row(
@@ -159,7 +159,7 @@ GROUPS: tuple[Group, ...] = (
         {"variant": "densenet121", "batch": 8},
     ),
     Group(
-        "torch.nn densenet121 training memory, batch 8",
+        "torch.nn densenet121 training, batch 8: memory",
         "native:training_memory",
         (
             Row(
@@ -176,7 +176,7 @@ GROUPS: tuple[Group, ...] = (
         "MB",
     ),
     Group(
-        "torch.nn densenet121 training, compiled, batch 8",
+        "torch.nn densenet121 training, batch 8: compiled",
         "native:training",
         (
             Row(
@@ -191,7 +191,7 @@ GROUPS: tuple[Group, ...] = (
         {"variant": "densenet121", "batch": 8, "compiled": True},
     ),
     Group(
-        "torch.nn memory by depth",
+        "torch.nn densenets of 40 to 148 layers: memory",
         "native:depth_memory",
         (
             *(
@@ -221,7 +221,7 @@ GROUPS: tuple[Group, ...] = (
     *_thrifty_engine("jax"),
     *_thrifty_engine("tensorflow"),
     Group(
-        "Keras on jax building densenet169",
+        "Keras on jax densenet169, building",
         "engines:building",
         (
             Row("building densenet169", "layers", *_applications(), 0.35),
@@ -231,7 +231,7 @@ GROUPS: tuple[Group, ...] = (
         {"engine": "jax", "variant": "densenet169"},
     ),
     Group(
-        "Keras on jax first training step",
+        "Keras on jax densenet121, first training step",
         "engines:first_step",
         (
             Row("densenet121 first training step, batch 8", "fast", *_applications(), 0.7),

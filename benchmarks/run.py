@@ -18,7 +18,6 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -50,7 +49,7 @@ class Ratio:
     @property
     def system(self) -> str:
         """What it runs in: the group's name before the work's."""
-        return self.group.name.partition(" densenet")[0].replace(" first training step", "")
+        return self.group.name.partition(" densenet")[0]
 
     def cells(self) -> tuple[str, ...]:
         goal = "" if self.row.at_most is None else f"{self.row.at_most:.2f}"
@@ -63,6 +62,8 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
+FIGURES, TABLE, PLOT = "figures.json", "table.md", "ratios.png"
+DOCS = Path(__file__).parents[1] / "docs"
 HEADERS = ("in", "work", "against", "ours", "theirs", "ratio", "goal")
 
 
@@ -122,48 +123,75 @@ def _chosen(tier: Tier, keyword: str) -> list[Group]:
     return groups
 
 
+class Record:
+    """The figures of this machine and day, group by group; those of earlier runs are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._groups = folder, dict[str, Figures]()
+        path = folder / FIGURES
+        if path.exists():
+            record = json.loads(path.read_text())
+            if record["machine"] == machine():
+                self._groups = record["groups"]
+
+    def add(self, group: Group, figures: Figures) -> None:
+        """Keep a group's figures, and write all: a run that is stopped was not in vain."""
+        self._groups[group.name] = figures
+        self._folder.mkdir(parents=True, exist_ok=True)
+        record = {"machine": machine(), "groups": self._groups}
+        _write(self._folder / FIGURES, json.dumps(record, indent=2) + "\n")
+        _write(self._folder / TABLE, markdown(self.ratios()) + "\n")
+        plot(self.ratios(), self._folder / PLOT)
+
+    def ratios(self) -> list[Ratio]:
+        known = [group for group in GROUPS if group.name in self._groups]
+        return [ratio for group in known for ratio in ratios(group, self._groups[group.name])]
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _write_docs(found: list[Ratio]) -> None:
+    """Put the table and the figure into the documentation."""
+    page = DOCS / "speed.md"
+    start, end = "<!-- measured: table -->\n", "<!-- end: table -->\n"
+    before, _, rest = page.read_text(encoding="utf-8").partition(start)
+    _write(page, f"{before}{start}\n{markdown(found)}\n\n{end}{rest.partition(end)[2]}")
+    plot(found, DOCS / "images" / "benchmarks.png")
+
+
 @click.command()
 @click.option("--tier", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
 @click.option("-k", "keyword", default="", help="Groups whose name has this in it.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("out/benchmarks"), show_default=True
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out/benchmarks"),
+    show_default=True,
+    help="Figures of earlier runs of the same day stay there, unless they are taken again.",
 )
-def main(tier: Tier, keyword: str, out: Path) -> None:
+@click.option("--docs", is_flag=True, help="Put the table and the figure into docs/speed.md.")
+def main(tier: Tier, keyword: str, out: Path, docs: bool) -> None:
     """Time densespec against torchvision, keras.applications, OpenVINO and ONNX exports."""
     console = Console(width=None if Console().is_terminal else 160)
-    found: list[Ratio] = []
-    record: list[dict[str, Any]] = []
-    failed: list[str] = []
+    record, failed = Record(out), list[str]()
     for group in track(_chosen(tier, keyword), "measuring", console=console):
         arguments = {**group.arguments, "rounds": group.rounds[tier]}
         try:
-            figures = in_own_process(group.function, arguments)
+            record.add(group, in_own_process(group.function, arguments))
         except RuntimeError as error:
             failed.append(f"{group.name}: {error}")
-            continue
-        found += ratios(group, figures)
-        record.append({"group": group.name, "unit": group.unit, "figures": figures})
-        _write(out, found, record)
     table = Table(*HEADERS, title=machine())
-    for ratio in found:
+    for ratio in record.ratios():
         table.add_row(*ratio.cells(), style=None if ratio.met else "yellow")
     console.print(table)
-    console.print(f"Written to {out}: table.md, ratios.png, figures.json")
+    console.print(f"Written to {out}: {TABLE}, {PLOT}, {FIGURES}")
+    if docs:
+        _write_docs(record.ratios())
     if failed:
         raise click.ClickException("not measured:\n" + "\n".join(failed))
-
-
-def _write(out: Path, found: list[Ratio], record: list[dict[str, Any]]) -> None:
-    """What there is so far: a long run that is stopped has not been for nothing."""
-    out.mkdir(parents=True, exist_ok=True)
-    plot(found, out / "ratios.png")
-    figures = {"machine": machine(), "groups": record}
-    for name, text in (
-        ("table.md", markdown(found) + "\n"),
-        ("figures.json", json.dumps(figures, indent=2) + "\n"),
-    ):
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text)
 
 
 if __name__ == "__main__":
