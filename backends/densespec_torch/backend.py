@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densespec.backends import DataFormat
+from densespec.backends import LAYERS, DataFormat, with_mode
+from densespec.errors import Untrainable
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays
 from densespec.weights.layouts.torch_names import module_path, state_keys
+from densespec_torch.inference import PreparedDenseNet
+from densespec_torch.modes import EfficientDenseNet, FastDenseNet
 from densespec_torch.modules import DenseNet
 from densespec_torch.parallel import ReplicatedTrainer
 from densespec_torch.tensors import from_numpy as from_numpy
@@ -22,7 +27,15 @@ from densespec_torch.tensors import to_numpy as to_numpy
 from densespec_torch.training import TorchTrainer, mode, read_weights
 
 
+@dataclass(frozen=True)
 class TorchBackend:
+    mode: str = LAYERS
+
+    modes: ClassVar[tuple[str, ...]] = (LAYERS, "fast", "efficient", "inference")
+
+    def in_mode(self, mode: str) -> TorchBackend:
+        return TorchBackend(mode)
+
     def data_format(self, requested: DataFormat | None) -> DataFormat:
         if requested == "channels_last":
             raise ValueError(
@@ -42,7 +55,7 @@ class TorchBackend:
     ) -> DenseNet:
         kind = _floating(dtype) if dtype else torch.get_default_dtype()
         with torch.device("meta"):
-            model = DenseNet(graph)
+            model = MODELS[self.mode](graph)
         state = {
             key: torch.zeros((), dtype=torch.long)
             for key in model.state_dict()
@@ -71,6 +84,10 @@ class TorchBackend:
         return trainable, sum(p.numel() for p in parameters) - trainable + statistics
 
     def forward(self, model: nn.Module, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
+        if isinstance(model, PreparedDenseNet):
+            with torch.no_grad():
+                shown = model.values(like(x, model), taps)
+            return {name: to_numpy(shown[name]) for name in taps if name in shown}
         values: dict[str, Tensor] = {}
         with contextlib.ExitStack() as stack, torch.no_grad():
             stack.enter_context(mode(model.modules(), training=False))
@@ -84,6 +101,7 @@ class TorchBackend:
         return {name: to_numpy(values[name]) for name in taps}
 
     def trainer(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> TorchTrainer:
+        self._check_trains()
         return TorchTrainer(model, graph, recipe)
 
     def parallel_trainer(
@@ -95,7 +113,23 @@ class TorchBackend:
         replicas: int,
         dtype: str | None,
     ) -> ReplicatedTrainer:
-        return ReplicatedTrainer(graph, weights, recipe, replicas=replicas, dtype=dtype)
+        self._check_trains()
+        return ReplicatedTrainer(
+            graph, weights, recipe, replicas=replicas, dtype=dtype, mode=self.mode
+        )
+
+    def _check_trains(self) -> None:
+        if self.mode == "inference":
+            raise Untrainable(with_mode("torch.nn", self.mode))
+
+
+MODELS: dict[str, type[DenseNet]] = {
+    LAYERS: DenseNet,
+    "fast": FastDenseNet,
+    "efficient": EfficientDenseNet,
+    "inference": PreparedDenseNet,
+}
+"""What a graph is built as, by mode."""
 
 
 def _floating(dtype: str) -> torch.dtype:

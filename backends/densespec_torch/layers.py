@@ -17,7 +17,7 @@ from densespec import ops
 from densespec.graph import Node
 from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm
 
-_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _MAX_POOL: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
@@ -60,9 +60,9 @@ def _module(node: Node) -> nn.Module:
 
 
 def _conv(op: ops.Conv) -> nn.Module:
-    dims, sides = len(op.window), _symmetric(op.padding)
+    dims, sides = len(op.window), symmetric(op.padding)
     if sides is not None:
-        return _CONV[dims](
+        return CONV[dims](
             op.in_channels, op.filters, op.window, op.stride, padding=sides, bias=op.bias
         )
     conv = _PADDED_CONV[dims](op.in_channels, op.filters, op.window, op.stride, bias=op.bias)
@@ -71,20 +71,20 @@ def _conv(op: ops.Conv) -> nn.Module:
 
 
 def _max_pool(op: ops.MaxPool) -> nn.Module:
-    sides = _symmetric(op.padding)
+    sides = symmetric(op.padding)
     if sides is not None:
         return _MAX_POOL[len(op.window)](op.window, op.stride, padding=sides)
     return PaddedMaxPool(op.window, op.stride, op.padding)
 
 
-def _symmetric(padding: ops.Padding) -> tuple[int, ...] | None:
+def symmetric(padding: ops.Padding) -> tuple[int, ...] | None:
     """Pads of each dimension where both sides have the same, as PyTorch's modules take them."""
     if padding == "same" or any(before != after for before, after in padding):
         return None
     return tuple(before for before, _ in padding)
 
 
-def _pad(
+def explicitly_padded(
     x: Tensor, padding: ops.Padding, window: Sequence[int], stride: int, value: float
 ) -> Tensor:
     pads = ops.resolve_padding(padding, x.shape[2:], window, stride)
@@ -123,7 +123,7 @@ class PaddedMaxPool(nn.Module):
         self.window, self.stride = window, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(_pad(x, self.pads, self.window, self.stride, -torch.inf))
+        return self.pool(explicitly_padded(x, self.pads, self.window, self.stride, -torch.inf))
 
 
 class _PaddedConv:
@@ -134,7 +134,7 @@ class _PaddedConv:
     stride: tuple[int, ...]
 
     def forward(self, x: Tensor) -> Tensor:
-        padded = _pad(x, self.pads, self.kernel_size, self.stride[0], 0.0)
+        padded = explicitly_padded(x, self.pads, self.kernel_size, self.stride[0], 0.0)
         return super().forward(padded)  # type: ignore[misc]
 
 

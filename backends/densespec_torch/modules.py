@@ -35,12 +35,16 @@ class Part(nn.Module):
             members = list(group)
             path, last = members[-1]
             leaf = len(path) == depth + 1
-            self.add_module(child, emit(last) if leaf else Part(members, depth + 1))
+            self.add_module(child, emit(last) if leaf else self._nested(child, members, depth + 1))
             inner = {node.name for _, node in members}
             outer = dict.fromkeys(n for _, node in members for n in node.inputs if n not in inner)
             reads.append((child, tuple(outer), last.name))
         self._entry = reads[0][1][0]
         self._steps = _with_lifetimes(reads)
+
+    def _nested(self, name: str, members: Sequence[tuple[list[str], Node]], depth: int) -> Part:
+        """The child that is a part itself."""
+        return Part(members, depth)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child; where PyTorch converts a norm to ``SyncBatchNorm``, densespec's own."""

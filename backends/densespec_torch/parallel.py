@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from densespec.backends import StepResult, require_logits
+from densespec.backends import LAYERS, StepResult, require_logits
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays, check_velocity
@@ -35,6 +35,7 @@ class Start:
     Attributes:
         meeting: a file that does not exist yet, by which the replicas find each other.
         device: ``"cuda"`` for the GPU of the replica's number, or ``"cpu"``.
+        mode: of the backend.
     """
 
     graph: Graph
@@ -45,6 +46,7 @@ class Start:
     size: int
     meeting: Path
     device: str
+    mode: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class ReplicatedTrainer:
         *,
         replicas: int,
         dtype: str | None,
+        mode: str = LAYERS,
     ) -> None:
         require_logits(graph)
         if replicas < 1:
@@ -79,7 +82,7 @@ class ReplicatedTrainer:
         meeting = Path(self._folder.name) / "meeting"
         device = "cuda" if torch.cuda.device_count() >= replicas else "cpu"
         self._ask(
-            Start(graph, dict(weights), recipe, dtype, rank, replicas, meeting, device)
+            Start(graph, dict(weights), recipe, dtype, rank, replicas, meeting, device, mode)
             for rank in range(replicas)
         )
 

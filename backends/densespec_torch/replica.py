@@ -48,7 +48,7 @@ def _started(start: Start) -> TorchTrainer:
         world_size=start.size,
     )
     torch.manual_seed(start.recipe.seed + start.rank)  # dropouts draw differently in each
-    model = BACKEND.build(
+    model = BACKEND.in_mode(start.mode).build(
         start.graph,
         start.weights,
         dtype=start.dtype,

@@ -1,0 +1,263 @@
+"""Passes over memory that fused parts are made of, channels last.
+
+Values are (n, *spatial, c) here, contiguous or a range of the channels of something that is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+CHUNK = 7 * 2**20
+"""Bytes in a chunk of samples: what a chunk's passes share should stay in cache."""
+
+_IMAGE = 1024
+"""Positions of an image in 1x1 convolutions. oneDNN's weight gradients are slow for larger ones."""
+
+_STEADY = 64.0
+"""How much larger than gamma beta may be for dgamma to be derived from the kernel's gradient."""
+
+
+class Arrays(NamedTuple):
+    gamma: Tensor
+    beta: Tensor
+    kernel: Any = None
+    bias: Tensor | None = None
+
+
+class Moments(NamedTuple):
+    """Mean and biased variance of channels."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def upto(self, channels: int) -> Moments:
+        return Moments(self.mean[:channels], self.variance[:channels])
+
+
+class Affine(NamedTuple):
+    """A norm as scale and shift of its channels, with the moments it came from."""
+
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, arrays: Arrays, moments: Moments, epsilon: float) -> Affine:
+        inverse = (moments.variance + epsilon).rsqrt()
+        scale = arrays.gamma * inverse
+        return cls(scale, arrays.beta - moments.mean * scale, moments.mean, inverse)
+
+    def __call__(self, x: Tensor, scratch: Scratch, *, relu: bool = True) -> Tensor:
+        """Norm and ReLU of x (..., c), in the scratch buffer."""
+        y = torch.addcmul(self.shift, x, self.scale, out=scratch.of(x.shape))
+        return y.relu_() if relu else y
+
+    def slope(
+        self, t: Tensor, x: Tensor, dgamma: Tensor, dbeta: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """The gradient at the input x, given that at the output, where x has no other reader, and
+        those of gamma and beta, divided by the number of values."""
+        factor = -self.scale * dgamma * self.inverse
+        shift = -self.scale * dbeta - self.mean * factor
+        return torch.addcmul(shift, x, factor, out=out).addcmul_(t, self.scale)
+
+
+class Scratch:
+    """A buffer for what is needed for a moment: fresh memory costs more than the passes over it."""
+
+    def __init__(self, like: Tensor, size: int) -> None:
+        self._buffer = like.new_empty(size)
+
+    def of(self, shape: Sequence[int]) -> Tensor:
+        return self._buffer[: math.prod(shape)].view(shape)
+
+
+class Sums:
+    """Sums over positions, gathered chunk by chunk, that are the gradients of a unit's arrays.
+
+    The kernel's gradient tells most of dgamma: sum_o kernel dkernel, over outputs and windows, is
+    the sum of t (gamma (x - m) i + beta). Where gamma is too small to divide by, and where there
+    is no kernel, dgamma is summed directly.
+    """
+
+    def __init__(self, norm: Affine, arrays: Arrays) -> None:
+        self.norm, self.arrays = norm, arrays
+        self.beta = torch.zeros_like(norm.mean)
+        self.kernel: Tensor | None = None
+        self.bias: Tensor | None = None
+        gamma, beta, kernel, _ = arrays
+        if kernel is None or not on_cpu(gamma):  # elsewhere, to ask for values is slow
+            self.direct = torch.arange(len(gamma), device=gamma.device)
+        else:
+            self.direct = (_STEADY * gamma.abs() <= beta.abs()).nonzero().flatten()
+        self.products = gamma.new_zeros(len(self.direct))
+
+    def add(
+        self,
+        t: Tensor,
+        x: Tensor,
+        spare: Tensor,
+        kernel: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
+        """A chunk's share; ``spare`` is memory of x's shape that may be written to."""
+        t, x = _rows(t), _rows(x)
+        self.beta += t.sum(0)
+        if len(self.direct) == len(self.beta):
+            self.products += torch.mul(t, x, out=_rows(spare)).sum(0)
+        elif len(self.direct):
+            few = (a.index_select(1, self.direct) for a in (t, x))
+            self.products += torch.mul(*few).sum(0)
+        self.kernel = _plus(self.kernel, kernel)
+        self.bias = _plus(self.bias, bias)
+
+    def gradients(self) -> list[Tensor]:
+        """Of gamma, beta, the kernel and the bias, as far as there are any."""
+        found = (self._gamma(), self.beta, self.kernel, self.bias)
+        return [gradient for gradient in found if gradient is not None]
+
+    def _gamma(self) -> Tensor:
+        gamma, beta, kernel, _ = self.arrays
+        if len(self.direct):
+            means, inverses = self.norm.mean[self.direct], self.norm.inverse[self.direct]
+            direct = (self.products - means * self.beta[self.direct]) * inverses
+        if self.kernel is None:
+            return direct
+        products = (kernel * self.kernel).sum([0, *range(2, kernel.dim())])
+        derived = (products - beta * self.beta) / gamma
+        return derived.index_copy(0, self.direct, direct) if len(self.direct) else derived
+
+
+def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    return part if total is None else total.add_(part) if part is not None else None
+
+
+def masked(slope: Tensor, y: Tensor) -> Tensor:
+    """A gradient where a ReLU gave more than 0, in place."""
+    return torch.ops.aten.threshold_backward.grad_input(slope, y, 0, grad_input=slope)
+
+
+def moments_of(parts: Sequence[Tensor]) -> Moments:
+    """Of the channels of contiguous chunks (n, *spatial, c), joined by Chan's rule."""
+    found = [_own_moments(part) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    sizes = [part.numel() for part in parts]
+    shares = found[0].mean.new_tensor([size / sum(sizes) for size in sizes])[:, None]
+    means, variances = (torch.stack(column) for column in zip(*found, strict=True))
+    mean = (shares * means).sum(0)
+    return Moments(mean, (shares * (variances + (means - mean).square())).sum(0))
+
+
+def _own_moments(x: Tensor) -> Moments:
+    if not on_cpu(x):
+        variance, mean = torch.var_mean(_rows(x), 0, correction=0)
+        return Moments(mean, variance)
+    return Moments(*torch.ops.aten.batch_norm_update_stats(first(x), None, None, 0.0))
+
+
+def first(x: Tensor) -> Tensor:
+    """(n, *spatial, c) as (n, c, *spatial), in the same memory."""
+    return x.movedim(-1, 1)
+
+
+def last(x: Tensor) -> Tensor:
+    """(n, c, *spatial) as (n, *spatial, c), in the same memory."""
+    return x.movedim(1, -1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(n, *spatial, c) as images of one line for 1x1 convolutions: (images, c, 1, positions)."""
+    positions = math.prod(x.shape[1:-1])
+    pieces = next(
+        n for n in range(1, positions + 1) if positions % n == 0 and positions // n <= _IMAGE
+    )
+    return first(x.reshape(len(x) * pieces, 1, positions // pieces, x.shape[-1]))
+
+
+def _is_pointwise(kernel: Tensor) -> bool:
+    return math.prod(kernel.shape[2:]) == 1
+
+
+_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+def conv(x: Tensor, arrays: Arrays, padding: tuple[int, ...]) -> Tensor:
+    """A convolution of stride 1 of (n, *spatial, c), as contiguous memory."""
+    kernel, bias = arrays.kernel, arrays.bias
+    if _is_pointwise(kernel):
+        y = last(functional.conv2d(_flat(x), kernel.reshape(*kernel.shape[:2], 1, 1), bias))
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+    y = _CONV[len(padding)](first(x), kernel, bias, padding=padding)
+    return last(y).contiguous()
+
+
+def conv_slopes(
+    slope: Tensor, x: Tensor, arrays: Arrays, padding: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of a convolution's input, kernel and bias."""
+    kernel, wanted = arrays.kernel, arrays.bias is not None
+    if _is_pointwise(kernel):
+        flat = kernel.reshape(*kernel.shape[:2], 1, 1)
+        dx, dk, db = _convolution_backward(_flat(slope), _flat(x), flat, (0, 0), wanted)
+        return last(dx).reshape(x.shape), dk.reshape(kernel.shape), db
+    dx, dk, db = _convolution_backward(first(slope), first(x), kernel, padding, wanted)
+    return last(dx).contiguous(), dk, db
+
+
+def _convolution_backward(
+    slope: Tensor, x: Tensor, kernel: Tensor, padding: tuple[int, ...], bias: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    ones, zeros, sizes = [1] * len(padding), [0] * len(padding), [len(kernel)] if bias else None
+    dx, dk, db = torch.ops.aten.convolution_backward(
+        slope, x, kernel, sizes, ones, padding, ones, False, zeros, 1, [True, True, bias]
+    )
+    return dx, dk, db if bias else None
+
+
+def avg_pool(x: Tensor) -> Tensor:
+    """Means over windows of 2 in each dimension of (n, c, *spatial)."""
+    if x.dim() == 5:
+        return functional.avg_pool3d(x, 2)
+    if x.dim() == 4:
+        return functional.avg_pool2d(x, 2)
+    return functional.avg_pool2d(x.unsqueeze(2), (1, 2)).squeeze(2)
+
+
+def avg_pool_slope(slope: Tensor, x: Tensor) -> Tensor:
+    """The gradient of that pool's input x (n, *spatial, c), in x's layout."""
+    x = first(x)
+    if x.dim() == 3:
+        window, stretched = [1, 2], (slope.unsqueeze(2), x.unsqueeze(2))
+    else:
+        window, stretched = [2] * (x.dim() - 2), (slope, x)
+    backward = (
+        torch.ops.aten.avg_pool3d_backward if x.dim() == 5 else torch.ops.aten.avg_pool2d_backward
+    )
+    dx = backward(*stretched, window, window, [0] * len(window), False, True, None)
+    return last(dx.reshape(x.shape))
+
+
+def on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def chunks_of(x: Tensor, width: int) -> tuple[list[slice], Scratch]:
+    """Samples of x (n, *spatial, c) in chunks of up to ``CHUNK`` bytes, if one is not larger, where
+    they have ``width`` channels; and scratch memory for a chunk. Other devices take all at once."""
+    samples, *spatial, _ = x.shape
+    size = math.prod(spatial) * width
+    chunk = max(1, CHUNK // (size * x.element_size())) if on_cpu(x) else samples
+    cuts = [slice(start, start + chunk) for start in range(0, samples, chunk)]
+    return cuts, Scratch(x, min(chunk, samples) * size)

@@ -1,0 +1,422 @@
+"""The modes of native PyTorch that train faster or in less memory, against its plain modules."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import densespec
+from densespec import DenseNetSpec
+from densespec.errors import SpecError
+from tests.strategies import specs
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+nn = torch.nn
+
+SPEC = DenseNetSpec(
+    blocks=(2, 3),
+    growth_rate=4,
+    bottleneck_width=2,
+    compression=0.5,
+    classes=5,
+    stem_kind="conv-norm-relu",
+    stem_width="2k",
+    stem_kernel=7,
+    stem_stride=2,
+    stem_pool=3,
+)
+SPECS = {
+    "torchvision-like": SPEC,
+    "without bottleneck": SPEC.replace(bottleneck_width=None),
+    "with biases": SPEC.replace(conv_bias=True, running_variance="biased"),
+    "without ReLU and norm after blocks": SPEC.replace(transition_relu=False, final_norm=False),
+    "one dimension": SPEC.replace(spatial_dims=1),
+    "three dimensions": SPEC.replace(spatial_dims=3),
+    "preactivation": SPEC.replace(stem_kind="norm-relu-conv", padding="same"),
+    "one wide layer": SPEC.replace(blocks=(1,), growth_rate=1, bottleneck_width=9),
+}
+MODES = ("fast", "efficient")
+
+every_mode = pytest.mark.parametrize("mode", MODES)
+every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the fused functions that are applied from here on."""
+    from densespec_torch import modes
+
+    applied: list[str] = []
+
+    def noting(function: Any) -> Any:
+        class Noting:
+            @staticmethod
+            def apply(*arguments: Any) -> Any:
+                applied.append(function.__name__)
+                return function.apply(*arguments)
+
+        return Noting
+
+    for name in ("FusedBlock", "FusedPool"):
+        monkeypatch.setattr(modes, name, noting(getattr(modes, name)))
+    return applied
+
+
+PIECES = {
+    "in one piece": ("CHUNK", 7 * 2**20),
+    "sample by sample": ("CHUNK", 1),
+    "as on other devices": ("on_cpu", lambda _tensor: False),
+}
+
+
+@pytest.fixture(params=PIECES.values(), ids=PIECES)
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, value = request.param
+    monkeypatch.setattr(f"densespec_torch.primitives.{name}", value)
+
+
+def build(spec: Any, mode: str | None = None, **options: Any) -> Any:
+    options = {"dtype": "float64"} | options
+    return densespec.build(spec, backend="torch.nn", mode=mode, **options).train()
+
+
+def randomised(model: Any, spread: float = 0.5) -> Any:
+    """Every trainable array random; gammas of either sign and exactly 0 among them."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(spread * noise)
+            if "norm" in name and name.endswith("weight"):
+                parameter[::3] *= -1
+                parameter[0] = 0
+    return model
+
+
+def twins(spec: Any, mode: str, **options: Any) -> tuple[Any, Any]:
+    """The same network of plain modules and in a mode."""
+    plain = randomised(build(spec, **options))
+    other = build(spec, mode, **options)
+    other.load_state_dict(copy.deepcopy(plain.state_dict()))
+    return plain, other
+
+
+def images(spec: DenseNetSpec, count: int = 3, size: int | None = None) -> Any:
+    side = size or {1: 66, 2: 42, 3: 34}[spec.spatial_dims]
+    shape = (count, spec.in_channels, *[side] * spec.spatial_dims)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def step(model: Any, x: Any) -> Any:
+    """The output, after the gradients of a random sum of it."""
+    y = model(x)
+    generator = torch.Generator().manual_seed(1)
+    (y * torch.randn(y.shape, generator=generator, dtype=y.dtype)).sum().backward()
+    return y.detach()
+
+
+def give_masks(model: Any) -> None:
+    """Dropouts with masks by name, as the trainer gives them."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+
+            def masked(own: Any, inputs: Any, _y: Any, name: str = name) -> Any:
+                draw = np.random.default_rng(zlib.crc32(name.encode()))
+                mask = torch.from_numpy((draw.random(inputs[0].shape) > own.p) / (1 - own.p))
+                return inputs[0] * mask
+
+            module.eval().register_forward_hook(masked)
+
+
+def assert_same_step(plain: Any, other: Any, x: Any) -> None:
+    """Equal outputs, gradients and running statistics; rounding is relative to the largest."""
+    outputs = step(plain, x), step(other, x)
+    close(*outputs, "output", outputs[0].abs().max())
+    gradients = [{n: p.grad for n, p in net.named_parameters()} for net in (plain, other)]
+    largest = max(g.abs().max() for g in gradients[0].values() if g is not None)
+    for name, gradient in gradients[0].items():
+        if gradient is None:
+            assert gradients[1][name] is None, name
+        else:
+            close(gradient, gradients[1][name], name, largest)
+    for (name, buffer), own in zip(plain.named_buffers(), other.buffers(), strict=True):
+        close(buffer.double(), own.double(), name, 1 + buffer.abs().max())
+
+
+def close(expected: Any, actual: Any, name: str, scale: Any) -> None:
+    assert (actual - expected).abs().max() <= 1e-12 * scale, name
+
+
+# The same network
+
+
+@every_mode
+@every_spec
+@pytest.mark.usefixtures("chunk")
+def test_a_step_is_that_of_plain_modules(spec: DenseNetSpec, mode: str, fused: list[str]) -> None:
+    plain, other = twins(spec, mode)
+    assert_same_step(plain, other, images(spec))
+    assert fused.count("FusedBlock") == len(spec.blocks)
+    pools = spec.spatial_dims == 2 and spec.stem_kind == "conv-norm-relu"
+    assert fused.count("FusedPool") == pools
+
+
+@every_mode
+@pytest.mark.parametrize("place", ["conv", "every-conv", "layer"])
+def test_given_dropout_masks_are_used(place: Any, mode: str, fused: list[str]) -> None:
+    spec = SPEC.replace(dropout_rate=0.4, dropout_place=place)
+    networks = twins(spec, mode)
+    for network in networks:
+        give_masks(network)
+    assert_same_step(*networks, images(spec))
+    assert fused.count("FusedBlock") == 2
+
+
+@every_mode
+@given(spec=specs(), size=st.integers(1, 20), count=st.integers(1, 3))
+@settings(
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+def test_random_networks_take_the_same_step(
+    mode: str, spec: DenseNetSpec, size: int, count: int
+) -> None:
+    epsilon = max(spec.batch_norm_epsilon, 0.1)
+    spec = spec.replace(blocks=spec.blocks[:2], batch_norm_epsilon=epsilon)
+    shape = (spec.in_channels, *[size] * spec.spatial_dims)
+    try:
+        networks = twins(spec, mode, input_shape=shape)
+    except SpecError:
+        return  # nothing is left of so small an image
+    for network in networks:
+        give_masks(network)
+    x = images(spec, count, size)
+    if refused(networks[0], x):
+        assert refused(networks[1], x)
+    else:
+        assert_same_step(*networks, x)
+
+
+def refused(network: Any, x: Any) -> bool:
+    """Whether a norm has one value of each channel only, which is an error."""
+    try:
+        copy.deepcopy(network)(x)
+    except ValueError as error:
+        return "more than 1 value per channel" in str(error)
+    return False
+
+
+@every_mode
+def test_training_goes_on_in_another_mode(mode: str) -> None:
+    plain, other = twins(SPEC, mode)
+    optimizers = [torch.optim.SGD(net.parameters(), 0.05, 0.9) for net in (plain, other)]
+    for seed in range(3):
+        for network, optimizer in zip((plain, other), optimizers, strict=True):
+            optimizer.zero_grad()
+            step(network, images(SPEC) + seed)
+            optimizer.step()
+    for (name, a), b in zip(plain.state_dict().items(), other.state_dict().values(), strict=True):
+        close(a.double(), b.double(), name, 10 + a.abs().max())
+    plain.load_state_dict(other.state_dict())
+    close(plain.eval()(images(SPEC)), other.eval()(images(SPEC)), "inference", 10)
+
+
+# Where blocks run as plain modules
+
+
+def partly_frozen(network: Any) -> None:
+    for parameter in network.features.denseblock1.parameters():
+        parameter.requires_grad_(False)
+
+
+def one_norm_in_inference(network: Any) -> None:
+    network.features.denseblock1.denselayer2.norm1.eval()
+
+
+def another_kind_of_norm(network: Any) -> None:
+    from densespec_torch import synchronise_norms
+
+    synchronise_norms(network)
+
+
+def without_momentum(network: Any) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+
+
+def patched(network: Any) -> None:
+    conv = network.features.denseblock2.denselayer1.conv1
+    own = type(conv).forward
+    conv.forward = lambda x: 2 * own(conv, x)
+
+
+CHANGES = {
+    partly_frozen: 2,
+    one_norm_in_inference: 1,
+    another_kind_of_norm: 0,
+    without_momentum: 2,
+    patched: 1,
+}
+
+
+@every_mode
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_changed_network_computes_what_plain_modules_do(
+    change: Any, mode: str, fused: list[str]
+) -> None:
+    networks = twins(SPEC, mode)
+    for network in networks:
+        change(network)
+    assert_same_step(*networks, images(SPEC))
+    assert fused.count("FusedBlock") == CHANGES[change]
+
+
+@every_mode
+@pytest.mark.parametrize("start", ["block1.layer2", "block2", "block2.layer2", "classifier"])
+def test_frozen_parts_stay_frozen(start: str, mode: str) -> None:
+    assert_same_step(*twins(SPEC, mode, trainable_from=start), images(SPEC))
+
+
+@every_mode
+def test_hooks_see_what_they_see_in_plain_modules(mode: str, fused: list[str]) -> None:
+    networks = twins(SPEC, mode)
+    seen: list[Any] = []
+    for network in networks:
+        layer = network.features.denseblock1.denselayer1.relu1
+        layer.register_forward_hook(lambda _module, _inputs, y: seen.append(y.detach()))
+    assert_same_step(*networks, images(SPEC))
+    close(*seen, "hook", 10)
+    assert fused.count("FusedBlock") == 1
+
+
+@every_mode
+def test_autocast_and_half_precision_run(mode: str, fused: list[str]) -> None:
+    x = images(SPEC).float()
+    network = build(SPEC, mode, dtype="float32")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step(network, x)
+    step(network.bfloat16(), x.bfloat16())
+    assert fused == []
+
+
+# As PyTorch's users use it
+
+
+def test_a_compiler_leaves_fused_blocks_as_they_are(fused: list[str]) -> None:
+    plain, other = twins(SPEC, "fast")
+    compiled = torch.compile(other, backend="aot_eager")
+    outputs = step(plain, images(SPEC)), step(compiled, images(SPEC))
+    close(*outputs, "output", outputs[0].abs().max())
+    assert fused == ["FusedPool", "FusedBlock", "FusedBlock"]
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="compile a network of mode 'layers'"):
+        torch.compile(other, backend="aot_eager", fullgraph=True)(images(SPEC))
+
+
+@every_mode
+def test_a_gradient_of_gradients_is_an_error(mode: str) -> None:
+    network, x = build(SPEC, mode), images(SPEC).requires_grad_()
+    (slope,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+@every_mode
+def test_the_graph_can_be_kept_and_the_input_has_a_gradient(mode: str) -> None:
+    plain, other = twins(SPEC, mode)
+    slopes = []
+    for network in (plain, other):
+        x = images(SPEC).requires_grad_()
+        y = network(x).square().sum()
+        for _ in range(2):
+            y.backward(retain_graph=True)
+        slopes.append(x.grad)
+    close(*slopes, "input", slopes[0].abs().max())
+
+
+@every_mode
+def test_changing_what_backward_needs_is_noticed(mode: str) -> None:
+    network = build(SPEC, mode)
+    loss = network(images(SPEC)).sum()
+    with torch.no_grad():
+        network.features.denseblock1.denselayer1.conv1.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@every_mode
+def test_names_and_inference_are_those_of_plain_modules(mode: str) -> None:
+    plain, other = twins(SPEC, mode)
+    assert list(plain.state_dict()) == list(other.state_dict())
+    assert [name for name, _ in plain.named_modules()] == [n for n, _ in other.named_modules()]
+    x = images(SPEC)
+    close(plain.eval()(x), other.eval()(x), "output", plain(x).abs().max())
+
+
+def test_the_efficient_mode_keeps_little_more_than_the_features() -> None:
+    def kept(mode: str) -> int:
+        sizes: dict[int, int] = {}
+
+        def note(tensor: Any) -> Any:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        network = build(SPEC.replace(blocks=(24,), bottleneck_width=4), mode)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            y = network(images(SPEC))
+            own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+            del y
+        return sum(size for place, size in sizes.items() if place not in own)
+
+    efficient, fast, layers = (kept(mode) for mode in ("efficient", "fast", "layers"))
+    assert 2 * efficient < fast < layers / 2
+
+
+MEMORY = """
+import torch, densespec
+torch.set_num_threads(1)
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+def peak(layers):
+    spec = densespec.get("densenet-40-12").replace(blocks=(layers,))
+    model = densespec.build(spec, backend="torch.nn", mode={mode!r}).train()
+    open("/proc/self/clear_refs", "w").write("5")
+    before = status("VmRSS")
+    model(torch.randn(4, 3, 32, 32)).sum().backward()
+    return status("VmHWM") - before
+peak(2)
+print(*(peak(layers) for layers in (12, 24, 48)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_grows_linearly_with_the_depth() -> None:
+    def peaks(mode: str) -> list[float]:
+        command = [sys.executable, "-c", MEMORY.replace("{mode!r}", repr(mode))]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [float(word) for word in run.stdout.split()]
+
+    lean, plain = peaks("efficient"), peaks("layers")
+    assert lean[2] < 3 * lean[1]
+    assert plain[2] > 3 * plain[1]
+    assert lean[2] < 0.25 * plain[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

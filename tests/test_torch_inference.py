@@ -1,0 +1,193 @@
+"""Networks of native PyTorch that are prepared for inference."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import densespec  # noqa: E402
+from densespec import DenseNetSpec  # noqa: E402
+from densespec.errors import UnknownName, Untrainable  # noqa: E402
+from tests.strategies import tiny  # noqa: E402
+
+SPEC = tiny(
+    blocks=(3, 2), growth_rate=4, bottleneck_width=2, compression=0.5, stem_kind="conv-norm-relu"
+)
+SIZE = (24, 20)
+
+
+def _pair(spec: DenseNetSpec = SPEC, **options: Any) -> tuple[Any, Any]:
+    """A network as it is and prepared, of the same weights, which are those after some training."""
+    model = densespec.build(spec, backend="torch.nn", **options)
+    with torch.no_grad():
+        for _ in range(3):
+            model(_images(8))
+    return model.eval(), densespec.optimize(model)
+
+
+def _images(count: int, seed: int = 0) -> Any:
+    return torch.randn(count, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def _assert_same(a: Any, b: Any, x: Any) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(a(x), b(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_gives_what_the_network_gives(count: int) -> None:
+    _assert_same(*_pair(), _images(count))
+
+
+def test_gives_the_same_whatever_goes_through_a_block_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, prepared = _pair()
+    plan = prepared.plan()
+    for chunks in [(1, 1), (2, 1), (3, 5), (99, 2)]:
+        monkeypatch.setattr(
+            plan, "_chunks", lambda *_, chunks=chunks: (*chunks, 1)[: len(plan._segments)]
+        )
+        _assert_same(model, prepared, _images(7))
+
+
+def test_large_maps_go_through_a_block_few_at_a_time() -> None:
+    prepared = densespec.build("densenet121", backend="torch.nn", mode="inference")
+    assert len(prepared.plan()._segments) == 5
+    chunks = prepared.plan()._samples_at_a_time((224, 224), 4)
+    assert list(chunks) == sorted(chunks)
+    assert chunks[0] < prepared.plan()._samples_at_a_time((112, 112), 4)[0]
+
+
+def test_gives_results_that_later_calls_leave_alone() -> None:
+    for options in ({}, {"include_top": False}):
+        _, prepared = _pair(SPEC.replace(final_norm=False), **options)
+        with torch.no_grad():
+            first = prepared(_images(2))
+            before = first.clone()
+            prepared(_images(2, seed=1))
+        assert torch.equal(first, before)
+
+
+def test_runs_in_several_threads_at_once() -> None:
+    _, prepared = _pair()
+    inputs = [_images(2, seed) for seed in range(4)]
+    with torch.no_grad():
+        expected = [prepared(x) for x in inputs]
+    found: list[Any] = [None] * len(inputs)
+
+    def run(index: int) -> None:
+        with torch.no_grad():
+            for _ in range(20):
+                found[index] = prepared(inputs[index])
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_notices_every_change_of_its_weights() -> None:
+    model, prepared = _pair()
+    x = _images(2)
+    _assert_same(model, prepared, x)
+    for network in (model, prepared):
+        with torch.no_grad():
+            network.features.denseblock1.denselayer2.norm1.running_mean.add_(0.5)
+    _assert_same(model, prepared, x)
+    other, _ = _pair(SPEC, seed=5)
+    prepared.load_state_dict(other.state_dict())
+    _assert_same(other, prepared, x)
+    prepared.load_state_dict(model.state_dict(), assign=True)
+    _assert_same(model, prepared, x)
+
+
+def test_takes_and_gives_the_canonical_checkpoint_and_turns_back(tmp_path: Path) -> None:
+    model, prepared = _pair()
+    other = densespec.build(SPEC, backend="torch.nn", seed=3)
+    densespec.save(prepared, tmp_path / "net.safetensors")
+    for name, array in densespec.read_weights(model).items():
+        np.testing.assert_array_equal(densespec.read_weights(prepared)[name], array)
+    back = densespec.build(SPEC, backend="torch.nn", weights=tmp_path / "net.safetensors").eval()
+    turned = densespec.in_mode(prepared, "layers").eval()
+    with torch.no_grad():
+        assert torch.equal(back(_images(2)), model(_images(2)))
+        assert torch.equal(turned(_images(2)), model(_images(2)))
+    densespec.load_weights(prepared, densespec.read_weights(other))
+    _assert_same(other.eval(), prepared, _images(2))
+    assert turned.densespec.backend == "torch.nn"
+    assert prepared.densespec.backend == "torch.nn+inference"
+
+
+def test_can_be_copied_pickled_and_moved_to_another_dtype() -> None:
+    model, prepared = _pair()
+    _assert_same(model, prepared, _images(2))
+    _assert_same(model, copy.deepcopy(prepared), _images(2))
+    _assert_same(model, pickle.loads(pickle.dumps(prepared)), _images(2))
+    _assert_same(model.double(), prepared.double(), _images(2).double())
+
+
+def test_gives_gradients_of_its_input() -> None:
+    model, prepared = _pair()
+    slopes = []
+    for network in (model, prepared):
+        x = _images(2).requires_grad_()
+        network(x).sum().backward()
+        slopes.append(x.grad)
+    torch.testing.assert_close(*slopes)
+
+
+def test_can_be_exported_for_any_batch() -> None:
+    model, prepared = _pair()
+    dynamic = ({0: torch.export.Dim("batch", min=2)},)
+    program = torch.export.export(prepared.folded(), (_images(4),), dynamic_shapes=dynamic)
+    _assert_same(model, program.module(), _images(3))
+
+
+def test_can_be_built_where_nothing_is_tracked() -> None:
+    with torch.inference_mode():
+        prepared = densespec.build(SPEC, backend="torch.nn", mode="inference")
+        model = densespec.build(SPEC, backend="torch.nn").eval()
+        x = _images(2)
+        torch.testing.assert_close(model(x), prepared(x), rtol=1e-4, atol=1e-5)
+
+
+def test_refuses_to_be_trained() -> None:
+    _, prepared = _pair()
+    with pytest.raises(RuntimeError, match="in_mode"):
+        prepared.train()
+    recipe = densespec.TrainingRecipe()
+    engine = densespec.get_backend("torch.nn+inference")
+    with pytest.raises(Untrainable, match="layers"):
+        engine.trainer(prepared, prepared.densespec.graph, recipe)
+
+
+def test_says_where_bfloat16_is_imitated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from densespec_torch import inference
+
+    monkeypatch.setattr(inference, "lacks_bfloat16", lambda: True)
+    prepared = densespec.build(SPEC, backend="torch.nn", mode="inference", dtype="bfloat16")
+    with pytest.warns(UserWarning, match="no bfloat16 arithmetic"):
+        prepared(_images(1).bfloat16())
+
+
+@pytest.mark.parametrize("name", ["numpy+inference", "torch.nn+quick"])
+def test_modes_that_a_backend_lacks_are_refused(name: str) -> None:
+    with pytest.raises(UnknownName, match="mode of backend"):
+        densespec.get_backend(name)
+
+
+def test_modes_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(UnknownName, match="unknown mode 'quick'"):
+        densespec.build(SPEC, backend="torch.nn", mode="quick")
