@@ -174,9 +174,9 @@ def test_refuses_to_be_trained() -> None:
 
 
 def test_says_where_bfloat16_is_imitated(monkeypatch: pytest.MonkeyPatch) -> None:
-    from densespec_torch import inference
+    from densespec_torch import plan
 
-    monkeypatch.setattr(inference, "lacks_bfloat16", lambda: True)
+    monkeypatch.setattr(plan, "lacks_bfloat16", lambda: True)
     prepared = densespec.build(SPEC, backend="torch.nn", mode="inference", dtype="bfloat16")
     with pytest.warns(UserWarning, match="no bfloat16 arithmetic"):
         prepared(_images(1).bfloat16())

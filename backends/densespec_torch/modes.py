@@ -46,7 +46,7 @@ class FastDenseNet(DenseNet):
       dropouts alone may have hooks, and are called with ones in the place of values,
     - a module of it was replaced by one of another kind, such as a synchronised norm,
     - it is in inference mode, or its norms are not all in training mode, as when it is frozen,
-    - it runs under autocast, or in another type than float32 or float64.
+    - it runs under autocast or ``torch.func``, or in another type than float32 or float64.
 
     Gradients of gradients are an error.
     """
@@ -233,7 +233,9 @@ def _mask(dropout: nn.Dropout | None, x: Tensor, channels: int) -> tuple[Any, An
 
 def _fused(modules: Sequence[Any], x: Tensor) -> _Block | _Pool | None:
     """How the first of consecutive modules are fused; None where they have to run as they are."""
-    if x.dtype not in _DTYPES or torch.is_autocast_enabled(x.device.type) or _global_hooks():  # type: ignore[no-untyped-call]
+    if x.dtype not in _DTYPES or torch.is_autocast_enabled(x.device.type):
+        return None
+    if torch._C._are_functorch_transforms_active() or _global_hooks():  # type: ignore[no-untyped-call]
         return None
     fused = _pool(modules) or _block(modules)
     if fused is None:

@@ -19,6 +19,9 @@ CHUNK = 7 * 2**20
 _IMAGE = 1024
 """Positions of an image in 1x1 convolutions. oneDNN's weight gradients are slow for larger ones."""
 
+_LINE = 16
+"""The fewest positions that an image is cut into."""
+
 _STEADY = 64.0
 """How much larger than gamma beta may be for dgamma to be derived from the kernel's gradient."""
 
@@ -180,9 +183,9 @@ def _rows(x: Tensor) -> Tensor:
 def _flat(x: Tensor) -> Tensor:
     """(n, *spatial, c) as images of one line for 1x1 convolutions: (images, c, 1, positions)."""
     positions = math.prod(x.shape[1:-1])
-    pieces = next(
-        n for n in range(1, positions + 1) if positions % n == 0 and positions // n <= _IMAGE
-    )
+    divisors = (n for n in range(1, _IMAGE) if positions % n == 0 and positions // n <= _IMAGE)
+    pieces = next(divisors, 1)
+    pieces = pieces if positions // pieces >= _LINE else 1
     return first(x.reshape(len(x) * pieces, 1, positions // pieces, x.shape[-1]))
 
 

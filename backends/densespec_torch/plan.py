@@ -1,0 +1,318 @@
+"""A network rewritten for inference, run step by step with few passes over memory.
+
+The features of a dense block are written side by side into one buffer, and each layer reads the
+first of them: nothing is concatenated. Where maps are large, the batch goes through a block a few
+samples at a time, so that they stay in the processor's cache. On processors, convolutions are
+oneDNN's, with kernels in its own layout and the ReLU within.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from densespec import ops
+from densespec.graph import Graph, Node
+from densespec.passes import prepare
+from densespec.weights import Arrays
+from densespec_torch.layers import explicitly_padded, symmetric
+from densespec_torch.tensors import to_numpy
+from densespec_torch.workspace import Buffer, Workspace
+
+Values = dict[str, Tensor]
+Apply = Callable[..., Tensor]
+
+_CONV: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_MAX_POOL: dict[int, Any] = {
+    1: functional.max_pool1d,
+    2: functional.max_pool2d,
+    3: functional.max_pool3d,
+}
+_AVG_POOL: dict[int, Any] = {
+    1: functional.avg_pool1d,
+    2: functional.avg_pool2d,
+    3: functional.avg_pool3d,
+}
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+_CACHE_SHARE = 4
+"""A block's features may take this part of the cache: it also holds what a layer reads and gives."""
+_CACHE_IF_UNKNOWN = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One node's turn."""
+
+    node: Node
+    apply: Apply
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Steps between two places where a single value passes: a dense block and what follows it."""
+
+    reads: str
+    steps: tuple[_Step, ...]
+
+    @property
+    def gives(self) -> str:
+        return self.steps[-1].node.name
+
+
+class Plan:
+    """A rewritten network and its arrays, ready to run.
+
+    Args:
+        arrays: canonical.
+        like: of the dtype and on the device of the model.
+        traced: whether PyTorch is to trace it: by plain operators then, which it can rewrite.
+    """
+
+    def __init__(self, graph: Graph, arrays: Arrays, like: Tensor, *, traced: bool = False) -> None:
+        if like.dtype == torch.bfloat16 and like.device.type == "cpu" and lacks_bfloat16():
+            warnings.warn(
+                "this processor has no bfloat16 arithmetic (AVX512_BF16 or AMX): PyTorch imitates "
+                "it, which is slower than float32",
+                stacklevel=4,
+            )
+        prepared = prepare(graph, clip=like.dtype != torch.float16)
+        self._graph, self._traced, self._like = prepared.graph, traced, like
+        folded = prepared.fold(arrays, lambda array: to_numpy(self._tensor(array).double()))
+        self.tensors = {name: self._tensor(array) for name, array in folded.items()}
+        self._dims = len(graph.input.shape) - 1
+        self._packed = not traced and _packs(like, self._dims)
+        self._format = _CHANNELS_LAST.get(self._dims, torch.contiguous_format)
+        self._workspace = Workspace(self._format)
+        self._segments = tuple(self._segment(nodes) for nodes in _between_blocks(self._graph))
+        self._chunks = functools.lru_cache(maxsize=8)(self._samples_at_a_time)
+
+    @property
+    def output(self) -> str:
+        return self._segments[-1].gives
+
+    def run(self, x: Tensor, names: Sequence[str], *, whole: bool = False) -> Values:
+        """Values of the named nodes, those of the plan among them.
+
+        Args:
+            whole: whether the batch stays together.
+        """
+        kept: Values = {}
+        x = x.to(memory_format=self._format)
+        together = whole or self._traced or x.device.type != "cpu"
+        self._workspace.reused = not together
+        chunks = () if together else self._chunks(tuple(x.shape[2:]), x.element_size())
+        for segment, size in itertools.zip_longest(self._segments, chunks):
+            if size is None or size >= len(x):
+                x = self._run(segment, x, names, kept)
+            else:
+                parts = x.chunk(-(-len(x) // size))
+                x = torch.cat([self._run(segment, part, names, kept) for part in parts])
+        return {**kept, self.output: x}
+
+    def _run(self, segment: _Segment, x: Tensor, names: Sequence[str], kept: Values) -> Tensor:
+        values = {segment.reads: x}
+        for step in segment.steps:
+            x = step.apply(*[values[source] for source in step.node.inputs])
+            values[step.node.name] = x
+        kept.update({name: values[name] for name in names if name in values})
+        return x if self._traced else self._workspace.safe(x)
+
+    def _samples_at_a_time(self, size: tuple[int, ...], item: int) -> tuple[int, ...]:
+        """How many samples go through each segment together."""
+        shapes: dict[str, ops.Shape] = {self._graph.input.name: (1, *size)}
+        chunks = []
+        for segment in self._segments:
+            largest = 1
+            for step in segment.steps:
+                node = step.node
+                shape = node.op.output(*(shapes[source] for source in node.inputs))
+                shapes[node.name] = shape
+                largest = max(largest, functools.reduce(lambda a, b: a * (b or 1), shape, 1))
+            chunks.append(max(1, _cache() // _CACHE_SHARE // (largest * item)))
+        return tuple(chunks)
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.as_tensor(array).to(device=self._like.device, dtype=self._like.dtype)
+
+    def _segment(self, nodes: Sequence[Node]) -> _Segment:
+        reads = next(source for source in nodes[0].inputs)
+        chains = {} if self._traced else _chains(nodes, self._workspace)
+        return _Segment(reads, tuple(self._steps(nodes, chains)))
+
+    def _steps(self, nodes: Sequence[Node], chains: Mapping[str, Buffer]) -> Iterator[_Step]:
+        relus = {node.inputs[0]: node for node in nodes if isinstance(node.op, ops.Relu)}
+        for node in nodes:
+            relu = relus.get(node.name) if isinstance(node.op, ops.Conv) else None
+            if isinstance(node.op, ops.Relu) and isinstance(
+                self._graph[node.inputs[0]].op, ops.Conv
+            ):
+                continue
+            if isinstance(node.op, ops.Concat) and node.name in chains:
+                yield _Step(node, chains[node.name].appended(node))
+            elif relu is not None:
+                fused = Node(relu.name, node.op, node.inputs, relu.shape)
+                yield _Step(fused, self._conv(node, relu=True))
+            else:
+                yield _Step(node, self._apply(node))
+
+    def _apply(self, node: Node) -> Apply:
+        match node.op:
+            case ops.Conv():
+                return self._conv(node, relu=False)
+            case ops.Clip():
+                return self._clip(node)
+            case ops.Affine():
+                scale, shift = self._per_channel(node, "scale"), self._per_channel(node, "shift")
+                return lambda x: torch.addcmul(shift, x, scale)
+            case ops.Relu():
+                return functional.relu
+            case ops.Concat():
+                return lambda *xs: torch.cat(xs, 1)
+            case ops.MaxPool() as op:
+                return self._max_pool(op)
+            case ops.AvgPool() as op:
+                return functools.partial(
+                    _AVG_POOL[self._dims], kernel_size=op.window, stride=op.stride
+                )
+            case ops.GlobalPool() as op:
+                reduce: Any = torch.mean if op.kind == "avg" else torch.amax
+                return lambda x: reduce(x, tuple(range(2, x.dim())))
+            case ops.Dense():
+                kernel, bias = self._weight(node, "kernel"), self._weight(node, "bias")
+                return lambda x: functional.linear(x, kernel, bias)
+            case ops.Softmax():
+                return lambda x: torch.softmax(x, 1)
+        raise TypeError(f"no step for {node.op!r}")
+
+    def _weight(self, node: Node, short: str) -> Tensor:
+        return self.tensors[f"{node.name}.{short}"]
+
+    def _per_channel(self, node: Node, short: str) -> Tensor:
+        return self._weight(node, short).view(-1, *[1] * self._dims)
+
+    def _clip(self, node: Node) -> Apply:
+        low, high = self._per_channel(node, "low"), self._per_channel(node, "high")
+        bounds = (low, None) if torch.isposinf(high).all() else (low, high)
+        if self._traced:
+            return lambda x: torch.clamp(x, *bounds)
+        space = self._workspace
+        return lambda x: torch.clamp(x, *bounds, out=space.tensor("clipped", tuple(x.shape), x))
+
+    def _max_pool(self, op: ops.MaxPool) -> Apply:
+        pool, sides = _MAX_POOL[self._dims], symmetric(op.padding)
+        if sides is not None:
+            return lambda x: pool(x, op.window, op.stride, sides)
+        return lambda x: pool(
+            explicitly_padded(x, op.padding, op.window, op.stride, -torch.inf), op.window, op.stride
+        )
+
+    def _conv(self, node: Node, *, relu: bool) -> Apply:
+        op = node.op
+        assert isinstance(op, ops.Conv)
+        kernel = self._weight(node, "kernel").contiguous(memory_format=self._format)
+        bias = self._weight(node, "bias") if op.bias else None
+        sides = symmetric(op.padding)
+        make = _packed_conv if self._packed else _plain_conv
+        run = make(kernel, bias, op.stride, sides or (0,) * self._dims, relu)
+        if sides is not None:
+            return run
+        return lambda x: run(explicitly_padded(x, op.padding, op.window, op.stride, 0.0))
+
+
+def _plain_conv(
+    kernel: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, ...], relu: bool
+) -> Apply:
+    conv = _CONV[kernel.dim() - 2]
+    if relu:
+        return lambda x: conv(x, kernel, bias, stride, pads).relu_()
+    return lambda x: conv(x, kernel, bias, stride, pads)
+
+
+def _packed_conv(
+    kernel: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, ...], relu: bool
+) -> Apply:
+    """A convolution by oneDNN whose kernel is in the layout that its input's size asks for."""
+    strides, ones = [stride] * len(pads), [1] * len(pads)
+    after, packed = "relu" if relu else "none", None
+
+    conv, sides = torch.ops.mkldnn._convolution_pointwise.default, list(pads)
+
+    def run(x: Tensor) -> Tensor:
+        nonlocal packed
+        if packed is None:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(
+                kernel, sides, strides, ones, 1, list(x.shape)
+            )
+        return conv(x, packed, bias, sides, strides, ones, 1, after, [], "")
+
+    return run
+
+
+def _chains(nodes: Sequence[Node], space: Workspace) -> dict[str, Buffer]:
+    """The buffer of every concatenation that continues another, or is continued."""
+    concats = [node for node in nodes if isinstance(node.op, ops.Concat)]
+    found: dict[str, Buffer] = {}
+    for _, group in itertools.groupby(concats, key=lambda node: node.stage):
+        chain = list(group)
+        links = all(b.inputs[0] == a.name for a, b in itertools.pairwise(chain))
+        if links and all(len(node.inputs) == 2 for node in chain):
+            buffer = Buffer(chain, space)
+            found |= {node.name: buffer for node in chain}
+    return found
+
+
+def _between_blocks(graph: Graph) -> list[list[Node]]:
+    """The nodes in groups, a new one at the start of every dense block."""
+    groups: list[list[Node]] = [[]]
+    stage = graph.input.stage
+    for node in graph.nodes[1:]:
+        if node.stage != stage and node.stage.startswith("block") and groups[-1]:
+            groups.append([])
+        stage = node.stage
+        groups[-1].append(node)
+    return groups
+
+
+_PACKED_OPS = ("_reorder_convolution_weight", "_convolution_pointwise")
+
+
+def _packs(like: Tensor, dims: int) -> bool:
+    """Whether oneDNN's own convolutions are there for such tensors."""
+    onednn: Any = torch.backends.mkldnn
+    return bool(
+        dims > 1
+        and like.device.type == "cpu"
+        and like.dtype in (torch.float32, torch.bfloat16)
+        and onednn.is_available()
+        and onednn.enabled
+        and all(hasattr(torch.ops.mkldnn, name) for name in _PACKED_OPS)
+    )
+
+
+def lacks_bfloat16() -> bool:
+    """Whether the processor is known to have no instructions for products of bfloat16 numbers."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    checks = [getattr(torch.cpu, name, None) for name in names]
+    return not any(check is None or check() for check in checks)
+
+
+@functools.cache
+def _cache() -> int:
+    """Bytes of the processor's last cache."""
+    try:
+        return os.sysconf("SC_LEVEL3_CACHE_SIZE") or _CACHE_IF_UNKNOWN
+    except (ValueError, OSError, AttributeError):
+        return _CACHE_IF_UNKNOWN
