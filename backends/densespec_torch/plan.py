@@ -46,7 +46,7 @@ _AVG_POOL: dict[int, Any] = {
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 _CACHE_SHARE = 4
-"""A block's features may take this part of the cache: it also holds what a layer reads and gives."""
+"""A block's features may take this part of the cache; it also holds what layers read and give."""
 _CACHE_IF_UNKNOWN = 32 * 2**20
 
 
