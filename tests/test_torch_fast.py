@@ -301,6 +301,22 @@ def test_hooks_see_what_they_see_in_plain_modules(mode: str, fused: list[str]) -
 
 
 @every_mode
+def test_function_transforms_give_the_same_gradients(mode: str, fused: list[str]) -> None:
+    networks = twins(SPEC, mode)
+    x, slopes = images(SPEC), []
+    for network in networks:
+        weights = {name: p.detach() for name, p in network.named_parameters()}
+        buffers = dict(network.named_buffers())
+
+        def loss(weights: Any, buffers: Any, network: Any = network) -> Any:
+            return torch.func.functional_call(network, (weights, buffers), (x,)).square().sum()
+
+        slopes.append(torch.func.grad(loss)(weights, buffers)["features.conv0.weight"])
+    close(*slopes, "stem", slopes[0].abs().max())
+    assert fused == []
+
+
+@every_mode
 def test_autocast_and_half_precision_run(mode: str, fused: list[str]) -> None:
     x = images(SPEC).float()
     network = build(SPEC, mode, dtype="float32")
