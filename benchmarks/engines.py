@@ -27,7 +27,8 @@ def training(
     x, labels = _batch(batch)
     names = (APPLICATIONS, *modes)
     models = {name: _compiled(_model(engine, name, variant)) for name in names}
-    return take_turns({n: _training(model, x, labels) for n, model in models.items()}, rounds)
+    sides = {n: _training(model, x, labels) for n, model in models.items()}
+    return take_turns(sides, rounds, settle=1)
 
 
 def training_memory(engine: str, variant: str, batch: int, rounds: int) -> Figures:

@@ -54,7 +54,7 @@ def training(variant: str, batch: int, rounds: int, compiled: bool = False) -> F
         names += ["layers channels_last", "efficient"]
         names += ["torchvision memory_efficient", "torchvision memory_efficient channels_last"]
     sides = {name: _stepping(*_made(name, variant), batch, SIZE, compiled) for name in names}
-    return take_turns(sides, rounds)
+    return take_turns(sides, rounds, settle=1)
 
 
 def training_memory(variant: str, batch: int, rounds: int) -> Figures:

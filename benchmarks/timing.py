@@ -21,12 +21,22 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> Figures:
+def take_turns(
+    sides: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2, settle: int = 0
+) -> Figures:
     """Milliseconds of each call, all sides in turn, so that a machine whose speed drifts slows
-    all of them."""
+    all of them.
+
+    Args:
+        warm_up: rounds that are not kept.
+        settle: calls before each that is timed: a side that needs much memory gives it back to the
+            system, and the next would pay for that.
+    """
     figures: Figures = {name: [] for name in sides}
     for index in range(warm_up + rounds):
         for name, call in sides.items():
+            for _ in range(settle):
+                call()
             taken = 1e3 * seconds(call)
             if index >= warm_up:
                 figures[name].append(taken)
