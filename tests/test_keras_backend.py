@@ -47,6 +47,11 @@ def test_models_train_and_are_saved(engine: str) -> None:
 
 
 @every_engine
+def test_modes_are_the_same_network(engine: str) -> None:
+    run_checks(engine, "modes")
+
+
+@every_engine
 def test_float64_is_float64(engine: str) -> None:
     run_checks(engine, "float64", JAX_ENABLE_X64="1")
 

@@ -7,8 +7,8 @@ Keras. The names below do, on first use:
     model.compile(SGD.from_recipe(recipe), loss_of(recipe), metrics=["accuracy"])
 
 A saved ``.keras`` file loads with Keras alone, unless the network has unbiased running variance or
-dropout, or was compiled with ``SGD`` or ``CrossEntropy``: import any name from here first, and
-Keras knows them all.
+dropout, runs in another mode than ``layers``, or was compiled with ``SGD`` or ``CrossEntropy``:
+import any name from here first, and Keras knows them all.
 """
 
 import importlib
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from densespec_keras.losses import loss_of as loss_of
     from densespec_keras.optimizers import SGD as SGD
     from densespec_keras.optimizers import schedule as schedule
+    from densespec_keras.planned import Efficient as Efficient
+    from densespec_keras.planned import Fast as Fast
+    from densespec_keras.planned import Inference as Inference
     from densespec_keras.states import recognise as recognise
     from densespec_keras.states import restore_training_state as restore_training_state
     from densespec_keras.states import training_state as training_state
@@ -36,6 +39,9 @@ _NEEDS_KERAS = {
     "loss_of": "losses",
     "SGD": "optimizers",
     "schedule": "optimizers",
+    "Efficient": "planned",
+    "Fast": "planned",
+    "Inference": "planned",
     "recognise": "states",
     "restore_training_state": "states",
     "training_state": "states",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from densespec.backends import DataFormat, ParallelTrainer
+from densespec.backends import LAYERS, DataFormat, ParallelTrainer, with_mode
+from densespec.errors import Untrainable
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays
@@ -22,9 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KerasBackend:
-    """Keras on one engine. Keras is imported on first use, not before."""
+    """Keras on one engine, in one mode. Keras is imported on first use, not before."""
 
     engine: str
+    mode: str = LAYERS
+
+    modes: ClassVar[tuple[str, ...]] = (LAYERS, "fast", "efficient", "inference")
+
+    def in_mode(self, mode: str) -> KerasBackend:
+        """See :class:`densespec.backends.ModalBackend`."""
+        return replace(self, mode=mode)
 
     def data_format(self, requested: DataFormat | None) -> DataFormat:
         keras = keras_on(self.engine)
@@ -59,19 +67,23 @@ class KerasBackend:
         keras = keras_on(self.engine)
         from densespec_keras import variables
         from densespec_keras.emitter import Emitter
+        from densespec_keras.planned import KINDS
 
         policy = keras.dtype_policies.get(dtype) if dtype else keras.config.dtype_policy()
         if policy.compute_dtype == "float64":
             _prepare_float64(self.engine)
-        inner = "channels_last" if _needs_channels_last(self.engine) else data_format
+        planned = self.mode != LAYERS
+        last = planned or _needs_channels_last(self.engine)
+        inner = "channels_last" if last else data_format
         model = Emitter(
             graph,
             data_format=data_format,
             inner_format=inner,
             dtype=dtype,
+            weights=weights,
             synchronised=synchronised,
+            kind=KINDS[self.mode],
         ).model(name)
-        variables.write(model, graph, weights)
         variables.state_initializers(model, graph)
         return model
 
@@ -106,6 +118,7 @@ class KerasBackend:
     def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> KerasTrainer:
         from densespec_keras.training import KerasTrainer
 
+        self._require_trainable()
         return KerasTrainer(model, graph, recipe)
 
     def parallel_trainer(
@@ -122,6 +135,7 @@ class KerasBackend:
         Raises:
             ValueError: the engine has no such thing, or not so many devices.
         """
+        self._require_trainable()
         data_format = self.data_format(None)
         from densespec_keras.parallel import PARALLEL
 
@@ -135,6 +149,10 @@ class KerasBackend:
         )
         trainer: ParallelTrainer = PARALLEL[self.engine](build, graph, recipe, replicas)
         return trainer
+
+    def _require_trainable(self) -> None:
+        if self.mode == "inference":
+            raise Untrainable(with_mode(self.engine, self.mode))
 
 
 def _needs_channels_last(engine: str) -> bool:

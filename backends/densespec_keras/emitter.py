@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from densespec import ops
 from densespec.graph import Graph, Node
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.layers import BatchNormalization, BiasedSynchronised, Dropout
+from densespec_keras.variables import initializers
 
 Apply = Callable[[Any], Any]
 
@@ -26,9 +28,11 @@ class Emitter:
         inner_format: of the layers. TensorFlow has no channels_first convolution on CPUs: there,
             the input is permuted once and everything runs channels_last.
         dtype: of the layers: a name, a policy, or None for Keras's global policy.
+        weights: canonical arrays that new layers start with.
         layers: existing ones, used again where their names fit, weights and all.
         synchronised: whether norms take their statistics over all replicas of TensorFlow's
             distribution strategy.
+        kind: of the model: ``keras.Model``, or a class that computes the same in another way.
     """
 
     def __init__(
@@ -38,10 +42,13 @@ class Emitter:
         data_format: str,
         inner_format: str,
         dtype: Any,
+        weights: Mapping[str, np.ndarray] | None = None,
         layers: Iterable[Any] = (),
         synchronised: bool = False,
+        kind: Any = keras.Model,
     ) -> None:
         self.graph, self.dtype = graph, dtype
+        self._weights, self._kind = weights or {}, kind
         self._synchronised = synchronised
         self.data_format, self.inner_format = data_format, inner_format
         self._dims = len(graph.input.shape) - 1
@@ -51,7 +58,7 @@ class Emitter:
     def model(self, name: str) -> Any:
         """The functional model of the graph."""
         x = self._entry()
-        return keras.Model(x, self._run(x, {}), name=name)
+        return self._of(x, self._run(x, {}), name=name)
 
     def masked_model(self) -> Any:
         """A model whose further inputs, in order, multiply what each of ``dropouts`` drops from."""
@@ -60,7 +67,13 @@ class Emitter:
             node.name: self._input(f"{layer_name(node.name)}_scale", node.shape, self.inner_format)
             for node in dropouts(self.graph)
         }
-        return keras.Model([x, *scales.values()], self._run(x, scales))
+        return self._of([x, *scales.values()], self._run(x, scales))
+
+    def _of(self, inputs: Any, outputs: Any, **options: Any) -> Any:
+        model = self._kind(inputs, outputs, **options)
+        if self._kind is not keras.Model:
+            model.graph = self.graph
+        return model
 
     def _entry(self) -> Any:
         node = self.graph.input
@@ -108,7 +121,7 @@ class Emitter:
         axis = 1 if self.inner_format == "channels_first" else -1
         match node.op:
             case ops.Conv() as op:
-                return self._conv(name, op)
+                return self._conv(name, op, self._initial(node))
             case ops.BatchNorm() as op:
                 biased = BiasedSynchronised if self._synchronised else layers.BatchNormalization
                 return self._layer(
@@ -117,6 +130,7 @@ class Emitter:
                     axis=axis,
                     epsilon=op.epsilon,
                     momentum=1 - op.momentum,
+                    **self._initial(node),
                     **({"synchronized": True} if self._synchronised else {}),
                 )
             case ops.Relu():
@@ -134,12 +148,15 @@ class Emitter:
                     "GlobalAveragePooling" if op.kind == "avg" else "GlobalMaxPooling", name
                 )
             case ops.Dense() as op:
-                return self._layer(layers.Dense, name, op.units, kernel_initializer="zeros")
+                return self._layer(layers.Dense, name, op.units, **self._initial(node))
             case ops.Softmax():
                 return self._layer(layers.Softmax, name)
         raise TypeError(f"Keras has no layer for {node.op!r}")
 
-    def _conv(self, name: str, op: ops.Conv) -> Apply:
+    def _initial(self, node: Node) -> dict[str, Any]:
+        return {} if layer_name(node.name) in self._layers else initializers(node, self._weights)
+
+    def _conv(self, name: str, op: ops.Conv, initial: Mapping[str, Any]) -> Apply:
         padding = _keras_padding(op)
         conv = self._sliding(
             "Conv",
@@ -149,7 +166,7 @@ class Emitter:
             strides=op.stride,
             padding=padding or "valid",
             use_bias=op.bias,
-            kernel_initializer="zeros",
+            **initial,
         )
         if padding is not None:
             return _callable(conv)
@@ -172,6 +189,11 @@ class Emitter:
 def dropouts(graph: Graph) -> list[Node]:
     """The dropouts of a network that ever drop anything."""
     return [node for node in graph.nodes if isinstance(node.op, ops.Dropout) and not node.frozen]
+
+
+def kind_of(model: Any) -> Any:
+    """The class that gives another model of the same kind; see :class:`Emitter`."""
+    return type(model) if "densespec" in type(model).__module__ else keras.Model
 
 
 def _keras_padding(op: ops.Conv | ops.MaxPool) -> str | None:

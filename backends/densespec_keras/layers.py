@@ -39,7 +39,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if keras.config.backend() == "torch" and not x.is_meta:
             return ops.cast(self._call_torch(x), self.compute_dtype)
         mean, variance, count = self._synchronised(x) if self.synchronized else self._statistics(x)
-        self._update_running(mean, variance, count)
+        move_statistics(self, mean, variance, count)
         outputs = ops.batch_normalization(
             x,
             mean=mean,
@@ -98,29 +98,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """Values per channel."""
         shape = ops.shape(x)
         sizes = [shape[axis] for axis in self._reduction_axes]
-        if all(isinstance(size, int) and size == 1 for size in sizes):
-            raise ValueError(
-                f"{self.name}: one value per channel has no unbiased variance: train on larger "
-                "batches or inputs"
-            )
+        if all(isinstance(size, int) for size in sizes):
+            require_several(self, math.prod(sizes))
         return math.prod(ops.cast(size, x.dtype) for size in sizes)
 
-    def _kept(self, variance: Any, count: Any) -> Any:
+    def kept(self, variance: Any, count: Any) -> Any:
         """What the running variance averages."""
         return variance * (count / (count - 1))
-
-    def _update_running(self, mean: Any, variance: Any, count: Any) -> None:
-        kept_variance = self._kept(variance, count)
-        for running, new in ((self.moving_mean, mean), (self.moving_variance, kept_variance)):
-            old = ops.cast(running, new.dtype)
-            kept = ops.stop_gradient(old * self.momentum + new * (1 - self.momentum))
-            running.assign(ops.cast(kept, running.dtype))
 
 
 class BiasedSynchronised(BatchNormalization):
     """The same with biased running variance, synchronised: see ``_synchronised`` for why."""
 
-    def _kept(self, variance: Any, count: Any) -> Any:
+    def kept(self, variance: Any, count: Any) -> Any:
         return variance
 
 
@@ -134,3 +124,26 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         return super().call(inputs, training=bool(training and self.trainable))
+
+
+def require_several(layer: Any, count: Any) -> None:
+    """Check that there are several values per channel, where their number is known.
+
+    Raises:
+        ValueError: one value has no unbiased variance.
+    """
+    if isinstance(layer, BatchNormalization) and isinstance(count, int) and count == 1:
+        raise ValueError(
+            f"{layer.name}: one value per channel has no unbiased variance: train on larger "
+            "batches or inputs"
+        )
+
+
+def move_statistics(layer: Any, mean: Any, variance: Any, count: Any) -> None:
+    """Let a norm's running statistics follow a batch's mean and biased variance."""
+    if isinstance(layer, BatchNormalization):
+        variance = layer.kept(variance, count)
+    for running, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        old = ops.cast(running, new.dtype)
+        moved = ops.stop_gradient(old * layer.momentum + new * (1 - layer.momentum))
+        running.assign(ops.cast(moved, running.dtype))

@@ -12,7 +12,7 @@ import numpy as np
 from densespec.backends import DataFormat
 from densespec.weights import Arrays
 from densespec.weights.layouts.densespec_keras import layer_name
-from densespec_keras.emitter import TO_CHANNELS_LAST
+from densespec_keras.emitter import TO_CHANNELS_LAST, kind_of
 from densespec_keras.variables import to_numpy
 
 
@@ -61,12 +61,21 @@ def shapes(model: Any, names: Sequence[str]) -> dict[str, tuple[int | None, ...]
 
 
 def forward(model: Any, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-    """Outputs of the named nodes in inference mode."""
+    """Outputs of the named nodes in inference mode, of those that the model really computes."""
     formats = formats_of(model)
-    outputs = {name: model.get_layer(layer_name(name)).output for name in taps}
     x = as_input(x, formats.outer, precision_of(model))
-    values = keras.Model(model.input, outputs).predict_on_batch(x)
+    values = _showing(model, taps).predict_on_batch(x)
     return {
         name: np.ascontiguousarray(channels_first(to_numpy(value), formats.inner))
         for name, value in values.items()
     }
+
+
+def _showing(model: Any, taps: Sequence[str]) -> Any:
+    """A model of the same layers that gives the values of nodes by name."""
+    layers = {layer.name: layer for layer in model.layers}
+    if (kind := kind_of(model)) is not keras.Model and model.is_fused():
+        showing = kind(model.inputs, model.outputs)
+        showing.graph, showing.shown = model.planned(), tuple(taps)
+        return showing
+    return keras.Model(model.input, {name: layers[layer_name(name)].output for name in taps})

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from densespec.backends import with_mode
 from densespec.building import Origin
 from densespec.errors import WeightsError
 from densespec.graph import Graph, Pooling, freeze, lower
@@ -118,9 +119,9 @@ def _recognised(model: Any) -> Origin:
     origin = getattr(model, "densespec", None)
     if isinstance(origin, Origin):
         return origin
-    graph = _graph_of(model)
+    graph = _as_frozen(model, graph_of(model))
     return Origin(
-        backend=keras.config.backend(),
+        backend=with_mode(keras.config.backend(), getattr(model, "mode", None)),
         graph=graph,
         dtype=variables.layer_policy(model),
         data_format=formats_of(model).outer,
@@ -128,10 +129,14 @@ def _recognised(model: Any) -> Origin:
     )
 
 
-def _graph_of(model: Any) -> Graph:
-    """The network that a model's layers state."""
+def graph_of(model: Any) -> Graph:
+    """The network that a model's layers state, with nothing frozen.
+
+    Raises:
+        WeightsError: it is none of densespec's.
+    """
     layers = {layer.name: layer for layer in model.layers}
-    spec = spec_of_config(keras.saving.serialize_keras_object(model)["config"])
+    spec = spec_of_config(model.get_config())
     outer = formats_of(model).outer
     size = model.input_shape[2:] if outer == "channels_first" else model.input_shape[1:-1]
     pool = type(layers["global_pool"]).__name__ if "global_pool" in layers else ""
@@ -147,7 +152,7 @@ def _graph_of(model: Any) -> Graph:
     missing = [node.name for node in graph.nodes[1:] if layer_name(node.name) not in layers]
     if missing:
         raise WeightsError(f"the model is none of densespec's: it has no layer for {missing[0]}")
-    return _as_frozen(model, graph)
+    return graph
 
 
 def _as_frozen(model: Any, graph: Graph) -> Graph:

@@ -14,7 +14,7 @@ from densespec.backends import StepResult, require_logits
 from densespec.graph import Graph
 from densespec.recipe import TrainingRecipe
 from densespec.weights import Arrays, check_velocity
-from densespec_keras.emitter import Emitter, dropouts
+from densespec_keras.emitter import Emitter, dropouts, kind_of
 from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import SGD, WatchedSGD
 from densespec_keras.running import as_input, formats_of, precision_of
@@ -116,6 +116,7 @@ class KerasTrainer:
             inner_format=self._formats.inner,
             dtype=layer_policy(self._model),
             layers=self._model.layers,
+            kind=kind_of(self._model),
         ).masked_model()
 
     def _run(self, inputs: list[np.ndarray], labels: np.ndarray) -> tuple[float, int]:

@@ -9,12 +9,14 @@ import keras
 import numpy as np
 
 from densespec import ops
-from densespec.graph import Graph
+from densespec.graph import Graph, Node
 from densespec.weights import Arrays
 from densespec.weights.layouts import kernel_from_canonical, kernel_to_canonical
 from densespec.weights.layouts.densespec_keras import layer_name
 
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
+_NUMPY_DTYPES = {"bfloat16": "float32"}
+"""Where numpy lacks a dtype, the one to convert to it from."""
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
@@ -25,14 +27,14 @@ def to_numpy(tensor: Any) -> np.ndarray:
 
 def variables(model: Any, graph: Graph) -> dict[str, Any]:
     """The variable of every array of a network, by canonical name."""
+    layers = {layer.name: layer for layer in model.layers}
     found = {}
     for node in graph.nodes:
-        if not node.weights:
-            continue
-        layer = model.get_layer(layer_name(node.name))
         for weight in node.weights:
             short = weight.name.rpartition(".")[2]
-            found[weight.name] = getattr(layer, _VARIABLES.get(short, short))
+            found[weight.name] = getattr(
+                layers[layer_name(node.name)], _VARIABLES.get(short, short)
+            )
     return found
 
 
@@ -64,20 +66,51 @@ def from_canonical(name: str, array: np.ndarray) -> np.ndarray:
     return kernel_from_canonical(array) if name.endswith(".kernel") else array
 
 
-def state_initializers(model: Any, graph: Graph) -> None:
-    """Give kernels the initializers that :mod:`densespec.initial` documents.
+class Given(keras.initializers.Initializer):
+    """Starts a variable with an array, which on JAX compiles nothing.
 
-    Layers are built with zeros, which is fast, and filled afterwards; a clone of the model
-    initialises itself, and must not start from zeros.
+    It is for building alone: see :func:`state_initializers`.
     """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        array = self._array.astype(_NUMPY_DTYPES.get(dtype, dtype), order="C")  # always a copy
+        return keras.ops.convert_to_tensor(array, dtype)
+
+
+def initializers(node: Node, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Arguments for the layer of a node, so that it starts with its canonical arrays."""
+    named = {weight.name.rpartition(".")[2]: weight.name for weight in node.weights}
+    return {
+        f"{_VARIABLES.get(short, short)}_initializer": Given(from_canonical(name, arrays[name]))
+        for short, name in named.items()
+    }
+
+
+def state_initializers(model: Any, graph: Graph) -> None:
+    """Give layers the initializers that :mod:`densespec.initial` documents.
+
+    Layers are built with the arrays themselves; a clone of the model, or a file of it, initialises
+    itself and must know how.
+    """
+    layers = {layer.name: layer for layer in model.layers}
     for node in graph.nodes:
-        if isinstance(node.op, ops.Conv):
-            initializer = keras.initializers.HeNormal()
-        elif isinstance(node.op, ops.Dense):
-            initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-        else:
-            continue
-        model.get_layer(layer_name(node.name)).kernel_initializer = initializer
+        for weight in node.weights:
+            short = weight.name.rpartition(".")[2]
+            name = f"{_VARIABLES.get(short, short)}_initializer"
+            setattr(layers[layer_name(node.name)], name, _documented(node, short))
+
+
+def _documented(node: Node, array: str) -> Any:
+    if array in ("gamma", "running_variance"):
+        return keras.initializers.Ones()
+    if array != "kernel":
+        return keras.initializers.Zeros()
+    if isinstance(node.op, ops.Conv):
+        return keras.initializers.HeNormal()
+    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
 def trainable(model: Any, graph: Graph) -> Iterator[tuple[str, Any]]:

@@ -52,8 +52,6 @@ def _spec_of(layers: Mapping[str, Mapping[str, Any]]) -> DenseNetSpec:
     growth = layers[f"block1_layer1_{last}"]["config"]["filters"]
     width = layers["block1_layer1_conv1"]["config"]["filters"] // growth
     dropouts = {name: entry for name, entry in layers.items() if entry["class_name"] == "Dropout"}
-    lopsided = conv["strides"][0] > 1 or conv["kernel_size"][0] % 2 == 0
-    stem_same = conv["padding"] == "same" and lopsided
     fields: dict[str, Any] = {
         "blocks": blocks,
         "growth_rate": growth,
@@ -66,7 +64,7 @@ def _spec_of(layers: Mapping[str, Mapping[str, Any]]) -> DenseNetSpec:
         "stem_kernel": conv["kernel_size"][0],
         "stem_stride": conv["strides"][0],
         "stem_pool": pool["pool_size"][0] if pool else None,
-        "padding": "same" if stem_same or (pool and pool["padding"] == "same") else "symmetric",
+        "padding": "same" if _pads_as_same(layers, conv, pool) else "symmetric",
         "conv_bias": conv["use_bias"],
         "batch_norm_epsilon": norm["config"]["epsilon"],
         "batch_norm_momentum": round(1 - norm["config"]["momentum"], 12),
@@ -80,6 +78,24 @@ def _spec_of(layers: Mapping[str, Mapping[str, Any]]) -> DenseNetSpec:
     if "classifier" in layers:
         fields["classes"] = layers["classifier"]["config"]["units"]
     return DenseNetSpec(**fields)
+
+
+def _pads_as_same(
+    layers: Mapping[str, Mapping[str, Any]], conv: Mapping[str, Any], pool: Mapping[str, Any] | None
+) -> bool:
+    """Whether a layer says "same", or pads as nothing else does: unequally, or an even kernel."""
+    if conv["kernel_size"][0] % 2 == 0 or (pool and pool["padding"] == "same"):
+        return True
+    if conv["padding"] == "same" and conv["strides"][0] > 1:
+        return True
+    pads = [entry["config"]["padding"] for name, entry in layers.items() if name.endswith("_pad")]
+    pads += [entry["config"]["pad_width"] for entry in layers.values() if _pads_a_pool(entry)]
+    sides = [side for pad in pads for side in ([pad] if isinstance(pad[0], int) else pad)]
+    return any(before != after for before, after in sides)
+
+
+def _pads_a_pool(entry: Mapping[str, Any]) -> bool:
+    return entry["class_name"] == "Pad"
 
 
 def _blocks(layers: Mapping[str, Any]) -> tuple[int, ...]:

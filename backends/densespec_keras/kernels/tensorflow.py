@@ -1,0 +1,161 @@
+"""On TensorFlow: batch norm as the one kernel that it has for float32, and a block's derivative
+that keeps the features alone, if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import tensorflow as tf
+
+from densespec import ops
+from densespec_keras.kernels import Features, Layers, Norm, Unit, common
+from densespec_keras.kernels.common import avg_pool as avg_pool
+from densespec_keras.kernels.common import max_pool as max_pool
+
+Array = Any
+
+
+def norm(features: Features, norm: Norm, relu: bool) -> Array:
+    y, mean, variance = _normalised(features.x, norm)
+    if norm.batch:
+        norm.record(mean, variance, common.count(features.x))
+    return tf.nn.relu(y) if relu else y
+
+
+def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
+    y = common.conv(x, kernel, None, op)
+    return y if bias is None else tf.nn.bias_add(y, bias)  # which is fused, where + is not
+
+
+def _normalised(x: Array, norm: Norm) -> tuple[Array, Array, Array]:
+    """The norm, and the mean and the biased variance that it used."""
+    if x.dtype != tf.float32:
+        return _composed(x, norm)
+    flat = x if len(x.shape) == 4 else tf.reshape(x, (tf.shape(x)[0], 1, -1, x.shape[-1]))
+    given = (tf.constant([]),) * 2 if norm.batch else (norm.mean, norm.variance)
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=flat,
+        scale=norm.gamma,
+        offset=norm.beta,
+        mean=given[0],
+        variance=given[1],
+        epsilon=norm.epsilon,
+        is_training=norm.batch,
+    )
+    if norm.batch:  # it gives the unbiased one, and the biased one of a single value
+        count = tf.cast(common.count(x), x.dtype)
+        variance = variance * (tf.maximum(count - 1, 1) / count)
+    return tf.reshape(y, tf.shape(x)) if flat is not x else y, mean, variance
+
+
+def _composed(x: Array, norm: Norm) -> tuple[Array, Array, Array]:
+    mean, variance = norm.mean, norm.variance
+    if norm.batch:
+        mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
+    y = (x - mean) * (norm.gamma * tf.math.rsqrt(variance + norm.epsilon)) + norm.beta
+    return y, mean, variance
+
+
+def block(features: Features, layers: Layers, recompute: bool) -> Features:
+    if recompute and any(unit.norm.batch for units in layers for unit in units):
+        return Features(_remembered(features.x, layers))
+    x = features.x
+    for units in layers:
+        new, moments = _layer(x, units)
+        _record(units, moments, x)
+        x = tf.concat([x, new], -1)
+    return Features(x)
+
+
+def _layer(x: Array, units: Sequence[Unit]) -> tuple[Array, list[tuple[Array, Array]]]:
+    """What a dense layer adds, and the statistics that its norms used."""
+    moments = []
+    before: Unit | None = None
+    for unit, after in zip(units, [*units[1:], None], strict=True):
+        mean, variance = unit.norm.mean, unit.norm.variance
+        if before is None or not _folds(before, unit):
+            x, mean, variance = _normalised(x, unit.norm)
+        kernel, bias = unit.kernel, unit.bias
+        if after is not None and _folds(unit, after):
+            kernel, bias = _folded(kernel, bias, after.norm)
+        x = conv(tf.nn.relu(x) if unit.relu else x, kernel, bias, unit.op)
+        x = x if unit.scale is None else x * unit.scale
+        moments.append((mean, variance))
+        before = unit
+    return x, moments
+
+
+def _folds(unit: Unit, after: Unit) -> bool:
+    """Whether the norm behind a convolution is but another kernel and bias."""
+    return unit.scale is None and not after.norm.batch
+
+
+def _folded(kernel: Array, bias: Array, norm: Norm) -> tuple[Array, Array]:
+    """Kernel and bias of a convolution with the norm behind it."""
+    scale = norm.gamma * tf.math.rsqrt(norm.variance + norm.epsilon)
+    mean = norm.mean if bias is None else norm.mean - bias
+    return kernel * scale, norm.beta - mean * scale
+
+
+def _record(units: Sequence[Unit], moments: Sequence[tuple[Array, Array]], x: Array) -> None:
+    for unit, (mean, variance) in zip(units, moments, strict=True):
+        if unit.norm.batch:
+            unit.norm.record(mean, variance, common.count(x))
+
+
+def _remembered(x: Array, layers: Layers) -> Array:
+    """The features of a block whose backward pass has nothing else to start from."""
+    arrays = [[_arrays(unit) for unit in units] for units in layers]
+    found: list[Any] = []
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def run(x: Array, *flat: Array) -> tuple[Array, Any]:
+        given = tf.nest.pack_sequence_as(arrays, flat)
+        for units, own in zip(layers, given, strict=True):
+            new, moments = _layer(x, _with_arrays(units, own))
+            found.append(moments)
+            x = tf.concat([x, new], -1)
+        features = x
+
+        def backward(slope: Array) -> tuple[Array, ...]:
+            gradients: list[Array] = []
+            for units, own in zip(reversed(layers), reversed(given), strict=True):
+                channels = units[0].op.in_channels
+                before, new_slope = slope[..., :channels], slope[..., channels:]
+                # Without this the layer would be the forward pass's, whose activations then stay.
+                with tf.control_dependencies([new_slope]):
+                    before = tf.identity(features[..., :channels])
+                flat = tf.nest.flatten(own)
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch([before, *flat])
+                    new, _ = _layer(before, _with_arrays(units, own))
+                first, *rest = tape.gradient(new, [before, *flat], new_slope)
+                slope, gradients = slope[..., :channels] + first, rest + gradients
+            return slope, *gradients
+
+        return features, backward
+
+    features = run(x, *tf.nest.flatten(arrays))
+    for units, moments in zip(layers, found, strict=True):
+        _record(units, moments, x)
+    return features
+
+
+def _arrays(unit: Unit) -> list[Array]:
+    arrays = [unit.norm.gamma, unit.norm.beta, unit.kernel]
+    arrays += [] if unit.bias is None else [unit.bias]
+    return [tf.convert_to_tensor(array) for array in arrays]
+
+
+def _with_arrays(units: Sequence[Unit], arrays: Sequence[Sequence[Array]]) -> list[Unit]:
+    return [
+        replace(
+            unit,
+            norm=replace(unit.norm, gamma=own[0], beta=own[1]),
+            kernel=own[2],
+            bias=own[3] if len(own) > 3 else None,
+        )
+        for unit, own in zip(units, arrays, strict=True)
+    ]

@@ -1,0 +1,207 @@
+"""Models that compute several ops at a time, as :mod:`densespec_keras.plan` puts them together.
+
+They are functional models of the same layers as in mode ``layers``, and so have the same weights
+under the same names, the same files and the same ``trainable``; only ``call`` does not go through
+the layers one by one. A value in between can be had as of any functional model; what it costs is
+that the layers then run one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from densespec import ops
+from densespec.backends import LAYERS, with_mode
+from densespec.errors import Untrainable
+from densespec.graph import Graph, Node
+from densespec.weights.layouts.densespec_keras import layer_name
+from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST, dropouts
+from densespec_keras.kernels import Features, Norm, Unit, load
+from densespec_keras.layers import move_statistics, require_several
+from densespec_keras.plan import Block, Normalise, Part, PooledConvolution, Step, plan
+from densespec_keras.states import graph_of
+
+
+class Planned(keras.Model):
+    """A functional model of a graph that follows a plan.
+
+    Attributes:
+        mode: what it is called.
+        recompute: whether activations are computed again in the backward pass.
+        graph: what is computed, where that is known.
+        shown: names of nodes whose values the model gives, channels last, in place of its output,
+            those that the plan computes; None for the output.
+    """
+
+    mode = "fast"
+    recompute = False
+    graph: Graph | None = None
+    shown: Sequence[str] | None = None
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        layers = {layer.name: layer for layer in self.layers}
+        if not self.is_fused():
+            return super().call(inputs, training=training, mask=mask)
+        given = zip(keras.tree.flatten(inputs), self.inputs, strict=True)
+        tensors = [keras.ops.convert_to_tensor(x, dtype=entry.dtype) for x, entry in given]
+        return _Run(self, layers, bool(training)).outputs(*tensors)
+
+    def is_fused(self) -> bool:
+        """Whether the engine's kernels compute what the layers do.
+
+        Mixed precision casts between layers, and synchronised norms meet other replicas: such
+        models run layer by layer.
+        """
+        policies = [layer.dtype_policy for layer in (self, *self.layers)]
+        if any(policy.compute_dtype != policy.variable_dtype for policy in policies):
+            return False
+        if any(policy.compute_dtype not in ("float32", "float64") for policy in policies):
+            return False
+        return not any(getattr(layer, "synchronized", False) for layer in self.layers)
+
+    def planned(self) -> Graph:
+        """What is computed: for a model from a file, what its layers state."""
+        if self.graph is None:
+            self.graph = graph_of(self)
+        return self.graph
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class Fast(Planned):
+    """Mode ``fast``."""
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class Efficient(Planned):
+    """Mode ``efficient``."""
+
+    mode = "efficient"
+    recompute = True
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class Inference(Planned):
+    """Mode ``inference``."""
+
+    mode = "inference"
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if training:
+            raise Untrainable(with_mode(keras.config.backend(), self.mode))
+        return super().call(inputs, training=False, mask=mask)
+
+
+KINDS: Mapping[str, Any] = {
+    LAYERS: keras.Model,
+    **{kind.mode: kind for kind in (Fast, Efficient, Inference)},
+}
+
+
+class _Run:
+    """One call of a model."""
+
+    def __init__(self, model: Any, layers: Mapping[str, Any], training: bool) -> None:
+        self._model, self._graph = model, model.planned()
+        self._layers, self._training = layers, training
+        self._kernels = load(keras.config.backend())
+        self._scales: dict[str, Any] = {}
+
+    def outputs(self, x: Any, *scales: Any) -> Any:
+        """What the model gives for an input, and factors for its dropouts if it has such inputs."""
+        if scales:
+            names = [node.name for node in dropouts(self._graph)]
+            self._scales = dict(zip(names, scales, strict=True))
+        if TO_CHANNELS_LAST in self._layers:
+            x = self._layers[TO_CHANNELS_LAST](x)
+        values, features = {self._graph.input.name: x}, Features(x)
+        for _, step in plan(self._graph, self._drops):
+            features = self._do(step, features)
+            values[step.output] = features.x
+        if self._model.shown is not None:
+            return {name: values[name] for name in self._model.shown if name in values}
+        if TO_CHANNELS_FIRST in self._layers:
+            return self._layers[TO_CHANNELS_FIRST](features.x)
+        return features.x
+
+    def _layer(self, node: Node) -> Any:
+        return self._layers[layer_name(node.name)]
+
+    def _trains(self, node: Node) -> bool:
+        return bool(self._training and self._layer(node).trainable)
+
+    def _drops(self, node: Node) -> bool:
+        return node.name in self._scales or (self._trains(node) and self._layer(node).rate > 0)
+
+    def _do(self, step: Step, features: Features) -> Features:
+        match step:
+            case Block():
+                layers = [[self._unit(part, features.x) for part in parts] for parts in step.layers]
+                return self._kernels.block(features, layers, self._model.recompute)
+            case Normalise():
+                norm = self._norm(step.norm)
+                return Features(self._kernels.norm(features, norm, step.relu is not None))
+            case PooledConvolution():
+                pooled = self._kernels.avg_pool(features.x, step.pool.op)
+                return Features(self._conv(step.conv, pooled))
+        return Features(self._alone(step.node, features.x))
+
+    def _alone(self, node: Node, x: Any) -> Any:
+        match node.op:
+            case ops.Conv():
+                return self._conv(node, x)
+            case ops.MaxPool():
+                return self._kernels.max_pool(x, node.op)
+            case ops.AvgPool():
+                return self._kernels.avg_pool(x, node.op)
+            case ops.Dropout() if node.name in self._scales:
+                return x * self._scales[node.name]
+            case ops.Dropout():
+                return self._layer(node)(x, training=True)
+        return self._layer(node)(x)
+
+    def _conv(self, node: Node, x: Any) -> Any:
+        layer = self._layer(node)
+        return self._kernels.conv(x, _tensor(layer.kernel), _tensor(layer.bias), node.op)
+
+    def _norm(self, node: Node) -> Norm:
+        layer = self._layer(node)
+
+        def record(mean: Any, variance: Any, count: Any) -> None:
+            require_several(layer, count)
+            move_statistics(layer, mean, variance, count)
+
+        return Norm(
+            _tensor(layer.gamma),
+            _tensor(layer.beta),
+            _tensor(layer.moving_mean),
+            _tensor(layer.moving_variance),
+            layer.epsilon,
+            self._trains(node),
+            record,
+        )
+
+    def _unit(self, part: Part, x: Any) -> Unit:
+        layer, op = self._layer(part.conv), part.conv.op
+        assert isinstance(op, ops.Conv)
+        return Unit(
+            self._norm(part.norm),
+            part.relu is not None,
+            _tensor(layer.kernel),
+            _tensor(layer.bias),
+            op,
+            None if part.dropout is None else self._scale(part.dropout, x, op.filters),
+        )
+
+    def _scale(self, dropout: Node, x: Any, channels: int) -> Any:
+        """What is given, or what the layer itself draws, for values of a block that reads x."""
+        if dropout.name in self._scales:
+            return self._scales[dropout.name]
+        ones = keras.ops.ones((*keras.ops.shape(x)[:-1], channels), dtype=x.dtype)
+        return self._layer(dropout)(ones, training=True)
+
+
+def _tensor(variable: Any) -> Any:
+    return None if variable is None else keras.ops.convert_to_tensor(variable)
