@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from timing import Figures, in_turn, peak_megabytes, seconds, take_turns
+from timing import GIVES_BACK, Figures, in_turn, peak_megabytes, seconds, take_turns
 
 SIZE = 224
 APPLICATIONS = "keras.applications"
@@ -35,17 +35,12 @@ def training_memory(engine: str, variant: str, batch: int, rounds: int) -> Figur
     """MB that training steps need beyond the network: the peak of the process over its start."""
     arguments = {"engine": engine, "variant": variant, "batch": batch}
     names = (APPLICATIONS, "layers", "efficient")
-    return in_turn(
-        {name: ("engines:step_memory", {**arguments, "name": name}) for name in names}, rounds
-    )
+    sides = {name: ("engines:step_memory", {**arguments, "name": name}) for name in names}
+    return in_turn(sides, rounds, GIVES_BACK)
 
 
 def step_memory(engine: str, variant: str, batch: int, name: str) -> float:
-    """MB that steps need; of a fresh process.
-
-    The first step is of one sample: what compiling needs is not counted twice where a framework
-    compiles again for another batch, so the peak is that of steps after it is done.
-    """
+    """MB that steps need, beyond what a fresh process holds once the first step has compiled."""
     model = _compiled(_model(engine, name, variant))
     x, labels = _batch(batch)
     model.train_on_batch(x, labels)
@@ -53,7 +48,7 @@ def step_memory(engine: str, variant: str, batch: int, name: str) -> float:
 
 
 def building(engine: str, variant: str, rounds: int) -> Figures:
-    """Milliseconds of building in a fresh process, in which Keras is imported already."""
+    """Milliseconds of the first building in a fresh process, in which Keras is imported already."""
     names = (APPLICATIONS, "layers", "fast")
     arguments = {"engine": engine, "variant": variant}
     return in_turn({n: ("engines:build_time", {**arguments, "name": n}) for n in names}, rounds)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peers import convolutions, openvino, torchvision
-from timing import Figures, in_turn, peak_megabytes, take_turns
+from timing import GIVES_BACK, Figures, in_turn, peak_megabytes, take_turns
 from torch.nn import functional
 
 import densespec
@@ -63,7 +63,7 @@ def training_memory(variant: str, batch: int, rounds: int) -> Figures:
     names = ("torchvision channels_last", *thrifty, "layers channels_last", "fast", "efficient")
     arguments = {"variant": variant, "batch": batch}
     sides = {name: ("native:step_memory", {**arguments, "name": name}) for name in names}
-    return in_turn(sides, rounds)
+    return in_turn(sides, rounds, GIVES_BACK)
 
 
 def step_memory(variant: str, batch: int, name: str) -> float:
@@ -82,7 +82,7 @@ def depth_memory(layers: tuple[int, ...], batch: int, rounds: int) -> Figures:
         for mode in ("layers", "efficient")
         for depth in layers
     }
-    return in_turn(sides, rounds)
+    return in_turn(sides, rounds, GIVES_BACK)
 
 
 def depth_step_memory(mode: str, depth: int, batch: int) -> float:

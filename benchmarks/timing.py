@@ -3,6 +3,8 @@ memory."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import multiprocessing
 import os
@@ -43,7 +45,15 @@ def take_turns(
     return figures
 
 
-def in_turn(sides: Mapping[str, tuple[str, Mapping[str, Any]]], rounds: int) -> Figures:
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Environment in which glibc gives large arrays back to the system as soon as they are freed."""
+
+
+def in_turn(
+    sides: Mapping[str, tuple[str, Mapping[str, Any]]],
+    rounds: int,
+    environment: Mapping[str, str] | None = None,
+) -> Figures:
     """What functions give that run in a fresh process each, all sides in turn.
 
     Args:
@@ -52,11 +62,13 @@ def in_turn(sides: Mapping[str, tuple[str, Mapping[str, Any]]], rounds: int) -> 
     figures: Figures = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (function, arguments) in sides.items():
-            figures[name].append(float(in_own_process(function, arguments)))
+            figures[name].append(float(in_own_process(function, arguments, environment)))
     return figures
 
 
-def in_own_process(function: str, arguments: Mapping[str, Any]) -> Any:
+def in_own_process(
+    function: str, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> Any:
     """What a function gives in a process of its own.
 
     Raises:
@@ -65,7 +77,11 @@ def in_own_process(function: str, arguments: Mapping[str, Any]) -> Any:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, dict(arguments)))
+    before = dict(os.environ)
+    os.environ.update(environment or {})
     process.start()
+    os.environ.clear()
+    os.environ.update(before)
     sender.close()
     try:
         kind, answer = receiver.recv()
@@ -93,6 +109,8 @@ def peak_megabytes(work: Callable[[], object]) -> float:
 
     That is the peak of its resident set, which Linux keeps and lets be set back.
     """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     work()
