@@ -33,6 +33,19 @@ class Normalise:
 
 
 @dataclass(frozen=True)
+class NormedConvolution:
+    """A convolution with the norm behind it, which is part of it, and the ReLU behind that."""
+
+    conv: Node
+    norm: Node
+    relu: Node | None
+
+    @property
+    def output(self) -> str:
+        return (self.relu or self.norm).name
+
+
+@dataclass(frozen=True)
 class PooledConvolution:
     """A 1x1 convolution and the average pool behind it, which commute: pooled first."""
 
@@ -66,16 +79,19 @@ class Block:
         return self.concats[-1].name
 
 
-Step = Single | Normalise | PooledConvolution | Block
+Step = Single | Normalise | NormedConvolution | PooledConvolution | Block
 
 
-def plan(graph: Graph, drops: Callable[[Node], bool]) -> list[tuple[str, Step]]:
+def plan(
+    graph: Graph, drops: Callable[[Node], bool], batch: Callable[[Node], bool]
+) -> list[tuple[str, Step]]:
     """Steps that compute a graph one after another, each with the name of the value it reads.
 
     Args:
         drops: whether a dropout drops anything; one that does not is left out.
+        batch: whether a norm normalises with the statistics of the batch.
     """
-    draft = _Draft(graph, drops)
+    draft = _Draft(graph, drops, batch)
     steps: list[tuple[str, Step]] = []
     x = graph.input.name
     while x != draft.output:
@@ -88,7 +104,10 @@ def plan(graph: Graph, drops: Callable[[Node], bool]) -> list[tuple[str, Step]]:
 class _Draft:
     """A graph without idle dropouts, and who reads whom."""
 
-    def __init__(self, graph: Graph, drops: Callable[[Node], bool]) -> None:
+    def __init__(
+        self, graph: Graph, drops: Callable[[Node], bool], batch: Callable[[Node], bool]
+    ) -> None:
+        self._batch = batch
         instead: dict[str, str] = {}
         self._readers: dict[str, list[Node]] = {}
         self.output = graph.output.name
@@ -106,14 +125,24 @@ class _Draft:
 
     def _chained(self, x: str) -> Step:
         (node,) = self._readers[x]
-        following = self._readers.get(node.name, ())
-        after = following[0] if len(following) == 1 else None
+        after = self._after(node)
         if isinstance(node.op, ops.BatchNorm):
-            relu = after if after is not None and isinstance(after.op, ops.Relu) else None
-            return Normalise(node, relu)
-        if after is not None and isinstance(after.op, ops.AvgPool) and _pointwise(node.op):
+            return Normalise(node, self._relu_after(node))
+        folds = after is not None and isinstance(after.op, ops.BatchNorm) and not self._batch(after)
+        if after is not None and folds and isinstance(node.op, ops.Conv):
+            return NormedConvolution(node, after, self._relu_after(after))
+        if after is not None and isinstance(after.op, ops.AvgPool) and is_pointwise(node.op):
             return PooledConvolution(node, after)
         return Single(node)
+
+    def _after(self, node: Node) -> Node | None:
+        """The only reader of a node."""
+        readers = self._readers.get(node.name, ())
+        return readers[0] if len(readers) == 1 else None
+
+    def _relu_after(self, node: Node) -> Node | None:
+        after = self._after(node)
+        return after if after is not None and isinstance(after.op, ops.Relu) else None
 
     def _block(self, x: str) -> Block | None:
         layers: list[tuple[Part, ...]] = []
@@ -167,7 +196,8 @@ class _Draft:
         return Part(first, relu, conv, dropout), nodes[-1]
 
 
-def _pointwise(op: ops.Op) -> bool:
+def is_pointwise(op: ops.Op) -> bool:
+    """Whether each position of a convolution's output comes from the same one of its input."""
     return (
         isinstance(op, ops.Conv)
         and set(op.window) == {1}

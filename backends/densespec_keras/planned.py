@@ -21,7 +21,15 @@ from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST, dropouts
 from densespec_keras.kernels import Features, Norm, Unit, load
 from densespec_keras.layers import move_statistics, require_several
-from densespec_keras.plan import Block, Normalise, Part, PooledConvolution, Step, plan
+from densespec_keras.plan import (
+    Block,
+    Normalise,
+    NormedConvolution,
+    Part,
+    PooledConvolution,
+    Step,
+    plan,
+)
 from densespec_keras.states import graph_of
 
 
@@ -117,7 +125,7 @@ class _Run:
         if TO_CHANNELS_LAST in self._layers:
             x = self._layers[TO_CHANNELS_LAST](x)
         values, features = {self._graph.input.name: x}, Features(x)
-        for _, step in plan(self._graph, self._drops):
+        for _, step in plan(self._graph, self._drops, self._trains):
             features = self._do(step, features)
             values[step.output] = features.x
         if self._model.shown is not None:
@@ -143,6 +151,8 @@ class _Run:
             case Normalise():
                 norm = self._norm(step.norm)
                 return Features(self._kernels.norm(features, norm, step.relu is not None))
+            case NormedConvolution():
+                return Features(self._normed_conv(step, features.x))
             case PooledConvolution():
                 pooled = self._kernels.avg_pool(features.x, step.pool.op)
                 return Features(self._conv(step.conv, pooled))
@@ -165,6 +175,14 @@ class _Run:
     def _conv(self, node: Node, x: Any) -> Any:
         layer = self._layer(node)
         return self._kernels.conv(x, _tensor(layer.kernel), _tensor(layer.bias), node.op)
+
+    def _normed_conv(self, step: NormedConvolution, x: Any) -> Any:
+        layer, norm = self._layer(step.conv), self._norm(step.norm)
+        scale = norm.gamma * keras.ops.rsqrt(norm.variance + norm.epsilon)
+        shift = norm.beta - norm.mean * scale
+        bias = shift if layer.bias is None else shift + _tensor(layer.bias) * scale
+        y = self._kernels.conv(x, _tensor(layer.kernel) * scale, bias, step.conv.op)
+        return y if step.relu is None else keras.ops.relu(y)
 
     def _norm(self, node: Node) -> Norm:
         layer = self._layer(node)

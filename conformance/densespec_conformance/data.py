@@ -43,6 +43,16 @@ def with_variances(arrays: Arrays, factor: float) -> Arrays:
     }
 
 
+def with_signs(arrays: Arrays) -> Arrays:
+    """Weights with gammas of either sign, every fifth of them 0: norms may turn values over, or
+    give the same for all."""
+    signs = np.array([1.0, -1.0, 1.0, -1.0, 0.0])
+    return {
+        name: array * np.resize(signs, array.shape) if name.endswith(".gamma") else array
+        for name, array in arrays.items()
+    }
+
+
 def images(spec: DenseNetSpec, size: tuple[int, ...], batch: int, label: str) -> np.ndarray:
     """Normal numbers of shape (batch, channels, *size)."""
     return stream(f"{label} images").standard_normal((batch, spec.in_channels, *size))

@@ -10,9 +10,11 @@ from typing import Any
 import tensorflow as tf
 
 from densespec import ops
+from densespec.passes import SMALLEST_SCALE
 from densespec_keras.kernels import Features, Layers, Norm, Unit, common
 from densespec_keras.kernels.common import avg_pool as avg_pool
 from densespec_keras.kernels.common import max_pool as max_pool
+from densespec_keras.plan import is_pointwise
 
 Array = Any
 
@@ -75,12 +77,17 @@ def _layer(x: Array, units: Sequence[Unit]) -> tuple[Array, list[tuple[Array, Ar
     before: Unit | None = None
     for unit, after in zip(units, [*units[1:], None], strict=True):
         mean, variance = unit.norm.mean, unit.norm.variance
-        if before is None or not _folds(before, unit):
-            x, mean, variance = _normalised(x, unit.norm)
         kernel, bias = unit.kernel, unit.bias
         if after is not None and _folds(unit, after):
             kernel, bias = _folded(kernel, bias, after.norm)
-        x = conv(tf.nn.relu(x) if unit.relu else x, kernel, bias, unit.op)
+        if before is not None and _folds(before, unit):
+            x = tf.nn.relu(x) if unit.relu else x
+        elif _clips(unit):
+            x, kernel, bias = _clipped(x, kernel, bias, unit.norm)
+        else:
+            x, mean, variance = _normalised(x, unit.norm)
+            x = tf.nn.relu(x) if unit.relu else x
+        x = conv(x, kernel, bias, unit.op)
         x = x if unit.scale is None else x * unit.scale
         moments.append((mean, variance))
         before = unit
@@ -97,6 +104,27 @@ def _folded(kernel: Array, bias: Array, norm: Norm) -> tuple[Array, Array]:
     scale = norm.gamma * tf.math.rsqrt(norm.variance + norm.epsilon)
     mean = norm.mean if bias is None else norm.mean - bias
     return kernel * scale, norm.beta - mean * scale
+
+
+def _clips(unit: Unit) -> bool:
+    """Whether a norm and its ReLU are but a bound and another kernel: see ``densespec.passes``."""
+    return unit.relu and not unit.norm.batch and is_pointwise(unit.op)
+
+
+def _clipped(x: Array, kernel: Array, bias: Array, norm: Norm) -> tuple[Array, Array, Array]:
+    """What is left of a norm and its ReLU: one pass over x; and kernel and bias of what follows."""
+    scale = norm.gamma * tf.math.rsqrt(norm.variance + norm.epsilon)
+    least = tf.where(scale < 0, -SMALLEST_SCALE, SMALLEST_SCALE)
+    scale = tf.where(tf.abs(scale) < SMALLEST_SCALE, tf.cast(least, scale.dtype), scale)
+    bound = norm.mean - norm.beta / scale
+    kernel = kernel * scale[:, None]
+    held = tf.reduce_sum(kernel * bound[:, None], list(range(len(kernel.shape) - 1)))
+    y = tf.cond(
+        tf.reduce_all(scale > 0),
+        lambda: tf.maximum(x, bound),
+        lambda: tf.where(scale > 0, tf.maximum(x, bound), tf.minimum(x, bound)),
+    )
+    return y, kernel, -held if bias is None else bias - held
 
 
 def _record(units: Sequence[Unit], moments: Sequence[tuple[Array, Array]], x: Array) -> None:

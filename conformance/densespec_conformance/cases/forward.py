@@ -12,7 +12,7 @@ from densespec.graph import lower
 from densespec.spec import DenseNetSpec
 from densespec_conformance.case import Case, Outcome
 from densespec_conformance.compare import assert_close, shown
-from densespec_conformance.data import images, random_weights, with_variances
+from densespec_conformance.data import images, random_weights, with_signs, with_variances
 from densespec_conformance.expected import Expectation, Reference, given_in
 from densespec_conformance.requests import Forward, Network
 from densespec_conformance.target import Target
@@ -44,6 +44,7 @@ class Row:
 
     Attributes:
         variance: factor on running variances; outputs stay of the same size.
+        signs: whether gammas have either sign, or are 0.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Row:
     any_size: bool = False
     dtype: str = "float64"
     variance: float = 1.0
+    signs: bool = False
 
     @property
     def spec(self) -> DenseNetSpec:
@@ -77,6 +79,7 @@ ROWS = (
     Row("keras-epsilon", {"batch_norm_epsilon": 1e-3}),
     Row("keras-applications-epsilon", {"batch_norm_epsilon": 1.001e-5}),
     Row("variances-as-small-as-epsilon", variance=1e-5),
+    Row("gammas-of-either-sign-or-zero", signs=True),
     Row(
         "biased-variance-and-slow-momentum",
         {"running_variance": "biased", "batch_norm_momentum": 0.01},
@@ -107,10 +110,11 @@ def request(row: Row, dtype: str | None = None) -> Forward:
     """The question a row asks: the value of every op, in its own dtype unless told another."""
     options: dict[str, Any] = dict(row.options)
     graph = lower(row.spec, row.size, **options)
+    weights = with_variances(random_weights(graph, row.name), row.variance)
     network = Network(
         row.spec,
         input_size=None if row.any_size else row.size,
-        weights=with_variances(random_weights(graph, row.name), row.variance),
+        weights=with_signs(weights) if row.signs else weights,
         options=row.options,
     )
     taps = tuple(node.name for node in graph.nodes[1:])
