@@ -625,6 +625,8 @@ def test_same_is_the_least_padding_that_keeps_ceil_of_size_over_stride(
         pytest.param(
             BatchNorm(3, 1e-5, 0.1, unbiased=True), [(3, 4, 5)], (3, 4, 5), id="a norm keeps it all"
         ),
+        pytest.param(ops.Affine(3), [(3, 4, None)], (3, 4, None), id="a scale keeps it all"),
+        pytest.param(ops.Clip(3), [(3, 4, None)], (3, 4, None), id="a clip keeps it all"),
         pytest.param(Relu(), [(3, None, 5)], (3, None, 5), id="a relu keeps it all"),
         pytest.param(Dropout(0.5), [(3, 4)], (3, 4), id="a dropout keeps it all"),
         pytest.param(
@@ -685,6 +687,16 @@ def test_every_op_kind_has_a_shape_rule_above() -> None:
         ),
         pytest.param(
             Dense(6, 10), (Weight("kernel", (10, 6)), Weight("bias", (10,))), id="a linear layer"
+        ),
+        pytest.param(
+            ops.Affine(3),
+            tuple(Weight(name, (3,), trainable=False) for name in ("scale", "shift")),
+            id="a scale and shift",
+        ),
+        pytest.param(
+            ops.Clip(3),
+            tuple(Weight(name, (3,), trainable=False) for name in ("low", "high")),
+            id="a clip",
         ),
         pytest.param(Relu(), (), id="a relu"),
         pytest.param(MaxPool((3,), 2, "same"), (), id="a pool"),
