@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from densespec.backends import backends, split_mode
+from densespec.backends import backends, split_mode, with_mode
 from densespec.catalogue import resolve, variants
 from densespec.errors import DensespecError, UnknownName
 from densespec.files import spec_from_json
@@ -55,6 +55,7 @@ def subject_of(target: str, spec: str | None = None, weights: str | None = None)
     if ":" not in target:
         if split_mode(target)[0] not in backends():
             raise UnknownName("backend", target, backends())
+        with_mode(target, None)  # raises if it has a mode that does not exist
         return _checked(Subject(target, given, weights))
     constructor = parse(target)
     given = given or _named(constructor)

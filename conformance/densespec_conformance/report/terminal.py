@@ -13,6 +13,7 @@ from rich.text import Text
 from densespec_conformance.case import Case
 from densespec_conformance.report.record import Run, environment, reproduce
 from densespec_conformance.runner import STATUSES, Result
+from densespec_conformance.subject import Subject
 
 STYLES = {
     "passed": "green",
@@ -23,6 +24,8 @@ STYLES = {
 }
 OTHER_STYLE = "yellow"
 TITLE = "Cases passed, and the closest call as a share of what is allowed"
+SIDE_BY_SIDE = 5
+"""Targets in one table: as many as a terminal has room for."""
 SUSPECTS = 3
 """Explanations shown of one failure."""
 
@@ -35,7 +38,7 @@ def print_report(run: Run, console: Console, *, durations: int = 0) -> None:
     """
     parts: list[RenderableType] = []
     if run.results:
-        parts += [Text(TITLE, style="bold"), _matrix(run), *_failures(run)]
+        parts += [Text(TITLE, style="bold"), *_matrices(run), *_failures(run)]
     if durations:
         parts.append(_slowest(run.results, durations))
     parts.append(Text(_where_it_ran(), style="dim"))
@@ -66,16 +69,22 @@ def _where_it_ran() -> str:
     return f"{versions}; Python {about['python']}; {about['machine']}"
 
 
-def _matrix(run: Run) -> Table:
+def _matrices(run: Run) -> list[RenderableType]:
+    """The results of all targets, some of them side by side."""
+    starts = range(0, len(run.subjects), SIDE_BY_SIDE)
+    return [_matrix(run, run.subjects[start : start + SIDE_BY_SIDE]) for start in starts]
+
+
+def _matrix(run: Run, subjects: Sequence[Subject]) -> Table:
     groups = list(dict.fromkeys(result.group for result in run.results))
     table = Table()
     table.add_column("cases")
-    for subject in run.subjects:
+    for subject in subjects:
         table.add_column(Text(subject.name), justify="right", overflow="fold")
     for group in sorted(groups):
         cells = [
             _cell([r for r in run.results if r.target == subject.name and r.group == group])
-            for subject in run.subjects
+            for subject in subjects
         ]
         table.add_row(group, *cells)
     return table
