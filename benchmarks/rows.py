@@ -110,7 +110,7 @@ def _thrifty_engine(engine: str) -> tuple[Group, ...]:
             f"Keras on {engine} {work}: memory",
             "engines:training_memory",
             (Row(work, "efficient", "mode layers", ("layers",), 0.6),),
-            {"full": 2},
+            {"full": 1},
             arguments,
             "MB",
         ),

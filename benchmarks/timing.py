@@ -104,17 +104,28 @@ def _answer(sender: Any, function: str, arguments: dict[str, Any]) -> None:
         raise
 
 
-def peak_megabytes(work: Callable[[], object]) -> float:
+def peak_megabytes(work: Callable[[], object], first: Callable[[], object] | None = None) -> float:
     """How far the memory of this process rises above what it has now, at most, in MB.
+
+    Args:
+        first: is done before the peak is watched: what it needs for a moment is not counted, what
+            it leaves behind is.
 
     That is the peak of its resident set, which Linux keeps and lets be set back.
     """
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    _give_back()
     before = _status("VmRSS")
+    if first is not None:
+        first()
+        _give_back()
+    Path("/proc/self/clear_refs").write_text("5")
     work()
     return _status("VmHWM") - before
+
+
+def _give_back() -> None:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(field: str) -> float:
