@@ -157,7 +157,7 @@ class Emitter:
         return {} if layer_name(node.name) in self._layers else initializers(node, self._weights)
 
     def _conv(self, name: str, op: ops.Conv, initial: Mapping[str, Any]) -> Apply:
-        padding = _keras_padding(op)
+        padding = keras_padding(op)
         conv = self._sliding(
             "Conv",
             name,
@@ -175,7 +175,7 @@ class Emitter:
         return lambda x: conv(pad(x))
 
     def _max_pool(self, name: str, op: ops.MaxPool) -> Apply:
-        padding = _keras_padding(op)
+        padding = keras_padding(op)
         pool = self._sliding("MaxPooling", name, op.window, op.stride, padding=padding or "valid")
         if padding is not None:
             return _callable(pool)
@@ -196,7 +196,7 @@ def kind_of(model: Any) -> Any:
     return type(model) if "densespec" in type(model).__module__ else keras.Model
 
 
-def _keras_padding(op: ops.Conv | ops.MaxPool) -> str | None:
+def keras_padding(op: ops.Conv | ops.MaxPool) -> str | None:
     """Keras's name for an op's padding, or None where it has none and needs a layer of its own."""
     if op.padding == "same" or (
         op.stride == 1 and op.padding == tuple(((n - 1) // 2, n // 2) for n in op.window)

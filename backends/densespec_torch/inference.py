@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from densespec.graph import Graph
-from densespec.weights import Arrays
-from densespec.weights.layouts.torch_names import state_keys
 from densespec_torch.modules import DenseNet
 from densespec_torch.plan import Plan, Values
-from densespec_torch.tensors import to_numpy
+from densespec_torch.training import read_weights
 
 
 class PreparedDenseNet(DenseNet):
@@ -60,14 +58,15 @@ class PreparedDenseNet(DenseNet):
         """The plan of the present weights."""
         state = self._versions()
         if self._plan is None or state != self._made_from:
-            self._plan = Plan(self._graph, self._arrays(), self._like())
+            self._plan = Plan(self._graph, read_weights(self, self._graph), self._like())
             self._made_from = state
         return self._plan
 
     def folded(self) -> Folded:
         """The rewritten network in plain operators, with the present weights: to be compiled by
         ``torch.compile``, or exported."""
-        return Folded(Plan(self._graph, self._arrays(), self._like(), traced=True))
+        arrays = read_weights(self, self._graph)
+        return Folded(Plan(self._graph, arrays, self._like(), traced=True))
 
     def _versions(self) -> list[Any]:
         """Changes with every change of a parameter or buffer, in place or not.
@@ -89,10 +88,6 @@ class PreparedDenseNet(DenseNet):
 
     def _like(self) -> Tensor:
         return self.get_parameter(self._first)
-
-    def _arrays(self) -> Arrays:
-        state = self.state_dict()
-        return {name: to_numpy(state[key]) for name, key in state_keys(self._graph).items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the plan, which is made again: oneDNN's own tensors can't be copied."""

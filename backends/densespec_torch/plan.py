@@ -26,13 +26,13 @@ from densespec.graph import Graph, Node
 from densespec.passes import prepare
 from densespec.weights import Arrays
 from densespec_torch.layers import explicitly_padded, symmetric
+from densespec_torch.primitives import CONV
 from densespec_torch.tensors import to_numpy
 from densespec_torch.workspace import Buffer, Workspace
 
 Values = dict[str, Tensor]
 Apply = Callable[..., Tensor]
 
-_CONV: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _MAX_POOL: dict[int, Any] = {
     1: functional.max_pool1d,
     2: functional.max_pool2d,
@@ -233,7 +233,7 @@ class Plan:
 def _plain_conv(
     kernel: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, ...], relu: bool
 ) -> Apply:
-    conv = _CONV[kernel.dim() - 2]
+    conv = CONV[kernel.dim() - 2]
     if relu:
         return lambda x: conv(x, kernel, bias, stride, pads).relu_()
     return lambda x: conv(x, kernel, bias, stride, pads)

@@ -193,7 +193,7 @@ def _is_pointwise(kernel: Tensor) -> bool:
     return math.prod(kernel.shape[2:]) == 1
 
 
-_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+CONV: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 def conv(x: Tensor, arrays: Arrays, padding: tuple[int, ...]) -> Tensor:
@@ -202,7 +202,7 @@ def conv(x: Tensor, arrays: Arrays, padding: tuple[int, ...]) -> Tensor:
     if _is_pointwise(kernel):
         y = last(functional.conv2d(_flat(x), kernel.reshape(*kernel.shape[:2], 1, 1), bias))
         return y.reshape(*x.shape[:-1], y.shape[-1])
-    y = _CONV[len(padding)](first(x), kernel, bias, padding=padding)
+    y = CONV[len(padding)](first(x), kernel, bias, padding=padding)
     return last(y).contiguous()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from keras import ops as keras_ops
 
 from densespec import ops
+from densespec_keras.emitter import keras_padding
 
 Array = Any
 
@@ -28,13 +29,10 @@ def avg_pool(x: Array, op: ops.AvgPool) -> Array:
 
 def _padded(x: Array, op: ops.Conv | ops.MaxPool, value: float) -> tuple[Array, str]:
     """The input, padded where Keras has no word for an op's padding, and that word."""
-    if op.padding == "same" or (
-        op.stride == 1 and op.padding == tuple(((n - 1) // 2, n // 2) for n in op.window)
-    ):
-        return x, "same"
-    if any(map(any, op.padding)):
+    padding = keras_padding(op)
+    if padding is None:
         x = keras_ops.pad(x, [(0, 0), *op.padding, (0, 0)], constant_values=value)
-    return x, "valid"
+    return x, padding or "valid"
 
 
 def count(x: Array) -> Any:

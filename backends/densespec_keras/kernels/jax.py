@@ -17,6 +17,7 @@ from jax import lax
 
 from densespec import ops
 from densespec_keras.kernels import Features, Layers, Norm, Unit
+from densespec_keras.plan import is_pointwise
 
 Array = Any
 
@@ -157,13 +158,8 @@ _normalised.defvjp(_normalised_forward, _normalised_backward)
 # Convolutions
 
 
-def _is_product(op: ops.Conv) -> bool:
-    pads = op.padding == "same" or not any(map(any, op.padding))
-    return math.prod(op.window) == 1 and op.stride == 1 and pads
-
-
 def _convolved(x: Array, kernel: Array, op: ops.Conv) -> Array:
-    if _is_product(op):
+    if is_pointwise(op):
         return _product(x, kernel.reshape(kernel.shape[-2:]))
     spatial = "DHW"[3 - len(op.window) :]
     layout = f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"

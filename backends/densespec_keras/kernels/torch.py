@@ -15,10 +15,10 @@ from torch.nn import functional
 from densespec import ops
 from densespec_keras.kernels import Features, Layers, Norm, Unit, common
 from densespec_torch import blocks
+from densespec_torch.primitives import CONV
 
 Array = Any
 
-_CONV: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _POOL: dict[int, Any] = {
     1: functional.max_pool1d,
     2: functional.max_pool2d,
@@ -60,7 +60,7 @@ def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
     dims = len(op.window)
     padding = ops.resolve_padding(op.padding, x.shape[1:-1], op.window, op.stride)
     x, sides = _padded(_first(x), padding, 0.0)
-    return _last(_CONV[dims](x, _oihw(kernel), bias, op.stride, sides))
+    return _last(CONV[dims](x, _oihw(kernel), bias, op.stride, sides))
 
 
 def _oihw(kernel: Array) -> Array:
