@@ -282,8 +282,17 @@ def require(package: str, *, backend: str, extra: str) -> None:
     Raises:
         BackendUnavailable: it is not; the message names the extra to install.
     """
+    require_for(f"backend {backend!r}", package, extra=extra)
+
+
+def require_for(what: str, package: str, *, extra: str) -> None:
+    """Check that a package is installed that something needs, without importing it.
+
+    Raises:
+        BackendUnavailable: it is not; the message names the extra to install.
+    """
     if importlib.util.find_spec(package) is None:
         raise BackendUnavailable(
-            f"backend {backend!r} needs the package {package!r}, which is not installed: "
+            f"{what} needs the package {package!r}, which is not installed: "
             f"pip install 'densespec[{extra}]'"
         )

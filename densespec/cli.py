@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from densespec import __version__, cli_export, cli_train, cli_weights, rendering
 from densespec.backends import get_backend
 from densespec.building import build, save
 from densespec.catalogue import catalogue, resolve, variants
+from densespec.cli_shared import working
 from densespec.errors import DensespecError
 from densespec.files import SUFFIXES, schema, to_toml, write_spec
 from densespec.graph import Graph, lower
@@ -214,7 +213,7 @@ def build_command(
     if output is not None:
         _check_output(output)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _working(f"building {label} on {backend}"):
+    with working(f"building {label} on {backend}"):
         options["input_shape"] = _in_layout_of(backend, shape)
         start = time.perf_counter()
         model = build(spec, backend=backend, include_top=not no_top, **options)
@@ -362,17 +361,6 @@ def _in_layout_of(backend: str, shape: InputShape | None) -> InputShape | None:
     """A channels-first shape as the backend's models take it. Imports the framework."""
     channels_last = get_backend(backend).data_format(None) == "channels_last"
     return (*shape[1:], shape[0]) if shape and channels_last else shape
-
-
-@contextlib.contextmanager
-def _working(what: str) -> Iterator[None]:
-    """A spinner on stderr; what frameworks print goes there too, so that stdout stays clean."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(stderr=True)
-    with contextlib.redirect_stdout(sys.stderr), console.status(escape(what)):
-        yield
 
 
 cli_weights.register(main)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from densespec.cli_shared import parse_sizes, working
 
 if TYPE_CHECKING:
     from densespec.deploy import Exported
@@ -19,17 +18,6 @@ if TYPE_CHECKING:
 def register(group: click.Group) -> None:
     """Add this command to the command line."""
     group.add_command(export_command)
-
-
-def _parse_size(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    sizes = value.split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise click.BadParameter(f"{value!r} is not sizes, such as 224x224")
-    return tuple(map(int, sizes))
 
 
 @click.command("export", short_help="Write a network as ONNX, SavedModel, StableHLO or .pt2.")
@@ -44,7 +32,7 @@ def _parse_size(
     help="onnx, torch-export, saved-model, jax-export or mlir; by the suffix otherwise.",
 )
 @click.option(
-    "--size", callback=_parse_size, metavar="HxW", help="The one input size.  [default: any size]"
+    "--size", callback=parse_sizes, metavar="HxW", help="The one input size.  [default: any size]"
 )
 @click.option("--batch", type=click.IntRange(min=1), help="The one batch size.  [default: any]")
 @click.option(
@@ -96,7 +84,7 @@ def export_command(
     from densespec.deploy import export
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _working(f"exporting {model} to {output.name}"):
+    with working(f"exporting {model} to {output.name}"):
         done = export(
             model,
             output,
@@ -110,17 +98,6 @@ def export_command(
         click.echo(json.dumps(record, indent=2))
     else:
         _say(done, record)
-
-
-@contextlib.contextmanager
-def _working(what: str) -> Iterator[None]:
-    """A spinner on stderr; what frameworks print goes there too, so that stdout stays clean."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(stderr=True)
-    with contextlib.redirect_stdout(sys.stderr), console.status(escape(what)):
-        yield
 
 
 def _record(done: Exported) -> dict[str, Any]:

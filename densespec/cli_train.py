@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from densespec.cli_shared import parse_sizes
+
 if TYPE_CHECKING:
     from densespec.recipe import TrainingRecipe
     from densespec.training import Plan, RunResult
@@ -54,17 +56,6 @@ def recipes_command(name: str | None, as_json: bool) -> None:
             click.echo(f"{preset.name:20} {preset.about}")
 
 
-def _parse_sizes(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    sizes = value.split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise click.BadParameter(f"{value!r} is not sizes, such as 224x224")
-    return tuple(map(int, sizes))
-
-
 @click.command("train")
 @click.argument("spec", required=False)
 @click.option("--recipe", metavar="NAME|FILE", help="A named recipe, or a recipe file.")
@@ -101,7 +92,7 @@ def _parse_sizes(
     help="A dense layer with ReLU before the classifier; may be given again.",
 )
 @click.option("--classes", type=click.IntRange(min=1), help="Replaces the spec's classes.")
-@click.option("--size", callback=_parse_sizes, metavar="HxW", help="Bring images to this size.")
+@click.option("--size", callback=parse_sizes, metavar="HxW", help="Bring images to this size.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="The same as --set dtype=...")
 @click.option("--devices", type=click.IntRange(min=1), help="Split each batch among so many.")
 @click.option(

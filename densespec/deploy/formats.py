@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from densespec.backends import require_for
 from densespec.deploy.network import Options, Runner
-from densespec.errors import BackendUnavailable, DensespecError, UnknownName
+from densespec.errors import DensespecError, UnknownName
 from densespec.graph import Graph
 from densespec.weights import Arrays
 
@@ -67,11 +68,7 @@ class Format:
             BackendUnavailable: a package is missing; says what to install.
         """
         for package in self.packages:
-            if importlib.util.find_spec(package) is None:
-                raise BackendUnavailable(
-                    f"{self.about} needs the package {package!r}, which is not installed: "
-                    f"pip install 'densespec[{self.extra}]'"
-                )
+            require_for(self.about, package, extra=self.extra)
         module, _, attribute = self.exporter.partition(":")
         exporter: Exporter = getattr(importlib.import_module(module), attribute)
         return exporter
