@@ -26,7 +26,7 @@ from rich.table import Table
 from rows import GROUPS, Group, Row, Tier
 from timing import Figures, in_own_process
 
-from densespec.files import atomic_path
+from densespec.atomic import atomic_path
 
 
 @dataclass(frozen=True)

@@ -24,21 +24,22 @@ from densespec.building import load_weights as load_weights
 from densespec.building import optimize as optimize
 from densespec.building import read_weights as read_weights
 from densespec.building import save as save
-from densespec.catalogue import catalogue as catalogue
-from densespec.catalogue import get as get
-from densespec.catalogue import variants as variants
 from densespec.errors import DensespecError as DensespecError
-from densespec.files import read_spec as read_spec
-from densespec.files import write_spec as write_spec
-from densespec.graph import Graph as Graph
-from densespec.graph import lower as lower
-from densespec.initial import initial_weights as initial_weights
-from densespec.recipe import TrainingRecipe as TrainingRecipe
-from densespec.recipes import get_recipe as get_recipe
-from densespec.recipes import presets as presets
-from densespec.recipes import read_recipe as read_recipe
-from densespec.recipes import write_recipe as write_recipe
-from densespec.spec import DenseNetSpec as DenseNetSpec
+from densespec.network.catalogue import catalogue as catalogue
+from densespec.network.catalogue import get as get
+from densespec.network.catalogue import variants as variants
+from densespec.network.files import read_spec as read_spec
+from densespec.network.files import write_spec as write_spec
+from densespec.network.graph import Graph as Graph
+from densespec.network.graph import lower as lower
+from densespec.network.initial import initial_weights as initial_weights
+from densespec.network.spec import DenseNetSpec as DenseNetSpec
+from densespec.recipes.presets import get_recipe as get_recipe
+from densespec.recipes.presets import presets as presets
+from densespec.recipes.presets import read_recipe as read_recipe
+from densespec.recipes.presets import write_recipe as write_recipe
+from densespec.recipes.recipe import TrainingRecipe as TrainingRecipe
+from densespec.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from densespec.deploy import export as export
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from densespec.weights.convert import convert as convert
     from densespec.weights.convert import open_weights as open_weights
 
-__version__ = "0.1.0"
 
 # Imported on first use, to keep ``import densespec`` fast.
 _LATE = {

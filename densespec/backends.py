@@ -15,11 +15,11 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from densespec.errors import BackendUnavailable, UnknownName
-from densespec.graph import Graph
-from densespec.ops import Dense
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays
+from densespec.errors import BackendUnavailable, PackageMissing, UnknownName
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.network.ops import Dense
+from densespec.recipes.recipe import TrainingRecipe
 
 GROUP = "densespec.backends"
 
@@ -219,7 +219,8 @@ def get_backend(name: str) -> Backend:
 
     Raises:
         UnknownName: no package offers it, or it has no such mode; the message suggests near names.
-        BackendUnavailable: its framework, or its own module, is not there.
+        PackageMissing: its framework is not installed; says what to install.
+        BackendUnavailable: its own module, or the attribute, is not there.
     """
     name, mode = split_mode(name)
     backend = _from_module(name) if ":" in name else _published(name)
@@ -270,29 +271,7 @@ def _from_module(name: str) -> Backend:
 def _loaded(name: str, load: Callable[[], Any]) -> Backend:
     try:
         return cast(Backend, load())
-    except BackendUnavailable:
+    except (BackendUnavailable, PackageMissing):
         raise
     except (ImportError, AttributeError) as error:
         raise BackendUnavailable(f"backend {name!r} can't be loaded: {error}") from error
-
-
-def require(package: str, *, backend: str, extra: str) -> None:
-    """Check that a backend's framework is installed, without importing it.
-
-    Raises:
-        BackendUnavailable: it is not; the message names the extra to install.
-    """
-    require_for(f"backend {backend!r}", package, extra=extra)
-
-
-def require_for(what: str, package: str, *, extra: str) -> None:
-    """Check that a package is installed that something needs, without importing it.
-
-    Raises:
-        BackendUnavailable: it is not; the message names the extra to install.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise BackendUnavailable(
-            f"{what} needs the package {package!r}, which is not installed: "
-            f"pip install 'densespec[{extra}]'"
-        )

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from densespec.backends import DataFormat, get_backend, with_mode
-from densespec.catalogue import SpecLike, resolve
 from densespec.errors import DensespecError, SpecError, WeightsError
-from densespec.graph import Graph, Pooling, freeze, lower
-from densespec.initial import initial_weights
-from densespec.spec import DenseNetSpec
-from densespec.weights import Arrays, check_weights
+from densespec.network.arrays import Arrays, check_weights
+from densespec.network.catalogue import SpecLike, resolve
+from densespec.network.graph import Graph, Pooling, freeze, lower
+from densespec.network.initial import initial_weights
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
 
 HEAD = ("classifier.", "head")
@@ -88,7 +88,7 @@ def build(
     Raises:
         UnknownName: no such variant, backend, mode or part.
         SpecError: a spec or an input shape that breaks a constraint.
-        BackendUnavailable: the framework is not installed; says what to install.
+        PackageMissing: the framework is not installed; says what to install.
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: weights that do not fit.
     """

@@ -56,8 +56,27 @@ class UnknownName(DensespecError, LookupError):
         return type(self), self._arguments
 
 
+class PackageMissing(DensespecError, ImportError):
+    """A package that something needs is not installed.
+
+    Attributes:
+        package: the name by which it is imported.
+        extra: the extra of densespec that installs it.
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package!r}, which is not installed: "
+            f"pip install 'densespec[{extra}]'"
+        )
+        self._what, self.package, self.extra = what, package, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._what, self.package, self.extra)
+
+
 class BackendUnavailable(DensespecError, ImportError):
-    """A backend's framework is not installed."""
+    """A backend can't be loaded."""
 
 
 class Untrainable(DensespecError, ValueError):

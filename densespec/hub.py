@@ -23,14 +23,16 @@ from typing import Any
 
 import numpy as np
 
+from densespec.atomic import atomic_path
 from densespec.backends import get_backend
 from densespec.building import build, origin_of
-from densespec.catalogue import catalogue
-from densespec.errors import BackendUnavailable, DensespecError, WeightsError, shown
-from densespec.files import atomic_path, spec_from_json, to_json
-from densespec.graph import Graph
-from densespec.spec import DenseNetSpec
-from densespec.weights import check_weights
+from densespec.errors import DensespecError, WeightsError, shown
+from densespec.installed import require
+from densespec.network.arrays import check_weights
+from densespec.network.catalogue import catalogue
+from densespec.network.files import spec_from_json, to_json
+from densespec.network.graph import Graph
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.containers import SUFFIXES, write_file
 from densespec.weights.convert import nearest_variant, open_weights
 from densespec.weights.layouts import canonical
@@ -128,7 +130,7 @@ def from_pretrained(
 
     Raises:
         WeightsError: there is no such path or repository, no weight file in it, or it does not fit.
-        BackendUnavailable: the backend's framework, or for the Hub huggingface_hub, is missing.
+        PackageMissing: the backend's framework, or for the Hub huggingface_hub, is missing.
     """
     file, config = _locate(path_or_hub_id, revision, token)
     with open_weights(file, otherwise=_spec_in(config)) as found:
@@ -208,13 +210,8 @@ def _downloaded(repo_id: str, revision: str | None, token: str | None) -> Path:
 
 
 def _huggingface_hub(why: str) -> ModuleType:
-    try:
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"{why}, which needs the package huggingface_hub: pip install 'densespec[hub]' "
-            f"({error})"
-        ) from error
+    require(f"{why}, which", "huggingface_hub", extra="hub")
+    return importlib.import_module("huggingface_hub")
 
 
 def _json(text: str, path: Path) -> dict[str, Any]:
@@ -312,7 +309,7 @@ def push_to_hub(
     """Upload a built model to the Hub, whose repository is made if there is none. Gives its URL.
 
     Raises:
-        BackendUnavailable: huggingface_hub is not installed.
+        PackageMissing: huggingface_hub is not installed.
         WeightsError, DensespecError: as for :func:`save_pretrained`.
     """
     hub = _huggingface_hub("the model is to be uploaded to the Hub")

@@ -15,10 +15,10 @@ from densespec.building import (
     spec_of_file,
     weights_for,
 )
-from densespec.catalogue import SpecLike, resolve
-from densespec.graph import freeze, lower
-from densespec.initial import initial_weights
-from densespec.spec import DenseNetSpec
+from densespec.network.catalogue import SpecLike, resolve
+from densespec.network.graph import freeze, lower
+from densespec.network.initial import initial_weights
+from densespec.network.spec import DenseNetSpec
 
 
 def transfer(

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_images
 
+from densespec.atomic import atomic_path
 from densespec.data import Batches, Normalisation, Split
 from densespec.data.augment import centred
-from densespec.files import atomic_path
 
 PATH = Path(__file__).parent / "images" / "augmentation.png"
 EPOCHS = 6

@@ -15,15 +15,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from densespec import reference
-from densespec.catalogue import get
-from densespec.fields import plain
-from densespec.files import atomic_path, schema
-from densespec.graph import Node, lower
-from densespec.ops import Shape, weights_of
-from densespec.recipe import TrainingRecipe
-from densespec.recipes import presets
-from densespec.spec import DenseNetSpec
+from densespec.atomic import atomic_path
+from densespec.network.catalogue import get
+from densespec.network.fields import plain
+from densespec.network.files import schema
+from densespec.network.graph import Node, lower
+from densespec.network.ops import Shape, weights_of
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.presets import presets
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference import kernels as reference
+from densespec.reference.model import ReferenceModel
 
 DOCS = Path(__file__).parent
 
@@ -101,8 +103,8 @@ def constraints() -> str:
         kind.__name__: type(kernel) for kind, kernel in reference.KERNELS.items()
     }
     sources["the loss"] = reference.cross_entropy
-    sources["a network"] = reference.ReferenceModel._check_input
-    sources["a training step"] = reference.ReferenceModel.loss_and_gradients
+    sources["a network"] = ReferenceModel.check_input
+    sources["a training step"] = ReferenceModel.loss_and_gradients
     rows = []
     for where, source in sources.items():
         for number, text in re.findall(r"^(O\d+): (.+?)(?=\n\n|\Z)", _doc(source), re.M | re.S):

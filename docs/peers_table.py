@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 import densespec
+from densespec.atomic import atomic_path
 from densespec.backends import get_backend
-from densespec.files import atomic_path
-from densespec.spec import DenseNetSpec
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.convert import TRAINING_ONLY, open_weights, spec_differences
 from tests.peers.networks import FEATURES, PEERS, Peer, difference
 

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from densespec.catalogue import get
-from densespec.files import atomic_path
-from densespec.spec import DenseNetSpec
+from densespec.atomic import atomic_path
+from densespec.network.catalogue import get
+from densespec.network.spec import DenseNetSpec
+from densespec_conformance.asking.requests import Description
+from densespec_conformance.asking.subject import Subject
 from densespec_conformance.cases.network import network_cases
-from densespec_conformance.requests import Description
-from densespec_conformance.runner import Ended, Observer, Plan, Result, run
-from densespec_conformance.subject import Subject
+from densespec_conformance.running.runner import Ended, Observer, Plan, Result, run
 from docs.peers_table import markdown
 from tests.peers.networks import KERAS
 

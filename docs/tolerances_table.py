@@ -11,19 +11,19 @@ from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from densespec.atomic import atomic_path
 from densespec.backends import backends
-from densespec.catalogue import get
-from densespec.files import atomic_path
-from densespec.graph import lower
-from densespec_conformance.case import Outcome
+from densespec.network.catalogue import get
+from densespec.network.graph import lower
+from densespec_conformance.answering.target import ProcessTarget, Target
+from densespec_conformance.asking.questions import images, random_weights
+from densespec_conformance.asking.requests import Forward, Network, Train, Unsupported
 from densespec_conformance.cases import float32_step, forward, precision, training
-from densespec_conformance.compare import Unsupported, assert_close, assert_same_steps
-from densespec_conformance.data import images, random_weights
-from densespec_conformance.expected import Reference, given_in
-from densespec_conformance.requests import Forward, Network, Train
-from densespec_conformance.rounding import ARITHMETIC
-from densespec_conformance.target import ProcessTarget, Target
-from densespec_conformance.tolerance import Bounds
+from densespec_conformance.judging.compare import assert_close, assert_same_steps
+from densespec_conformance.judging.expected import Reference, given_in
+from densespec_conformance.judging.outcome import Outcome
+from densespec_conformance.judging.rounding import ARITHMETIC
+from densespec_conformance.judging.tolerance import Bounds
 
 PAGE = Path(__file__).with_name("tolerances.md")
 DTYPES = ("float64", "float32", "bfloat16", "float16")

@@ -35,8 +35,8 @@ from rich.progress import (
 from rich.table import Table
 
 from densespec import DenseNetSpec, TrainingRecipe
+from densespec.atomic import atomic_path
 from densespec.data import Batches, load
-from densespec.files import atomic_path
 from densespec.weights.checkpoint import TrainingState, read_checkpoint
 
 BACKENDS = ("tensorflow", "torch", "jax", "torch.nn")

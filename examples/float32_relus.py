@@ -15,8 +15,8 @@ from rich.table import Table
 
 from densespec import TrainingRecipe, initial_weights, lower
 from densespec.data import Batches, load
-from densespec.ops import Relu
-from densespec.reference import ReferenceModel
+from densespec.network.ops import Relu
+from densespec.reference.model import ReferenceModel
 
 STEPS = 8
 

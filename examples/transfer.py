@@ -22,8 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from densespec import DenseNetSpec, TrainingRecipe
+from densespec.atomic import atomic_path
 from densespec.data import Dataset, Split, load
-from densespec.files import atomic_path
 from densespec.training import train
 
 KNOWN, NEW = range(7), range(7, 10)

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from densespec.numpy_backend import NumpyBackend
+from densespec.reference.backend import NumpyBackend
 
 
 @dataclass(frozen=True)

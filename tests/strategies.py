@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from densespec.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
+from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
 
 unhurried = settings(deadline=None)
 """No time limit on one example: a busy machine misses any."""

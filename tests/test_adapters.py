@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from densespec.errors import DensespecError
-from densespec.files import to_json, write_spec
-from densespec.graph import lower
-from densespec_conformance.adapters.constructor import ConstructorError, parse
-from densespec_conformance.case import Outcome
+from densespec.network.files import to_json, write_spec
+from densespec.network.graph import lower
+from densespec_conformance.answering.target import LocalTarget, TargetError
+from densespec_conformance.asking.constructor import ConstructorError, parse
+from densespec_conformance.asking.questions import random_weights
+from densespec_conformance.asking.requests import About, Forward, Network, ReadWeights, Unsupported
+from densespec_conformance.asking.subject import input_size_of, subject_of
 from densespec_conformance.cases.network import Question, natural_size, network_cases
-from densespec_conformance.compare import Mismatch, Unsupported
-from densespec_conformance.data import random_weights
-from densespec_conformance.expected import Reference
-from densespec_conformance.requests import About, Forward, Network, ReadWeights
-from densespec_conformance.subject import input_size_of, subject_of
-from densespec_conformance.target import LocalTarget, TargetError
+from densespec_conformance.judging.compare import Mismatch
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.judging.outcome import Outcome
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 

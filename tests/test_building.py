@@ -16,19 +16,21 @@ import numpy as np
 import pytest
 
 import densespec
-from densespec.backends import GROUP, Backend, backends, get_backend, require
+from densespec.backends import GROUP, Backend, backends, get_backend
 from densespec.building import Origin, build, load_weights, origin_of, read_weights, save
 from densespec.errors import (
     BackendUnavailable,
     DensespecError,
+    PackageMissing,
     SpecError,
     UnknownName,
     WeightsError,
 )
-from densespec.graph import Graph, lower
-from densespec.initial import initial_weights
-from densespec.numpy_backend import BACKEND as NUMPY
-from densespec.reference import ReferenceModel
+from densespec.installed import require
+from densespec.network.graph import Graph, lower
+from densespec.network.initial import initial_weights
+from densespec.reference.backend import BACKEND as NUMPY
+from densespec.reference.model import ReferenceModel
 from densespec.weights.checkpoint import read_checkpoint
 from tests.strategies import named, tiny
 
@@ -474,9 +476,9 @@ def test_a_backend_like_no_other_lists_them_all() -> None:
 
 
 def test_a_backend_that_is_not_published_is_named_by_module_and_attribute() -> None:
-    model = build(tiny(), backend="densespec.numpy_backend:BACKEND")
+    model = build(tiny(), backend="densespec.reference.backend:BACKEND")
     assert isinstance(model, ReferenceModel)
-    assert origin_of(model).backend == "densespec.numpy_backend:BACKEND"
+    assert origin_of(model).backend == "densespec.reference.backend:BACKEND"
     assert _same_bits(read_weights(model), read_weights(_numpy()))
 
 
@@ -485,9 +487,12 @@ def test_a_backend_that_is_not_published_is_named_by_module_and_attribute() -> N
     named(
         "{0} {1}",
         ("densespec.absent:BACKEND", "can't be loaded: No module named 'densespec.absent'"),
-        ("densespec.numpy_backend:ABSENT", "can't be loaded: module .* has no attribute 'ABSENT'"),
+        (
+            "densespec.reference.backend:ABSENT",
+            "can't be loaded: module .* has no attribute 'ABSENT'",
+        ),
         (":BACKEND", "is not of the form 'module:attribute'"),
-        ("densespec.numpy_backend:", "is not of the form 'module:attribute'"),
+        ("densespec.reference.backend:", "is not of the form 'module:attribute'"),
         ("..numpy_backend:BACKEND", "is not of the form 'module:attribute'"),
         ("C:\\backend.py", "is not of the form 'module:attribute'"),
     ),
@@ -503,7 +508,7 @@ def test_a_backend_that_can_not_be_loaded_says_why(name: str, reason: str) -> No
     ("target", "reason"),
     [
         ("densespec_absent:BACKEND", "No module named 'densespec_absent'"),
-        ("densespec.numpy_backend:ABSENT", "has no attribute 'ABSENT'"),
+        ("densespec.reference.backend:ABSENT", "has no attribute 'ABSENT'"),
     ],
     ids=["its module is gone", "its attribute is gone"],
 )
@@ -534,19 +539,19 @@ MISSING = (
 
 @pytest.mark.usefixtures("without_torch")
 def test_a_missing_framework_says_what_to_install() -> None:
-    with pytest.raises(BackendUnavailable) as caught:
-        require("torch", backend="torch.nn", extra="torch")
+    with pytest.raises(PackageMissing) as caught:
+        require("backend 'torch.nn'", "torch", extra="torch")
     assert str(caught.value) == MISSING
 
 
 @pytest.mark.usefixtures("without_torch")
 def test_building_on_a_missing_framework_says_what_to_install() -> None:
-    with pytest.raises(BackendUnavailable) as caught:
+    with pytest.raises(PackageMissing) as caught:
         build(tiny(), backend="torch.nn")
     assert str(caught.value) == MISSING
 
 
 def test_a_framework_that_is_there_is_not_imported_to_find_out() -> None:
     assert "this" not in sys.modules
-    require("this", backend="mine", extra="mine")
+    require("mine", "this", extra="mine")
     assert "this" not in sys.modules

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from densespec.catalogue import catalogue, get, resolve, variants
 from densespec.errors import UnknownName
-from densespec.files import SpecFileError, write_spec
-from densespec.graph import Count, lower
-from densespec.spec import DenseNetSpec
+from densespec.network.catalogue import catalogue, get, resolve, variants
+from densespec.network.files import SpecFileError, write_spec
+from densespec.network.graph import Count, lower
+from densespec.network.spec import DenseNetSpec
 from tests.strategies import named, tiny
 
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densespec.errors import WeightsError
-from densespec.files import to_json
-from densespec.graph import Graph, lower
-from densespec.initial import initial_weights
-from densespec.spec import DenseNetSpec
-from densespec.weights import check_weights
+from densespec.network.arrays import check_weights
+from densespec.network.files import to_json
+from densespec.network.graph import Graph, lower
+from densespec.network.initial import initial_weights
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.strategies import specs, tiny, unhurried
 

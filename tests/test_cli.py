@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 import densespec
 from densespec.cli import main
-from densespec.files import schema
-from densespec.numpy_backend import NumpyBackend
+from densespec.network.files import schema
+from densespec.reference.backend import NumpyBackend
 from densespec.weights.checkpoint import read_checkpoint
 
 COMMANDS = ("list", "describe", "build", "draw", "spec", "schema")
@@ -204,7 +204,7 @@ def test_build_counts_on_the_numpy_model() -> None:
     built = record("build", "densenet-40-12", "--backend", "numpy")
     assert built["parameters"] == COUNTS_40_12
     assert built["backend"] == "numpy"
-    assert built["model"] == "densespec.reference.ReferenceModel"
+    assert built["model"] == "densespec.reference.model.ReferenceModel"
     assert built["input"] == [3, None, None]
     assert built["seconds"] >= 0
 
@@ -221,7 +221,7 @@ def test_build_shows_what_it_built(small: Path) -> None:
     built = record("build", small, "--backend", "numpy")["parameters"]
     text = output("build", small, "--backend", "numpy")
     assert "small on numpy" in text
-    assert "densespec.reference.ReferenceModel" in text
+    assert "densespec.reference.model.ReferenceModel" in text
     for count in built.values():
         assert f"{count:,}" in text
 
@@ -330,7 +330,10 @@ def test_draw_without_matplotlib_names_the_extra(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("draw", "densenet-40-12", "-o", tmp_path / "net.svg")
     assert result.exit_code == 1
-    assert result.stderr == "error: drawing needs matplotlib: pip install 'densespec[draw]'\n"
+    assert (
+        result.stderr
+        == "error: drawing needs the package 'matplotlib', which is not installed: pip install 'densespec[draw]'\n"
+    )
 
 
 # spec and schema

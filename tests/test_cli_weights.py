@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 
 from densespec import get
 from densespec.cli import main
-from densespec.files import write_spec
-from densespec.graph import lower
+from densespec.network.files import write_spec
+from densespec.network.graph import lower
 from densespec.weights.checkpoint import read_checkpoint, write_checkpoint
 from densespec.weights.convert import open_weights
 from densespec.weights.layouts import layouts

@@ -23,8 +23,8 @@ import safetensors.numpy
 import densespec
 from densespec import DenseNetSpec, TrainingRecipe, get
 from densespec.errors import SpecError, UnknownName, WeightsError
-from densespec.graph import lower
-from densespec.initial import initial_weights
+from densespec.network.graph import lower
+from densespec.network.initial import initial_weights
 from densespec.weights import containers
 from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from densespec.weights.containers import open_file
@@ -774,7 +774,7 @@ import keras
 import numpy as np
 from hypothesis import given, settings, strategies as st
 import densespec_keras
-from densespec.graph import lower
+from densespec.network.graph import lower
 from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.convert import convert, open_weights, spec_differences
 from tests.strategies import specs

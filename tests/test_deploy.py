@@ -20,19 +20,19 @@ from densespec.deploy.check import TOLERANCES, WrongExport
 from densespec.deploy.formats import FORMATS, Format, format_of
 from densespec.deploy.network import Options, optimized, smallest_size
 from densespec.errors import (
-    BackendUnavailable,
     DensespecError,
+    PackageMissing,
     SpecError,
     UnknownName,
     WeightsError,
 )
-from densespec.files import spec_from_json
-from densespec.graph import lower
-from densespec.ops import BatchNorm
-from densespec.reference import ReferenceModel
+from densespec.network.files import spec_from_json
+from densespec.network.graph import lower
+from densespec.network.ops import BatchNorm
+from densespec.reference.model import ReferenceModel
 from densespec.weights.checkpoint import write_checkpoint
+from densespec_conformance.asking.questions import images, random_weights, with_variances
 from densespec_conformance.cases.forward import ROWS, SMALL, Row
-from densespec_conformance.data import images, random_weights, with_variances
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -328,7 +328,7 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     extra = FORMATS[name].extra
-    with pytest.raises(BackendUnavailable, match=rf"pip install 'densespec\[{extra}\]'"):
+    with pytest.raises(PackageMissing, match=rf"pip install 'densespec\[{extra}\]'"):
         FORMATS[name].load()
 
 

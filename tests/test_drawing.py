@@ -13,7 +13,7 @@ import pytest
 
 import densespec
 from densespec import DenseNetSpec, Graph, lower
-from densespec.drawing import SUFFIXES, draw
+from densespec.network.drawing import SUFFIXES, draw
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -301,7 +301,7 @@ def test_settings_of_the_user_change_nothing(tmp_path: Path) -> None:
 def test_drawing_imports_no_pyplot(tmp_path: Path) -> None:
     code = (
         "import sys, densespec\n"
-        "from densespec.drawing import draw\n"
+        "from densespec.network.drawing import draw\n"
         "assert 'matplotlib' not in sys.modules\n"
         "draw(densespec.lower(densespec.get('densenet-40-12'), (32, 32)), sys.argv[1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

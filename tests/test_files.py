@@ -17,10 +17,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from densespec.atomic import atomic_path
 from densespec.errors import DensespecError, SpecError, UnknownName
-from densespec.files import (
+from densespec.network.files import (
     SpecFileError,
-    atomic_path,
     read_spec,
     schema,
     spec_from_json,
@@ -29,7 +29,7 @@ from densespec.files import (
     to_toml,
     write_spec,
 )
-from densespec.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
+from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
 from tests.strategies import named, specs, tiny, unhurried
 
 SCHEMA_FILE = Path(__file__).parents[1] / "docs" / "spec.schema.json"

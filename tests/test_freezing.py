@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from densespec.errors import UnknownName
-from densespec.graph import Graph, freeze, lower, split
-from densespec.initial import initial_weights
-from densespec.ops import Input
-from densespec.recipe import TrainingRecipe
-from densespec.reference import ReferenceModel
+from densespec.network.graph import Graph, freeze, lower, split
+from densespec.network.initial import initial_weights
+from densespec.network.ops import Input
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.model import ReferenceModel
 from tests.strategies import tiny
 
 SPEC = tiny(blocks=(1, 2), dropout_rate=0.3, head_units=(5,), classes=3)

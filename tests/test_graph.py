@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densespec import ops
-from densespec.catalogue import get, variants
 from densespec.errors import SpecError
-from densespec.graph import Graph, lower
-from densespec.ops import (
+from densespec.network import ops
+from densespec.network.catalogue import get, variants
+from densespec.network.graph import Graph, lower
+from densespec.network.ops import (
     AvgPool,
     BatchNorm,
     Concat,
@@ -35,7 +35,7 @@ from densespec.ops import (
     resolve_padding,
     weights_of,
 )
-from densespec.spec import DenseNetSpec
+from densespec.network.spec import DenseNetSpec
 from tests.strategies import named, specs, tiny, unhurried
 
 

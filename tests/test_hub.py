@@ -16,7 +16,7 @@ import safetensors
 
 import densespec
 from densespec import get
-from densespec.errors import BackendUnavailable, DensespecError, SpecError, WeightsError
+from densespec.errors import DensespecError, PackageMissing, SpecError, WeightsError
 from densespec.hub import (
     IMAGENET,
     Preprocessing,
@@ -375,9 +375,9 @@ def test_without_huggingface_hub_the_error_names_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(BackendUnavailable, match=r"me/net is no path here.*densespec\[hub\]"):
+    with pytest.raises(PackageMissing, match=r"me/net is no path here.*densespec\[hub\]"):
         from_pretrained("me/net", backend="numpy")
-    with pytest.raises(BackendUnavailable, match=r"uploaded.*pip install 'densespec\[hub\]'"):
+    with pytest.raises(PackageMissing, match=r"uploaded.*pip install 'densespec\[hub\]'"):
         push_to_hub(built(tiny()), "me/net")
 
 

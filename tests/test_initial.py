@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from densespec.catalogue import get, variants
-from densespec.graph import lower
-from densespec.initial import initial_weights
-from densespec.spec import DenseNetSpec
+from densespec.network.catalogue import get, variants
+from densespec.network.graph import lower
+from densespec.network.initial import initial_weights
+from densespec.network.spec import DenseNetSpec
 from tests.strategies import named, specs, tiny, unhurried
 
 WIDE = DenseNetSpec(blocks=(1,), growth_rate=256, stem_width=512, conv_bias=True, classes=500)

@@ -123,7 +123,7 @@ def find_spec(name, package=None):
 importlib.util.find_spec = find_spec
 try:
     densespec.build("densenet121", backend={engine!r})
-except densespec.errors.BackendUnavailable as error:
+except densespec.errors.PackageMissing as error:
     print(error)
 """
     message = run_code(code)

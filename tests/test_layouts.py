@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from densespec import DenseNetSpec, get
 from densespec.errors import DensespecError, UnknownName, WeightsError
-from densespec.graph import lower
+from densespec.network.graph import lower
 from densespec.weights.evidence import common_compression, inferred_fields, spec_from
 from densespec.weights.layouts import (
     Layout,

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from densespec import ops
-from densespec.catalogue import get
 from densespec.errors import SpecError
-from densespec.graph import Graph, lower
-from densespec.initial import initial_weights
-from densespec.passes import prepare
-from densespec.reference import ReferenceModel
-from densespec.spec import DenseNetSpec
-from densespec.weights import Arrays
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.catalogue import get
+from densespec.network.graph import Graph, lower
+from densespec.network.initial import initial_weights
+from densespec.network.passes import prepare
+from densespec.network.spec import DenseNetSpec
+from densespec.reference.model import ReferenceModel
 from tests.strategies import specs, unhurried
 
 SMALL = get("densenet121").replace(blocks=(2, 2), growth_rate=3, bottleneck_width=2, classes=4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from densespec.errors import SpecError
-from densespec.recipe import TrainingRecipe
+from densespec.recipes.recipe import TrainingRecipe
 from tests.strategies import named
 
 FIELDS = dataclasses.fields(TrainingRecipe)

@@ -9,9 +9,9 @@ import pytest
 
 import densespec
 from densespec.errors import SpecError, UnknownName
-from densespec.files import SpecFileError, from_json, from_toml, to_json, to_toml
-from densespec.recipe import TrainingRecipe
-from densespec.recipes import presets
+from densespec.network.files import SpecFileError, from_json, from_toml, to_json, to_toml
+from densespec.recipes.presets import presets
+from densespec.recipes.recipe import TrainingRecipe
 from tests.strategies import tiny
 
 PUBLISHED: dict[str, dict[str, Any]] = {

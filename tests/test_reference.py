@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from densespec import ops
 from densespec.errors import UnknownName, WeightsError
-from densespec.graph import Graph, lower
-from densespec.initial import initial_weights
-from densespec.ops import (
+from densespec.network import ops
+from densespec.network.graph import Graph, lower
+from densespec.network.initial import initial_weights
+from densespec.network.ops import (
     Affine,
     AvgPool,
     BatchNorm,
@@ -30,9 +30,10 @@ from densespec.ops import (
     Relu,
     Softmax,
 )
-from densespec.recipe import TrainingRecipe
-from densespec.reference import KERNELS, Context, OpError, ReferenceModel, cross_entropy
-from densespec.spec import DenseNetSpec
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.kernels import KERNELS, Context, OpError, cross_entropy
+from densespec.reference.model import ReferenceModel
 from tests.strategies import tiny
 
 Array = np.ndarray

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 
 from densespec.errors import DensespecError, SpecError, UnknownName, shown
-from densespec.files import spec_from_json, spec_from_toml, to_json, to_toml
-from densespec.graph import lower
-from densespec.spec import DenseNetSpec
+from densespec.network.files import spec_from_json, spec_from_toml, to_json, to_toml
+from densespec.network.graph import lower
+from densespec.network.spec import DenseNetSpec
 from tests.strategies import named, specs, tiny, unhurried
 
 INF, NAN = math.inf, math.nan

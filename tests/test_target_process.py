@@ -14,15 +14,14 @@ from typing import Any
 import pytest
 
 from densespec import DenseNetSpec
-from densespec_conformance import environment
-from densespec_conformance.compare import Unsupported
-from densespec_conformance.requests import Network, ReadWeights
-from densespec_conformance.target import (
+from densespec_conformance.answering import environment
+from densespec_conformance.answering.target import (
     ProcessTarget,
     TargetError,
     TargetOutOfMemory,
     TargetTimeout,
 )
+from densespec_conformance.asking.requests import Network, ReadWeights, Unsupported
 
 SPEC = DenseNetSpec(blocks=(1,), growth_rate=2)
 ASKED = ReadWeights(Network(SPEC))

@@ -564,7 +564,7 @@ sys.modules["torch"] = None
 import densespec
 try:
     densespec.build("densenet121", backend="torch.nn")
-except densespec.errors.BackendUnavailable as error:
+except densespec.errors.PackageMissing as error:
     print(error)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

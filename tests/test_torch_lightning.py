@@ -17,8 +17,8 @@ import pytest
 import densespec
 from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
-from densespec.graph import Graph, freeze, lower
-from densespec.initial import initial_weights
+from densespec.network.graph import Graph, freeze, lower
+from densespec.network.initial import initial_weights
 from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")

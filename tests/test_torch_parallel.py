@@ -13,9 +13,9 @@ import pytest
 from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
 from densespec.errors import WeightsError
-from densespec.graph import Graph, freeze, lower
-from densespec.initial import initial_weights
-from densespec.ops import Dropout
+from densespec.network.graph import Graph, freeze, lower
+from densespec.network.initial import initial_weights
+from densespec.network.ops import Dropout
 from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -129,7 +129,7 @@ import sys
 import numpy as np
 import densespec
 from densespec.backends import get_backend
-from densespec.graph import freeze, lower
+from densespec.network.graph import freeze, lower
 from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from densespec_torch import distributed
 

@@ -14,9 +14,9 @@ import densespec
 from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
 from densespec.errors import WeightsError
-from densespec.graph import Graph, freeze, lower, split
-from densespec.initial import initial_weights
-from densespec.ops import Dropout
+from densespec.network.graph import Graph, freeze, lower, split
+from densespec.network.initial import initial_weights
+from densespec.network.ops import Dropout
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn

@@ -9,8 +9,8 @@ import pytest
 
 import densespec
 from densespec.errors import UnknownName, WeightsError
-from densespec.graph import lower
-from densespec.initial import initial_weights
+from densespec.network.graph import lower
+from densespec.network.initial import initial_weights
 from tests.strategies import tiny
 
 SPEC = tiny(classes=7)

@@ -12,9 +12,9 @@ import numpy as np
 
 from densespec.backends import LAYERS, DataFormat, ParallelTrainer, with_mode
 from densespec.errors import Untrainable
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
 from densespec_keras.engine import keras_on
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from densespec import ops
-from densespec.graph import Graph, Node
+from densespec.network import ops
+from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.layers import BatchNormalization, BiasedSynchronised, Dropout
 from densespec_keras.variables import initializers

@@ -6,19 +6,19 @@ import os
 import sys
 from typing import Any
 
-from densespec.backends import require
 from densespec.errors import EngineConflict
+from densespec.installed import require
 
 
 def keras_on(engine: str) -> Any:
     """The ``keras`` module, running on ``engine``.
 
     Raises:
-        BackendUnavailable: Keras or the engine is not installed.
+        PackageMissing: Keras or the engine is not installed.
         EngineConflict: Keras already runs on another engine in this process.
     """
     for package in ("keras", engine):
-        require(package, backend=engine, extra=engine)
+        require(f"backend {engine!r}", package, extra=engine)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = engine
     import keras

@@ -12,8 +12,8 @@ import numpy as np
 from densespec.backends import get_backend
 from densespec.deploy.formats import Loader
 from densespec.deploy.network import SIZE_NAMES, Options, Runner, optimized, smallest_size
-from densespec.graph import Graph
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """That JAX may run a serialized network on."""

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from densespec.recipe import TrainingRecipe
+from densespec.recipes.recipe import TrainingRecipe
 
 
 @keras.saving.register_keras_serializable(package="densespec")

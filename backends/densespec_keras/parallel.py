@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
 from densespec_keras import variables
 from densespec_keras.running import as_input
 from densespec_keras.training import KerasTrainer, Kind

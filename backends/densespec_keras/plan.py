@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from densespec import ops
-from densespec.graph import Graph, Node
+from densespec.network import ops
+from densespec.network.graph import Graph, Node
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import keras
 
-from densespec import ops
 from densespec.backends import LAYERS, with_mode
 from densespec.errors import Untrainable
-from densespec.graph import Graph, Node
+from densespec.network import ops
+from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST, dropouts
 from densespec_keras.kernels import Features, Norm, Unit, load

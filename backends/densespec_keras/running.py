@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from densespec.backends import DataFormat
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.emitter import TO_CHANNELS_LAST, kind_of
 from densespec_keras.variables import to_numpy

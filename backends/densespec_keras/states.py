@@ -12,9 +12,10 @@ import numpy as np
 from densespec.backends import with_mode
 from densespec.building import Origin
 from densespec.errors import WeightsError
-from densespec.graph import Graph, Pooling, freeze, lower
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays, check_velocity
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph, Pooling, freeze, lower
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
 from densespec.weights.checkpoint import TrainingState
 from densespec.weights.layouts.densespec_keras import layer_name, spec_of_config
 from densespec_keras import variables

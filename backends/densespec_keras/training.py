@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from densespec import ops
 from densespec.backends import StepResult, require_logits
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays, check_velocity
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
 from densespec_keras.emitter import Emitter, dropouts, kind_of
 from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import SGD, WatchedSGD

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from densespec import ops
-from densespec.graph import Graph, Node
-from densespec.weights import Arrays
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph, Node
 from densespec.weights.layouts import kernel_from_canonical, kernel_to_canonical
 from densespec.weights.layouts.densespec_keras import layer_name
 
@@ -90,7 +90,7 @@ def initializers(node: Node, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]
 
 
 def state_initializers(model: Any, graph: Graph) -> None:
-    """Give layers the initializers that :mod:`densespec.initial` documents.
+    """Give layers the initializers that :mod:`densespec.network.initial` documents.
 
     Layers are built with the arrays themselves; a clone of the model, or a file of it, initialises
     itself and must know how.

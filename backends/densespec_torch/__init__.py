@@ -1,8 +1,8 @@
 """Native PyTorch: graphs as plain ``torch.nn`` modules, channels first, in torchvision's names."""
 
-from densespec.backends import require
+from densespec.installed import require
 
-require("torch", backend="torch.nn", extra="torch")
+require("backend 'torch.nn'", "torch", extra="torch")
 
 from densespec_torch.backend import BACKEND as BACKEND  # noqa: E402
 from densespec_torch.modules import DenseNet as DenseNet  # noqa: E402

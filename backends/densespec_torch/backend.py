@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from densespec.backends import LAYERS, DataFormat, with_mode
 from densespec.errors import Untrainable
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch.inference import PreparedDenseNet
 from densespec_torch.modes import EfficientDenseNet, FastDenseNet

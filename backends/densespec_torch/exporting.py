@@ -11,9 +11,9 @@ from torch.export import Dim
 from densespec.backends import get_backend
 from densespec.deploy.formats import Loader
 from densespec.deploy.network import Options, Runner, optimized, smallest_size
-from densespec.graph import Graph
-from densespec.ops import MaxPool
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.network.ops import MaxPool
 
 TRACED_BATCH, TRACED_SIZE = 2, 67
 """Of inputs of any batch and size while the network is traced: any but 0 and 1 would do."""

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densespec.graph import Graph
+from densespec.network.graph import Graph
 from densespec_torch.modules import DenseNet
 from densespec_torch.plan import Plan, Values
 from densespec_torch.training import read_weights
 
 
 class PreparedDenseNet(DenseNet):
-    """A DenseNet that runs as :func:`densespec.passes.prepare` rewrites it.
+    """A DenseNet that runs as :func:`densespec.network.passes.prepare` rewrites it.
 
     It has the modules and the state of the network as it was, under the same names; the plan that
     runs is made of them at the first call, and again when they have changed. Hooks on inner modules

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from densespec import ops
-from densespec.graph import Node
+from densespec.network import ops
+from densespec.network.graph import Node
 from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm
 
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -13,10 +13,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from densespec.backends import require
+from densespec.installed import require
 
-require("lightning", backend="torch.nn", extra="lightning")
-require("torchmetrics", backend="torch.nn", extra="lightning")
+for _package in ("lightning", "torchmetrics"):
+    require("DenseNetModule", _package, extra="lightning")
 
 import lightning  # noqa: E402
 import torch  # noqa: E402
@@ -26,11 +26,11 @@ from torch.nn import functional  # noqa: E402
 from torchmetrics.classification import MulticlassAccuracy  # noqa: E402
 
 from densespec.building import Origin, build  # noqa: E402
-from densespec.catalogue import SpecLike, resolve  # noqa: E402
 from densespec.errors import DensespecError  # noqa: E402
-from densespec.graph import Graph, freeze, lower  # noqa: E402
-from densespec.recipe import TrainingRecipe  # noqa: E402
-from densespec.spec import DenseNetSpec  # noqa: E402
+from densespec.network.catalogue import SpecLike, resolve  # noqa: E402
+from densespec.network.graph import Graph, freeze, lower  # noqa: E402
+from densespec.network.spec import DenseNetSpec  # noqa: E402
+from densespec.recipes.recipe import TrainingRecipe  # noqa: E402
 from densespec.weights.checkpoint import (  # noqa: E402
     TrainingState,
     read_checkpoint,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook as _global_hooks
 
-from densespec.graph import Node
+from densespec.network.graph import Node
 from densespec_torch.blocks import Block, FusedBlock, Tail, Unit
 from densespec_torch.layers import CONV, Concat
 from densespec_torch.modules import DenseNet, Part

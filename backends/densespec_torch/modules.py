@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from densespec.graph import Graph, Node
+from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.torch_names import module_path
 from densespec_torch.layers import emit
 from densespec_torch.norms import SynchronisedNorm

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 from densespec.backends import LAYERS, StepResult, require_logits
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays, check_velocity
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
 from densespec_torch.distributed import shard
 
 

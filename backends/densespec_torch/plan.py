@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from densespec import ops
-from densespec.graph import Graph, Node
-from densespec.passes import prepare
-from densespec.weights import Arrays
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph, Node
+from densespec.network.passes import prepare
 from densespec_torch.layers import explicitly_padded, symmetric
 from densespec_torch.primitives import CONV
 from densespec_torch.tensors import to_numpy

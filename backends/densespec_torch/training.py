@@ -14,11 +14,12 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from densespec import ops
 from densespec.backends import StepResult, require_logits
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays, check_velocity
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
 from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch.distributed import average, rank_world, shard
 from densespec_torch.norms import FrozenDropout, FrozenNorm, synchronise_norms

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densespec.graph import Node
+from densespec.network.graph import Node
 
 MOST_VIEWS = 10_000
 """Views that are kept; with inputs of ever new sizes there would be no end of them."""

@@ -19,17 +19,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from densespec.backends import backends as installed_backends
-from densespec.catalogue import variants
 from densespec.errors import DensespecError
+from densespec.network.catalogue import variants
+from densespec_conformance.asking.subject import Subject, subject_of
 from densespec_conformance.case import Case
-from densespec_conformance.expectations import ExpectedFailure, read_expectations, unmatched
-from densespec_conformance.last_failed import FILE, FOLDER, read_last_failed, write_last_failed
-from densespec_conformance.plans import Choice, NothingToRun, cases_of, check_ids
 from densespec_conformance.report import WRITERS, write_reports
 from densespec_conformance.report.record import Run
 from densespec_conformance.report.terminal import case_table, print_report, style_of
-from densespec_conformance.runner import Observer, Plan, Result, run
-from densespec_conformance.subject import Subject, subject_of
+from densespec_conformance.running.expectations import ExpectedFailure, read_expectations, unmatched
+from densespec_conformance.running.last_failed import (
+    FILE,
+    FOLDER,
+    read_last_failed,
+    write_last_failed,
+)
+from densespec_conformance.running.plans import Choice, NothingToRun, cases_of, check_ids
+from densespec_conformance.running.runner import Observer, Plan, Result, run
 
 EPILOG = """\b
 Examples:

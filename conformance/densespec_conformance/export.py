@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 
 import densespec
-from densespec import ops
 from densespec.errors import DensespecError
-from densespec.files import to_json
-from densespec.graph import Graph, Node
-from densespec.weights import Arrays
-from densespec_conformance.case import Case
-from densespec_conformance.expected import Expectation, Reference, expectation
-from densespec_conformance.measure import parts_of_steps
-from densespec_conformance.requests import (
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.files import to_json
+from densespec.network.graph import Graph, Node
+from densespec_conformance.answering.worker import graph_of, handle
+from densespec_conformance.asking.requests import (
     About,
     Forward,
     Inspect,
@@ -36,7 +34,9 @@ from densespec_conformance.requests import (
     Request,
     Train,
 )
-from densespec_conformance.worker import graph_of, handle
+from densespec_conformance.case import Case
+from densespec_conformance.judging.expected import Expectation, Reference, expectation
+from densespec_conformance.judging.measure import parts_of_steps
 
 FORMAT = 1
 """Version of the format, the ``format`` of ``index.json``."""

@@ -18,17 +18,17 @@ from typing import Any
 import pytest
 
 from densespec.errors import DensespecError
+from densespec_conformance.asking.subject import Subject, subject_of
 from densespec_conformance.case import Case
-from densespec_conformance.expectations import (
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.running.expectations import (
     ExpectedFailure,
     expected_for,
     read_expectations,
     unmatched,
 )
-from densespec_conformance.expected import Reference
-from densespec_conformance.plans import Choice, cases_of
-from densespec_conformance.runner import Result, Session
-from densespec_conformance.subject import Subject, subject_of
+from densespec_conformance.running.plans import Choice, cases_of
+from densespec_conformance.running.runner import Result, Session
 
 OPTIONS = {
     "target": "backend or constructor to compare with the reference; repeatable",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densespec import ops
-from densespec.graph import Graph
-from densespec.numpy_backend import NumpyBackend
-from densespec.reference import (
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.reference.backend import NumpyBackend
+from densespec.reference.kernels import (
     KERNELS,
     Array,
     BatchNormKernel,
@@ -24,10 +25,9 @@ from densespec.reference import (
     Context,
     ConvKernel,
     MaxPoolKernel,
-    ReferenceModel,
     SoftmaxKernel,
 )
-from densespec.weights import Arrays
+from densespec.reference.model import ReferenceModel
 from meta_tests.mutants.torch_mutants import backend, convs, get, norms, norms_by, put
 
 if TYPE_CHECKING:

@@ -11,19 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from densespec.graph import lower
+from densespec.network.graph import lower
+from densespec_conformance.answering.worker import handle
+from densespec_conformance.asking.questions import random_weights
+from densespec_conformance.asking.requests import (
+    Forward,
+    Inspect,
+    Inspected,
+    Network,
+    ReadWeights,
+    Train,
+)
 from densespec_conformance.cases import forward as forward_cases
 from densespec_conformance.cases import parallel as parallel_cases
 from densespec_conformance.cases import training as training_cases
-from densespec_conformance.data import random_weights
 from densespec_conformance.deviations import catalogue
 from densespec_conformance.deviations.variant import Memo, Variant, run
-from densespec_conformance.diagnosis import diagnose
-from densespec_conformance.expected import Expectation, expectation
-from densespec_conformance.patterns import peculiarities
-from densespec_conformance.requests import Forward, Inspect, Inspected, Network, ReadWeights, Train
-from densespec_conformance.trial import Trial
-from densespec_conformance.worker import handle
+from densespec_conformance.explaining.diagnosis import diagnose
+from densespec_conformance.explaining.patterns import peculiarities
+from densespec_conformance.explaining.trial import Trial
+from densespec_conformance.judging.expected import Expectation, expectation
 
 FORWARD = {row.name: row for row in forward_cases.ROWS}
 TRAINING = {row.name: row for row in training_cases.ROWS}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from densespec_conformance.answering.target import LocalTarget
 from densespec_conformance.cases import all_cases
-from densespec_conformance.expected import Reference
-from densespec_conformance.runner import run_case
-from densespec_conformance.target import LocalTarget
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.running.runner import run_case
 from meta_tests.equivalents import EQUIVALENTS
 
 CHEAP = [case for case in all_cases() if case.tier == "quick" and case.cost <= 3]

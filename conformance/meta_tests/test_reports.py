@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from densespec_conformance.case import Case, Outcome
-from densespec_conformance.compare import Comparison, stats
-from densespec_conformance.diagnosis import Suspect
+from densespec_conformance.asking.subject import Subject
+from densespec_conformance.case import Case
+from densespec_conformance.explaining.diagnosis import Suspect
+from densespec_conformance.judging.compare import Comparison, stats
+from densespec_conformance.judging.outcome import Outcome
 from densespec_conformance.report.html import page
 from densespec_conformance.report.junit import junit
 from densespec_conformance.report.record import SHOWN, Record, Run, as_record
 from densespec_conformance.report.terminal import print_report
-from densespec_conformance.runner import STATUSES, Result
-from densespec_conformance.subject import Subject
+from densespec_conformance.running.runner import STATUSES, Result
 
 NASTY = '</script><img src="http://evil.example/x" onerror=alert(1)> & \x1b[31m ü'
 SUBJECTS = (Subject("numpy"), Subject(f'mine:make("{NASTY}")', kind="constructor"))

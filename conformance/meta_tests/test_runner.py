@@ -9,21 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from densespec.catalogue import get
-from densespec_conformance.case import EXACT, Case, Outcome
+from densespec.network.catalogue import get
+from densespec_conformance.answering.target import LocalTarget, TargetCrashed, TargetError
+from densespec_conformance.asking.requests import Network, ReadWeights, Unsupported
+from densespec_conformance.asking.subject import Subject
+from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
-from densespec_conformance.compare import Mismatch, Unsupported
-from densespec_conformance.expectations import (
+from densespec_conformance.judging.compare import Mismatch
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.judging.outcome import EXACT, Outcome
+from densespec_conformance.running.expectations import (
     ExpectationError,
     ExpectedFailure,
     read_expectations,
     unmatched,
 )
-from densespec_conformance.expected import Reference
-from densespec_conformance.last_failed import read_last_failed, write_last_failed
-from densespec_conformance.plans import Choice
-from densespec_conformance.requests import Network, ReadWeights
-from densespec_conformance.runner import (
+from densespec_conformance.running.last_failed import read_last_failed, write_last_failed
+from densespec_conformance.running.plans import Choice
+from densespec_conformance.running.runner import (
     Observer,
     Plan,
     Recorder,
@@ -34,9 +37,7 @@ from densespec_conformance.runner import (
     run_case,
     settled,
 )
-from densespec_conformance.selection import KeywordError, keyword
-from densespec_conformance.subject import Subject
-from densespec_conformance.target import LocalTarget, TargetCrashed, TargetError
+from densespec_conformance.running.selection import KeywordError, keyword
 
 CASES = {case.id: case for case in all_cases()}
 STEM = CASES["forward/torchvision-stem"]

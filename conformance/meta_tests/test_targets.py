@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from densespec.cli import main
+from densespec_conformance.asking.subject import Subject
 from densespec_conformance.cases import all_cases
-from densespec_conformance.runner import Plan, Result, run
-from densespec_conformance.subject import Subject
+from densespec_conformance.running.runner import Plan, Result, run
 
 CASES = tuple(case for case in all_cases() if case.id.startswith("initial/"))
 
@@ -108,7 +108,7 @@ def test_cases_that_failed_last_run_alone_until_they_pass(tmp_path: Path) -> Non
     failed = json.loads((tmp_path / ".densespec_conformance/last_failed.json").read_text())
     ids = failed["failed"]["changing:BACKEND"]
     assert 0 < len(ids) <= 4
-    backend.write_text("from densespec.numpy_backend import BACKEND\n")
+    backend.write_text("from densespec.reference.backend import BACKEND\n")
     again = _suite("changing:BACKEND", "-k", "initial", "--last-failed", folder=tmp_path)
     assert again.returncode == 0, again.stdout
     assert f"{len(ids)} passed, 0 failed" in again.stdout
@@ -142,7 +142,7 @@ def test_cases_are_exported_by_the_command_of_that_name(tmp_path: Path) -> None:
 def test_interrupt_shows_what_has_come_so_far_and_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\n"
-        "from densespec.numpy_backend import NumpyBackend\n"
+        "from densespec.reference.backend import NumpyBackend\n"
         "class Slow(NumpyBackend):\n"
         "    def read_weights(self, model, graph):\n"
         "        if str(next(iter(model.weights.values())).dtype) == 'float64':\n"

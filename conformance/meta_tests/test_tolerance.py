@@ -10,18 +10,18 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from densespec.graph import lower
-from densespec_conformance import tolerance
+from densespec.network.graph import lower
+from densespec_conformance.answering.target import LocalTarget
+from densespec_conformance.answering.worker import handle
+from densespec_conformance.asking.requests import Forward, Network
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases, float32_step, forward, random_specs, training
-from densespec_conformance.compare import Mismatch, assert_close, assert_same_steps
-from densespec_conformance.disturbed import name_of
-from densespec_conformance.expected import Expectation, Reference, expectation
-from densespec_conformance.requests import Forward, Network
-from densespec_conformance.rounding import ARITHMETIC, arithmetic_of, rounded
-from densespec_conformance.runner import run_case
-from densespec_conformance.target import LocalTarget
-from densespec_conformance.worker import handle
+from densespec_conformance.judging import tolerance
+from densespec_conformance.judging.compare import Mismatch, assert_close, assert_same_steps
+from densespec_conformance.judging.disturbed import name_of
+from densespec_conformance.judging.expected import Expectation, Reference, expectation
+from densespec_conformance.judging.rounding import ARITHMETIC, arithmetic_of, rounded
+from densespec_conformance.running.runner import run_case
 from meta_tests.mutants import MUTANTS
 
 CASES = {case.id: case for case in all_cases()}
@@ -200,7 +200,7 @@ def test_unit_roundoff_is_that_of_the_dtype(dtype: str) -> None:
 
 @pytest.mark.parametrize("name", ["TRUNCATED", "FLOAT32_x", "FLOAT8_1"])
 def test_roundings_of_no_arithmetic_are_no_backend(name: str) -> None:
-    from densespec_conformance import disturbed
+    from densespec_conformance.judging import disturbed
 
     with pytest.raises(AttributeError):
         getattr(disturbed, name)
@@ -228,7 +228,7 @@ def test_weights_are_rounded_before_the_reference_computes() -> None:
 
 
 def test_counts_have_no_rounding_to_allow_for() -> None:
-    from densespec_conformance.requests import Inspect
+    from densespec_conformance.asking.requests import Inspect
 
     with pytest.raises(TypeError, match="Inspect has no rounding"):
         expectation(Inspect(Network(STEM.spec), (8, 8)))
@@ -266,7 +266,7 @@ class _Broken:
 
 
 def test_crash_ends_the_search_and_says_which_network(reference: Reference) -> None:
-    from densespec_conformance.target import TargetCrashed
+    from densespec_conformance.answering.target import TargetCrashed
 
     target = _Broken(TargetCrashed("its process died with exit code -11"))
     result = run_case(RANDOM, target, reference)
@@ -278,7 +278,7 @@ def test_crash_ends_the_search_and_says_which_network(reference: Reference) -> N
 
 
 def test_error_is_shrunk_and_says_which_network(reference: Reference) -> None:
-    from densespec_conformance.target import TargetError
+    from densespec_conformance.answering.target import TargetError
 
     result = run_case(RANDOM, _Broken(TargetError("ValueError: no")), reference)
     assert result.status == "error"

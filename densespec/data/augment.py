@@ -39,7 +39,6 @@ image shrinks. Bytes stay bytes; floats are resized in float32.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +49,7 @@ import numpy as np
 from densespec.data.dataset import DataError, Normalisation, Split
 from densespec.data.draws import BLOCK, raw, unit
 from densespec.errors import UnknownName
+from densespec.installed import require
 
 STREAM = "augmentation"
 PADDING = 4
@@ -200,10 +200,9 @@ def require_pillow(what: str) -> ModuleType:
     """Pillow's ``PIL.Image``.
 
     Raises:
-        DataError: it is not installed; says how to install it.
+        PackageMissing: it is not installed; says how to install it.
     """
-    if importlib.util.find_spec("PIL") is None:
-        raise DataError(f"{what} needs Pillow, which is not installed: pip install pillow")
+    require(what, "PIL", extra="data")
     from PIL import Image
 
     return Image

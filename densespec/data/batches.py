@@ -25,9 +25,9 @@ from densespec.data.augment import Request, augmentation
 from densespec.data.dataset import DataError, Dataset, Normalisation, Split
 from densespec.data.draws import check_seed, permutation
 from densespec.errors import shown
-from densespec.graph import Graph
-from densespec.ops import BatchNorm
-from densespec.recipe import TrainingRecipe
+from densespec.network.graph import Graph
+from densespec.network.ops import BatchNorm
+from densespec.recipes.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from densespec.backends import DataFormat

@@ -15,9 +15,9 @@ import numpy as np
 
 from densespec.data.draws import permutation
 from densespec.errors import DensespecError, shown
-from densespec.graph import Graph, lower
-from densespec.ops import Shape
-from densespec.spec import DenseNetSpec
+from densespec.network.graph import Graph, lower
+from densespec.network.ops import Shape
+from densespec.network.spec import DenseNetSpec
 
 BYTE = 255.0
 """The value of a byte that means full intensity."""

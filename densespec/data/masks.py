@@ -18,8 +18,8 @@ import numpy as np
 
 from densespec.data.dataset import DataError
 from densespec.data.draws import raw
-from densespec.graph import Graph, Node
-from densespec.ops import Dropout
+from densespec.network.graph import Graph, Node
+from densespec.network.ops import Dropout
 
 
 def dropout_masks(graph: Graph, seed: int, step: int, batch: int) -> dict[str, np.ndarray]:

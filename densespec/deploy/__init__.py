@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densespec.catalogue import SpecLike
+from densespec.atomic import atomic_path
 from densespec.deploy.check import Measured, measure
 from densespec.deploy.formats import Format, format_of
 from densespec.deploy.network import Network as Network
 from densespec.deploy.network import Options, Wanted, network_of
 from densespec.errors import DensespecError
-from densespec.files import atomic_path
-from densespec.graph import Graph, Pooling
+from densespec.network.catalogue import SpecLike
+from densespec.network.graph import Graph, Pooling
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def export(
         seed: of initial weights.
 
     Raises:
-        BackendUnavailable: a package is missing; says what to install.
+        PackageMissing: a package is missing; says what to install.
         DensespecError: the source can't be read, or what was written differs from the reference.
         ValueError: options that do not go together.
     """

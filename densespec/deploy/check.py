@@ -10,7 +10,7 @@ import numpy as np
 
 from densespec.deploy.network import Network, Options, Runner, smallest_size
 from densespec.errors import DensespecError
-from densespec.reference import ReferenceModel
+from densespec.reference.model import ReferenceModel
 
 TOLERANCES: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2}
 """How far an output may be from the reference, as a part of the largest value: float32 rounds by

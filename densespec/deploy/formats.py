@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from densespec.backends import require_for
 from densespec.deploy.network import Options, Runner
 from densespec.errors import DensespecError, UnknownName
-from densespec.graph import Graph
-from densespec.weights import Arrays
+from densespec.installed import require
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
 
 Loader = Callable[[], Runner]
 
@@ -65,10 +65,10 @@ class Format:
         """Its exporter; imports the framework.
 
         Raises:
-            BackendUnavailable: a package is missing; says what to install.
+            PackageMissing: a package is missing; says what to install.
         """
         for package in self.packages:
-            require_for(self.about, package, extra=self.extra)
+            require(self.about, package, extra=self.extra)
         module, _, attribute = self.exporter.partition(":")
         exporter: Exporter = getattr(importlib.import_module(module), attribute)
         return exporter

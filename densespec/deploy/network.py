@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from densespec.building import HEAD, origin_of, read_weights, weights_for
-from densespec.catalogue import SpecLike, catalogue, resolve
 from densespec.errors import DensespecError, SpecError
-from densespec.files import SUFFIXES
-from densespec.graph import Graph, Node, Pooling, lower
-from densespec.initial import initial_weights
-from densespec.ops import Affine, GlobalPool, Input, Softmax
-from densespec.passes import prepare
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.catalogue import SpecLike, catalogue, resolve
+from densespec.network.files import SUFFIXES
+from densespec.network.graph import Graph, Node, Pooling, lower
+from densespec.network.initial import initial_weights
+from densespec.network.ops import Affine, GlobalPool, Input, Softmax
+from densespec.network.passes import prepare
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """From (batch, channels, *spatial) to the network's output, channels first."""

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densespec import __version__, ops
 from densespec.deploy.formats import Loader
 from densespec.deploy.network import SIZE_NAMES, Options, Runner, optimized
-from densespec.files import to_json
-from densespec.graph import Graph, Node
-from densespec.weights import Arrays
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.files import to_json
+from densespec.network.graph import Graph, Node
+from densespec.version import __version__
 
 if TYPE_CHECKING:
     import onnx

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densespec.building import WeightsLike
-from densespec.catalogue import SpecLike
-from densespec.recipes import RecipeLike
+from densespec.network.catalogue import SpecLike
+from densespec.recipes.presets import RecipeLike
 from densespec.training.errors import Diverged as Diverged
 from densespec.training.errors import FolderInUse as FolderInUse
 from densespec.training.errors import TrainingError as TrainingError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densespec.files import atomic_path
+from densespec.atomic import atomic_path
 from densespec.training.log import Record
 
 if TYPE_CHECKING:

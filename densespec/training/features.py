@@ -18,10 +18,10 @@ import numpy as np
 from densespec.backends import Backend
 from densespec.data import Batches
 from densespec.data.batches import Batch
-from densespec.graph import Graph, split
-from densespec.recipe import TrainingRecipe
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph, split
+from densespec.recipes.recipe import TrainingRecipe
 from densespec.training.errors import TrainingError
-from densespec.weights import Arrays
 from densespec.weights.containers import open_file, write_file
 from densespec.weights.tensors import Tensor
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from densespec.files import atomic_path
+from densespec.atomic import atomic_path
 
 Record = dict[str, Any]
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from densespec.backends import Backend, ParallelBackend, Trainer, get_backend
 from densespec.data import Batches, dropout_masks
-from densespec.graph import Graph
-from densespec.ops import Dropout
-from densespec.reference import cross_entropy
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.network.ops import Dropout
+from densespec.reference.kernels import cross_entropy
 from densespec.training import features
 from densespec.training.curve import can_draw, draw_curve
 from densespec.training.errors import Diverged, TrainingError
@@ -41,7 +42,6 @@ from densespec.training.run import (
     read_last,
 )
 from densespec.training.stop import Stop
-from densespec.weights import Arrays
 from densespec.weights.checkpoint import TrainingState
 
 REDRAWN = 30.0

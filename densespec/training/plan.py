@@ -13,22 +13,22 @@ import numpy as np
 
 from densespec.backends import split_mode
 from densespec.building import WeightsLike, spec_of_file, weights_for
-from densespec.catalogue import SpecLike, resolve
 from densespec.data import Batches, Dataset, fits, load
 from densespec.errors import Untrainable, WeightsError
-from densespec.files import SUFFIXES
-from densespec.graph import Graph, freeze, lower
-from densespec.initial import initial_weights
-from densespec.ops import Dropout
-from densespec.recipe import TrainingRecipe
-from densespec.recipes import RecipeLike, get_recipe
-from densespec.spec import DenseNetSpec
+from densespec.network.arrays import Arrays
+from densespec.network.catalogue import SpecLike, resolve
+from densespec.network.files import SUFFIXES
+from densespec.network.graph import Graph, freeze, lower
+from densespec.network.initial import initial_weights
+from densespec.network.ops import Dropout
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.presets import RecipeLike, get_recipe
+from densespec.recipes.recipe import TrainingRecipe
 from densespec.training.errors import TrainingError
 from densespec.training.features import may_cache
 from densespec.training.ranks import launched, processes
 from densespec.training.run import DROPOUTS, Run, differences, read_last, read_run
 from densespec.transfer_learning import trained_part
-from densespec.weights import Arrays
 from densespec.weights.checkpoint import TrainingState
 
 DIGITS = "digits"

@@ -6,7 +6,7 @@ import os
 import sys
 
 from densespec.backends import split_mode
-from densespec.recipe import TrainingRecipe
+from densespec.recipes.recipe import TrainingRecipe
 
 
 def prepare(backend: str, recipe: TrainingRecipe) -> None:

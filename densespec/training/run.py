@@ -29,15 +29,16 @@ from typing import Any
 
 import numpy as np
 
+from densespec.atomic import atomic_path
 from densespec.errors import DensespecError
-from densespec.files import atomic_path
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.spec import DenseNetSpec
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
 from densespec.training.errors import Diverged, TrainingError
 from densespec.training.lock import locked
 from densespec.training.log import Log, Record
-from densespec.weights import Arrays
+from densespec.version import __version__
 from densespec.weights.checkpoint import (
     Checkpoint,
     TrainingState,
@@ -165,7 +166,6 @@ class Run:
 
     def begun(self, backend: str, devices: int, step: int) -> Run:
         """The run as another process goes on with it, which drops what it takes again."""
-        from densespec import __version__
 
         stretch = Stretch(backend, step, devices, now(), __version__)
         before = tuple(s for s in self.stretches if s.from_step < step)

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from densespec.errors import DensespecError, WeightsError
-from densespec.graph import Graph, freeze
-from densespec.recipe import TrainingRecipe
-from densespec.spec import DenseNetSpec
-from densespec.weights import Arrays, check_velocity, check_weights
+from densespec.network.arrays import Arrays, check_weights
+from densespec.network.graph import Graph, freeze
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
 from densespec.weights.tensors import Tensor
 
 TRAINING_KEY = "training"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from densespec.catalogue import SpecLike, catalogue, resolve
 from densespec.errors import DensespecError, WeightsError
-from densespec.graph import Graph, lower
-from densespec.spec import DenseNetSpec
-from densespec.weights import SHOWN, Arrays
+from densespec.network.arrays import SHOWN, Arrays
+from densespec.network.catalogue import SpecLike, catalogue, resolve
+from densespec.network.graph import Graph, lower
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.containers import container_of, open_file, write_file
 from densespec.weights.containers.base import byte_size, numpy_dtype
 from densespec.weights.evidence import Evidence, inferred_fields, spec_from

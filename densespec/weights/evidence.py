@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from densespec.errors import SpecError, WeightsError
-from densespec.spec import DenseNetSpec
+from densespec.network.spec import DenseNetSpec
 
 Shape = tuple[int, ...]
 

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densespec.errors import BackendUnavailable
-from densespec.weights import Arrays
+from densespec.errors import PackageMissing
+from densespec.network.arrays import Arrays
 
 if TYPE_CHECKING:
     from densespec.weights.convert import Found
@@ -21,7 +21,7 @@ def write_keras_archive(target: Path, found: Found, arrays: Arrays) -> None:
     """Build the network with Keras, on whichever engine there is, and save it.
 
     Raises:
-        BackendUnavailable: no engine is installed.
+        PackageMissing: no engine is installed.
     """
     from densespec.building import build
 
@@ -46,6 +46,4 @@ def _engine() -> str:
     for engine in ENGINES:
         if importlib.util.find_spec(engine) is not None:
             return engine
-    raise BackendUnavailable(
-        "writing a .keras file needs Keras and an engine: pip install 'densespec[torch]'"
-    )
+    raise PackageMissing("writing a .keras file", "keras", "torch")

@@ -12,7 +12,7 @@ import densespec
 from densespec.data import Batches, DataError, dropout_masks
 from densespec.data.dataset import held_out
 from densespec.data.draws import SeedError, raw
-from densespec.ops import Dropout
+from densespec.network.ops import Dropout
 from tests.data.samples import dataset, philox
 
 SPEC = densespec.DenseNetSpec(blocks=(2, 2), growth_rate=4, dropout_rate=0.2)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from densespec.data import SOURCES, Batches, DataError, fits, load
 from densespec.data.sources import DEFAULT
-from densespec.errors import UnknownName
+from densespec.errors import PackageMissing, UnknownName
 from tests.data.samples import images
 
 
@@ -65,7 +65,7 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == module else find(name)
     )
-    with pytest.raises(DataError, match="pip install"):
+    with pytest.raises(PackageMissing, match="pip install"):
         load(text.format(tmp_path)).train.image(0)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from densespec import DenseNetSpec
+from densespec_conformance.answering.target import LocalTarget
+from densespec_conformance.asking.requests import About, Network, Unsupported
 from densespec_conformance.cases.network import network_cases
-from densespec_conformance.compare import Mismatch, Unsupported
-from densespec_conformance.expected import Reference
-from densespec_conformance.requests import About, Network
-from densespec_conformance.target import LocalTarget
+from densespec_conformance.judging.compare import Mismatch
+from densespec_conformance.judging.expected import Reference
 
 BIASED: dict[str, Any] = {"batch_norm_momentum": 0.01, "running_variance": "biased"}
 APPLICATION = DenseNetSpec(

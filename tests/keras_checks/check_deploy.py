@@ -11,7 +11,7 @@ import densespec
 from densespec.deploy import Network, export
 from densespec.deploy.formats import FORMATS
 from densespec.errors import EngineConflict
-from densespec.graph import lower
+from densespec.network.graph import lower
 
 FORMATS_OF = {"tensorflow": ("saved-model",), "jax": ("jax-export", "mlir"), "torch": ()}
 

@@ -9,9 +9,9 @@ import pytest
 
 from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
-from densespec.graph import Graph, freeze, lower
-from densespec.initial import initial_weights
-from densespec.reference import ReferenceModel
+from densespec.network.graph import Graph, freeze, lower
+from densespec.network.initial import initial_weights
+from densespec.reference.model import ReferenceModel
 
 REPLICAS = 2
 SPEC = DenseNetSpec(blocks=(2, 1), growth_rate=3, classes=4, dropout_rate=0.25)

@@ -12,8 +12,8 @@ import pytest
 import densespec
 from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
-from densespec.graph import freeze, lower, split
-from densespec.reference import ReferenceModel
+from densespec.network.graph import freeze, lower, split
+from densespec.reference.model import ReferenceModel
 from densespec.weights.convert import open_weights
 from densespec_keras import SGD, loss_of
 

@@ -103,7 +103,7 @@ def reference() -> Any:
     """``reference(model)``: the numpy reference of a built model, with the same weights."""
 
     def like(model: Any) -> Any:
-        from densespec.reference import ReferenceModel
+        from densespec.reference.model import ReferenceModel
 
         return ReferenceModel(model.densespec.graph, densespec.read_weights(model))
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from densespec.files import write_spec
-from densespec.recipe import TrainingRecipe
-from densespec.recipes import write_recipe
+from densespec.network.files import write_spec
+from densespec.recipes.presets import write_recipe
+from densespec.recipes.recipe import TrainingRecipe
 from densespec.training import RunResult, read_log, train
 from densespec.weights.checkpoint import Checkpoint, read_checkpoint
 from tests.strategies import tiny

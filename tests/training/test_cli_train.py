@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from densespec.cli import main
-from densespec.recipes import presets
+from densespec.recipes.presets import presets
 from densespec.training import read_run
 from tests.training.support import (
     RECIPE,

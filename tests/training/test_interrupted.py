@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from densespec.backends import StepResult
-from densespec.numpy_backend import NumpyTrainer
+from densespec.reference.backend import NumpyTrainer
 from densespec.training import Diverged, FolderInUse, TrainingError, read_log, read_run
 from densespec.training.progress import Silent
 from tests.training.killing import killed_until_done

@@ -14,11 +14,11 @@ import pytest
 import densespec
 from densespec.backends import StepResult
 from densespec.data import DataError, Dataset, dropout_masks
-from densespec.graph import lower
-from densespec.initial import initial_weights
-from densespec.numpy_backend import NumpyTrainer
-from densespec.recipe import TrainingRecipe
-from densespec.reference import ReferenceModel
+from densespec.network.graph import lower
+from densespec.network.initial import initial_weights
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.backend import NumpyTrainer
+from densespec.reference.model import ReferenceModel
 from densespec.training import TrainingError, read_run
 from densespec.training.plan import Options, plan_of
 from densespec.training.progress import Silent
@@ -151,7 +151,7 @@ def test_dropout_of_the_framework_is_drawn_without_masks(
         return original(self, x, y, **(options | {"masks": masks}))
 
     monkeypatch.setattr(NumpyTrainer, "step", step)
-    run(tmp_path, backend="densespec.numpy_backend:BACKEND", dropout="framework", epochs=1)
+    run(tmp_path, backend="densespec.reference.backend:BACKEND", dropout="framework", epochs=1)
     assert given == [None] * STEPS
     assert read_run(tmp_path / "run").dropout == "framework"
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from densespec.graph import lower
-from densespec.initial import initial_weights
-from densespec.numpy_backend import NumpyBackend
+from densespec.network.graph import lower
+from densespec.network.initial import initial_weights
+from densespec.reference.backend import NumpyBackend
 from densespec.training.plan import Options, plan_of
 from densespec.weights.checkpoint import write_checkpoint
 from tests.training.stopping import StopsAt

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from densespec import ops
+from densespec.network import ops
 
 
 class Features(NamedTuple):

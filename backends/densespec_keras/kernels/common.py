@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops as keras_ops
 
-from densespec import ops
+from densespec.network import ops
 from densespec_keras.emitter import keras_padding
 
 Array = Any

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from densespec import ops
+from densespec.network import ops
 from densespec_keras.kernels import Features, Layers, Norm, Unit
 from densespec_keras.plan import is_pointwise
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from densespec import ops
-from densespec.passes import SMALLEST_SCALE
+from densespec.network import ops
+from densespec.network.passes import SMALLEST_SCALE
 from densespec_keras.kernels import Features, Layers, Norm, Unit, common
 from densespec_keras.kernels.common import avg_pool as avg_pool
 from densespec_keras.kernels.common import max_pool as max_pool
@@ -107,7 +107,7 @@ def _folded(kernel: Array, bias: Array, norm: Norm) -> tuple[Array, Array]:
 
 
 def _clips(unit: Unit) -> bool:
-    """Whether a norm and its ReLU are but a bound and another kernel: see ``densespec.passes``."""
+    """Whether a norm and its ReLU become a clip, as in ``densespec.network.passes``."""
     return unit.relu and not unit.norm.batch and is_pointwise(unit.op)
 
 

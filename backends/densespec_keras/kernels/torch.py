@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from densespec import ops
+from densespec.network import ops
 from densespec_keras.kernels import Features, Layers, Norm, Unit, common
 from densespec_torch import blocks
 from densespec_torch.primitives import CONV

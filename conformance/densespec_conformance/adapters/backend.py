@@ -14,13 +14,15 @@ import numpy as np
 
 from densespec.backends import Backend, DataFormat, Trainer
 from densespec.errors import DensespecError, WeightsError
-from densespec.graph import Graph, lower
-from densespec.ops import AvgPool, Relu
-from densespec.recipe import TrainingRecipe
-from densespec.spec import DenseNetSpec
-from densespec.weights import Arrays, check_weights
+from densespec.network.arrays import Arrays, check_weights
+from densespec.network.graph import Graph, lower
+from densespec.network.ops import AvgPool, Relu
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts import kernel_from_canonical, kernel_to_canonical
-from densespec_conformance.adapters.constructor import (
+from densespec_conformance.adapters.matching import Match, Names, match, names_of
+from densespec_conformance.adapters.network import Network
+from densespec_conformance.asking.constructor import (
     Constructor,
     ConstructorError,
     choose_engine,
@@ -28,9 +30,7 @@ from densespec_conformance.adapters.constructor import (
     load,
     parse,
 )
-from densespec_conformance.adapters.matching import Match, Names, match, names_of
-from densespec_conformance.adapters.network import Network
-from densespec_conformance.requests import Network as Asked
+from densespec_conformance.asking.requests import Network as Asked
 
 FRAMEWORKS = (("keras", "keras_models"), ("torch", "torch_modules"))
 """Frameworks, and the modules here that know them. Keras's models are modules of PyTorch on one

@@ -12,13 +12,14 @@ import keras
 import numpy as np
 
 from densespec.backends import StepResult, Trainer, require_logits
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays, check_velocity
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
 from densespec.weights.layouts import Axes, kernel_from_canonical, kernel_to_canonical
 from densespec.weights.tensors import Tensor
-from densespec_conformance.adapters.constructor import ConstructorError
 from densespec_conformance.adapters.network import Run, Seen
+from densespec_conformance.asking.constructor import ConstructorError
 from densespec_keras.optimizers import WatchedSGD
 
 LEAVES = {
@@ -40,7 +41,7 @@ def computing_in(dtype: str) -> Iterator[None]:
     try:
         keras.config.set_dtype_policy(dtype)
     except ValueError as error:
-        from densespec_conformance.compare import Unsupported
+        from densespec_conformance.asking.requests import Unsupported
 
         raise Unsupported(f"Keras has no dtype {dtype!r}") from error
     keras.config.set_floatx(dtype if dtype == "float64" else floatx)
@@ -141,7 +142,7 @@ class KerasNetwork:
     def images(self, x: np.ndarray) -> Any:
         """A channels-first array as the model's input."""
         if not all(size in (None, got) for size, got in zip(self._sizes, x.shape[2:], strict=True)):
-            from densespec_conformance.compare import Unsupported
+            from densespec_conformance.asking.requests import Unsupported
 
             sizes = "x".join(str(size or "any") for size in self._sizes)
             raise Unsupported(
@@ -254,7 +255,7 @@ class KerasTrainer:
         gradients: bool = True,
     ) -> StepResult:
         if masks:
-            from densespec_conformance.compare import Unsupported
+            from densespec_conformance.asking.requests import Unsupported
 
             raise Unsupported("it draws its own dropout masks, and can't be given any")
         with computing_in(self._dtype):

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from densespec import ops
 from densespec.errors import WeightsError
-from densespec.graph import Graph
-from densespec.spec import DenseNetSpec
-from densespec.weights import SHOWN
+from densespec.network import ops
+from densespec.network.arrays import SHOWN
+from densespec.network.graph import Graph
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence, Kernel, evidence_in_order, inferred_fields
 from densespec.weights.layouts import Axes, Layout, layouts, to_canonical
 from densespec.weights.tensors import Tensor

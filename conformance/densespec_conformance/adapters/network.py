@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from densespec.backends import Trainer
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts import Axes
 from densespec.weights.tensors import Tensor
 

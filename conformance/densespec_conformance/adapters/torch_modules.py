@@ -14,13 +14,14 @@ from torch import nn
 from torch.nn import functional
 
 from densespec.backends import StepResult, Trainer, require_logits
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays, check_velocity
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
 from densespec.weights.layouts import Axes
 from densespec.weights.tensors import Tensor
-from densespec_conformance.adapters.constructor import ConstructorError
 from densespec_conformance.adapters.network import Run, Seen
+from densespec_conformance.asking.constructor import ConstructorError
 from densespec_torch.backend import from_numpy, to_numpy
 
 COUNTER = "num_batches_tracked"
@@ -43,7 +44,7 @@ def adapt(made: object, dtype: str, dims: int) -> TorchNetwork | None:
         return None
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        from densespec_conformance.compare import Unsupported
+        from densespec_conformance.asking.requests import Unsupported
 
         raise Unsupported(f"PyTorch has no dtype {dtype!r}")
     return TorchNetwork(made.to(kind))
@@ -221,7 +222,7 @@ class TorchTrainer:
 
 
 def _refuse_masks(masks: Mapping[str, np.ndarray] | None) -> None:
-    from densespec_conformance.compare import Unsupported
+    from densespec_conformance.asking.requests import Unsupported
 
     if masks:
         raise Unsupported("it draws its own dropout masks, and can't be given any")

@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from densespec.data import Batches, Dataset, Normalisation, Split, dropout_masks
-from densespec.graph import lower
-from densespec.recipe import TrainingRecipe
-from densespec.spec import DenseNetSpec
+from densespec.network.graph import lower
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
-from densespec_conformance.case import Case, Outcome
-from densespec_conformance.compare import assert_same_steps
-from densespec_conformance.data import random_weights, stream
-from densespec_conformance.expected import Expectation, Reference
-from densespec_conformance.requests import Batch, Network, Step, Train
-from densespec_conformance.target import Target
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import random_weights, stream
+from densespec_conformance.asking.requests import Batch, Network, Step, Train
+from densespec_conformance.case import Case
+from densespec_conformance.judging.compare import assert_same_steps
+from densespec_conformance.judging.expected import Expectation, Reference
+from densespec_conformance.judging.outcome import Outcome
 
 STEPS, HALF = 50, 25
 SIZE = (12, 12)

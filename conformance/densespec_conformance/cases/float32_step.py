@@ -13,17 +13,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from densespec import ops
-from densespec.graph import lower
-from densespec.recipe import TrainingRecipe
-from densespec.reference import ReferenceModel
-from densespec_conformance.case import Case, Outcome
+from densespec.network import ops
+from densespec.network.graph import lower
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.model import ReferenceModel
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import batches, random_weights
+from densespec_conformance.asking.requests import Network, Train
+from densespec_conformance.case import Case
 from densespec_conformance.cases.forward import SMALL
-from densespec_conformance.compare import assert_same_steps
-from densespec_conformance.data import batches, random_weights
-from densespec_conformance.expected import Reference
-from densespec_conformance.requests import Network, Train
-from densespec_conformance.target import Target
+from densespec_conformance.judging.compare import assert_same_steps
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.judging.outcome import Outcome
 
 SPEC, SIZE = SMALL.replace(blocks=(1, 2)), (16, 16)
 RECIPE = TrainingRecipe(epochs=1, learning_rate=0.05)

@@ -8,14 +8,20 @@ from functools import partial
 from typing import Any
 
 from densespec.backends import LAYERS, split_mode
-from densespec.graph import lower
-from densespec.spec import DenseNetSpec
-from densespec_conformance.case import Case, Outcome
-from densespec_conformance.compare import assert_close, shown
-from densespec_conformance.data import images, random_weights, with_signs, with_variances
-from densespec_conformance.expected import Expectation, Reference, given_in
-from densespec_conformance.requests import Forward, Network
-from densespec_conformance.target import Target
+from densespec.network.graph import lower
+from densespec.network.spec import DenseNetSpec
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import (
+    images,
+    random_weights,
+    with_signs,
+    with_variances,
+)
+from densespec_conformance.asking.requests import Forward, Network
+from densespec_conformance.case import Case
+from densespec_conformance.judging.compare import assert_close, shown
+from densespec_conformance.judging.expected import Expectation, Reference, given_in
+from densespec_conformance.judging.outcome import Outcome
 
 SMALL = DenseNetSpec(
     blocks=(2, 3),

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from densespec.graph import freeze, lower
-from densespec.recipe import TrainingRecipe
-from densespec_conformance.case import Case, Outcome, Tier
+from densespec.network.graph import freeze, lower
+from densespec.recipes.recipe import TrainingRecipe
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import batches, random_weights
+from densespec_conformance.asking.requests import Inspect, Network, Step, Train
+from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import SMALL
 from densespec_conformance.cases.structure import assert_structure
-from densespec_conformance.compare import assert_identical, assert_same_steps
-from densespec_conformance.data import batches, random_weights
-from densespec_conformance.expected import Reference
-from densespec_conformance.requests import Inspect, Network, Step, Train
-from densespec_conformance.target import Target
+from densespec_conformance.judging.compare import assert_identical, assert_same_steps
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.judging.outcome import Outcome
 
 STEPS, BATCH, SIZE = 6, 4, (20, 17)
 DROPOUT = {"dropout_rate": 0.4, "dropout_place": "every-conv"}

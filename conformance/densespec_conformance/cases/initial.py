@@ -6,15 +6,16 @@ from functools import partial
 
 import numpy as np
 
-from densespec.graph import lower
-from densespec.initial import initial_weights
-from densespec_conformance.case import Case, Outcome
+from densespec.network.graph import lower
+from densespec.network.initial import initial_weights
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import random_weights
+from densespec_conformance.asking.requests import Network, ReadWeights
+from densespec_conformance.case import Case
 from densespec_conformance.cases.forward import SMALL
-from densespec_conformance.compare import assert_identical
-from densespec_conformance.data import random_weights
-from densespec_conformance.expected import Reference
-from densespec_conformance.requests import Network, ReadWeights
-from densespec_conformance.target import Target
+from densespec_conformance.judging.compare import assert_identical
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.judging.outcome import Outcome
 
 SPEC = SMALL.replace(conv_bias=True)
 

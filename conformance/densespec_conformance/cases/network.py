@@ -14,21 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from densespec.graph import Graph, lower
-from densespec.recipe import TrainingRecipe
-from densespec.spec import DenseNetSpec
-from densespec_conformance.case import EXACT, Case, Outcome, Tier
-from densespec_conformance.cases.structure import assert_structure
-from densespec_conformance.compare import (
-    Unsupported,
-    assert_close,
-    assert_identical,
-    assert_same_steps,
-    shown,
-)
-from densespec_conformance.data import batches, images, random_weights
-from densespec_conformance.expected import Reference, given_in
-from densespec_conformance.requests import (
+from densespec.network.graph import Graph, lower
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import batches, images, random_weights
+from densespec_conformance.asking.requests import (
     About,
     Description,
     Forward,
@@ -37,8 +28,18 @@ from densespec_conformance.requests import (
     ReadWeights,
     Request,
     Train,
+    Unsupported,
 )
-from densespec_conformance.target import Target
+from densespec_conformance.case import Case, Tier
+from densespec_conformance.cases.structure import assert_structure
+from densespec_conformance.judging.compare import (
+    assert_close,
+    assert_identical,
+    assert_same_steps,
+    shown,
+)
+from densespec_conformance.judging.expected import Reference, given_in
+from densespec_conformance.judging.outcome import EXACT, Outcome
 
 Size = tuple[int, ...]
 

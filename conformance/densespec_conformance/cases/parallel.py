@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from densespec.graph import lower
-from densespec.recipe import TrainingRecipe
-from densespec_conformance.case import Case, Outcome, Tier
+from densespec.network.graph import lower
+from densespec.recipes.recipe import TrainingRecipe
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import batches, random_weights
+from densespec_conformance.asking.requests import Network, Train
+from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import SMALL
-from densespec_conformance.compare import assert_same_steps
-from densespec_conformance.data import batches, random_weights
-from densespec_conformance.expected import Reference
-from densespec_conformance.requests import Network, Train
-from densespec_conformance.target import Target
+from densespec_conformance.judging.compare import assert_same_steps
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.judging.outcome import Outcome
 
 STEPS, SIZE, DEVICES = 4, (20, 17), 2
 

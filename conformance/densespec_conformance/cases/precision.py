@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from densespec.catalogue import get
-from densespec.graph import lower
-from densespec_conformance.case import Case, Outcome
+from densespec.network.catalogue import get
+from densespec.network.graph import lower
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import images, random_weights
+from densespec_conformance.asking.requests import Forward, Network
+from densespec_conformance.case import Case
 from densespec_conformance.cases.forward import ROWS, check, compare
-from densespec_conformance.compare import Mismatch
-from densespec_conformance.data import images, random_weights
-from densespec_conformance.expected import Reference, given_in
-from densespec_conformance.requests import Forward, Network
-from densespec_conformance.target import Target
+from densespec_conformance.judging.compare import Mismatch
+from densespec_conformance.judging.expected import Reference, given_in
+from densespec_conformance.judging.outcome import Outcome
 
 SIZE = (224, 224)
 

@@ -15,17 +15,18 @@ from functools import partial
 
 from hypothesis import HealthCheck, given, settings
 
-from densespec.graph import lower
-from densespec.spec import DenseNetSpec
-from densespec_conformance.case import EXACT, Case, Outcome, Tier
+from densespec.network.graph import lower
+from densespec.network.spec import DenseNetSpec
+from densespec_conformance.answering.target import Target, TargetError
+from densespec_conformance.asking.questions import forward_request, training_request
+from densespec_conformance.asking.requests import Inspect
+from densespec_conformance.asking.strategies import Sample, samples
+from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import compare as compare_taps
 from densespec_conformance.cases.structure import assert_structure
-from densespec_conformance.compare import Mismatch, assert_same_steps
-from densespec_conformance.data import forward_request, training_request
-from densespec_conformance.expected import Reference, expectation
-from densespec_conformance.requests import Inspect
-from densespec_conformance.strategies import Sample, samples
-from densespec_conformance.target import Target, TargetError
+from densespec_conformance.judging.compare import Mismatch, assert_same_steps
+from densespec_conformance.judging.expected import Reference, expectation
+from densespec_conformance.judging.outcome import EXACT, Outcome
 
 SHRINKING = 20.0
 """Seconds for finding a smaller network that fails."""

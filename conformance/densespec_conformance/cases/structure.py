@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 from densespec.backends import LAYERS, split_mode
-from densespec.catalogue import Variant, catalogue
-from densespec.graph import Graph, lower
-from densespec_conformance.case import EXACT, Case, Outcome
-from densespec_conformance.compare import Mismatch, assert_equal
-from densespec_conformance.expected import Reference
-from densespec_conformance.requests import Inspect, Inspected, Network
-from densespec_conformance.target import Target
+from densespec.network.catalogue import Variant, catalogue
+from densespec.network.graph import Graph, lower
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.requests import Inspect, Inspected, Network
+from densespec_conformance.case import Case
+from densespec_conformance.judging.compare import Mismatch, assert_equal
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.judging.outcome import EXACT, Outcome
 
 # densenet169-bc at 224x224 as first published: output, parameters with running statistics.
 PUBLISHED_STAGES = {

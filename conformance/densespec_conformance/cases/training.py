@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from densespec.graph import lower
-from densespec.recipe import TrainingRecipe
-from densespec.spec import DenseNetSpec
-from densespec_conformance.case import Case, Outcome
+from densespec.network.graph import lower
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
+from densespec_conformance.answering.target import Target
+from densespec_conformance.asking.questions import batches, random_weights
+from densespec_conformance.asking.requests import Network, Train
+from densespec_conformance.case import Case
 from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL, UNPOOLED
-from densespec_conformance.compare import assert_same_steps
-from densespec_conformance.data import batches, random_weights
-from densespec_conformance.expected import Reference
-from densespec_conformance.requests import Network, Train
-from densespec_conformance.target import Target
+from densespec_conformance.judging.compare import assert_same_steps
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.judging.outcome import Outcome
 
 STEPS, BATCH = 12, 4
 

@@ -2,7 +2,7 @@
 
 Each family of them is a module here, with a tuple ``DEVIATIONS``. A deviation is tried on the
 reference; if it then computes what a target does, that is what the target does differently
-(``densespec_conformance.diagnosis``).
+(``densespec_conformance.explaining.diagnosis``).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from densespec.graph import Graph
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
 from densespec_conformance.deviations.variant import Variant
 
 Change = Callable[[Variant], Variant]

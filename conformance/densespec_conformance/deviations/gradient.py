@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from densespec import ops
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.deviations.deviation import Deviation
 from densespec_conformance.deviations.kernels import SummedAverageGradient
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from densespec.graph import Graph
-from densespec.ops import Conv
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.network.ops import Conv
 from densespec_conformance.deviations.deviation import Deviation
 
 Shape = tuple[int, ...]

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from densespec import ops, reference
-from densespec.reference import Array, Context, Kernel
-from densespec.weights import Arrays
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.reference import kernels as reference
+from densespec.reference.kernels import Array, Context, Kernel
 
 Gradients = tuple[list[Array], Arrays]
 
@@ -273,16 +274,16 @@ class StemAverage(reference.MaxPoolKernel):
         return self._sum(op, ctx, x) / self._count(op, ctx, x)
 
     def backward(self, op: ops.MaxPool, ctx: Context, dy: Array, x: Array) -> Gradients:
-        pads = reference._pads(op, x)
-        dx = np.zeros_like(reference._pad(x, pads, 0.0))
+        pads = reference.pads_of(op, x)
+        dx = np.zeros_like(reference.pad(x, pads, 0.0))
         share = dy / self._count(op, ctx, x)
-        for _, reach in reference._offsets(op.window, dy.shape[2:], op.stride):
+        for _, reach in reference.offsets_of(op.window, dy.shape[2:], op.stride):
             dx[reach] += share
-        return [reference._unpad(dx, pads)], {}
+        return [reference.unpad(dx, pads)], {}
 
     def _sum(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
-        padded = reference._pad(x, reference._pads(op, x), 0.0)
-        windows = reference._windows(padded, op.window, op.stride)
+        padded = reference.pad(x, reference.pads_of(op, x), 0.0)
+        windows = reference.windows_of(padded, op.window, op.stride)
         return windows.sum(axis=tuple(range(x.ndim, windows.ndim)))
 
     def _count(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from densespec.recipe import TrainingRecipe
-from densespec.reference import Array, SoftmaxKernel, cross_entropy
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.kernels import Array, SoftmaxKernel, cross_entropy
 from densespec_conformance.deviations.deviation import Change, Deviation
 from densespec_conformance.deviations.variant import Loss, Variant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from densespec import ops
+from densespec.network import ops
 from densespec_conformance.deviations.deviation import Change, Deviation
 from densespec_conformance.deviations.kernels import Norm
 from densespec_conformance.deviations.variant import Variant

@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
-from densespec import ops
-from densespec.graph import Graph, Node
+from densespec.network import ops
+from densespec.network.graph import Graph, Node
 from densespec_conformance.deviations.deviation import Change, Deviation, NotApplicable
 from densespec_conformance.deviations.kernels import (
     FlippedConv,

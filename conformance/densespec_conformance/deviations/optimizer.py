@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from densespec.recipe import TrainingRecipe
+from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.deviations.deviation import Change, Deviation
 
 KINDS = ("kernel", "bias", "gamma", "beta")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from densespec import ops
-from densespec.graph import Graph, Node
+from densespec.network import ops
+from densespec.network.graph import Graph, Node
 from densespec_conformance.deviations.deviation import Change, NotApplicable
 from densespec_conformance.deviations.kernels import Identity
 from densespec_conformance.deviations.variant import Variant

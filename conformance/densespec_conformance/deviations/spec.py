@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from densespec import ops
-from densespec.graph import Graph, Node
+from densespec.network import ops
+from densespec.network.graph import Graph, Node
 from densespec_conformance.deviations.deviation import Change, Deviation, both
 from densespec_conformance.deviations.rewriting import on, replace_ops, without
 

@@ -15,12 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 import densespec
-from densespec.graph import Graph, Node
-from densespec.recipe import TrainingRecipe
-from densespec.reference import Array, Context, Kernel, ReferenceModel, cross_entropy
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph, Node
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.kernels import Array, Context, Kernel, cross_entropy
+from densespec.reference.model import ReferenceModel
+from densespec_conformance.asking.requests import Batch, Network, Step, Train
 from densespec_conformance.deviations.kernels import KERNELS
-from densespec_conformance.requests import Batch, Network, Step, Train
 
 Loss = Callable[[Array, Array, float], tuple[float, Array]]
 """Logits, labels and label smoothing to the loss and its gradient."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from densespec.reference import Array
-from densespec.weights import Arrays
+from densespec.network.arrays import Arrays
+from densespec.reference.kernels import Array
 from densespec_conformance.deviations.deviation import Change, Deviation, NotApplicable
 from densespec_conformance.deviations.variant import Variant
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from densespec.files import atomic_path
+from densespec.atomic import atomic_path
 from densespec_conformance.report.html import page
 from densespec_conformance.report.junit import junit
 from densespec_conformance.report.record import Record, Run, as_record

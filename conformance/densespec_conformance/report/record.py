@@ -14,13 +14,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import densespec
-from densespec_conformance.compare import Comparison, Stats
-from densespec_conformance.requests import Description
-from densespec_conformance.runner import STATUSES, Result
-from densespec_conformance.subject import Subject
+from densespec_conformance.asking.requests import Description
+from densespec_conformance.asking.subject import Subject
+from densespec_conformance.judging.compare import Comparison, Stats
+from densespec_conformance.running.runner import STATUSES, Result
 
 if TYPE_CHECKING:
-    from densespec_conformance.diagnosis import Suspect
+    from densespec_conformance.explaining.diagnosis import Suspect
 
 FORMAT = 1
 """Version of the JSON report; it goes up when a reader of an older one would misread it."""

@@ -10,10 +10,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from densespec_conformance.asking.subject import Subject
 from densespec_conformance.case import Case
 from densespec_conformance.report.record import Run, environment, reproduce
-from densespec_conformance.runner import STATUSES, Result
-from densespec_conformance.subject import Subject
+from densespec_conformance.running.runner import STATUSES, Result
 
 STYLES = {
     "passed": "green",

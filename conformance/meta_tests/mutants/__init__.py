@@ -10,8 +10,8 @@ import os
 import time
 from typing import Any
 
-from densespec.numpy_backend import NumpyBackend
-from densespec.reference import ReferenceModel
+from densespec.reference.backend import NumpyBackend
+from densespec.reference.model import ReferenceModel
 from meta_tests.mutants.mutant import Mutant as Mutant
 from meta_tests.mutants.numpy_mutants import MUTANTS as NUMPY_MUTANTS
 from meta_tests.mutants.torch_mutants import MUTANTS as TORCH_MUTANTS

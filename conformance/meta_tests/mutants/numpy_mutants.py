@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from densespec import ops
 from densespec.backends import StepResult
-from densespec.graph import Graph, Node
-from densespec.numpy_backend import NumpyBackend, NumpyTrainer
-from densespec.recipe import TrainingRecipe
-from densespec.reference import (
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph, Node
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.backend import NumpyBackend, NumpyTrainer
+from densespec.reference.kernels import (
     KERNELS,
     Array,
     AvgPoolKernel,
@@ -23,11 +24,10 @@ from densespec.reference import (
     ConvKernel,
     DropoutKernel,
     MaxPoolKernel,
-    ReferenceModel,
     ReluKernel,
     SoftmaxKernel,
 )
-from densespec.weights import Arrays
+from densespec.reference.model import ReferenceModel
 from meta_tests.mutants.mutant import (
     APART,
     BIASED,

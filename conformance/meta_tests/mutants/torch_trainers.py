@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from densespec.backends import StepResult
-from densespec.graph import Graph
-from densespec.recipe import TrainingRecipe
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
 from densespec_torch.training import TorchTrainer
 
 

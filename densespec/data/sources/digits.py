@@ -6,11 +6,10 @@ They come within scikit-learn. What is tested on is a fixed fifth of each class;
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 
-from densespec.data.dataset import DataError, Dataset
+from densespec.data.dataset import Dataset
+from densespec.installed import require
 
 FULL = 16.0
 """The value of full intensity."""
@@ -20,12 +19,9 @@ def load() -> Dataset:
     """The digits, one channel.
 
     Raises:
-        DataError: scikit-learn is not installed; says how to install it.
+        PackageMissing: scikit-learn is not installed; says how to install it.
     """
-    if importlib.util.find_spec("sklearn") is None:
-        raise DataError(
-            "the digits come within scikit-learn, which is not installed: pip install scikit-learn"
-        )
+    require("the digits, which come within scikit-learn,", "sklearn", extra="data")
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

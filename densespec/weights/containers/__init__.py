@@ -12,8 +12,8 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from densespec.atomic import atomic_path
 from densespec.errors import UnknownName, WeightsError, shown
-from densespec.files import atomic_path
 from densespec.weights.containers import (
     hdf5,
     keras_zip,

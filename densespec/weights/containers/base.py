@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Literal, Self
 
 import numpy as np
 
-from densespec.errors import LONGEST, WeightsError, shown
+from densespec.errors import LONGEST, PackageMissing, WeightsError, shown
+from densespec.installed import require
 from densespec.weights.tensors import Tensor, Tensors
 
 Read = Callable[[np.dtype], np.ndarray]
@@ -88,7 +88,7 @@ def damage(path: Path, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except WeightsError:
+    except (WeightsError, PackageMissing):
         raise
     except Refused as error:
         raise WeightsError(f"{path}: {error}") from error
@@ -107,27 +107,15 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first[:LONGEST]}" if first else type(error).__name__
 
 
-def require(package: str, files: str, install: str) -> ModuleType:
-    """Import a package that files need.
-
-    Raises:
-        Refused: it is not installed; the message says how to install it.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise Refused(
-            f"{files} need the package {package!r}, which is not installed: pip install {install}"
-        )
-    return importlib.import_module(package)
-
-
 def numpy_dtype(name: str) -> np.dtype:
     """The type of arrays of this name.
 
     Raises:
-        Refused: it is one of ``ml_dtypes``, which is not installed.
+        PackageMissing: it is one of ``ml_dtypes``, which is not installed.
     """
     if name in EXTENDED:
-        return np.dtype(getattr(require("ml_dtypes", f"{name} arrays", "ml_dtypes"), name))
+        require(f"reading {name} arrays", "ml_dtypes", extra="dtypes")
+        return np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
     return np.dtype(name)
 
 

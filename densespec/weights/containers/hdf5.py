@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from densespec.errors import shown
+from densespec.installed import require
 from densespec.weights.containers.base import (
     ITEM_SIZES,
     MAX_DEPTH,
@@ -30,7 +31,6 @@ from densespec.weights.containers.base import (
     Opened,
     Output,
     Refused,
-    require,
 )
 from densespec.weights.containers.hdf5_format import HDF5File, Node
 
@@ -236,7 +236,9 @@ def _create(group: Any, path: str, array: np.ndarray) -> Any:
 
 @contextlib.contextmanager
 def _new_file(output: Output, types: list[str]) -> Iterator[Any]:
-    h5py: Any = require("h5py", "files written as HDF5", "'densespec[hdf5]'")
+    require("writing HDF5 files", "h5py", extra="hdf5")
+    import h5py  # type: ignore[import-untyped]
+
     output.check_types(types, "HDF5 files of this kind")
     output.check_tree()
     with _Patient(output.temporary, "w+") as file:

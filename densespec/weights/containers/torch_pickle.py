@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from densespec.errors import shown
+from densespec.installed import require
 from densespec.weights.containers import zips
 from densespec.weights.containers.base import (
     EXTENDED,
@@ -24,7 +25,6 @@ from densespec.weights.containers.base import (
     Output,
     Read,
     Refused,
-    require,
     write_little_endian,
 )
 from densespec.weights.tensors import Tensor, Tensors
@@ -46,7 +46,7 @@ RESAVE = (
 
 
 def read(opened: Opened) -> None:
-    require("torch", "PyTorch files", "'densespec[torch]'")
+    require("reading PyTorch files", "torch", extra="torch")
     state = _state_dict(opened, _load(opened))
     for name, value in _entries(state).items():
         _add(opened, name, value)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from densespec.errors import UnknownName
-from densespec.graph import Graph
-from densespec.spec import DenseNetSpec
+from densespec.network.graph import Graph
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence
 from densespec.weights.tensors import Tensor, Tensors
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from densespec.errors import DensespecError, WeightsError
-from densespec.files import spec_from_json, to_json
-from densespec.graph import Graph
-from densespec.spec import DenseNetSpec
+from densespec.network.files import spec_from_json, to_json
+from densespec.network.graph import Graph
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
 from densespec.weights.layouts import Layout
 from densespec.weights.tensors import Tensors

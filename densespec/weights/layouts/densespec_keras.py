@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from densespec.errors import WeightsError
-from densespec.spec import DenseNetSpec
+from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import common_compression
 from densespec.weights.layouts import Layout, keras_names
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from densespec.graph import Graph
+from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
 from densespec.weights.layouts import Layout, canonical_shape
 from densespec.weights.tensors import Tensors

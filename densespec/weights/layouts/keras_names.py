@@ -13,9 +13,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from densespec import ops
 from densespec.errors import WeightsError
-from densespec.graph import Graph
+from densespec.network import ops
+from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name, evidence_in_order
 from densespec.weights.layouts import canonical_shape
 from densespec.weights.tensors import Tensor, Tensors

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from densespec import ops
 from densespec.backends import DataFormat, StepResult, require_logits
-from densespec.graph import Graph, Node
-from densespec.recipe import TrainingRecipe
-from densespec.weights import Arrays, check_velocity
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph, Node
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
 
 Values = dict[str, jax.Array]
 

@@ -1,0 +1,1 @@
+"""A target's own process: frameworks are imported here, and requests are answered."""

@@ -1,0 +1,232 @@
+"""A target under test, seen from the suite: a process that may answer, fail, crash or hang."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import multiprocessing.util  # so that its own exit hook, which waits for processes, runs after ours
+import os
+import signal
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from densespec.network.catalogue import get
+from densespec.network.spec import DenseNetSpec
+from densespec_conformance.answering.worker import handle, serve
+from densespec_conformance.asking.requests import (
+    About,
+    Description,
+    Network,
+    Request,
+    Train,
+    Unsupported,
+)
+from densespec_conformance.asking.subject import Subject as Subject
+from densespec_conformance.asking.subject import input_size_of as input_size_of
+from densespec_conformance.asking.subject import subject_of as subject_of
+
+LOG_LINES = 15
+"""How much of a dead worker's output an error quotes."""
+
+Failure = Literal["error", "crashed", "timeout", "out of memory"]
+
+
+class TargetError(Exception):
+    """The target could not answer; the message says why."""
+
+    status: Failure = "error"
+
+
+class TargetCrashed(TargetError):
+    """The target's process died."""
+
+    status = "crashed"
+
+
+class TargetTimeout(TargetError):
+    """The target did not answer in time; its process was ended."""
+
+    status = "timeout"
+
+
+class TargetOutOfMemory(TargetError):
+    """The target ran out of memory; its process was ended, so as to give that back."""
+
+    status = "out of memory"
+
+
+class Target(Protocol):
+    """Whatever answers requests under a name."""
+
+    name: str
+
+    def ask(self, request: Request) -> Any:
+        """The answer.
+
+        Raises:
+            TargetError: there is none.
+            Unsupported: the target can't be asked that.
+        """
+        ...
+
+
+class ProcessTarget:
+    """A target in a process of its own, started on first use and again after it died.
+
+    Args:
+        name: as :func:`subject_of` takes it.
+        timeout: seconds that one request may take; all of a case's, after :meth:`start_case`.
+        threads: that the framework's kernels may use, where it asks OpenMP.
+        spec: the network that it is held to; None for a backend, which builds any.
+        weights: file whose weights it has, where the request gives none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        timeout: float,
+        threads: int = 1,
+        *,
+        spec: DenseNetSpec | None = None,
+        weights: Path | None = None,
+    ) -> None:
+        self.name, self.timeout, self.threads = name, timeout, threads
+        self.subject = Subject(name, spec, None if weights is None else str(weights))
+        self._folder = tempfile.TemporaryDirectory(prefix="densespec-conformance-")
+        self.log = Path(self._folder.name) / "worker.log"
+        self._process: Any = None
+        self._pipe: Any = None
+        self._left: float | None = None
+        self._apart: ProcessTarget | None = None
+        _open_targets.add(self)
+
+    def __enter__(self) -> ProcessTarget:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._folder.cleanup()
+
+    def start_case(self) -> None:
+        """From now on, the time limit is for all requests together."""
+        self._left = self.timeout
+
+    def describe(self) -> Description:
+        """What the target runs on, as its process sees it."""
+        answer: Description = self.ask(About(Network(self.subject.spec or get("densenet121"))))
+        return answer
+
+    def ask(self, request: Request) -> Any:
+        several = isinstance(request, Train) and request.replicas > 1
+        return (self._for_several_devices() if several else self)._ask(request)
+
+    def _for_several_devices(self) -> ProcessTarget:
+        """A process of its own: frameworks are told of their devices before they do anything."""
+        if self._apart is None:
+            self._apart = ProcessTarget(self.name, self.timeout, self.threads)
+            self._apart.subject = self.subject
+        self._apart._left = self._left
+        return self._apart
+
+    def _ask(self, request: Request) -> Any:
+        self._start()
+        start = time.monotonic()
+        try:
+            self._pipe.send(request)
+            if not self._pipe.poll(self.timeout if self._left is None else self._left):
+                self.close()
+                raise TargetTimeout(f"no answer within {self.timeout:g} s")
+            kind, answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._crash() from error
+        if self._left is not None:
+            self._left = max(0.0, self._left - (time.monotonic() - start))
+        match kind:
+            case "answer":
+                return answer
+            case "unsupported":
+                raise Unsupported(answer)
+            case "out of memory":
+                self.close()
+                raise TargetOutOfMemory(answer)
+        raise TargetError(answer)
+
+    def close(self) -> None:
+        """End the process, and those that it started."""
+        if self._apart is not None:
+            self._apart.close()
+        if self._process is None:
+            return
+        self._pipe.close()
+        self._process.join(1)
+        self._kill()
+        self._process.join()
+        self._process = None
+
+    def interrupt(self) -> None:
+        """End the process from another thread: what it was asked then ends in a crash."""
+        if self._apart is not None:
+            self._apart.interrupt()
+        if self._process is not None:
+            self._kill()
+
+    def _kill(self) -> None:
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _start(self) -> None:
+        if self._process is not None:
+            return
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(self.subject, theirs, str(self.log), self.threads)
+        )
+        self._process.start()
+        theirs.close()
+
+    def _crash(self) -> TargetError:
+        self._process.join(5)
+        code = self._process.exitcode
+        self.close()
+        lines = [f"its process died with exit code {code}"]
+        if code == -signal.SIGKILL:
+            lines = ["its process was killed, as systems do when memory is short"]
+        with contextlib.suppress(OSError):
+            lines += self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return TargetCrashed("\n".join(lines))
+
+
+_open_targets: weakref.WeakSet[ProcessTarget] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_targets() -> None:
+    """Worker processes may have children, so they are no daemons: nobody else ends them."""
+    for target in list(_open_targets):
+        target.close()
+
+
+class LocalTarget:
+    """A target in this process: for backends that need no framework, and for debugging."""
+
+    def __init__(
+        self, name: str, *, spec: DenseNetSpec | None = None, weights: Path | None = None
+    ) -> None:
+        self.name = name
+        self.subject = Subject(name, spec, None if weights is None else str(weights))
+
+    def ask(self, request: Request) -> Any:
+        try:
+            return handle(self.subject, request)
+        except Unsupported:
+            raise
+        except Exception as error:
+            raise TargetError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,1 @@
+"""What a target is and what it can be asked: plain data, and seeded inputs."""

@@ -1,0 +1,103 @@
+"""Seeded inputs, weights and questions: nothing is at its initial value, so nothing can hide."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph, lower
+from densespec.network.initial import initial_weights
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
+from densespec_conformance.asking.requests import Batch, Forward, Network, Train
+
+
+def stream(label: str) -> np.random.Generator:
+    """The random stream of a label."""
+    return np.random.default_rng(zlib.crc32(label.encode()))
+
+
+def random_weights(graph: Graph, label: str) -> Arrays:
+    """Weights as after some training: norms, biases and statistics are all away from 0 and 1."""
+    arrays = initial_weights(graph, zlib.crc32(label.encode()))
+    for name, array in arrays.items():
+        draw = stream(f"{label} {name}")
+        match name.rpartition(".")[2]:
+            case "gamma" | "running_variance":
+                arrays[name] = draw.uniform(0.5, 1.5, array.shape)
+            case "beta" | "bias" | "running_mean":
+                arrays[name] = 0.3 * draw.standard_normal(array.shape)
+            case _:
+                arrays[name] = array.astype(np.float64)
+    return arrays
+
+
+def with_variances(arrays: Arrays, factor: float) -> Arrays:
+    """Weights with running variances times a factor, and gammas that make up for it."""
+    factors = {"running_variance": factor, "gamma": factor**0.5}
+    return {
+        name: array * factors.get(name.rpartition(".")[2], 1.0) for name, array in arrays.items()
+    }
+
+
+def with_signs(arrays: Arrays) -> Arrays:
+    """Weights with gammas of either sign, every fifth of them 0: norms may turn values over, or
+    give the same for all."""
+    signs = np.array([1.0, -1.0, 1.0, -1.0, 0.0])
+    return {
+        name: array * np.resize(signs, array.shape) if name.endswith(".gamma") else array
+        for name, array in arrays.items()
+    }
+
+
+def images(spec: DenseNetSpec, size: tuple[int, ...], batch: int, label: str) -> np.ndarray:
+    """Normal numbers of shape (batch, channels, *size)."""
+    return stream(f"{label} images").standard_normal((batch, spec.in_channels, *size))
+
+
+def batches(
+    graph: Graph, recipe: TrainingRecipe, *, steps: int, batch: int, label: str
+) -> tuple[Batch, ...]:
+    """Training batches, one an epoch of the recipe, with its learning rates and dropout masks."""
+    draw = stream(f"{label} batches")
+    return tuple(
+        Batch(
+            x=draw.standard_normal((batch, *_known(graph.input.shape))),
+            labels=draw.integers(0, graph.spec.classes, batch),
+            learning_rate=recipe.learning_rate_at(step),
+            masks={
+                node.name: (draw.random((batch, *_known(node.shape))) >= node.op.rate).astype(float)
+                for node in graph.nodes
+                if isinstance(node.op, ops.Dropout) and not node.frozen
+            },
+        )
+        for step in range(steps)
+    )
+
+
+def _known(shape: ops.Shape) -> tuple[int, ...]:
+    return tuple(size for size in shape if size is not None)
+
+
+SAMPLES, STEPS = 2, 2
+"""Of the questions that any network can be asked: samples in a batch, steps in training."""
+
+
+def forward_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Forward:
+    """The value of every op of any network, in float64."""
+    graph = lower(spec, size)
+    network = Network(spec, input_size=size, weights=random_weights(graph, "network"))
+    taps = tuple(node.name for node in graph.nodes[1:])
+    return Forward(network, images(spec, size, SAMPLES, "network"), taps)
+
+
+def training_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Train:
+    """A few float64 training steps of any network, with the learning rate dropping after one."""
+    recipe = TrainingRecipe(epochs=STEPS, milestones=(1 / STEPS,), learning_rate=0.05)
+    graph = lower(spec, size)
+    network = Network(spec, input_size=size, weights=random_weights(graph, "network"))
+    given = batches(graph, recipe, steps=STEPS, batch=SAMPLES, label="network")
+    return Train(network, recipe, given)

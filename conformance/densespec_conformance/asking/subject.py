@@ -1,0 +1,111 @@
+"""What is under test, as a user types it: a backend or a constructor, and the network it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from densespec.backends import backends, split_mode, with_mode
+from densespec.errors import DensespecError, UnknownName
+from densespec.network.catalogue import resolve, variants
+from densespec.network.files import spec_from_json
+from densespec.network.spec import DenseNetSpec
+from densespec_conformance.asking.constructor import Constructor, is_short, parse
+
+Kind = Literal["backend", "constructor"]
+
+
+class SubjectError(DensespecError, ValueError):
+    """A target, or the network it is held to, can't be understood."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is under test.
+
+    Attributes:
+        name: as typed.
+        spec: the network it is held to; None for a backend, which builds any.
+        weights: file whose weights it has; None for those it is built with.
+        kind: ``module:attribute`` with a spec is a constructor until its process has imported it:
+            it may turn out to be a backend, and answers the same questions.
+    """
+
+    name: str
+    spec: DenseNetSpec | None = None
+    weights: str | None = None
+    kind: Kind = "backend"
+
+
+def subject_of(target: str, spec: str | None = None, weights: str | None = None) -> Subject:
+    """The subject of what a user typed. Imports nothing of the target's.
+
+    Args:
+        target: a backend's name, ``module:BACKEND``, or a constructor such as
+            ``torchvision.models:densenet121``, ``timm:densenet169``,
+            ``monai.networks.nets:DenseNet121(spatial_dims=2, in_channels=3, out_channels=10)``.
+        spec: a variant's name, the path of a spec file, or a spec as JSON; None for any network,
+            or for the variant of the constructor's own name.
+        weights: path of a weight file.
+
+    Raises:
+        SubjectError, UnknownName, SpecError, SpecFileError: says what can't be understood.
+    """
+    given = None if spec is None else _spec(spec)
+    if ":" not in target:
+        if split_mode(target)[0] not in backends():
+            raise UnknownName("backend", target, backends())
+        with_mode(target, None)  # raises if it has a mode that does not exist
+        return _checked(Subject(target, given, weights))
+    constructor = parse(target)
+    given = given or _named(constructor)
+    is_constructor = given is not None or constructor.has_arguments or is_short(target)
+    return _checked(Subject(target, given, weights, "constructor" if is_constructor else "backend"))
+
+
+def _checked(subject: Subject) -> Subject:
+    if subject.spec is None and subject.kind == "constructor":
+        raise SubjectError(
+            f"{subject.name}: say which network this should be, with --spec: a variant's name "
+            "(see `densespec list`), a spec file, or a spec as JSON"
+        )
+    if subject.spec is None and subject.weights is not None:
+        raise SubjectError(f"{subject.name}: weights are of one network: give its --spec too")
+    return subject
+
+
+def _spec(text: str) -> DenseNetSpec:
+    return spec_from_json(text) if text.lstrip().startswith("{") else resolve(text)
+
+
+def _named(constructor: Constructor) -> DenseNetSpec | None:
+    """The variant that a constructor is called after, such as ``DenseNet201``."""
+    name = constructor.network.lower()
+    return resolve(name) if name in variants() else None
+
+
+def input_size_of(text: str, spec: DenseNetSpec) -> tuple[int, ...]:
+    """A spatial size as typed: ``64``, ``64x96``, or with the channels first, ``3x64x96``.
+
+    Raises:
+        SubjectError: it is of another form, or does not fit the spec.
+    """
+    parts = text.lower().split("x")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise SubjectError(f"input size {text!r} is not of the form 64, 64x96 or 3x64x96")
+    sizes = tuple(map(int, parts))
+    if len(sizes) == 1:
+        return sizes * spec.spatial_dims
+    if len(sizes) == spec.spatial_dims + 1:
+        if sizes[0] != spec.in_channels:
+            raise SubjectError(
+                f"input size {text!r} has {sizes[0]} channels, but the network reads "
+                f"{spec.in_channels}"
+            )
+        sizes = sizes[1:]
+    if len(sizes) != spec.spatial_dims:
+        raise SubjectError(
+            f"input size {text!r} has {len(sizes)} sizes, but the network has "
+            f"{spec.spatial_dims} spatial dimensions"
+        )
+    return sizes

@@ -1,0 +1,1 @@
+"""Finding the known deviation that explains a wrong answer."""

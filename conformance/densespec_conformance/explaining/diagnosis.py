@@ -1,0 +1,163 @@
+"""What may be wrong with an answer: known deviations that would explain it, in words.
+
+Deviations are tried on the reference with the same question. Those that move the first difference
+further on are kept, and others are tried on top, so that several at once are found. Where none
+explains the answer, what is peculiar about the first difference is said instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from densespec_conformance.asking.requests import Answer, Request
+from densespec_conformance.deviations import catalogue
+from densespec_conformance.explaining.patterns import peculiarities
+from densespec_conformance.explaining.trial import FAMILIES, Attempt, Trial
+from densespec_conformance.judging.expected import Expectation
+
+SECONDS = 15.0
+"""How long a diagnosis may take."""
+
+AT_ONCE = 4
+"""Deviations at most that are combined."""
+
+KEPT = 8
+"""Combinations that are built upon."""
+
+SHOWN = 5
+"""Suspects at most."""
+
+Ids = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """Deviations that would explain an answer, wholly or in part.
+
+    Attributes:
+        deviations: ids, all of which are needed; empty where no known one helps.
+        text: a sentence for people.
+        remaining: relative error of the first part that differs still; of a complete match, the
+            largest.
+        complete: whether the whole answer is explained.
+        alike: ids of deviations that explain the same answer as well.
+    """
+
+    deviations: tuple[str, ...]
+    text: str
+    remaining: float
+    complete: bool
+    alike: tuple[tuple[str, ...], ...] = ()
+
+
+def diagnose(
+    request: Request,
+    answer: Answer,
+    expected: Expectation | None,
+    *,
+    seconds: float = SECONDS,
+) -> tuple[Suspect, ...]:
+    """Explanations of an answer that is not the reference's, the best first.
+
+    Args:
+        answer: of the target; parts of it may be missing.
+        expected: what the reference answers to a ``Forward`` or ``Train``, with bounds.
+        seconds: after which the search stops.
+    """
+    if type(request) not in FAMILIES:
+        return ()
+    trial = Trial(request, answer, expected, time.monotonic() + seconds)
+    if trial.as_it_is is None or trial.as_it_is.complete:
+        return ()
+    found = _search(trial, trial.as_it_is)
+    complete = {ids: attempt for ids, attempt in found.items() if attempt.complete}
+    if complete:
+        return _complete(complete)
+    return _partial(trial, trial.as_it_is, found)
+
+
+def _search(trial: Trial, start: Attempt) -> dict[Ids, Attempt]:
+    """The best attempts with the fewest deviations, by the deviations they make."""
+    candidates = [deviation.id for deviation in trial.candidates()]
+    order = {id_: index for index, id_ in enumerate(candidates)}
+    kept: dict[Ids, Attempt] = {(): start}
+    best: dict[Ids, Attempt] = {}
+    tried: set[frozenset[str]] = set()
+    for _ in range(AT_ONCE):
+        found: dict[Ids, Attempt] = {}
+        for ids, before in kept.items():
+            for candidate in candidates:
+                together = frozenset({*ids, candidate})
+                if candidate in ids or together in tried:
+                    continue
+                tried.add(together)
+                attempt = trial.attempt((*ids, candidate))
+                if attempt is not None and _does_something(attempt, before):
+                    found[(*ids, candidate)] = attempt
+        complete = {ids: attempt for ids, attempt in found.items() if attempt.complete}
+        if complete:
+            return dict(sorted(complete.items(), key=lambda item: _order(item[0], order)))
+        furthest = max((attempt.agreeing for attempt in best.values()), default=start.agreeing)
+        further = {i: a for i, a in found.items() if a.agreeing > furthest}
+        best |= further
+        ranked = sorted(found.items(), key=lambda item: item[1].rank, reverse=True)
+        kept = dict(ranked[:KEPT])
+        if not kept:
+            break
+    return best
+
+
+def _does_something(attempt: Attempt, before: Attempt) -> bool:
+    return (attempt.agreeing, attempt.error) != (before.agreeing, before.error)
+
+
+def _order(ids: Ids, order: Mapping[str, int]) -> tuple[bool, Sequence[int]]:
+    """Deviations foreseen to the last digit come before those of precision."""
+    rounds = any(catalogue()[each].dtype for each in ids)
+    return rounds, sorted(order[each] for each in ids)
+
+
+def _complete(found: Mapping[Ids, Attempt]) -> tuple[Suspect, ...]:
+    exact = [ids for ids in found if not any(catalogue()[each].dtype for each in ids)]
+    names = exact or list(found)
+    suspects = []
+    for ids in names[:SHOWN]:
+        alike = tuple(other for other in names if other != ids)
+        text = f"matches the reference if {phrase(ids)}"
+        if alike:
+            others = "; or if ".join(phrase(other) for other in alike[: SHOWN - 1])
+            text += f", or (this question can't tell) if {others}"
+        suspects.append(Suspect(ids, text, found[ids].error, True, alike))
+    return tuple(suspects)
+
+
+def _partial(trial: Trial, start: Attempt, found: Mapping[Ids, Attempt]) -> tuple[Suspect, ...]:
+    ranked = sorted(found.items(), key=lambda item: (item[1].rank, -len(item[0])), reverse=True)
+    suspects = [
+        Suspect(
+            deviations=ids,
+            text=(
+                f"agrees with the reference further, up to {attempt.where}, if {phrase(ids)}; "
+                f"something else is different there"
+            ),
+            remaining=attempt.error,
+            complete=False,
+        )
+        for ids, attempt in ranked[: SHOWN - 1]
+    ]
+    seen = trial.observed.get(start.where)
+    if seen is not None and start.predicted is not None:
+        remarks = peculiarities(seen, start.predicted)
+        if remarks:
+            text = f"no known deviation explains it; {start.where} {'; '.join(remarks)}"
+            text = f"{start.where} {'; '.join(remarks)}" if suspects else text
+            suspects.append(Suspect((), text, start.error, False))
+    return tuple(suspects)
+
+
+def phrase(ids: Sequence[str]) -> str:
+    """Deviations in words, with where each is met."""
+    phrases = [f"{catalogue()[i].phrase} ({catalogue()[i].source})" for i in ids]
+    return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)

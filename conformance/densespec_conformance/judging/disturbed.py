@@ -1,0 +1,277 @@
+"""The reference with the roundings of a dtype: every op's result is off by as much as rounding.
+
+``densespec_conformance.judging.disturbed:FLOAT32_1`` is a backend that computes in float64, but
+moves each value by a random amount of the size that float32's rounding has there. Draws with
+other numbers move them by other amounts. How far such backends end up from the reference
+is how far a right one that computes in float32 may be.
+
+Where an op sums n products, each factor is moved by sqrt(n) roundoffs: as far as n roundings of
+the partial sums, of random sign, move the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from densespec.backends import StepResult
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.reference.backend import NumpyBackend
+from densespec.reference.kernels import (
+    KERNELS,
+    Array,
+    AvgPoolKernel,
+    BatchNormKernel,
+    Context,
+    ConvKernel,
+    DenseKernel,
+    DropoutKernel,
+    GlobalPoolKernel,
+    Kernel,
+    SoftmaxKernel,
+)
+from densespec.reference.model import ReferenceModel
+from densespec_conformance.judging.rounding import ARITHMETIC, Arithmetic
+
+Gradients = tuple[list[Array], Arrays]
+
+
+class Noise:
+    """Random roundings of one arithmetic."""
+
+    def __init__(self, arithmetic: Arithmetic, draw: int) -> None:
+        self.arithmetic = arithmetic
+        self._random = np.random.default_rng(draw)
+
+    def relative(self, x: Array, roundoff: float) -> Array:
+        """Every value moved by up to ``roundoff`` of itself."""
+        return x + self.of_size(np.abs(x) * roundoff)
+
+    def of_size(self, size: Array) -> Array:
+        return size * self._random.uniform(-1, 1, np.shape(size))
+
+    def result(self, y: Array) -> Array:
+        """Every value moved as by rounding it."""
+        return y + self.of_size(np.abs(y) * self.arithmetic.unit + self.arithmetic.smallest)
+
+    def factor(self, x: Array, terms: int) -> Array:
+        """A factor of products, ``terms`` of which are summed."""
+        return self.relative(x, self.arithmetic.sums * math.sqrt(terms) + self.arithmetic.factors)
+
+    def factors(self, ctx: Context, terms: int) -> Context:
+        """The kernel of an op as such a factor."""
+        kernel = self.factor(ctx.weights["kernel"], terms)
+        return _with_weights(ctx, {**ctx.weights, "kernel": kernel})
+
+    def summed(self, total: Array, terms: int) -> Array:
+        """A sum moved as by the roundings of its partial sums where its terms have one sign."""
+        return self.relative(total, self.arithmetic.sums * math.sqrt(terms))
+
+    def summed_alike(self, total: Array, terms: int) -> Array:
+        """A sum of terms that may all be equal: then every rounding has the same sign for long, and
+        kernels that add in order drift by an eighth of a roundoff with each term."""
+        return self.relative(total, self.arithmetic.sums * terms / 8)
+
+    def mean(self, x: Array, axes: tuple[int, ...]) -> Array:
+        """What summing ``x`` over axes moves its mean by, in the shape of the mean."""
+        count = math.prod(x.shape[axis] for axis in axes)
+        spread = np.sqrt((x * x).mean(axes, keepdims=True))
+        drift = math.sqrt(count) * np.abs(x.mean(axes, keepdims=True))
+        return self.of_size(self.arithmetic.sums * (spread + drift))
+
+
+def _with_weights(ctx: Context, weights: Mapping[str, Array]) -> Context:
+    """The context with other weights; statistics go where they went."""
+    return Context(ctx.node, weights, ctx.training, ctx.mask, ctx.statistics)
+
+
+def _but_channels(x: Array) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
+
+
+class _Conv(ConvKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
+        noise, terms = self.noise, op.in_channels * math.prod(op.window)
+        y = super().forward(op, noise.factors(ctx, terms), noise.factor(x, terms))
+        return noise.result(y)
+
+    def backward(self, op: ops.Conv, ctx: Context, dy: Array, x: Array) -> Gradients:
+        noise, terms = self.noise, op.filters * math.prod(op.window)
+        positions = dy.size // op.filters
+        dxs, gradients = super().backward(
+            op, noise.factors(ctx, terms), noise.factor(dy, terms), noise.factor(x, positions)
+        )
+        return _results(noise, dxs, gradients, positions)
+
+
+class _Dense(DenseKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.Dense, ctx: Context, x: Array) -> Array:
+        noise = self.noise
+        y = super().forward(op, noise.factors(ctx, op.features), noise.factor(x, op.features))
+        return noise.result(y)
+
+    def backward(self, op: ops.Dense, ctx: Context, dy: Array, x: Array) -> Gradients:
+        noise = self.noise
+        dxs, gradients = super().backward(
+            op,
+            noise.factors(ctx, op.units),
+            noise.factor(dy, op.units),
+            noise.factor(x, len(x)),
+        )
+        return _results(noise, dxs, gradients, len(x))
+
+
+class _BatchNorm(BatchNormKernel):
+    """Scale and shift are rounded channel by channel, and so are the batch's statistics.
+
+    The variance may be computed as the mean of squares less the squared mean.
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.BatchNorm, ctx: Context, x: Array) -> Array:
+        noise = self.noise
+        weights = {name: noise.result(array) for name, array in ctx.weights.items()}
+        moved = _with_weights(ctx, weights)
+        y = noise.result(super().forward(op, moved, noise.result(x)))
+        ctx.statistics = {name: noise.result(array) for name, array in moved.statistics.items()}
+        return y
+
+    def _moments(self, ctx: Context, x: Array) -> tuple[Array, Array]:
+        mean, variance = super()._moments(ctx, x)
+        if not ctx.training:
+            return mean, variance
+        axes, noise = _but_channels(x), self.noise
+        centred = np.square(x - mean.reshape(1, -1, *[1] * (x.ndim - 2)))
+        squared_mean = noise.of_size(noise.arithmetic.sums * np.square(mean))
+        return (
+            mean + noise.mean(x, axes).ravel(),
+            variance + noise.mean(centred, axes).ravel() + squared_mean,
+        )
+
+    def backward(self, op: ops.BatchNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
+        noise, axes = self.noise, _but_channels(x)
+        positions = dy.size // op.channels
+        _, gradients = super().backward(op, ctx, noise.factor(dy, positions), x)
+        (dx,), _ = super().backward(op, ctx, noise.result(dy), x)
+        gradients["beta"] = noise.summed_alike(gradients["beta"], positions)
+        return _results(noise, [dx + noise.mean(dx, axes)], gradients, positions)
+
+
+class _AvgPool(AvgPoolKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.AvgPool, ctx: Context, x: Array) -> Array:
+        return self.noise.result(super().forward(op, ctx, self.noise.result(x)))
+
+    def backward(self, op: ops.AvgPool, ctx: Context, dy: Array, x: Array) -> Gradients:
+        return _results(self.noise, *super().backward(op, ctx, dy, x))
+
+
+class _GlobalPool(GlobalPoolKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.GlobalPool, ctx: Context, x: Array) -> Array:
+        y = super().forward(op, ctx, x)
+        if op.kind == "max":
+            return y
+        axes = tuple(range(2, x.ndim))
+        return self.noise.result(y + self.noise.mean(x, axes).reshape(y.shape))
+
+    def backward(self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array) -> Gradients:
+        return _results(self.noise, *super().backward(op, ctx, dy, x))
+
+
+class _Dropout(DropoutKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def _scale(self, op: ops.Dropout, ctx: Context, x: Array) -> Array:
+        return self.noise.relative(super()._scale(op, ctx, x), self.noise.arithmetic.unit)
+
+
+class _Softmax(SoftmaxKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.Softmax, ctx: Context, x: Array) -> Array:
+        return self.noise.result(super().forward(op, ctx, self.noise.result(x)))
+
+
+def _results(noise: Noise, dxs: list[Array], gradients: Arrays, terms: int = 1) -> Gradients:
+    """Slopes of inputs, and gradients of weights that are sums of ``terms`` terms."""
+    return (
+        [noise.result(dx) for dx in dxs],
+        {name: noise.result(noise.summed(g, terms)) for name, g in gradients.items()},
+    )
+
+
+DISTURBED: Mapping[type, Any] = {
+    ops.Conv: _Conv,
+    ops.BatchNorm: _BatchNorm,
+    ops.Dropout: _Dropout,
+    ops.AvgPool: _AvgPool,
+    ops.GlobalPool: _GlobalPool,
+    ops.Dense: _Dense,
+    ops.Softmax: _Softmax,
+}
+"""The ops that round; a ReLU, a maximum and a concatenation give what they are given."""
+
+
+class _Model(ReferenceModel):
+    """A reference model with disturbed ops, loss and update."""
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], noise: Noise) -> None:
+        disturbed: Mapping[type, Kernel] = {kind: make(noise) for kind, make in DISTURBED.items()}
+        super().__init__(graph, weights, kernels={**KERNELS, **disturbed})
+        self.noise = noise
+
+    def _backward(self, values: Arrays, contexts: dict[str, Context], slope: Array) -> Arrays:
+        rounding = np.full_like(slope, self.noise.arithmetic.unit / len(slope))
+        return super()._backward(values, contexts, slope + self.noise.of_size(rounding))
+
+    def train_step(self, *args: Any, **options: Any) -> StepResult:
+        before = dict(self.weights)
+        result = super().train_step(*args, **options)
+        changed = {n: array for n, array in self.weights.items() if array is not before[n]}
+        self.weights.update({name: self.noise.result(array) for name, array in changed.items()})
+        moved = {name: self.noise.result(array) for name, array in self.velocity.items()}
+        self.velocity.update(moved)
+        return StepResult(float(self.noise.result(np.array(result.loss))), result.gradients)
+
+
+class DisturbedBackend(NumpyBackend):
+    """The reference with the roundings of an arithmetic, in one of many random ways."""
+
+    def __init__(self, arithmetic: Arithmetic, draw: int) -> None:
+        self.arithmetic, self.draw = arithmetic, draw
+
+    def build(self, graph: Graph, weights: Mapping[str, Array], **options: Any) -> ReferenceModel:
+        return _Model(graph, weights, Noise(self.arithmetic, self.draw))
+
+
+def name_of(dtype: str, draw: int) -> str:
+    """The backend's name, as ``densespec.get_backend`` takes it."""
+    return f"{__name__}:{dtype.upper()}_{draw}"
+
+
+def __getattr__(name: str) -> DisturbedBackend:
+    dtype, _, draw = name.rpartition("_")
+    arithmetic = ARITHMETIC.get(dtype.lower())
+    if arithmetic is None or not draw.isdecimal():
+        raise AttributeError(name)
+    return DisturbedBackend(arithmetic, int(draw))

@@ -1,0 +1,71 @@
+"""What the reference answers, and how far an answer may be from it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from densespec.network.arrays import Arrays
+from densespec_conformance.answering.worker import handle
+from densespec_conformance.asking.requests import Answer, Forward, Request, Train
+from densespec_conformance.judging.rounding import rounded
+from densespec_conformance.judging.tolerance import Bounds, forward_bounds, training_bounds
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the float64 reference answers, and how far an answer may be from it."""
+
+    values: Answer
+    bounds: Bounds
+
+
+def expectation(request: Request) -> Expectation:
+    """What the reference computes in float64, with bounds for the dtype that was asked for.
+
+    It computes from weights and inputs that are rounded to that dtype first.
+    """
+    dtype, exact = request.network.dtype, _in_float64(request)
+    values = handle("numpy", exact)
+    match exact:
+        case Forward():
+            assert isinstance(values, dict)
+            return Expectation(values, forward_bounds(exact, values, dtype))
+        case Train():
+            assert isinstance(values, list)
+            return Expectation(values, training_bounds(exact, values, dtype))
+    raise TypeError(f"a {type(request).__name__} has no rounding to allow for")
+
+
+def given_in(dtype: str, request: Forward) -> Forward:
+    """The same question to a network of another dtype, with weights and inputs rounded to it."""
+    network = request.network
+    weights = None if network.weights is None else _rounded(network.weights, dtype)
+    network = replace(network, dtype=dtype, weights=weights)
+    return replace(request, network=network, x=rounded(request.x, dtype))
+
+
+def _in_float64(request: Request) -> Request:
+    return replace(request, network=replace(request.network, dtype="float64"))
+
+
+def _rounded(arrays: Mapping[str, np.ndarray], dtype: str) -> Arrays:
+    return {name: rounded(array, dtype) for name, array in arrays.items()}
+
+
+class Reference:
+    """The numpy reference as what every target is compared with; each request is computed once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, Expectation] = {}
+
+    def expect(self, key: str, request: Callable[[], Request]) -> Expectation:
+        """What a request's answer should be; it is made when ``key`` is asked the first time."""
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = expectation(request())
+            return self._known[key]

@@ -1,0 +1,52 @@
+"""How far apart two answers are, and what the parts of an answer are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from densespec.network.arrays import Arrays
+from densespec_conformance.asking.requests import Step
+
+LOSS = "loss"
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference over the largest expected magnitude; infinite where that is no number."""
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    if expected.size == 0:
+        return 0.0
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(actual.astype(np.float64) - expected).max())
+    return difference if scale == 0 else difference / scale
+
+
+def parts_of_steps(steps: Sequence[Step]) -> Arrays:
+    """Every array of training steps by a label such as ``step 2, gradient stem.conv.kernel``.
+
+    In the order in which a step computes them: loss, gradients, momentum, weights, statistics.
+    """
+    return {
+        f"step {index}, {label}": array
+        for index, step in enumerate(steps, start=1)
+        for label, array in _parts(step).items()
+    }
+
+
+def _parts(step: Step) -> Arrays:
+    kinds: dict[str, Mapping[str, np.ndarray]] = {
+        "gradient": step.gradients,
+        "momentum": step.velocity,
+        "weight": step.weights,
+    }
+    arrays = {LOSS: np.array(step.loss)}
+    for kind, group in kinds.items():
+        arrays |= {_label(kind, name): array for name, array in group.items()}
+    return arrays
+
+
+def _label(kind: str, name: str) -> str:
+    statistic = name.endswith((".running_mean", ".running_variance"))
+    return f"{'running statistic' if statistic else kind} {name}"

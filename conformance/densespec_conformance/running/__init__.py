@@ -1,0 +1,1 @@
+"""Choosing cases, running them on targets and gathering the results."""

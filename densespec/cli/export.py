@@ -1,0 +1,132 @@
+"""``densespec export``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from densespec.cli.shared import parse_sizes, working
+
+if TYPE_CHECKING:
+    from densespec.deploy import Exported
+
+
+def register(group: click.Group) -> None:
+    """Add this command to the command line."""
+    group.add_command(export_command)
+
+
+@click.command("export", short_help="Write a network as ONNX, SavedModel, StableHLO or .pt2.")
+@click.argument("model")
+@click.option(
+    "-o", "--output", type=Path, required=True, metavar="PATH", help="File or folder to write."
+)
+@click.option(
+    "--format",
+    "format_name",
+    metavar="FORMAT",
+    help="onnx, torch-export, saved-model, jax-export or mlir; by the suffix otherwise.",
+)
+@click.option(
+    "--size", callback=parse_sizes, metavar="HxW", help="The one input size.  [default: any size]"
+)
+@click.option("--batch", type=click.IntRange(min=1), help="The one batch size.  [default: any]")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True
+)
+@click.option("--softmax", is_flag=True, help="End in probabilities, not logits.")
+@click.option("--no-top", is_flag=True, help="Leave out the classifier.")
+@click.option("--pooling", type=click.Choice(["avg", "max"]), help="Global pool after --no-top.")
+@click.option(
+    "--optimize/--no-optimize",
+    default=True,
+    show_default=True,
+    help="Fold norms and so on, or write one node for each op of the network.",
+)
+@click.option("--opset", type=int, help="Of ONNX, 13 to 25.  [default: 17]")
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Run the file before it is kept."
+)
+@click.option("--from", "layout", metavar="LAYOUT", help="Of the weight file.")
+@click.option("--spec", help="Of its network: a variant's name or a spec file.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Of initial weights: MODEL is a SPEC then."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+def export_command(
+    model: str,
+    output: Path,
+    format_name: str | None,
+    softmax: bool,
+    no_top: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write a network for others to run: ONNX, torch.export, SavedModel or StableHLO.
+
+    MODEL is a weight file of any layout. The format goes by the suffix of the output: .onnx, .pt2
+    (torch.export), .stablehlo (jax.export), .mlir (StableHLO text), and none for the folder of a
+    TensorFlow SavedModel. The network takes inputs of any size and batch unless told otherwise.
+    What is written is loaded and run, and compared with the float64 reference, before it takes its
+    place.
+
+    \b
+    Examples:
+      densespec export densenet121.pth -o densenet121.onnx
+      densespec export net.safetensors -o net.onnx --size 224x224 --batch 1 --softmax
+      densespec export net.safetensors -o serving/net/1 --format saved-model
+      densespec export densenet169-bc --seed 0 -o untrained.pt2
+    """
+    from densespec.deploy import export
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with working(f"exporting {model} to {output.name}"):
+        done = export(
+            model,
+            output,
+            format=format_name,
+            include_top=False if no_top else None,
+            softmax=softmax or None,
+            **options,
+        )
+    record = _record(done)
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+    else:
+        _say(done, record)
+
+
+def _record(done: Exported) -> dict[str, Any]:
+    from densespec.deploy.network import described
+
+    measured = done.measured
+    return {
+        "path": str(done.path),
+        "format": done.format.name,
+        "bytes": done.bytes,
+        "dtype": done.options.dtype,
+        "optimized": done.options.optimize,
+        "input": described(done.graph.input, done.options.batch, done.format.layout),
+        "output": described(done.graph.output, done.options.batch, done.format.layout),
+        "difference": None if measured is None else measured.difference,
+        "checked_on": None if measured is None else [list(shape) for shape in measured.shapes],
+        "unchecked": done.unchecked,
+    }
+
+
+def _say(done: Exported, record: dict[str, Any]) -> None:
+    click.echo(f"written {done.path}: {done.format.about}, {done.bytes / 2**20:.1f} MiB")
+    for end in ("input", "output"):
+        click.echo(f"{end:7} {record['dtype']} {' x '.join(map(str, record[end]))}")
+    if done.measured is not None:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in done.measured.shapes)
+        click.echo(
+            f"checked on {shapes}: largest difference {done.measured.difference:.1e} of the "
+            "largest value of the float64 reference"
+        )
+    if done.unchecked:
+        click.echo(f"not checked: {done.unchecked}", err=True)

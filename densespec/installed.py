@@ -1,0 +1,30 @@
+"""Whether an optional package is installed: the one place that says what to install."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from densespec.errors import PackageMissing
+
+
+def require(what: str, package: str, *, extra: str) -> None:
+    """Check that a package is installed that something needs, without importing it.
+
+    Args:
+        what: what needs it, as the subject of a sentence, such as ``"backend 'jax'"``.
+        package: the name by which it is imported.
+        extra: the extra of densespec that installs it.
+
+    Raises:
+        PackageMissing: it is not installed; the message names the extra to install.
+    """
+    if not is_installed(package):
+        raise PackageMissing(what, package, extra)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a module that was put into sys.modules by hand has no spec
+        return True

@@ -1,0 +1,39 @@
+"""Arrays by canonical name, and whether they fit a network.
+
+The canonical name of an array is its node's name and its own: ``block1.layer3.conv2.kernel``.
+Canonical shapes: convolution kernels (out, in, *window), the classifier's kernel (out, in), and
+vectors of channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from densespec.errors import WeightsError
+from densespec.network.graph import Graph
+
+Arrays = dict[str, np.ndarray]
+
+SHOWN = 5
+"""How many problems an error message names."""
+
+
+def check_weights(graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
+    """Check names and shapes of a network's arrays.
+
+    Raises:
+        WeightsError: names the first arrays that are missing, unexpected or of the wrong shape.
+    """
+    expected = {weight.name: weight.shape for weight in graph.weights}
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is unexpected" for name in weights if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}, but should have {shape}"
+        for name, shape in expected.items()
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise WeightsError(f"weights do not fit the network: {'; '.join(problems[:SHOWN])}{more}")

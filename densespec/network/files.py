@@ -1,0 +1,177 @@
+"""Reading and writing files of specs and recipes (TOML, JSON), and their JSON Schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from densespec.atomic import atomic_path
+from densespec.errors import DensespecError, SpecError, UnknownName, shown
+from densespec.network.fields import Record, plain
+from densespec.network.spec import DenseNetSpec
+
+FORMAT = 1
+"""Version of the file format, the ``format`` key of every file written."""
+
+SUFFIXES = (".toml", ".json")
+
+R = TypeVar("R", bound=Record)
+
+
+class SpecFileError(DensespecError, ValueError):
+    """A spec file can't be read: where, and why."""
+
+
+def to_json(record: Record) -> str:
+    """A spec or a recipe as JSON, every field stated."""
+    return json.dumps({"format": FORMAT} | record.to_dict(), indent=2) + "\n"
+
+
+def to_toml(record: Record) -> str:
+    """A spec or a recipe as TOML, every field stated but those that are none (TOML has no null)."""
+    import tomli_w
+
+    stated = {name: value for name, value in record.to_dict().items() if value is not None}
+    return tomli_w.dumps({"format": FORMAT} | stated)
+
+
+def from_json(text: str, kind: type[R]) -> R:
+    """The inverse of :func:`to_json`.
+
+    Raises:
+        SpecError, UnknownName, SpecFileError: the text is no record of that kind; says why.
+    """
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecFileError(f"not JSON: {error}") from error
+    return from_table(table, kind)
+
+
+def from_toml(text: str, kind: type[R]) -> R:
+    """The inverse of :func:`to_toml`.
+
+    Raises:
+        SpecError, UnknownName, SpecFileError: the text is no record of that kind; says why.
+    """
+    import tomllib
+
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecFileError(f"not TOML: {error}") from error
+    return from_table(table, kind)
+
+
+def spec_from_json(text: str) -> DenseNetSpec:
+    """The spec that a JSON text states; raises as :func:`from_json`."""
+    return from_json(text, DenseNetSpec)
+
+
+def spec_from_toml(text: str) -> DenseNetSpec:
+    """The spec that a TOML text states; raises as :func:`from_toml`."""
+    return from_toml(text, DenseNetSpec)
+
+
+def from_table(table: Any, kind: type[R]) -> R:
+    """The record that a parsed file states.
+
+    Raises:
+        SpecError, UnknownName, SpecFileError: it states none of that kind; says why.
+    """
+    if not isinstance(table, dict):
+        raise SpecFileError(f"a {_noun(kind)} is a table of fields, not {type(table).__name__}")
+    fields = dict(table)
+    reference = fields.pop("$schema", "")
+    if not isinstance(reference, str):
+        raise SpecFileError(f"$schema = {shown(reference)}, but should be a text")
+    version = fields.pop("format", FORMAT)
+    if version != FORMAT or isinstance(version, bool):
+        raise SpecFileError(f"format = {shown(version)}, but this densespec reads format {FORMAT}")
+    return kind.from_dict(fields)
+
+
+def read_record(path: str | os.PathLike[str], kind: type[R]) -> R:
+    """The spec or recipe in a ``.toml`` or ``.json`` file.
+
+    Raises:
+        SpecFileError: the file is absent, of another kind, or states none; names the file.
+    """
+    path = _checked(path, kind)
+    parse = from_toml if path.suffix == ".toml" else from_json
+    try:
+        return parse(path.read_text(encoding="utf-8"), kind)
+    except OSError as error:
+        raise SpecFileError(f"{path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, SpecError, UnknownName, SpecFileError) as error:
+        raise SpecFileError(f"{path}: {error}") from error
+
+
+def write_record(record: Record, path: str | os.PathLike[str]) -> None:
+    """Write a spec or a recipe to a ``.toml`` or ``.json`` file, whole or not at all.
+
+    Raises:
+        SpecFileError: another suffix.
+    """
+    path = _checked(path, type(record))
+    text = to_toml(record) if path.suffix == ".toml" else to_json(record)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _checked(path: str | os.PathLike[str], kind: type) -> Path:
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise SpecFileError(f"{path}: a {_noun(kind)} file ends in {' or '.join(SUFFIXES)}")
+    return path
+
+
+def _noun(kind: type) -> str:
+    return "spec" if kind is DenseNetSpec else "recipe"
+
+
+def read_spec(path: str | os.PathLike[str]) -> DenseNetSpec:
+    """The spec in a ``.toml`` or ``.json`` file.
+
+    Raises:
+        SpecFileError: the file is absent, of another kind, or not a spec; names the file.
+    """
+    return read_record(path, DenseNetSpec)
+
+
+def write_spec(spec: DenseNetSpec, path: str | os.PathLike[str]) -> None:
+    """Write a spec to a ``.toml`` or ``.json`` file, whole or not at all.
+
+    Raises:
+        SpecFileError: another suffix.
+    """
+    write_record(spec, path)
+
+
+def schema(kind: type[Record] = DenseNetSpec) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of spec or recipe files; ``docs/*.schema.json`` are copies.
+
+    It states constraints on one field each; those across fields (S22, S23) are checked on loading.
+    """
+    properties: dict[str, Any] = {"$schema": {"type": "string"}, "format": {"const": FORMAT}}
+    required = []
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        about, meaning = field.metadata["kind"], field.metadata["meaning"]
+        entry = about.schema() | {"description": f"{field.metadata['constraint']}: {meaning}"}
+        if field.default is dataclasses.MISSING:
+            required.append(field.name)
+        else:
+            entry["default"] = plain(about, field.default)
+        properties[field.name] = entry
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:densespec:{_noun(kind)}:{FORMAT}",
+        "title": kind.__name__,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }

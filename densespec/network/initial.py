@@ -1,0 +1,52 @@
+"""Initial weights from one numpy seed, so that every backend starts bit-identical.
+
+| array                        | initial value                                              |
+| ---------------------------- | ---------------------------------------------------------- |
+| convolution kernel           | normal, mean 0, variance 2 / fan-in (He et al. 2015)       |
+| classifier kernel            | uniform in +-1/sqrt(features), PyTorch's default           |
+| biases, beta, running mean   | 0                                                          |
+| gamma, running variance      | 1                                                          |
+
+Each array has a random stream of its own, seeded by the seed and its canonical name: a network
+with another head, or other blocks after it, starts with the same values where names and shapes
+agree. Values are drawn in float32, so a float64 network starts from the very same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+
+from densespec.network.graph import Graph
+from densespec.network.ops import Conv, Dense
+
+ONES = ("gamma", "running_variance")
+
+
+def initial_weights(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every array of the graph by canonical name, float32."""
+    arrays = {}
+    for node in graph.nodes:
+        for weight in node.weights:
+            stream = np.random.default_rng([seed, zlib.crc32(weight.name.encode())])
+            if weight.name.endswith(".kernel") and isinstance(node.op, Conv):
+                array = _he_normal(stream, weight.shape)
+            elif weight.name.endswith(".kernel") and isinstance(node.op, Dense):
+                array = _uniform(stream, weight.shape)
+            else:
+                value = float(weight.name.rpartition(".")[2] in ONES)
+                array = np.full(weight.shape, value, np.float32)
+            arrays[weight.name] = array
+    return arrays
+
+
+def _he_normal(stream: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    deviation = math.sqrt(2 / math.prod(shape[1:]))
+    return stream.standard_normal(shape, np.float32) * np.float32(deviation)
+
+
+def _uniform(stream: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    bound = np.float32(1 / math.sqrt(shape[1]))
+    return (stream.random(shape, np.float32) * 2 - 1) * bound

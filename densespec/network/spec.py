@@ -1,0 +1,170 @@
+"""``DenseNetSpec``: everything that makes one DenseNet differ from another, and nothing else.
+
+Each field has a numbered constraint (S1, S2, ...); error messages cite the number, and
+``docs/spec.md`` explains it. Defaults describe the plain DenseNet of the paper's section 3
+(Huang et al., "Densely Connected Convolutional Networks", CVPR 2017): no bottleneck (B), no
+compression (C), a 3x3 stem; everything beyond that is opted into.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from densespec.errors import SpecError
+from densespec.network.fields import (
+    Choice,
+    Either,
+    Flag,
+    Integer,
+    Integers,
+    Interval,
+    Optional,
+    Record,
+    constrained,
+    parse_fields,
+)
+
+STEM_KINDS = ("conv", "conv-norm-relu", "norm-relu-conv")
+DROPOUT_PLACES = ("conv", "every-conv", "layer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseNetSpec(Record):
+    """A DenseNet as data: frozen, hashable, checked when it is made.
+
+    Raises:
+        SpecError: naming the field, its value and what is allowed.
+    """
+
+    blocks: tuple[int, ...] = constrained(
+        "S1", Integers(1), "number of dense layers in each dense block"
+    )
+    growth_rate: int = constrained(
+        "S2", Integer(1), "k, the feature maps that each dense layer adds"
+    )
+    bottleneck_width: int | None = constrained(
+        "S3",
+        Optional(Integer(1)),
+        "B: feature maps of the 1x1 convolution before each 3x3 one, as a multiple of k; "
+        "none for no bottleneck",
+        default=None,
+    )
+    compression: float = constrained(
+        "S4",
+        Interval(0, 1, open_lower=True),
+        "C: theta, a transition keeps floor(theta * m) of m feature maps; 1 keeps all",
+        default=1.0,
+    )
+    in_channels: int = constrained("S5", Integer(1), "channels of the input", default=3)
+    classes: int = constrained("S6", Integer(1), "outputs of the classifier", default=1000)
+    spatial_dims: int = constrained(
+        "S7", Integer(1, 3), "spatial dimensions of the input: 2 for images", default=2
+    )
+    stem_kind: Literal["conv", "conv-norm-relu", "norm-relu-conv"] = constrained(
+        "S8",
+        Choice(STEM_KINDS),
+        "operations before the first block, in order; 'norm-relu-conv' normalises the input itself",
+        default="conv",
+    )
+    stem_width: int | Literal["2k"] = constrained(
+        "S9",
+        Either(Integer(1), Choice(("2k",))),
+        "feature maps of the stem: a number, or twice the growth rate",
+        default=16,
+    )
+    stem_kernel: int = constrained("S10", Integer(1), "kernel size of the stem", default=3)
+    stem_stride: int = constrained("S11", Integer(1), "stride of the stem convolution", default=1)
+    stem_pool: int | None = constrained(
+        "S12",
+        Optional(Integer(2)),
+        "window of the max pool (stride 2) that ends the stem; none for no pool",
+        default=None,
+    )
+    padding: Literal["symmetric", "same"] = constrained(
+        "S13",
+        Choice(("symmetric", "same")),
+        "of the stem convolution and the max pool: (n-1)/2 on both sides, or TensorFlow's 'same', "
+        "which puts less at the start when strided",
+        default="symmetric",
+    )
+    conv_bias: bool = constrained("S14", Flag(), "whether convolutions have a bias", default=False)
+    batch_norm_epsilon: float = constrained(
+        "S15",
+        Interval(0, 1, open_lower=True),
+        "added to the variance before its square root",
+        default=1e-5,
+    )
+    batch_norm_momentum: float = constrained(
+        "S16",
+        Interval(0, 1, open_lower=True),
+        "weight of the new value in running statistics (PyTorch's momentum, 1 - Keras's)",
+        default=0.1,
+    )
+    running_variance: Literal["unbiased", "biased"] = constrained(
+        "S17",
+        Choice(("unbiased", "biased")),
+        "what running variance averages: the batch variance over n-1 (Torch7, PyTorch) or n "
+        "(Keras) values; normalisation itself always divides by n",
+        default="unbiased",
+    )
+    transition_relu: bool = constrained(
+        "S18", Flag(), "whether transitions have a ReLU after their norm", default=True
+    )
+    final_norm: bool = constrained(
+        "S19", Flag(), "whether a norm and a ReLU come before the global pool", default=True
+    )
+    dropout_rate: float = constrained(
+        "S20",
+        Interval(0, 1, open_upper=True),
+        "probability of dropping a value in training; 0 for none",
+        default=0.0,
+    )
+    dropout_place: Literal["conv", "every-conv", "layer"] = constrained(
+        "S21",
+        Choice(DROPOUT_PLACES),
+        "where dropout stands: after each convolution but the stem's (the paper), after every "
+        "convolution, or at the end of each dense layer (torchvision)",
+        default="conv",
+    )
+    head_units: tuple[int, ...] = constrained(
+        "S25",
+        Integers(1, may_be_empty=True),
+        "units of dense layers, each with a ReLU, between the global pool and the classifier, as "
+        "transfer learning adds them; none in any published DenseNet",
+        default=(),
+    )
+
+    def __post_init__(self) -> None:
+        parse_fields(self)
+        if self.padding == "symmetric" and self.stem_kernel % 2 == 0:
+            raise SpecError(
+                "S22", "stem_kernel", self.stem_kernel, "odd where padding is 'symmetric'"
+            )
+        kept = self.stem_channels
+        for layers in self.blocks[:-1]:
+            channels = kept + layers * self.growth_rate
+            kept = self.compressed(channels)
+            if kept < 1:
+                raise SpecError(
+                    "S23",
+                    "compression",
+                    self.compression,
+                    f"large enough to keep at least 1 of {channels} feature maps",
+                )
+
+    @property
+    def stem_channels(self) -> int:
+        """Feature maps of the stem, the ``2k`` rule worked out."""
+        return 2 * self.growth_rate if self.stem_width == "2k" else self.stem_width
+
+    def compressed(self, channels: int) -> int:
+        """Feature maps a transition keeps of ``channels``: floor(theta * m), as in the paper."""
+        return math.floor(self.compression * channels)
+
+    @property
+    def depth(self) -> int:
+        """Layers as the paper counts them: convolutions and the classifier."""
+        per_layer = 1 if self.bottleneck_width is None else 2
+        return per_layer * sum(self.blocks) + len(self.blocks) + 1

@@ -1,0 +1,1 @@
+"""Training recipes as data: what each term of a training step means, and the named recipes."""

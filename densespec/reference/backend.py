@@ -1,0 +1,125 @@
+"""The ``numpy`` backend: the reference as one backend among others, no framework needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from densespec.backends import DataFormat, StepResult
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
+from densespec.reference.model import ReferenceModel
+
+DTYPES = ("float64", "float32", "float16")
+
+
+class NumpyTrainer:
+    """Steps of the reference.
+
+    Attributes:
+        replicas: devices that a batch is split among, one after the other.
+    """
+
+    def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
+        self._model, self._recipe = model, recipe
+        self.replicas = 1
+
+    def step(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray,
+        *,
+        learning_rate: float,
+        masks: Mapping[str, np.ndarray] | None = None,
+        gradients: bool = True,
+    ) -> StepResult:
+        return self._model.train_step(
+            x,
+            labels,
+            self._recipe,
+            learning_rate=learning_rate,
+            masks=masks,
+            replicas=self.replicas,
+        )
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self._model(x)
+
+    def velocity(self) -> Arrays:
+        return dict(self._model.velocity) if self._recipe.momentum else {}
+
+    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+        check_velocity(self._model.graph, self._recipe, velocity)
+        self._model.velocity.update(
+            {name: np.array(array, self._model.dtype) for name, array in velocity.items()}
+        )
+
+    def weights(self) -> Arrays:
+        return {name: array.copy() for name, array in self._model.weights.items()}
+
+    def close(self) -> None:
+        pass
+
+
+class NumpyBackend:
+    def data_format(self, requested: DataFormat | None) -> DataFormat:
+        if requested not in (None, "channels_first"):
+            raise ValueError(
+                f"data_format = {requested!r}, but the numpy reference is channels_first only"
+            )
+        return "channels_first"
+
+    def build(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        *,
+        dtype: str | None,
+        data_format: DataFormat,
+        name: str,
+    ) -> ReferenceModel:
+        if dtype not in (None, *DTYPES):
+            raise ValueError(f"dtype = {dtype!r}, but numpy computes in {' or '.join(DTYPES)}")
+        return ReferenceModel(graph, weights, dtype=dtype or "float64")
+
+    def read_weights(self, model: ReferenceModel, graph: Graph) -> Arrays:
+        return {name: array.copy() for name, array in model.weights.items()}
+
+    def write_weights(
+        self, model: ReferenceModel, graph: Graph, weights: Mapping[str, np.ndarray]
+    ) -> None:
+        model.load(weights)
+
+    def count_parameters(self, model: ReferenceModel) -> tuple[int, int]:
+        trainable = sum(array.size for array in model.velocity.values())
+        return trainable, sum(array.size for array in model.weights.values()) - trainable
+
+    def forward(
+        self, model: ReferenceModel, graph: Graph, x: np.ndarray, taps: Sequence[str]
+    ) -> Arrays:
+        return model.run(x, taps=taps)
+
+    def trainer(self, model: ReferenceModel, graph: Graph, recipe: TrainingRecipe) -> NumpyTrainer:
+        return NumpyTrainer(model, recipe)
+
+    def parallel_trainer(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        recipe: TrainingRecipe,
+        *,
+        replicas: int,
+        dtype: str | None,
+    ) -> NumpyTrainer:
+        model = self.build(
+            graph, weights, dtype=dtype, data_format="channels_first", name="densenet"
+        )
+        trainer = self.trainer(model, graph, recipe)
+        trainer.replicas = replicas
+        return trainer
+
+
+BACKEND = NumpyBackend()

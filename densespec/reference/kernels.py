@@ -1,0 +1,405 @@
+"""The arbiter: every op in plain numpy, forward and backward, written to be read.
+
+Arrays are channels-first, ``x[n, c, *spatial]``, in any number of spatial dimensions, and float64
+unless said otherwise. For an op with inputs x and weights w, ``forward`` gives y; ``backward``
+takes dL/dy and gives dL/dx for each input and dL/dw for each weight by name. Each op class below
+states its semantics; constraints on its inputs are numbered (O1, O2, ...) and checked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from densespec.errors import DensespecError
+from densespec.network import ops
+from densespec.network.arrays import Arrays
+
+Array = np.ndarray
+
+
+class OpError(DensespecError, ValueError):
+    """An op's input breaks a numbered constraint."""
+
+
+def require(condition: bool, constraint: str, node: str, message: str) -> None:
+    if not condition:
+        raise OpError(f"{node}: {message} [{constraint}]")
+
+
+@dataclass
+class Context:
+    """What an op sees besides its inputs.
+
+    Attributes:
+        weights: the op's arrays by short name, such as ``kernel``.
+        training: whether batch statistics and dropout are on.
+        mask: for dropout in training: 1 keeps a value, 0 drops it.
+        statistics: batch norm leaves its new running statistics here, by short name.
+    """
+
+    node: str
+    weights: Mapping[str, Array] = field(default_factory=dict)
+    training: bool = False
+    mask: Array | None = None
+    statistics: Arrays = field(default_factory=dict)
+
+
+class Kernel(Protocol):
+    """How one op kind is computed."""
+
+    @property
+    def forward(self) -> Callable[..., Array]:
+        """``(op, ctx, *inputs)`` to the output."""
+        ...
+
+    @property
+    def backward(self) -> Callable[..., tuple[list[Array], Arrays]]:
+        """``(op, ctx, dy, *inputs)`` to gradients of the inputs, and of weights by short name."""
+        ...
+
+
+def _along_channels(vector: Array, like: Array) -> Array:
+    return vector.reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+def _but_channels(x: Array) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
+
+
+def pad(x: Array, pads: ops.Pads, value: float) -> Array:
+    return np.pad(x, ((0, 0), (0, 0), *pads), constant_values=value)
+
+
+def unpad(x: Array, pads: ops.Pads) -> Array:
+    inner = [slice(before, x.shape[2 + d] - after) for d, (before, after) in enumerate(pads)]
+    return x[(slice(None), slice(None), *inner)]
+
+
+def pads_of(op: ops.Conv | ops.MaxPool, x: Array) -> ops.Pads:
+    pads = ops.resolve_padding(op.padding, x.shape[2:], op.window, op.stride)
+    assert pads != "same", "sizes of an array are known"
+    return pads
+
+
+def windows_of(x: Array, window: Sequence[int], stride: int) -> Array:
+    """View ``[n, c, *positions, *window]`` of every window that fits."""
+    axes = tuple(range(2, x.ndim))
+    view = sliding_window_view(x, tuple(window), axis=axes)
+    return view[(slice(None), slice(None), *[slice(None, None, stride)] * len(axes))]
+
+
+def offsets_of(
+    window: Sequence[int], positions: Sequence[int], stride: int
+) -> Iterable[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Each place in a window, with the slices of the input it visits over all positions."""
+    for place in itertools.product(*map(range, window)):
+        reach = [
+            slice(start, start + stride * (count - 1) + 1, stride)
+            for start, count in zip(place, positions, strict=True)
+        ]
+        yield place, (slice(None), slice(None), *reach)
+
+
+class ConvKernel:
+    """y[n, o, p] = bias[o] + sum over c, q of kernel[o, c, q] * x[n, c, stride * p + q].
+
+    x is padded with zeros first. Cross-correlation: the kernel is not flipped.
+
+    O1: x has ``in_channels`` channels.
+    """
+
+    def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
+        require(x.shape[1] == op.in_channels, "O1", ctx.node, f"{x.shape[1]} channels in")
+        windows = windows_of(pad(x, pads_of(op, x), 0.0), op.window, op.stride)
+        dims = len(op.window)
+        places = range(windows.ndim - dims, windows.ndim)
+        y = np.tensordot(windows, ctx.weights["kernel"], ([1, *places], range(1, 2 + dims)))
+        y = np.moveaxis(y, -1, 1)
+        return y + _along_channels(ctx.weights["bias"], y) if op.bias else y
+
+    def backward(
+        self, op: ops.Conv, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        padded = pad(x, pads_of(op, x), 0.0)
+        windows = windows_of(padded, op.window, op.stride)
+        summed = _but_channels(dy)
+        gradients = {"kernel": np.tensordot(dy, windows, (summed, summed))}
+        if op.bias:
+            gradients["bias"] = dy.sum(summed)
+        dx = np.zeros_like(padded)
+        for place, reach in offsets_of(op.window, dy.shape[2:], op.stride):
+            at: Any = (..., *place)
+            tap = ctx.weights["kernel"][at]
+            dx[reach] += np.moveaxis(np.tensordot(dy, tap, ([1], [0])), -1, 1)
+        return [unpad(dx, pads_of(op, x))], gradients
+
+
+class BatchNormKernel:
+    """y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, channel by channel.
+
+    In inference mean and variance are the running statistics. In training they are the batch's,
+    over all axes but the channels, the variance divided by n (biased); and then
+
+        running_mean     <- (1 - momentum) * running_mean     + momentum * mean
+        running_variance <- (1 - momentum) * running_variance + momentum * variance'
+
+    where variance' divides by n - 1 if ``unbiased``, else by n.
+
+    O2: in training with unbiased running variance, n is at least 2.
+    """
+
+    def forward(self, op: ops.BatchNorm, ctx: Context, x: Array) -> Array:
+        mean, variance = self._moments(ctx, x)
+        if ctx.training:
+            ctx.statistics = self._running(op, ctx, x, mean, variance)
+        scale = ctx.weights["gamma"] / np.sqrt(variance + op.epsilon)
+        shift = ctx.weights["beta"] - mean * scale
+        return x * _along_channels(scale, x) + _along_channels(shift, x)
+
+    def _moments(self, ctx: Context, x: Array) -> tuple[Array, Array]:
+        if not ctx.training:
+            return ctx.weights["running_mean"], ctx.weights["running_variance"]
+        return x.mean(_but_channels(x)), x.var(_but_channels(x))
+
+    def _running(
+        self, op: ops.BatchNorm, ctx: Context, x: Array, mean: Array, variance: Array
+    ) -> Arrays:
+        count = x.size // x.shape[1]
+        if op.unbiased:
+            require(count > 1, "O2", ctx.node, "one value per channel has no unbiased variance")
+            variance = variance * (count / (count - 1))
+        old, new = 1 - op.momentum, op.momentum
+        return {
+            "running_mean": old * ctx.weights["running_mean"] + new * mean,
+            "running_variance": old * ctx.weights["running_variance"] + new * variance,
+        }
+
+    def backward(
+        self, op: ops.BatchNorm, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        axes = _but_channels(x)
+        mean, variance = self._moments(ctx, x)
+        deviation = _along_channels(np.sqrt(variance + op.epsilon), x)
+        normalised = (x - _along_channels(mean, x)) / deviation
+        gradients = {"gamma": (dy * normalised).sum(axes), "beta": dy.sum(axes)}
+        dx = dy * _along_channels(ctx.weights["gamma"], x)
+        if ctx.training:
+            along = dx.mean(axes, keepdims=True)
+            stretch = (dx * normalised).mean(axes, keepdims=True)
+            dx = dx - along - normalised * stretch
+        return [dx / deviation], gradients
+
+
+class AffineKernel:
+    """y = scale * x + shift, channel by channel."""
+
+    def forward(self, op: ops.Affine, ctx: Context, x: Array) -> Array:
+        scale, shift = (_along_channels(ctx.weights[name], x) for name in ("scale", "shift"))
+        return scale * x + shift
+
+    def backward(
+        self, op: ops.Affine, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        axes = _but_channels(x)
+        gradients = {"scale": (dy * x).sum(axes), "shift": dy.sum(axes)}
+        return [dy * _along_channels(ctx.weights["scale"], x)], gradients
+
+
+class ClipKernel:
+    """y = min(max(x, low), high), channel by channel; a bound has the gradient where it is met."""
+
+    def forward(self, op: ops.Clip, ctx: Context, x: Array) -> Array:
+        low, high = (_along_channels(ctx.weights[name], x) for name in ("low", "high"))
+        return np.minimum(np.maximum(x, low), high)
+
+    def backward(
+        self, op: ops.Clip, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        axes = _but_channels(x)
+        low, high = (_along_channels(ctx.weights[name], x) for name in ("low", "high"))
+        below, above = x <= low, x >= high
+        gradients = {"low": (dy * below).sum(axes), "high": (dy * above).sum(axes)}
+        return [dy * ~(below | above)], gradients
+
+
+class ReluKernel:
+    """y = max(x, 0); the derivative at 0 is 0."""
+
+    def forward(self, op: ops.Relu, ctx: Context, x: Array) -> Array:
+        return np.maximum(x, 0)
+
+    def backward(
+        self, op: ops.Relu, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        return [dy * (x > 0)], {}
+
+
+class DropoutKernel:
+    """In training y = x * mask / (1 - rate); in inference y = x.
+
+    O3: in training a mask of the input's shape is given. The reference draws none itself.
+    """
+
+    def forward(self, op: ops.Dropout, ctx: Context, x: Array) -> Array:
+        return x * self._scale(op, ctx, x) if ctx.training else x
+
+    def backward(
+        self, op: ops.Dropout, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        return [dy * self._scale(op, ctx, x) if ctx.training else dy], {}
+
+    def _scale(self, op: ops.Dropout, ctx: Context, x: Array) -> Array:
+        mask = ctx.mask
+        if mask is None or mask.shape != x.shape:
+            got = "none" if mask is None else f"one of shape {mask.shape}"
+            raise OpError(f"{ctx.node}: needs a mask of shape {x.shape}, got {got} [O3]")
+        return mask / (1 - op.rate)
+
+
+class ConcatKernel:
+    """y[n] has the channels of the first x[n], then those of the second, and so on."""
+
+    def forward(self, op: ops.Concat, ctx: Context, *xs: Array) -> Array:
+        return np.concatenate(xs, axis=1)
+
+    def backward(
+        self, op: ops.Concat, ctx: Context, dy: Array, *xs: Array
+    ) -> tuple[list[Array], Arrays]:
+        ends = np.cumsum([x.shape[1] for x in xs])
+        return np.split(dy, ends[:-1], axis=1), {}
+
+
+class MaxPoolKernel:
+    """y[n, c, p] = max over q of x[n, c, stride * p + q], x padded with minus infinity first.
+
+    The gradient goes to the first maximum of a window, in row-major order.
+    """
+
+    def forward(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
+        windows = windows_of(pad(x, pads_of(op, x), -np.inf), op.window, op.stride)
+        return windows.max(axis=tuple(range(x.ndim, windows.ndim)))
+
+    def backward(
+        self, op: ops.MaxPool, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        padded = pad(x, pads_of(op, x), -np.inf)
+        y = self.forward(op, ctx, x)
+        dx, unclaimed = np.zeros_like(padded), np.ones(y.shape, bool)
+        for _, reach in offsets_of(op.window, y.shape[2:], op.stride):
+            winner = unclaimed & (padded[reach] == y)
+            dx[reach] += dy * winner
+            unclaimed &= ~winner
+        return [unpad(dx, pads_of(op, x))], {}
+
+
+class AvgPoolKernel:
+    """y[n, c, p] = mean over q of x[n, c, stride * p + q], without padding."""
+
+    def forward(self, op: ops.AvgPool, ctx: Context, x: Array) -> Array:
+        windows = windows_of(x, op.window, op.stride)
+        return windows.mean(axis=tuple(range(x.ndim, windows.ndim)))
+
+    def backward(
+        self, op: ops.AvgPool, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        dx = np.zeros_like(x)
+        for _, reach in offsets_of(op.window, dy.shape[2:], op.stride):
+            dx[reach] += dy / math.prod(op.window)
+        return [dx], {}
+
+
+class GlobalPoolKernel:
+    """y[n, c] = mean (``avg``) or maximum (``max``) of x[n, c, *spatial].
+
+    Equal maxima share the gradient evenly.
+    """
+
+    def forward(self, op: ops.GlobalPool, ctx: Context, x: Array) -> Array:
+        axes = tuple(range(2, x.ndim))
+        return x.mean(axes) if op.kind == "avg" else x.max(axes)
+
+    def backward(
+        self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        axes = tuple(range(2, x.ndim))
+        share = np.ones_like(x)
+        if op.kind == "max":
+            share = (x == x.max(axes, keepdims=True)).astype(x.dtype)
+        return [np.expand_dims(dy, axes) * share / share.sum(axes, keepdims=True)], {}
+
+
+class DenseKernel:
+    """y[n, u] = bias[u] + sum over f of kernel[u, f] * x[n, f]."""
+
+    def forward(self, op: ops.Dense, ctx: Context, x: Array) -> Array:
+        return x @ ctx.weights["kernel"].T + ctx.weights["bias"]
+
+    def backward(
+        self, op: ops.Dense, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        return [dy @ ctx.weights["kernel"]], {"kernel": dy.T @ x, "bias": dy.sum(0)}
+
+
+class SoftmaxKernel:
+    """y[n, u] = exp(x[n, u]) / sum over v of exp(x[n, v])."""
+
+    def forward(self, op: ops.Softmax, ctx: Context, x: Array) -> Array:
+        return np.exp(_log_softmax(x))
+
+    def backward(
+        self, op: ops.Softmax, ctx: Context, dy: Array, x: Array
+    ) -> tuple[list[Array], Arrays]:
+        y = self.forward(op, ctx, x)
+        return [y * (dy - (dy * y).sum(1, keepdims=True))], {}
+
+
+KERNELS: Mapping[type, Kernel] = {
+    ops.Conv: ConvKernel(),
+    ops.BatchNorm: BatchNormKernel(),
+    ops.Affine: AffineKernel(),
+    ops.Clip: ClipKernel(),
+    ops.Relu: ReluKernel(),
+    ops.Dropout: DropoutKernel(),
+    ops.Concat: ConcatKernel(),
+    ops.MaxPool: MaxPoolKernel(),
+    ops.AvgPool: AvgPoolKernel(),
+    ops.GlobalPool: GlobalPoolKernel(),
+    ops.Dense: DenseKernel(),
+    ops.Softmax: SoftmaxKernel(),
+}
+
+
+def _log_softmax(x: Array) -> Array:
+    shifted = x - x.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> tuple[float, Array]:
+    """Mean over the batch of -sum over c of t[c] * log softmax(logits)[c], and its gradient.
+
+    The target t is ``smoothing / classes`` everywhere, and ``1 - smoothing`` more at the label.
+
+    O4: labels are one integer in [0, classes) for each sample.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,).
+    """
+    count, classes = logits.shape
+    labels = np.asarray(labels)
+    shape_fits = labels.shape == (count,) and np.issubdtype(labels.dtype, np.integer)
+    require(shape_fits, "O4", "labels", f"should be {count} integers, but was {labels.shape}")
+    in_range = bool(((labels >= 0) & (labels < classes)).all())
+    require(in_range, "O4", "labels", f"should lie in [0, {classes})")
+    log_probability = _log_softmax(logits)
+    target = np.full_like(logits, smoothing / classes)
+    target[np.arange(count), labels] += 1 - smoothing
+    loss = -(target * log_probability).sum(1).mean()
+    return float(loss), (np.exp(log_probability) - target) / count

@@ -1,0 +1,234 @@
+"""A network run by numpy: its values, gradients and training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from densespec.backends import StepResult
+from densespec.errors import UnknownName
+from densespec.network import ops
+from densespec.network.arrays import Arrays, check_weights
+from densespec.network.graph import Graph, Node
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.kernels import (
+    KERNELS,
+    Array,
+    Context,
+    Kernel,
+    OpError,
+    cross_entropy,
+    require,
+)
+
+
+def _weighted(tables: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
+    """Weighted sums of arrays of the same name."""
+    return {
+        name: sum(
+            (share * table[name] for share, table in zip(shares[1:], tables[1:], strict=True)),
+            start=shares[0] * tables[0][name],
+        )
+        for name in tables[0]
+    }
+
+
+class ReferenceModel:
+    """A graph run by numpy.
+
+    Attributes:
+        graph: the network.
+        weights: every array by canonical name.
+        velocity: the optimizer's momentum of every trainable weight by canonical name.
+        dtype: of all arithmetic; float64 unless asked otherwise.
+        kernels: how each op kind is computed.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Array],
+        *,
+        dtype: Any = np.float64,
+        kernels: Mapping[type, Kernel] = KERNELS,
+    ) -> None:
+        self.graph = graph
+        self.kernels = kernels
+        self.dtype = np.dtype(dtype)
+        self.weights: Arrays = {}
+        self.load(weights)
+        self.velocity = {
+            weight.name: np.zeros(weight.shape, self.dtype)
+            for weight in graph.weights
+            if weight.trainable
+        }
+
+    def load(self, weights: Mapping[str, Array]) -> None:
+        """Replace every array.
+
+        Raises:
+            WeightsError: a name or a shape does not fit the graph; nothing is replaced then.
+        """
+        check_weights(self.graph, weights)
+        self.weights = {name: np.array(array, self.dtype) for name, array in weights.items()}
+
+    def __call__(self, x: Array) -> Array:
+        """Output in inference mode for ``x`` of shape (batch, channels, *spatial).
+
+        Gives (batch, classes), or features (batch, channels, *spatial) without a classifier.
+        """
+        name = self.graph.output.name
+        return self.run(x, taps=[name])[name]
+
+    def run(
+        self,
+        x: Array,
+        *,
+        taps: Iterable[str],
+        training: bool = False,
+        masks: Mapping[str, Array] | None = None,
+    ) -> Arrays:
+        """Values of the nodes named in ``taps``. Keeps no others longer than they are read.
+
+        Raises:
+            UnknownName: a tap that is no node; the message suggests near names.
+        """
+        names = dict.fromkeys(node.name for node in self.graph.nodes)
+        keep = set(taps)
+        for tap in keep - names.keys():
+            raise UnknownName("node", tap, names)
+        values, _ = self._forward(x, training, masks or {}, keep=keep)
+        return values
+
+    def loss_and_gradients(
+        self,
+        x: Array,
+        labels: Array,
+        *,
+        masks: Mapping[str, Array] | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[float, Arrays, Arrays]:
+        """Loss in training mode, the gradient of every trainable weight, new running statistics.
+
+        O6: the network ends in its classifier, without softmax: the loss is of logits.
+
+        Args:
+            x: (batch, channels, *spatial).
+            labels: (batch,) integers.
+            masks: for each dropout node, an array of its input's shape: 1 keeps, 0 drops.
+            smoothing: of the labels.
+        """
+        output = self.graph.output
+        gives_logits = isinstance(output.op, ops.Dense)
+        require(gives_logits, "O6", output.name, "the loss is of logits, the classifier's output")
+        everything = {node.name for node in self.graph.nodes}
+        values, contexts = self._forward(x, True, masks or {}, keep=everything)
+        loss, slope = cross_entropy(values[output.name], labels, smoothing)
+        gradients = self._backward(values, contexts, slope)
+        statistics = {
+            f"{name}.{short}": array
+            for name, ctx in contexts.items()
+            for short, array in ctx.statistics.items()
+        }
+        return loss, gradients, statistics
+
+    def train_step(
+        self,
+        x: Array,
+        labels: Array,
+        recipe: TrainingRecipe,
+        *,
+        learning_rate: float,
+        masks: Mapping[str, Array] | None = None,
+        replicas: int = 1,
+    ) -> StepResult:
+        """One SGD step by :mod:`densespec.recipes.recipe`, which updates the statistics once.
+
+        Args:
+            replicas: devices among which the batch is split.
+        """
+        learning_rate = float(learning_rate)  # a numpy float64 would widen a float32 model
+        apart = replicas if recipe.batch_norm == "per-replica" else 1
+        loss, gradients, statistics = self._over_replicas(x, labels, masks or {}, recipe, apart)
+        for name, gradient in gradients.items():
+            self.weights[name], self.velocity[name] = recipe.step(
+                name, self.weights[name], gradient, self.velocity[name], learning_rate
+            )
+        self.weights.update(statistics)
+        return StepResult(loss, gradients)
+
+    def _over_replicas(
+        self,
+        x: Array,
+        labels: Array,
+        masks: Mapping[str, Array],
+        recipe: TrainingRecipe,
+        count: int,
+    ) -> tuple[float, Arrays, Arrays]:
+        """Means over shards: of loss and gradients over samples, of statistics over shards."""
+        parts = np.array_split(np.arange(len(x)), count)
+        results = [
+            self.loss_and_gradients(
+                x[part],
+                labels[part],
+                masks={name: mask[part] for name, mask in masks.items()},
+                smoothing=recipe.label_smoothing,
+            )
+            for part in parts
+        ]
+        if count == 1:
+            return results[0]
+        losses, gradients, statistics = zip(*results, strict=True)
+        shares = [len(part) / len(x) for part in parts]
+        loss = float(np.dot(shares, losses))
+        return loss, _weighted(gradients, shares), _weighted(statistics, [1 / count] * count)
+
+    def _forward(
+        self, x: Array, training: bool, masks: Mapping[str, Array], keep: set[str]
+    ) -> tuple[Arrays, dict[str, Context]]:
+        self.check_input(x)
+        first, *rest = self.graph.nodes
+        values = {first.name: np.asarray(x, self.dtype)}
+        contexts: dict[str, Context] = {}
+        last_reader = {source: node.name for node in rest for source in node.inputs}
+        for node in rest:
+            ctx = contexts[node.name] = self._context(node, training, masks)
+            inputs = [values[source] for source in node.inputs]
+            values[node.name] = self.kernels[type(node.op)].forward(node.op, ctx, *inputs)
+            for source in node.inputs:
+                if source not in keep and last_reader[source] == node.name:
+                    values.pop(source, None)
+        return {name: values[name] for name in values if name in keep}, contexts
+
+    def _context(self, node: Node, training: bool, masks: Mapping[str, Array]) -> Context:
+        weights = {w.name.rpartition(".")[2]: self.weights[w.name] for w in node.weights}
+        mask = masks.get(node.name)
+        mask = None if mask is None else np.asarray(mask, self.dtype)
+        return Context(node.name, weights, training and not node.frozen, mask)
+
+    def _backward(self, values: Arrays, contexts: dict[str, Context], slope: Array) -> Arrays:
+        slopes = {self.graph.output.name: slope}
+        gradients: Arrays = {}
+        for node in reversed(self.graph.nodes[1:]):
+            if node.frozen:  # and so is everything before it
+                break
+            inputs = [values[source] for source in node.inputs]
+            ctx, dy = contexts[node.name], slopes.pop(node.name)
+            dxs, own = self.kernels[type(node.op)].backward(node.op, ctx, dy, *inputs)
+            gradients.update({f"{node.name}.{short}": array for short, array in own.items()})
+            for source, dx in zip(node.inputs, dxs, strict=True):
+                slopes[source] = slopes[source] + dx if source in slopes else dx
+        return {w.name: gradients[w.name] for w in self.graph.weights if w.trainable}
+
+    def check_input(self, x: Array) -> None:
+        """O5: the input has the shape of the graph's, with a batch axis before it."""
+        expected = self.graph.input.shape
+        fits = x.ndim == 1 + len(expected) and all(
+            size is None or size == actual
+            for size, actual in zip(expected, x.shape[1:], strict=True)
+        )
+        wanted = ", ".join("any" if size is None else str(size) for size in expected)
+        if not fits:
+            raise OpError(f"input: shape {x.shape}, but should be (batch, {wanted}) [O5]")
