@@ -330,9 +330,9 @@ def test_draw_without_matplotlib_names_the_extra(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("draw", "densenet-40-12", "-o", tmp_path / "net.svg")
     assert result.exit_code == 1
-    assert (
-        result.stderr
-        == "error: drawing needs the package 'matplotlib', which is not installed: pip install 'densespec[draw]'\n"
+    assert result.stderr == (
+        "error: drawing needs the package 'matplotlib', which is not installed: "
+        "pip install 'densespec[draw]'\n"
     )
 
 

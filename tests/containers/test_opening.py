@@ -227,7 +227,7 @@ def test_packages_that_are_missing_to_read(
     path = sample(tmp_path, name, {"x": bits("bfloat16", (2,))})
     _hide(monkeypatch, package)
     with pytest.raises(PackageMissing, match=f"^{said}.*pip install "):
-        open_file(path).close()
+        read_all(path)
 
 
 def test_packages_that_are_missing_to_write(
