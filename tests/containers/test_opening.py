@@ -23,6 +23,7 @@ from tests.containers.samples import (
     assert_holds,
     bits,
     network,
+    read_all,
     refusal,
     sample,
     tensors,
