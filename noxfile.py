@@ -102,6 +102,17 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def full(session: nox.Session) -> None:
+    """Everything that is proved: every test, every case, the peers, the packages (over an hour)."""
+    session.notify("lint")
+    session.notify("types")
+    session.notify("tests", ["--full"])
+    session.notify("conformance", ["--tier", "full"])
+    for name in ("peers", "third_party", "build", "core"):
+        session.notify(name, [])
+
+
+@nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
     """Style and common mistakes; ``nox -s lint -- --fix`` mends what can be mended."""
     python = frameworks(session)
