@@ -108,8 +108,15 @@ def full(session: nox.Session) -> None:
     session.notify("types")
     session.notify("tests", ["--full"])
     session.notify("conformance", ["--tier", "full"])
+    session.notify("fuzz", ["--files", "5000"])
     for name in ("peers", "third_party", "build", "core"):
         session.notify(name, [])
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Read damaged and hostile weight files: ``nox -s fuzz -- --files 100000 --minutes 60``."""
+    session.run(frameworks(session), "-m", "tests.fuzz", *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")

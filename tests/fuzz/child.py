@@ -1,0 +1,119 @@
+"""Reading one file in a process of its own, within limits of time and memory, and being watched."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densespec.errors import DensespecError
+from densespec.weights.containers import open_file
+from tests.fuzz.endings import (
+    ACTED,
+    AS_IT_WAS,
+    DIED,
+    LARGE,
+    OTHERWISE,
+    RAISED,
+    REFUSED,
+    SLOW,
+    UNCLEAR,
+    Ending,
+)
+
+SECONDS = 5.0
+"""Of the processor, which a busy machine does not stretch."""
+BACKSTOP_SECONDS = 20
+MEMORY = 200 * 2**20
+TIMES_THE_FILE = 3
+BACKSTOP_MEMORY = 6 * 2**30
+
+FORBIDDEN = (
+    *("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen"),
+    *("ctypes.dlopen", "socket.connect", "os.remove", "os.rename", "os.mkdir"),
+)
+"""Audit events of what a reader of weight files has no reason to do."""
+
+
+def ending_of(path: Path, arrays: Mapping[str, np.ndarray]) -> Ending:
+    """Read a file in a forked process and say how that ended.
+
+    Args:
+        arrays: what the undamaged file holds; empty for a file that never was a right one.
+    """
+    sys.stdout.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _answer(writer, path, arrays)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    _, status, used = os.wait4(child, 0)
+    seconds = used.ru_utime + used.ru_stime
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        return Ending(SLOW, f"more than {BACKSTOP_SECONDS} s")
+    if not answer:
+        return Ending(DIED, f"wait status {status}")
+    name, said, grown = pickle.loads(answer)
+    allowed = MEMORY + TIMES_THE_FILE * path.stat().st_size
+    if seconds > SECONDS:
+        return Ending(SLOW, f"{seconds:.1f} s; {said}")
+    if grown > allowed:
+        return Ending(LARGE, f"{grown / 2**20:.0f} MiB; {said}")
+    return Ending(name, said)
+
+
+def _answer(writer: int, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """The child's whole life: it never returns."""
+    resource.setrlimit(resource.RLIMIT_CPU, (BACKSTOP_SECONDS, BACKSTOP_SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (BACKSTOP_MEMORY, BACKSTOP_MEMORY))
+    acts: list[str] = []
+    before = _resident()
+    sys.addaudithook(lambda event, given: acts.append(event) if _acts(event, given) else None)
+    name, said = _read(path, arrays)
+    if acts:
+        name, said = ACTED, ", ".join(sorted(set(acts)))
+    with os.fdopen(writer, "wb") as pipe:
+        pickle.dump((name, said[:500], _resident() - before), pipe)
+    os._exit(0)
+
+
+def _acts(event: str, given: tuple[Any, ...]) -> bool:
+    """Whether an audit event is forbidden; modules that are imported late run code from files."""
+    if event == "exec":
+        return str(getattr(given[0], "co_filename", "<")).startswith("<string")
+    return event in FORBIDDEN
+
+
+def _read(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
+    try:
+        with open_file(path) as opened:
+            found = {name: tensor.read() for name, tensor in opened.tensors.items()}
+    except DensespecError as error:
+        said = str(error)
+        clear = said.startswith(f"{path}: ") and "\n" not in said
+        return (REFUSED if clear else UNCLEAR), said
+    except BaseException as error:
+        return RAISED, f"{type(error).__name__}: {error}"
+    return (AS_IT_WAS if _same(found, arrays) else OTHERWISE), ""
+
+
+def _same(found: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> bool:
+    return found.keys() == arrays.keys() and all(
+        array.shape == found[name].shape and array.tobytes() == found[name].tobytes()
+        for name, array in arrays.items()
+    )
+
+
+def _resident() -> int:
+    """Most bytes of memory that this process has used."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
