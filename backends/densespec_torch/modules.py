@@ -79,7 +79,7 @@ class DenseNet(Part):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__([(module_path(node.name).split("."), node) for node in graph.nodes[1:]], 0)
-        self._sizes = graph.input.shape[1:]
+        self._sizes = graph.input_size
 
     def forward(self, x: Tensor) -> Tensor:
         if any(self._sizes):

@@ -90,7 +90,7 @@ class Plan:
         self._graph, self._traced, self._like = prepared.graph, traced, like
         folded = prepared.fold(arrays, lambda array: to_numpy(self._tensor(array).double()))
         self.tensors = {name: self._tensor(array) for name, array in folded.items()}
-        self._dims = len(graph.input.shape) - 1
+        self._dims = graph.spatial_dims
         self._packed = not traced and _packs(like, self._dims)
         self._format = _CHANNELS_LAST.get(self._dims, torch.contiguous_format)
         self._workspace = Workspace(self._format)
