@@ -83,6 +83,13 @@ class Node:
         return self.name.partition(".")[0]
 
     @property
+    def channels(self) -> int:
+        """The number of channels of its output, which is always known."""
+        channels = self.shape[0]
+        assert channels is not None
+        return channels
+
+    @property
     def drop_rate(self) -> float:
         """The probability with which the node drops a value in training; 0 if it never does."""
         return self.op.rate if isinstance(self.op, Dropout) and not self.frozen else 0.0
@@ -301,9 +308,7 @@ class _Builder:
         return name
 
     def channels(self, x: str) -> int:
-        channels = self.nodes[x].shape[0]
-        assert channels is not None, "channels are always known"
-        return channels
+        return self.nodes[x].channels
 
     def conv(
         self, name: str, x: str, filters: int, *, window: int, stride: int = 1, role: ConvRole
