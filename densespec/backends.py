@@ -18,7 +18,6 @@ import numpy as np
 from densespec.errors import BackendUnavailable, PackageMissing, UnknownName
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.network.ops import Dense
 from densespec.recipes.recipe import TrainingRecipe
 
 GROUP = "densespec.backends"
@@ -197,7 +196,7 @@ def require_logits(graph: Graph) -> None:
     Raises:
         ValueError: it has no classifier, or a softmax after it.
     """
-    if not isinstance(graph.output.op, Dense):
+    if not graph.gives_logits:
         raise ValueError(
             f"the network ends in {graph.output.name}, but the loss is of logits: build it with "
             "its classifier and without classifier_activation"

@@ -334,15 +334,11 @@ def _check_fits(preprocessing: Preprocessing, spec: DenseNetSpec) -> None:
         )
 
 
-def _has_classifier(graph: Graph) -> bool:
-    return canonical.metadata(graph)["classifier"] == "yes"
-
-
 def _config(graph: Graph, preprocessing: Preprocessing | None) -> dict[str, Any]:
     config: dict[str, Any] = {
         "library_name": "densespec",
         "spec": json.loads(to_json(graph.spec)),
-        "classifier": _has_classifier(graph),
+        "classifier": graph.has_classifier,
     }
     if preprocessing is not None:
         config[PREPROCESSING] = asdict(preprocessing)
@@ -358,7 +354,7 @@ def _card(graph: Graph, preprocessing: Preprocessing | None, address: str) -> st
     spec = graph.spec
     name, differences = nearest_variant(spec)
     title = name or f"DenseNet-{spec.depth}"
-    head = f"{spec.classes} classes" if _has_classifier(graph) else "without a classifier"
+    head = f"{spec.classes} classes" if graph.has_classifier else "without a classifier"
     lines = [
         "---",
         "library_name: densespec",

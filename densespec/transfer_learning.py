@@ -16,7 +16,7 @@ from densespec.building import (
     weights_for,
 )
 from densespec.network.catalogue import SpecLike, resolve
-from densespec.network.graph import freeze, lower
+from densespec.network.graph import freeze, head_of, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 
@@ -70,7 +70,7 @@ def trained_part(trainable_from: str | None, spec: DenseNetSpec) -> str | None:
     """The part that trains; ``head`` is whatever follows the global pool."""
     if trainable_from != "head":
         return trainable_from
-    return "head1" if spec.head_units else "classifier"
+    return head_of(spec)
 
 
 def train_from(model: Any, part: str | None) -> Any:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from densespec.errors import SpecError
 from densespec.network import ops
 from densespec.network.catalogue import get, variants
-from densespec.network.graph import Graph, lower
+from densespec.network.graph import Graph, freeze, head_of, in_head, lower, split, without
 from densespec.network.ops import (
     AvgPool,
     BatchNorm,
@@ -373,6 +373,102 @@ def test_nodes_are_found_by_name() -> None:
         graph["block9.concat1"]
 
 
+def test_nodes_know_who_reads_them_and_whom_they_read() -> None:
+    graph = lower(tiny(blocks=(1,)))
+    stem, concat = graph["stem.conv"], graph["block1.concat1"]
+    norm = graph["block1.layer1.norm1"]
+    assert graph.readers(stem) == (norm, concat)
+    assert graph.reader(stem) is None
+    assert graph.reader(norm) is graph["block1.layer1.relu1"]
+    assert graph.source(norm) is stem
+    assert graph.reader(graph.output) is None
+    with pytest.raises(ValueError, match="unpack"):
+        graph.source(concat)
+
+
+ENDINGS: list[tuple[dict[str, Any], bool, bool, str | None, str | None]] = [
+    ({}, True, True, None, None),
+    ({"classifier_activation": "softmax"}, True, False, None, "softmax"),
+    ({"include_top": False}, False, False, None, None),
+    ({"include_top": False, "pooling": "max"}, False, False, "max", None),
+]
+
+
+@pytest.mark.parametrize("head_units", [(), (4,)], ids=["plain", "a head"])
+@pytest.mark.parametrize(
+    ("options", "classifier", "logits", "pooling", "activation"),
+    ENDINGS,
+    ids=[str(row[0]) for row in ENDINGS],
+)
+def test_a_graph_tells_how_it_ends(
+    options: dict[str, Any],
+    classifier: bool,
+    logits: bool,
+    pooling: str | None,
+    activation: str | None,
+    head_units: tuple[int, ...],
+) -> None:
+    graph = lower(tiny(head_units=head_units), **options)
+    assert graph.has_classifier is classifier
+    assert graph.gives_logits is logits
+    assert graph.pooling == pooling
+    assert graph.classifier_activation == activation
+
+
+def test_a_graph_tells_its_input() -> None:
+    graph = lower(tiny(spatial_dims=3), (8, None, 9))
+    assert graph.input_size == (8, None, 9)
+    assert graph.spatial_dims == 3
+    assert split(lower(tiny()), "classifier")[1].spatial_dims == 0
+
+
+def test_frozen_dropouts_never_drop() -> None:
+    graph = lower(tiny(dropout_rate=0.25))
+    dropouts = graph.nodes_of(Dropout)
+    assert [node.name for node in dropouts] == [
+        "block1.layer1.dropout1",
+        "block1.layer2.dropout1",
+        "transition1.dropout",
+        "block2.layer1.dropout1",
+    ]
+    assert graph.dropouts == dropouts
+    assert {node.drop_rate for node in dropouts} == {0.25}
+    partly = freeze(graph, "transition1")
+    assert [node.name for node in partly.dropouts] == [node.name for node in dropouts[2:]]
+    assert graph["classifier"].drop_rate == 0
+
+
+@pytest.mark.parametrize("head_units", [(), (4, 5)], ids=["plain", "a head"])
+def test_the_head_is_what_follows_the_global_pool(head_units: tuple[int, ...]) -> None:
+    spec = tiny(head_units=head_units)
+    graph = lower(spec)
+    names = _names(graph)
+    after = names[names.index("global_pool") + 1 :]
+    assert [name for name in names if in_head(name)] == after
+    assert head_of(spec) == graph[after[0]].stage
+    assert all(in_head(weight.name) for name in after for weight in graph[name].weights)
+    assert not in_head("header.kernel")
+    assert not in_head("classifier2")
+
+
+@unhurried
+@given(specs())
+def test_without_some_nodes_their_readers_read_what_they_read(spec: DenseNetSpec) -> None:
+    dropping = spec.replace(dropout_rate=0.5)
+    graph = lower(dropping)
+    names = {node.name for node in graph.dropouts}
+    assert without(graph, names).nodes == lower(spec.replace(dropout_rate=0.0)).nodes
+
+
+@pytest.mark.parametrize(
+    ("changes", "early"),
+    [({}, False), ({"stem_stride": 2}, True), ({"stem_pool": 2}, True)],
+    ids=str,
+)
+def test_a_stem_that_strides_or_pools_shrinks_early(changes: dict[str, Any], early: bool) -> None:
+    assert tiny(**changes).shrinks_early is early
+
+
 def test_weights_carry_canonical_names_in_order() -> None:
     graph = lower(tiny(blocks=(1,), conv_bias=True))
     assert graph.weights == (
@@ -391,6 +487,17 @@ def test_weights_carry_canonical_names_in_order() -> None:
         Weight("classifier.kernel", (3, 5)),
         Weight("classifier.bias", (3,)),
     )
+
+
+def test_a_weights_short_name_leaves_out_its_nodes() -> None:
+    weights = lower(tiny())["block1.layer1.norm1"].weights
+    assert [weight.short for weight in weights] == [
+        "gamma",
+        "beta",
+        "running_mean",
+        "running_variance",
+    ]
+    assert Weight("kernel", ()).short == "kernel"
 
 
 def test_equal_lowerings_are_equal_values() -> None:
@@ -580,6 +687,23 @@ def test_same_is_the_least_padding_that_keeps_ceil_of_size_over_stride(
 
 
 # Ops: shapes, weights, multiply-adds
+
+UNPADDED = ((0, 0), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("op", "pads_nothing", "pointwise"),
+    [
+        pytest.param(Conv(3, 8, (1, 1), 1, UNPADDED, bias=False), True, True, id="1x1"),
+        pytest.param(Conv(3, 8, (1, 1), 2, UNPADDED, bias=False), True, False, id="strided"),
+        pytest.param(Conv(3, 8, (1, 3), 1, UNPADDED, bias=False), True, False, id="1x3"),
+        pytest.param(Conv(3, 8, (1, 1), 1, ((0, 0), (0, 1)), bias=True), False, False, id="pad"),
+        pytest.param(Conv(3, 8, (3, 3), 1, "same", bias=False), False, False, id="same"),
+    ],
+)
+def test_what_a_convolution_reads(op: Conv, pads_nothing: bool, pointwise: bool) -> None:
+    assert op.pads_nothing is pads_nothing
+    assert op.is_pointwise is pointwise
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the fused functions that are applied from here on."""
-    from densespec_torch import modes
+    from densespec_torch import fused as functions
 
     applied: list[str] = []
 
@@ -67,7 +67,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Noting
 
     for name in ("FusedBlock", "FusedPool"):
-        monkeypatch.setattr(modes, name, noting(getattr(modes, name)))
+        monkeypatch.setattr(functions, name, noting(getattr(functions, name)))
     return applied
 
 
@@ -261,7 +261,41 @@ def patched(network: Any) -> None:
     conv.forward = lambda x: 2 * own(conv, x)
 
 
+def another_stem_pool(network: Any) -> None:
+    network.features.pool0 = nn.Identity()
+
+
+def another_transition_pool(network: Any) -> None:
+    network.features.transition1.pool = nn.MaxPool2d(2)
+
+
+def another_stride_of_a_pool(network: Any) -> None:
+    network.features.transition1.pool = nn.AvgPool2d(2, 3)
+
+
+def another_relu(network: Any) -> None:
+    network.features.denseblock2.denselayer1.relu1 = nn.ELU()
+
+
+def another_epsilon(network: Any) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.5
+
+
+def another_layer(network: Any) -> None:
+    network.features.denseblock1.denselayer1 = nn.Conv2d(8, 4, 1, dtype=torch.float64)
+    torch.nn.init.ones_(network.features.denseblock1.denselayer1.weight)
+    torch.nn.init.ones_(network.features.denseblock1.denselayer1.bias)
+
+
 CHANGES = {
+    another_stem_pool: 2,
+    another_transition_pool: 2,
+    another_stride_of_a_pool: 2,
+    another_relu: 1,
+    another_epsilon: 2,
+    another_layer: 1,
     partly_frozen: 2,
     one_norm_in_inference: 1,
     another_kind_of_norm: 0,
@@ -280,6 +314,8 @@ def test_a_changed_network_computes_what_plain_modules_do(
         change(network)
     assert_same_step(*networks, images(SPEC))
     assert fused.count("FusedBlock") == CHANGES[change]
+    plain, other = (network.eval()(images(SPEC)) for network in networks)
+    close(plain, other, "inference", plain.abs().max())
 
 
 @every_mode

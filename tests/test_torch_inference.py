@@ -51,20 +51,22 @@ def test_gives_the_same_whatever_goes_through_a_block_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, prepared = _pair()
-    plan = prepared.plan()
+    program = prepared.program()
     for chunks in [(1, 1), (2, 1), (3, 5), (99, 2)]:
         monkeypatch.setattr(
-            plan, "_chunks", lambda *_, chunks=chunks: (*chunks, 1)[: len(plan._segments)]
+            program,
+            "_chunks",
+            lambda *_, chunks=chunks: (*chunks, 1)[: len(program._segments)],
         )
         _assert_same(model, prepared, _images(7))
 
 
 def test_large_maps_go_through_a_block_few_at_a_time() -> None:
     prepared = densespec.build("densenet121", backend="torch.nn", mode="inference")
-    assert len(prepared.plan()._segments) == 5
-    chunks = prepared.plan()._samples_at_a_time((224, 224), 4)
+    assert len(prepared.program()._segments) == 5
+    chunks = prepared.program()._samples_at_a_time((224, 224), 4)
     assert list(chunks) == sorted(chunks)
-    assert chunks[0] < prepared.plan()._samples_at_a_time((112, 112), 4)[0]
+    assert chunks[0] < prepared.program()._samples_at_a_time((112, 112), 4)[0]
 
 
 def test_gives_results_that_later_calls_leave_alone() -> None:
@@ -174,9 +176,9 @@ def test_refuses_to_be_trained() -> None:
 
 
 def test_says_where_bfloat16_is_imitated(monkeypatch: pytest.MonkeyPatch) -> None:
-    from densespec_torch import plan
+    from densespec_torch import program
 
-    monkeypatch.setattr(plan, "lacks_bfloat16", lambda: True)
+    monkeypatch.setattr(program, "lacks_bfloat16", lambda: True)
     prepared = densespec.build(SPEC, backend="torch.nn", mode="inference", dtype="bfloat16")
     with pytest.warns(UserWarning, match="no bfloat16 arithmetic"):
         prepared(_images(1).bfloat16())

@@ -51,7 +51,7 @@ class Emitter:
         self._weights, self._kind = weights or {}, kind
         self._synchronised = synchronised
         self.data_format, self.inner_format = data_format, inner_format
-        self._dims = len(graph.input.shape) - 1
+        self._dims = graph.spatial_dims
         self._layers = {layer.name: layer for layer in layers}
         self._frozen = {layer_name(node.name) for node in graph.nodes if node.frozen}
 
@@ -61,11 +61,11 @@ class Emitter:
         return self._of(x, self._run(x, {}), name=name)
 
     def masked_model(self) -> Any:
-        """A model whose further inputs, in order, multiply what each of ``dropouts`` drops from."""
+        """A model with one more input for each dropout: a factor in the place of its own."""
         x = self._entry()
         scales = {
             node.name: self._input(f"{layer_name(node.name)}_scale", node.shape, self.inner_format)
-            for node in dropouts(self.graph)
+            for node in self.graph.dropouts
         }
         return self._of([x, *scales.values()], self._run(x, scales))
 
@@ -184,11 +184,6 @@ class Emitter:
         outside = [(0, 0), *op.padding]
         outside.insert(1 if self.inner_format == "channels_first" else len(outside), (0, 0))
         return lambda x: pool(keras.ops.pad(x, outside, constant_values=-float("inf")))
-
-
-def dropouts(graph: Graph) -> list[Node]:
-    """The dropouts of a network that ever drop anything."""
-    return [node for node in graph.nodes if isinstance(node.op, ops.Dropout) and not node.frozen]
 
 
 def kind_of(model: Any) -> Any:

@@ -18,7 +18,7 @@ from densespec.errors import Untrainable
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.densespec_keras import layer_name
-from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST, dropouts
+from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from densespec_keras.kernels import Features, Norm, Unit, load
 from densespec_keras.layers import move_statistics, require_several
 from densespec_keras.plan import (
@@ -120,7 +120,7 @@ class _Run:
     def outputs(self, x: Any, *scales: Any) -> Any:
         """What the model gives for an input, and factors for its dropouts if it has such inputs."""
         if scales:
-            names = [node.name for node in dropouts(self._graph)]
+            names = [node.name for node in self._graph.dropouts]
             self._scales = dict(zip(names, scales, strict=True))
         if TO_CHANNELS_LAST in self._layers:
             x = self._layers[TO_CHANNELS_LAST](x)

@@ -15,7 +15,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
-from densespec_keras.emitter import Emitter, dropouts, kind_of
+from densespec_keras.emitter import Emitter, kind_of
 from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import SGD, WatchedSGD
 from densespec_keras.running import as_input, formats_of, precision_of
@@ -42,7 +42,7 @@ class KerasTrainer:
         self._model, self._graph, self._recipe = model, graph, recipe
         self._formats, self._dtype = formats_of(model), precision_of(model)
         self._loss = loss_of(recipe, dtype=self._dtype)
-        self._dropouts = [node.name for node in dropouts(graph)]
+        self._dropouts = [node.name for node in graph.dropouts]
         self._kind: Kind | None = None
         self._compiled: Any = None
         self._sgd: Any = None

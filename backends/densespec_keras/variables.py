@@ -31,11 +31,13 @@ def variables(model: Any, graph: Graph) -> dict[str, Any]:
     found = {}
     for node in graph.nodes:
         for weight in node.weights:
-            short = weight.name.rpartition(".")[2]
-            found[weight.name] = getattr(
-                layers[layer_name(node.name)], _VARIABLES.get(short, short)
-            )
+            found[weight.name] = getattr(layers[layer_name(node.name)], _variable(weight))
     return found
+
+
+def _variable(weight: ops.Weight) -> str:
+    """Keras's name for an array of a node."""
+    return _VARIABLES.get(weight.short, weight.short)
 
 
 def read(model: Any, graph: Graph) -> Arrays:
@@ -82,10 +84,9 @@ class Given(keras.initializers.Initializer):
 
 def initializers(node: Node, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Arguments for the layer of a node, so that it starts with its canonical arrays."""
-    named = {weight.name.rpartition(".")[2]: weight.name for weight in node.weights}
     return {
-        f"{_VARIABLES.get(short, short)}_initializer": Given(from_canonical(name, arrays[name]))
-        for short, name in named.items()
+        f"{_variable(weight)}_initializer": Given(from_canonical(weight.name, arrays[weight.name]))
+        for weight in node.weights
     }
 
 
@@ -98,9 +99,8 @@ def state_initializers(model: Any, graph: Graph) -> None:
     layers = {layer.name: layer for layer in model.layers}
     for node in graph.nodes:
         for weight in node.weights:
-            short = weight.name.rpartition(".")[2]
-            name = f"{_VARIABLES.get(short, short)}_initializer"
-            setattr(layers[layer_name(node.name)], name, _documented(node, short))
+            name = f"{_variable(weight)}_initializer"
+            setattr(layers[layer_name(node.name)], name, _documented(node, weight.short))
 
 
 def _documented(node: Node, array: str) -> Any:

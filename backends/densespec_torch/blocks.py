@@ -43,7 +43,7 @@ from densespec_torch.primitives import (
 
 
 @dataclass(frozen=True)
-class Unit:
+class UnitConfig:
     """A norm, its ReLU, a convolution of stride 1 and, at times, a dropout.
 
     Attributes:
@@ -70,7 +70,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Tail:
+class TailConfig:
     """What follows a block and reads it alone: a norm, and with a transition more."""
 
     epsilon: float
@@ -79,7 +79,7 @@ class Tail:
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockConfig:
     """How a block and its tail are computed.
 
     Attributes:
@@ -87,8 +87,8 @@ class Block:
         keep: whether what first convolutions give is kept for the backward pass.
     """
 
-    layers: tuple[tuple[Unit, ...], ...]
-    tail: Tail | None
+    layers: tuple[tuple[UnitConfig, ...], ...]
+    tail: TailConfig | None
     keep: bool
 
     def grouped(self, arrays: Sequence[Tensor]) -> tuple[list[list[Arrays]], Arrays | None]:
@@ -108,7 +108,7 @@ class FusedBlock(torch.autograd.Function):
     gradients."""
 
     @staticmethod
-    def forward(ctx: Any, block: Block, x: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, block: BlockConfig, x: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
         run = _Forward(block, x, arrays)
         value = run.value()
         moments = [run.moments, *run.inner]
@@ -138,10 +138,10 @@ class FusedBlock(torch.autograd.Function):
         return None, entry, *gradients
 
 
-class _Run:
+class _Pass:
     """What both passes have: the features, cut into chunks of samples, and scratch memory."""
 
-    def __init__(self, block: Block, features: Tensor, arrays: Sequence[Tensor]) -> None:
+    def __init__(self, block: BlockConfig, features: Tensor, arrays: Sequence[Tensor]) -> None:
         self.block, self.features = block, features
         self.layers, self.tail = block.grouped(arrays)
         self.channels = features.shape[-1]
@@ -153,7 +153,7 @@ class _Run:
         return (self.features[cut, ..., :channels] for cut in self.cuts)
 
     def convolved(
-        self, xs: Iterable[Tensor], unit: Unit, arrays: Arrays, norm: Affine
+        self, xs: Iterable[Tensor], unit: UnitConfig, arrays: Arrays, norm: Affine
     ) -> list[Tensor]:
         """Of each chunk: norm, ReLU, convolution and dropout."""
         pairs = zip(self.cuts, xs, strict=True)
@@ -162,7 +162,7 @@ class _Run:
         ]
 
 
-class _Forward(_Run):
+class _Forward(_Pass):
     """The forward pass.
 
     Attributes:
@@ -171,7 +171,7 @@ class _Forward(_Run):
         between: that input in chunks, by layer; None where it is not kept.
     """
 
-    def __init__(self, block: Block, x: Tensor, arrays: Sequence[Tensor]) -> None:
+    def __init__(self, block: BlockConfig, x: Tensor, arrays: Sequence[Tensor]) -> None:
         layers, _ = block.grouped(arrays)
         entry = x.shape[1]
         channels = entry + sum(units[-1].kernel.shape[0] for units in layers)
@@ -191,7 +191,7 @@ class _Forward(_Run):
         for all_channels, own in zip(self.moments, moments_of(new), strict=True):
             all_channels[start : self._filled] = own
 
-    def _layer(self, units: tuple[Unit, ...], weights: list[Arrays]) -> None:
+    def _layer(self, units: tuple[UnitConfig, ...], weights: list[Arrays]) -> None:
         norm = Affine.of(weights[0], self.moments.upto(self._filled), units[0].epsilon)
         values = self.convolved(self.chunks(self._filled), units[0], weights[0], norm)
         if len(units) == 2:
@@ -216,13 +216,13 @@ class _Forward(_Run):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-class _Backward(_Run):
+class _Backward(_Pass):
     """The backward pass. ``slopes`` gathers the gradients of the features, without what comes from
     their statistics: that is ``along`` and ``stretch``, A and B above."""
 
     def __init__(
         self,
-        block: Block,
+        block: BlockConfig,
         features: Tensor,
         arrays: Sequence[Tensor],
         moments: Sequence[Moments],
@@ -278,7 +278,7 @@ class _Backward(_Run):
         return gradients
 
     def _layer(
-        self, units: tuple[Unit, ...], weights: list[Arrays], slopes: list[Tensor]
+        self, units: tuple[UnitConfig, ...], weights: list[Arrays], slopes: list[Tensor]
     ) -> list[Tensor]:
         """The gradients of a layer's arrays, given those of its output."""
         channels = len(weights[0].gamma)
@@ -306,7 +306,7 @@ class _Backward(_Run):
         self,
         xs: Iterable[Tensor],
         slopes: Iterable[Tensor],
-        unit: Unit,
+        unit: UnitConfig,
         arrays: Arrays,
         sums: Sums,
     ) -> Iterator[Tensor]:

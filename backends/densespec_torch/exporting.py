@@ -30,7 +30,7 @@ class TorchExport:
             graph, arrays, dtype=options.dtype, data_format="channels_first", name="densenet"
         )
         model.eval().requires_grad_(False)
-        channels, sizes = graph.spec.in_channels, graph.input.shape[1:]
+        channels, sizes = graph.spec.in_channels, graph.input_size
         wanted = (options.batch, channels, *sizes)
         traced_size = max(TRACED_SIZE, smallest_size(graph))
         traced = (options.batch or TRACED_BATCH, channels, *(n or traced_size for n in sizes))
@@ -50,7 +50,7 @@ def _require_size(graph: Graph) -> None:
         ValueError: the network is one of those.
     """
     pads = [node.op.padding for node in graph.nodes if isinstance(node.op, MaxPool)]
-    if len(graph.input.shape) == 2 and "same" in pads:
+    if graph.spatial_dims == 1 and "same" in pads:
         raise ValueError(
             "torch.export can't express a pool with padding 'same' in one dimension for any size: "
             "give the size (--size)"

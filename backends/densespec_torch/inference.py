@@ -1,4 +1,4 @@
-"""Networks prepared for inference: a DenseNet's modules and state, run by a plan."""
+"""Networks prepared for inference: a DenseNet's modules and state, run by a program."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from densespec.network.graph import Graph
 from densespec_torch.modules import DenseNet
-from densespec_torch.plan import Plan, Values
+from densespec_torch.program import Program, Values
 from densespec_torch.training import read_weights
 
 
 class PreparedDenseNet(DenseNet):
     """A DenseNet that runs as :func:`densespec.network.passes.prepare` rewrites it.
 
-    It has the modules and the state of the network as it was, under the same names; the plan that
-    runs is made of them at the first call, and again when they have changed. Hooks on inner modules
-    are not called. Where gradients of the input are wanted, the modules themselves run.
+    It has the modules and the state of the network as it was, under the same names; the program
+    that runs is made of them at the first call, and again when they have changed. Hooks on inner
+    modules are not called. Where gradients of the input are wanted, the modules themselves run.
     """
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self._graph, self._first = graph, next(name for name, _ in self.named_parameters())
-        self._plan: Plan | None = None
+        self._program: Program | None = None
         self._made_from: list[Any] = []
         self.train(False)
 
@@ -47,26 +47,26 @@ class PreparedDenseNet(DenseNet):
         if (torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling():
             return super().forward(x)
         self._check(x.shape)
-        plan = self.plan()
-        return plan.run(x, ())[plan.output]
+        program = self.program()
+        return program.run(x, ())[program.output]
 
     def values(self, x: Tensor, names: Sequence[str]) -> Values:
-        """Values of those of the named nodes that the plan computes."""
-        return self.plan().run(x, names, whole=True)
+        """Compute the values of those of the named nodes that the program computes."""
+        return self.program().run(x, names, whole=True)
 
-    def plan(self) -> Plan:
-        """The plan of the present weights."""
+    def program(self) -> Program:
+        """The program of the present weights: it is made anew where those have changed."""
         state = self._versions()
-        if self._plan is None or state != self._made_from:
-            self._plan = Plan(self._graph, read_weights(self, self._graph), self._like())
+        if self._program is None or state != self._made_from:
+            self._program = Program(self._graph, read_weights(self, self._graph), self._like())
             self._made_from = state
-        return self._plan
+        return self._program
 
     def folded(self) -> Folded:
         """The rewritten network in plain operators, with the present weights: to be compiled by
         ``torch.compile``, or exported."""
         arrays = read_weights(self, self._graph)
-        return Folded(Plan(self._graph, arrays, self._like(), traced=True))
+        return Folded(Program(self._graph, arrays, self._like(), traced=True))
 
     def _versions(self) -> list[Any]:
         """Changes with every change of a parameter or buffer, in place or not.
@@ -90,20 +90,20 @@ class PreparedDenseNet(DenseNet):
         return self.get_parameter(self._first)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the plan, which is made again: oneDNN's own tensors can't be copied."""
+        """Leave out the program, which is made again: oneDNN's own tensors can't be copied."""
         state = {k: v for k, v in self.__dict__.items() if k != "_holders"}
-        return state | {"_plan": None, "_made_from": []}
+        return state | {"_program": None, "_made_from": []}
 
 
 class Folded(nn.Module):
-    """A plan as a module, with the folded arrays as buffers."""
+    """A program as a module, with the folded arrays as buffers."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, program: Program) -> None:
         super().__init__()
-        self._plan = plan
-        for name, tensor in plan.tensors.items():
+        self._program = program
+        for name, tensor in program.tensors.items():
             self.register_buffer(name.replace(".", "_"), tensor)
         self.train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._plan.run(x, ())[self._plan.output]
+        return self._program.run(x, ())[self._program.output]

@@ -19,7 +19,7 @@ from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm
 
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _MAX_POOL: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 def emit(node: Node) -> nn.Module:
@@ -49,7 +49,7 @@ def _module(node: Node) -> nn.Module:
         case ops.MaxPool() as op:
             return _max_pool(op)
         case ops.AvgPool() as op:
-            return _AVG_POOL[len(op.window)](op.window, op.stride)
+            return AVG_POOL[len(op.window)](op.window, op.stride)
         case ops.GlobalPool() as op:
             return GlobalPool(op.kind)
         case ops.Dense() as op:

@@ -313,7 +313,7 @@ def _plain(graph: Graph | None, recipe: TrainingRecipe) -> dict[str, Any]:
     plain: dict[str, Any] = {"recipe": recipe.to_dict()}
     if graph is None:
         return plain
-    sizes, start = graph.input.shape[1:], graph.trainable_from
+    sizes, start = graph.input_size, graph.trainable_from
     if len(sizes) != graph.spec.spatial_dims:
         return plain
     whole = lower(graph.spec, sizes)

@@ -14,10 +14,13 @@ from densespec.weights.layouts.torch_names import module_path
 from densespec_torch.layers import emit
 from densespec_torch.norms import SynchronisedNorm
 
+Placed = Sequence[tuple[list[str], Node]]
+"""Nodes, each behind the names that lead to its module."""
+
 
 @dataclass(frozen=True)
-class _Step:
-    """One child's turn: it reads values by name and gives one; then some are needed no more."""
+class _Call:
+    """The call of a child: it reads values by name and gives one; then some are needed no more."""
 
     child: str
     reads: tuple[str, ...]
@@ -26,25 +29,32 @@ class _Step:
 
 
 class Part(nn.Module):
-    """A part of the network with one input and one output, such as a dense block or a layer."""
+    """A part of the network with one input and one output, such as a dense block or a layer.
 
-    def __init__(self, placed: Sequence[tuple[list[str], Node]], depth: int) -> None:
+    Args:
+        graph: The network.
+        placed: The nodes of the part.
+        depth: How many names lead to the part itself.
+    """
+
+    def __init__(self, graph: Graph, placed: Placed, depth: int) -> None:
         super().__init__()
         reads: list[tuple[str, tuple[str, ...], str]] = []
         for child, group in itertools.groupby(placed, key=lambda item: item[0][depth]):
             members = list(group)
             path, last = members[-1]
             leaf = len(path) == depth + 1
-            self.add_module(child, emit(last) if leaf else self._nested(child, members, depth + 1))
+            module = emit(last) if leaf else self._nested(graph, child, members, depth + 1)
+            self.add_module(child, module)
             inner = {node.name for _, node in members}
             outer = dict.fromkeys(n for _, node in members for n in node.inputs if n not in inner)
             reads.append((child, tuple(outer), last.name))
         self._entry = reads[0][1][0]
-        self._steps = _with_lifetimes(reads)
+        self._calls = _with_lifetimes(reads)
 
-    def _nested(self, name: str, members: Sequence[tuple[list[str], Node]], depth: int) -> Part:
-        """The child that is a part itself."""
-        return Part(members, depth)
+    def _nested(self, graph: Graph, name: str, members: Placed, depth: int) -> Part:
+        """Make a child that is a part itself."""
+        return Part(graph, members, depth)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child; where PyTorch converts a norm to ``SyncBatchNorm``, densespec's own."""
@@ -55,18 +65,18 @@ class Part(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values = {self._entry: x}
-        for step in self._steps:
-            x = self._modules[step.child](*[values[name] for name in step.reads])  # type: ignore[misc]
-            for name in step.spent:
+        for call in self._calls:
+            x = self._modules[call.child](*[values[name] for name in call.reads])  # type: ignore[misc]
+            for name in call.spent:
                 del values[name]
-            values[step.gives] = x
+            values[call.gives] = x
         return x
 
 
-def _with_lifetimes(reads: Sequence[tuple[str, tuple[str, ...], str]]) -> tuple[_Step, ...]:
+def _with_lifetimes(reads: Sequence[tuple[str, tuple[str, ...], str]]) -> tuple[_Call, ...]:
     last_reader = {name: child for child, names, _ in reads for name in names}
     return tuple(
-        _Step(child, names, gives, tuple(n for n in names if last_reader[n] == child))
+        _Call(child, names, gives, tuple(n for n in names if last_reader[n] == child))
         for child, names, gives in reads
     )
 
@@ -78,8 +88,9 @@ class DenseNet(Part):
     """
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__([(module_path(node.name).split("."), node) for node in graph.nodes[1:]], 0)
-        self._sizes = graph.input.shape[1:]
+        placed = [(module_path(node.name).split("."), node) for node in graph.nodes[1:]]
+        super().__init__(graph, placed, 0)
+        self._sizes = graph.input_size
 
     def forward(self, x: Tensor) -> Tensor:
         if any(self._sizes):

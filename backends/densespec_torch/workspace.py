@@ -13,7 +13,7 @@ from torch import Tensor
 from densespec.network.graph import Node
 
 MOST_VIEWS = 10_000
-"""Views that are kept; with inputs of ever new sizes there would be no end of them."""
+"""So many views are kept; with inputs of ever new sizes there would be no end of them."""
 
 
 class Workspace(threading.local):
@@ -21,8 +21,8 @@ class Workspace(threading.local):
     compute what is written there.
 
     Attributes:
-        reused: whether it is; else each piece is new.
-        buffer: of the dense block that is being run.
+        reused: Whether memory is used again; else each piece is new.
+        buffer: The features of the dense block that is being run.
     """
 
     def __init__(self, memory_format: torch.memory_format) -> None:
@@ -33,7 +33,7 @@ class Workspace(threading.local):
         self.buffer: Any = None
 
     def tensor(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Memory of a shape (batch, channels, *spatial); what was there before is lost."""
+        """Give memory of a shape (batch, channels, *spatial); what was there before is lost."""
         if not self.reused:
             return self._shaped(self._new(math.prod(shape), like), shape)
         view = self._views.get((use, shape))
@@ -46,7 +46,7 @@ class Workspace(threading.local):
         return view
 
     def part(self, whole: Tensor, start: int, stop: int) -> Tensor:
-        """Some channels of such memory."""
+        """Give some channels of such memory."""
         if not self.reused:
             return whole[:, start:stop]
         key = (whole.data_ptr(), whole.shape, start, stop)
@@ -58,7 +58,7 @@ class Workspace(threading.local):
         return view
 
     def safe(self, x: Tensor) -> Tensor:
-        """A tensor that the next use of this memory leaves alone."""
+        """Give a tensor that the next use of this memory leaves alone."""
         held = {flat.untyped_storage().data_ptr() for flat in self._held.values()}
         return x.clone() if x.untyped_storage().data_ptr() in held else x
 
@@ -74,15 +74,19 @@ class Workspace(threading.local):
 
 
 class Buffer:
-    """Where the features of a dense block are written side by side."""
+    """The memory in which the features of a dense block are written side by side.
 
-    def __init__(self, chain: Sequence[Node], space: Workspace) -> None:
-        self._first, self._channels = chain[0].name, chain[-1].shape[0] or 0
+    Args:
+        concats: The concatenations of the block, in order.
+    """
+
+    def __init__(self, concats: Sequence[Node], space: Workspace) -> None:
+        self._first, self._channels = concats[0].name, concats[-1].channels
         self._space = space
 
-    def appended(self, node: Node) -> Callable[[Tensor, Tensor], Tensor]:
-        """The step of a concatenation: the new features go behind those that are there."""
-        space, count = self._space, node.shape[0] or 0
+    def appended(self, concat: Node) -> Callable[[Tensor, Tensor], Tensor]:
+        """Give the function of a concatenation: new features go behind those that are there."""
+        space, count = self._space, concat.channels
 
         def start(old: Tensor, new: Tensor) -> Tensor:
             shape = (len(old), self._channels, *old.shape[2:])
@@ -94,4 +98,4 @@ class Buffer:
             space.part(space.buffer, count - new.shape[1], count).copy_(new)
             return space.part(space.buffer, 0, count)
 
-        return start if node.name == self._first else append
+        return start if concat.name == self._first else append

@@ -357,8 +357,7 @@ def _sized_graph(spec: DenseNetSpec, shape: InputShape | None) -> Graph:
     if shape is not None:
         _check_shape(spec, shape)
         return lower(spec, shape[1:])
-    shrinks_early = spec.stem_pool is not None or spec.stem_stride > 1
-    return lower(spec, (224 if shrinks_early else 32,) * spec.spatial_dims)
+    return lower(spec, (224 if spec.shrinks_early else 32,) * spec.spatial_dims)
 
 
 def _in_layout_of(backend: str, shape: InputShape | None) -> InputShape | None:

@@ -19,7 +19,6 @@ import numpy as np
 from densespec.data.dataset import DataError
 from densespec.data.draws import raw
 from densespec.network.graph import Graph, Node
-from densespec.network.ops import Dropout
 
 
 def dropout_masks(graph: Graph, seed: int, step: int, batch: int) -> dict[str, np.ndarray]:
@@ -35,11 +34,7 @@ def dropout_masks(graph: Graph, seed: int, step: int, batch: int) -> dict[str, n
     Raises:
         DataError: the graph leaves sizes open.
     """
-    return {
-        node.name: _mask(node, node.op.rate, seed, step, batch)
-        for node in graph.nodes
-        if isinstance(node.op, Dropout) and not node.frozen
-    }
+    return {node.name: _mask(node, node.drop_rate, seed, step, batch) for node in graph.dropouts}
 
 
 def _mask(node: Node, rate: float, seed: int, step: int, batch: int) -> np.ndarray:

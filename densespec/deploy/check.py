@@ -77,8 +77,8 @@ def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]
 
 
 def _shapes(network: Network, options: Options) -> Iterator[tuple[int, ...]]:
-    spec, known = network.graph.spec, network.graph.input.shape[1:]
-    probes = PROBES[spec.stem_pool is not None or spec.stem_stride > 1]
+    spec, known = network.graph.spec, network.graph.input_size
+    probes = PROBES[spec.shrinks_early]
     if len(known) == 3:
         probes = PROBES_3D
     if None not in known:

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from densespec.building import HEAD, origin_of, read_weights, weights_for
+from densespec.building import origin_of, read_weights, weights_for
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, catalogue, resolve
 from densespec.network.files import SUFFIXES
 from densespec.network.graph import Graph, Node, Pooling, lower
 from densespec.network.initial import initial_weights
-from densespec.network.ops import Affine, GlobalPool, Input, Softmax
+from densespec.network.ops import Affine, Input
 from densespec.network.passes import prepare
 
 Runner = Callable[[np.ndarray], np.ndarray]
@@ -77,17 +77,14 @@ class Wanted:
         Raises:
             ValueError, SpecError: that does not go together, or does not fit.
         """
-        ends = {type(node.op): node.op for node in graph.nodes}
-        has_top = any(weight.name.startswith(HEAD) for weight in graph.weights)
-        include_top = has_top if self.include_top is None else self.include_top
-        pool = ends.get(GlobalPool)
-        own_pooling = pool.kind if isinstance(pool, GlobalPool) and not has_top else None
-        softmax = (Softmax in ends and include_top) if self.softmax is None else self.softmax
+        include_top = graph.has_classifier if self.include_top is None else self.include_top
+        own = graph.classifier_activation if include_top else None
+        softmax = own == "softmax" if self.softmax is None else self.softmax
         return lower(
             graph.spec,
-            graph.input.shape[1:] if self.size is None else self.size,
+            graph.input_size if self.size is None else self.size,
             include_top=include_top,
-            pooling=self.pooling or (None if include_top else own_pooling),
+            pooling=self.pooling or (None if include_top else graph.pooling),
             classifier_activation="softmax" if softmax else None,
         )
 

@@ -11,7 +11,8 @@ first component is the node's stage.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,8 +44,12 @@ Pooling = Literal["avg", "max"]
 POOLINGS = ("avg", "max")
 ACTIVATIONS = ("softmax",)
 
+CLASSIFIER = "classifier"
+"""The name of the classifier's node."""
+_HEAD = re.compile(rf"(head\d+|{CLASSIFIER})(\.|$)")
+
 ConvRole = Literal["stem", "inner", "last"]
-"""Whose convolution: the stem's, a dense layer's last one, or one in between."""
+"""Whose convolution it is: the stem's, a dense layer's last one, or one in between."""
 
 _DROPOUT_AFTER: dict[str, tuple[ConvRole, ...]] = {
     "conv": ("inner", "last"),
@@ -58,12 +63,12 @@ class Node:
     """One op in its place.
 
     Attributes:
-        name: dotted, unique.
-        op: what it computes.
-        inputs: names of the nodes it reads, all earlier in the graph.
-        shape: of its output, (channels, *spatial); None where a size is unknown.
-        frozen: whether training leaves it alone: its arrays are not trainable, and it computes
-            what it does in inference, running statistics for batch statistics and no dropout.
+        name: The dotted name, which no other node of the graph has.
+        op: What the node computes.
+        inputs: The names of the nodes it reads, all of which come earlier in the graph.
+        shape: The shape of its output, (channels, *spatial); None stands for an unknown size.
+        frozen: Whether training leaves it alone: its arrays are not trainable, and it computes
+            what it does in inference, with running statistics and without dropout.
     """
 
     name: str
@@ -74,11 +79,24 @@ class Node:
 
     @property
     def stage(self) -> str:
+        """The first component of the name, such as ``block1``."""
         return self.name.partition(".")[0]
 
     @property
+    def channels(self) -> int:
+        """The number of channels of its output, which is always known."""
+        channels = self.shape[0]
+        assert channels is not None
+        return channels
+
+    @property
+    def drop_rate(self) -> float:
+        """The probability with which the node drops a value in training; 0 if it never does."""
+        return self.op.rate if isinstance(self.op, Dropout) and not self.frozen else 0.0
+
+    @property
     def weights(self) -> tuple[Weight, ...]:
-        """Its arrays under their canonical names, such as ``stem.conv.kernel``."""
+        """The node's arrays under their canonical names, such as ``stem.conv.kernel``."""
         return tuple(
             Weight(f"{self.name}.{weight.name}", weight.shape, weight.trainable and not self.frozen)
             for weight in weights_of(self.op)
@@ -86,34 +104,49 @@ class Node:
 
     @property
     def multiply_adds(self) -> int | None:
+        """The multiply-adds of one sample; None where a spatial size is unknown."""
         return multiply_adds(self.op, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Sizes of a set of weights: trainable ones, and running statistics."""
+    """The number of values in a set of arrays: in trainable ones, and in running statistics."""
 
     trainable: int
     non_trainable: int
 
     @property
     def total(self) -> int:
+        """The sum of both."""
         return self.trainable + self.non_trainable
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Consecutive nodes under one first name: the stem, a block, a transition, ...
-
-    Attributes:
-        shape: of the stage's output, (channels, *spatial).
-        multiply_adds: of one sample; None where a size is unknown.
-    """
+    """Consecutive nodes under one first name: the stem, a block, a transition, ..."""
 
     name: str
-    shape: Shape
-    parameters: Count
-    multiply_adds: int | None
+    nodes: tuple[Node, ...]
+
+    @property
+    def output(self) -> Node:
+        """The node whose value leaves the stage."""
+        return self.nodes[-1]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the stage's output, (channels, *spatial)."""
+        return self.output.shape
+
+    @property
+    def parameters(self) -> Count:
+        """The number of values in the stage's arrays."""
+        return _count([weight for node in self.nodes for weight in node.weights])
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """The multiply-adds of one sample; None where a spatial size is unknown."""
+        return _total(self.nodes)
 
 
 @dataclass(frozen=True)
@@ -121,7 +154,7 @@ class Graph:
     """A network: nodes in an order in which they can be computed; the last is the output.
 
     Attributes:
-        spec: what it was lowered from.
+        spec: What the network was lowered from.
     """
 
     spec: DenseNetSpec
@@ -129,10 +162,12 @@ class Graph:
 
     @property
     def input(self) -> Node:
+        """The first node."""
         return self.nodes[0]
 
     @property
     def output(self) -> Node:
+        """The last node."""
         return self.nodes[-1]
 
     @functools.cached_property
@@ -142,6 +177,44 @@ class Graph:
     def __getitem__(self, name: str) -> Node:
         return self._by_name[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    # What it takes and gives
+
+    @property
+    def input_size(self) -> Shape:
+        """The spatial size of the input; None stands for any size."""
+        return self.input.shape[1:]
+
+    @property
+    def spatial_dims(self) -> int:
+        """The number of spatial dimensions of the input."""
+        return len(self.input_size)
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the classifier is part of the network, as with ``include_top=True``."""
+        return CLASSIFIER in self
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the output is what losses take: the classifier's, without a softmax."""
+        return isinstance(self.output.op, Dense)
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """The global pool that ends a network without a classifier: ``lower``'s argument."""
+        op = self.output.op
+        return op.kind if isinstance(op, GlobalPool) else None
+
+    @property
+    def classifier_activation(self) -> str | None:
+        """What follows the classifier: ``lower``'s argument."""
+        return "softmax" if isinstance(self.output.op, Softmax) else None
+
+    # What it consists of
+
     @functools.cached_property
     def weights(self) -> tuple[Weight, ...]:
         """Every array of the network under its canonical name, in order."""
@@ -149,34 +222,60 @@ class Graph:
 
     @property
     def parameters(self) -> Count:
+        """The number of values in the network's arrays."""
         return _count(self.weights)
 
     @property
     def multiply_adds(self) -> int | None:
-        """Multiply-adds of one sample; None where a spatial size is unknown."""
+        """The multiply-adds of one sample; None where a spatial size is unknown."""
         return _total(self.nodes)
 
     @property
     def trainable_from(self) -> str | None:
-        """Name of the first node that trains; None where every one does."""
+        """The name of the first node that trains; None where every one does."""
         if not any(node.frozen for node in self.nodes):
             return None
         return next(node.name for node in self.nodes[1:] if not node.frozen)
+
+    @property
+    def dropouts(self) -> tuple[Node, ...]:
+        """The dropouts that drop values in training, which frozen ones never do."""
+        return tuple(node for node in self.nodes if node.drop_rate > 0)
+
+    def nodes_of(self, *kinds: type[Op]) -> tuple[Node, ...]:
+        """The nodes whose op is of one of some kinds, in order."""
+        return tuple(node for node in self.nodes if isinstance(node.op, kinds))
 
     def stages(self) -> tuple[Stage, ...]:
         """The network, stage by stage, without the input."""
         groups: dict[str, list[Node]] = {}
         for node in self.nodes[1:]:
             groups.setdefault(node.stage, []).append(node)
-        return tuple(
-            Stage(
-                name=name,
-                shape=nodes[-1].shape,
-                parameters=_count([weight for node in nodes for weight in node.weights]),
-                multiply_adds=_total(nodes),
-            )
-            for name, nodes in groups.items()
-        )
+        return tuple(Stage(name, tuple(nodes)) for name, nodes in groups.items())
+
+    # Who reads whom
+
+    @functools.cached_property
+    def _readers(self) -> dict[str, list[Node]]:
+        readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for source in node.inputs:
+                readers[source].append(node)
+        return readers
+
+    def readers(self, node: Node) -> tuple[Node, ...]:
+        """The nodes that read a node's value, in order."""
+        return tuple(self._readers[node.name])
+
+    def reader(self, node: Node) -> Node | None:
+        """The only node that reads a node's value; None if several do, or none."""
+        readers = self._readers[node.name]
+        return readers[0] if len(readers) == 1 else None
+
+    def source(self, node: Node) -> Node:
+        """The node whose value is read by a node with one input."""
+        (name,) = node.inputs
+        return self[name]
 
 
 def _count(weights: Sequence[Weight]) -> Count:
@@ -209,9 +308,7 @@ class _Builder:
         return name
 
     def channels(self, x: str) -> int:
-        channels = self.nodes[x].shape[0]
-        assert channels is not None, "channels are always known"
-        return channels
+        return self.nodes[x].channels
 
     def conv(
         self, name: str, x: str, filters: int, *, window: int, stride: int = 1, role: ConvRole
@@ -261,15 +358,15 @@ def lower(
     """Write a spec out as a graph.
 
     Args:
-        input_size: spatial size of the input, such as (224, 224); None for any size, also in
-            single dimensions. Where it is known, shapes, paddings and multiply-adds are too.
-        include_top: whether the classifier is part of the network.
-        pooling: without the classifier, ``"avg"`` or ``"max"`` adds a global pool.
+        input_size: The spatial size of the input, such as (224, 224); None stands for any size,
+            also in single dimensions. Where it is known, shapes, paddings and multiply-adds are.
+        include_top: Whether the classifier is part of the network.
+        pooling: Without the classifier, ``"avg"`` or ``"max"`` adds a global pool.
         classifier_activation: ``"softmax"``, or None for logits.
 
     Raises:
-        SpecError: the input size has the wrong number of dimensions or shrinks below one pixel.
-        ValueError: options that do not go together.
+        SpecError: The input size has the wrong number of dimensions or shrinks below one pixel.
+        ValueError: The options do not go together.
     """
     _check_head(include_top, pooling, classifier_activation)
     net = _Builder(spec)
@@ -287,21 +384,21 @@ def lower(
         for index, units in enumerate(spec.head_units, start=1):
             x = net.add(f"head{index}.dense", Dense(net.channels(x), units), x)
             x = net.add(f"head{index}.relu", Relu(), x)
-        x = net.add("classifier", Dense(net.channels(x), spec.classes), x)
+        x = net.add(CLASSIFIER, Dense(net.channels(x), spec.classes), x)
     if classifier_activation:
         net.add("softmax", Softmax(), x)
     return Graph(spec, tuple(net.nodes.values()))
 
 
 def freeze(graph: Graph, trainable_from: str) -> Graph:
-    """The network with everything before a part frozen, whatever was frozen before.
+    """Freeze everything before a part of a network, whatever was frozen before.
 
     Args:
-        trainable_from: a stage, such as ``"block4"`` or ``"classifier"``, or any other part or node
+        trainable_from: A stage, such as ``"block4"`` or ``"classifier"``, or any other part or node
             such as ``"block4.layer16"``: it and all that follows trains.
 
     Raises:
-        UnknownName: the network has no such part; the message suggests near names.
+        UnknownName: The network has no such part; the message suggests near names.
     """
     first = _first_of(graph, trainable_from)
     nodes = (replace(node, frozen=index < first > 1) for index, node in enumerate(graph.nodes))
@@ -309,14 +406,14 @@ def freeze(graph: Graph, trainable_from: str) -> Graph:
 
 
 def split(graph: Graph, part: str) -> tuple[Graph, Graph]:
-    """The network before a part, and the rest with the value in between as its input.
+    """Cut a network before a part: the rest has the value in between as its input.
 
     Every value in a DenseNet passes through one node at a time (features are concatenated), so it
     can be cut before any part.
 
     Raises:
-        UnknownName: the network has no such part.
-        ValueError: nothing comes before it, or it lies inside a layer, where two values pass.
+        UnknownName: The network has no such part.
+        ValueError: Nothing comes before it, or it lies inside a layer, where two values pass.
     """
     first = _first_of(graph, part)
     before, after = graph.nodes[:first], graph.nodes[first:]
@@ -326,6 +423,29 @@ def split(graph: Graph, part: str) -> tuple[Graph, Graph]:
         raise ValueError(f"{graph.nodes[first].name} is no place to cut the network at")
     entry = replace(before[-1], op=Input(before[-1].shape), inputs=())
     return Graph(graph.spec, before), Graph(graph.spec, (entry, *after))
+
+
+def without(graph: Graph, names: Collection[str]) -> Graph:
+    """Take some nodes of one input out of a network: what read them reads what they read."""
+    instead: dict[str, str] = {}
+    nodes = []
+    for node in graph.nodes:
+        inputs = tuple(instead.get(source, source) for source in node.inputs)
+        if node.name in names:
+            (instead[node.name],) = inputs
+        else:
+            nodes.append(replace(node, inputs=inputs))
+    return Graph(graph.spec, tuple(nodes))
+
+
+def head_of(spec: DenseNetSpec) -> str:
+    """The first part of a network's head, which follows the global pool."""
+    return "head1" if spec.head_units else CLASSIFIER
+
+
+def in_head(name: str) -> bool:
+    """Whether a part, a node or an array of such a name belongs to the head of its network."""
+    return _HEAD.match(name) is not None
 
 
 def _first_of(graph: Graph, part: str) -> int:

@@ -31,12 +31,12 @@ def initial_weights(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
     for node in graph.nodes:
         for weight in node.weights:
             stream = np.random.default_rng([seed, zlib.crc32(weight.name.encode())])
-            if weight.name.endswith(".kernel") and isinstance(node.op, Conv):
+            if weight.short == "kernel" and isinstance(node.op, Conv):
                 array = _he_normal(stream, weight.shape)
-            elif weight.name.endswith(".kernel") and isinstance(node.op, Dense):
+            elif weight.short == "kernel" and isinstance(node.op, Dense):
                 array = _uniform(stream, weight.shape)
             else:
-                value = float(weight.name.rpartition(".")[2] in ONES)
+                value = float(weight.short in ONES)
                 array = np.full(weight.shape, value, np.float32)
             arrays[weight.name] = array
     return arrays

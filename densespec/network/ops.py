@@ -22,12 +22,13 @@ Padding = Pads | Literal["same"]
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One array of an op.
+    """One array of an op or, under its canonical name, of a node.
 
     Attributes:
-        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean``, ``running_variance``; of
-            prepared networks also ``scale``, ``shift``, ``low`` and ``high``.
-        shape: convolution kernels are (out, in, *window), the classifier's is (out, in).
+        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean``, ``running_variance``, or
+            in prepared networks also ``scale``, ``shift``, ``low`` and ``high``. A node's name and
+            a dot come before it in the canonical name, such as ``stem.conv.kernel``.
+        shape: Convolution kernels are (out, in, *window), the classifier's is (out, in).
         trainable: False for running statistics.
     """
 
@@ -36,7 +37,13 @@ class Weight:
     trainable: bool = True
 
     @property
+    def short(self) -> str:
+        """The name without the node's: ``kernel`` of ``stem.conv.kernel``."""
+        return self.name.rpartition(".")[2]
+
+    @property
     def size(self) -> int:
+        """The number of values."""
         return math.prod(self.shape)
 
 
@@ -58,6 +65,16 @@ class Conv:
     stride: int
     padding: Padding
     bias: bool
+
+    @property
+    def pads_nothing(self) -> bool:
+        """Whether every value that the convolution reads is one of its input's."""
+        return self.padding != "same" and not any(map(any, self.padding))
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each position of the output comes from the same one of the input."""
+        return set(self.window) == {1} and self.stride == 1 and self.pads_nothing
 
     def output(self, x: Shape) -> Shape:
         return (self.filters, *_slide(x[1:], self.window, self.stride, self.padding))

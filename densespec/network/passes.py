@@ -15,34 +15,25 @@ that computes something else has a name of its own. The rules, in the order in w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from densespec.network.arrays import Arrays
-from densespec.network.graph import Graph, Node
-from densespec.network.ops import (
-    Affine,
-    AvgPool,
-    BatchNorm,
-    Clip,
-    Conv,
-    Dense,
-    Dropout,
-    GlobalPool,
-    Op,
-    Relu,
-    Shape,
-)
+from densespec.network.graph import Graph, Node, without
+from densespec.network.ops import Affine, BatchNorm, Clip, Conv, Dropout, Op, Shape
+from densespec.network.steps import LinearBehind, conv_before, linear_behind, pool_behind
 
 SMALLEST_SCALE = 1e-19
 """Scales nearer to 0 are taken for this, so that bounds and kernels stay within float32's range.
 It adds nothing that float32 could tell from 0."""
 
 Rounded = Callable[[np.ndarray], np.ndarray]
-"""The nearest values of some dtype, in float64."""
+"""Gives the nearest values of some dtype, in float64."""
 Fold = Callable[[Arrays, Rounded], Mapping[str, np.ndarray]]
+"""Gives the arrays that a rewriting changed, of those before it."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +41,21 @@ class Prepared:
     """A network rewritten for inference.
 
     Attributes:
-        graph: frozen throughout; its arrays are named after its own nodes.
-        folds: what gives the arrays that each rewriting changed, of those before it.
+        graph: The rewritten network, frozen throughout; its arrays are named after its own nodes.
+        folds: What gives the arrays that each rewriting changed, of those before it.
     """
 
     graph: Graph
     folds: tuple[Fold, ...]
 
     def fold(self, arrays: Mapping[str, np.ndarray], rounded: Rounded = np.asarray) -> Arrays:
-        """The arrays of the rewritten network, of the canonical arrays of the original one.
+        """Work out the arrays of the rewritten network from the canonical ones of the original.
 
         They are computed in float64 and given in it, where they have changed.
 
         Args:
-            rounded: as the network that gets them will round them. What a clip holds at its bound
-                must vanish after the op behind it, so that op's bias is that of the rounded bound.
+            rounded: Rounds as the network that gets them will. What a clip holds at its bound must
+                vanish after the op behind it, so that op's bias is that of the rounded bound.
         """
         known = dict(arrays)
         for fold in self.folds:
@@ -76,93 +67,59 @@ def prepare(graph: Graph, *, clip: bool = True) -> Prepared:
     """Rewrite a network for inference.
 
     Args:
-        clip: whether a norm and a ReLU may become a clip. Its bounds need the range of float32:
+        clip: Whether a norm and a ReLU may become a clip. Its bounds need the range of float32:
             float16 is better off without.
     """
-    draft = _Draft(graph)
-    draft.apply(_without_dropout)
-    draft.apply(_norm_into_convolution_before)
-    draft.apply(_pool_before_convolution)
-    draft.apply(_norm_into_linear_after, clip)
-    draft.apply(_norm_as_affine)
-    return Prepared(Graph(graph.spec, tuple(draft.nodes.values())), tuple(draft.folds))
+    graph = without(graph, {node.name for node in graph.nodes_of(Dropout)})
+    graph = Graph(graph.spec, tuple(replace(node, frozen=True) for node in graph.nodes))
+    folds: list[Fold] = []
+    for rule in (
+        _norm_into_convolution_before,
+        _pool_before_convolution,
+        functools.partial(_norm_into_linear_behind, clip=clip),
+        _norm_as_affine,
+    ):
+        changes = tuple(rule(graph))
+        graph = _rewritten(graph, changes)
+        folds += [change.fold for change in changes]
+    return Prepared(graph, tuple(folds))
 
 
 @dataclass(frozen=True)
 class _Change:
-    """One place rewritten.
+    """One place of a network, rewritten.
 
     Attributes:
-        nodes: by the name of the node whose place it takes; None where there is none any more, and
-            its readers read what it read.
-        fold: arrays of the new nodes.
+        nodes: The new nodes, by the name of the node whose place each takes; None where there is
+            none any more, and its readers read what it read.
+        fold: Gives the arrays of the new nodes.
     """
 
     nodes: Mapping[str, Node | None]
-    fold: Fold | None = None
+    fold: Fold
 
 
-class _Draft:
-    """The nodes so far, and who reads whom."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.nodes = {node.name: replace(node, frozen=True) for node in graph.nodes}
-        self.output = graph.output.name
-        self.folds: list[Fold] = []
-        self._index()
-
-    def _index(self) -> None:
-        self._readers: dict[str, list[Node]] = {name: [] for name in self.nodes}
-        for node in self.nodes.values():
-            for source in node.inputs:
-                self._readers[source].append(node)
-
-    def reader(self, node: Node) -> Node | None:
-        """The only reader of a node's value; None where it has others, or is the output."""
-        readers = self._readers[node.name]
-        return readers[0] if len(readers) == 1 and node.name != self.output else None
-
-    def source(self, node: Node) -> Node:
-        """What a node with one input reads."""
-        (name,) = node.inputs
-        return self.nodes[name]
-
-    def made(self, name: str, op: Op, source: Node) -> Node:
-        """A new node that reads one other."""
-        output: Callable[..., Shape] = op.output
-        return Node(name, op, (source.name,), output(source.shape), frozen=True)
-
-    def apply(self, rule: Callable[..., Iterator[_Change]], *options: bool) -> None:
-        """Rewrite every place that a rule finds; places do not overlap."""
-        changed: dict[str, Node | None] = {}
-        for change in rule(self, *options):
-            changed.update(change.nodes)
-            self.folds += [change.fold] if change.fold else []
-        instead: dict[str, str] = {}
-        nodes: dict[str, Node] = {}
-        for name, old in self.nodes.items():
-            node = changed.get(name, old)
-            if node is None:
-                instead[name] = instead.get(old.inputs[0], old.inputs[0])
-                continue
-            inputs = tuple(instead.get(source, source) for source in node.inputs)
-            nodes[node.name] = replace(node, inputs=inputs)
-        self.nodes, self.output = nodes, instead.get(self.output, self.output)
-        self._index()
+def _rewritten(graph: Graph, changes: Iterable[_Change]) -> Graph:
+    """Rewrite a network in places that do not overlap."""
+    new = {name: node for change in changes for name, node in change.nodes.items()}
+    nodes = tuple(new.get(node.name) or node for node in graph.nodes)
+    gone = {name for name, node in new.items() if node is None}
+    return without(Graph(graph.spec, nodes), gone)
 
 
-def _without_dropout(draft: _Draft) -> Iterator[_Change]:
-    for node in draft.nodes.values():
-        if isinstance(node.op, Dropout):
-            yield _Change({node.name: None})
+def _made(name: str, op: Op, source: Node) -> Node:
+    """Make a node that reads one other."""
+    output: Callable[..., Shape] = op.output
+    return Node(name, op, (source.name,), output(source.shape), frozen=True)
 
 
-def _norm_into_convolution_before(draft: _Draft) -> Iterator[_Change]:
-    for norm in draft.nodes.values():
-        conv = draft.source(norm) if isinstance(norm.op, BatchNorm) else None
-        if conv is None or not isinstance(conv.op, Conv) or draft.reader(conv) is not norm:
+def _norm_into_convolution_before(graph: Graph) -> Iterator[_Change]:
+    for norm in graph.nodes_of(BatchNorm):
+        conv = conv_before(graph, norm)
+        if conv is None:
             continue
-        new = draft.made(norm.name, replace(conv.op, bias=True), draft.source(conv))
+        assert isinstance(conv.op, Conv)
+        new = _made(norm.name, replace(conv.op, bias=True), graph.source(conv))
 
         def fold(arrays: Arrays, _rounded: Rounded, conv: Node = conv, norm: Node = norm) -> Arrays:
             scale, shift = _scale_and_shift(arrays, norm)
@@ -175,57 +132,41 @@ def _norm_into_convolution_before(draft: _Draft) -> Iterator[_Change]:
         yield _Change({conv.name: None, norm.name: new}, fold)
 
 
-def _pool_before_convolution(draft: _Draft) -> Iterator[_Change]:
-    for pool in draft.nodes.values():
-        conv = draft.source(pool) if isinstance(pool.op, AvgPool) else None
-        if conv is None or not isinstance(conv.op, Conv) or draft.reader(conv) is not pool:
+def _pool_before_convolution(graph: Graph) -> Iterator[_Change]:
+    for conv in graph.nodes_of(Conv):
+        pool = pool_behind(graph, conv)
+        if pool is None:
             continue
-        if set(conv.op.window) != {1} or conv.op.stride != 1 or not _unpadded(conv.op):
-            continue
-        first = draft.made(pool.name.replace("pool", "pooled"), pool.op, draft.source(conv))
-        new = draft.made(pool.name, conv.op, first)
+        first = _made(pool.name.replace("pool", "pooled"), pool.op, graph.source(conv))
+        new = _made(pool.name, conv.op, first)
 
         def fold(arrays: Arrays, _rounded: Rounded, conv: Node = conv, new: Node = new) -> Arrays:
-            kept = {weight.name.rpartition(".")[2] for weight in new.weights}
-            return {f"{new.name}.{short}": arrays[f"{conv.name}.{short}"] for short in kept}
+            return {w.name: arrays[f"{conv.name}.{w.short}"] for w in new.weights}
 
         yield _Change({conv.name: first, pool.name: new}, fold)
 
 
-def _norm_into_linear_after(draft: _Draft, clip: bool) -> Iterator[_Change]:
-    for norm in draft.nodes.values():
-        if not isinstance(norm.op, BatchNorm):
-            continue
-        relu, between, target = _linear_chain(draft, norm)
-        if target is None or (relu and not clip):
+def _norm_into_linear_behind(graph: Graph, *, clip: bool) -> Iterator[_Change]:
+    for norm in graph.nodes_of(BatchNorm):
+        behind = linear_behind(graph, norm)
+        if behind is None or (behind.relu and not clip):
             continue
         changed: dict[str, Node | None] = {norm.name: None}
-        last = draft.source(norm)
-        if relu is not None:
-            op = Clip(norm.op.channels)
-            last = changed[relu.name] = draft.made(_named(norm.name, "clip"), op, last)
-        for pool in between:
-            last = changed[pool.name] = draft.made(f"{pool.name}_before_norm", pool.op, last)
-        op_after = replace(target.op, bias=True) if isinstance(target.op, Conv) else target.op
-        changed[target.name] = draft.made(target.name, op_after, last)
-        yield _Change(changed, _fold_into(norm, relu, target))
+        last = graph.source(norm)
+        if behind.relu is not None:
+            op = Clip(norm.channels)
+            last = changed[behind.relu.name] = _made(_named(norm.name, "clip"), op, last)
+        for pool in behind.pools:
+            last = changed[pool.name] = _made(f"{pool.name}_before_norm", pool.op, last)
+        target = behind.node
+        biased = replace(target.op, bias=True) if isinstance(target.op, Conv) else target.op
+        changed[target.name] = _made(target.name, biased, last)
+        yield _Change(changed, _fold_into(norm, behind))
 
 
-def _linear_chain(draft: _Draft, norm: Node) -> tuple[Node | None, list[Node], Node | None]:
-    """The ReLU after a norm, average pools, and the linear op after those, where that is all."""
-    relu, between, node = None, [], draft.reader(norm)
-    if node is not None and isinstance(node.op, Relu):
-        relu, node = node, draft.reader(node)
-    while node is not None and _averages(node.op):
-        between.append(node)
-        node = draft.reader(node)
-    linear = node is not None and (
-        isinstance(node.op, Dense) or (isinstance(node.op, Conv) and _unpadded(node.op))
-    )
-    return relu, between, node if linear else None
+def _fold_into(norm: Node, behind: LinearBehind) -> Fold:
+    target = behind.node
 
-
-def _fold_into(norm: Node, relu: Node | None, target: Node) -> Fold:
     def fold(arrays: Arrays, _rounded: Rounded) -> Arrays:
         scale, shift = _scale_and_shift(arrays, norm)
         kernel, bias = _linear(arrays, target)
@@ -248,29 +189,27 @@ def _fold_into(norm: Node, relu: Node | None, target: Node) -> Fold:
             f"{target.name}.bias": bias - _summed(_along(bound, kernel, 1) * kernel),
         }
 
-    return fold if relu is None else fold_clipped
+    return fold if behind.relu is None else fold_clipped
 
 
-def _summed(kernel: np.ndarray) -> np.ndarray:
-    """Of each output."""
-    return kernel.sum(tuple(range(1, kernel.ndim)))
-
-
-def _norm_as_affine(draft: _Draft) -> Iterator[_Change]:
-    for norm in draft.nodes.values():
-        if not isinstance(norm.op, BatchNorm):
-            continue
+def _norm_as_affine(graph: Graph) -> Iterator[_Change]:
+    for norm in graph.nodes_of(BatchNorm):
 
         def fold(arrays: Arrays, _rounded: Rounded, norm: Node = norm) -> Arrays:
             scale, shift = _scale_and_shift(arrays, norm)
             return {f"{norm.name}.scale": scale, f"{norm.name}.shift": shift}
 
-        affine = draft.made(norm.name, Affine(norm.op.channels), draft.source(norm))
+        affine = _made(norm.name, Affine(norm.channels), graph.source(norm))
         yield _Change({norm.name: affine}, fold)
 
 
+def _summed(kernel: np.ndarray) -> np.ndarray:
+    """Sum what goes into each output."""
+    return kernel.sum(tuple(range(1, kernel.ndim)))
+
+
 def _scale_and_shift(arrays: Arrays, norm: Node) -> tuple[np.ndarray, np.ndarray]:
-    """What a norm multiplies by and adds in inference, in float64."""
+    """Give what a norm multiplies by and adds in inference, in float64."""
     assert isinstance(norm.op, BatchNorm)
     gamma, beta, mean, variance = (
         np.asarray(arrays[f"{norm.name}.{short}"], np.float64)
@@ -281,25 +220,17 @@ def _scale_and_shift(arrays: Arrays, norm: Node) -> tuple[np.ndarray, np.ndarray
 
 
 def _linear(arrays: Arrays, node: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias of a convolution or a dense layer, in float64; zeros for no bias."""
+    """Give kernel and bias of a convolution or a dense layer, in float64; zeros for no bias."""
     kernel = np.asarray(arrays[f"{node.name}.kernel"], np.float64)
     bias = arrays.get(f"{node.name}.bias", np.zeros(len(kernel)))
     return kernel, np.asarray(bias, np.float64)
 
 
 def _along(vector: np.ndarray, kernel: np.ndarray, axis: int) -> np.ndarray:
-    """A vector shaped to multiply one axis of a kernel."""
+    """Shape a vector so that it multiplies one axis of a kernel."""
     return vector.reshape([-1 if d == axis else 1 for d in range(kernel.ndim)])
 
 
-def _averages(op: Op) -> bool:
-    return isinstance(op, AvgPool) or (isinstance(op, GlobalPool) and op.kind == "avg")
-
-
-def _unpadded(op: Conv) -> bool:
-    return op.padding != "same" and not any(map(any, op.padding))
-
-
 def _named(norm: str, kind: str) -> str:
-    """A node's name beside a norm's: ``block1.layer1.clip1`` beside ``block1.layer1.norm1``."""
+    """Name a node beside a norm: ``block1.layer1.clip1`` beside ``block1.layer1.norm1``."""
     return norm.replace("norm", kind)

@@ -159,6 +159,12 @@ class DenseNetSpec(Record):
         """Feature maps of the stem, the ``2k`` rule worked out."""
         return 2 * self.growth_rate if self.stem_width == "2k" else self.stem_width
 
+    @property
+    def shrinks_early(self) -> bool:
+        """Whether the stem makes images smaller: such networks are for large ones, as ImageNet's,
+        and the others for small ones, as CIFAR's."""
+        return self.stem_stride > 1 or self.stem_pool is not None
+
     def compressed(self, channels: int) -> int:
         """Feature maps a transition keeps of ``channels``: floor(theta * m), as in the paper."""
         return math.floor(self.compression * channels)

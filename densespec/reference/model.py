@@ -9,7 +9,6 @@ import numpy as np
 
 from densespec.backends import StepResult
 from densespec.errors import UnknownName
-from densespec.network import ops
 from densespec.network.arrays import Arrays, check_weights
 from densespec.network.graph import Graph, Node
 from densespec.recipes.recipe import TrainingRecipe
@@ -121,8 +120,8 @@ class ReferenceModel:
             smoothing: of the labels.
         """
         output = self.graph.output
-        gives_logits = isinstance(output.op, ops.Dense)
-        require(gives_logits, "O6", output.name, "the loss is of logits, the classifier's output")
+        logits = self.graph.gives_logits
+        require(logits, "O6", output.name, "the loss is of logits, the classifier's output")
         everything = {node.name for node in self.graph.nodes}
         values, contexts = self._forward(x, True, masks or {}, keep=everything)
         loss, slope = cross_entropy(values[output.name], labels, smoothing)
@@ -203,7 +202,7 @@ class ReferenceModel:
         return {name: values[name] for name in values if name in keep}, contexts
 
     def _context(self, node: Node, training: bool, masks: Mapping[str, Array]) -> Context:
-        weights = {w.name.rpartition(".")[2]: self.weights[w.name] for w in node.weights}
+        weights = {w.short: self.weights[w.name] for w in node.weights}
         mask = masks.get(node.name)
         mask = None if mask is None else np.asarray(mask, self.dtype)
         return Context(node.name, weights, training and not node.frozen, mask)

@@ -16,7 +16,6 @@ from densespec.backends import Backend, ParallelBackend, Trainer, get_backend
 from densespec.data import Batches, dropout_masks
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.network.ops import Dropout
 from densespec.reference.kernels import cross_entropy
 from densespec.training import features
 from densespec.training.curve import can_draw, draw_curve
@@ -316,7 +315,7 @@ class _Session:
     def _masks(self, count: int) -> dict[str, np.ndarray] | None:
         if self.plan.run.dropout != "exact":
             return None
-        dropouts = tuple(n for n in self.graph.nodes if isinstance(n.op, Dropout) and not n.frozen)
+        dropouts = self.graph.dropouts
         if not dropouts:
             return None
         alive = Graph(self.graph.spec, dropouts)

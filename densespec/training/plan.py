@@ -20,7 +20,6 @@ from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.files import SUFFIXES
 from densespec.network.graph import Graph, freeze, lower
 from densespec.network.initial import initial_weights
-from densespec.network.ops import Dropout
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.presets import RecipeLike, get_recipe
 from densespec.recipes.recipe import TrainingRecipe
@@ -260,7 +259,7 @@ def _plan(
 
 
 def _drops_values(graph: Graph) -> bool:
-    return any(isinstance(node.op, Dropout) and not node.frozen for node in graph.nodes)
+    return bool(graph.dropouts)
 
 
 def _check_last_batch(plan: Plan) -> None:

@@ -117,7 +117,7 @@ def _symmetric(op: ops.Conv) -> bool:
 def _fused(x: Array, layers: Layers, recompute: bool) -> Features:
     described = tuple(tuple(_described(unit) for unit in units) for units in layers)
     arrays = [array for units in layers for unit in units for array in _arrays(unit)]
-    plan = blocks.Block(described, None, keep=not recompute)
+    plan = blocks.BlockConfig(described, None, keep=not recompute)
     y, *statistics = blocks.FusedBlock.apply(plan, _first(x), *arrays)  # type: ignore[no-untyped-call]
     whole, *inner = [tuple(statistics[i : i + 2]) for i in range(0, len(statistics), 2)]
     count, rest = common.count(x), iter(inner)
@@ -130,13 +130,13 @@ def _fused(x: Array, layers: Layers, recompute: bool) -> Features:
     return Features(_last(y), whole[0], whole[1])
 
 
-def _described(unit: Unit) -> blocks.Unit:
+def _described(unit: Unit) -> blocks.UnitConfig:
     kept, scale = None, None
     if unit.scale is not None:
         kept, scale = unit.scale != 0, unit.scale.amax()
     assert unit.op.padding != "same"
     padding = tuple(before for before, _ in unit.op.padding)
-    return blocks.Unit(unit.norm.epsilon, padding, unit.bias is not None, kept, scale)
+    return blocks.UnitConfig(unit.norm.epsilon, padding, unit.bias is not None, kept, scale)
 
 
 def _arrays(unit: Unit) -> Sequence[Array]:

@@ -1,4 +1,4 @@
-"""A network rewritten for inference, run step by step with few passes over memory.
+"""A network rewritten for inference, run op by op with few passes over memory.
 
 The features of a dense block are written side by side into one buffer, and each layer reads the
 first of them: nothing is concatenated. Where maps are large, the batch goes through a block a few
@@ -13,7 +13,7 @@ import itertools
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
 from densespec.network.passes import prepare
+from densespec.network.steps import Block, Convolution, Step, steps
 from densespec_torch.layers import explicitly_padded, symmetric
 from densespec_torch.primitives import CONV
 from densespec_torch.tensors import to_numpy
@@ -46,37 +47,47 @@ _AVG_POOL: dict[int, Any] = {
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 _CACHE_SHARE = 4
-"""A block's features may take this part of the cache; it also holds what layers read and give."""
+"""A block's features may take this part of the cache: it also holds what layers read and give."""
 _CACHE_IF_UNKNOWN = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One node's turn."""
+class _Instruction:
+    """Computes a value of others.
 
-    node: Node
+    Attributes:
+        name: The node whose value it is.
+        op: What tells the value's shape.
+        reads: The nodes whose values are read.
+    """
+
+    name: str
+    op: ops.Op
+    reads: tuple[str, ...]
     apply: Apply
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """Steps between two places where a single value passes: a dense block and what follows it."""
+    """What a few samples go through together: a dense block and what follows it."""
 
     reads: str
-    steps: tuple[_Step, ...]
+    instructions: tuple[_Instruction, ...]
 
     @property
     def gives(self) -> str:
-        return self.steps[-1].node.name
+        """The name of the node whose value leaves the segment."""
+        return self.instructions[-1].name
 
 
-class Plan:
-    """A rewritten network and its arrays, ready to run.
+class Program:
+    """A network rewritten for inference and its arrays, ready to run.
 
     Args:
-        arrays: canonical.
-        like: of the dtype and on the device of the model.
-        traced: whether PyTorch is to trace it: by plain operators then, which it can rewrite.
+        arrays: The canonical arrays of the network as it was.
+        like: A tensor of the dtype and on the device of the model.
+        traced: Whether PyTorch is to trace the program, which then consists of plain operators,
+            which PyTorch can rewrite.
     """
 
     def __init__(self, graph: Graph, arrays: Arrays, like: Tensor, *, traced: bool = False) -> None:
@@ -90,22 +101,24 @@ class Plan:
         self._graph, self._traced, self._like = prepared.graph, traced, like
         folded = prepared.fold(arrays, lambda array: to_numpy(self._tensor(array).double()))
         self.tensors = {name: self._tensor(array) for name, array in folded.items()}
-        self._dims = len(graph.input.shape) - 1
+        self._dims = graph.spatial_dims
         self._packed = not traced and _packs(like, self._dims)
         self._format = _CHANNELS_LAST.get(self._dims, torch.contiguous_format)
         self._workspace = Workspace(self._format)
-        self._segments = tuple(self._segment(nodes) for nodes in _between_blocks(self._graph))
+        self._segments = tuple(map(self._segment, _cut_before_blocks(self._graph)))
         self._chunks = functools.lru_cache(maxsize=8)(self._samples_at_a_time)
 
     @property
     def output(self) -> str:
+        """The name of the node whose value the program gives."""
         return self._segments[-1].gives
 
     def run(self, x: Tensor, names: Sequence[str], *, whole: bool = False) -> Values:
-        """Values of the named nodes, those of the plan among them.
+        """Compute the output and those of the named nodes that the program computes.
 
         Args:
-            whole: whether the batch stays together.
+            x: (batch, channels, *spatial).
+            whole: Whether the batch stays together.
         """
         kept: Values = {}
         x = x.to(memory_format=self._format)
@@ -122,22 +135,21 @@ class Plan:
 
     def _run(self, segment: _Segment, x: Tensor, names: Sequence[str], kept: Values) -> Tensor:
         values = {segment.reads: x}
-        for step in segment.steps:
-            x = step.apply(*[values[source] for source in step.node.inputs])
-            values[step.node.name] = x
+        for instruction in segment.instructions:
+            x = instruction.apply(*[values[source] for source in instruction.reads])
+            values[instruction.name] = x
         kept.update({name: values[name] for name in names if name in values})
         return x if self._traced else self._workspace.safe(x)
 
     def _samples_at_a_time(self, size: tuple[int, ...], item: int) -> tuple[int, ...]:
-        """How many samples go through each segment together."""
+        """Work out how many samples go through each segment together."""
         shapes: dict[str, ops.Shape] = {self._graph.input.name: (1, *size)}
         chunks = []
         for segment in self._segments:
             largest = 1
-            for step in segment.steps:
-                node = step.node
-                shape = node.op.output(*(shapes[source] for source in node.inputs))
-                shapes[node.name] = shape
+            for instruction in segment.instructions:
+                read = (shapes[source] for source in instruction.reads)
+                shapes[instruction.name] = shape = instruction.op.output(*read)
                 largest = max(largest, functools.reduce(lambda a, b: a * (b or 1), shape, 1))
             chunks.append(max(1, _cache() // _CACHE_SHARE // (largest * item)))
         return tuple(chunks)
@@ -145,26 +157,29 @@ class Plan:
     def _tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(array).to(device=self._like.device, dtype=self._like.dtype)
 
-    def _segment(self, nodes: Sequence[Node]) -> _Segment:
-        reads = next(source for source in nodes[0].inputs)
-        chains = {} if self._traced else _chains(nodes, self._workspace)
-        return _Segment(reads, tuple(self._steps(nodes, chains)))
+    def _segment(self, parts: Sequence[Step]) -> _Segment:
+        instructions = (one for step in parts for one in self._instructions(step))
+        return _Segment(parts[0].reads, tuple(instructions))
 
-    def _steps(self, nodes: Sequence[Node], chains: Mapping[str, Buffer]) -> Iterator[_Step]:
-        relus = {node.inputs[0]: node for node in nodes if isinstance(node.op, ops.Relu)}
-        for node in nodes:
-            relu = relus.get(node.name) if isinstance(node.op, ops.Conv) else None
-            if isinstance(node.op, ops.Relu) and isinstance(
-                self._graph[node.inputs[0]].op, ops.Conv
-            ):
-                continue
-            if isinstance(node.op, ops.Concat) and node.name in chains:
-                yield _Step(node, chains[node.name].appended(node))
-            elif relu is not None:
-                fused = Node(relu.name, node.op, node.inputs, relu.shape)
-                yield _Step(fused, self._conv(node, relu=True))
-            else:
-                yield _Step(node, self._apply(node))
+    def _instructions(self, step: Step) -> Iterator[_Instruction]:
+        match step:
+            case Block():
+                yield from self._layers(step)
+            case Convolution(conv=conv, relu=Node() as relu):
+                apply = self._conv(conv, relu=True)
+                yield _Instruction(relu.name, conv.op, conv.inputs, apply)
+            case _:
+                for node in step.nodes:
+                    yield _Instruction(node.name, node.op, node.inputs, self._apply(node))
+
+    def _layers(self, block: Block) -> Iterator[_Instruction]:
+        features = None if self._traced else Buffer(block.concats, self._workspace)
+        for layer in block.layers:
+            for step in layer.steps:
+                yield from self._instructions(step)
+            node = layer.concat
+            apply = features.appended(node) if features else self._apply(node)
+            yield _Instruction(node.name, node.op, node.inputs, apply)
 
     def _apply(self, node: Node) -> Apply:
         match node.op:
@@ -259,28 +274,13 @@ def _packed_conv(
     return run
 
 
-def _chains(nodes: Sequence[Node], space: Workspace) -> dict[str, Buffer]:
-    """The buffer of every concatenation that continues another, or is continued."""
-    concats = [node for node in nodes if isinstance(node.op, ops.Concat)]
-    found: dict[str, Buffer] = {}
-    for _, group in itertools.groupby(concats, key=lambda node: node.stage):
-        chain = list(group)
-        links = all(b.inputs[0] == a.name for a, b in itertools.pairwise(chain))
-        if links and all(len(node.inputs) == 2 for node in chain):
-            buffer = Buffer(chain, space)
-            found |= {node.name: buffer for node in chain}
-    return found
-
-
-def _between_blocks(graph: Graph) -> list[list[Node]]:
-    """The nodes in groups, a new one at the start of every dense block."""
-    groups: list[list[Node]] = [[]]
-    stage = graph.input.stage
-    for node in graph.nodes[1:]:
-        if node.stage != stage and node.stage.startswith("block") and groups[-1]:
+def _cut_before_blocks(graph: Graph) -> list[list[Step]]:
+    """Write a network as steps, in groups: each block begins one."""
+    groups: list[list[Step]] = []
+    for step in steps(graph, batch=lambda _norm: False):
+        if not groups or isinstance(step, Block):
             groups.append([])
-        stage = node.stage
-        groups[-1].append(node)
+        groups[-1].append(step)
     return groups
 
 

@@ -1,0 +1,303 @@
+"""What of a network can be computed together: the one place that finds it.
+
+Outside of dense layers every value of a DenseNet passes through one node at a time, so a network is
+a chain of steps, each of which reads what the step before it gave. A step is one node, or several
+that can be one computation: a norm with the ReLU behind it, a convolution with what can become part
+of it, or the dense layers of a block, whose features can stand side by side in memory.
+
+Dropouts that drop nothing stand in between for nothing: take them out first, with
+:func:`densespec.network.graph.without`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from densespec.network.graph import Graph, Node
+from densespec.network.ops import (
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    GlobalPool,
+    Op,
+    Relu,
+)
+
+
+class _Together:
+    """What every step has."""
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes of the step, in order."""
+        raise NotImplementedError
+
+    @property
+    def reads(self) -> str:
+        """The name of the node whose value the step reads."""
+        return self.nodes[0].inputs[0]
+
+    @property
+    def output(self) -> Node:
+        """The node whose value the step gives."""
+        return self.nodes[-1]
+
+
+@dataclass(frozen=True)
+class Single(_Together):
+    """A node by itself."""
+
+    node: Node
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return (self.node,)
+
+
+@dataclass(frozen=True)
+class Normalisation(_Together):
+    """A norm, and the ReLU behind it if there is one."""
+
+    norm: Node
+    relu: Node | None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return _present(self.norm, self.relu)
+
+
+@dataclass(frozen=True)
+class Convolution(_Together):
+    """A convolution and what can become part of it.
+
+    Attributes:
+        norm: The norm behind it, where that computes by its running statistics: it is another
+            kernel and bias.
+        relu: The ReLU behind those.
+        pool: The average pool behind a 1x1 convolution. Both commute, and pooled first the
+            convolution has fewer positions.
+    """
+
+    conv: Node
+    norm: Node | None = None
+    relu: Node | None = None
+    pool: Node | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return _present(self.conv, self.norm, self.relu, self.pool)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The composite function of the paper: a norm, a ReLU and a convolution, and then dropout.
+
+    Attributes:
+        relu, dropout: None where there is none.
+        before: The convolution right before the norm, which no other node reads: if the norm
+            computes by its running statistics, it can become part of that convolution.
+    """
+
+    norm: Node
+    relu: Node | None
+    conv: Node
+    dropout: Node | None
+    before: Node | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A dense layer: steps one after another, and the concatenation that ends it.
+
+    The first step and the concatenation both read the features that came before.
+    """
+
+    steps: tuple[Step, ...]
+    concat: Node
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes of the layer, in order."""
+        return (*_nodes(self.steps), self.concat)
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The layer as one unit after another.
+
+        Raises:
+            ValueError: The layer is none, as in networks that were rewritten for inference.
+        """
+        return tuple(_units(_nodes(self.steps)))
+
+
+@dataclass(frozen=True)
+class Block(_Together):
+    """Dense layers one after another; the features of each lie behind those that it reads."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(node for layer in self.layers for node in layer.nodes)
+
+    @property
+    def concats(self) -> tuple[Node, ...]:
+        """The concatenation of each layer."""
+        return tuple(layer.concat for layer in self.layers)
+
+
+Step = Single | Normalisation | Convolution | Block
+
+
+def steps(graph: Graph, batch: Callable[[Node], bool]) -> tuple[Step, ...]:
+    """Write a network as steps that compute it one after another.
+
+    Args:
+        batch: Tells whether a norm normalises with the statistics of the batch: such a norm does
+            not become part of the convolution before it.
+
+    Raises:
+        ValueError: A value is read in several places, and not by a dense layer.
+    """
+    found: list[Step] = []
+    x = graph.input
+    while x is not graph.output:
+        step = _block(graph, x, batch) or _step(graph, graph.reader(x), batch)
+        if step is None:
+            raise ValueError(f"{x.name} is read in several places, but not by a dense layer")
+        found.append(step)
+        x = step.output
+    return tuple(found)
+
+
+# Neighbours that can become one
+
+
+def relu_behind(graph: Graph, node: Node) -> Node | None:
+    """The ReLU that alone reads a node."""
+    return _behind(graph, node, Relu)
+
+
+def conv_before(graph: Graph, norm: Node) -> Node | None:
+    """The convolution that a norm, and no other node, reads."""
+    conv = graph.source(norm)
+    return conv if isinstance(conv.op, Conv) and graph.reader(conv) is norm else None
+
+
+def pool_behind(graph: Graph, conv: Node) -> Node | None:
+    """The average pool that alone reads a 1x1 convolution, with which it commutes."""
+    pointwise = isinstance(conv.op, Conv) and conv.op.is_pointwise
+    return _behind(graph, conv, AvgPool) if pointwise else None
+
+
+@dataclass(frozen=True)
+class LinearBehind:
+    """A linear op behind a norm, of which the norm can become part.
+
+    Attributes:
+        relu: The ReLU between the two.
+        pools: Average pools between the two, behind the ReLU.
+        node: The convolution, which pads nothing, or dense layer.
+    """
+
+    relu: Node | None
+    pools: tuple[Node, ...]
+    node: Node
+
+
+def linear_behind(graph: Graph, norm: Node) -> LinearBehind | None:
+    """The linear op that reads a norm: by a ReLU and average pools, or directly, and alone."""
+    relu = relu_behind(graph, norm)
+    node, pools = graph.reader(relu or norm), []
+    while node is not None and _averages(node.op):
+        pools.append(node)
+        node = graph.reader(node)
+    return LinearBehind(relu, tuple(pools), node) if node and _is_linear(node.op) else None
+
+
+def _behind(graph: Graph, node: Node, kind: type[Op]) -> Node | None:
+    reader = graph.reader(node)
+    return reader if reader is not None and isinstance(reader.op, kind) else None
+
+
+def _averages(op: Op) -> bool:
+    return isinstance(op, AvgPool) or (isinstance(op, GlobalPool) and op.kind == "avg")
+
+
+def _is_linear(op: Op) -> bool:
+    """Whether an op does the same to every position and to sums: where pads come in, it does not"""
+    return isinstance(op, Dense) or (isinstance(op, Conv) and op.pads_nothing)
+
+
+# Steps
+
+
+def _step(graph: Graph, node: Node | None, batch: Callable[[Node], bool]) -> Step | None:
+    """The step that starts with a node."""
+    if node is None:
+        return None
+    if isinstance(node.op, BatchNorm):
+        return Normalisation(node, relu_behind(graph, node))
+    if isinstance(node.op, Conv):
+        return _convolution(graph, node, batch)
+    return Single(node)
+
+
+def _convolution(graph: Graph, conv: Node, batch: Callable[[Node], bool]) -> Convolution:
+    norm = _behind(graph, conv, BatchNorm)
+    norm = None if norm is None or batch(norm) else norm
+    relu = relu_behind(graph, norm or conv)
+    return Convolution(conv, norm, relu, pool_behind(graph, conv))
+
+
+def _block(graph: Graph, x: Node, batch: Callable[[Node], bool]) -> Block | None:
+    """The dense layers that begin with a value."""
+    layers: list[Layer] = []
+    while (layer := _layer(graph, x, batch)) is not None:
+        layers.append(layer)
+        x = layer.concat
+    return Block(tuple(layers)) if layers else None
+
+
+def _layer(graph: Graph, x: Node, batch: Callable[[Node], bool]) -> Layer | None:
+    """The dense layer that reads a value, which the concatenation at its end reads as well."""
+    readers = graph.readers(x)
+    if len(readers) != 2 or not isinstance(readers[1].op, Concat):
+        return None
+    node: Node | None
+    node, concat = readers
+    found: list[Step] = []
+    while node is not concat:
+        step = _step(graph, node, batch)
+        if step is None:
+            return None
+        found.append(step)
+        node = graph.reader(step.output)
+    return Layer(tuple(found), concat)
+
+
+def _units(nodes: Sequence[Node]) -> Iterator[Unit]:
+    rest, before = list(nodes), None
+
+    def next_of(kind: type[Op]) -> Node | None:
+        return rest.pop(0) if rest and isinstance(rest[0].op, kind) else None
+
+    while rest:
+        first = rest[0].name
+        norm, relu, conv, dropout = map(next_of, (BatchNorm, Relu, Conv, Dropout))
+        if norm is None or conv is None:
+            raise ValueError(f"{first} begins no unit of a dense layer: norm, ReLU, convolution")
+        yield Unit(norm, relu, conv, dropout, before)
+        before = conv if dropout is None else None
+
+
+def _nodes(steps: Sequence[Step]) -> tuple[Node, ...]:
+    return tuple(node for step in steps for node in step.nodes)
+
+
+def _present(*nodes: Node | None) -> tuple[Node, ...]:
+    return tuple(node for node in nodes if node is not None)
