@@ -29,17 +29,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from densespec.network.fields import (
+    ByName,
     Choice,
     Flag,
     Integer,
     Interval,
     Milestones,
-    Optional,
+    OrNone,
     Record,
-    Table,
     constrained,
     parse_fields,
 )
@@ -59,6 +59,8 @@ class TrainingRecipe(Record):
     Raises:
         SpecError: naming the field, its value and what is allowed.
     """
+
+    NOUN: ClassVar[str] = "recipe"
 
     epochs: int = constrained("R1", Integer(1), "passes over the data", default=300)
     batch_size: int = constrained("R2", Integer(1), "samples in a step", default=64)
@@ -88,7 +90,7 @@ class TrainingRecipe(Record):
 
     layer_rates: tuple[tuple[str, float], ...] = constrained(
         "R10",
-        Table(Interval(0, 1e3)),
+        ByName(Interval(0, 1e3)),
         "factors on the learning rate of parts of the network, such as block4 = 0.1; the longest "
         "name that fits a weight counts",
         default=(),
@@ -101,7 +103,7 @@ class TrainingRecipe(Record):
     )
     dropout_rate: float | None = constrained(
         "R12",
-        Optional(Interval(0, 1, open_upper=True)),
+        OrNone(Interval(0, 1, open_upper=True)),
         "replaces the spec's dropout rate; none leaves it",
         default=None,
     )
