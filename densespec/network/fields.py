@@ -277,17 +277,25 @@ def constrained(
     return dataclasses.field(default=default, metadata=about)
 
 
+def stated(domain: Domain, meaning: str, *, default: Any = dataclasses.MISSING, **more: Any) -> Any:
+    """A dataclass field whose constraint has no number; see :func:`constrained`."""
+    return constrained("", domain, meaning, default=default, **more)
+
+
 def parse_fields(record: Any) -> None:
     """Check every constrained field of a frozen dataclass and put its normal form in place.
 
     Raises:
-        SpecError: naming the field, its value, what is allowed, and the constraint's number.
+        SpecError: naming the field, its value, what is allowed, and the constraint's number if
+            it has one.
     """
     for field in dataclasses.fields(record):
         domain: Domain = field.metadata["domain"]
         value = getattr(record, field.name)
         try:
             parsed = domain.parse(value)
+        except SpecError:  # of a record within
+            raise
         except (TypeError, ValueError, OverflowError):
             number = field.metadata["constraint"]
             raise SpecError(number, field.name, value, domain.allowed) from None
@@ -304,6 +312,9 @@ class Record:
     __slots__ = ()
 
     NOUN: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        parse_fields(self)
 
     def replace(self, **changes: Any) -> Self:
         """This record with some fields changed, checked again.

@@ -63,4 +63,4 @@ class NamedRecords(Generic[R]):
                 f"a {noun} is a {self.noun}'s name, a {name} or the path of a {noun} file, "
                 f"not {given!r}"
             )
-        return read_record(given, self.record) if names_a_file(given) else self.get(given)
+        return read_record(given, self.record) if names_a_file(given) else self.get(str(given))

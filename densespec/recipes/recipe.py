@@ -41,7 +41,6 @@ from densespec.network.fields import (
     OrNone,
     Record,
     constrained,
-    parse_fields,
 )
 from densespec.network.spec import DenseNetSpec
 
@@ -131,13 +130,19 @@ class TrainingRecipe(Record):
         default="per-replica",
     )
 
-    def __post_init__(self) -> None:
-        parse_fields(self)
-
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
         drops = sum(epoch >= drop for drop in self.drop_epochs())
         return self.learning_rate * self.gamma**drops
+
+    def learning_rates(self) -> dict[int, float]:
+        """The learning rates by the epoch, counted from 0, from which on each holds."""
+        rates = [self.learning_rate_at(epoch) for epoch in range(self.epochs)]
+        return {
+            epoch: rate
+            for epoch, rate in enumerate(rates)
+            if epoch == 0 or rate != rates[epoch - 1]
+        }
 
     def drop_epochs(self) -> list[int]:
         """The epochs, counted from 0, at whose start the learning rate drops."""
