@@ -15,12 +15,12 @@ from densespec.training.errors import FolderInUse as FolderInUse
 from densespec.training.errors import TrainingError as TrainingError
 from densespec.training.keywords import takes_options
 from densespec.training.log import read_log as read_log
-from densespec.training.loop import RunResult as RunResult
 from densespec.training.loop import carry_out as carry_out
 from densespec.training.options import RunOptions as RunOptions
 from densespec.training.plan import TrainingPlan as TrainingPlan
 from densespec.training.plan import plan_of as plan_of
 from densespec.training.progress import ProgressListener as ProgressListener
+from densespec.training.result import RunResult as RunResult
 from densespec.training.run import TrainingRun as TrainingRun
 from densespec.training.run import read_run as read_run
 

@@ -6,13 +6,11 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
 from densespec.backends import (
-    Backend,
     ConfigurableBackend,
     ParallelBackend,
     ProcessGroup,
@@ -26,69 +24,29 @@ from densespec.training import features
 from densespec.training.curve import can_draw, draw_curve
 from densespec.training.errors import Diverged, TrainingError
 from densespec.training.folder import (
-    BEST,
     CURVE,
     FEATURES,
     LAST,
     LOG,
     RunFolder,
     advice,
-    best_of,
     kept,
     new_folder,
     old_folder,
     read_last,
 )
 from densespec.training.log import EpochLine, LogLine, StepLine, read_log
+from densespec.training.means import Means
 from densespec.training.plan import TrainingPlan
 from densespec.training.processes import joined
 from densespec.training.progress import ProgressListener, listener
+from densespec.training.result import RunResult
 from densespec.training.run import now
 from densespec.training.stop import Stop
 from densespec.weights.checkpoint import TrainingState
 
 REDRAWN = 30.0
 """Seconds between drawings of the curve, which is also drawn at the end."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run, or a part of it, ended.
-
-    Attributes:
-        folder: of the run.
-        finished: whether all epochs are done.
-        signal: the number of the signal that stopped it; None where none did.
-        step: steps done.
-        epochs: the log's lines of epochs.
-    """
-
-    folder: Path
-    finished: bool
-    signal: int | None
-    step: int
-    epochs: tuple[LogLine, ...]
-
-    @property
-    def checkpoint(self) -> Path:
-        """The last checkpoint: a weight file like any other."""
-        return self.folder / LAST
-
-    @property
-    def best(self) -> Path | None:
-        """The checkpoint of the best validation accuracy; None before the first."""
-        path = self.folder / BEST
-        return path if path.exists() else None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Validation accuracy after the last epoch."""
-        return self.epochs[-1]["validation_accuracy"] if self.epochs else None
-
-    @property
-    def best_epoch(self) -> LogLine | None:
-        """The log's line of the epoch that ``best`` is of."""
-        return best_of(self.epochs)
 
 
 def _trainer(
@@ -102,7 +60,7 @@ def _trainer(
     engine, recipe = plan.engine, state.recipe
     own = {weight.name: arrays[weight.name] for weight in graph.weights}
     if plan.devices > 1 and group.size == 1:
-        trainer = _parallel(engine).parallel_trainer(
+        trainer = _parallel(plan).parallel_trainer(
             graph, own, recipe, replicas=plan.devices, dtype=recipe.dtype
         )
     else:
@@ -115,34 +73,13 @@ def _trainer(
     return trainer
 
 
-def _parallel(engine: Backend) -> ParallelBackend:
-    if not isinstance(engine, ParallelBackend):
-        raise TrainingError("this backend trains on one device only: leave out --devices")
-    return engine
-
-
-@dataclass
-class _Means:
-    """Over the samples of an epoch so far. The mean is kept itself, so that the log has all of it.
-
-    Attributes:
-        loss: mean of each sample's.
-        correct: how many samples are classified rightly; None where that is not counted.
-    """
-
-    samples: int = 0
-    loss: float = 0.0
-    correct: int | None = 0
-
-    def add(self, loss: float, correct: int | None, samples: int) -> None:
-        self.samples += samples
-        self.loss += (loss - self.loss) * samples / self.samples
-        known = correct is not None and self.correct is not None
-        self.correct = self.correct + correct if known else None  # type: ignore[operator]
-
-    @property
-    def accuracy(self) -> float | None:
-        return None if self.correct is None else self.correct / self.samples
+def _parallel(plan: TrainingPlan) -> ParallelBackend:
+    if not isinstance(plan.engine, ParallelBackend):
+        raise TrainingError(
+            f"{plan.backend} trains on several devices by a process for each: start them by "
+            f"`densespec train --devices {plan.devices}`"
+        )
+    return plan.engine
 
 
 class _Session:
@@ -235,7 +172,7 @@ class _Session:
         here = last is not None and last["kind"] == "step" and last["step"] == self.step
         return last if here else None
 
-    def _means_so_far(self) -> _Means:
+    def _means_so_far(self) -> Means:
         """Of the epoch that a checkpoint stands in, from the log's last line."""
         samples = min(
             (self.step - self.closed * self.per_epoch) * self.recipe.batch_size,
@@ -243,10 +180,10 @@ class _Session:
         )
         last = self._last_step
         if last is None:
-            return _Means()
+            return Means()
         accuracy = last["epoch_accuracy"]
         correct = None if accuracy is None else round(accuracy * samples)
-        return _Means(samples, last["epoch_loss"], correct)
+        return Means(samples, last["epoch_loss"], correct)
 
     def _train_epoch(self) -> bool:
         """Take the steps of an epoch that are left; False where a stop was wished for."""
@@ -310,7 +247,7 @@ class _Session:
         loss = accuracy = None
         if self.plan.run.validate and self.folder is not None:
             total = len(self.validation)
-            scores = _Means()
+            scores = Means()
             for done, (x, labels) in enumerate(self.validation.epoch(0), start=1):
                 logits = np.asarray(self.trainer.predict(x), np.float64)
                 right = int((logits.argmax(1) == labels).sum())
@@ -331,7 +268,7 @@ class _Session:
             seconds=round(time.perf_counter() - self._epoch_clock, 3),
             backend=self.plan.backend,
         )
-        self.closed, self.means = self.closed + 1, _Means()
+        self.closed, self.means = self.closed + 1, Means()
         self._save(arrays, line)
         self.listener.epoch(line)
         self._draw(always=False)

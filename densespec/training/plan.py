@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from densespec.backends import Backend, get_backend, split_mode
+from densespec.backends import (
+    Backend,
+    LaunchableBackend,
+    ParallelBackend,
+    get_backend,
+    split_mode,
+)
 from densespec.building import WeightsLike, weights_for
 from densespec.data import Batches, Dataset
 from densespec.errors import Untrainable, WeightsError
@@ -146,6 +152,7 @@ def _planned(
     }
     training = Batches.for_training(dataset, run.recipe, **kind)
     training.check_norms(graph)
+    _check_devices(options.backend, engine, devices)
     _check_split(dataset, run.recipe, devices)
     return TrainingPlan(
         folder=Path(options.out),
@@ -165,6 +172,11 @@ def _planned(
         notes=(*resolved.notes, *notes, *([note] if note else [])),
         progress=options.progress,
     )
+
+
+def _check_devices(backend: str, engine: Backend, devices: int) -> None:
+    if devices > 1 and not isinstance(engine, ParallelBackend | LaunchableBackend):
+        raise TrainingError(f"{backend} trains on one device only: leave out --devices")
 
 
 def _check_split(dataset: Dataset, recipe: TrainingRecipe, devices: int) -> None:

@@ -20,7 +20,6 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.backend import NumpyTrainer
 from densespec.reference.model import ReferenceModel
 from densespec.training import TrainingError, plan_of, read_run
-from densespec.training.progress import Silent
 from tests.strategies import named
 from tests.training.stopping import StopsAt
 from tests.training.support import (
@@ -28,6 +27,7 @@ from tests.training.support import (
     SIZE,
     SPEC,
     STEPS,
+    Notes,
     arrays,
     assert_same_end,
     data,
@@ -37,17 +37,6 @@ from tests.training.support import (
     run,
     timeless,
 )
-
-
-class Notes(Silent):
-    """Keeps what a user would be told."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
-
 
 # What a run does
 
