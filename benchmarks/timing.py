@@ -95,7 +95,6 @@ def in_own_process(
 
 
 def _answer(sender: Any, function: str, arguments: dict[str, Any]) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     module, _, name = function.partition(":")
     try:
         sender.send(("answer", getattr(importlib.import_module(module), name)(**arguments)))

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -91,37 +91,15 @@ class Trainer(Protocol):
         """
         ...
 
-
-class ParallelTrainer(Trainer, Protocol):
-    """Training steps on several devices, which all hold the same weights after each."""
-
     def weights(self) -> Arrays:
-        """Every array by canonical name, running statistics as the recipe defines them."""
+        """Every array by canonical name, running statistics as the recipe defines them.
+
+        Where several processes train together, every one has to call it.
+        """
         ...
 
     def close(self) -> None:
-        """Give the devices back."""
-        ...
-
-
-@runtime_checkable
-class ParallelBackend(Protocol):
-    """A backend that can also train on several devices. Optional."""
-
-    def parallel_trainer(
-        self,
-        graph: Graph,
-        weights: Mapping[str, np.ndarray],
-        recipe: TrainingRecipe,
-        *,
-        replicas: int,
-        dtype: str | None,
-    ) -> ParallelTrainer:
-        """A trainer that splits each batch among ``replicas`` devices, as the recipe defines it.
-
-        Raises:
-            ValueError: there are not so many devices; says how to have them.
-        """
+        """Give back what the trainer holds, such as other processes; it takes no step after."""
         ...
 
 
@@ -187,6 +165,112 @@ class ModalBackend(Protocol):
 
     def in_mode(self, mode: str) -> Backend:
         """The backend whose models run in one of its modes."""
+        ...
+
+
+@runtime_checkable
+class ShapingBackend(Protocol):
+    """A backend whose framework knows the shapes of nodes without running them. Optional."""
+
+    def shapes(
+        self, model: Any, graph: Graph, names: Sequence[str]
+    ) -> Mapping[str, tuple[int | None, ...]]:
+        """Shapes of the named nodes' outputs, (channels, *spatial), as the framework says."""
+        ...
+
+
+@runtime_checkable
+class ConfigurableBackend(Protocol):
+    """A backend whose framework reads settings once, when it starts. Optional."""
+
+    def configure(self, recipe: TrainingRecipe) -> None:
+        """Set what the framework has to be told before it starts to train by a recipe.
+
+        Nothing is changed that the user has set, or where the framework runs already.
+        """
+        ...
+
+
+@runtime_checkable
+class ParallelBackend(Protocol):
+    """A backend that can also train on several devices, driven from one process. Optional."""
+
+    def parallel_trainer(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        recipe: TrainingRecipe,
+        *,
+        replicas: int,
+        dtype: str | None,
+    ) -> Trainer:
+        """A trainer that splits each batch among ``replicas`` devices, as the recipe defines it.
+
+        All devices hold the same weights after each step.
+
+        Raises:
+            ValueError: there are not so many devices; says how to have them.
+        """
+        ...
+
+
+class ProcessGroup(Protocol):
+    """The processes that train together, as one of them sees them."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        ...
+
+    def part(self, count: int) -> slice:
+        """Which of the ``count`` samples of a batch are this process's."""
+        ...
+
+    def any(self, wish: bool) -> bool:
+        """Whether any process wishes something; every one has to call it."""
+        ...
+
+    def place(self, model: Any) -> Any:
+        """A built model, moved to this process's device."""
+        ...
+
+
+@runtime_checkable
+class LaunchableBackend(Protocol):
+    """A backend that trains on several devices by a process for each. Optional.
+
+    A launcher starts the processes, on one machine or more, and tells each by its environment who
+    it is. All of them run the same program, each on its part of every batch.
+    """
+
+    def launcher(self, *, devices: int, nodes: int, endpoint: str | None) -> Sequence[str]:
+        """The command that runs the Python arguments after it once for each device.
+
+        Args:
+            devices: processes on each machine.
+            nodes: machines; the command is run on each.
+            endpoint: ``host:port`` of one of them that all can reach.
+
+        Raises:
+            ValueError: several machines without an endpoint.
+        """
+        ...
+
+    def launched(self) -> tuple[int, int] | None:
+        """The number of this process and how many there are; None where no launcher started it."""
+        ...
+
+    def join(self) -> ProcessGroup:
+        """Join the processes that the launcher started; without one, this process is alone."""
+        ...
+
+    def leave(self) -> NoReturn:
+        """End this process, which the launcher started, as soon as all are done."""
         ...
 
 

@@ -27,13 +27,15 @@ class SpecError(DensespecError, ValueError):
     """A spec, or an input size for one, breaks a numbered constraint.
 
     Attributes:
-        constraint: number of the broken constraint, such as ``"S5"``; see ``docs/spec.md``.
+        constraint: number of the broken constraint, such as ``"S5"``; see ``docs/spec.md``. Empty
+            where constraints have no numbers.
         field: the offending field.
         value: what it was.
     """
 
     def __init__(self, constraint: str, field: str, value: object, expected: str) -> None:
-        super().__init__(f"{field} = {shown(value)}, but should be {expected} [{constraint}]")
+        number = f" [{constraint}]" if constraint else ""
+        super().__init__(f"{field} = {shown(value)}, but should be {expected}{number}")
         self.constraint, self.field, self.value = constraint, field, value
         self._expected = expected
 

@@ -35,7 +35,7 @@ def fields(record: Any = DenseNetSpec) -> str:
     rows = []
     for field in dataclasses.fields(record):
         about = field.metadata
-        allowed, meaning = _markdown(about["kind"].allowed), _markdown(about["meaning"])
+        allowed, meaning = _markdown(about["domain"].allowed), _markdown(about["meaning"])
         rows.append([about["constraint"], f"`{field.name}`", allowed, _default(field), meaning])
     return _table(["number", "field", "allowed", "default", "meaning"], rows)
 
@@ -45,7 +45,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return "required"
     if field.default is None:
         return "none"
-    return f"`{json.dumps(plain(field.metadata['kind'], field.default))}`"
+    return f"`{json.dumps(plain(field.metadata['domain'], field.default))}`"
 
 
 def recipes() -> str:

@@ -105,7 +105,6 @@ class Settings:
 
 def train(leg: Leg, settings: Settings, messages: Any) -> None:
     """Train one leg, in this process, and tell ``messages`` how it goes."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))

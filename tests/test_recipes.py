@@ -49,7 +49,7 @@ def test_a_recipe_is_found_by_name_file_or_itself(tmp_path: Path) -> None:
 def test_an_unknown_name_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UnknownName, match="Did you mean cifar"):
         densespec.get_recipe("cifr")
-    with pytest.raises(TypeError, match="a recipe is a name"):
+    with pytest.raises(TypeError, match="a recipe is a recipe's name, a TrainingRecipe or"):
         densespec.get_recipe(3)  # type: ignore[arg-type]
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from densespec.backends import LAYERS, DataFormat, ParallelTrainer, with_mode
+from densespec.backends import LAYERS, DataFormat, Trainer, with_mode
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
-from densespec_keras.engine import keras_on
+from densespec_keras.engine import keras_on, widen
 
 if TYPE_CHECKING:
     from densespec_keras.training import KerasTrainer
@@ -33,6 +33,11 @@ class KerasBackend:
     def in_mode(self, mode: str) -> KerasBackend:
         """See :class:`densespec.backends.ModalBackend`."""
         return replace(self, mode=mode)
+
+    def configure(self, recipe: TrainingRecipe) -> None:
+        """See :class:`densespec.backends.ConfigurableBackend`."""
+        if recipe.dtype == "float64":
+            widen(self.engine)
 
     def data_format(self, requested: DataFormat | None) -> DataFormat:
         keras = keras_on(self.engine)
@@ -105,7 +110,7 @@ class KerasBackend:
     def shapes(
         self, model: Any, graph: Graph, names: Sequence[str]
     ) -> dict[str, tuple[int | None, ...]]:
-        """Shapes of the named nodes' outputs, (channels, *spatial), as Keras worked them out."""
+        """See :class:`densespec.backends.ShapingBackend`."""
         from densespec_keras.running import shapes
 
         return shapes(model, names)
@@ -129,7 +134,7 @@ class KerasBackend:
         *,
         replicas: int,
         dtype: str | None,
-    ) -> ParallelTrainer:
+    ) -> Trainer:
         """See :class:`densespec.backends.ParallelBackend`.
 
         Raises:
@@ -147,7 +152,7 @@ class KerasBackend:
         build = functools.partial(
             self._model, graph, weights, dtype=dtype, data_format=data_format, name="densenet"
         )
-        trainer: ParallelTrainer = PARALLEL[self.engine](build, graph, recipe, replicas)
+        trainer: Trainer = PARALLEL[self.engine](build, graph, recipe, replicas)
         return trainer
 
     def _require_trainable(self) -> None:

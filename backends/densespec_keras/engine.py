@@ -1,4 +1,4 @@
-"""Choosing Keras's engine: once a process, and never behind the user's back."""
+"""Keras's engine: chosen once in a process, told what it has to know before it starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from typing import Any
 
 from densespec.errors import EngineConflict
 from densespec.installed import require
+
+WARNINGS_TOO = "2"
+"""What TensorFlow leaves out of its log: warnings too, but not errors."""
+
+
+def widen(engine: str) -> None:
+    """Have an engine that has not started yet compute float64 where it is asked for float64."""
+    if engine == "jax" and "jax" not in sys.modules:
+        os.environ.setdefault("JAX_ENABLE_X64", "1")
 
 
 def keras_on(engine: str) -> Any:
@@ -21,6 +30,8 @@ def keras_on(engine: str) -> Any:
         require(f"backend {engine!r}", package, extra=engine)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = engine
+    if engine == "tensorflow":
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", WARNINGS_TOO)
     import keras
 
     running = keras.config.backend()

@@ -177,9 +177,7 @@ def schedule(recipe: TrainingRecipe, steps_per_epoch: int) -> float | StepwiseRa
     """
     if steps_per_epoch < 1:
         raise ValueError(f"steps_per_epoch = {steps_per_epoch!r}, but should be at least 1")
-    rates = [recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)]
-    drops = [epoch for epoch in range(1, recipe.epochs) if rates[epoch] != rates[epoch - 1]]
-    if not drops:
+    rates = recipe.learning_rates()
+    if len(rates) == 1:
         return rates[0]
-    changes = [epoch * steps_per_epoch for epoch in drops]
-    return StepwiseRate(changes, [rates[0], *(rates[epoch] for epoch in drops)])
+    return StepwiseRate([epoch * steps_per_epoch for epoch in rates if epoch], [*rates.values()])

@@ -14,7 +14,7 @@ from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_keras import variables
 from densespec_keras.running import as_input
-from densespec_keras.training import KerasTrainer, Kind
+from densespec_keras.training import Compiled, KerasTrainer
 
 Build = Callable[..., Any]
 """``build(synchronised=...)`` gives the model to train."""
@@ -53,12 +53,6 @@ class JaxParallelTrainer(KerasTrainer):
     def _settings(self) -> Iterator[None]:
         with super()._settings(), self._distribution.scope():
             yield
-
-    def weights(self) -> Arrays:
-        return variables.read(self._model, self._graph)
-
-    def close(self) -> None:
-        """Nothing to give back: Keras forgets the distribution after each call."""
 
 
 def _jax_devices(count: int) -> list[str]:
@@ -105,20 +99,17 @@ class TensorFlowParallelTrainer(KerasTrainer):
 
     def weights(self) -> Arrays:
         self._average_statistics()
-        return variables.read(self._model, self._graph)
-
-    def close(self) -> None:
-        """Nothing to give back: TensorFlow keeps its devices until the process ends."""
+        return super().weights()
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
         with super()._settings(), self._strategy.scope():
             yield
 
-    def _prepare(self, kind: Kind) -> None:
-        if kind == self._kind:
+    def _compile(self, wanted: Compiled) -> None:
+        if wanted == self._compiled_for:
             return
-        super()._prepare(kind)
+        super()._compile(wanted)
         import tensorflow as tf
 
         self._step = tf.function(self._on_every_replica, reduce_retracing=True, autograph=False)

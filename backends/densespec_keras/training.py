@@ -20,11 +20,11 @@ from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import SGD, WatchedSGD
 from densespec_keras.running import as_input, formats_of, precision_of
 from densespec_keras.states import read_velocity, slots, write_velocity
-from densespec_keras.variables import layer_policy
+from densespec_keras.variables import layer_policy, read
 
 
-class Kind(NamedTuple):
-    """What a model was compiled for."""
+class Compiled(NamedTuple):
+    """What a model was compiled for: given masks, and watched gradients."""
 
     masked: bool
     watched: bool
@@ -43,7 +43,7 @@ class KerasTrainer:
         self._formats, self._dtype = formats_of(model), precision_of(model)
         self._loss = loss_of(recipe, dtype=self._dtype)
         self._dropouts = [node.name for node in graph.dropouts]
-        self._kind: Kind | None = None
+        self._compiled_for: Compiled | None = None
         self._compiled: Any = None
         self._sgd: Any = None
         self._velocity: Mapping[str, np.ndarray] | None = None
@@ -59,7 +59,7 @@ class KerasTrainer:
     ) -> StepResult:
         scales = self._scales(masks or {})
         with self._settings():
-            self._prepare(Kind(masked=bool(scales), watched=gradients))
+            self._compile(Compiled(masked=bool(scales), watched=gradients))
             self._sgd.learning_rate = learning_rate
             x = as_input(x, self._formats.outer, self._dtype)
             loss, correct = self._run([x, *scales], np.asarray(labels))
@@ -88,16 +88,22 @@ class KerasTrainer:
         else:
             write_velocity(self._model, self._graph, self._sgd, velocity)
 
+    def weights(self) -> Arrays:
+        return read(self._model, self._graph)
+
+    def close(self) -> None:
+        """Nothing is held: engines keep their devices until the process ends."""
+
     def _settings(self) -> contextlib.AbstractContextManager[None]:
         """Keras's settings while it builds and runs."""
         return _floatx(self._dtype)
 
-    def _prepare(self, kind: Kind) -> None:
-        if kind == self._kind:
+    def _compile(self, wanted: Compiled) -> None:
+        if wanted == self._compiled_for:
             return
         velocity = self.velocity()
-        self._compiled = self._twin() if kind.masked else self._model
-        self._sgd = (WatchedSGD if kind.watched else SGD).from_recipe(self._recipe)
+        self._compiled = self._twin() if wanted.masked else self._model
+        self._sgd = (WatchedSGD if wanted.watched else SGD).from_recipe(self._recipe)
         optimizer = self._sgd
         if layer_policy(self._model) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -108,7 +114,7 @@ class KerasTrainer:
         )
         optimizer.build(self._compiled.trainable_variables)
         write_velocity(self._model, self._graph, self._sgd, velocity)
-        self._kind = kind
+        self._compiled_for = wanted
 
     def _twin(self) -> Any:
         return Emitter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
+from densespec_torch import distributed
 from densespec_torch.inference import PreparedDenseNet
 from densespec_torch.modes import EfficientDenseNet, FastDenseNet
 from densespec_torch.modules import DenseNet
@@ -117,6 +118,18 @@ class TorchBackend:
         return ReplicatedTrainer(
             graph, weights, recipe, replicas=replicas, dtype=dtype, mode=self.mode
         )
+
+    def launcher(self, *, devices: int, nodes: int, endpoint: str | None) -> Sequence[str]:
+        return distributed.launcher(devices, nodes, endpoint)
+
+    def launched(self) -> tuple[int, int] | None:
+        return distributed.launched()
+
+    def join(self) -> distributed.World:
+        return distributed.setup_from_environment()
+
+    def leave(self) -> NoReturn:
+        distributed.leave()
 
     def _check_trains(self) -> None:
         if self.mode == "inference":

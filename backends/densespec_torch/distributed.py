@@ -10,14 +10,18 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""The launcher sets this in the environment of each process that it starts."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all.
+    """This process among all: a :class:`densespec.backends.ProcessGroup`.
 
     Attributes:
         rank: its number, from 0.
@@ -28,6 +32,22 @@ class World:
     rank: int
     size: int
     device: torch.device
+
+    def part(self, count: int) -> slice:
+        return shard(count, self.rank, self.size)
+
+    def any(self, wish: bool) -> bool:
+        return bool(total([float(wish)])[0])
+
+    def place(self, model: nn.Module) -> nn.Module:
+        return model.to(self.device)
+
+
+def launched() -> tuple[int, int] | None:
+    """The number of this process and how many there are; None where ``torchrun`` started none."""
+    if LAUNCHED not in os.environ:
+        return None
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def setup_from_environment() -> World:
@@ -108,8 +128,20 @@ def barrier() -> None:
         distributed.barrier()
 
 
+def leave() -> NoReturn:
+    """End this process, which the launcher started, when all are done.
+
+    Not by way of the interpreter's end: threads of PyTorch's process group may still run then, and
+    now and again the process aborts (seen with 2.13 and Gloo), although all has been written.
+    """
+    barrier()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
+
+
 def close() -> None:
-    """Leave the other processes."""
+    """Part from the other processes."""
     if is_distributed():
         distributed.destroy_process_group()
 

@@ -60,8 +60,8 @@ class Call:
 
 
 class ReplicatedTrainer:
-    """A :class:`densespec.backends.ParallelTrainer`: one process for each GPU if there are enough,
-    otherwise processes on the CPU."""
+    """A :class:`densespec.backends.Trainer` on several devices: a process for each GPU if there are
+    enough, otherwise processes on the CPU."""
 
     def __init__(
         self,

@@ -181,6 +181,9 @@ class TorchTrainer:
             average_statistics(self._inner)
         return read_weights(self._inner, self._graph)
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _check(self, x: np.ndarray, labels: np.ndarray) -> None:
         classes, labels = self._graph.output.shape[0] or 0, np.asarray(labels)
         if not len(x) or labels.shape != (len(x),) or not np.issubdtype(labels.dtype, np.integer):

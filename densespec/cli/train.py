@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from densespec.backends import LaunchableBackend
+from densespec.cli.record_options import options_of
 from densespec.cli.shared import parse_sizes
-
-if TYPE_CHECKING:
-    from densespec.recipes.recipe import TrainingRecipe
-    from densespec.training import Plan, RunResult
-
-TORCH = "torch.nn"
-DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+from densespec.network.files import to_json, to_toml
+from densespec.recipes.presets import get_recipe, presets
+from densespec.recipes.recipe import DTYPES
+from densespec.training import RunOptions, RunResult, TrainingPlan, carry_out, plan_of
+from densespec.training.launch import launch
 
 
 def register(group: click.Group) -> None:
@@ -39,9 +39,6 @@ def recipes_command(name: str | None, as_json: bool) -> None:
       densespec recipes
       densespec recipes cifar+ > mine.toml
     """
-    from densespec.network.files import to_json, to_toml
-    from densespec.recipes.presets import get_recipe, presets
-
     if name is not None:
         recipe = get_recipe(name)
         click.echo(to_json(recipe) if as_json else to_toml(recipe), nl=False)
@@ -58,7 +55,11 @@ def recipes_command(name: str | None, as_json: bool) -> None:
 
 @click.command("train")
 @click.argument("spec", required=False)
-@click.option("--recipe", metavar="NAME|FILE", help="A named recipe, or a recipe file.")
+@click.option("--out", type=Path, metavar="DIR", help="Folder of the new run.")
+@click.option("--resume", type=Path, metavar="DIR", help="Go on with the run in this folder.")
+@options_of(
+    RunOptions, leave_out=("spec", "out", "resume", "changes", "progress"), size=parse_sizes
+)
 @click.option(
     "--set",
     "changes",
@@ -66,70 +67,26 @@ def recipes_command(name: str | None, as_json: bool) -> None:
     metavar="FIELD=VALUE",
     help="Change a field of the recipe; may be given again.",
 )
-@click.option(
-    "--data", metavar="DATA", help="A data set's name, folder or file.  [default: digits]"
-)
-@click.option(
-    "--backend",
-    help="numpy, torch.nn, tensorflow, torch, jax, or another; with +fast or +efficient behind it, "
-    "it trains faster or in less memory.",
-)
-@click.option("--out", type=Path, metavar="DIR", help="Folder of the new run.")
-@click.option("--resume", type=Path, metavar="DIR", help="Go on with the run in this folder.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Replaces the recipe's number.")
-@click.option("--weights", metavar="FILE", help="Start from this weight file, of any layout.")
-@click.option(
-    "--trainable-from",
-    metavar="PART",
-    help="Freeze everything before block4, classifier, ...; head is what follows the global pool.",
-)
-@click.option(
-    "--head",
-    "head_units",
-    type=click.IntRange(min=1),
-    multiple=True,
-    metavar="UNITS",
-    help="A dense layer with ReLU before the classifier; may be given again.",
-)
-@click.option("--classes", type=click.IntRange(min=1), help="Replaces the spec's classes.")
-@click.option("--size", callback=parse_sizes, metavar="HxW", help="Bring images to this size.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="The same as --set dtype=...")
-@click.option("--devices", type=click.IntRange(min=1), help="Split each batch among so many.")
 @click.option(
     "--nodes", type=click.IntRange(min=1), default=1, help="Machines with so many devices each."
 )
 @click.option("--endpoint", metavar="HOST:PORT", help="Of the first machine, for --nodes.")
 @click.option(
-    "--cache-features/--no-cache-features",
-    default=None,
-    help="Run what is frozen once over the data.  [default: where it is small]",
-)
-@click.option(
-    "--dropout",
-    type=click.Choice(["exact", "framework"]),
-    help="Masks that are the same everywhere, or those the framework draws.  [default: exact]",
-)
-@click.option("--keep", type=click.IntRange(min=0), help="Keep the checkpoints of N last epochs.")
-@click.option("--log-every", type=click.IntRange(min=1), help="Steps between lines of the log.")
-@click.option("--no-validation", is_flag=True, help="Leave out the test after each epoch.")
-@click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and check it; write nothing."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def train_command(
-    changes: Sequence[str],
-    recipe: str | None,
-    dtype: str | None,
+    *,
     out: Path | None,
     resume: Path | None,
+    changes: Sequence[str],
+    dtype: str | None,
     nodes: int,
     endpoint: str | None,
-    cache_features: bool | None,
-    no_validation: bool,
-    head_units: tuple[int, ...],
     dry_run: bool,
     as_json: bool,
-    **options: Any,
+    **said: Any,
 ) -> None:
     """Train a network, or go on with a run that was stopped.
 
@@ -149,90 +106,33 @@ def train_command(
         --data folder:photos --size 224x224 --recipe digits --set batch_size=32 --backend torch.nn
         --out runs/photos
     """
-    from densespec.backends import split_mode
-    from densespec.training import Options, follow, is_first, launched, plan_of
-
-    if (out is None) == (resume is None):
+    folder = out or resume
+    if folder is None or None not in (out, resume):
         raise click.UsageError("give --out for a new run, or --resume to go on with one")
-    folder = resume or out
-    assert folder is not None, "one of them is given"
-    devices = options["devices"]
     if nodes > 1:
-        options["devices"] = (devices or 1) * nodes
+        said["devices"] = (said["devices"] or 1) * nodes
     plan = plan_of(
-        Options(
-            out=folder,
-            resume=resume is not None,
-            recipe=_recipe(recipe, changes, dtype, options["data"], resume),
-            head_units=head_units or None,
-            cache_features="auto" if cache_features is None else cache_features,
-            validate=False if no_validation else None,
-            **options,
-        )
+        **said | {"out": folder, "resume": resume is not None, "progress": True},
+        changes=dict(map(_change, changes)) | ({"dtype": dtype} if dtype else {}),
     )
     if dry_run:
         _say_plan(plan, as_json)
         return
-    in_torch = split_mode(plan.backend)[0] == TORCH
-    if nodes > 1 and not in_torch:
-        raise click.UsageError(f"--nodes is for {TORCH}; {plan.backend} trains on one machine")
-    if plan.devices > 1 and in_torch and not launched():
-        raise SystemExit(_launch(folder, devices or plan.devices, nodes, endpoint))
-    done = follow(plan, progress=True)
-    if is_first():
+    if nodes > 1 and not isinstance(plan.engine, LaunchableBackend):
+        raise click.UsageError(f"--nodes: {plan.backend} trains on one machine")
+    if plan.devices > 1 and isinstance(plan.engine, LaunchableBackend) and not plan.launched:
+        raise SystemExit(_launch(plan.engine, folder, plan.devices // nodes, nodes, endpoint))
+    done = carry_out(plan)
+    if plan.rank == 0:
         _say_result(done, as_json)
-    if launched():
-        _leave_launcher()
+    if plan.launched and isinstance(plan.engine, LaunchableBackend):
+        plan.engine.leave()
     if done.signal is not None and not done.finished:
         raise SystemExit(128 + done.signal)
 
 
-def _leave_launcher() -> None:
-    """End this process, which the launcher started, when all are done.
-
-    Not by way of the interpreter's end: threads of PyTorch's process group may still run then, and
-    now and again the process aborts (seen with 2.13 and Gloo), although all has been written.
-    """
-    from densespec_torch import distributed
-
-    distributed.barrier()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)
-
-
-def _recipe(
-    given: str | None,
-    changes: Sequence[str],
-    dtype: str | None,
-    data: str | None,
-    resume: Path | None,
-) -> TrainingRecipe | None:
-    """The recipe with the changes put in; None where nothing is said of it."""
-    from densespec.recipes.presets import get_recipe
-    from densespec.training import read_run
-    from densespec.training.plan import DIGITS
-
-    fields = dict(_change(text) for text in changes)
-    if dtype is not None:
-        fields["dtype"] = dtype
-    if given is None and not fields:
-        return None
-    if given is not None:
-        recipe = get_recipe(given)
-    elif resume is not None:
-        recipe = read_run(resume).recipe
-    elif data in (None, DIGITS):
-        recipe = get_recipe(DIGITS)
-    else:
-        raise click.UsageError("give the --recipe that --set changes")
-    return recipe.replace(**fields)
-
-
 def _change(text: str) -> tuple[str, Any]:
     """A field and its value, which is TOML or else a text."""
-    import tomllib
-
     name, equals, value = text.partition("=")
     if not equals:
         raise click.UsageError(f"--set {text!r} should be FIELD=VALUE, such as learning_rate=0.05")
@@ -242,20 +142,16 @@ def _change(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _launch(folder: Path, devices: int, nodes: int, endpoint: str | None) -> int:
-    """Start this command once for each device by PyTorch's launcher; gives the exit status."""
-    from densespec.training.launch import launch
-    from densespec_torch import distributed
-
-    command = distributed.launcher(devices=devices, nodes=nodes, endpoint=endpoint)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    return launch([*command, "-m", "densespec", *sys.argv[1:]], folder)
+def _launch(
+    engine: LaunchableBackend, folder: Path, devices: int, nodes: int, endpoint: str | None
+) -> int:
+    """Start this command once for each device; gives the exit status."""
+    launcher = engine.launcher(devices=devices, nodes=nodes, endpoint=endpoint)
+    return launch([*launcher, "-m", "densespec", *sys.argv[1:]], folder, devices)
 
 
-def _plan_record(plan: Plan) -> dict[str, Any]:
+def _plan_record(plan: TrainingPlan) -> dict[str, Any]:
     recipe, counts = plan.run.recipe, plan.graph.parameters
-    rates = [recipe.learning_rate_at(epoch) for epoch in range(recipe.epochs)]
-    drops = {e + 1: rates[e] for e in range(recipe.epochs) if e == 0 or rates[e] != rates[e - 1]}
     return {
         "folder": str(plan.folder),
         "resumes": plan.start is None,
@@ -271,17 +167,17 @@ def _plan_record(plan: Plan) -> dict[str, Any]:
         "backend": plan.backend,
         "devices": plan.devices,
         "epochs": recipe.epochs,
-        "steps_per_epoch": len(plan.batches),
+        "steps_per_epoch": plan.course.steps_per_epoch,
         "step": plan.step,
-        "steps": plan.steps,
-        "learning_rates": {str(epoch): rate for epoch, rate in drops.items()},
+        "steps": plan.course.steps,
+        "learning_rates": {str(e + 1): rate for e, rate in recipe.learning_rates().items()},
         "caches_features": plan.caches,
         "recipe": recipe.to_dict(),
         "notes": list(plan.notes),
     }
 
 
-def _say_plan(plan: Plan, as_json: bool) -> None:
+def _say_plan(plan: TrainingPlan, as_json: bool) -> None:
     record = _plan_record(plan)
     if as_json:
         click.echo(json.dumps(record, indent=2))

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from densespec.errors import UnknownName
-from densespec.network.files import SUFFIXES, read_spec
+from densespec.network.named import NamedRecords, read_tables
 from densespec.network.spec import DenseNetSpec
 
 SpecLike = str | os.PathLike[str] | DenseNetSpec
@@ -38,10 +37,7 @@ class Variant:
 @functools.cache
 def catalogue() -> Mapping[str, Variant]:
     """Every named variant, by name."""
-    import tomllib
-
-    text = Path(__file__).with_name("variants.toml").read_text(encoding="utf-8")
-    tables = tomllib.loads(text)
+    tables = read_tables(Path(__file__).with_name("variants.toml"))
     families = tables["family"]
     variants = {}
     for name, row in tables["variant"].items():
@@ -57,6 +53,12 @@ def catalogue() -> Mapping[str, Variant]:
     return MappingProxyType(variants)
 
 
+SPECS = NamedRecords(
+    "variant", DenseNetSpec, lambda: {name: variant.spec for name, variant in catalogue().items()}
+)
+"""The specs of the variants."""
+
+
 def variants() -> tuple[str, ...]:
     """Names of the variants, in the order of the catalogue."""
     return tuple(catalogue())
@@ -68,9 +70,7 @@ def get(name: str) -> DenseNetSpec:
     Raises:
         UnknownName: no such variant; the message suggests near names.
     """
-    if name not in catalogue():
-        raise UnknownName("variant", name, catalogue())
-    return catalogue()[name].spec
+    return SPECS.get(name)
 
 
 def resolve(spec: SpecLike) -> DenseNetSpec:
@@ -81,12 +81,4 @@ def resolve(spec: SpecLike) -> DenseNetSpec:
         SpecFileError: the file can't be read.
         TypeError: something else altogether.
     """
-    if isinstance(spec, DenseNetSpec):
-        return spec
-    if not isinstance(spec, str | os.PathLike):
-        raise TypeError(
-            f"a spec is a variant's name, a DenseNetSpec or the path of a spec file, not {spec!r}"
-        )
-    if isinstance(spec, os.PathLike) or Path(spec).suffix in SUFFIXES:
-        return read_spec(spec)
-    return get(spec)
+    return SPECS.resolve(spec)

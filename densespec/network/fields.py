@@ -1,7 +1,8 @@
-"""Kinds of value a record may hold: each checks a value and describes itself as JSON Schema.
+"""Records whose fields say what they may hold.
 
-A kind is written beside the field it belongs to, so the check, the schema, the error message
-and the documentation of a field can't drift apart.
+A field is declared with its domain, which checks a value and describes itself in words and as JSON
+Schema. So the check, the schema, the error message and the documentation of a field can't drift
+apart.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import operator
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Protocol, Self, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 from densespec.errors import SpecError, UnknownName
 
 
-class Kind(Protocol):
-    """What a field may hold."""
+class Domain(Protocol):
+    """The values that a field may hold."""
 
     @property
     def allowed(self) -> str:
@@ -128,18 +129,18 @@ class Milestones:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Values of one kind by name, kept as pairs so that a record stays hashable."""
+class ByName:
+    """Values of one domain by name, kept as pairs so that a record stays hashable."""
 
-    kind: Kind
+    values: Domain
 
     @property
     def allowed(self) -> str:
-        return f"a table of names, each with {self.kind.allowed}"
+        return f"a table of names, each with {self.values.allowed}"
 
     def parse(self, value: Any) -> tuple[tuple[str, Any], ...]:
         pairs = value.items() if isinstance(value, Mapping) else [tuple(p) for p in _items(value)]
-        table = {name: self.kind.parse(item) for name, item in pairs}
+        table = {name: self.values.parse(item) for name, item in pairs}
         _reject_unless(all(isinstance(name, str) and name for name in table))
         return tuple(sorted(table.items()))
 
@@ -147,7 +148,7 @@ class Table:
         return dict(value)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": self.kind.schema()}
+        return {"type": "object", "additionalProperties": self.values.schema()}
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Text:
+    allowed = "a text that is not empty"
+
+    def parse(self, value: Any) -> str:
+        _reject_unless(isinstance(value, str) and bool(value))
+        return str(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
 class Flag:
     allowed = "true or false"
 
@@ -208,10 +221,10 @@ class Flag:
 
 @dataclass(frozen=True)
 class Either:
-    """The first of two kinds that accepts the value."""
+    """The first of two domains that accepts the value."""
 
-    first: Kind
-    second: Kind
+    first: Domain
+    second: Domain
 
     @property
     def allowed(self) -> str:
@@ -228,51 +241,80 @@ class Either:
 
 
 @dataclass(frozen=True)
-class Optional:
-    """A kind, or None. TOML has no null, and an absent key says None: let that be the default."""
+class OrNone:
+    """A domain, or None. TOML has no null, and an absent key says None: let that be the default."""
 
-    kind: Kind
+    domain: Domain
 
     @property
     def allowed(self) -> str:
-        return f"{self.kind.allowed}, or none"
+        return f"{self.domain.allowed}, or none"
 
     def parse(self, value: Any) -> Any:
-        return None if value is None else self.kind.parse(value)
+        return None if value is None else self.domain.parse(value)
 
     def schema(self) -> dict[str, Any]:
-        return {"anyOf": [self.kind.schema(), {"type": "null"}]}
+        return {"anyOf": [self.domain.schema(), {"type": "null"}]}
 
 
 def constrained(
-    number: str, kind: Kind, meaning: str, *, default: Any = dataclasses.MISSING
+    number: str,
+    domain: Domain,
+    meaning: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    key: str | None = None,
+    **more: Any,
 ) -> Any:
-    """A dataclass field that obeys constraint ``number``: it holds a value of ``kind``."""
-    return dataclasses.field(
-        default=default, metadata={"constraint": number, "kind": kind, "meaning": meaning}
-    )
+    """A dataclass field that obeys constraint ``number``: it holds a value of ``domain``.
+
+    Args:
+        meaning: for people, a phrase without a full stop.
+        key: what files call the field; None for its name.
+        more: what else is to be known of the field, such as the flag that sets it.
+    """
+    about = {"constraint": number, "domain": domain, "meaning": meaning, "key": key, **more}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def stated(domain: Domain, meaning: str, *, default: Any = dataclasses.MISSING, **more: Any) -> Any:
+    """A dataclass field whose constraint has no number; see :func:`constrained`."""
+    return constrained("", domain, meaning, default=default, **more)
 
 
 def parse_fields(record: Any) -> None:
     """Check every constrained field of a frozen dataclass and put its normal form in place.
 
     Raises:
-        SpecError: naming the field, its value, what is allowed, and the constraint's number.
+        SpecError: naming the field, its value, what is allowed, and the constraint's number if
+            it has one.
     """
     for field in dataclasses.fields(record):
-        kind: Kind = field.metadata["kind"]
+        domain: Domain = field.metadata["domain"]
         value = getattr(record, field.name)
         try:
-            parsed = kind.parse(value)
+            parsed = domain.parse(value)
+        except SpecError:  # of a record within
+            raise
         except (TypeError, ValueError, OverflowError):
-            raise SpecError(field.metadata["constraint"], field.name, value, kind.allowed) from None
+            number = field.metadata["constraint"]
+            raise SpecError(number, field.name, value, domain.allowed) from None
         object.__setattr__(record, field.name, parsed)
 
 
 class Record:
-    """Base of frozen dataclasses whose fields are all constrained: checked when they are made."""
+    """Base of frozen dataclasses whose fields are all constrained: checked when they are made.
+
+    Attributes:
+        NOUN: what errors and schemas call such a record.
+    """
 
     __slots__ = ()
+
+    NOUN: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        parse_fields(self)
 
     def replace(self, **changes: Any) -> Self:
         """This record with some fields changed, checked again.
@@ -281,44 +323,93 @@ class Record:
             UnknownName: a field that does not exist.
             SpecError: a value that is not allowed.
         """
-        _check_names(type(self), changes)
+        _check_names(type(self), changes, [field.name for field in _fields(type(self))])
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name, as plain JSON values."""
+        """Every field by its key, as plain JSON values."""
         return {
-            f.name: plain(f.metadata["kind"], getattr(self, f.name)) for f in _fields(type(self))
+            key_of(field): plain(field.metadata["domain"], getattr(self, field.name))
+            for field in _fields(type(self))
         }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The record whose fields are given by name; absent ones take their defaults.
+        """The record whose fields are given by key; absent ones take their defaults.
 
         Raises:
             UnknownName: a field that does not exist.
             SpecError: a value that is not allowed, or a required field that is absent.
         """
-        _check_names(cls, fields)
-        for field in _fields(cls):
-            if field.default is dataclasses.MISSING and field.name not in fields:
-                number, kind = field.metadata["constraint"], field.metadata["kind"]
-                raise SpecError(number, field.name, None, f"given: {kind.allowed}")
-        return cls(**fields)
+        own = {key_of(field): field for field in _fields(cls)}
+        _check_names(cls, fields, own)
+        for key, field in own.items():
+            if field.default is dataclasses.MISSING and key not in fields:
+                number, domain = field.metadata["constraint"], field.metadata["domain"]
+                raise SpecError(number, key, None, f"given: {domain.allowed}")
+        return cls(**{own[key].name: value for key, value in fields.items()})
 
 
-def plain(kind: Kind, value: Any) -> Any:
-    """A value of a kind as JSON and TOML write it."""
-    if isinstance(kind, Table):
-        return kind.plain(value)
+@dataclass(frozen=True)
+class RecordOf:
+    """A record within a record."""
+
+    record: type[Record]
+
+    @property
+    def allowed(self) -> str:
+        return f"a {self.record.NOUN}"
+
+    def parse(self, value: Any) -> Record:
+        if isinstance(value, self.record):
+            return value
+        _reject_unless(isinstance(value, Mapping))
+        return self.record.from_dict(value)
+
+    def plain(self, value: Record) -> dict[str, Any]:
+        return value.to_dict()
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+
+@dataclass(frozen=True)
+class RecordsOf:
+    """A list of records of one class."""
+
+    record: type[Record]
+
+    @property
+    def allowed(self) -> str:
+        return f"a list, each a {self.record.NOUN}"
+
+    def parse(self, value: Any) -> tuple[Record, ...]:
+        return tuple(RecordOf(self.record).parse(item) for item in _items(value))
+
+    def plain(self, value: Iterable[Record]) -> list[dict[str, Any]]:
+        return [item.to_dict() for item in value]
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": RecordOf(self.record).schema()}
+
+
+def plain(domain: Domain, value: Any) -> Any:
+    """A value of a domain as JSON and TOML write it."""
+    if isinstance(domain, ByName | RecordOf | RecordsOf):
+        return domain.plain(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """What files call a field."""
+    return field.metadata["key"] or field.name
 
 
 def _fields(record: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(record)
 
 
-def _check_names(record: type, names: Mapping[str, Any]) -> None:
-    known = [field.name for field in _fields(record)]
+def _check_names(record: type, names: Iterable[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             raise UnknownName(f"field of {record.__name__}", name, known)

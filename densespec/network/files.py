@@ -1,4 +1,4 @@
-"""Reading and writing files of specs and recipes (TOML, JSON), and their JSON Schema."""
+"""Reading and writing records, such as specs and recipes, as TOML or JSON; their JSON Schema."""
 
 from __future__ import annotations
 
@@ -26,16 +26,24 @@ class SpecFileError(DensespecError, ValueError):
 
 
 def to_json(record: Record) -> str:
-    """A spec or a recipe as JSON, every field stated."""
+    """A record as JSON, every field stated."""
     return json.dumps({"format": FORMAT} | record.to_dict(), indent=2) + "\n"
 
 
 def to_toml(record: Record) -> str:
-    """A spec or a recipe as TOML, every field stated but those that are none (TOML has no null)."""
+    """A record as TOML, every field stated but those that are none (TOML has no null)."""
     import tomli_w
 
-    stated = {name: value for name, value in record.to_dict().items() if value is not None}
-    return tomli_w.dumps({"format": FORMAT} | stated)
+    return tomli_w.dumps({"format": FORMAT} | _stated(record.to_dict()))
+
+
+def _stated(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without what is none, in it and in the tables within."""
+    return {
+        name: _stated(value) if isinstance(value, dict) else value
+        for name, value in table.items()
+        if value is not None
+    }
 
 
 def from_json(text: str, kind: type[R]) -> R:
@@ -66,6 +74,11 @@ def from_toml(text: str, kind: type[R]) -> R:
     return from_table(table, kind)
 
 
+def names_a_file(given: str | os.PathLike[str]) -> bool:
+    """Whether what a user gives for a record is the path of a file rather than a name."""
+    return isinstance(given, os.PathLike) or Path(given).suffix in SUFFIXES
+
+
 def spec_from_json(text: str) -> DenseNetSpec:
     """The spec that a JSON text states; raises as :func:`from_json`."""
     return from_json(text, DenseNetSpec)
@@ -83,7 +96,7 @@ def from_table(table: Any, kind: type[R]) -> R:
         SpecError, UnknownName, SpecFileError: it states none of that kind; says why.
     """
     if not isinstance(table, dict):
-        raise SpecFileError(f"a {_noun(kind)} is a table of fields, not {type(table).__name__}")
+        raise SpecFileError(f"a {kind.NOUN} is a table of fields, not {type(table).__name__}")
     fields = dict(table)
     reference = fields.pop("$schema", "")
     if not isinstance(reference, str):
@@ -95,7 +108,7 @@ def from_table(table: Any, kind: type[R]) -> R:
 
 
 def read_record(path: str | os.PathLike[str], kind: type[R]) -> R:
-    """The spec or recipe in a ``.toml`` or ``.json`` file.
+    """The record in a ``.toml`` or ``.json`` file.
 
     Raises:
         SpecFileError: the file is absent, of another kind, or states none; names the file.
@@ -111,7 +124,7 @@ def read_record(path: str | os.PathLike[str], kind: type[R]) -> R:
 
 
 def write_record(record: Record, path: str | os.PathLike[str]) -> None:
-    """Write a spec or a recipe to a ``.toml`` or ``.json`` file, whole or not at all.
+    """Write a record to a ``.toml`` or ``.json`` file, whole or not at all.
 
     Raises:
         SpecFileError: another suffix.
@@ -122,15 +135,11 @@ def write_record(record: Record, path: str | os.PathLike[str]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _checked(path: str | os.PathLike[str], kind: type) -> Path:
+def _checked(path: str | os.PathLike[str], kind: type[Record]) -> Path:
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise SpecFileError(f"{path}: a {_noun(kind)} file ends in {' or '.join(SUFFIXES)}")
+        raise SpecFileError(f"{path}: a {kind.NOUN} file ends in {' or '.join(SUFFIXES)}")
     return path
-
-
-def _noun(kind: type) -> str:
-    return "spec" if kind is DenseNetSpec else "recipe"
 
 
 def read_spec(path: str | os.PathLike[str]) -> DenseNetSpec:
@@ -159,7 +168,7 @@ def schema(kind: type[Record] = DenseNetSpec) -> dict[str, Any]:
     properties: dict[str, Any] = {"$schema": {"type": "string"}, "format": {"const": FORMAT}}
     required = []
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        about, meaning = field.metadata["kind"], field.metadata["meaning"]
+        about, meaning = field.metadata["domain"], field.metadata["meaning"]
         entry = about.schema() | {"description": f"{field.metadata['constraint']}: {meaning}"}
         if field.default is dataclasses.MISSING:
             required.append(field.name)
@@ -168,7 +177,7 @@ def schema(kind: type[Record] = DenseNetSpec) -> dict[str, Any]:
         properties[field.name] = entry
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:densespec:{_noun(kind)}:{FORMAT}",
+        "$id": f"urn:densespec:{kind.NOUN}:{FORMAT}",
         "title": kind.__name__,
         "type": "object",
         "properties": properties,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from densespec.errors import SpecError, UnknownName
-from densespec.network.fields import Integer, Optional
+from densespec.network.fields import Integer, OrNone
 from densespec.network.ops import (
     AvgPool,
     BatchNorm,
@@ -503,7 +503,7 @@ def _spatial(spec: DenseNetSpec, size: Sequence[int | None] | None) -> Shape:
     if size is None:
         return (None,) * spec.spatial_dims
     try:
-        sizes = tuple(Optional(Integer(1)).parse(n) for n in size)
+        sizes = tuple(OrNone(Integer(1)).parse(n) for n in size)
     except (TypeError, ValueError):
         sizes = ()
     if len(sizes) != spec.spatial_dims:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from densespec.errors import SpecError
 from densespec.network.fields import (
@@ -20,7 +20,7 @@ from densespec.network.fields import (
     Integer,
     Integers,
     Interval,
-    Optional,
+    OrNone,
     Record,
     constrained,
     parse_fields,
@@ -38,6 +38,8 @@ class DenseNetSpec(Record):
         SpecError: naming the field, its value and what is allowed.
     """
 
+    NOUN: ClassVar[str] = "spec"
+
     blocks: tuple[int, ...] = constrained(
         "S1", Integers(1), "number of dense layers in each dense block"
     )
@@ -46,7 +48,7 @@ class DenseNetSpec(Record):
     )
     bottleneck_width: int | None = constrained(
         "S3",
-        Optional(Integer(1)),
+        OrNone(Integer(1)),
         "B: feature maps of the 1x1 convolution before each 3x3 one, as a multiple of k; "
         "none for no bottleneck",
         default=None,
@@ -78,7 +80,7 @@ class DenseNetSpec(Record):
     stem_stride: int = constrained("S11", Integer(1), "stride of the stem convolution", default=1)
     stem_pool: int | None = constrained(
         "S12",
-        Optional(Integer(2)),
+        OrNone(Integer(2)),
         "window of the max pool (stride 2) that ends the stem; none for no pool",
         default=None,
     )

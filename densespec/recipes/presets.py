@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from densespec.errors import UnknownName
-from densespec.network.files import SUFFIXES, read_record, write_record
+from densespec.network.files import read_record, write_record
+from densespec.network.named import NamedRecords, read_tables
 from densespec.recipes.recipe import TrainingRecipe
 
 RecipeLike = str | os.PathLike[str] | TrainingRecipe
@@ -35,9 +35,7 @@ class Preset:
 @functools.cache
 def presets() -> Mapping[str, Preset]:
     """Every named recipe, by name."""
-    import tomllib
-
-    text = Path(__file__).with_name("recipes.toml").read_text(encoding="utf-8")
+    tables = read_tables(Path(__file__).with_name("recipes.toml"))
     return MappingProxyType(
         {
             name: Preset(
@@ -46,9 +44,15 @@ def presets() -> Mapping[str, Preset]:
                 source=row.pop("source"),
                 recipe=TrainingRecipe.from_dict(row),
             )
-            for name, row in tomllib.loads(text).items()
+            for name, row in tables.items()
         }
     )
+
+
+RECIPES = NamedRecords(
+    "recipe", TrainingRecipe, lambda: {n: p.recipe for n, p in presets().items()}
+)
+"""The named recipes."""
 
 
 def get_recipe(given: RecipeLike) -> TrainingRecipe:
@@ -59,17 +63,7 @@ def get_recipe(given: RecipeLike) -> TrainingRecipe:
         SpecFileError: the file can't be read, or states no recipe.
         TypeError: something else altogether.
     """
-    if isinstance(given, TrainingRecipe):
-        return given
-    if not isinstance(given, str | os.PathLike):
-        raise TypeError(
-            f"a recipe is a name, a TrainingRecipe or the path of a recipe file, not {given!r}"
-        )
-    if isinstance(given, os.PathLike) or Path(given).suffix in SUFFIXES:
-        return read_recipe(given)
-    if given not in presets():
-        raise UnknownName("recipe", given, presets())
-    return presets()[given].recipe
+    return RECIPES.resolve(given)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> TrainingRecipe:

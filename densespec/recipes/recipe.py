@@ -29,19 +29,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from densespec.network.fields import (
+    ByName,
     Choice,
     Flag,
     Integer,
     Interval,
     Milestones,
-    Optional,
+    OrNone,
     Record,
-    Table,
     constrained,
-    parse_fields,
 )
 from densespec.network.spec import DenseNetSpec
 
@@ -59,6 +58,8 @@ class TrainingRecipe(Record):
     Raises:
         SpecError: naming the field, its value and what is allowed.
     """
+
+    NOUN: ClassVar[str] = "recipe"
 
     epochs: int = constrained("R1", Integer(1), "passes over the data", default=300)
     batch_size: int = constrained("R2", Integer(1), "samples in a step", default=64)
@@ -88,7 +89,7 @@ class TrainingRecipe(Record):
 
     layer_rates: tuple[tuple[str, float], ...] = constrained(
         "R10",
-        Table(Interval(0, 1e3)),
+        ByName(Interval(0, 1e3)),
         "factors on the learning rate of parts of the network, such as block4 = 0.1; the longest "
         "name that fits a weight counts",
         default=(),
@@ -101,7 +102,7 @@ class TrainingRecipe(Record):
     )
     dropout_rate: float | None = constrained(
         "R12",
-        Optional(Interval(0, 1, open_upper=True)),
+        OrNone(Interval(0, 1, open_upper=True)),
         "replaces the spec's dropout rate; none leaves it",
         default=None,
     )
@@ -129,13 +130,19 @@ class TrainingRecipe(Record):
         default="per-replica",
     )
 
-    def __post_init__(self) -> None:
-        parse_fields(self)
-
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
         drops = sum(epoch >= drop for drop in self.drop_epochs())
         return self.learning_rate * self.gamma**drops
+
+    def learning_rates(self) -> dict[int, float]:
+        """The learning rates by the epoch, counted from 0, from which on each holds."""
+        rates = [self.learning_rate_at(epoch) for epoch in range(self.epochs)]
+        return {
+            epoch: rate
+            for epoch, rate in enumerate(rates)
+            if epoch == 0 or rate != rates[epoch - 1]
+        }
 
     def drop_epochs(self) -> list[int]:
         """The epochs, counted from 0, at whose start the learning rate drops."""

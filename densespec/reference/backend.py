@@ -9,6 +9,7 @@ import numpy as np
 from densespec.backends import DataFormat, StepResult
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.network.ops import Dropout
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.reference.model import ReferenceModel
@@ -26,6 +27,7 @@ class NumpyTrainer:
     def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
         self._model, self._recipe = model, recipe
         self.replicas = 1
+        self._random = np.random.default_rng()
 
     def step(
         self,
@@ -41,9 +43,17 @@ class NumpyTrainer:
             labels,
             self._recipe,
             learning_rate=learning_rate,
-            masks=masks,
+            masks=self._drawn(len(x)) if masks is None else masks,
             replicas=self.replicas,
         )
+
+    def _drawn(self, batch: int) -> dict[str, np.ndarray]:
+        """Masks that nobody gave: the reference draws none itself."""
+        return {
+            node.name: self._random.random((batch, *filter(None, node.shape))) >= node.op.rate
+            for node in self._model.graph.nodes
+            if isinstance(node.op, Dropout) and not node.frozen
+        }
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self._model(x)
@@ -61,7 +71,7 @@ class NumpyTrainer:
         return {name: array.copy() for name, array in self._model.weights.items()}
 
     def close(self) -> None:
-        pass
+        """Nothing is held."""
 
 
 class NumpyBackend:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densespec.atomic import atomic_path
-from densespec.training.log import Record
+from densespec.training.log import LogLine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ def can_draw() -> bool:
 
 
 def draw_curve(
-    records: Sequence[Record], path: Path, *, title: str, epochs: int, steps_per_epoch: int
+    records: Sequence[LogLine], path: Path, *, title: str, epochs: int, steps_per_epoch: int
 ) -> None:
     """Draw a log as a PNG, atomically.
 
@@ -39,7 +39,7 @@ def draw_curve(
     steps = [r for r in records if r["kind"] == "step"]
     ends = [r for r in records if r["kind"] == "epoch"]
 
-    def points(rows: Sequence[Record], value: str) -> tuple[list[float], list[Any]]:
+    def points(rows: Sequence[LogLine], value: str) -> tuple[list[float], list[Any]]:
         known = [row for row in rows if row[value] is not None]
         return [row["step"] / steps_per_epoch for row in known], [row[value] for row in known]
 
@@ -73,7 +73,7 @@ def _few(value: float) -> bool:
     return f"{value:e}"[0] in "25"
 
 
-def _mark(loss: Axes, accuracy: Axes, steps: Sequence[Record], steps_per_epoch: int) -> None:
+def _mark(loss: Axes, accuracy: Axes, steps: Sequence[LogLine], steps_per_epoch: int) -> None:
     """Where the learning rate or the backend changes, named at the top of each panel."""
     for axes, value, dashes, text in (
         (loss, "learning_rate", ":", "rate {:g}"),

@@ -18,6 +18,7 @@ import numpy as np
 from densespec.backends import Backend
 from densespec.data import Batches
 from densespec.data.batches import Batch
+from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, split
 from densespec.recipes.recipe import TrainingRecipe
@@ -189,8 +190,6 @@ def _in_order(batches: Batches) -> Batches:
 
 
 def _read(path: Path, key: str) -> Arrays:
-    from densespec.errors import WeightsError
-
     try:
         with open_file(path) as file:
             if file.metadata.get("key") != key:

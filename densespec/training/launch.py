@@ -13,14 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from densespec.training.folder import LOCK
 from densespec.training.lock import holder
-from densespec.training.run import LOCK
 from densespec.training.stop import SIGNALS
 
 
-def launch(command: Sequence[str], folder: Path) -> int:
-    """Run a launcher, and give its exit status, or that of a signal that stopped the run."""
-    child = subprocess.Popen(command, start_new_session=True)
+def launch(command: Sequence[str], folder: Path, devices: int) -> int:
+    """Run a launcher, and give its exit status, or that of a signal that stopped the run.
+
+    Args:
+        command: starts the launcher.
+        folder: of the run.
+        devices: processes on this machine, which share its cores.
+    """
+    share = max(1, (os.cpu_count() or 1) // devices)
+    environment = {"OMP_NUM_THREADS": str(share)} | os.environ
+    child = subprocess.Popen(command, env=environment, start_new_session=True)
     came: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:

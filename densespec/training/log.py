@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from densespec.atomic import atomic_path
 
-Record = dict[str, Any]
+LogLine = dict[str, Any]
+"""A line that was read, by the names of :class:`StepLine` or :class:`EpochLine`, and its kind."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class StepLine:
     images_per_second: float
     backend: str
 
-    def record(self) -> Record:
+    def record(self) -> LogLine:
         return {"kind": "step"} | asdict(self)
 
 
@@ -78,18 +79,18 @@ class EpochLine:
     seconds: float
     backend: str
 
-    def record(self) -> Record:
+    def record(self) -> LogLine:
         return {"kind": "epoch"} | asdict(self)
 
 
-def read_log(path: str | os.PathLike[str]) -> list[Record]:
+def read_log(path: str | os.PathLike[str]) -> list[LogLine]:
     """The records of a log; of a torn line at its end, nothing. No file is an empty log."""
     with contextlib.suppress(FileNotFoundError):
         return _records(Path(path).read_bytes())
     return []
 
 
-def _records(content: bytes) -> list[Record]:
+def _records(content: bytes) -> list[LogLine]:
     records = []
     for line in content.split(b"\n")[:-1]:  # what follows the last line end is torn
         with contextlib.suppress(ValueError):
@@ -99,7 +100,7 @@ def _records(content: bytes) -> list[Record]:
     return records
 
 
-def as_lines(records: Sequence[Record]) -> bytes:
+def as_lines(records: Sequence[LogLine]) -> bytes:
     """Records as a log holds them."""
     return b"".join(json.dumps(record, allow_nan=False).encode() + b"\n" for record in records)
 
@@ -111,7 +112,7 @@ class Log:
         records: every one it holds.
     """
 
-    def __init__(self, path: Path, records: list[Record], handle: int) -> None:
+    def __init__(self, path: Path, records: list[LogLine], handle: int) -> None:
         self.path, self.records, self._handle = path, records, handle
 
     @classmethod
@@ -141,7 +142,7 @@ class Log:
         """Wait until all lines are on the disk."""
         os.fsync(self._handle)
 
-    def epochs(self) -> list[Record]:
+    def epochs(self) -> list[LogLine]:
         """The lines of epochs."""
         return [record for record in self.records if record["kind"] == "epoch"]
 

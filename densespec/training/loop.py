@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from densespec.backends import Backend, ParallelBackend, Trainer, get_backend
+from densespec.backends import (
+    ConfigurableBackend,
+    ParallelBackend,
+    ProcessGroup,
+    Trainer,
+)
 from densespec.data import Batches, dropout_masks
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -20,26 +23,25 @@ from densespec.reference.kernels import cross_entropy
 from densespec.training import features
 from densespec.training.curve import can_draw, draw_curve
 from densespec.training.errors import Diverged, TrainingError
-from densespec.training.log import EpochLine, Record, StepLine, read_log
-from densespec.training.plan import Plan
-from densespec.training.prepare import prepare
-from densespec.training.progress import Observer
-from densespec.training.ranks import Alone, ranks_of
-from densespec.training.run import (
-    BEST,
+from densespec.training.folder import (
     CURVE,
     FEATURES,
     LAST,
     LOG,
     RunFolder,
     advice,
-    best_of,
     kept,
     new_folder,
-    now,
     old_folder,
     read_last,
 )
+from densespec.training.log import EpochLine, LogLine, StepLine, read_log
+from densespec.training.means import Means
+from densespec.training.plan import TrainingPlan
+from densespec.training.processes import joined
+from densespec.training.progress import ProgressListener, listener
+from densespec.training.result import RunResult
+from densespec.training.run import now
 from densespec.training.stop import Stop
 from densespec.weights.checkpoint import TrainingState
 
@@ -47,121 +49,37 @@ REDRAWN = 30.0
 """Seconds between drawings of the curve, which is also drawn at the end."""
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """How a run, or a part of it, ended.
-
-    Attributes:
-        folder: of the run.
-        finished: whether all epochs are done.
-        signal: the number of the signal that stopped it; None where none did.
-        step: steps done.
-        epochs: the log's lines of epochs.
-    """
-
-    folder: Path
-    finished: bool
-    signal: int | None
-    step: int
-    epochs: tuple[Record, ...]
-
-    @property
-    def checkpoint(self) -> Path:
-        """The last checkpoint: a weight file like any other."""
-        return self.folder / LAST
-
-    @property
-    def best(self) -> Path | None:
-        """The checkpoint of the best validation accuracy; None before the first."""
-        path = self.folder / BEST
-        return path if path.exists() else None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Validation accuracy after the last epoch."""
-        return self.epochs[-1]["validation_accuracy"] if self.epochs else None
-
-    @property
-    def best_epoch(self) -> Record | None:
-        """The log's line of the epoch that ``best`` is of."""
-        return best_of(self.epochs)
+def _trainer(
+    plan: TrainingPlan,
+    graph: Graph,
+    arrays: Mapping[str, np.ndarray],
+    state: TrainingState,
+    group: ProcessGroup,
+) -> Trainer:
+    """What trains a graph as planned, on one device or several, from a state on."""
+    engine, recipe = plan.engine, state.recipe
+    own = {weight.name: arrays[weight.name] for weight in graph.weights}
+    if plan.devices > 1 and group.size == 1:
+        trainer = _parallel(plan).parallel_trainer(
+            graph, own, recipe, replicas=plan.devices, dtype=recipe.dtype
+        )
+    else:
+        model = engine.build(
+            graph, own, dtype=recipe.dtype, data_format=engine.data_format(None), name="densenet"
+        )
+        trainer = engine.trainer(group.place(model), graph, recipe)
+    if state.velocity:
+        trainer.restore(state.velocity)
+    return trainer
 
 
-class _Worker:
-    """A model and what trains it, on one device or several."""
-
-    def __init__(
-        self,
-        engine: Backend,
-        graph: Graph,
-        arrays: Mapping[str, np.ndarray],
-        state: TrainingState,
-        *,
-        ranks: Alone,
-        devices: int,
-    ) -> None:
-        self._engine, self._graph = engine, graph
-        self._model: Any = None
-        own = {weight.name: arrays[weight.name] for weight in graph.weights}
-        self.trainer: Trainer
-        if devices > 1 and ranks.size == 1:
-            self.trainer = _parallel(engine).parallel_trainer(
-                graph, own, state.recipe, replicas=devices, dtype=state.recipe.dtype
-            )
-        else:
-            model = engine.build(
-                graph,
-                own,
-                dtype=state.recipe.dtype,
-                data_format=engine.data_format(None),
-                name="densenet",
-            )
-            self._model = ranks.place(model)
-            self.trainer = engine.trainer(self._model, graph, state.recipe)
-        if state.velocity:
-            self.trainer.restore(state.velocity)
-
-    def weights(self) -> Arrays:
-        """Every array; of several processes, all have to ask."""
-        gather: Callable[[], Arrays] | None = getattr(self.trainer, "weights", None)
-        if gather is not None:
-            return gather()
-        return self._engine.read_weights(self._model, self._graph)
-
-    def close(self) -> None:
-        close: Callable[[], None] | None = getattr(self.trainer, "close", None)
-        if close is not None:
-            close()
-
-
-def _parallel(engine: Backend) -> ParallelBackend:
-    if not isinstance(engine, ParallelBackend):
-        raise TrainingError("this backend trains on one device only: leave out --devices")
-    return engine
-
-
-@dataclass
-class _Means:
-    """Over the samples of an epoch so far. The mean is kept itself, so that the log has all of it.
-
-    Attributes:
-        loss: mean of each sample's.
-        correct: how many samples are classified rightly; None where that is not counted.
-    """
-
-    samples: int = 0
-    loss: float = 0.0
-    correct: int | None = 0
-
-    def add(self, loss: float, correct: int | None, samples: int) -> None:
-        self.samples += samples
-        self.loss += (loss - self.loss) * samples / self.samples
-        known = correct is not None and self.correct is not None
-        self.correct = self.correct + correct if known else None  # type: ignore[operator]
-
-    @property
-    def accuracy(self) -> float | None:
-        return None if self.correct is None else self.correct / self.samples
+def _parallel(plan: TrainingPlan) -> ParallelBackend:
+    if not isinstance(plan.engine, ParallelBackend):
+        raise TrainingError(
+            f"{plan.backend} trains on several devices by a process for each: start them by "
+            f"`densespec train --devices {plan.devices}`"
+        )
+    return plan.engine
 
 
 class _Session:
@@ -175,24 +93,22 @@ class _Session:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: TrainingPlan,
+        group: ProcessGroup,
         folder: RunFolder | None,
         arrays: Mapping[str, np.ndarray],
         state: TrainingState,
-        observer: Observer,
+        listener: ProgressListener,
         stop: Stop,
     ) -> None:
-        self.plan, self.folder, self.observer, self.stop = plan, folder, observer, stop
+        self.plan, self.group, self.folder = plan, group, folder
+        self.listener, self.stop = listener, stop
         self.step, self.recipe = state.step, plan.run.recipe
-        self.per_epoch = len(plan.batches)
-        engine = get_backend(plan.backend)
-        self.ranks = ranks_of(plan.backend)
-        self.graph, self.batches, self.validation = self._inputs(engine, arrays)
+        self.per_epoch = len(plan.training)
+        self.graph, self.batches, self.validation = self._inputs(arrays)
         self.frozen = dict(arrays) if plan.caches else {}
         state = replace(state, recipe=self.recipe)
-        self.worker = _Worker(
-            engine, self.graph, arrays, state, ranks=self.ranks, devices=plan.devices
-        )
+        self.trainer = _trainer(plan, self.graph, arrays, state, group)
         self._records = self._log()
         self.closed = self._epochs_closed()
         self.means = self._means_so_far()
@@ -202,43 +118,43 @@ class _Session:
         self._stopping = False
 
     def _inputs(
-        self, engine: Backend, arrays: Mapping[str, np.ndarray]
+        self, arrays: Mapping[str, np.ndarray]
     ) -> tuple[Graph, Batches | features.FeatureBatches, Batches | features.FeatureBatches]:
         """What trains, and on what: the network on images, or what is not frozen on features."""
         plan = self.plan
         if not plan.caches:
-            return plan.graph, plan.batches, plan.validation
+            return plan.graph, plan.training, plan.validation
         parts = features.cut(plan.graph)
-        images = {"train": plan.batches}
+        images = {"train": plan.training}
         if plan.run.validate:
             images["test"] = plan.validation
         found = features.cached(
             plan.folder / FEATURES,
             features.fingerprint(parts, arrays, plan.run.fingerprint, self.recipe.dtype),
-            engine,
+            plan.engine,
             parts,
             arrays,
             images,
             dtype=self.recipe.dtype,
-            advance=self.observer.features,
+            advance=self.listener.features,
         )
-        train = features.FeatureBatches(plan.batches, found["train"])
+        train = features.FeatureBatches(plan.training, found["train"])
         if not plan.run.validate:
             return parts.after, train, train
         return parts.after, train, features.FeatureBatches(plan.validation, found["test"])
 
     def run(self) -> None:
         """Train until the last epoch is done or a stop is wished for."""
-        self.observer.begin(self.plan)
+        self.listener.begin(self.plan.course)
         self._clock = self._epoch_clock = time.perf_counter()
         while self.closed < self.recipe.epochs and not self._stop_wished():
             if self._train_epoch() and self._validated():
                 self._epoch_clock = time.perf_counter()
         if self.step != self._saved:
-            self._save(self.worker.weights())
+            self._save(self.trainer.weights())
         self._draw(always=True)
 
-    def _log(self) -> list[Record]:
+    def _log(self) -> list[LogLine]:
         """The log up to the checkpoint, which every process has to know."""
         if self.folder is not None:
             return self.folder.log.records
@@ -250,13 +166,13 @@ class _Session:
         return whole - 1 if not position and self._last_step is not None else whole
 
     @property
-    def _last_step(self) -> Record | None:
+    def _last_step(self) -> LogLine | None:
         """The log's last line, if it is of the step that the checkpoint stands at."""
         last = self._records[-1] if self._records else None
         here = last is not None and last["kind"] == "step" and last["step"] == self.step
         return last if here else None
 
-    def _means_so_far(self) -> _Means:
+    def _means_so_far(self) -> Means:
         """Of the epoch that a checkpoint stands in, from the log's last line."""
         samples = min(
             (self.step - self.closed * self.per_epoch) * self.recipe.batch_size,
@@ -264,10 +180,10 @@ class _Session:
         )
         last = self._last_step
         if last is None:
-            return _Means()
+            return Means()
         accuracy = last["epoch_accuracy"]
         correct = None if accuracy is None else round(accuracy * samples)
-        return _Means(samples, last["epoch_loss"], correct)
+        return Means(samples, last["epoch_loss"], correct)
 
     def _train_epoch(self) -> bool:
         """Take the steps of an epoch that are left; False where a stop was wished for."""
@@ -281,9 +197,9 @@ class _Session:
         return True
 
     def _take(self, x: np.ndarray, labels: np.ndarray) -> None:
-        rate, part = self.recipe.learning_rate_at(self.closed), self.ranks.part(len(x))
+        rate, part = self.recipe.learning_rate_at(self.closed), self.group.part(len(x))
         masks = self._masks(len(x))
-        done = self.worker.trainer.step(
+        done = self.trainer.step(
             x[part],
             labels[part],
             learning_rate=rate,
@@ -310,16 +226,13 @@ class _Session:
         self._unlogged = line
         if self.step % self.plan.run.log_every == 0:
             self._write_line()
-        self.observer.step(line)
+        self.listener.step(line)
 
     def _masks(self, count: int) -> dict[str, np.ndarray] | None:
+        """Masks of the next step; None where the framework draws them, or nothing is dropped."""
         if self.plan.run.dropout != "exact":
             return None
-        dropouts = self.graph.dropouts
-        if not dropouts:
-            return None
-        alive = Graph(self.graph.spec, dropouts)
-        return dropout_masks(alive, self.recipe.seed, self.step, count)
+        return dropout_masks(self.graph, self.recipe.seed, self.step, count) or None
 
     def _diverged(self, loss: float, rate: float) -> None:
         raise Diverged(
@@ -330,17 +243,17 @@ class _Session:
 
     def _validated(self) -> bool:
         """Close an epoch; False where a stop was wished for before that was done."""
-        arrays = self.worker.weights()  # brings the statistics of several devices together
+        arrays = self.trainer.weights()  # brings the statistics of several devices together
         loss = accuracy = None
         if self.plan.run.validate and self.folder is not None:
             total = len(self.validation)
-            scores = _Means()
+            scores = Means()
             for done, (x, labels) in enumerate(self.validation.epoch(0), start=1):
-                logits = np.asarray(self.worker.trainer.predict(x), np.float64)
+                logits = np.asarray(self.trainer.predict(x), np.float64)
                 right = int((logits.argmax(1) == labels).sum())
                 scores.add(cross_entropy(logits, labels)[0], right, len(labels))
-                self.observer.validation(done, total)
-                if self.stop and self.ranks.size == 1:
+                self.listener.validation(done, total)
+                if self.stop and self.group.size == 1:
                     return False
             loss, accuracy = scores.loss, scores.accuracy
         line = EpochLine(
@@ -355,9 +268,9 @@ class _Session:
             seconds=round(time.perf_counter() - self._epoch_clock, 3),
             backend=self.plan.backend,
         )
-        self.closed, self.means = self.closed + 1, _Means()
+        self.closed, self.means = self.closed + 1, Means()
         self._save(arrays, line)
-        self.observer.epoch(line)
+        self.listener.epoch(line)
         self._draw(always=False)
         self._clock = time.perf_counter()
         return True
@@ -365,7 +278,7 @@ class _Session:
     def _save(self, arrays: Arrays, line: EpochLine | None = None) -> None:
         """Write a checkpoint, after the log that leads to it."""
         state = TrainingState(
-            self.step, self.recipe, self.worker.trainer.velocity(), self.plan.run.trainable_from
+            self.step, self.recipe, self.trainer.velocity(), self.plan.run.trainable_from
         )
         if self.folder is not None:
             self._write_line()
@@ -382,7 +295,7 @@ class _Session:
         self._unlogged = None
 
     def _stop_wished(self) -> bool:
-        self._stopping = self._stopping or self.ranks.any(bool(self.stop))
+        self._stopping = self._stopping or self.group.any(bool(self.stop))
         return self._stopping
 
     def _draw(self, *, always: bool) -> None:
@@ -400,20 +313,31 @@ class _Session:
             self._drawn = time.monotonic()
 
 
-def carry_out(plan: Plan, observer: Observer, stop: Stop) -> RunResult:
-    """Train as planned.
+def carry_out(plan: TrainingPlan) -> RunResult:
+    """Train as planned. SIGINT and SIGTERM end it after the step it is at, with a checkpoint.
 
     Raises:
         TrainingError: it can't start or go on; says what to do.
         Diverged: the loss is not finite.
     """
-    prepare(plan.backend, plan.run.recipe)
-    with _folder(plan) as (folder, arrays, state):
-        session = _Session(plan, folder, arrays, state, observer, stop)
+    told = listener(plan.progress if plan.rank == 0 else False)
+    with Stop(patient=plan.launched) as stop:
         try:
-            session.run()
+            for note in plan.notes:
+                told.note(note)
+            return _carried_out(plan, told, stop)
         finally:
-            session.worker.close()
+            told.end()
+
+
+def _carried_out(plan: TrainingPlan, told: ProgressListener, stop: Stop) -> RunResult:
+    if isinstance(plan.engine, ConfigurableBackend):
+        plan.engine.configure(plan.run.recipe)
+    group = joined(plan.engine)
+    with _folder(plan, told) as (folder, arrays, state):
+        session = _Session(plan, group, folder, arrays, state, told, stop)
+        with contextlib.closing(session.trainer):
+            session.run()
         return RunResult(
             folder=plan.folder,
             finished=session.closed >= plan.run.recipe.epochs,
@@ -424,10 +348,11 @@ def carry_out(plan: Plan, observer: Observer, stop: Stop) -> RunResult:
 
 
 @contextlib.contextmanager
-def _folder(plan: Plan) -> Iterator[tuple[RunFolder | None, Arrays, TrainingState]]:
+def _folder(
+    plan: TrainingPlan, told: ProgressListener
+) -> Iterator[tuple[RunFolder | None, Arrays, TrainingState]]:
     """The run's folder, open, and where it stands; no folder in processes that do not write."""
-    ranks = ranks_of(plan.backend)
-    if ranks.rank > 0:
+    if plan.rank > 0:
         if plan.start is not None:
             yield None, *plan.start
         else:
@@ -438,10 +363,12 @@ def _folder(plan: Plan) -> Iterator[tuple[RunFolder | None, Arrays, TrainingStat
         if plan.start is not None:
             arrays, state = plan.start
             begun = plan.run.begun(plan.backend, plan.devices, 0)
-            folder = stack.enter_context(new_folder(plan.folder, begun, plan.graph, arrays, state))
+            folder = stack.enter_context(
+                new_folder(plan.folder, begun, plan.graph, arrays, state, told.note)
+            )
         else:
-            folder, checkpoint, state = stack.enter_context(old_folder(plan.folder))
+            folder, checkpoint, state = stack.enter_context(old_folder(plan.folder, told.note))
             arrays = checkpoint.arrays
-            if state.step < plan.steps:
+            if state.step < plan.course.steps:
                 folder.write_run(plan.run.begun(plan.backend, plan.devices, state.step))
         yield folder, arrays, state

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from densespec.training.log import EpochLine, StepLine
-
-if TYPE_CHECKING:
-    from densespec.training.plan import Plan
 
 EVERY = 10.0
 """Seconds between plain lines within an epoch."""
 
 
-class Observer(Protocol):
+@dataclass(frozen=True)
+class Course:
+    """How long a run is, and where it stands.
+
+    Attributes:
+        epochs: of the whole run.
+        steps_per_epoch: steps of each.
+        step: steps that are done.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    step: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+class ProgressListener(Protocol):
     """Is told what a run does, as it does it."""
 
-    def begin(self, plan: Plan) -> None:
-        """Training starts at the plan's step."""
+    def begin(self, course: Course) -> None:
+        """Training starts."""
         ...
 
     def note(self, text: str) -> None:
@@ -50,7 +68,7 @@ class Observer(Protocol):
 class Silent:
     """Tells nothing."""
 
-    def begin(self, plan: Plan) -> None: ...
+    def begin(self, course: Course) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -71,8 +89,8 @@ class Plain(Silent):
     def __init__(self) -> None:
         self._said = time.monotonic()
 
-    def begin(self, plan: Plan) -> None:
-        self._epochs, self._steps = plan.run.recipe.epochs, len(plan.batches)
+    def begin(self, course: Course) -> None:
+        self._epochs, self._steps = course.epochs, course.steps_per_epoch
 
     def note(self, text: str) -> None:
         self._say(f"note: {text}")
@@ -128,10 +146,10 @@ class Bars(Silent):
         self._tasks: dict[str, Any] = {}
         self._best: float | None = None
 
-    def begin(self, plan: Plan) -> None:
-        self._steps, self._epochs = len(plan.batches), plan.run.recipe.epochs
+    def begin(self, course: Course) -> None:
+        self._epochs, self._steps = course.epochs, course.steps_per_epoch
         self._drop("features")
-        self._task("epochs", plan.steps, plan.step // self._steps, steps=self._steps)
+        self._task("epochs", course.epochs, course.step // self._steps)
         self._progress.start()
 
     def note(self, text: str) -> None:
@@ -168,10 +186,10 @@ class Bars(Silent):
     def end(self) -> None:
         self._progress.stop()
 
-    def _task(self, name: str, total: int, completed: int = 0, *, steps: int = 1) -> Any:
+    def _task(self, name: str, total: int, completed: int = 0) -> Any:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(
-                name, total=total // steps, completed=completed, state=""
+                name, total=total, completed=completed, state=""
             )
         return self._tasks[name]
 
@@ -180,7 +198,7 @@ class Bars(Silent):
             self._progress.remove_task(self._tasks.pop(name))
 
 
-def observer(progress: bool | Observer) -> Observer:
+def listener(progress: bool | ProgressListener) -> ProgressListener:
     """What a run reports to: True for bars on a terminal and lines elsewhere."""
     if not isinstance(progress, bool):
         return progress

@@ -15,6 +15,7 @@ from densespec.network.files import write_spec
 from densespec.recipes.presets import write_recipe
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.training import RunResult, read_log, train
+from densespec.training.progress import Silent
 from densespec.weights.checkpoint import Checkpoint, read_checkpoint
 from tests.strategies import tiny
 
@@ -37,6 +38,16 @@ STEPS = 4
 
 TIMES = ("time", "seconds", "images_per_second")
 """What differs between two logs of the same run."""
+
+
+class Notes(Silent):
+    """Keeps what a user would be told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def arrays(seed: int = 1, images: int = IMAGES) -> dict[str, np.ndarray]:

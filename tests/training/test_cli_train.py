@@ -108,7 +108,7 @@ def test_fields_of_the_recipe_are_set(tmp_path: Path) -> None:
         (("--size", "8x"), "is not sizes"),
         (("--trainable-from", "blok2"), "Did you mean block2"),
         (("--resume", "elsewhere"), "give --out for a new run, or --resume"),
-        (("--nodes", "2"), "--nodes is for torch.nn"),
+        (("--nodes", "2"), "--nodes: numpy trains on one machine"),
         (("--data", "arrays:nowhere.npz"), "nowhere.npz"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densespec.training import read_run
+from densespec.training import TrainingError, read_run
 from tests.training.support import RECIPE, assert_same_end, data, files, last, log, process, run
 
 TOLERANCE = 1e-8
@@ -34,6 +34,30 @@ def test_per_replica_norms_make_a_difference(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         run(tmp_path / name, data=data(tmp_path), epochs=1, devices=devices)
     assert log(tmp_path / "one")[0]["loss"] != log(tmp_path / "two")[0]["loss"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_any_backend_may_have_a_launcher(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1)
+    (tmp_path / "launched").mkdir()
+    spec, path = files(tmp_path)
+    given = (spec, "--recipe", path, "--data", data(tmp_path), "--epochs", 1, "--devices", 2)
+    backend = "tests.training.launching:BACKEND"
+    done = process(*given, "--backend", backend, "--out", tmp_path / "launched" / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "left"
+    (stretch,) = read_run(tmp_path / "launched" / "run").stretches
+    assert (stretch.backend, stretch.devices) == (backend, 2)
+    for name, array in last(tmp_path).arrays.items():
+        np.testing.assert_array_equal(last(tmp_path / "launched").arrays[name], array)
+
+
+def test_a_backend_of_one_device_is_refused_several_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(TrainingError, match="ONE_DEVICE trains on one device only"):
+        run(tmp_path, backend="tests.training.launching:ONE_DEVICE", devices=2)
+    assert not (tmp_path / "run").exists()
 
 
 @torch

@@ -19,9 +19,7 @@ from densespec.network.initial import initial_weights
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.backend import NumpyTrainer
 from densespec.reference.model import ReferenceModel
-from densespec.training import TrainingError, read_run
-from densespec.training.plan import Options, plan_of
-from densespec.training.progress import Silent
+from densespec.training import TrainingError, plan_of, read_run
 from tests.strategies import named
 from tests.training.stopping import StopsAt
 from tests.training.support import (
@@ -29,6 +27,7 @@ from tests.training.support import (
     SIZE,
     SPEC,
     STEPS,
+    Notes,
     arrays,
     assert_same_end,
     data,
@@ -39,17 +38,6 @@ from tests.training.support import (
     timeless,
 )
 
-
-class Notes(Silent):
-    """Keeps what a user would be told."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
-
-
 # What a run does
 
 
@@ -57,12 +45,10 @@ def test_a_run_is_the_reference_stepped_over_the_batches_of_the_data(tmp_path: P
     run(tmp_path)
     graph = lower(SPEC, SIZE)
     model = ReferenceModel(graph, initial_weights(graph, RECIPE.seed))
-    batches = plan_of(
-        Options(out=tmp_path / "x", spec=SPEC, recipe=RECIPE, data=data(tmp_path), backend="numpy")
-    ).batches
+    plan = plan_of(SPEC, out=tmp_path / "x", recipe=RECIPE, data=data(tmp_path), backend="numpy")
     losses = []
     for step in range(RECIPE.epochs * STEPS):
-        x, labels = batches[step]
+        x, labels = plan.training[step]
         masks = dropout_masks(graph, RECIPE.seed, step, len(x))
         rate = RECIPE.learning_rate_at(step // STEPS)
         done = model.train_step(x, labels, RECIPE, learning_rate=rate, masks=masks)
@@ -140,18 +126,15 @@ def test_fewer_lines_of_the_log_change_nothing_else(tmp_path: Path) -> None:
 def test_dropout_of_the_framework_is_drawn_without_masks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reference draws none, so that its name is hidden here, and masks that it needs given."""
     given = []
     original = NumpyTrainer.step
 
     def step(self: NumpyTrainer, x: np.ndarray, y: np.ndarray, **options: Any) -> StepResult:
         given.append(options["masks"])
-        graph = lower(SPEC, SIZE)
-        masks = dropout_masks(graph, 0, 0, len(x))
-        return original(self, x, y, **(options | {"masks": masks}))
+        return original(self, x, y, **options)
 
     monkeypatch.setattr(NumpyTrainer, "step", step)
-    run(tmp_path, backend="densespec.reference.backend:BACKEND", dropout="framework", epochs=1)
+    run(tmp_path, dropout="framework", epochs=1)
     assert given == [None] * STEPS
     assert read_run(tmp_path / "run").dropout == "framework"
 
@@ -164,13 +147,11 @@ def test_a_checkpoint_of_a_run_is_a_weight_file_like_any_other(tmp_path: Path) -
 
 def test_channels_and_classes_of_a_named_network_are_those_of_the_data(tmp_path: Path) -> None:
     plan = plan_of(
-        Options(
-            out=tmp_path / "run",
-            spec="densenet-40-12",
-            recipe=RECIPE,
-            data=data(tmp_path),
-            backend="numpy",
-        )
+        "densenet-40-12",
+        out=tmp_path / "run",
+        recipe=RECIPE,
+        data=data(tmp_path),
+        backend="numpy",
     )
     assert (plan.run.spec.classes, plan.run.spec.in_channels) == (3, 1)
     assert [note.partition(" ")[0] for note in plan.notes] == ["classes", "in_channels"]
@@ -311,7 +292,6 @@ def test_a_damaged_run_file_is_an_error(tmp_path: Path, text: str) -> None:
         ({"spec": None}, TrainingError, "give a spec"),
         ({"recipe": None}, TrainingError, "give the recipe"),
         ({"dropout": "none"}, TrainingError, "dropout = 'none'"),
-        ({"dropout": "framework"}, TrainingError, "numpy draws no dropout of its own"),
         ({"devices": 0}, TrainingError, "devices = 0"),
         ({"devices": 3, "recipe": RECIPE.replace(batch_size=2)}, TrainingError, "can't be split"),
         ({"spec": SPEC.replace(classes=4)}, DataError, "3 classes, .* tells 4 apart"),

@@ -11,7 +11,7 @@ import pytest
 from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from densespec.reference.backend import NumpyBackend
-from densespec.training.plan import Options, plan_of
+from densespec.training import plan_of
 from densespec.weights.checkpoint import write_checkpoint
 from tests.training.stopping import StopsAt
 from tests.training.support import RECIPE, SPEC, STEPS, data, last, log, resumed, run, timeless
@@ -36,16 +36,14 @@ def trained(tmp_path: Path) -> Path:
 
 def test_a_new_head_is_put_on_weights_whose_own_does_not_fit(tmp_path: Path, trained: Path) -> None:
     plan = plan_of(
-        Options(
-            out=tmp_path / "run",
-            spec=SPEC,
-            recipe=PLAIN,
-            data=data(tmp_path),
-            backend="numpy",
-            weights=trained,
-            head_units=(5,),
-            trainable_from="head",
-        )
+        out=tmp_path / "run",
+        spec=SPEC,
+        recipe=PLAIN,
+        data=data(tmp_path),
+        backend="numpy",
+        weights=trained,
+        head_units=(5,),
+        trainable_from="head",
     )
     assert plan.start is not None
     assert plan.run.trainable_from == "head1"
@@ -141,14 +139,12 @@ def test_features_of_augmented_images_are_not_cached_and_the_reason_is_told(
     tmp_path: Path,
 ) -> None:
     plan = plan_of(
-        Options(
-            out=tmp_path / "run",
-            spec=SPEC,
-            recipe=RECIPE,
-            data=data(tmp_path),
-            backend="numpy",
-            trainable_from="head",
-        )
+        out=tmp_path / "run",
+        spec=SPEC,
+        recipe=RECIPE,
+        data=data(tmp_path),
+        backend="numpy",
+        trainable_from="head",
     )
     assert not plan.caches
     assert any("not cached: augmentation is 'cifar'" in note for note in plan.notes)

@@ -174,6 +174,12 @@ class Trainer:
         check_velocity(self.model.graph, self.recipe, velocity)
         self.momentum |= {name: jnp.asarray(array) for name, array in velocity.items()}
 
+    def weights(self) -> Arrays:
+        return _to_numpy(self.model.weights)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def _to_numpy(arrays: Values) -> Arrays:
     return {name: np.asarray(array) for name, array in arrays.items()}

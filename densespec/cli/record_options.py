@@ -1,0 +1,86 @@
+"""Flags of a command from the fields of a record, which say what they hold and what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+import click
+
+from densespec.network.fields import (
+    Choice,
+    Domain,
+    Either,
+    Flag,
+    Integer,
+    Integers,
+    OrNone,
+    Record,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+Parse = Callable[[click.Context, click.Parameter, Any], Any]
+
+
+def options_of(
+    record: type[Record], *, leave_out: Collection[str] = (), **parsers: Parse
+) -> Callable[[F], F]:
+    """Give a command a flag for every field of a record; what is not said is None.
+
+    A field may name its ``flag`` and its ``metavar``; otherwise the flag is its name.
+
+    Args:
+        leave_out: fields that have no flag of their own.
+        parsers: callbacks that read a field's text, by the field's name.
+    """
+
+    def decorate(command: F) -> F:
+        for field in reversed(dataclasses.fields(record)):  # type: ignore[arg-type]
+            if field.name not in leave_out:
+                command = _option(field, parsers.get(field.name))(command)
+        return command
+
+    return decorate
+
+
+def _option(field: dataclasses.Field[Any], parse: Parse | None) -> Callable[[F], F]:
+    about = field.metadata
+    flag = about.get("flag") or f"--{field.name.replace('_', '-')}"
+    attributes = {"callback": parse} if parse else _attributes(about["domain"])
+    return click.option(
+        flag,
+        field.name,
+        default=None,
+        metavar=about.get("metavar"),
+        help=_help(field),
+        **attributes,
+    )
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    meaning, default = field.metadata["meaning"], field.default
+    shown = isinstance(default, str | int) and not isinstance(default, bool)
+    text = f"{meaning[0].upper()}{meaning[1:]}."
+    return f"{text}  [default: {default}]" if shown else text
+
+
+def _attributes(domain: Domain) -> dict[str, Any]:
+    """How click reads a value of a domain."""
+    match domain:
+        case OrNone():
+            return _attributes(domain.domain)
+        case Integer():
+            return {"type": click.IntRange(domain.minimum, domain.maximum)}
+        case Integers():
+            each = click.IntRange(domain.minimum)
+            return {"type": each, "multiple": True, "callback": _none_if_empty}
+        case Choice():
+            return {"type": click.Choice(domain.options)}
+        case Flag() | Either(Flag(), _):
+            return {"is_flag": True}
+    return {}
+
+
+def _none_if_empty(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    return value or None

@@ -1,0 +1,275 @@
+"""The folder of a run, whole at every moment.
+
+| file | |
+| --- | --- |
+| ``run.toml`` | what is trained: spec, recipe, data, and which backends took which steps |
+| ``last.safetensors`` | the last checkpoint: weights, momentum, and the step they are of |
+| ``best.safetensors`` | the checkpoint of the epoch with the best validation accuracy |
+| ``epoch-0012.safetensors`` | checkpoints of some last epochs, where they are kept |
+| ``log.jsonl`` | a line for every step and every epoch |
+| ``curve.png`` | loss and accuracy |
+| ``features.safetensors`` | what the frozen part gives for each image, where that is cached |
+| ``lock`` | held while a process trains into the folder |
+
+The checkpoint is the truth, and replacing it is what takes a run forward: the log's lines are on
+the disk before it and those after its step are dropped on resuming, and ``best`` is put right from
+the two. ``run.toml`` is the last file of a new run to be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from densespec.atomic import atomic_path
+from densespec.errors import WeightsError
+from densespec.network.arrays import Arrays
+from densespec.network.files import to_toml
+from densespec.network.graph import Graph
+from densespec.training.errors import Diverged, TrainingError
+from densespec.training.lock import locked
+from densespec.training.log import Log, LogLine
+from densespec.training.run import RUN, TrainingRun, read_run
+from densespec.weights.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    read_checkpoint,
+    write_checkpoint,
+)
+
+LOG, CURVE, LOCK = "log.jsonl", "curve.png", "lock"
+LAST, BEST, FEATURES = "last.safetensors", "best.safetensors", "features.safetensors"
+
+
+class RunFolder:
+    """The folder of a run that this process trains into.
+
+    Attributes:
+        path: of the folder.
+        run: what is trained.
+        log: open at the last checkpoint's step.
+    """
+
+    def __init__(self, path: Path, run: TrainingRun, log: Log) -> None:
+        self.path, self.run, self.log = path, run, log
+        self._put_right()
+
+    @property
+    def last(self) -> Path:
+        return self.path / LAST
+
+    @property
+    def best(self) -> Path:
+        return self.path / BEST
+
+    def save(self, graph: Graph, arrays: Arrays, state: TrainingState) -> None:
+        """Take the run forward to a step.
+
+        Raises:
+            Diverged: a value is not finite; the last checkpoint stays.
+            TrainingError: it can't be written; the last checkpoint stays.
+        """
+        _check_finite(arrays, state, self.last)
+        self.log.sync()
+        with kept(self.last):
+            write_checkpoint(self.last, graph, arrays, state)
+            _sync(self.path)
+            self._put_right()
+
+    def write_run(self, run: TrainingRun) -> None:
+        self.run = run
+        _write_run(self.path, run)
+
+    def _put_right(self) -> None:
+        """Bring the other checkpoints to where the last one and the log are."""
+        epochs = self.log.epochs()
+        if not epochs or epochs[-1] is not self.log.records[-1]:
+            return
+        if best_of(epochs) is epochs[-1]:
+            _copy(self.last, self.best)
+        if self.run.keep:
+            _copy(self.last, self.path / f"epoch-{epochs[-1]['epoch']:04}.safetensors")
+        old = sorted(self.path.glob("epoch-[0-9]*.safetensors"))
+        for path in old[: max(0, len(old) - self.run.keep)]:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def new_folder(
+    path: Path,
+    run: TrainingRun,
+    graph: Graph,
+    arrays: Arrays,
+    state: TrainingState,
+    note: Callable[[str], None],
+) -> Iterator[RunFolder]:
+    """Make the folder of a new run.
+
+    Args:
+        note: is told what the user should know.
+
+    Raises:
+        TrainingError: there is a run in it, or files that this one would replace, or it can't be
+            written into.
+    """
+    _make(path)
+    with locked(path / LOCK, note):
+        _check_empty(path)
+        _sweep(path)
+        with kept(None):
+            write_checkpoint(path / LAST, graph, arrays, state)
+            for name in (LOG, BEST, CURVE):
+                (path / name).unlink(missing_ok=True)
+            _write_run(path, run)
+        with Log.open(path / LOG, up_to_step=0) as log:
+            yield RunFolder(path, run, log)
+
+
+@contextlib.contextmanager
+def old_folder(
+    path: Path, note: Callable[[str], None]
+) -> Iterator[tuple[RunFolder, Checkpoint, TrainingState]]:
+    """Take up the run in a folder at its last checkpoint.
+
+    Args:
+        note: is told what the user should know.
+
+    Raises:
+        TrainingError: there is no run in it, or its files do not belong together.
+    """
+    read_run(path)
+    _check_writable(path)
+    with locked(path / LOCK, note):
+        _sweep(path)
+        run = read_run(path)
+        checkpoint, state = read_last(path, run)
+        with Log.open(path / LOG, up_to_step=state.step) as log:
+            yield RunFolder(path, run, log), checkpoint, state
+
+
+def read_last(path: Path, run: TrainingRun) -> tuple[Checkpoint, TrainingState]:
+    """The last checkpoint of a run, which has to be of that run.
+
+    Raises:
+        TrainingError: it is of another one.
+        WeightsError: it is absent or damaged.
+    """
+    checkpoint = read_checkpoint(path / LAST)
+    state = checkpoint.training
+    if state is None:
+        raise TrainingError(f"{path / LAST} is no checkpoint of a training run")
+    there = run.replace(
+        spec=checkpoint.spec, recipe=state.recipe, trainable_from=state.trainable_from
+    )
+    differing = there.differences(run)
+    if differing:
+        raise TrainingError(
+            f"{path / LAST} is not of the run that {RUN} describes: {'; '.join(differing)}"
+        )
+    return checkpoint, state
+
+
+def best_of(epochs: Sequence[LogLine]) -> LogLine | None:
+    """The first of the epochs with the best validation accuracy; None where none has one."""
+    known = [epoch for epoch in epochs if epoch["validation_accuracy"] is not None]
+    return max(known, key=lambda epoch: epoch["validation_accuracy"], default=None)
+
+
+def _check_finite(arrays: Arrays, state: TrainingState, last: Path) -> None:
+    for name, array in (*arrays.items(), *state.velocity.items()):
+        if not np.isfinite(array).all():
+            raise Diverged(
+                state.step,
+                f"after step {state.step}, {name} holds values that are not finite: the run has "
+                f"diverged. {advice(last)}",
+            )
+
+
+def advice(last: Path) -> str:
+    """What to do about a run that diverged."""
+    return (
+        f"{last} is the last good checkpoint, and nothing has replaced it. Go on from it with "
+        f"another recipe in a new folder, such as a lower learning rate: --weights {last} --set "
+        "learning_rate=..."
+    )
+
+
+@contextlib.contextmanager
+def kept(last: Path | None) -> Iterator[None]:
+    """Say of a file that can't be written what there still is.
+
+    Raises:
+        TrainingError: the disk is full, the folder can't be written into, or the like.
+    """
+    try:
+        yield
+    except (OSError, WeightsError) as error:
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        rest = f"; {last} is whole: make room, and resume" if last is not None else ""
+        raise TrainingError(f"{text}{rest}") from error
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise TrainingError(f"{path} can't be made a folder: {reason}") from error
+    _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise TrainingError(
+            f"{path} can't be written into: change its permissions, or give another"
+        )
+
+
+def _check_empty(path: Path) -> None:
+    if (path / RUN).exists():
+        raise TrainingError(
+            f"{path} holds a run already: go on with it by --resume {path}, or give another folder"
+        )
+    if (path / LAST).exists():
+        state = read_checkpoint(path / LAST).training
+        if state is None or state.step:
+            raise TrainingError(f"{path / LAST} is there already: give another folder")
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process that was killed had not finished writing."""
+    for name in (RUN, LOG, CURVE, LAST, BEST, FEATURES, "epoch-*.safetensors"):
+        for unfinished in path.glob(f".{name}.*.tmp"):
+            unfinished.unlink()
+
+
+def _write_run(path: Path, run: TrainingRun) -> None:
+    with kept(path / LAST), atomic_path(path / RUN) as temporary:
+        temporary.write_text(to_toml(run), encoding="utf-8")
+    _sync(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """The file under another name as well: a link where there are links, since none is changed."""
+    with atomic_path(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,57 @@
+"""Functions whose keywords are the options of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from densespec.training.options import RunOptions
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LINE = 100
+"""Characters of a line of documentation."""
+
+
+def _taking(
+    options: Callable[P, RunOptions],
+) -> Callable[[Callable[[dict[str, Any]], T]], Callable[P, T]]:
+    """Give functions the parameters of ``options``, as static checkers see them too."""
+    signature = inspect.signature(options)
+
+    def decorate(function: Callable[[dict[str, Any]], T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> T:
+            given = signature.bind(*args, **kwargs).arguments
+            return function({name: value for name, value in given.items() if value is not None})
+
+        returned = inspect.signature(function).return_annotation
+        told = (function.__doc__ or "").replace("{options}", _described())
+        called.__doc__ = told
+        called.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        return called
+
+    return decorate
+
+
+takes_options = _taking(RunOptions)
+"""Decorates a function of the options that were said, by name: it then takes them as keywords.
+
+None is what nobody says. Only so can what holds of a run that is resumed be told from the defaults
+of a new one.
+"""
+
+
+def _described() -> str:
+    """What each option means, as the arguments of a docstring."""
+    texts = [
+        f"{field.name}: {field.metadata['meaning']}. Allowed: {field.metadata['domain'].allowed}."
+        for field in dataclasses.fields(RunOptions)
+    ]
+    wrapper = textwrap.TextWrapper(LINE, initial_indent=" " * 8, subsequent_indent=" " * 12)
+    return "\n".join(wrapper.fill(text) for text in texts).lstrip()

@@ -1,0 +1,228 @@
+"""What may be said of a training run, declared once.
+
+The keywords of :func:`densespec.train`, the flags of ``densespec train`` and what ``run.toml``
+keeps of them follow from the fields here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from densespec.building import WeightsLike
+from densespec.data import Dataset
+from densespec.errors import SpecError
+from densespec.network.catalogue import SpecLike
+from densespec.network.fields import (
+    Choice,
+    Domain,
+    Either,
+    Flag,
+    Integer,
+    Integers,
+    OrNone,
+    Record,
+    Text,
+    parse_fields,
+    stated,
+)
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.presets import RecipeLike
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.training.errors import TrainingError
+from densespec.training.progress import ProgressListener
+
+DIGITS = "digits"
+"""The data, and the recipe for them, where none are given: scikit-learn's."""
+
+AUTO = "auto"
+
+DataLike = str | os.PathLike[str] | Dataset
+"""What :func:`densespec.data.load` takes, or a data set."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Values of some classes, taken as they are."""
+
+    allowed: str
+    classes: tuple[type, ...]
+
+    def parse(self, value: Any) -> Any:
+        if not isinstance(value, self.classes):
+            raise TypeError
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The path of a folder, which need not be there."""
+
+    allowed = "the path of a folder"
+
+    def parse(self, value: Any) -> Path:
+        return Path(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+def _path_or(allowed: str, *classes: type) -> Domain:
+    return OrNone(Instance(allowed, (str, os.PathLike, *classes)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Record):
+    """What a run keeps to, whichever process takes its steps."""
+
+    trainable_from: str | None = stated(
+        OrNone(Text()),
+        "the first part that trains, such as block4; everything before it is frozen; head is what "
+        "follows the global pool",
+        default=None,
+        metavar="PART",
+    )
+    dropout: Literal["exact", "framework"] = stated(
+        Choice(("exact", "framework")),
+        "who draws the masks: exact ones are the same on every backend and after a stop, the "
+        "framework's are not",
+        default="exact",
+    )
+    keep: int = stated(
+        Integer(0),
+        "checkpoints of how many last epochs to keep besides the last and the best",
+        default=0,
+        metavar="N",
+    )
+    log_every: int = stated(
+        Integer(1), "steps from one line of the log to the next", default=1, metavar="N"
+    )
+    validate: bool = stated(
+        Flag(),
+        "whether to run over the test images after each epoch",
+        default=True,
+        flag="--validation/--no-validation",
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """These settings alone, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(RunSettings)}
+
+
+@dataclass(frozen=True)
+class Invocation(Record):
+    """What else one call may say."""
+
+    spec: SpecLike | None = stated(
+        _path_or("a variant's name, a spec, or the path of a spec file", DenseNetSpec),
+        "the network; of a variant that is named, channels and classes are those of the data; "
+        "without any, it is that of the weight file",
+        default=None,
+    )
+    _: KW_ONLY
+    out: str | os.PathLike[str] = stated(
+        Folder(), "the folder of the run: a new one, or with resume the one of the run"
+    )
+    resume: bool = stated(
+        Flag(),
+        "whether to go on with the run in the folder; its spec, recipe and data then hold, and "
+        "have to be the same where they are given again",
+        default=False,
+    )
+    recipe: RecipeLike | None = stated(
+        _path_or("a recipe's name, a recipe, or the path of a recipe file", TrainingRecipe),
+        "what to train by; without any, the recipe of the digits, where the data are those",
+        default=None,
+        metavar="NAME|FILE",
+    )
+    changes: Mapping[str, Any] | None = stated(
+        OrNone(Instance("a table of fields of the recipe", (Mapping,))),
+        "fields of the recipe to change, by name",
+        default=None,
+    )
+    epochs: int | None = stated(
+        OrNone(Integer(1)),
+        "replaces the recipe's number of epochs, also in a run that is resumed",
+        default=None,
+        metavar="N",
+    )
+    data: DataLike = stated(
+        Instance("a data set, or what densespec.data.load takes", (str, os.PathLike, Dataset)),
+        "what to train on",
+        default=DIGITS,
+        metavar="NAME[:PLACE]",
+    )
+    backend: str | None = stated(
+        OrNone(Text()),
+        "the backend that trains; with +fast or +efficient behind its name, it trains faster or in "
+        "less memory; a run that is resumed stays in its last one",
+        default=None,
+        metavar="NAME",
+    )
+    weights: WeightsLike | None = stated(
+        _path_or("the path of a weight file of any layout, or arrays by canonical name", Mapping),
+        "the weights to start from; where the classifier's do not fit, the head is new",
+        default=None,
+        metavar="FILE",
+    )
+    head_units: Sequence[int] | None = stated(
+        OrNone(Integers(1, may_be_empty=True)),
+        "units of a dense layer with ReLU before the classifier; there may be several",
+        default=None,
+        flag="--head",
+        metavar="UNITS",
+    )
+    classes: int | None = stated(
+        OrNone(Integer(1)),
+        "replaces the spec's number of classes",
+        default=None,
+        metavar="N",
+    )
+    size: Sequence[int] | None = stated(
+        OrNone(Integers(1)),
+        "the size to which images are brought; none for the one they have",
+        default=None,
+        metavar="HxW",
+    )
+    devices: int = stated(
+        Integer(1),
+        "among how many devices each batch is split; a run that is resumed keeps its last number",
+        default=1,
+        metavar="N",
+    )
+    cache_features: bool | Literal["auto"] = stated(
+        Either(Flag(), Choice((AUTO,))),
+        "whether to run the frozen part once over the data and train the rest on its output; left "
+        "open, it is done where nothing stands against it",
+        default=AUTO,
+        flag="--cache-features/--no-cache-features",
+    )
+    progress: bool | ProgressListener = stated(
+        Instance("true, false, or what to tell it to", (object,)),
+        "whether to show on stderr how far it is, or what to tell it to",
+        default=False,
+    )
+
+
+@dataclass(frozen=True)
+class RunOptions(RunSettings, Invocation):
+    """All that may be said of a run: the keywords of :func:`densespec.train`.
+
+    Raises:
+        TrainingError: a value that is not allowed; names the option.
+    """
+
+    NOUN: ClassVar[str] = "set of options"
+
+    def __post_init__(self) -> None:
+        try:
+            parse_fields(self)
+        except SpecError as error:
+            raise TrainingError(str(error)) from error
