@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 
 from densespec.backends import DataFormat, get_backend, with_mode
-from densespec.errors import DensespecError, SpecError, WeightsError
-from densespec.network.arrays import Arrays, check_weights
+from densespec.errors import DensespecError, SpecError
+from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import Graph, Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
-
-HEAD = ("classifier.", "head")
-"""What the names of the arrays after the global pool start with."""
-
-WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
+from densespec.weights.given import WeightsLike, fitted, opened, stated_spec, weights_for
 
 
 @dataclass(frozen=True)
@@ -92,24 +88,23 @@ def build(
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: weights that do not fit.
     """
-    spec = spec_of_file(weights) if spec is None else spec
     backend = with_mode(backend, mode)
     engine = get_backend(backend)
     data_format = engine.data_format(data_format)
     channels, size = _split_shape(input_shape, data_format)
-    network = _adapted(resolve(spec), classes, channels)
-    graph = lower(
-        network,
-        size,
-        include_top=include_top,
-        pooling=pooling,
-        classifier_activation=classifier_activation,
-    )
-    if trainable_from is not None:
-        graph = freeze(graph, trainable_from)
-    arrays = initial_weights(graph, seed) if weights is None else weights_for(graph, weights)
-    label = name or ("densenet" if isinstance(spec, DenseNetSpec) else Path(spec).stem)
-    return build_graph(Origin(backend, graph, dtype, data_format, label), arrays)
+    network = None if spec is None else resolve(spec)
+    with opened(weights, otherwise=network) as given:
+        graph = lower(
+            _adapted(network or stated_spec(given), classes, channels),
+            size,
+            include_top=include_top,
+            pooling=pooling,
+            classifier_activation=classifier_activation,
+        )
+        if trainable_from is not None:
+            graph = freeze(graph, trainable_from)
+        arrays = initial_weights(graph, seed) if given is None else fitted(graph, given)
+    return build_graph(Origin(backend, graph, dtype, data_format, name or _label(spec)), arrays)
 
 
 def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -144,20 +139,6 @@ def optimize(model: Any) -> Any:
     turns it back, bit for bit.
     """
     return in_mode(model, "inference")
-
-
-def spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:
-    """The spec of the network in a weight file.
-
-    Raises:
-        WeightsError: there is no file, or it does not tell.
-    """
-    from densespec.weights.convert import open_weights
-
-    if weights is None or isinstance(weights, Mapping):
-        raise WeightsError("give a spec, or a weight file that tells it")
-    with open_weights(weights) as found:
-        return found.spec
 
 
 def origin_of(model: Any) -> Origin:
@@ -216,45 +197,12 @@ def _split_shape(
     return sizes[0], sizes[1:]
 
 
+def _label(spec: SpecLike | None) -> str:
+    """What a model is called that was given no name: by its variant, or by its spec file."""
+    return "densenet" if spec is None or isinstance(spec, DenseNetSpec) else Path(spec).stem
+
+
 def _adapted(spec: DenseNetSpec, classes: int | None, channels: int | None) -> DenseNetSpec:
     changes = {"classes": classes, "in_channels": channels}
     changes = {field: value for field, value in changes.items() if value is not None}
     return spec.replace(**changes) if changes else spec
-
-
-def weights_for(graph: Graph, weights: WeightsLike) -> Arrays:
-    """The arrays that a network needs of those given: without a head, the head's are left over.
-
-    Raises:
-        WeightsError: they do not fit; names the first that are missing, unexpected or of another
-            shape, or the fields in which the file's network differs.
-    """
-    headless = not any(weight.name.startswith(HEAD) for weight in graph.weights)
-    if isinstance(weights, Mapping):
-        arrays = {name: np.asarray(array) for name, array in weights.items()}
-    elif str(weights) == "imagenet":
-        raise WeightsError(
-            "densespec ships no pretrained weights: give the path of a weight file, of any layout "
-            "that `densespec layouts` lists"
-        )
-    else:
-        arrays = _from_file(weights, graph, headless)
-    if headless:
-        arrays = {name: array for name, array in arrays.items() if not name.startswith(HEAD)}
-    check_weights(graph, arrays)
-    return arrays
-
-
-def _from_file(path: str | os.PathLike[str], graph: Graph, headless: bool) -> Arrays:
-    from densespec.weights.convert import TRAINING_ONLY, open_weights, spec_differences
-
-    with open_weights(path, otherwise=graph.spec) as found:
-        may_differ = TRAINING_ONLY | {"classes", "head_units"} if headless else TRAINING_ONLY
-        differing = [
-            f"{field} is {theirs!r} there, but {ours!r} here"
-            for field, (theirs, ours) in spec_differences(found.spec, graph.spec).items()
-            if field not in may_differ
-        ]
-        if differing:
-            raise WeightsError(f"{path} holds weights of another network: {'; '.join(differing)}")
-        return found.arrays()

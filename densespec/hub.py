@@ -21,22 +21,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from densespec.atomic import atomic_path
-from densespec.backends import get_backend
-from densespec.building import build, origin_of
+from densespec.backends import split_mode
+from densespec.building import Origin, build, origin_of, read_weights
 from densespec.errors import DensespecError, WeightsError, shown
 from densespec.installed import require
-from densespec.network.arrays import check_weights
 from densespec.network.catalogue import catalogue
+from densespec.network.differences import nearest_variant
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.containers import SUFFIXES, write_file
-from densespec.weights.convert import nearest_variant, open_weights
-from densespec.weights.layouts import canonical
-from densespec.weights.tensors import Tensor
+from densespec.weights.checkpoint import write_checkpoint
+from densespec.weights.containers import SUFFIXES
+from densespec.weights.opening import open_weights
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -286,16 +283,11 @@ def _save(model: Any, folder: Path, preprocessing: Preprocessing | None, address
     if preprocessing is not None:
         _check_fits(preprocessing, graph.spec)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = get_backend(origin.backend).read_weights(model, graph)
-    check_weights(graph, arrays)
-    metadata = canonical.metadata(graph)
-    if preprocessing is not None:
-        metadata[PREPROCESSING] = json.dumps(asdict(preprocessing))
-    tensors = {name: Tensor.of(np.asarray(array)) for name, array in arrays.items()}
-    write_file(folder / WEIGHTS, tensors, metadata)
+    texts = {PREPROCESSING: json.dumps(asdict(preprocessing))} if preprocessing else {}
+    write_checkpoint(folder / WEIGHTS, graph, read_weights(model), metadata=texts)
     _write(folder / CONFIG, json.dumps(_config(graph, preprocessing), indent=2) + "\n")
     if not (folder / CARD).exists():
-        _write(folder / CARD, _card(graph, preprocessing, address))
+        _write(folder / CARD, _card(origin, preprocessing, address))
 
 
 def push_to_hub(
@@ -334,15 +326,11 @@ def _check_fits(preprocessing: Preprocessing, spec: DenseNetSpec) -> None:
         )
 
 
-def _has_classifier(graph: Graph) -> bool:
-    return canonical.metadata(graph)["classifier"] == "yes"
-
-
 def _config(graph: Graph, preprocessing: Preprocessing | None) -> dict[str, Any]:
     config: dict[str, Any] = {
         "library_name": "densespec",
         "spec": json.loads(to_json(graph.spec)),
-        "classifier": _has_classifier(graph),
+        "classifier": graph.has_classifier,
     }
     if preprocessing is not None:
         config[PREPROCESSING] = asdict(preprocessing)
@@ -354,11 +342,12 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _card(graph: Graph, preprocessing: Preprocessing | None, address: str) -> str:
-    spec = graph.spec
+def _card(origin: Origin, preprocessing: Preprocessing | None, address: str) -> str:
+    graph, spec = origin.graph, origin.graph.spec
+    backend, _ = split_mode(origin.backend)
     name, differences = nearest_variant(spec)
     title = name or f"DenseNet-{spec.depth}"
-    head = f"{spec.classes} classes" if _has_classifier(graph) else "without a classifier"
+    head = f"{spec.classes} classes" if graph.has_classifier else "without a classifier"
     lines = [
         "---",
         "library_name: densespec",
@@ -380,7 +369,8 @@ def _card(graph: Graph, preprocessing: Preprocessing | None, address: str) -> st
         "```python",
         "import densespec",
         "",
-        f'model = densespec.from_pretrained("{address}", backend="torch.nn")  # or torch, jax, ...',
+        "# or on another backend of densespec.backends():",
+        f'model = densespec.from_pretrained("{address}", backend="{backend}")',
         "```",
     ]
     if preprocessing is not None:

@@ -6,19 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from densespec.building import (
-    WeightsLike,
-    build,
-    build_graph,
-    origin_of,
-    read_weights,
-    spec_of_file,
-    weights_for,
-)
+from densespec.building import build, build_graph, origin_of, read_weights
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
+from densespec.weights.given import WeightsLike, fitted, opened, stated_spec
 
 
 def transfer(
@@ -53,10 +46,11 @@ def transfer(
         UnknownName: no such variant, backend or part.
         WeightsError: the weights do not fit the network before its head.
     """
-    trained = spec_of_file(weights) if spec is None else resolve(spec)
-    network = trained.replace(classes=classes, head_units=head_units)
-    arrays = initial_weights(lower(network), seed)
-    arrays |= weights_for(lower(network, include_top=False), weights)
+    trained = None if spec is None else resolve(spec)
+    with opened(weights, otherwise=trained) as given:
+        network = (trained or stated_spec(given)).replace(classes=classes, head_units=head_units)
+        arrays = initial_weights(lower(network), seed)
+        arrays |= fitted(lower(network, include_top=False), given)
     return build(
         network,
         backend=backend,

@@ -21,12 +21,11 @@ VELOCITY = "velocity/"
 
 def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
     """What makes a checkpoint describe itself."""
-    has_classifier = any(weight.name.startswith("classifier.") for weight in graph.weights)
     return {
         "format": "np",
         "densespec": VERSION,
         "spec": to_json(graph.spec),
-        "classifier": "yes" if has_classifier else "no",
+        "classifier": "yes" if graph.has_classifier else "no",
     }
 
 

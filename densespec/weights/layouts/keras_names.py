@@ -109,7 +109,6 @@ def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
     dims = len(graph.input.shape) - 1
     classes = {ops.Conv: f"conv{dims}d", ops.BatchNorm: "batch_normalization", ops.Dense: "dense"}
     counts = {kind: itertools.count() for kind in classes}
-    headless = not any(isinstance(node.op, ops.Dense) for node in graph.nodes)
     found = {}
     for node in graph.nodes:
         kind = type(node.op)
@@ -117,7 +116,7 @@ def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
             continue
         number = next(counts[kind])
         layer = classes[kind] if number == 0 else f"{classes[kind]}_{number}"
-        path = "layers/" if kind is ops.Dense or headless else f"{backbone}layers/"
+        path = "layers/" if kind is ops.Dense or not graph.has_classifier else f"{backbone}layers/"
         for weight in node.weights:
             variable = _variable(weight.name)
             order = next(order for order in _ORDER if variable in order)
