@@ -26,8 +26,8 @@ class Origin:
     """What a model was built from; a built model carries it as its attribute ``densespec``.
 
     Attributes:
-        backend: its name, with the mode behind it.
-        dtype, data_format, name: as the backend was given them.
+        backend: The backend's name, with the mode behind it.
+        dtype, data_format, name: What the backend was given.
     """
 
     backend: str
@@ -57,36 +57,38 @@ def build(
     """Build a network in a framework.
 
     Args:
-        spec: a variant's name, a :class:`DenseNetSpec`, or the path of a TOML or JSON spec file;
-            None for that of the weight file.
-        backend: ``"torch"``, ``"tensorflow"`` or ``"jax"`` for a ``keras.Model`` on that engine,
-            ``"torch.nn"`` for a ``torch.nn.Module``, ``"numpy"`` for the reference, or any other
-            name of :func:`densespec.backends`.
-        include_top: whether to end in the classifier.
-        weights: a weight file of any layout, such as torchvision's, or arrays by canonical name;
-            None for initial weights drawn from ``seed``, the same on every backend.
-        input_shape: of one sample, channels included, in the model's layout; None or a None size
-            for any size. Its channels replace the spec's.
-        pooling: without the classifier, ``"avg"`` or ``"max"`` for a global pool.
-        classes: replaces the spec's number of classes.
+        spec: A variant's name, a :class:`DenseNetSpec`, or the path of a TOML or JSON spec file;
+            None takes the weight file's.
+        backend: A name that :func:`densespec.backends` lists. Of densespec's own, ``"torch"``,
+            ``"tensorflow"`` and ``"jax"`` give a ``keras.Model`` on that engine, ``"torch.nn"`` a
+            ``torch.nn.Module``, and ``"numpy"`` the reference.
+        include_top: Whether the network ends in its classifier.
+        weights: A weight file of any layout, such as torchvision's, or arrays by canonical name;
+            None draws initial weights from ``seed``, the same on every backend.
+        input_shape: The shape of one sample, channels included, in the model's layout; None, or a
+            None in it, stands for any size. Its channels replace the spec's.
+        pooling: The global pool of a network without a classifier, ``"avg"`` or ``"max"``.
+        classes: The number of classes; it replaces the spec's.
         classifier_activation: ``"softmax"`` for probabilities, None for logits.
-        seed: of the initial weights.
-        dtype: such as ``"float32"``; None for the framework's default (numpy: float64).
-        data_format: layout of the input; None for the framework's default (PyTorch and numpy:
-            channels_first, Keras: its configured ``image_data_format``).
-        name: of the model where the framework names models; None for the variant's.
-        trainable_from: the first part that trains, such as ``"classifier"`` or ``"block4"``:
+        seed: The seed of the initial weights.
+        dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
+            is float64).
+        data_format: The layout of the input; None takes the framework's default (PyTorch's and
+            numpy's is channels_first, Keras's is its configured ``image_data_format``).
+        name: The model's name, if the framework names models; None takes the variant's.
+        trainable_from: The first part that trains, such as ``"classifier"`` or ``"block4"``:
             everything before it is frozen, its running statistics and dropout included.
-        mode: how it runs, which is always the same network: ``"layers"``, one standard layer for
-            each op; ``"fast"``, ``"efficient"`` (in little memory) or ``"inference"``. None for
-            the mode behind the backend's name, as in ``"torch.nn+fast"``, or else ``"layers"``.
+        mode: How the network runs, which computes the same in every mode: ``"layers"``, with one
+            standard layer for each op; ``"fast"``, ``"efficient"`` (in little memory) or
+            ``"inference"``. None takes the mode behind the backend's name, as in
+            ``"torch.nn+fast"``, or else ``"layers"``.
 
     Raises:
-        UnknownName: no such variant, backend, mode or part.
-        SpecError: a spec or an input shape that breaks a constraint.
-        PackageMissing: the framework is not installed; says what to install.
+        UnknownName: There is no such variant, backend, mode or part.
+        SpecError: A spec or an input shape breaks a constraint.
+        PackageMissing: The framework is not installed; says what to install.
         EngineConflict: Keras already runs on another engine in this process.
-        WeightsError: weights that do not fit.
+        WeightsError: The weights do not fit.
     """
     backend = with_mode(backend, mode)
     engine = get_backend(backend)
@@ -108,7 +110,7 @@ def build(
 
 
 def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
-    """A model of a graph, with arrays that are known to fit it."""
+    """Build a model of a graph with arrays that are known to fit it."""
     model = get_backend(origin.backend).build(
         origin.graph,
         arrays,
@@ -121,11 +123,11 @@ def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def in_mode(model: Any, mode: str) -> Any:
-    """The same network with the same weights, run in another mode; see :func:`build`.
+    """Build the same network with the same weights in another mode; see :func:`build`.
 
     Raises:
         DensespecError: densespec did not build the model.
-        UnknownName: its backend has no such mode.
+        UnknownName: The model's backend has no such mode.
     """
     origin = origin_of(model)
     changed = replace(origin, backend=with_mode(origin.backend, mode))
@@ -133,7 +135,7 @@ def in_mode(model: Any, mode: str) -> Any:
 
 
 def optimize(model: Any) -> Any:
-    """The same network, prepared for inference: ``in_mode(model, "inference")``.
+    """Build the same network, prepared for inference: ``in_mode(model, "inference")``.
 
     It takes and gives the same weights as the model does, and ``in_mode(optimized, "layers")``
     turns it back, bit for bit.
@@ -142,7 +144,7 @@ def optimize(model: Any) -> Any:
 
 
 def origin_of(model: Any) -> Origin:
-    """What a model was built from.
+    """Say what a model was built from.
 
     Raises:
         DensespecError: densespec did not build it.
@@ -157,7 +159,7 @@ def origin_of(model: Any) -> Origin:
 
 
 def read_weights(model: Any) -> Arrays:
-    """Every array of a built model by canonical name, as numpy."""
+    """Read every array of a built model as numpy, by canonical name and in canonical shape."""
     origin = origin_of(model)
     return get_backend(origin.backend).read_weights(model, origin.graph)
 
@@ -168,7 +170,7 @@ def save(
     """Write a built model's weights as a canonical checkpoint (``.safetensors``), atomically.
 
     Args:
-        training: where its training run stands, to be kept beside the weights.
+        training: Where its training run stands, to be kept beside the weights.
     """
     write_checkpoint(path, origin_of(model).graph, read_weights(model), training)
 
@@ -177,7 +179,7 @@ def load_weights(model: Any, weights: WeightsLike) -> None:
     """Load a weight file of any layout, or arrays by canonical name, into a built model.
 
     Raises:
-        WeightsError: they do not fit; the model is unchanged then.
+        WeightsError: They do not fit; the model is unchanged then.
     """
     origin = origin_of(model)
     arrays = weights_for(origin.graph, weights)

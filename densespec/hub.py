@@ -56,7 +56,7 @@ class Preprocessing:
     normalised: ``(x - mean) / std``, by channel.
 
     Raises:
-        WeightsError: a value is out of place; says which and what it should be.
+        WeightsError: A value is out of place; says which and what it should be.
     """
 
     mean: tuple[float, ...]
@@ -84,7 +84,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of :func:`dataclasses.asdict`."""
+        """Make one of what :func:`dataclasses.asdict` gave."""
         try:
             return cls(**record)
         except TypeError as error:
@@ -117,17 +117,17 @@ def from_pretrained(
     """Build a network with the weights of a folder, a file, or a repository of the Hub.
 
     Args:
-        path_or_hub_id: a folder, a weight file of any layout, or an id such as ``user/network``;
+        path_or_hub_id: A folder, a weight file of any layout, or an id such as ``user/network``;
             a path that exists is never looked up on the Hub.
-        backend: as for :func:`densespec.build`.
-        revision: branch, tag or commit on the Hub.
-        token: for the Hub.
-        build_options: of :func:`densespec.build`. Without the file's classifier:
-            ``include_top=False``.
+        backend: A backend's name, as :func:`densespec.build` takes it.
+        revision: A branch, tag or commit on the Hub.
+        token: The user's token for the Hub, if it needs one.
+        build_options: Further arguments of :func:`densespec.build`; ``include_top=False`` leaves
+            the file's classifier out.
 
     Raises:
-        WeightsError: there is no such path or repository, no weight file in it, or it does not fit.
-        PackageMissing: the backend's framework, or for the Hub huggingface_hub, is missing.
+        WeightsError: There is no such path or repository, no weight file in it, or it does not fit.
+        PackageMissing: The backend's framework, or for the Hub huggingface_hub, is missing.
     """
     file, config = _locate(path_or_hub_id, revision, token)
     with open_weights(file, otherwise=_spec_in(config)) as found:
@@ -142,7 +142,7 @@ def preprocessing_of(
     revision: str | None = None,
     token: str | None = None,
 ) -> Preprocessing | None:
-    """What images need before a network of :func:`from_pretrained`; None where nothing says it."""
+    """Say what images need before a network of :func:`from_pretrained`; None if nothing says it."""
     file, config = _locate(path_or_hub_id, revision, token)
     if config is not None and (stated := _stated_preprocessing(config)):
         return stated
@@ -270,7 +270,7 @@ def save_pretrained(
     A model card that is there already stays as it is.
 
     Raises:
-        WeightsError: the preprocessing has other channels or dimensions than the network's input.
+        WeightsError: The preprocessing has other channels or dimensions than the network's input.
         DensespecError: densespec did not build the model.
     """
     _save(model, Path(folder), preprocessing, address="USER/NAME")

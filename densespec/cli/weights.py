@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,7 +106,7 @@ def convert_command(
             allow_different=allow_different,
             progress=advance,
         )
-    apart = _check(done, spec) if check else None
+    apart = _check(source, done, spec) if check else None
     if as_json:
         click.echo(json.dumps(_conversion_record(done, apart), indent=2))
     else:
@@ -145,7 +144,6 @@ def verify_command(
       densespec verify densenet121.pth densenet121.weights.h5
     """
     names = (*layouts, None, None)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     done = compare(first, second, specs=(spec, spec), layouts=(names[0], names[1]), backend=backend)
     if as_json:
         click.echo(json.dumps(_comparison_record(done), indent=2))
@@ -155,10 +153,10 @@ def verify_command(
         raise SystemExit(1)
 
 
-def _check(done: Conversion, spec: str | None) -> float | None:
+def _check(source: Path, done: Conversion, spec: str | None) -> float | None:
     given = spec or done.source.spec
     return compare(
-        done.source.path,
+        source,
         done.path,
         specs=(given, None if done.layout.implements else given),
         layouts=(done.source.layout.name, done.layout.name),

@@ -35,12 +35,12 @@ class TrainingState:
     """Where a training run stands.
 
     Attributes:
-        step: steps done.
-        recipe: it follows.
-        velocity: the optimizer's momentum of every trainable weight, by canonical name; empty if
+        step: How many steps are done.
+        recipe: The recipe that the run follows.
+        velocity: The optimizer's momentum of every trainable weight, by canonical name; empty if
             the recipe has none.
-        trainable_from: the first part that trains, everything before it being frozen; None where
-            all of it does.
+        trainable_from: The first part that trains, everything before it being frozen; None if all
+            of it does.
 
     Order, augmentation and dropout are drawn from the recipe's seed and the step, so that the step
     is the position of every random stream as well.
@@ -57,10 +57,10 @@ class Checkpoint:
     """What a canonical checkpoint holds.
 
     Attributes:
-        spec: of the network the arrays belong to.
-        include_top: whether the classifier's arrays are among them.
-        arrays: by canonical name.
-        training: where the run stands that it is of; None for weights alone.
+        spec: The spec of the network that the arrays belong to.
+        include_top: Whether the classifier's arrays are among them.
+        arrays: The network's arrays by canonical name.
+        training: Where the training run stands that wrote it; None for weights alone.
     """
 
     spec: DenseNetSpec
@@ -84,7 +84,7 @@ def write_checkpoint(
         metadata: Further texts to keep in the file.
 
     Raises:
-        WeightsError: the arrays do not fit the network, or the path has another suffix.
+        WeightsError: The arrays do not fit the network, or the path has another suffix.
     """
     path = _checked(path)
     check_weights(graph, arrays)
@@ -108,7 +108,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a canonical checkpoint.
 
     Raises:
-        WeightsError: the file is absent, damaged, or not a densespec checkpoint; names the file.
+        WeightsError: The file is absent, damaged, or not a densespec checkpoint; names the file.
     """
     path = _checked(path)
     with open_weights(path, layout="densespec") as found:

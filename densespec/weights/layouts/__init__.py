@@ -34,7 +34,7 @@ def _as_they_are(tensors: Tensors) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one implementation keeps its weights.
+    """How one implementation keeps its weights, and what it computes from them.
 
     Attributes:
         name: as users type it.
