@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from densespec.building import WeightsLike
 from densespec.network.catalogue import SpecLike
 from densespec.recipes.presets import RecipeLike
 from densespec.training.errors import Diverged as Diverged
@@ -31,7 +32,6 @@ from densespec.training.ranks import launched as launched
 from densespec.training.run import Run as Run
 from densespec.training.run import read_run as read_run
 from densespec.training.stop import Stop
-from densespec.weights.given import WeightsLike
 
 
 def train(

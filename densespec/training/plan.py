@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from densespec.backends import split_mode
+from densespec.building import WeightsLike, spec_of_file, weights_for
 from densespec.data import Batches, Dataset, fits, load
 from densespec.errors import Untrainable, WeightsError
 from densespec.network.arrays import Arrays
@@ -29,7 +30,6 @@ from densespec.training.ranks import launched, processes
 from densespec.training.run import DROPOUTS, Run, differences, read_last, read_run
 from densespec.transfer_learning import trained_part
 from densespec.weights.checkpoint import TrainingState
-from densespec.weights.given import WeightsLike, spec_of_file, weights_for
 
 DIGITS = "digits"
 """The data where none are given: scikit-learn's."""
