@@ -40,6 +40,9 @@ from densespec.recipes.presets import read_recipe as read_recipe
 from densespec.recipes.presets import write_recipe as write_recipe
 from densespec.recipes.recipe import TrainingRecipe as TrainingRecipe
 from densespec.version import __version__ as __version__
+from densespec.weights.comparing import compare as compare
+from densespec.weights.convert import convert as convert
+from densespec.weights.opening import open_weights as open_weights
 
 if TYPE_CHECKING:
     from densespec.deploy import export as export
@@ -49,9 +52,6 @@ if TYPE_CHECKING:
     from densespec.training import train as train
     from densespec.transfer_learning import train_from as train_from
     from densespec.transfer_learning import transfer as transfer
-    from densespec.weights.convert import compare as compare
-    from densespec.weights.convert import convert as convert
-    from densespec.weights.convert import open_weights as open_weights
 
 
 # Imported on first use, to keep ``import densespec`` fast.
@@ -63,9 +63,6 @@ _LATE = {
     "train": "densespec.training",
     "train_from": "densespec.transfer_learning",
     "transfer": "densespec.transfer_learning",
-    "compare": "densespec.weights.convert",
-    "convert": "densespec.weights.convert",
-    "open_weights": "densespec.weights.convert",
 }
 
 

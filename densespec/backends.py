@@ -22,6 +22,9 @@ from densespec.recipes.recipe import TrainingRecipe
 
 GROUP = "densespec.backends"
 
+REFERENCE = "numpy"
+"""The backend that is the reference, which decides: densespec's own."""
+
 DataFormat = Literal["channels_first", "channels_last"]
 
 MODES: Mapping[str, str] = {

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 
 from densespec.backends import DataFormat, get_backend, with_mode
-from densespec.errors import DensespecError, SpecError, WeightsError
-from densespec.network.arrays import Arrays, check_weights
+from densespec.errors import DensespecError, SpecError
+from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import Graph, Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
-
-HEAD = ("classifier.", "head")
-"""What the names of the arrays after the global pool start with."""
-
-WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
+from densespec.weights.given import WeightsLike as WeightsLike
+from densespec.weights.given import fitted, opened, stated_spec
+from densespec.weights.given import spec_of_file as spec_of_file
+from densespec.weights.given import weights_for as weights_for
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Origin:
     """What a model was built from; a built model carries it as its attribute ``densespec``.
 
     Attributes:
-        backend: its name, with the mode behind it.
-        dtype, data_format, name: as the backend was given them.
+        backend: The backend's name, with the mode behind it.
+        dtype, data_format, name: What the backend was given.
     """
 
     backend: str
@@ -61,59 +60,60 @@ def build(
     """Build a network in a framework.
 
     Args:
-        spec: a variant's name, a :class:`DenseNetSpec`, or the path of a TOML or JSON spec file;
-            None for that of the weight file.
-        backend: ``"torch"``, ``"tensorflow"`` or ``"jax"`` for a ``keras.Model`` on that engine,
-            ``"torch.nn"`` for a ``torch.nn.Module``, ``"numpy"`` for the reference, or any other
-            name of :func:`densespec.backends`.
-        include_top: whether to end in the classifier.
-        weights: a weight file of any layout, such as torchvision's, or arrays by canonical name;
-            None for initial weights drawn from ``seed``, the same on every backend.
-        input_shape: of one sample, channels included, in the model's layout; None or a None size
-            for any size. Its channels replace the spec's.
-        pooling: without the classifier, ``"avg"`` or ``"max"`` for a global pool.
-        classes: replaces the spec's number of classes.
+        spec: A variant's name, a :class:`DenseNetSpec`, or the path of a TOML or JSON spec file;
+            None takes the weight file's.
+        backend: A name that :func:`densespec.backends` lists. Of densespec's own, ``"torch"``,
+            ``"tensorflow"`` and ``"jax"`` give a ``keras.Model`` on that engine, ``"torch.nn"`` a
+            ``torch.nn.Module``, and ``"numpy"`` the reference.
+        include_top: Whether the network ends in its classifier.
+        weights: A weight file of any layout, such as torchvision's, or arrays by canonical name;
+            None draws initial weights from ``seed``, the same on every backend.
+        input_shape: The shape of one sample, channels included, in the model's layout; None, or a
+            None in it, stands for any size. Its channels replace the spec's.
+        pooling: The global pool of a network without a classifier, ``"avg"`` or ``"max"``.
+        classes: The number of classes; it replaces the spec's.
         classifier_activation: ``"softmax"`` for probabilities, None for logits.
-        seed: of the initial weights.
-        dtype: such as ``"float32"``; None for the framework's default (numpy: float64).
-        data_format: layout of the input; None for the framework's default (PyTorch and numpy:
-            channels_first, Keras: its configured ``image_data_format``).
-        name: of the model where the framework names models; None for the variant's.
-        trainable_from: the first part that trains, such as ``"classifier"`` or ``"block4"``:
+        seed: The seed of the initial weights.
+        dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
+            is float64).
+        data_format: The layout of the input; None takes the framework's default (PyTorch's and
+            numpy's is channels_first, Keras's is its configured ``image_data_format``).
+        name: The model's name, if the framework names models; None takes the variant's.
+        trainable_from: The first part that trains, such as ``"classifier"`` or ``"block4"``:
             everything before it is frozen, its running statistics and dropout included.
-        mode: how it runs, which is always the same network: ``"layers"``, one standard layer for
-            each op; ``"fast"``, ``"efficient"`` (in little memory) or ``"inference"``. None for
-            the mode behind the backend's name, as in ``"torch.nn+fast"``, or else ``"layers"``.
+        mode: How the network runs, which computes the same in every mode: ``"layers"``, with one
+            standard layer for each op; ``"fast"``, ``"efficient"`` (in little memory) or
+            ``"inference"``. None takes the mode behind the backend's name, as in
+            ``"torch.nn+fast"``, or else ``"layers"``.
 
     Raises:
-        UnknownName: no such variant, backend, mode or part.
-        SpecError: a spec or an input shape that breaks a constraint.
-        PackageMissing: the framework is not installed; says what to install.
+        UnknownName: There is no such variant, backend, mode or part.
+        SpecError: A spec or an input shape breaks a constraint.
+        PackageMissing: The framework is not installed; says what to install.
         EngineConflict: Keras already runs on another engine in this process.
-        WeightsError: weights that do not fit.
+        WeightsError: The weights do not fit.
     """
-    spec = spec_of_file(weights) if spec is None else spec
     backend = with_mode(backend, mode)
     engine = get_backend(backend)
     data_format = engine.data_format(data_format)
     channels, size = _split_shape(input_shape, data_format)
-    network = _adapted(resolve(spec), classes, channels)
-    graph = lower(
-        network,
-        size,
-        include_top=include_top,
-        pooling=pooling,
-        classifier_activation=classifier_activation,
-    )
-    if trainable_from is not None:
-        graph = freeze(graph, trainable_from)
-    arrays = initial_weights(graph, seed) if weights is None else weights_for(graph, weights)
-    label = name or ("densenet" if isinstance(spec, DenseNetSpec) else Path(spec).stem)
-    return build_graph(Origin(backend, graph, dtype, data_format, label), arrays)
+    network = None if spec is None else resolve(spec)
+    with opened(weights, otherwise=network) as given:
+        graph = lower(
+            _adapted(network or stated_spec(given), classes, channels),
+            size,
+            include_top=include_top,
+            pooling=pooling,
+            classifier_activation=classifier_activation,
+        )
+        if trainable_from is not None:
+            graph = freeze(graph, trainable_from)
+        arrays = initial_weights(graph, seed) if given is None else fitted(graph, given)
+    return build_graph(Origin(backend, graph, dtype, data_format, name or _label(spec)), arrays)
 
 
 def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
-    """A model of a graph, with arrays that are known to fit it."""
+    """Build a model of a graph with arrays that are known to fit it."""
     model = get_backend(origin.backend).build(
         origin.graph,
         arrays,
@@ -126,11 +126,11 @@ def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def in_mode(model: Any, mode: str) -> Any:
-    """The same network with the same weights, run in another mode; see :func:`build`.
+    """Build the same network with the same weights in another mode; see :func:`build`.
 
     Raises:
         DensespecError: densespec did not build the model.
-        UnknownName: its backend has no such mode.
+        UnknownName: The model's backend has no such mode.
     """
     origin = origin_of(model)
     changed = replace(origin, backend=with_mode(origin.backend, mode))
@@ -138,7 +138,7 @@ def in_mode(model: Any, mode: str) -> Any:
 
 
 def optimize(model: Any) -> Any:
-    """The same network, prepared for inference: ``in_mode(model, "inference")``.
+    """Build the same network, prepared for inference: ``in_mode(model, "inference")``.
 
     It takes and gives the same weights as the model does, and ``in_mode(optimized, "layers")``
     turns it back, bit for bit.
@@ -146,22 +146,8 @@ def optimize(model: Any) -> Any:
     return in_mode(model, "inference")
 
 
-def spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:
-    """The spec of the network in a weight file.
-
-    Raises:
-        WeightsError: there is no file, or it does not tell.
-    """
-    from densespec.weights.convert import open_weights
-
-    if weights is None or isinstance(weights, Mapping):
-        raise WeightsError("give a spec, or a weight file that tells it")
-    with open_weights(weights) as found:
-        return found.spec
-
-
 def origin_of(model: Any) -> Origin:
-    """What a model was built from.
+    """Say what a model was built from.
 
     Raises:
         DensespecError: densespec did not build it.
@@ -176,7 +162,7 @@ def origin_of(model: Any) -> Origin:
 
 
 def read_weights(model: Any) -> Arrays:
-    """Every array of a built model by canonical name, as numpy."""
+    """Read every array of a built model as numpy, by canonical name and in canonical shape."""
     origin = origin_of(model)
     return get_backend(origin.backend).read_weights(model, origin.graph)
 
@@ -187,7 +173,7 @@ def save(
     """Write a built model's weights as a canonical checkpoint (``.safetensors``), atomically.
 
     Args:
-        training: where its training run stands, to be kept beside the weights.
+        training: Where its training run stands, to be kept beside the weights.
     """
     write_checkpoint(path, origin_of(model).graph, read_weights(model), training)
 
@@ -196,7 +182,7 @@ def load_weights(model: Any, weights: WeightsLike) -> None:
     """Load a weight file of any layout, or arrays by canonical name, into a built model.
 
     Raises:
-        WeightsError: they do not fit; the model is unchanged then.
+        WeightsError: They do not fit; the model is unchanged then.
     """
     origin = origin_of(model)
     arrays = weights_for(origin.graph, weights)
@@ -216,45 +202,12 @@ def _split_shape(
     return sizes[0], sizes[1:]
 
 
+def _label(spec: SpecLike | None) -> str:
+    """What a model is called that was given no name: by its variant, or by its spec file."""
+    return "densenet" if spec is None or isinstance(spec, DenseNetSpec) else Path(spec).stem
+
+
 def _adapted(spec: DenseNetSpec, classes: int | None, channels: int | None) -> DenseNetSpec:
     changes = {"classes": classes, "in_channels": channels}
     changes = {field: value for field, value in changes.items() if value is not None}
     return spec.replace(**changes) if changes else spec
-
-
-def weights_for(graph: Graph, weights: WeightsLike) -> Arrays:
-    """The arrays that a network needs of those given: without a head, the head's are left over.
-
-    Raises:
-        WeightsError: they do not fit; names the first that are missing, unexpected or of another
-            shape, or the fields in which the file's network differs.
-    """
-    headless = not any(weight.name.startswith(HEAD) for weight in graph.weights)
-    if isinstance(weights, Mapping):
-        arrays = {name: np.asarray(array) for name, array in weights.items()}
-    elif str(weights) == "imagenet":
-        raise WeightsError(
-            "densespec ships no pretrained weights: give the path of a weight file, of any layout "
-            "that `densespec layouts` lists"
-        )
-    else:
-        arrays = _from_file(weights, graph, headless)
-    if headless:
-        arrays = {name: array for name, array in arrays.items() if not name.startswith(HEAD)}
-    check_weights(graph, arrays)
-    return arrays
-
-
-def _from_file(path: str | os.PathLike[str], graph: Graph, headless: bool) -> Arrays:
-    from densespec.weights.convert import TRAINING_ONLY, open_weights, spec_differences
-
-    with open_weights(path, otherwise=graph.spec) as found:
-        may_differ = TRAINING_ONLY | {"classes", "head_units"} if headless else TRAINING_ONLY
-        differing = [
-            f"{field} is {theirs!r} there, but {ours!r} here"
-            for field, (theirs, ours) in spec_differences(found.spec, graph.spec).items()
-            if field not in may_differ
-        ]
-        if differing:
-            raise WeightsError(f"{path} holds weights of another network: {'; '.join(differing)}")
-        return found.arrays()

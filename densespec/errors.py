@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LONGEST = 200
 """Characters of a value that an error message shows."""
+SHOWN = 5
+"""How many problems an error message names."""
 
 
 class DensespecError(Exception):
@@ -21,6 +23,27 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # thousands of digits, thousands of nested lists
         text = f"<{type(value).__name__}>"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Join problems for an error message: it names the first ones and counts the rest."""
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
+
+
+def in_words(
+    differences: Mapping[str, tuple[object, object]], first: str = "there", second: str = "here"
+) -> list[str]:
+    """Say in what two things differ, such as ``padding is 'same' there, but 'symmetric' here``.
+
+    Args:
+        differences: The value that each of the two has, by the name of what differs.
+        first, second: Where the first and the second value are.
+    """
+    return [
+        f"{name} is {one!r} {first}, but {other!r} {second}"
+        for name, (one, other) in differences.items()
+    ]
 
 
 class SpecError(DensespecError, ValueError):

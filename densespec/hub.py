@@ -21,22 +21,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from densespec.atomic import atomic_path
-from densespec.backends import get_backend
-from densespec.building import build, origin_of
+from densespec.backends import split_mode
+from densespec.building import Origin, build, origin_of, read_weights
 from densespec.errors import DensespecError, WeightsError, shown
 from densespec.installed import require
-from densespec.network.arrays import check_weights
 from densespec.network.catalogue import catalogue
+from densespec.network.differences import nearest_variant
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.containers import SUFFIXES, write_file
-from densespec.weights.convert import nearest_variant, open_weights
-from densespec.weights.layouts import canonical
-from densespec.weights.tensors import Tensor
+from densespec.weights.checkpoint import write_checkpoint
+from densespec.weights.containers import SUFFIXES
+from densespec.weights.opening import open_weights
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -59,7 +56,7 @@ class Preprocessing:
     normalised: ``(x - mean) / std``, by channel.
 
     Raises:
-        WeightsError: a value is out of place; says which and what it should be.
+        WeightsError: A value is out of place; says which and what it should be.
     """
 
     mean: tuple[float, ...]
@@ -87,7 +84,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of :func:`dataclasses.asdict`."""
+        """Make one of what :func:`dataclasses.asdict` gave."""
         try:
             return cls(**record)
         except TypeError as error:
@@ -120,17 +117,17 @@ def from_pretrained(
     """Build a network with the weights of a folder, a file, or a repository of the Hub.
 
     Args:
-        path_or_hub_id: a folder, a weight file of any layout, or an id such as ``user/network``;
+        path_or_hub_id: A folder, a weight file of any layout, or an id such as ``user/network``;
             a path that exists is never looked up on the Hub.
-        backend: as for :func:`densespec.build`.
-        revision: branch, tag or commit on the Hub.
-        token: for the Hub.
-        build_options: of :func:`densespec.build`. Without the file's classifier:
-            ``include_top=False``.
+        backend: A backend's name, as :func:`densespec.build` takes it.
+        revision: A branch, tag or commit on the Hub.
+        token: The user's token for the Hub, if it needs one.
+        build_options: Further arguments of :func:`densespec.build`; ``include_top=False`` leaves
+            the file's classifier out.
 
     Raises:
-        WeightsError: there is no such path or repository, no weight file in it, or it does not fit.
-        PackageMissing: the backend's framework, or for the Hub huggingface_hub, is missing.
+        WeightsError: There is no such path or repository, no weight file in it, or it does not fit.
+        PackageMissing: The backend's framework, or for the Hub huggingface_hub, is missing.
     """
     file, config = _locate(path_or_hub_id, revision, token)
     with open_weights(file, otherwise=_spec_in(config)) as found:
@@ -145,7 +142,7 @@ def preprocessing_of(
     revision: str | None = None,
     token: str | None = None,
 ) -> Preprocessing | None:
-    """What images need before a network of :func:`from_pretrained`; None where nothing says it."""
+    """Say what images need before a network of :func:`from_pretrained`; None if nothing says it."""
     file, config = _locate(path_or_hub_id, revision, token)
     if config is not None and (stated := _stated_preprocessing(config)):
         return stated
@@ -273,7 +270,7 @@ def save_pretrained(
     A model card that is there already stays as it is.
 
     Raises:
-        WeightsError: the preprocessing has other channels or dimensions than the network's input.
+        WeightsError: The preprocessing has other channels or dimensions than the network's input.
         DensespecError: densespec did not build the model.
     """
     _save(model, Path(folder), preprocessing, address="USER/NAME")
@@ -286,16 +283,11 @@ def _save(model: Any, folder: Path, preprocessing: Preprocessing | None, address
     if preprocessing is not None:
         _check_fits(preprocessing, graph.spec)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = get_backend(origin.backend).read_weights(model, graph)
-    check_weights(graph, arrays)
-    metadata = canonical.metadata(graph)
-    if preprocessing is not None:
-        metadata[PREPROCESSING] = json.dumps(asdict(preprocessing))
-    tensors = {name: Tensor.of(np.asarray(array)) for name, array in arrays.items()}
-    write_file(folder / WEIGHTS, tensors, metadata)
+    texts = {PREPROCESSING: json.dumps(asdict(preprocessing))} if preprocessing else {}
+    write_checkpoint(folder / WEIGHTS, graph, read_weights(model), metadata=texts)
     _write(folder / CONFIG, json.dumps(_config(graph, preprocessing), indent=2) + "\n")
     if not (folder / CARD).exists():
-        _write(folder / CARD, _card(graph, preprocessing, address))
+        _write(folder / CARD, _card(origin, preprocessing, address))
 
 
 def push_to_hub(
@@ -350,8 +342,9 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _card(graph: Graph, preprocessing: Preprocessing | None, address: str) -> str:
-    spec = graph.spec
+def _card(origin: Origin, preprocessing: Preprocessing | None, address: str) -> str:
+    graph, spec = origin.graph, origin.graph.spec
+    backend, _ = split_mode(origin.backend)
     name, differences = nearest_variant(spec)
     title = name or f"DenseNet-{spec.depth}"
     head = f"{spec.classes} classes" if graph.has_classifier else "without a classifier"
@@ -376,7 +369,8 @@ def _card(graph: Graph, preprocessing: Preprocessing | None, address: str) -> st
         "```python",
         "import densespec",
         "",
-        f'model = densespec.from_pretrained("{address}", backend="torch.nn")  # or torch, jax, ...',
+        "# or on another backend of densespec.backends():",
+        f'model = densespec.from_pretrained("{address}", backend="{backend}")',
         "```",
     ]
     if preprocessing is not None:

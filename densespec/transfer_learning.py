@@ -6,19 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from densespec.building import (
-    WeightsLike,
-    build,
-    build_graph,
-    origin_of,
-    read_weights,
-    spec_of_file,
-    weights_for,
-)
+from densespec.building import build, build_graph, origin_of, read_weights
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import freeze, head_of, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
+from densespec.weights.given import WeightsLike, fitted, opened, stated_spec
 
 
 def transfer(
@@ -32,31 +25,33 @@ def transfer(
     seed: int = 0,
     **options: Any,
 ) -> Any:
-    """A trained network with a new head, everything before the head frozen.
+    """Build a trained network with a new head; everything before the head is frozen.
 
     ``transfer("densenet169", classes=10, backend="jax", weights="densenet169.pth",
     head_units=(1024,))`` has Dense(1024, relu) and Dense(10) after the global pool;
     without ``head_units`` the classifier alone is new.
 
     Args:
-        spec: as :func:`densespec.build` takes it; None for that of the weight file.
-        classes: outputs of the new classifier.
-        weights: of the trained network, in a file of any layout or by canonical name; its own head
-            is left out.
-        head_units: units of dense layers with ReLU before the classifier.
-        trainable_from: the first part that trains: ``"head"`` for the new layers alone,
+        spec: The trained network, as :func:`densespec.build` takes it; None takes the weight
+            file's.
+        classes: The number of outputs of the new classifier.
+        weights: The trained network's weights, in a file of any layout or by canonical name. Its
+            own head is left out.
+        head_units: The units of dense layers with ReLU before the classifier.
+        trainable_from: The first part that trains: ``"head"`` for the new layers alone,
             ``"block4"`` or another part to fine-tune from there on, None for everything.
-        seed: of the head's initial weights.
-        options: further arguments of :func:`densespec.build`.
+        seed: The seed of the head's initial weights.
+        options: Further arguments of :func:`densespec.build`.
 
     Raises:
-        UnknownName: no such variant, backend or part.
-        WeightsError: the weights do not fit the network before its head.
+        UnknownName: There is no such variant, backend or part.
+        WeightsError: The weights do not fit the network before its head.
     """
-    trained = spec_of_file(weights) if spec is None else resolve(spec)
-    network = trained.replace(classes=classes, head_units=head_units)
-    arrays = initial_weights(lower(network), seed)
-    arrays |= weights_for(lower(network, include_top=False), weights)
+    trained = None if spec is None else resolve(spec)
+    with opened(weights, otherwise=trained) as given:
+        network = (trained or stated_spec(given)).replace(classes=classes, head_units=head_units)
+        arrays = initial_weights(lower(network), seed)
+        arrays |= fitted(lower(network, include_top=False), given)
     return build(
         network,
         backend=backend,
@@ -67,21 +62,21 @@ def transfer(
 
 
 def trained_part(trainable_from: str | None, spec: DenseNetSpec) -> str | None:
-    """The part that trains; ``head`` is whatever follows the global pool."""
+    """Name the part that trains; ``head`` is whatever follows the global pool."""
     if trainable_from != "head":
         return trainable_from
     return head_of(spec)
 
 
 def train_from(model: Any, part: str | None) -> Any:
-    """The same network with the same weights, training from another part on.
+    """Build the same network with the same weights, training from another part on.
 
     Args:
-        model: one that densespec built; it stays as it is.
-        part: the first part that trains, such as ``"block4"``; None for everything.
+        model: A model that densespec built; it stays as it is.
+        part: The first part that trains, such as ``"block4"``; None for everything.
 
     Raises:
-        UnknownName: the network has no such part.
+        UnknownName: The network has no such part.
     """
     origin = origin_of(model)
     graph = freeze(origin.graph, part or origin.graph.nodes[1].name)

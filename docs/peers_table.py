@@ -19,8 +19,9 @@ import densespec
 from densespec.atomic import atomic_path
 from densespec.backends import get_backend
 from densespec.network.arrays import Arrays
+from densespec.network.differences import TRAINING_ONLY, spec_differences
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.convert import TRAINING_ONLY, open_weights, spec_differences
+from densespec.weights.opening import open_weights
 from tests.peers.networks import FEATURES, PEERS, Peer, difference
 
 PAGE = Path(__file__).with_name("peers.md")

@@ -21,8 +21,8 @@ from densespec.cli import main
 from densespec.network.files import write_spec
 from densespec.network.graph import lower
 from densespec.weights.checkpoint import read_checkpoint, write_checkpoint
-from densespec.weights.convert import open_weights
 from densespec.weights.layouts import layouts
+from densespec.weights.opening import open_weights
 from tests.strategies import tiny
 from tests.test_convert import SPEC, assert_same, checkpoint, random_weights
 

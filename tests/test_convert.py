@@ -23,21 +23,15 @@ import safetensors.numpy
 import densespec
 from densespec import DenseNetSpec, TrainingRecipe, get
 from densespec.errors import SpecError, UnknownName, WeightsError
+from densespec.network.differences import nearest_variant, spec_differences
 from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from densespec.weights import containers
 from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
+from densespec.weights.comparing import compare, features, largest_difference
 from densespec.weights.containers import open_file
-from densespec.weights.convert import (
-    DifferentNetwork,
-    compare,
-    convert,
-    features,
-    largest_difference,
-    nearest_variant,
-    open_weights,
-    spec_differences,
-)
+from densespec.weights.convert import DifferentNetwork, convert
+from densespec.weights.opening import open_weights
 from tests.strategies import tiny
 
 Arrays = dict[str, np.ndarray]
@@ -332,8 +326,9 @@ def test_a_layout_that_fixes_some_fields_alone_leaves_the_others_to_the_catalogu
     known = densespec.weights.layouts.layouts()
     known["theirs"] = replace(known["flax"], name="theirs", implements=implements)
     del known["flax"]
-    monkeypatch.setattr(densespec.weights.convert, "layouts", lambda: known)
-    monkeypatch.setattr(densespec.weights.convert, "get_layout", known.get)
+    monkeypatch.setattr(densespec.weights.naming, "layouts", lambda: known)
+    for module in (densespec.weights.opening, densespec.weights.convert):
+        monkeypatch.setattr(module, "get_layout", known.get)
     source = checkpoint(tmp_path / "c.safetensors", get("densenet169-bc-keras"))
     path = tmp_path / "net.msgpack"
     convert(source, path, to_layout="theirs", allow_different=True)
@@ -603,7 +598,7 @@ def test_a_source_that_fails_while_it_is_read_leaves_the_target_as_it_was(
 ) -> None:
     target = tmp_path / "net.msgpack"
     target.write_text("as it was")
-    original = densespec.weights.convert.from_canonical
+    original = densespec.weights.naming.from_canonical
 
     def failing(name: str, tensor: Any, axes: Any) -> Any:
         if name.startswith("classifier"):
@@ -614,7 +609,7 @@ def test_a_source_that_fails_while_it_is_read_leaves_the_target_as_it_was(
             return densespec.weights.tensors.Tensor(tensor.shape, tensor.dtype, read)
         return original(name, tensor, axes)
 
-    monkeypatch.setattr(densespec.weights.convert, "from_canonical", failing)
+    monkeypatch.setattr(densespec.weights.naming, "from_canonical", failing)
     with pytest.raises(WeightsError, match="the disk is gone"):
         convert(source, target)
     assert target.read_text() == "as it was"
@@ -776,7 +771,9 @@ from hypothesis import given, settings, strategies as st
 import densespec_keras
 from densespec.network.graph import lower
 from densespec.weights.checkpoint import write_checkpoint
-from densespec.weights.convert import convert, open_weights, spec_differences
+from densespec.network.differences import spec_differences
+from densespec.weights.convert import convert
+from densespec.weights.opening import open_weights
 from tests.strategies import specs
 from tests.test_convert import assert_same, random_weights
 
@@ -825,9 +822,10 @@ def test_keras_archives_load_in_keras_and_state_their_spec(tmp_path: Path) -> No
     script = tmp_path / "check.py"
     script.write_text(KERAS_ARCHIVES)
     root = Path(__file__).parents[1]
+    places = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(script)],
-        env={**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": str(root)},
+        env={**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": os.pathsep.join(places)},
         capture_output=True,
         text=True,
         cwd=root,

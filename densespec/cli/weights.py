@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from densespec.weights.convert import Comparison, Conversion, Found
+from densespec.backends import REFERENCE
+from densespec.errors import SHOWN, in_words
+from densespec.network.differences import nearest_variant
+from densespec.weights.comparing import WeightsComparison, compare
+from densespec.weights.convert import Conversion, convert
+from densespec.weights.layouts import layouts as known_layouts
+from densespec.weights.opening import IdentifiedWeights, open_weights
 
 file_argument = click.Path(dir_okay=False, path_type=Path)
 layout_option = click.option("--from", "from_layout", metavar="LAYOUT", help="Of the source.")
@@ -30,9 +34,7 @@ def register(group: click.Group) -> None:
 @click.command("layouts")
 def layouts_command() -> None:
     """List the weight layouts that are known."""
-    from densespec.weights.layouts import layouts
-
-    for layout in layouts().values():
+    for layout in known_layouts().values():
         click.echo(f"{layout.name:20} {layout.about} ({', '.join(layout.containers)})")
 
 
@@ -51,8 +53,6 @@ def inspect_command(file: Path, from_layout: str | None, spec: str | None, as_js
       densespec inspect densenet121.pth
       densespec inspect model.weights.h5 --spec densenet169-bc
     """
-    from densespec.weights.convert import open_weights
-
     with open_weights(file, layout=from_layout, spec=spec) as found:
         if as_json:
             click.echo(json.dumps(_record(found), indent=2))
@@ -95,8 +95,6 @@ def convert_command(
       densespec convert chexnet.pth.tar chexnet.safetensors --check
       densespec convert densenet121.pth densenet121.weights.h5 --to keras-applications
     """
-    from densespec.weights.convert import convert
-
     with _progress(f"writing {target.name}") as advance:
         done = convert(
             source,
@@ -108,7 +106,7 @@ def convert_command(
             allow_different=allow_different,
             progress=advance,
         )
-    apart = _check(done, spec) if check else None
+    apart = _check(source, done, spec) if check else None
     if as_json:
         click.echo(json.dumps(_conversion_record(done, apart), indent=2))
     else:
@@ -121,7 +119,10 @@ def convert_command(
 @spec_option
 @click.option("--from", "layouts", multiple=True, help="Of the first, and again of the second.")
 @click.option(
-    "--backend", default="numpy", show_default=True, help="That computes; numpy is the reference."
+    "--backend",
+    default=REFERENCE,
+    show_default=True,
+    help=f"That computes; {REFERENCE} is the reference.",
 )
 @json_option
 def verify_command(
@@ -142,30 +143,20 @@ def verify_command(
     Examples:
       densespec verify densenet121.pth densenet121.weights.h5
     """
-    from densespec.weights.convert import compare
-
     names = (*layouts, None, None)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     done = compare(first, second, specs=(spec, spec), layouts=(names[0], names[1]), backend=backend)
     if as_json:
         click.echo(json.dumps(_comparison_record(done), indent=2))
     else:
         _say_comparison(done)
-    if not same(done):
+    if not done.same_network:
         raise SystemExit(1)
 
 
-def same(done: Comparison) -> bool:
-    """Whether two files are the same network: the same arrays, computing the same."""
-    return done.same_tensors and done.output_difference == 0.0
-
-
-def _check(done: Conversion, spec: str | None) -> float | None:
-    from densespec.weights.convert import compare
-
+def _check(source: Path, done: Conversion, spec: str | None) -> float | None:
     given = spec or done.source.spec
     return compare(
-        done.source.path,
+        source,
         done.path,
         specs=(given, None if done.layout.implements else given),
         layouts=(done.source.layout.name, done.layout.name),
@@ -184,9 +175,7 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _network(found: Found) -> str:
-    from densespec.weights.convert import nearest_variant
-
+def _network(found: IdentifiedWeights) -> str:
     spec = found.spec
     name, differences = nearest_variant(spec)
     if name is None:
@@ -197,54 +186,49 @@ def _network(found: Found) -> str:
     return f"{name}, {spec.in_channels} channels in, {head}, {' and '.join(found.dtypes)}"
 
 
-def _say(found: Found) -> None:
+def _say(found: IdentifiedWeights) -> None:
     click.echo(f"{found.path}: {_network(found)}")
     click.echo(f"layout {found.layout.name} ({found.layout.about}), in a {found.container} file")
     for note in found.notes:
         click.echo(f"note: {note}")
 
 
-def _in_words(differences: Any, here: str, there: str) -> Iterator[str]:
-    for name, (ours, theirs) in differences.items():
-        yield f"{name} is {ours!r} {here}, but {theirs!r} {there}"
-
-
 def _say_conversion(done: Conversion, apart: float | None) -> None:
     _say(done.source)
     click.echo(f"written {done.path} in layout {done.layout.name}")
-    for line in _in_words(done.differences, "in the source", "in the target"):
+    for line in in_words(done.differences, "in the source", "in the target"):
         click.echo(f"different: {line}")
     if done.consequence is not None:
         click.echo(f"different: the feature map, by {done.consequence:.1e} of its largest value")
-    for line in _in_words(done.training_differences, "in the source", "in the target"):
+    for line in in_words(done.training_differences, "in the source", "in the target"):
         click.echo(f"note: only training differs: {line}")
     if done.not_finite:
-        names = ", ".join(done.not_finite[:5])
+        names = ", ".join(done.not_finite[:SHOWN])
         click.echo(f"warning: NaN or infinite values in {names}", err=True)
     if apart is not None:
         click.echo(f"checked: largest relative difference at the feature map {apart:.1e}")
 
 
-def _say_comparison(done: Comparison) -> None:
+def _say_comparison(done: WeightsComparison) -> None:
     _say(done.first)
     _say(done.second)
-    for line in _in_words(done.spec_differences, "in the first", "in the second"):
+    for line in in_words(done.spec_differences, "in the first", "in the second"):
         click.echo(f"different: {line}")
     for label, names in (("first", done.only_first), ("second", done.only_second)):
         if names:
-            click.echo(f"different: only the {label} has {', '.join(names[:5])}")
+            click.echo(f"different: only the {label} has {', '.join(names[:SHOWN])}")
     differing = {name: value for name, value in done.tensor_differences.items() if value}
-    worst = sorted(differing.items(), key=lambda item: -item[1])[:5]
+    worst = sorted(differing.items(), key=lambda item: -item[1])[:SHOWN]
     for name, value in worst:
         click.echo(f"different: {name} by up to {value:.3g}")
     count = len(done.tensor_differences)
     click.echo(f"{count - len(differing)} of {count} arrays are identical")
     if done.output_difference is not None:
         click.echo(f"largest relative difference at the feature map: {done.output_difference:.1e}")
-    click.echo("the same network" if same(done) else "not the same network")
+    click.echo("the same network" if done.same_network else "not the same network")
 
 
-def _record(found: Found) -> dict[str, Any]:
+def _record(found: IdentifiedWeights) -> dict[str, Any]:
     return {
         "path": str(found.path),
         "container": found.container,
@@ -269,11 +253,11 @@ def _conversion_record(done: Conversion, apart: float | None) -> dict[str, Any]:
     }
 
 
-def _comparison_record(done: Comparison) -> dict[str, Any]:
+def _comparison_record(done: WeightsComparison) -> dict[str, Any]:
     return {
         "first": _record(done.first),
         "second": _record(done.second),
-        "same": same(done),
+        "same": done.same_network,
         "spec_differences": {name: list(pair) for name, pair in done.spec_differences.items()},
         "only_first": list(done.only_first),
         "only_second": list(done.only_second),

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from densespec.building import origin_of, read_weights, weights_for
+from densespec.building import origin_of, read_weights
 from densespec.errors import DensespecError, SpecError
-from densespec.network.arrays import Arrays
+from densespec.network.arrays import Arrays, select_weights
 from densespec.network.catalogue import SpecLike, catalogue, resolve
 from densespec.network.files import SUFFIXES
 from densespec.network.graph import Graph, Node, Pooling, lower
 from densespec.network.initial import initial_weights
 from densespec.network.ops import Affine, Input
 from densespec.network.passes import prepare
+from densespec.weights.opening import open_weights
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """From (batch, channels, *spatial) to the network's output, channels first."""
@@ -78,14 +79,15 @@ class Wanted:
             ValueError, SpecError: that does not go together, or does not fit.
         """
         include_top = graph.has_classifier if self.include_top is None else self.include_top
-        own = graph.classifier_activation if include_top else None
-        softmax = own == "softmax" if self.softmax is None else self.softmax
+        activation = graph.classifier_activation if include_top else None
+        if self.softmax is not None:
+            activation = "softmax" if self.softmax else None
         return lower(
             graph.spec,
             graph.input_size if self.size is None else self.size,
             include_top=include_top,
             pooling=self.pooling or (None if include_top else graph.pooling),
-            classifier_activation="softmax" if softmax else None,
+            classifier_activation=activation,
         )
 
 
@@ -110,7 +112,7 @@ def network_of(
     """
     graph, arrays = _found(source, spec, layout, seed)
     graph = wanted.of(graph)
-    return Network(graph, weights_for(graph, arrays))
+    return Network(graph, select_weights(graph, arrays))
 
 
 def _found(
@@ -128,8 +130,6 @@ def _found(
             f"{source} is a spec, which has no weights: give a weight file, or say which initial "
             "weights you want by a seed (--seed 0)"
         )
-    from densespec.weights.convert import open_weights
-
     with open_weights(source, layout=layout, spec=spec) as found:
         return found.graph, found.arrays()
 

@@ -11,13 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from densespec.errors import WeightsError
-from densespec.network.graph import Graph
+from densespec.errors import WeightsError, listed
+from densespec.network.graph import Graph, in_head
 
 Arrays = dict[str, np.ndarray]
-
-SHOWN = 5
-"""How many problems an error message names."""
 
 
 def check_weights(graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
@@ -35,5 +32,16 @@ def check_weights(graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
         if name in weights and tuple(weights[name].shape) != shape
     ]
     if problems:
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise WeightsError(f"weights do not fit the network: {'; '.join(problems[:SHOWN])}{more}")
+        raise WeightsError(f"weights do not fit the network: {listed(problems)}")
+
+
+def select_weights(graph: Graph, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Take the arrays that a network needs: if it has no classifier, a head is left out.
+
+    Raises:
+        WeightsError: The other arrays do not fit the network; see :func:`check_weights`.
+    """
+    top = graph.has_classifier
+    selected = {name: array for name, array in arrays.items() if top or not in_head(name)}
+    check_weights(graph, selected)
+    return selected

@@ -221,6 +221,22 @@ class Graph:
         return tuple(weight for node in self.nodes for weight in node.weights)
 
     @property
+    def has_classifier(self) -> bool:
+        """Whether the network ends in its classifier, and a softmax maybe."""
+        return "classifier" in self._by_name
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """The global pool that ends a network without a classifier; None if there is none."""
+        op = self.output.op
+        return op.kind if isinstance(op, GlobalPool) else None
+
+    @property
+    def classifier_activation(self) -> str | None:
+        """``"softmax"`` if the network gives probabilities, None otherwise."""
+        return "softmax" if isinstance(self.output.op, Softmax) else None
+
+    @property
     def parameters(self) -> Count:
         """The number of values in the network's arrays."""
         return _count(self.weights)
@@ -388,6 +404,11 @@ def lower(
     if classifier_activation:
         net.add("softmax", Softmax(), x)
     return Graph(spec, tuple(net.nodes.values()))
+
+
+def in_head(name: str) -> bool:
+    """Whether a node or an array of this name is of the head, which follows the global pool."""
+    return name.startswith(("head", "classifier"))
 
 
 def freeze(graph: Graph, trainable_from: str) -> Graph:

@@ -22,6 +22,9 @@ from densespec.network.graph import Graph, freeze
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
+from densespec.weights.containers import write_file
+from densespec.weights.layouts import canonical
+from densespec.weights.opening import open_weights
 from densespec.weights.tensors import Tensor
 
 TRAINING_KEY = "training"
@@ -32,12 +35,12 @@ class TrainingState:
     """Where a training run stands.
 
     Attributes:
-        step: steps done.
-        recipe: it follows.
-        velocity: the optimizer's momentum of every trainable weight, by canonical name; empty if
+        step: How many steps are done.
+        recipe: The recipe that the run follows.
+        velocity: The optimizer's momentum of every trainable weight, by canonical name; empty if
             the recipe has none.
-        trainable_from: the first part that trains, everything before it being frozen; None where
-            all of it does.
+        trainable_from: The first part that trains, everything before it being frozen; None if all
+            of it does.
 
     Order, augmentation and dropout are drawn from the recipe's seed and the step, so that the step
     is the position of every random stream as well.
@@ -54,10 +57,10 @@ class Checkpoint:
     """What a canonical checkpoint holds.
 
     Attributes:
-        spec: of the network the arrays belong to.
-        include_top: whether the classifier's arrays are among them.
-        arrays: by canonical name.
-        training: where the run stands that it is of; None for weights alone.
+        spec: The spec of the network that the arrays belong to.
+        include_top: Whether the classifier's arrays are among them.
+        arrays: The network's arrays by canonical name.
+        training: Where the training run stands that wrote it; None for weights alone.
     """
 
     spec: DenseNetSpec
@@ -71,19 +74,22 @@ def write_checkpoint(
     graph: Graph,
     arrays: Mapping[str, np.ndarray],
     training: TrainingState | None = None,
+    *,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a network's arrays to a ``.safetensors`` file, whole or not at all.
 
-    Raises:
-        WeightsError: the arrays do not fit the network, or the path has another suffix.
-    """
-    from densespec.weights.containers import write_file
-    from densespec.weights.layouts import canonical
+    Args:
+        training: Where its training run stands, to be kept beside the arrays.
+        metadata: Further texts to keep in the file.
 
+    Raises:
+        WeightsError: The arrays do not fit the network, or the path has another suffix.
+    """
     path = _checked(path)
     check_weights(graph, arrays)
     tensors = {name: Tensor.of(np.asarray(array)) for name, array in arrays.items()}
-    metadata = canonical.metadata(graph)
+    texts = {**(metadata or {}), **canonical.metadata(graph)}
     if training is not None:
         frozen = _frozen(graph, training.trainable_from)
         check_velocity(frozen, training.recipe, training.velocity)
@@ -92,20 +98,18 @@ def write_checkpoint(
             "recipe": training.recipe.to_dict(),
             "trainable_from": training.trainable_from,
         }
-        metadata[TRAINING_KEY] = json.dumps(state)
+        texts[TRAINING_KEY] = json.dumps(state)
         for name, array in training.velocity.items():
             tensors[canonical.VELOCITY + name] = Tensor.of(np.asarray(array))
-    write_file(path, tensors, metadata, container="safetensors")
+    write_file(path, tensors, texts, container="safetensors")
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a canonical checkpoint.
 
     Raises:
-        WeightsError: the file is absent, damaged, or not a densespec checkpoint; names the file.
+        WeightsError: The file is absent, damaged, or not a densespec checkpoint; names the file.
     """
-    from densespec.weights.convert import open_weights
-
     path = _checked(path)
     with open_weights(path, layout="densespec") as found:
         training = _training(path, found.graph, found.metadata, found.extra)
@@ -115,8 +119,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _training(
     path: Path, graph: Graph, metadata: Mapping[str, str], extra: Mapping[str, Tensor]
 ) -> TrainingState | None:
-    from densespec.weights.layouts import canonical
-
     if TRAINING_KEY not in metadata:
         return None
     try:

@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 
 class Kernel(NamedTuple):
-    """An array of a file: what the file calls it, and its canonical shape."""
+    """A kernel among the arrays: what it is called there, and its canonical shape."""
 
     key: str
     shape: Shape
@@ -30,15 +30,15 @@ class Evidence:
     """What shapes say, in the order of the graph.
 
     Attributes:
-        convs: convolutions' kernels, (out, in, *window).
-        conv_bias: whether convolutions have biases.
-        stem_norm: channels of the stem's norm; None if it has none.
-        final_norm: whether a norm comes after the last block.
-        classifier: its kernel, (classes, features); None without a classifier.
-        head: kernels of the dense layers before the classifier, (units, features).
+        convs: The convolutions' kernels, (out, in, *window).
+        conv_bias: Whether convolutions have biases.
+        stem_norm: The channels of the stem's norm; None if the stem has none.
+        final_norm: Whether a norm comes after the last block.
+        classifier: The classifier's kernel, (classes, features); None without a classifier.
+        head: The kernels of the dense layers before the classifier, (units, features).
 
     Raises:
-        WeightsError: there is no convolution, or these are no kernels.
+        WeightsError: There is no convolution, or these are no kernels.
     """
 
     convs: tuple[Kernel, ...]
@@ -66,15 +66,16 @@ class Evidence:
 
     @property
     def dense(self) -> tuple[Kernel, ...]:
-        """Kernels of all dense layers, the classifier's last."""
+        """The kernels of all dense layers; the classifier's is the last."""
         return (*self.head, self.classifier) if self.classifier else self.head
 
 
 Find = Callable[[str], Kernel | None]
+"""Finds the array of a canonical name; None if there is none."""
 
 
 def evidence_by_name(find: Find) -> Evidence:
-    """Collect evidence where an array can be asked for by its canonical name."""
+    """Collect evidence from arrays that can be asked for by canonical name."""
     stem, convs, block = find("stem.conv.kernel"), [], 1
     while find(f"block{block}.layer1.conv1.kernel"):
         layer = 1
@@ -103,14 +104,14 @@ def evidence_in_order(
     conv_bias: bool,
     dense: Sequence[Kernel],
 ) -> Evidence:
-    """Collect evidence where arrays are known by their kind and order alone.
+    """Collect evidence from arrays that are known by their kind and order alone.
 
     Args:
-        norms: channels of each norm.
-        dense: kernels of dense layers; the last one is the classifier's.
+        norms: The channels of each norm.
+        dense: The kernels of dense layers; the last one is the classifier's.
 
     Raises:
-        WeightsError: the numbers of norms and convolutions belong to no DenseNet.
+        WeightsError: The numbers of norms and convolutions belong to no DenseNet.
     """
     classifier = dense[-1] if dense else None
     evidence = Evidence(tuple(convs), conv_bias, None, False, classifier, tuple(dense[:-1]))
@@ -128,10 +129,10 @@ def evidence_in_order(
 
 
 def inferred_fields(evidence: Evidence) -> dict[str, Any]:
-    """The fields of a spec that shapes determine.
+    """Work out the fields of a spec that shapes determine.
 
     Raises:
-        WeightsError: the shapes belong to no DenseNet; says at which convolution.
+        WeightsError: The shapes belong to no DenseNet; says at which convolution.
     """
     found = _blocks(evidence.convs)
     stem = evidence.convs[0].shape
@@ -177,7 +178,7 @@ class _Blocks:
 
     @property
     def norms(self) -> tuple[int, ...]:
-        """Channels of the norms inside blocks and transitions, in order."""
+        """The channels of the norms inside blocks and transitions, in order."""
         width = () if self.bottleneck_width is None else (self.bottleneck_width * self.growth_rate,)
         channels, found = self.stem, []
         for block, layers in enumerate(self.layers):
@@ -236,7 +237,14 @@ def _layer(channels: int, growth: int, bottleneck: int | None, dims: int) -> tup
 
 
 def common_compression(transitions: Sequence[tuple[int, int]]) -> float:
-    """The roundest compression that every transition agrees with."""
+    """Find the roundest compression that every transition agrees with.
+
+    Args:
+        transitions: The channels that go into each transition, and those that come out.
+
+    Raises:
+        WeightsError: There is none.
+    """
     least = max(kept / channels for channels, kept in transitions)
     candidates = [n / parts for parts in (1, 2, 10, 20, 100) for n in range(1, parts + 1)]
     candidates += [least, math.nextafter(least, 1)]  # in case the division rounded down
@@ -247,10 +255,10 @@ def common_compression(transitions: Sequence[tuple[int, int]]) -> float:
 
 
 def spec_from(fields: Mapping[str, Any], implemented: Mapping[str, Any]) -> DenseNetSpec:
-    """The spec of inferred fields in an implementation, which decides what shapes leave open.
+    """Make a spec of inferred fields, and of what an implementation decides that shapes leave open.
 
     Raises:
-        WeightsError: they contradict each other, or make no valid spec.
+        WeightsError: They contradict each other, or make no valid spec.
     """
     for name, value in implemented.items():
         if name in fields and fields[name] != value:

@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tensor:
-    """One array of a file, or one to be written.
+    """One array of a file, one in memory, or one to be written.
 
     Attributes:
-        shape: of the array.
-        dtype: its name, such as ``float32`` or ``bfloat16`` (an ``ml_dtypes`` one).
-        read: gives the array; each call may read it from the file anew.
+        shape: The array's shape.
+        dtype: The dtype's name, such as ``float32`` or ``bfloat16`` (which ``ml_dtypes`` has).
+        read: Gives the array; each call may read it from the file anew.
     """
 
     shape: tuple[int, ...]
@@ -25,22 +25,23 @@ class Tensor:
 
     @classmethod
     def of(cls, array: np.ndarray) -> Tensor:
-        """A tensor of an array in memory."""
+        """Make a tensor of an array in memory."""
         return cls(array.shape, array.dtype.name, lambda: array)
 
 
 Tensors = Mapping[str, Tensor]
+"""Tensors by name, in an order that means something where names do not tell enough."""
 
 
 class OpenFile(Protocol):
-    """An open container: its tensors by name, readable until it is closed.
+    """An open file, whose tensors can be read until it is closed.
 
     Arrays that were read stay when it is closed. They may be read-only views of the file.
 
     Attributes:
-        container: kind of file, such as ``safetensors`` or ``keras-weights``.
-        tensors: in the order of the file.
-        metadata: what the file says besides.
+        container: The kind of file, such as ``safetensors`` or ``keras-weights``.
+        tensors: The file's tensors by name, in the order of the file.
+        metadata: The texts that the file has beside them.
     """
 
     @property

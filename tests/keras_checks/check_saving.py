@@ -105,3 +105,17 @@ def test_what_was_loaded_forgot_its_origin_but_can_be_told(build: Any, tmp_path:
     weights = densespec.read_weights(loaded)
     for name, array in densespec.read_weights(model).items():
         np.testing.assert_array_equal(weights[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("chosen", [None, "another"], ids=["none named", "another named"])
+def test_weights_become_a_model_on_the_engine_that_runs(
+    chosen: str | None, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ``KERAS_BACKEND`` says by now, and whichever engine would come first."""
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if chosen:
+        monkeypatch.setenv("KERAS_BACKEND", next(e for e in ("torch", "jax") if e != engine))
+    spec = densespec.DenseNetSpec(blocks=(1,), growth_rate=2, classes=4)
+    densespec.save(densespec.build(spec, backend="numpy"), tmp_path / "net.safetensors")
+    densespec.convert(tmp_path / "net.safetensors", tmp_path / "net.keras")
+    assert keras.saving.load_model(tmp_path / "net.keras").name == "densenet"

@@ -14,7 +14,7 @@ from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
 from densespec.network.graph import freeze, lower, split
 from densespec.reference.model import ReferenceModel
-from densespec.weights.convert import open_weights
+from densespec.weights.opening import open_weights
 from densespec_keras import SGD, loss_of
 
 SPEC = DenseNetSpec(blocks=(2, 1), growth_rate=3, classes=4, dropout_rate=0.5, head_units=(6,))

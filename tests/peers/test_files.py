@@ -12,7 +12,9 @@ import pytest
 import densespec
 from densespec import DenseNetSpec
 from densespec.backends import get_backend
-from densespec.weights.convert import DifferentNetwork, convert, open_weights, spec_differences
+from densespec.network.differences import spec_differences
+from densespec.weights.convert import DifferentNetwork, convert
+from densespec.weights.opening import open_weights
 from tests.peers.networks import (
     FEATURES,
     KERAS_HUB_121,

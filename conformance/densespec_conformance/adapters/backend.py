@@ -236,7 +236,7 @@ class ConstructorBackend:
 
     def _load(self, built: Built, path: Path) -> str:
         """Load a weight file by the framework's own means, or else by a layout; says which."""
-        from densespec.weights.convert import open_weights
+        from densespec.weights.opening import open_weights
 
         try:
             built.network.load(path)

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from densespec.errors import WeightsError
+from densespec.errors import WeightsError, listed
 from densespec.network import ops
-from densespec.network.arrays import SHOWN
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence, Kernel, evidence_in_order, inferred_fields
@@ -201,6 +200,4 @@ def _another(spec: DenseNetSpec, names: Names, problems: Sequence[str]) -> str:
     ]
     if apart:
         return f"by its arrays this is another network: {'; '.join(apart)}"
-    shown = "; ".join(problems[:SHOWN])
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return f"its arrays are not those of the spec: {shown}{more}"
+    return f"its arrays are not those of the spec: {listed(problems)}"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from densespec.errors import UnknownName
+from densespec.network.differences import fields_of
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence
@@ -33,7 +34,7 @@ def _as_they_are(tensors: Tensors) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one implementation keeps its weights.
+    """How one implementation keeps its weights, and what it computes from them.
 
     Attributes:
         name: as users type it.
@@ -67,9 +68,7 @@ class Layout:
 
     def differences(self, spec: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
         """Fields in which this implementation is another network: (the spec's value, its own)."""
-        fields = {name: getattr(spec, name) for name in self.implements}
-        if "stem_width" in fields:
-            fields["stem_width"] = spec.stem_channels
+        fields = fields_of(spec)
         return {
             name: (fields[name], value)
             for name, value in self.implements.items()

@@ -1,0 +1,133 @@
+"""Comparing weights: their specs, their arrays, and what a network computes from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from densespec.backends import REFERENCE, get_backend
+from densespec.network.arrays import Arrays, select_weights
+from densespec.network.catalogue import SpecLike
+from densespec.network.differences import spec_differences
+from densespec.network.graph import lower
+from densespec.network.spec import DenseNetSpec
+from densespec.weights.opening import IdentifiedWeights, open_weights
+
+PROBE_SIZE = 64
+"""Side of the seeded input on which networks are compared."""
+
+
+@dataclass(frozen=True)
+class WeightsComparison:
+    """Two weight files, side by side.
+
+    Attributes:
+        spec_differences: The fields that differ, each with the first's and the second's value.
+        only_first: Canonical names of arrays that only the first has.
+        only_second: Canonical names of arrays that only the second has.
+        tensor_differences: The largest absolute difference of each array that both have.
+        output_difference: The largest relative difference at the feature map; None if one network
+            can't hold the other's arrays.
+    """
+
+    first: IdentifiedWeights
+    second: IdentifiedWeights
+    spec_differences: Mapping[str, tuple[Any, Any]]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    tensor_differences: Mapping[str, float]
+    output_difference: float | None
+
+    @property
+    def same_tensors(self) -> bool:
+        """Whether both have the same arrays, value by value."""
+        identical = not any(self.tensor_differences.values())
+        return identical and not self.only_first and not self.only_second
+
+    @property
+    def same_network(self) -> bool:
+        """Whether both have the same arrays and compute the same from them."""
+        return self.same_tensors and self.output_difference == 0.0
+
+
+def compare(
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
+    *,
+    specs: tuple[SpecLike | None, SpecLike | None] = (None, None),
+    layouts: tuple[str | None, str | None] = (None, None),
+    backend: str = REFERENCE,
+) -> WeightsComparison:
+    """Compare two weight files of any layouts: their specs, their arrays, and what they compute.
+
+    Args:
+        specs: Of the first and of the second network; worked out otherwise.
+        layouts: Of the first and of the second file; found by inspection otherwise.
+        backend: The one that computes; the float64 reference unless another is named.
+
+    Raises:
+        WeightsError: A file can't be read, or does not fit its network.
+    """
+    with (
+        open_weights(first, layout=layouts[0], spec=specs[0]) as a,
+        open_weights(second, layout=layouts[1], spec=specs[1]) as b,
+    ):
+        arrays_a, arrays_b = exact(a), exact(b)
+        both = [name for name in arrays_a if name in arrays_b]
+        same_shapes = all(arrays_a[name].shape == arrays_b[name].shape for name in both)
+        comparable = same_shapes and len(both) >= max(len(arrays_a), len(arrays_b)) - 2
+        return WeightsComparison(
+            first=a,
+            second=b,
+            spec_differences=spec_differences(a.spec, b.spec),
+            only_first=tuple(name for name in arrays_a if name not in arrays_b),
+            only_second=tuple(name for name in arrays_b if name not in arrays_a),
+            tensor_differences={name: _apart(arrays_a[name], arrays_b[name]) for name in both},
+            output_difference=largest_difference(
+                features(b.spec, arrays_b, backend), features(a.spec, arrays_a, backend)
+            )
+            if comparable
+            else None,
+        )
+
+
+def exact(weights: IdentifiedWeights) -> Arrays:
+    """Read every array in float64, which holds any value of a smaller type."""
+    return {name: np.asarray(array, np.float64) for name, array in weights.arrays().items()}
+
+
+def features(spec: DenseNetSpec, arrays: Arrays, backend: str = REFERENCE) -> np.ndarray:
+    """Compute the feature map, before the global pool, of two seeded inputs.
+
+    It is computed in the backend's default dtype, which is the reference's float64.
+
+    Returns:
+        The feature map, (2, channels, *spatial).
+    """
+    graph, engine = lower(spec, include_top=False), get_backend(backend)
+    model = engine.build(
+        graph,
+        select_weights(graph, arrays),
+        dtype=None,
+        data_format=engine.data_format(None),
+        name="densenet",
+    )
+    shape = (2, spec.in_channels, *(PROBE_SIZE,) * spec.spatial_dims)
+    x, name = np.random.default_rng(0).standard_normal(shape), graph.output.name
+    return engine.forward(model, graph, x, [name])[name]
+
+
+def largest_difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Give the largest difference over the largest expected magnitude."""
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    equal = (a == b) | (np.isnan(a) & np.isnan(b))
+    return 0.0 if equal.all() else float(np.nanmax(np.abs(a - b)[~equal], initial=0.0)) or np.inf

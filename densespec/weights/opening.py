@@ -1,0 +1,151 @@
+"""Opening weights: whose layout they have, which network they are of, and its arrays by name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from densespec.errors import WeightsError
+from densespec.network.arrays import Arrays
+from densespec.network.catalogue import SpecLike
+from densespec.network.differences import variant_of
+from densespec.network.graph import Graph, lower
+from densespec.network.spec import DenseNetSpec
+from densespec.weights.containers import open_file
+from densespec.weights.inferring import infer_network
+from densespec.weights.layouts import Layout, get_layout
+from densespec.weights.naming import canonical_tensors, recognise
+from densespec.weights.tensors import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifiedWeights:
+    """Arrays of which it is known what network they are of, and which of its arrays each is.
+
+    Attributes:
+        container: The kind of file, or in memory the kind whose names the arrays have.
+        layout: Whose names they have.
+        spec: The network's. What shapes leave open is as the layout's implementation has it.
+        graph: The network; it has a classifier only if the arrays have one.
+        tensors: The network's arrays by canonical name, with canonical axes, read when needed.
+        extra: What else is there, such as an optimizer's state, by its name in the layout.
+        metadata: The texts that a file has beside its arrays.
+        notes: What a user should know of how the arrays were read, in sentences.
+        path: The file's; None for arrays in memory.
+    """
+
+    container: str
+    layout: Layout
+    spec: DenseNetSpec
+    graph: Graph
+    tensors: Tensors
+    extra: Tensors = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    path: Path | None = None
+
+    @property
+    def variant(self) -> str | None:
+        """The spec's name in the catalogue, whatever its classes and channels; None without one."""
+        return variant_of(self.spec)
+
+    @property
+    def has_classifier(self) -> bool:
+        return self.graph.has_classifier
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes that the network's arrays have, in alphabetical order."""
+        return tuple(sorted({tensor.dtype for tensor in self.tensors.values()}))
+
+    def arrays(self) -> Arrays:
+        """Read every array of the network now."""
+        return {name: tensor.read() for name, tensor in self.tensors.items()}
+
+
+@contextlib.contextmanager
+def open_weights(
+    path: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    spec: SpecLike | None = None,
+    otherwise: SpecLike | None = None,
+) -> Iterator[IdentifiedWeights]:
+    """Open a weight file of any layout; its tensors can be read until the block ends.
+
+    Args:
+        layout: The file's layout; it is found by inspection otherwise.
+        spec: The network's; it is worked out from metadata, shapes and layout otherwise.
+        otherwise: The spec to take if it can't be worked out.
+
+    Raises:
+        WeightsError: The file can't be read, or its arrays do not fit the network; names the file
+            and the first arrays that are missing, unexpected or of another shape.
+    """
+    path = Path(path)
+    with contextlib.closing(open_file(path)) as file:
+        try:
+            identified = identify(
+                file.tensors,
+                file.metadata,
+                file.container,
+                layout=layout,
+                spec=spec,
+                otherwise=otherwise,
+                path=path,
+            )
+        except WeightsError as error:
+            raise type(error)(_with_path(path, error)) from error
+        yield identified
+
+
+def _with_path(path: Path, error: WeightsError) -> str:
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def identify(
+    tensors: Tensors,
+    metadata: Mapping[str, str],
+    container: str,
+    *,
+    layout: str | None = None,
+    spec: SpecLike | None = None,
+    otherwise: SpecLike | None = None,
+    path: Path | None = None,
+) -> IdentifiedWeights:
+    """Work out which network named arrays are of, and which of its arrays each is.
+
+    Args:
+        tensors: The arrays by the names that they have where they come from, a file or not.
+        metadata: Texts that come with them.
+        container: The kind of file that they are in, or would have these names in.
+        path: The file's, if they are in one.
+        layout, spec, otherwise: As for :func:`open_weights`.
+
+    Raises:
+        WeightsError: They are of no layout, of no DenseNet, or do not fit the network.
+    """
+    known = get_layout(layout) if layout else recognise(tensors, metadata)
+    normal = known.normalise(tensors)
+    own = {name: tensor for name, tensor in normal.items() if not known.ignored(name)}
+    network = infer_network(known, own, metadata, given=spec, otherwise=otherwise)
+    graph = lower(network.spec, include_top=network.has_classifier)
+    return IdentifiedWeights(
+        container=container,
+        layout=known,
+        spec=network.spec,
+        graph=graph,
+        tensors=canonical_tensors(known, container, graph, own),
+        extra={name: tensor for name, tensor in normal.items() if name not in own},
+        metadata=metadata,
+        notes=(*_unwrapped(metadata), *network.notes),
+        path=path,
+    )
+
+
+def _unwrapped(metadata: Mapping[str, str]) -> Iterator[str]:
+    if "unwrapped" in metadata:
+        yield f"read from under {metadata['unwrapped']!r}"
