@@ -221,6 +221,88 @@ class Graph:
         return tuple(weight for node in self.nodes for weight in node.weights)
 
     @property
+    def parameters(self) -> Count:
+        """The number of values in the stage's arrays."""
+        return _count([weight for node in self.nodes for weight in node.weights])
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """The multiply-adds of one sample; None where a spatial size is unknown."""
+        return _total(self.nodes)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network: nodes in an order in which they can be computed; the last is the output.
+
+    Attributes:
+        spec: What the network was lowered from.
+    """
+
+    spec: DenseNetSpec
+    nodes: tuple[Node, ...]
+
+    @property
+    def input(self) -> Node:
+        """The first node."""
+        return self.nodes[0]
+
+    @property
+    def output(self) -> Node:
+        """The last node."""
+        return self.nodes[-1]
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def __getitem__(self, name: str) -> Node:
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    # What it takes and gives
+
+    @property
+    def input_size(self) -> Shape:
+        """The spatial size of the input; None stands for any size."""
+        return self.input.shape[1:]
+
+    @property
+    def spatial_dims(self) -> int:
+        """The number of spatial dimensions of the input."""
+        return len(self.input_size)
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the classifier is part of the network, as with ``include_top=True``."""
+        return CLASSIFIER in self
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the output is what losses take: the classifier's, without a softmax."""
+        return isinstance(self.output.op, Dense)
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """The global pool that ends a network without a classifier: ``lower``'s argument."""
+        op = self.output.op
+        return op.kind if isinstance(op, GlobalPool) else None
+
+    @property
+    def classifier_activation(self) -> str | None:
+        """What follows the classifier: ``lower``'s argument."""
+        return "softmax" if isinstance(self.output.op, Softmax) else None
+
+    # What it consists of
+
+    @functools.cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """Every array of the network under its canonical name, in order."""
+        return tuple(weight for node in self.nodes for weight in node.weights)
+
+    @property
     def has_classifier(self) -> bool:
         """Whether the network ends in its classifier, and a softmax maybe."""
         return "classifier" in self._by_name
@@ -404,11 +486,6 @@ def lower(
     if classifier_activation:
         net.add("softmax", Softmax(), x)
     return Graph(spec, tuple(net.nodes.values()))
-
-
-def in_head(name: str) -> bool:
-    """Whether a node or an array of this name is of the head, which follows the global pool."""
-    return name.startswith(("head", "classifier"))
 
 
 def freeze(graph: Graph, trainable_from: str) -> Graph:
