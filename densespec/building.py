@@ -18,10 +18,7 @@ from densespec.network.graph import Graph, Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
-from densespec.weights.given import WeightsLike as WeightsLike
-from densespec.weights.given import fitted, opened, stated_spec
-from densespec.weights.given import spec_of_file as spec_of_file
-from densespec.weights.given import weights_for as weights_for
+from densespec.weights.given import WeightsLike, fitted, opened, stated_spec, weights_for
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ def keras_on(engine: str) -> Any:
         require(f"backend {engine!r}", package, extra=engine)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = engine
-    if engine == "tensorflow":
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", WARNINGS_TOO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", WARNINGS_TOO)  # any engine's Keras may import it
     import keras
 
     running = keras.config.backend()

@@ -13,7 +13,6 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from densespec.building import WeightsLike
 from densespec.data import Dataset
 from densespec.errors import SpecError
 from densespec.network.catalogue import SpecLike
@@ -35,6 +34,7 @@ from densespec.recipes.presets import RecipeLike
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.training.errors import TrainingError
 from densespec.training.progress import ProgressListener
+from densespec.weights.given import WeightsLike
 
 DIGITS = "digits"
 """The data, and the recipe for them, where none are given: scikit-learn's."""

@@ -16,7 +16,6 @@ from densespec.backends import (
     get_backend,
     split_mode,
 )
-from densespec.building import WeightsLike, weights_for
 from densespec.data import Batches, Dataset
 from densespec.errors import Untrainable, WeightsError
 from densespec.network.arrays import Arrays
@@ -33,6 +32,7 @@ from densespec.training.progress import Course, ProgressListener
 from densespec.training.resolve import Resolved, resolve_options
 from densespec.training.run import TrainingRun, read_run
 from densespec.weights.checkpoint import TrainingState
+from densespec.weights.given import WeightsLike, weights_for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

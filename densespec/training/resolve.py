@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from densespec.building import spec_of_file
 from densespec.data import Dataset, fits, load
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.files import names_a_file
@@ -21,6 +20,7 @@ from densespec.training.errors import TrainingError
 from densespec.training.options import DIGITS, DataLike, RunOptions
 from densespec.training.run import TrainingRun
 from densespec.transfer_learning import trained_part
+from densespec.weights.given import spec_of_file
 
 SAMPLED = 16
 """Images of each split that the fingerprint of data looks at."""

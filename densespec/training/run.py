@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from densespec.errors import DensespecError
+from densespec.errors import DensespecError, in_words
 from densespec.network.fields import (
     Integer,
     Integers,
@@ -105,11 +105,9 @@ def _but_epochs(recipe: TrainingRecipe) -> dict[str, Any]:
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Which values differ of those by the same name, in words."""
-    return [
-        f"{name} is {value!r} there, but {here[name]!r} here"
-        for name, value in there.items()
-        if value != here[name]
-    ]
+    return in_words(
+        {name: (value, here[name]) for name, value in there.items() if value != here[name]}
+    )
 
 
 def now() -> str:
