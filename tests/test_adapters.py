@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from densespec.errors import DensespecError
 from densespec.network.files import to_json, write_spec
 from densespec.network.graph import lower
+from densespec_conformance.adapters import constructing
 from densespec_conformance.answering.target import LocalTarget, TargetError
 from densespec_conformance.asking.constructor import ConstructorError, parse
 from densespec_conformance.asking.questions import random_weights
@@ -61,7 +63,7 @@ def check(name: str, case_id: str, weights: Path | None = None) -> Outcome:
         ),
         (
             "keras_hub:DenseNetImageClassifier",
-            "densespec_conformance.adapters.composed",
+            "keras_hub.models",
             "DenseNetImageClassifier",
             (),
             {},
@@ -111,6 +113,14 @@ def test_constructor_called_as_a_variant_is_held_to_it() -> None:
         "keras.applications:DenseNet201", "densenet201"
     )
     assert subject_of("timm:densenet121") == subject_of("timm:densenet121", "densenet121")
+
+
+def test_constructor_that_takes_a_network_is_exchanged_unless_it_is_given_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(constructing.COMPOSED, "json:loads", "pickle")
+    assert constructing.load(parse("json:loads")) is pickle.loads
+    assert constructing.load(parse("json:loads(backbone=1)")) is json.loads
 
 
 def test_backend_needs_no_spec() -> None:

@@ -23,7 +23,7 @@ from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_json
 from densespec.network.graph import Graph, Node
-from densespec_conformance.answering.worker import graph_of, handle
+from densespec_conformance.answering.answers import graph_of, handle
 from densespec_conformance.asking.requests import (
     About,
     Forward,

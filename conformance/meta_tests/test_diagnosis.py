@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from densespec.network.graph import lower
-from densespec_conformance.answering.worker import handle
+from densespec_conformance.answering.answers import handle
 from densespec_conformance.asking.questions import random_weights
 from densespec_conformance.asking.requests import (
     Forward,

@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol
 
 from densespec.network.catalogue import get
 from densespec.network.spec import DenseNetSpec
-from densespec_conformance.answering.worker import handle, serve
+from densespec_conformance.answering.answers import handle
+from densespec_conformance.answering.worker import serve
 from densespec_conformance.asking.requests import (
     About,
     Description,

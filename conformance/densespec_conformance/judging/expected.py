@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from densespec.network.arrays import Arrays
-from densespec_conformance.answering.worker import handle
+from densespec_conformance.answering.answers import handle
 from densespec_conformance.asking.requests import Answer, Forward, Request, Train
 from densespec_conformance.judging.rounding import rounded
 from densespec_conformance.judging.tolerance import Bounds, forward_bounds, training_bounds

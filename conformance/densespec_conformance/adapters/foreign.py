@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,16 +15,17 @@ from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts import Axes
 from densespec.weights.tensors import Tensor
+from densespec_conformance.asking.requests import Unsupported
 
 
 @dataclass(frozen=True)
-class Run:
+class Observation:
     """What was seen of one run in inference mode, channels first.
 
     Attributes:
-        output: of the network.
-        inputs: of those parts that were watched and seen to run, by name, in the order of running.
-        outputs: likewise.
+        output: what the network gives.
+        inputs: what each watched part reads, by the part's name, in the order in which they run.
+        outputs: what each watched part gives, likewise.
     """
 
     output: np.ndarray
@@ -33,12 +34,12 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ForeignArray:
     """One array of a network.
 
     Attributes:
-        tensor: in the framework's order of axes.
-        part: name of the module or layer that holds it.
+        tensor: the array in the framework's order of axes.
+        part: the name of the module or layer that holds it.
         leaf: what it would be called canonically, such as ``gamma``; empty where that is unknown.
     """
 
@@ -47,20 +48,26 @@ class Seen:
     leaf: str
 
 
-class Network(Protocol):
+class ForeignNetwork(Protocol):
     """A network of a framework.
 
     Attributes:
-        containers: kinds of weight file whose layouts may know its names.
-        axes: order of axes of kernels.
+        containers: the kinds of weight file whose layouts may know its names.
+        axes: the order of axes of its kernels.
         any_size: whether it takes inputs of any size.
+        notes: what a user should know of how it is run.
     """
 
     containers: tuple[str, ...]
     axes: Axes
-    any_size: bool
 
-    def arrays(self) -> dict[str, Seen]:
+    @property
+    def any_size(self) -> bool: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def arrays(self) -> dict[str, ForeignArray]:
         """Every array but counters, by the framework's name."""
         ...
 
@@ -84,7 +91,7 @@ class Network(Protocol):
         """Trainable parameters and running statistics, as the framework counts them."""
         ...
 
-    def run(self, x: np.ndarray, parts: Collection[str]) -> Run:
+    def run(self, x: np.ndarray, parts: Collection[str]) -> Observation:
         """Run it in inference mode on x of (batch, channels, *spatial), watching some parts."""
         ...
 
@@ -93,5 +100,11 @@ class Network(Protocol):
         ...
 
 
-Adapt = Callable[[object, str], Network]
-"""Makes a network of what a constructor gave, to compute in a dtype."""
+def refuse_masks(masks: Mapping[str, np.ndarray] | None) -> None:
+    """Refuse dropout masks, which only a network that densespec built can be given.
+
+    Raises:
+        Unsupported: there are masks.
+    """
+    if masks:
+        raise Unsupported("it draws its own dropout masks, and can't be given any")
