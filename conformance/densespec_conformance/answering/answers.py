@@ -25,6 +25,7 @@ from densespec_conformance.asking.requests import (
     Inspect,
     Inspected,
     Network,
+    ReadVelocity,
     ReadWeights,
     Request,
     Step,
@@ -60,6 +61,8 @@ def handle(target: str | Subject | Backend, request: Request) -> Answer:
             return backend.forward(model, graph, request.x, request.taps)
         case ReadWeights():
             return backend.read_weights(model, graph)
+        case ReadVelocity():
+            return _trainer(backend, model, graph, request).velocity()
         case Train():
             return _train(backend, model, graph, request)
 
@@ -160,11 +163,19 @@ def _shapes(backend: Any, model: Any, graph: Graph, request: Inspect) -> dict[st
 
 
 def _train(backend: Any, model: Any, graph: Graph, request: Train) -> list[Step]:
+    trainer = _trainer(backend, model, graph, request)
+    return _steps(trainer, lambda: backend.read_weights(model, graph), request)
+
+
+def _trainer(backend: Any, model: Any, graph: Graph, request: Train | ReadVelocity) -> Trainer:
+    """A trainer that has taken up the momentum which it is given."""
     try:
-        trainer = backend.trainer(model, graph, request.recipe)
+        trainer: Trainer = backend.trainer(model, graph, request.recipe)
     except Untrainable as refusal:
         raise Unsupported(str(refusal)) from refusal
-    return _steps(trainer, lambda: backend.read_weights(model, graph), request)
+    if request.velocity is not None:
+        trainer.restore(request.velocity)
+    return trainer
 
 
 def _train_on_several_devices(backend: Any, request: Train) -> list[Step]:
@@ -183,12 +194,12 @@ def _train_on_several_devices(backend: Any, request: Train) -> list[Step]:
     except ValueError as error:
         raise Unsupported(str(error)) from error
     with contextlib.closing(trainer):
+        if request.velocity is not None:
+            trainer.restore(request.velocity)
         return _steps(trainer, trainer.weights, request)
 
 
 def _steps(trainer: Trainer, weights: Callable[[], Arrays], request: Train) -> list[Step]:
-    if request.velocity is not None:
-        trainer.restore(request.velocity)
     steps = []
     for batch in request.batches:
         result = trainer.step(

@@ -137,6 +137,19 @@ class Train:
 
 
 @dataclass(frozen=True)
+class ReadVelocity:
+    """Which momentum does a trainer hold that has taken no step yet?
+
+    Attributes:
+        velocity: the momentum that it is to take up; None to start without any.
+    """
+
+    network: Network
+    recipe: TrainingRecipe
+    velocity: Arrayed | None = None
+
+
+@dataclass(frozen=True)
 class Step:
     """All there is to see of one training step.
 
@@ -153,5 +166,5 @@ class Step:
     weights: Arrays
 
 
-Request = About | Inspect | Forward | ReadWeights | Train
+Request = About | Inspect | Forward | ReadWeights | ReadVelocity | Train
 Answer = Description | Inspected | Arrays | list[Step]

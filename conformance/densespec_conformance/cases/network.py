@@ -31,6 +31,8 @@ from densespec_conformance.asking.requests import (
     Unsupported,
 )
 from densespec_conformance.case import Case, Tier
+from densespec_conformance.cases.momentum import CLAIM as MOMENTUM
+from densespec_conformance.cases.momentum import assert_momentum_is_held
 from densespec_conformance.cases.structure import assert_structure
 from densespec_conformance.judging.compare import (
     assert_close,
@@ -48,7 +50,7 @@ SIDES = ((64, 32), (64, 32), (32, 16))
 dimensions. The last block still has more than one position."""
 
 IMAGENET = 224
-STEPS, BATCH = 2, 2
+BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -136,18 +138,51 @@ def _compare(key: str, asked: Forward, target: Target, reference: Reference) -> 
     return assert_close(actual=answer, expected=expected, order=shown(answer, asked.taps))
 
 
-def _training(question: Question, target: Target, reference: Reference) -> Outcome:
+def _training(
+    recipe_of: Callable[[Graph], TrainingRecipe],
+    question: Question,
+    target: Target,
+    reference: Reference,
+) -> Outcome:
+    network, graph = _trainable(question, target)
+    recipe = recipe_of(graph)
+    given = batches(graph, recipe, steps=recipe.epochs, batch=BATCH, label="network")
+    weights = random_weights(graph, "network")
+    asked: Request = Train(replace(network, weights=weights), recipe, given)
+    expected = reference.expect(question.key(network, "training", recipe), lambda: asked)
+    return assert_same_steps(actual=target.ask(asked), expected=expected)
+
+
+def _momentum(question: Question, target: Target, reference: Reference) -> Outcome:
+    return assert_momentum_is_held(target, *_trainable(question, target))
+
+
+def _trainable(question: Question, target: Target) -> tuple[Network, Graph]:
+    """The network and its graph.
+
+    Raises:
+        Unsupported: the target gives no logits.
+    """
     network = question.network(target, "float64")
     if network.options:
         ends = ", ".join(f"{name}={value!r}" for name, value in network.options.items())
         raise Unsupported(f"it gives no logits to train by ({ends})")
-    graph = question.graph(network)
-    recipe = TrainingRecipe(epochs=STEPS, milestones=(1 / STEPS,), learning_rate=0.05)
-    given = batches(graph, recipe, steps=STEPS, batch=BATCH, label="network")
-    weights = random_weights(graph, "network")
-    asked: Request = Train(replace(network, weights=weights), recipe, given)
-    expected = reference.expect(question.key(network, "training"), lambda: asked)
-    return assert_same_steps(actual=target.ask(asked), expected=expected)
+    return network, question.graph(network)
+
+
+def _dropping(graph: Graph) -> TrainingRecipe:
+    return TrainingRecipe(epochs=2, milestones=(0.5,), learning_rate=0.05)
+
+
+def _smoothing(graph: Graph) -> TrainingRecipe:
+    return TrainingRecipe(epochs=1, learning_rate=0.05, label_smoothing=0.1)
+
+
+def _by_layer(graph: Graph) -> TrainingRecipe:
+    """The first and the last part that train have learning rates of their own."""
+    parts = [stage.name for stage in graph.stages() if stage.parameters.trainable]
+    rates = {parts[0]: 0.5, parts[-1]: 2.0}
+    return TrainingRecipe(epochs=1, learning_rate=0.05, layer_rates=rates)
 
 
 def natural_size(spec: DenseNetSpec) -> Size:
@@ -188,7 +223,8 @@ def network_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[C
     """
     here = Question(spec, input_size or natural_size(spec))
     lower(spec, here.size)
-    rows = [*_rows(here), *_rows_of_dtypes(here), *([] if input_size else _rows_of_sizes(here))]
+    sizes = [] if input_size else _rows_of_sizes(here)
+    rows = [*_rows(here), *_rows_of_training(here), *_rows_of_dtypes(here), *sizes]
     return tuple(row.case for row in sorted(rows, key=lambda row: row.cost))
 
 
@@ -220,11 +256,36 @@ def _rows(here: Question) -> list[_Row]:
             _features,
             here,
         ),
+    ]
+
+
+def _rows_of_training(here: Question) -> list[_Row]:
+    return [
+        _Row(
+            "training/momentum-before-the-first-step",
+            MOMENTUM,
+            _momentum,
+            here,
+        ),
+        _Row(
+            "training/label-smoothing",
+            "a float64 training step with smoothed labels is that of the reference",
+            partial(_training, _smoothing),
+            here,
+            cost=12,
+        ),
+        _Row(
+            "training/learning-rates-by-layer",
+            "a float64 training step with learning rates by layer is that of the reference",
+            partial(_training, _by_layer),
+            here,
+            cost=12,
+        ),
         _Row(
             "training/two-steps-with-a-learning-rate-drop",
             "two float64 training steps are those of the reference: loss, gradients, momentum, "
             "weights and running statistics",
-            _training,
+            partial(_training, _dropping),
             here,
             cost=20,
         ),
