@@ -29,7 +29,7 @@ from densespec_conformance.asking.requests import (
     Forward,
     Inspect,
     Inspected,
-    Network,
+    NetworkToBuild,
     ReadVelocity,
     ReadWeights,
     Request,
@@ -213,7 +213,7 @@ class _Remembered(Reference):
         return expected
 
 
-def _check_size(network: Network) -> None:
+def _check_size(network: NetworkToBuild) -> None:
     size = 8 * sum(array.size for array in (network.weights or {}).values())
     if size > LARGEST:
         raise _LeftOut(f"its weights take {size / 2**20:.0f} MiB")
@@ -281,11 +281,11 @@ _QUESTIONS: Mapping[str, Callable[[Any, Any], tuple[Contents, dict[str, Any]]]] 
 }
 
 
-def _graph(network: Network, size: tuple[int, ...] | None) -> Graph:
+def _graph(network: NetworkToBuild, size: tuple[int, ...] | None) -> Graph:
     return graph_of(dataclasses.replace(network, input_size=size))
 
 
-def _network(network: Network, graph: Graph, *, weights: bool = True) -> Contents:
+def _network(network: NetworkToBuild, graph: Graph, *, weights: bool = True) -> Contents:
     contents = {
         "spec.json": to_json(network.spec).encode(),
         "graph.json": _json({"nodes": [_node(node) for node in graph.nodes]}),

@@ -13,7 +13,7 @@ import pytest
 from densespec.network.graph import lower
 from densespec_conformance.answering.answers import handle
 from densespec_conformance.answering.target import LocalTarget
-from densespec_conformance.asking.requests import Forward, Network
+from densespec_conformance.asking.requests import Forward, NetworkToBuild
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases, float32_step, forward, random_specs, training
 from densespec_conformance.judging import tolerance
@@ -96,7 +96,7 @@ def test_bounds_grow_with_the_roundoff() -> None:
 def test_bounds_grow_with_depth() -> None:
     bounds = expectation(_forward("float32")).bounds
     assert bounds.of("classifier") != bounds.of("stem.conv")
-    deep = forward.Row("deep", {"blocks": (12, 12)}, size=(16, 16))
+    deep = forward.ForwardRow("deep", {"blocks": (12, 12)}, size=(16, 16))
     last = lower(deep.spec).nodes[-4].name
     deeper = expectation(forward.request(deep, "float32")).bounds
     assert deeper.of(last) > deeper.of("block1.layer1.norm1")
@@ -223,7 +223,7 @@ def test_counts_have_no_rounding_to_allow_for() -> None:
     from densespec_conformance.asking.requests import Inspect
 
     with pytest.raises(TypeError, match="Inspect has no rounding"):
-        expectation(Inspect(Network(STEM.spec), (8, 8)))
+        expectation(Inspect(NetworkToBuild(STEM.spec), (8, 8)))
 
 
 RANDOM: Case = CASES["random/4-random-networks-train"]

@@ -21,14 +21,15 @@ from densespec.network.graph import Graph, Node, lower
 from densespec.network.ops import AvgPool, BatchNorm, Conv, Dropout, Relu
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
+from densespec.weights.layouts import from_canonical
 from densespec.weights.opening import open_weights
-from densespec.weights.layouts import from_canonical, to_canonical
 from densespec.weights.tensors import Tensor
 from densespec_conformance.adapters.constructing import choose_engine, construct, load
-from densespec_conformance.adapters.foreign import ForeignNetwork
+from densespec_conformance.adapters.foreign import ForeignNetwork, canonical_arrays
 from densespec_conformance.adapters.matching import ForeignNames, Match, match, names_of
 from densespec_conformance.asking.constructor import Constructor, ConstructorError, parse
-from densespec_conformance.asking.requests import Network
+from densespec_conformance.asking.questions import natural_size
+from densespec_conformance.asking.requests import NetworkToBuild
 
 FRAMEWORKS = (("keras", "keras_models"), ("torch", "torch_modules"))
 """Frameworks, and the modules here that know them, which import them. Keras's models are modules of
@@ -112,11 +113,11 @@ class ConstructorBackend:
         self, size: tuple[int, ...] | None, dtype: str
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Options of ``densespec.build`` with which it is this network, and notes on it."""
-        kept = self._kept(dtype, size or self._probe_size())
+        kept = self._kept(dtype, size or natural_size(self.spec))
         built = Built(kept.network, lower(self.spec, size, **kept.options), kept.names)
         return kept.options, (*kept.notes, built.how)
 
-    def construct(self, asked: Network) -> tuple[Built, Graph]:
+    def construct(self, asked: NetworkToBuild) -> tuple[Built, Graph]:
         """The network that is asked for, and its graph.
 
         Raises:
@@ -145,7 +146,7 @@ class ConstructorBackend:
     ) -> Built:
         """The network with these weights; without any, with its own."""
         size = tuple(n for n in graph.input.shape[1:] if n is not None)
-        kept = self._kept(dtype or "float32", size or self._probe_size())
+        kept = self._kept(dtype or "float32", size or natural_size(self.spec))
         kept.network.reset()
         built = Built(kept.network, graph, kept.names)
         if weights:
@@ -153,11 +154,7 @@ class ConstructorBackend:
         return built
 
     def read_weights(self, model: Built, graph: Graph) -> Arrays:
-        arrays, axes = model.network.arrays(), model.network.axes
-        return {
-            name: to_canonical(name, arrays[key].tensor, axes).read()
-            for name, key in model.match.keys.items()
-        }
+        return canonical_arrays(model.network, model.match.keys)
 
     def write_weights(self, model: Built, graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
         axes = model.network.axes
@@ -217,9 +214,6 @@ class ConstructorBackend:
             notes.append(self._load(Built(network, graph, names), Path(self.weights)))
         network.keep()
         return _Kept(network, names, options, tuple(notes))
-
-    def _probe_size(self) -> tuple[int, ...]:
-        return (64 if self.spec.stem_pool else 32,) * self.spec.spatial_dims
 
     def _adapt(self, made: Any, dtype: str) -> ForeignNetwork:
         for known in _imported_frameworks():

@@ -9,11 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
-from densespec.backends import Trainer
+from densespec.backends import Trainer, require_logits
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.weights.layouts import Axes
+from densespec.weights.layouts import Axes, to_canonical
 from densespec.weights.tensors import Tensor
 from densespec_conformance.asking.requests import Unsupported
 
@@ -58,8 +58,10 @@ class ForeignNetwork(Protocol):
         notes: what a user should know of how it is run.
     """
 
-    containers: tuple[str, ...]
     axes: Axes
+
+    @property
+    def containers(self) -> tuple[str, ...]: ...
 
     @property
     def any_size(self) -> bool: ...
@@ -100,11 +102,54 @@ class ForeignNetwork(Protocol):
         ...
 
 
-def refuse_masks(masks: Mapping[str, np.ndarray] | None) -> None:
-    """Refuse dropout masks, which only a network that densespec built can be given.
+def canonical_arrays(network: ForeignNetwork, keys: Mapping[str, str]) -> Arrays:
+    """A network's arrays by canonical name, in the canonical order of axes.
+
+    Args:
+        keys: the framework's names of arrays, by canonical name.
+    """
+    arrays = network.arrays()
+    return {
+        name: to_canonical(name, arrays[key].tensor, network.axes).read()
+        for name, key in keys.items()
+    }
+
+
+class ForeignTrainer:
+    """What trainers of somebody else's network have in common; frameworks add the steps.
 
     Raises:
-        Unsupported: there are masks.
+        ValueError: the network gives no logits.
     """
-    if masks:
-        raise Unsupported("it draws its own dropout masks, and can't be given any")
+
+    def __init__(
+        self,
+        network: ForeignNetwork,
+        keys: Mapping[str, str],
+        graph: Graph,
+        recipe: TrainingRecipe,
+    ) -> None:
+        require_logits(graph)
+        self._network, self._keys = network, keys
+        self._graph, self._recipe = graph, recipe
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self._network.run(x, ()).output
+
+    def weights(self) -> Arrays:
+        return canonical_arrays(self._network, self._keys)
+
+    def close(self) -> None:
+        """Do nothing: the trainer holds nothing but the network."""
+
+    def _check_masks(self, masks: Mapping[str, np.ndarray] | None) -> None:
+        """Refuse dropout masks, which only a network that densespec built can be given.
+
+        Raises:
+            Unsupported: there are masks.
+        """
+        if masks:
+            raise Unsupported("it draws its own dropout masks, and can't be given any")
+
+    def _trainable_keys(self) -> dict[str, str]:
+        return {w.name: self._keys[w.name] for w in self._graph.weights if w.trainable}

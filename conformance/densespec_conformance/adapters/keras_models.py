@@ -11,14 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from densespec.backends import StepResult, Trainer, require_logits
+from densespec.backends import StepResult, Trainer
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.weights.layouts import Axes
 from densespec.weights.tensors import Tensor
-from densespec_conformance.adapters.foreign import ForeignArray, Observation, refuse_masks
+from densespec_conformance.adapters.foreign import ForeignArray, ForeignTrainer, Observation
 from densespec_conformance.asking.constructor import ConstructorError
 from densespec_conformance.asking.requests import Unsupported
 from densespec_keras.float64 import keep_float64
@@ -78,7 +78,7 @@ class KerasNetwork:
     axes: Axes = "window_in_out"
 
     def __init__(self, model: Any, dtype: str, dims: int) -> None:
-        self._model, self._dtype = model, dtype
+        self.model, self.dtype = model, dtype
         self._own: list[np.ndarray] = []
         if not model.built:
             raise ConstructorError(
@@ -93,7 +93,7 @@ class KerasNetwork:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        kept = ", kept from demoting float64" if self._dtype == "float64" else ""
+        kept = ", kept from demoting float64" if self.dtype == "float64" else ""
         return (f"Keras on {keras.backend.backend()}{kept}",)
 
     def arrays(self) -> dict[str, ForeignArray]:
@@ -107,23 +107,28 @@ class KerasNetwork:
             if variable.name in LEAVES or variable.trainable
         }
 
+    def variables(self, keys: Mapping[str, str]) -> dict[str, Any]:
+        """Variables by canonical name, given the model's names of them."""
+        own = self._variables()
+        return {name: own[key] for name, key in keys.items()}
+
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
-        variables = self._variables()
+        own = self._variables()
         for key, array in arrays.items():
-            variables[key].assign(array)
+            own[key].assign(array)
 
     def load(self, path: Path) -> None:
-        self._model.load_weights(path)
+        self.model.load_weights(path)
 
     def keep(self) -> None:
-        self._own = [to_numpy(variable) for variable in self._model.variables]
+        self._own = [to_numpy(variable) for variable in self.model.variables]
 
     def reset(self) -> None:
-        for variable, array in zip(self._model.variables, self._own, strict=True):
+        for variable, array in zip(self.model.variables, self._own, strict=True):
             variable.assign(array)
 
     def count_parameters(self) -> tuple[int, int]:
-        groups = (self._model.trainable_weights, self._model.non_trainable_weights)
+        groups = (self.model.trainable_weights, self.model.non_trainable_weights)
         trainable, others = (
             sum(math.prod(v.shape) for v in group if v.name in LEAVES) for group in groups
         )
@@ -135,7 +140,7 @@ class KerasNetwork:
         with contextlib.ExitStack() as stack:
             for name in parts:
                 stack.enter_context(_watched(self._layers[name], self._see(name, inputs, outputs)))
-            y = self._model(self.images(x), training=False)
+            y = self.model(self.images(x), training=False)
         if not keras.ops.is_tensor(y):
             raise ConstructorError(
                 f"the network gives a {type(y).__name__}, but should give one tensor"
@@ -158,15 +163,13 @@ class KerasNetwork:
                 "input_shape: ask for that size with --input"
             )
         ordered = x if self._format == "channels_first" else np.moveaxis(x, 1, -1)
-        return keras.ops.convert_to_tensor(np.ascontiguousarray(ordered), dtype=self._dtype)
+        return keras.ops.convert_to_tensor(np.ascontiguousarray(ordered), dtype=self.dtype)
 
     def _first(self, y: np.ndarray) -> np.ndarray:
         return y if self._format == "channels_first" else np.moveaxis(y, -1, 1)
 
     def trainer(self, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe) -> Trainer:
-        variables = self._variables()
-        trained = {w.name: variables[keys[w.name]] for w in graph.weights if w.trainable}
-        return ForeignKerasTrainer(self, self._model, self._dtype, trained, graph, recipe)
+        return ForeignKerasTrainer(self, keys, graph, recipe)
 
 
 def _leaves(layer: Any) -> Iterator[Any]:
@@ -244,27 +247,22 @@ class ForeignSGD(WatchedSGD):
         return self.recipe.rate_factor_of(self.names[id(variable)])
 
 
-class ForeignKerasTrainer:
+class ForeignKerasTrainer(ForeignTrainer):
     """Steps through Keras's own ``compile`` and ``train_on_batch``, with the loss and the optimizer
     that the Keras backends have. It is the network that is under test, not what its package puts
     around training, such as keras-hub's preprocessing."""
 
     def __init__(
-        self,
-        network: KerasNetwork,
-        model: Any,
-        dtype: str,
-        trained: Mapping[str, Any],
-        graph: Graph,
-        recipe: TrainingRecipe,
+        self, network: KerasNetwork, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe
     ) -> None:
-        require_logits(graph)
-        self._network, self._model, self._dtype = network, model, dtype
-        self._trained, self._graph, self._recipe = trained, graph, recipe
-        with computing_in(dtype):
-            self._optimizer = ForeignSGD.of(recipe, trained)
-            keras.Model.compile(model, self._optimizer, loss_of(recipe, dtype=dtype))
-            self._optimizer.build(model.trainable_variables)
+        super().__init__(network, keys, graph, recipe)
+        self._images, self._model, self._dtype = network.images, network.model, network.dtype
+        self._trained = network.variables(self._trainable_keys())
+        with computing_in(self._dtype):
+            self._optimizer = ForeignSGD.of(recipe, self._trained)
+            loss = loss_of(recipe, dtype=self._dtype)
+            keras.Model.compile(self._model, self._optimizer, loss)
+            self._optimizer.build(self._model.trainable_variables)
 
     def step(
         self,
@@ -275,17 +273,13 @@ class ForeignKerasTrainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
-        refuse_masks(masks)
+        self._check_masks(masks)
         with computing_in(self._dtype):
             self._optimizer.learning_rate = learning_rate
-            logs = keras.Model.train_on_batch(
-                self._model, self._network.images(x), labels, return_dict=True
-            )
+            images = self._images(x)
+            logs = keras.Model.train_on_batch(self._model, images, labels, return_dict=True)
         found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
         return StepResult(float(logs["loss"]), found)
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return self._network.run(x, ()).output
 
     def velocity(self) -> Arrays:
         return velocity_of(self._optimizer, self._trained) if self._recipe.momentum else {}

@@ -126,7 +126,7 @@ def _by_layout(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[
     return found, problems + [f"{k} is unexpected" for k in names.tensors if k not in expected]
 
 
-KINDS: Mapping[type, str] = {ops.Conv: "conv", ops.BatchNorm: "norm", ops.Dense: "dense"}
+KINDS: Mapping[type[ops.Op], str] = {ops.Conv: "conv", ops.BatchNorm: "norm", ops.Dense: "dense"}
 
 
 def _by_order(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[str]]:
@@ -134,7 +134,7 @@ def _by_order(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[s
     found: dict[str, str] = {}
     problems: list[str] = []
     for op, kind in KINDS.items():
-        nodes = [node for node in graph.nodes if isinstance(node.op, op)]
+        nodes = graph.nodes_of(op)
         theirs = parts.of(kind)
         if len(nodes) != len(theirs):
             problems.append(f"{len(theirs)} {kind} parts, but should be {len(nodes)}")

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densespec.backends import StepResult, Trainer, require_logits
+from densespec.backends import StepResult, Trainer
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.weights import tensors
 from densespec.weights.layouts import Axes
-from densespec_conformance.adapters.foreign import ForeignArray, Observation, refuse_masks
+from densespec_conformance.adapters.foreign import ForeignArray, ForeignTrainer, Observation
 from densespec_conformance.asking.constructor import ConstructorError
 from densespec_conformance.asking.requests import Unsupported
 from densespec_torch.backend import BACKEND
@@ -179,17 +179,15 @@ def _array(key: str, state: Mapping[str, Tensor]) -> ForeignArray:
     return ForeignArray(found, part, (NORM_LEAVES if of_norm else LEAVES).get(leaf, ""))
 
 
-class ForeignTorchTrainer:
+class ForeignTorchTrainer(ForeignTrainer):
     """Steps of a module with the loss and the optimizer that the ``torch.nn`` backend has."""
 
     def __init__(
         self, network: TorchNetwork, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe
     ) -> None:
-        require_logits(graph)
-        self._network, self._graph, self._recipe = network, graph, recipe
-        self._trained = network.parameters(
-            {w.name: keys[w.name] for w in graph.weights if w.trainable}
-        )
+        super().__init__(network, keys, graph, recipe)
+        self._module = network
+        self._trained = network.parameters(self._trainable_keys())
         self._optimizer = optimizer_of(self._trained, recipe)
         self._loss = loss_of(recipe)
 
@@ -202,10 +200,10 @@ class ForeignTorchTrainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
-        refuse_masks(masks)
+        self._check_masks(masks)
         set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.zero_grad()
-        logits = self._network.logits(x)
+        logits = self._module.logits(x)
         loss = self._loss(logits, torch.as_tensor(labels, dtype=torch.long, device=logits.device))
         loss.backward()
         found = {
@@ -214,9 +212,6 @@ class ForeignTorchTrainer:
         }
         self._optimizer.step()
         return StepResult(loss.item(), found if gradients else {})
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return self._network.run(x, ()).output
 
     def velocity(self) -> Arrays:
         return velocity_of(self._optimizer, self._trained) if self._recipe.momentum else {}

@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from densespec.backends import Backend, DataFormat, ParallelBackend, Trainer, get_backend
+from densespec.backends import (
+    Backend,
+    DataFormat,
+    ParallelBackend,
+    ShapingBackend,
+    Trainer,
+    get_backend,
+)
 from densespec.building import Origin, weights_for
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, freeze, lower
 from densespec.network.initial import initial_weights
+from densespec.network.ops import Shape
 from densespec_conformance.adapters import ConstructorBackend, backend_for
 from densespec_conformance.answering import environment
 from densespec_conformance.asking.requests import (
@@ -24,11 +32,11 @@ from densespec_conformance.asking.requests import (
     Forward,
     Inspect,
     Inspected,
-    Network,
+    NetworkToBuild,
     ReadVelocity,
     ReadWeights,
     Request,
-    Step,
+    StepTrace,
     Train,
     Unsupported,
 )
@@ -94,7 +102,7 @@ def backend_of(subject: Subject) -> Any:
     return found
 
 
-def _describe(backend: Any, network: Network) -> Description:
+def _describe(backend: Any, network: NetworkToBuild) -> Description:
     options: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     if isinstance(backend, ConstructorBackend):
@@ -112,7 +120,7 @@ def _describe(backend: Any, network: Network) -> Description:
     )
 
 
-def _build(backend: Any, subject: Subject, network: Network) -> tuple[Any, Graph]:
+def _build(backend: Any, subject: Subject, network: NetworkToBuild) -> tuple[Any, Graph]:
     """The network in the target's framework, and its graph."""
     data_format: DataFormat = backend.data_format(None)
     environment.settle()
@@ -134,7 +142,7 @@ def _build(backend: Any, subject: Subject, network: Network) -> tuple[Any, Graph
     return model, graph
 
 
-def graph_of(network: Network) -> Graph:
+def graph_of(network: NetworkToBuild) -> Graph:
     """The graph of a network, frozen where its options say so."""
     options: dict[str, Any] = dict(network.options)
     part = options.pop("trainable_from", None)
@@ -142,7 +150,7 @@ def graph_of(network: Network) -> Graph:
     return graph if part is None else freeze(graph, part)
 
 
-def _arrays(graph: Graph, network: Network, file: str | None) -> Arrays:
+def _arrays(graph: Graph, network: NetworkToBuild, file: str | None) -> Arrays:
     """The weights that are asked for, or those of the target's file, or initial ones."""
     weights = file if network.weights is None else network.weights
     return initial_weights(graph, network.seed) if weights is None else weights_for(graph, weights)
@@ -153,16 +161,16 @@ def _refusal(dtype: str, error: ValueError) -> Exception:
     return Unsupported(str(error)) if "dtype" in str(error) and dtype in str(error) else error
 
 
-def _shapes(backend: Any, model: Any, graph: Graph, request: Inspect) -> dict[str, tuple[int, ...]]:
-    last = {node.stage: node.name for node in graph.nodes[1:]}
-    if hasattr(backend, "shapes") and request.network.input_size is not None:
-        return dict(backend.shapes(model, graph, tuple(last.values())))
+def _shapes(backend: Any, model: Any, graph: Graph, request: Inspect) -> dict[str, Shape]:
+    names = tuple(stage.output.name for stage in graph.stages())
+    if isinstance(backend, ShapingBackend) and request.network.input_size is not None:
+        return dict(backend.shapes(model, graph, names))
     x = np.zeros((1, request.network.spec.in_channels, *request.sample_size))
-    values = backend.forward(model, graph, x, tuple(last.values()))
+    values = backend.forward(model, graph, x, names)
     return {name: tuple(value.shape[1:]) for name, value in values.items()}
 
 
-def _train(backend: Any, model: Any, graph: Graph, request: Train) -> list[Step]:
+def _train(backend: Any, model: Any, graph: Graph, request: Train) -> list[StepTrace]:
     trainer = _trainer(backend, model, graph, request)
     return _steps(trainer, lambda: backend.read_weights(model, graph), request)
 
@@ -178,7 +186,7 @@ def _trainer(backend: Any, model: Any, graph: Graph, request: Train | ReadVeloci
     return trainer
 
 
-def _train_on_several_devices(backend: Any, request: Train) -> list[Step]:
+def _train_on_several_devices(backend: Any, request: Train) -> list[StepTrace]:
     if not isinstance(backend, ParallelBackend):
         raise Unsupported("this backend trains on one device: it has no parallel_trainer")
     network = request.network
@@ -199,11 +207,11 @@ def _train_on_several_devices(backend: Any, request: Train) -> list[Step]:
         return _steps(trainer, trainer.weights, request)
 
 
-def _steps(trainer: Trainer, weights: Callable[[], Arrays], request: Train) -> list[Step]:
+def _steps(trainer: Trainer, weights: Callable[[], Arrays], request: Train) -> list[StepTrace]:
     steps = []
     for batch in request.batches:
         result = trainer.step(
             batch.x, batch.labels, learning_rate=batch.learning_rate, masks=dict(batch.masks)
         )
-        steps.append(Step(result.loss, result.gradients, trainer.velocity(), weights()))
+        steps.append(StepTrace(result.loss, result.gradients, trainer.velocity(), weights()))
     return steps

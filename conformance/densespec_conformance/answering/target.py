@@ -21,7 +21,7 @@ from densespec_conformance.answering.worker import serve
 from densespec_conformance.asking.requests import (
     About,
     Description,
-    Network,
+    NetworkToBuild,
     Request,
     Train,
     Unsupported,
@@ -118,7 +118,9 @@ class ProcessTarget:
 
     def describe(self) -> Description:
         """What the target runs on, as its process sees it."""
-        answer: Description = self.ask(About(Network(self.subject.spec or get("densenet121"))))
+        answer: Description = self.ask(
+            About(NetworkToBuild(self.subject.spec or get("densenet121")))
+        )
         return answer
 
     def ask(self, request: Request) -> Any:

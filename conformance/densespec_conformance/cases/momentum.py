@@ -11,7 +11,7 @@ from densespec.network.graph import Graph, lower
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import stream
-from densespec_conformance.asking.requests import Network, ReadVelocity
+from densespec_conformance.asking.requests import NetworkToBuild, ReadVelocity
 from densespec_conformance.case import Case
 from densespec_conformance.cases.forward import SMALL
 from densespec_conformance.judging.compare import assert_identical
@@ -29,7 +29,7 @@ def random_velocity(graph: Graph, label: str) -> Arrays:
     return {w.name: draw.standard_normal(w.shape) for w in graph.weights if w.trainable}
 
 
-def assert_momentum_is_held(target: Target, network: Network, graph: Graph) -> Outcome:
+def assert_momentum_is_held(target: Target, network: NetworkToBuild, graph: Graph) -> Outcome:
     """A new trainer of a float64 network has no momentum, and one that goes on has what it had."""
     asked = ReadVelocity(network, RECIPE)
     given = random_velocity(graph, "momentum")
@@ -39,7 +39,7 @@ def assert_momentum_is_held(target: Target, network: Network, graph: Graph) -> O
 
 
 def _check(target: Target, reference: Reference) -> Outcome:
-    network = Network(SMALL, input_size=SIZE)
+    network = NetworkToBuild(SMALL, input_size=SIZE)
     return assert_momentum_is_held(target, network, lower(SMALL, SIZE))
 
 

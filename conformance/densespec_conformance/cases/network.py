@@ -18,13 +18,18 @@ from densespec.network.graph import Graph, lower
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
-from densespec_conformance.asking.questions import batches, images, random_weights
+from densespec_conformance.asking.questions import (
+    batches,
+    images,
+    natural_size,
+    random_weights,
+)
 from densespec_conformance.asking.requests import (
     About,
     Description,
     Forward,
     Inspect,
-    Network,
+    NetworkToBuild,
     ReadWeights,
     Request,
     Train,
@@ -45,10 +50,6 @@ from densespec_conformance.judging.outcome import EXACT, Outcome
 
 Size = tuple[int, ...]
 
-SIDES = ((64, 32), (64, 32), (32, 16))
-"""Sides of inputs that are quick to compute, with and without a pool in the stem, for 1 to 3
-dimensions. The last block still has more than one position."""
-
 IMAGENET = 224
 BATCH = 2
 
@@ -65,17 +66,17 @@ class Question:
     size: Size
     samples: int = 2
 
-    def network(self, target: Target, dtype: str) -> Network:
+    def network(self, target: Target, dtype: str) -> NetworkToBuild:
         """The network as the target has it, which may end in its features or a softmax."""
-        network = Network(self.spec, input_size=self.size, dtype=dtype)
+        network = NetworkToBuild(self.spec, input_size=self.size, dtype=dtype)
         about: Description = target.ask(About(network))
         return replace(network, options=about.options)
 
-    def graph(self, network: Network) -> Graph:
+    def graph(self, network: NetworkToBuild) -> Graph:
         options: dict[str, Any] = dict(network.options)
         return lower(self.spec, self.size, **options)
 
-    def key(self, network: Network, *more: object) -> str:
+    def key(self, network: NetworkToBuild, *more: object) -> str:
         """Of a request, among all that the reference answers."""
         return f"{self.spec} {self.size} {network.dtype} {sorted(network.options.items())} {more}"
 
@@ -125,7 +126,7 @@ def _features(question: Question, target: Target, reference: Reference) -> Outco
     return assert_close(actual=answer, expected=expected, order=list(answer)[-1:])
 
 
-def _every_op(question: Question, network: Network) -> Forward:
+def _every_op(question: Question, network: NetworkToBuild) -> Forward:
     taps = tuple(node.name for node in question.graph(network).nodes[1:])
     x = images(question.spec, question.size, question.samples, "network")
     return Forward(network, x, taps)
@@ -157,7 +158,7 @@ def _momentum(question: Question, target: Target, reference: Reference) -> Outco
     return assert_momentum_is_held(target, *_trainable(question, target))
 
 
-def _trainable(question: Question, target: Target) -> tuple[Network, Graph]:
+def _trainable(question: Question, target: Target) -> tuple[NetworkToBuild, Graph]:
     """The network and its graph.
 
     Raises:
@@ -181,14 +182,8 @@ def _smoothing(graph: Graph) -> TrainingRecipe:
 def _by_layer(graph: Graph) -> TrainingRecipe:
     """The first and the last part that train have learning rates of their own."""
     parts = [stage.name for stage in graph.stages() if stage.parameters.trainable]
-    rates = {parts[0]: 0.5, parts[-1]: 2.0}
+    rates = ((parts[0], 0.5), (parts[-1], 2.0))
     return TrainingRecipe(epochs=1, learning_rate=0.05, layer_rates=rates)
-
-
-def natural_size(spec: DenseNetSpec) -> Size:
-    """A size of inputs that the network accepts, and that is quick to compute."""
-    pooled, plain = SIDES[spec.spatial_dims - 1]
-    return ((pooled if spec.stem_pool else plain),) * spec.spatial_dims
 
 
 def _odd(size: Size) -> Size:
@@ -197,7 +192,7 @@ def _odd(size: Size) -> Size:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _NetworkRow:
     """One case: what it claims, and the question that it asks."""
 
     id: str
@@ -228,29 +223,29 @@ def network_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[C
     return tuple(row.case for row in sorted(rows, key=lambda row: row.cost))
 
 
-def _rows(here: Question) -> list[_Row]:
+def _rows(here: Question) -> list[_NetworkRow]:
     return [
-        _Row(
+        _NetworkRow(
             "structure/counts-and-stages",
             "it has the parameters and stage shapes of the spec",
             _structure,
             here,
             cost=1,
         ),
-        _Row(
+        _NetworkRow(
             "forward/float64",
             "every op that can be seen computes what the reference does, in float64",
             partial(_forward, "float64"),
             here,
         ),
-        _Row(
+        _NetworkRow(
             "forward/weights-as-built",
             "so does every op with the weights that it is built with, or has from a file",
             _forward_as_built,
             here,
             cost=4,
         ),
-        _Row(
+        _NetworkRow(
             "features/last-feature-map",
             "the last feature map is that of the reference, whatever comes before",
             _features,
@@ -259,29 +254,29 @@ def _rows(here: Question) -> list[_Row]:
     ]
 
 
-def _rows_of_training(here: Question) -> list[_Row]:
+def _rows_of_training(here: Question) -> list[_NetworkRow]:
     return [
-        _Row(
+        _NetworkRow(
             "training/momentum-before-the-first-step",
             MOMENTUM,
             _momentum,
             here,
         ),
-        _Row(
+        _NetworkRow(
             "training/label-smoothing",
             "a float64 training step with smoothed labels is that of the reference",
             partial(_training, _smoothing),
             here,
             cost=12,
         ),
-        _Row(
+        _NetworkRow(
             "training/learning-rates-by-layer",
             "a float64 training step with learning rates by layer is that of the reference",
             partial(_training, _by_layer),
             here,
             cost=12,
         ),
-        _Row(
+        _NetworkRow(
             "training/two-steps-with-a-learning-rate-drop",
             "two float64 training steps are those of the reference: loss, gradients, momentum, "
             "weights and running statistics",
@@ -292,9 +287,9 @@ def _rows_of_training(here: Question) -> list[_Row]:
     ]
 
 
-def _rows_of_dtypes(here: Question) -> list[_Row]:
+def _rows_of_dtypes(here: Question) -> list[_NetworkRow]:
     comes_back = [
-        _Row(
+        _NetworkRow(
             f"weights/come-back-in-{dtype}",
             f"weights given are weights read in {dtype}, bit for bit",
             partial(_weights_come_back, dtype),
@@ -305,7 +300,7 @@ def _rows_of_dtypes(here: Question) -> list[_Row]:
     ]
     tiers: dict[str, Tier] = {"float32": "quick", "bfloat16": "full", "float16": "full"}
     forward = [
-        _Row(
+        _NetworkRow(
             f"forward/{dtype}",
             f"every op that can be seen is within reach of {dtype} of the reference",
             partial(_forward, dtype),
@@ -318,10 +313,10 @@ def _rows_of_dtypes(here: Question) -> list[_Row]:
     return [*comes_back, *forward]
 
 
-def _rows_of_sizes(here: Question) -> list[_Row]:
+def _rows_of_sizes(here: Question) -> list[_NetworkRow]:
     spec, dims = here.spec, here.spec.spatial_dims
     rows = [
-        _Row(
+        _NetworkRow(
             "forward/odd-input-size",
             "every op that can be seen computes what the reference does at an odd size",
             partial(_forward, "float64"),
@@ -330,8 +325,8 @@ def _rows_of_sizes(here: Question) -> list[_Row]:
             cost=5,
         )
     ]
-    if dims == 2 and spec.stem_pool:
-        row = _Row(
+    if dims == 2 and spec.shrinks_early:
+        row = _NetworkRow(
             "forward/imagenet-size",
             f"every op that can be seen computes what the reference does at {IMAGENET}x{IMAGENET}",
             partial(_forward, "float64"),

@@ -9,11 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from densespec.network import ops
-from densespec.network.arrays import Arrays
 from densespec.reference import kernels as reference
-from densespec.reference.kernels import Array, Context, Kernel
-
-Gradients = tuple[list[Array], Arrays]
+from densespec.reference.kernels import Array, Context, Gradients, Kernel
 
 
 @dataclass(frozen=True, slots=True)

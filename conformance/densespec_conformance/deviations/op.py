@@ -39,7 +39,7 @@ def _by(kind: type, kernel: Any) -> Change:
     """Compute a kind of op by another kernel, where the network has such ops."""
 
     def change(variant: Variant) -> Variant:
-        if not any(isinstance(node.op, kind) for node in variant.graph.nodes):
+        if not variant.graph.nodes_of(kind):
             raise NotApplicable
         return variant.compute_by(kind, kernel)
 

@@ -31,13 +31,12 @@ from densespec.reference.kernels import (
     DenseKernel,
     DropoutKernel,
     GlobalPoolKernel,
+    Gradients,
     Kernel,
     SoftmaxKernel,
 )
 from densespec.reference.model import ReferenceModel
 from densespec_conformance.judging.rounding import ARITHMETIC, Arithmetic
-
-Gradients = tuple[list[Array], Arrays]
 
 
 class Noise:
