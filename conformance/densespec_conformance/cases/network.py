@@ -204,7 +204,8 @@ class _NetworkRow:
 
     @property
     def case(self) -> Case:
-        return Case(self.id, self.claim, partial(self.check, self.question), self.tier, self.cost)
+        check = partial(self.check, self.question)
+        return Case(self.id, self.claim, check, self.tier, cost=self.cost)
 
 
 def network_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[Case, ...]:

@@ -110,6 +110,7 @@ CASES = (
             id=f"structure/{name}",
             claim=f"{name} has the graph's stage shapes and the published number of parameters",
             check=partial(_check, variant),
+            tier_in_modes="full",
             cost=2 + lower(variant.spec).parameters.trainable / 4e6,
         )
         for name, variant in catalogue().items()

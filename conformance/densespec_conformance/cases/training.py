@@ -17,7 +17,7 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import NetworkToBuild, Train
-from densespec_conformance.case import Case
+from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL, UNPOOLED
 from densespec_conformance.judging.compare import assert_same_steps
 from densespec_conformance.judging.expected import Reference
@@ -34,6 +34,11 @@ class TrainingRow:
     changes: Mapping[str, Any] = field(default_factory=dict)
     recipe_changes: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, ...] = (20, 17)
+
+    @property
+    def tier_in_modes(self) -> Tier:
+        """Modes run networks otherwise, but train them by the same loss and optimizer."""
+        return "full" if self.recipe_changes else "quick"
 
     @property
     def spec(self) -> DenseNetSpec:
@@ -98,6 +103,7 @@ CASES = tuple(
         id=f"training/{row.name}",
         claim="12 float64 training steps across a learning-rate drop are those of the reference",
         check=partial(_check, row),
+        tier_in_modes=row.tier_in_modes,
         cost=3,
     )
     for row in ROWS
