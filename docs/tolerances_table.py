@@ -17,7 +17,7 @@ from densespec.network.catalogue import get
 from densespec.network.graph import lower
 from densespec_conformance.answering.target import ProcessTarget, Target
 from densespec_conformance.asking.questions import images, random_weights
-from densespec_conformance.asking.requests import Forward, Network, Train, Unsupported
+from densespec_conformance.asking.requests import Forward, NetworkToBuild, Train, Unsupported
 from densespec_conformance.cases import float32_step, forward, precision, training
 from densespec_conformance.judging.compare import assert_close, assert_same_steps
 from densespec_conformance.judging.expected import Reference, given_in
@@ -43,7 +43,7 @@ def bounds() -> str:
     for name, (spec, size) in NETWORKS.items():
         graph = lower(spec, size)
         output, features = graph.output.name, graph["global_pool"].inputs[0]
-        network = Network(spec, input_size=size, weights=random_weights(graph, name))
+        network = NetworkToBuild(spec, input_size=size, weights=random_weights(graph, name))
         taps = ("stem.conv", features, output)
         asked = Forward(network, images(spec, size, 1, name), taps)
         found = [_bounds(name, given_in(dtype, asked)) for dtype in DTYPES]

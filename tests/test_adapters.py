@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,19 @@ import pytest
 from densespec.errors import DensespecError
 from densespec.network.files import to_json, write_spec
 from densespec.network.graph import lower
+from densespec_conformance.adapters import constructing
 from densespec_conformance.answering.target import LocalTarget, TargetError
 from densespec_conformance.asking.constructor import ConstructorError, parse
-from densespec_conformance.asking.questions import random_weights
-from densespec_conformance.asking.requests import About, Forward, Network, ReadWeights, Unsupported
+from densespec_conformance.asking.questions import natural_size, random_weights
+from densespec_conformance.asking.requests import (
+    About,
+    Forward,
+    NetworkToBuild,
+    ReadWeights,
+    Unsupported,
+)
 from densespec_conformance.asking.subject import input_size_of, subject_of
-from densespec_conformance.cases.network import Question, natural_size, network_cases
+from densespec_conformance.cases.network import Question, network_cases
 from densespec_conformance.judging.compare import Mismatch
 from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import Outcome
@@ -61,7 +69,7 @@ def check(name: str, case_id: str, weights: Path | None = None) -> Outcome:
         ),
         (
             "keras_hub:DenseNetImageClassifier",
-            "densespec_conformance.adapters.composed",
+            "keras_hub.models",
             "DenseNetImageClassifier",
             (),
             {},
@@ -111,6 +119,14 @@ def test_constructor_called_as_a_variant_is_held_to_it() -> None:
         "keras.applications:DenseNet201", "densenet201"
     )
     assert subject_of("timm:densenet121") == subject_of("timm:densenet121", "densenet121")
+
+
+def test_constructor_that_takes_a_network_is_exchanged_unless_it_is_given_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(constructing.COMPOSED, "json:loads", "pickle")
+    assert constructing.load(parse("json:loads")) is pickle.loads
+    assert constructing.load(parse("json:loads(backbone=1)")) is json.loads
 
 
 def test_backend_needs_no_spec() -> None:
@@ -164,7 +180,7 @@ def test_right_networks_pass_every_case(name: str, case: Any) -> None:
 def _seen(name: str) -> set[str]:
     question = Question(SPEC, natural_size(SPEC))
     graph = lower(SPEC, question.size)
-    network = Network(SPEC, question.size, weights=random_weights(graph, "seen"))
+    network = NetworkToBuild(SPEC, question.size, weights=random_weights(graph, "seen"))
     taps = tuple(node.name for node in graph.nodes[1:])
     x = np.random.default_rng(0).standard_normal((1, 3, *question.size))
     return set(taps) - set(target(name).ask(Forward(network, x, taps)))
@@ -198,7 +214,7 @@ def test_nothing_is_seen_of_a_compiled_network_but_its_output() -> None:
     ],
 )
 def test_how_a_network_was_understood_is_stated(name: str, note: str) -> None:
-    notes = target(name).ask(About(Network(SPEC))).notes
+    notes = target(name).ask(About(NetworkToBuild(SPEC))).notes
     assert any(note in text for text in notes), notes
 
 
@@ -234,7 +250,7 @@ def test_networks_that_end_elsewhere_are_compared_there_and_not_trained(
     head: str, options: Mapping[str, Any]
 ) -> None:
     name = f"Small(head='{head}')"
-    assert target(name).ask(About(Network(SPEC))).options == options
+    assert target(name).ask(About(NetworkToBuild(SPEC))).options == options
     check(name, "forward/float64")
     with pytest.raises(Unsupported, match="no logits to train by"):
         check(name, "training/two-steps-with-a-learning-rate-drop")
@@ -255,7 +271,7 @@ def test_networks_that_end_elsewhere_are_compared_there_and_not_trained(
 )
 def test_constructors_that_make_no_network_say_why(name: str, message: str) -> None:
     with pytest.raises(TargetError) as failure:
-        target(name).ask(ReadWeights(Network(SPEC)))
+        target(name).ask(ReadWeights(NetworkToBuild(SPEC)))
     assert message in str(failure.value)
 
 
@@ -266,11 +282,11 @@ def test_module_that_cannot_be_imported_is_named() -> None:
 
 def test_unknown_dtype_is_unsupported() -> None:
     with pytest.raises(Unsupported, match="no dtype 'float8'"):
-        target("Small").ask(ReadWeights(Network(SPEC, dtype="float8")))
+        target("Small").ask(ReadWeights(NetworkToBuild(SPEC, dtype="float8")))
 
 
 def test_nothing_is_left_of_earlier_questions() -> None:
-    asked = ReadWeights(Network(SPEC))
+    asked = ReadWeights(NetworkToBuild(SPEC))
     own = target("Small").ask(asked)
     check("Small", "training/two-steps-with-a-learning-rate-drop")
     again = target("Small").ask(asked)
@@ -291,7 +307,7 @@ def _trained() -> Small:
 
 
 def _assert_has(weights: Path, network: Small) -> None:
-    found = target("Small", weights).ask(ReadWeights(Network(SPEC, dtype="float32")))
+    found = target("Small", weights).ask(ReadWeights(NetworkToBuild(SPEC, dtype="float32")))
     state = network.state_dict()
     np.testing.assert_array_equal(
         found["stem.norm.running_variance"], state["features.norm0.running_var"]
@@ -317,7 +333,7 @@ def test_weight_file_of_any_layout_is_loaded(tmp_path: Path) -> None:
 def test_weight_file_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(Small(num_classes=7).state_dict(), tmp_path / "net.pth")
     with pytest.raises(TargetError, match=r"net\.pth does not fit"):
-        target("Small", tmp_path / "net.pth").ask(ReadWeights(Network(SPEC)))
+        target("Small", tmp_path / "net.pth").ask(ReadWeights(NetworkToBuild(SPEC)))
 
 
 def test_spec_survives_json_as_a_command_line_has_it() -> None:

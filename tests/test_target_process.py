@@ -21,10 +21,10 @@ from densespec_conformance.answering.target import (
     TargetOutOfMemory,
     TargetTimeout,
 )
-from densespec_conformance.asking.requests import Network, ReadWeights, Unsupported
+from densespec_conformance.asking.requests import NetworkToBuild, ReadWeights, Unsupported
 
 SPEC = DenseNetSpec(blocks=(1,), growth_rate=2)
-ASKED = ReadWeights(Network(SPEC))
+ASKED = ReadWeights(NetworkToBuild(SPEC))
 
 
 def backend(name: str, timeout: float = 60) -> ProcessTarget:

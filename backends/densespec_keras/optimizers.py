@@ -80,15 +80,17 @@ class SGD(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
-        self._decays = [self._decay_of(variable) for variable in variables]
-        self._factors = [self._factor_of(variable) for variable in variables]
+        self._decays = [self.decay_of(variable) for variable in variables]
+        self._factors = [self.rate_factor_of(variable) for variable in variables]
 
-    def _decay_of(self, variable: Any) -> float:
+    def decay_of(self, variable: Any) -> float:
+        """The coefficient of a variable's weight decay."""
         spared = self.decay_kernels_only and variable.name != "kernel"
         excluded = not self._use_weight_decay(variable)  # by exclude_from_weight_decay
         return 0.0 if spared or excluded else self.coupled_decay
 
-    def _factor_of(self, variable: Any) -> float:
+    def rate_factor_of(self, variable: Any) -> float:
+        """What a variable's learning rate is multiplied by, which its path tells."""
         path = getattr(variable, "path", variable.name)
         fitting = [
             (len(part), factor)

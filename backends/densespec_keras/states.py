@@ -39,7 +39,8 @@ def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
     """
     origin, optimizer = _recognised(model), _sgd_of(model)
     graph = _as_frozen(model, origin.graph)
-    velocity = read_velocity(model, graph, optimizer) if recipe.momentum else {}
+    trained = variables.trainable(model, graph)
+    velocity = velocity_of(optimizer, trained) if recipe.momentum else {}
     return TrainingState(int(optimizer.iterations), recipe, velocity, graph.trainable_from)
 
 
@@ -58,7 +59,7 @@ def restore_training_state(model: Any, state: TrainingState) -> None:
     origin, optimizer = _recognised(model), _sgd_of(model)
     graph = _as_frozen(model, origin.graph)
     check_velocity(graph, state.recipe, state.velocity)
-    write_velocity(model, graph, optimizer, state.velocity)
+    restore_velocity(optimizer, variables.trainable(model, graph), state.velocity)
     optimizer.iterations.assign(state.step)
 
 
@@ -74,27 +75,32 @@ def recognise(model: Any) -> Any:
     return model
 
 
-def slots(model: Any, graph: Graph, optimizer: Any, kind: str) -> Arrays:
-    """Arrays that an optimizer keeps for each trainable weight, such as ``velocities``."""
+def slots(optimizer: Any, trained: Mapping[str, Any], kind: str) -> Arrays:
+    """Arrays that an optimizer keeps for each variable, such as ``velocities``.
+
+    Args:
+        trained: variables by canonical name.
+    """
     kept = getattr(optimizer, kind)
     arrays = {
         name: variables.to_numpy(kept[optimizer._get_variable_index(variable)])
-        for name, variable in variables.trainable(model, graph)
+        for name, variable in trained.items()
     }
     return variables.canonical(arrays)
 
 
-def read_velocity(model: Any, graph: Graph, optimizer: Any) -> Arrays:
-    return slots(model, graph, optimizer, "velocities")
+def velocity_of(optimizer: SGD, trained: Mapping[str, Any]) -> Arrays:
+    """The momentum of every variable by canonical name; zeros before the first step."""
+    return slots(optimizer, trained, "velocities")
 
 
-def write_velocity(
-    model: Any, graph: Graph, optimizer: Any, velocity: Mapping[str, np.ndarray]
+def restore_velocity(
+    optimizer: SGD, trained: Mapping[str, Any], velocity: Mapping[str, np.ndarray]
 ) -> None:
-    """Replace an optimizer's momentum. It is known to fit, or empty: then nothing is replaced."""
-    for name, variable in variables.trainable(model, graph) if velocity else ():
-        slot = optimizer.velocities[optimizer._get_variable_index(variable)]
-        slot.assign(variables.from_canonical(name, velocity[name]))
+    """Set the momentum of variables by canonical name. It is known to fit."""
+    for name, array in velocity.items():
+        slot = optimizer.velocities[optimizer._get_variable_index(trained[name])]
+        slot.assign(variables.from_canonical(name, array))
 
 
 def _sgd_of(model: Any) -> SGD:

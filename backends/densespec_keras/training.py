@@ -19,8 +19,8 @@ from densespec_keras.emitter import Emitter, kind_of
 from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import SGD, WatchedSGD
 from densespec_keras.running import as_input, formats_of, precision_of
-from densespec_keras.states import read_velocity, slots, write_velocity
-from densespec_keras.variables import layer_policy, read
+from densespec_keras.states import restore_velocity, slots, velocity_of
+from densespec_keras.variables import layer_policy, read, trainable
 
 
 class Compiled(NamedTuple):
@@ -42,6 +42,7 @@ class KerasTrainer:
         self._model, self._graph, self._recipe = model, graph, recipe
         self._formats, self._dtype = formats_of(model), precision_of(model)
         self._loss = loss_of(recipe, dtype=self._dtype)
+        self._trained = trainable(model, graph)
         self._dropouts = [node.name for node in graph.dropouts]
         self._compiled_for: Compiled | None = None
         self._compiled: Any = None
@@ -63,7 +64,7 @@ class KerasTrainer:
             self._sgd.learning_rate = learning_rate
             x = as_input(x, self._formats.outer, self._dtype)
             loss, correct = self._run([x, *scales], np.asarray(labels))
-        found = slots(self._model, self._graph, self._sgd, "gradients") if gradients else {}
+        found = slots(self._sgd, self._trained, "gradients") if gradients else {}
         return StepResult(loss, found, correct)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -75,18 +76,18 @@ class KerasTrainer:
         if not self._recipe.momentum:
             return {}
         if self._sgd is not None:
-            return read_velocity(self._model, self._graph, self._sgd)
+            return velocity_of(self._sgd, self._trained)
         if self._velocity is not None:
             return {name: np.array(array) for name, array in self._velocity.items()}
-        trainable = (weight for weight in self._graph.weights if weight.trainable)
-        return {weight.name: np.zeros(weight.shape, self._dtype) for weight in trainable}
+        weights = (weight for weight in self._graph.weights if weight.trainable)
+        return {weight.name: np.zeros(weight.shape, self._dtype) for weight in weights}
 
     def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
         check_velocity(self._graph, self._recipe, velocity)
         if self._sgd is None:
             self._velocity = dict(velocity)
         else:
-            write_velocity(self._model, self._graph, self._sgd, velocity)
+            restore_velocity(self._sgd, self._trained, velocity)
 
     def weights(self) -> Arrays:
         return read(self._model, self._graph)
@@ -113,7 +114,7 @@ class KerasTrainer:
             metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         )
         optimizer.build(self._compiled.trainable_variables)
-        write_velocity(self._model, self._graph, self._sgd, velocity)
+        restore_velocity(self._sgd, self._trained, velocity)
         self._compiled_for = wanted
 
     def _twin(self) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -113,10 +113,10 @@ def _documented(node: Node, array: str) -> Any:
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
-def trainable(model: Any, graph: Graph) -> Iterator[tuple[str, Any]]:
-    """Trainable variables with their canonical names."""
+def trainable(model: Any, graph: Graph) -> dict[str, Any]:
+    """Trainable variables by canonical name."""
     found = variables(model, graph)
-    return ((w.name, found[w.name]) for w in graph.weights if w.trainable)
+    return {w.name: found[w.name] for w in graph.weights if w.trainable}
 
 
 def running_statistics(model: Any, graph: Graph) -> list[Any]:

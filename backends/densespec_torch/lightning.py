@@ -22,7 +22,6 @@ import lightning  # noqa: E402
 import torch  # noqa: E402
 from lightning.pytorch.strategies import DDPStrategy  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
 from torchmetrics.classification import MulticlassAccuracy  # noqa: E402
 
 from densespec.building import Origin, build  # noqa: E402
@@ -41,9 +40,11 @@ from densespec_torch.tensors import unwrapped  # noqa: E402
 from densespec_torch.training import (  # noqa: E402
     OWN_BUFFERS,
     average_statistics,
+    loss_of,
     optimizer_of,
     read_weights,
     restore_velocity,
+    set_learning_rate,
     trainable_parameters,
     velocity_of,
 )
@@ -187,7 +188,7 @@ class DenseNetModule(lightning.LightningModule):
     def _step(self, stage: str, batch: Any) -> Tensor:
         x, labels = batch
         logits = self(x)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        loss = loss_of(self.recipe)(logits, labels)
         accuracy = getattr(self, f"{stage}_accuracy")
         accuracy(logits, labels)
         training = stage == "train"
@@ -205,7 +206,7 @@ class DenseNetModule(lightning.LightningModule):
             restore_velocity(optimizer, parameters, self._resumed.velocity)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-            group["lr"] = recipe.learning_rate_at(max(done - 1, 0)) * group["factor"]
+        set_learning_rate(optimizer, recipe.learning_rate_at(max(done - 1, 0)))
         schedule = torch.optim.lr_scheduler.MultiStepLR(
             optimizer, recipe.drop_epochs(), recipe.gamma, last_epoch=done - 1
         )

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -66,6 +65,17 @@ def optimizer_of(parameters: Mapping[str, nn.Parameter], recipe: TrainingRecipe)
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of an optimizer of :func:`optimizer_of`, each group's by its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def loss_of(recipe: TrainingRecipe) -> nn.CrossEntropyLoss:
+    """The recipe's loss of logits and integer labels."""
+    return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
 
 
 def velocity_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Arrays:
@@ -143,8 +153,7 @@ class TorchTrainer:
             ValueError: no samples, or labels that are no classes; nothing has changed then.
         """
         self._check(x, labels)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate * group["factor"]
+        set_learning_rate(self._optimizer, learning_rate)
         share = len(x) / self._whole(len(x))
         self._optimizer.zero_grad()
         with mode(self._modules, training=True), self._masked(masks or {}):
@@ -204,9 +213,7 @@ class TorchTrainer:
         with self._precision():
             logits = _widened(self._model(like(x, self._inner)))
         target = torch.as_tensor(labels, dtype=torch.long, device=self._device)
-        smoothing = self._recipe.label_smoothing
-        loss = functional.cross_entropy(logits, target, label_smoothing=smoothing)
-        return loss, (logits.detach().argmax(1) == target).sum()
+        return loss_of(self._recipe)(logits, target), (logits.detach().argmax(1) == target).sum()
 
     def _precision(self) -> Any:
         narrow = _MIXED.get(self._recipe.dtype)

@@ -23,13 +23,14 @@ from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_json
 from densespec.network.graph import Graph, Node
-from densespec_conformance.answering.worker import graph_of, handle
+from densespec_conformance.answering.answers import graph_of, handle
 from densespec_conformance.asking.requests import (
     About,
     Forward,
     Inspect,
     Inspected,
-    Network,
+    NetworkToBuild,
+    ReadVelocity,
     ReadWeights,
     Request,
     Train,
@@ -115,7 +116,7 @@ def _write(folder: Path, cases: Sequence[Case], progress: Callable[[Case], None]
         recorder = _Recorder()
         try:
             case.check(recorder, recorder.reference)
-        except _TooLarge as error:
+        except _LeftOut as error:
             left_out.append({"case": case.id, "reason": str(error)})
         else:
             entries += _write_case(folder, case, recorder.kept)
@@ -159,8 +160,8 @@ def _write_case(
     return entries
 
 
-class _TooLarge(Exception):
-    """A question's weights are larger than what is exported."""
+class _LeftOut(Exception):
+    """A case is not exported; the message says why."""
 
 
 class _Recorder:
@@ -187,6 +188,8 @@ class _Recorder:
                 return answer
             case About():
                 return handle("numpy", request)
+            case ReadVelocity():
+                raise _LeftOut("it is about what Python can ask a trainer")
         raise TypeError(f"{type(request).__name__} is no question of a case")
 
 
@@ -210,10 +213,10 @@ class _Remembered(Reference):
         return expected
 
 
-def _check_size(network: Network) -> None:
+def _check_size(network: NetworkToBuild) -> None:
     size = 8 * sum(array.size for array in (network.weights or {}).values())
     if size > LARGEST:
-        raise _TooLarge(f"its weights take {size / 2**20:.0f} MiB")
+        raise _LeftOut(f"its weights take {size / 2**20:.0f} MiB")
 
 
 def _forward(request: Forward, expected: Expectation) -> tuple[Contents, dict[str, Any]]:
@@ -278,11 +281,11 @@ _QUESTIONS: Mapping[str, Callable[[Any, Any], tuple[Contents, dict[str, Any]]]] 
 }
 
 
-def _graph(network: Network, size: tuple[int, ...] | None) -> Graph:
+def _graph(network: NetworkToBuild, size: tuple[int, ...] | None) -> Graph:
     return graph_of(dataclasses.replace(network, input_size=size))
 
 
-def _network(network: Network, graph: Graph, *, weights: bool = True) -> Contents:
+def _network(network: NetworkToBuild, graph: Graph, *, weights: bool = True) -> Contents:
     contents = {
         "spec.json": to_json(network.spec).encode(),
         "graph.json": _json({"nodes": [_node(node) for node in graph.nodes]}),

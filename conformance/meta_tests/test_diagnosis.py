@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from densespec.network.graph import lower
-from densespec_conformance.answering.worker import handle
+from densespec_conformance.answering.answers import handle
 from densespec_conformance.asking.questions import random_weights
 from densespec_conformance.asking.requests import (
     Forward,
     Inspect,
     Inspected,
-    Network,
+    NetworkToBuild,
     ReadWeights,
     Train,
 )
@@ -145,7 +145,7 @@ def test_search_ends_in_time() -> None:
 @pytest.mark.parametrize("id_", ["conv-bias", "transition-bias", "no-final-norm", "no-stem-pool"])
 def test_counts_tell_what_is_built_otherwise(id_: str) -> None:
     spec, size = forward_cases.SMALL, (32, 32)
-    request = Inspect(Network(spec), size)
+    request = Inspect(NetworkToBuild(spec), size)
     graph = catalogue()[id_].change(Variant.of(request.network, size)).graph
     last = {node.stage: node for node in graph.nodes[1:]}
     count = graph.parameters
@@ -157,7 +157,7 @@ def test_counts_tell_what_is_built_otherwise(id_: str) -> None:
 
 def test_theta_that_is_rounded_up_is_told_by_counts() -> None:
     spec, size = forward_cases.SMALL.replace(compression=0.37, growth_rate=5), (32, 32)
-    request = Inspect(Network(spec), size)
+    request = Inspect(NetworkToBuild(spec), size)
     graph = catalogue()["theta-ceils"].change(Variant.of(request.network, size)).graph
     answer = Inspected(graph.parameters.trainable, graph.parameters.non_trainable, {})
     best, *_ = diagnose(request, answer, None)
@@ -167,7 +167,7 @@ def test_theta_that_is_rounded_up_is_told_by_counts() -> None:
 def test_weights_that_come_back_otherwise_are_explained() -> None:
     spec = forward_cases.SMALL.replace(conv_bias=True)
     weights = random_weights(lower(spec), "diagnosis")
-    request = ReadWeights(Network(spec, weights=weights))
+    request = ReadWeights(NetworkToBuild(spec, weights=weights))
     answer = _variant(request, "mean-and-variance-swapped").weights
     best, *_ = diagnose(request, answer, None)
     assert best.deviations == ("mean-and-variance-swapped",)
@@ -228,7 +228,7 @@ def test_noise_has_no_pattern() -> None:
 @functools.cache
 def _right_answers() -> tuple[Trial, ...]:
     """Questions that between them have everything a deviation could change, rightly answered."""
-    small = Network(forward_cases.SMALL.replace(compression=0.33, growth_rate=5))
+    small = NetworkToBuild(forward_cases.SMALL.replace(compression=0.33, growth_rate=5))
     count = lower(small.spec, (33, 35)).parameters
     counted = Inspect(small, (33, 35)), Inspected(count.trainable, count.non_trainable, {})
     asked: list[Any] = [forward_cases.request(FORWARD[name]) for name in SEEN_IN_INFERENCE]

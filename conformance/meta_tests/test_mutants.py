@@ -67,3 +67,13 @@ def test_forward_cases_vary_every_field_of_the_spec() -> None:
     for field in dataclasses.fields(DenseNetSpec):
         values = {getattr(spec, field.name) for spec in specs}
         assert len(values) > 1, f"no forward case changes {field.name}"
+
+
+def test_modes_leave_to_the_full_tier_what_they_do_not_change() -> None:
+    in_layers, in_mode = all_cases(), all_cases("fast")
+    assert [case.id for case in in_mode] == [case.id for case in in_layers]
+    quick = {case.id for case in in_layers if case.tier == "quick"}
+    left = quick - {case.id for case in in_mode if case.tier == "quick"}
+    assert {id_.partition("/")[0] for id_ in left} == {"structure", "training"}
+    assert "structure/published-table-of-densenet169-bc" not in left
+    assert {"training/label-smoothing", "structure/densenet121"} <= left

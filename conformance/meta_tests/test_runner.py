@@ -11,7 +11,7 @@ import pytest
 
 from densespec.network.catalogue import get
 from densespec_conformance.answering.target import LocalTarget, TargetCrashed, TargetError
-from densespec_conformance.asking.requests import Network, ReadWeights, Unsupported
+from densespec_conformance.asking.requests import NetworkToBuild, ReadWeights, Unsupported
 from densespec_conformance.asking.subject import Subject
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
@@ -135,7 +135,7 @@ def test_nothing_more_is_asked_of_a_target_that_crashed_within_a_case() -> None:
     recorder = Recorder(target)
     for _ in range(3):
         with pytest.raises(TargetCrashed):
-            recorder.ask(ReadWeights(Network(get("densenet-40-12"))))
+            recorder.ask(ReadWeights(NetworkToBuild(get("densenet-40-12"))))
     assert target.asked == 1
 
 

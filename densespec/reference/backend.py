@@ -9,7 +9,7 @@ import numpy as np
 from densespec.backends import DataFormat, StepResult
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.network.ops import Dropout
+from densespec.network.ops import Dropout, Shape
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.reference.model import ReferenceModel
@@ -111,6 +111,18 @@ class NumpyBackend:
         self, model: ReferenceModel, graph: Graph, x: np.ndarray, taps: Sequence[str]
     ) -> Arrays:
         return model.run(x, taps=taps)
+
+    def shapes(
+        self, model: ReferenceModel, graph: Graph, names: Sequence[str]
+    ) -> Mapping[str, Shape]:
+        """The shapes that a batch of no samples has there, which takes no time.
+
+        Raises:
+            OpError: the graph is of inputs of any size.
+        """
+        known = (size for size in graph.input.shape if size is not None)
+        values = model.run(np.zeros((0, *known)), taps=names)
+        return {name: values[name].shape[1:] for name in names}
 
     def trainer(self, model: ReferenceModel, graph: Graph, recipe: TrainingRecipe) -> NumpyTrainer:
         return NumpyTrainer(model, recipe)

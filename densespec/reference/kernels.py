@@ -23,6 +23,9 @@ from densespec.network.arrays import Arrays
 
 Array = np.ndarray
 
+Gradients = tuple[list[Array], Arrays]
+"""The gradients of an op's inputs, in order, and of its own arrays, by short name."""
+
 
 class OpError(DensespecError, ValueError):
     """An op's input breaks a numbered constraint."""
@@ -60,7 +63,7 @@ class Kernel(Protocol):
         ...
 
     @property
-    def backward(self) -> Callable[..., tuple[list[Array], Arrays]]:
+    def backward(self) -> Callable[..., Gradients]:
         """``(op, ctx, dy, *inputs)`` to gradients of the inputs, and of weights by short name."""
         ...
 
@@ -124,9 +127,7 @@ class ConvKernel:
         y = np.moveaxis(y, -1, 1)
         return y + _along_channels(ctx.weights["bias"], y) if op.bias else y
 
-    def backward(
-        self, op: ops.Conv, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.Conv, ctx: Context, dy: Array, x: Array) -> Gradients:
         padded = pad(x, pads_of(op, x), 0.0)
         windows = windows_of(padded, op.window, op.stride)
         summed = _but_channels(dy)
@@ -181,9 +182,7 @@ class BatchNormKernel:
             "running_variance": old * ctx.weights["running_variance"] + new * variance,
         }
 
-    def backward(
-        self, op: ops.BatchNorm, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.BatchNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
         axes = _but_channels(x)
         mean, variance = self._moments(ctx, x)
         deviation = _along_channels(np.sqrt(variance + op.epsilon), x)
@@ -204,9 +203,7 @@ class AffineKernel:
         scale, shift = (_along_channels(ctx.weights[name], x) for name in ("scale", "shift"))
         return scale * x + shift
 
-    def backward(
-        self, op: ops.Affine, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.Affine, ctx: Context, dy: Array, x: Array) -> Gradients:
         axes = _but_channels(x)
         gradients = {"scale": (dy * x).sum(axes), "shift": dy.sum(axes)}
         return [dy * _along_channels(ctx.weights["scale"], x)], gradients
@@ -219,9 +216,7 @@ class ClipKernel:
         low, high = (_along_channels(ctx.weights[name], x) for name in ("low", "high"))
         return np.minimum(np.maximum(x, low), high)
 
-    def backward(
-        self, op: ops.Clip, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.Clip, ctx: Context, dy: Array, x: Array) -> Gradients:
         axes = _but_channels(x)
         low, high = (_along_channels(ctx.weights[name], x) for name in ("low", "high"))
         below, above = x <= low, x >= high
@@ -235,9 +230,7 @@ class ReluKernel:
     def forward(self, op: ops.Relu, ctx: Context, x: Array) -> Array:
         return np.maximum(x, 0)
 
-    def backward(
-        self, op: ops.Relu, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.Relu, ctx: Context, dy: Array, x: Array) -> Gradients:
         return [dy * (x > 0)], {}
 
 
@@ -250,9 +243,7 @@ class DropoutKernel:
     def forward(self, op: ops.Dropout, ctx: Context, x: Array) -> Array:
         return x * self._scale(op, ctx, x) if ctx.training else x
 
-    def backward(
-        self, op: ops.Dropout, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.Dropout, ctx: Context, dy: Array, x: Array) -> Gradients:
         return [dy * self._scale(op, ctx, x) if ctx.training else dy], {}
 
     def _scale(self, op: ops.Dropout, ctx: Context, x: Array) -> Array:
@@ -269,9 +260,7 @@ class ConcatKernel:
     def forward(self, op: ops.Concat, ctx: Context, *xs: Array) -> Array:
         return np.concatenate(xs, axis=1)
 
-    def backward(
-        self, op: ops.Concat, ctx: Context, dy: Array, *xs: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.Concat, ctx: Context, dy: Array, *xs: Array) -> Gradients:
         ends = np.cumsum([x.shape[1] for x in xs])
         return np.split(dy, ends[:-1], axis=1), {}
 
@@ -286,9 +275,7 @@ class MaxPoolKernel:
         windows = windows_of(pad(x, pads_of(op, x), -np.inf), op.window, op.stride)
         return windows.max(axis=tuple(range(x.ndim, windows.ndim)))
 
-    def backward(
-        self, op: ops.MaxPool, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.MaxPool, ctx: Context, dy: Array, x: Array) -> Gradients:
         padded = pad(x, pads_of(op, x), -np.inf)
         y = self.forward(op, ctx, x)
         dx, unclaimed = np.zeros_like(padded), np.ones(y.shape, bool)
@@ -306,9 +293,7 @@ class AvgPoolKernel:
         windows = windows_of(x, op.window, op.stride)
         return windows.mean(axis=tuple(range(x.ndim, windows.ndim)))
 
-    def backward(
-        self, op: ops.AvgPool, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.AvgPool, ctx: Context, dy: Array, x: Array) -> Gradients:
         dx = np.zeros_like(x)
         for _, reach in offsets_of(op.window, dy.shape[2:], op.stride):
             dx[reach] += dy / math.prod(op.window)
@@ -325,9 +310,7 @@ class GlobalPoolKernel:
         axes = tuple(range(2, x.ndim))
         return x.mean(axes) if op.kind == "avg" else x.max(axes)
 
-    def backward(
-        self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array) -> Gradients:
         axes = tuple(range(2, x.ndim))
         share = np.ones_like(x)
         if op.kind == "max":
@@ -341,9 +324,7 @@ class DenseKernel:
     def forward(self, op: ops.Dense, ctx: Context, x: Array) -> Array:
         return x @ ctx.weights["kernel"].T + ctx.weights["bias"]
 
-    def backward(
-        self, op: ops.Dense, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.Dense, ctx: Context, dy: Array, x: Array) -> Gradients:
         return [dy @ ctx.weights["kernel"]], {"kernel": dy.T @ x, "bias": dy.sum(0)}
 
 
@@ -353,9 +334,7 @@ class SoftmaxKernel:
     def forward(self, op: ops.Softmax, ctx: Context, x: Array) -> Array:
         return np.exp(_log_softmax(x))
 
-    def backward(
-        self, op: ops.Softmax, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
+    def backward(self, op: ops.Softmax, ctx: Context, dy: Array, x: Array) -> Gradients:
         y = self.forward(op, ctx, x)
         return [y * (dy - (dy * y).sum(1, keepdims=True))], {}
 

@@ -8,7 +8,7 @@ import pytest
 
 from densespec import DenseNetSpec
 from densespec_conformance.answering.target import LocalTarget
-from densespec_conformance.asking.requests import About, Network, Unsupported
+from densespec_conformance.asking.requests import About, NetworkToBuild, Unsupported
 from densespec_conformance.cases.network import network_cases
 from densespec_conformance.judging.compare import Mismatch
 from densespec_conformance.judging.expected import Reference
@@ -67,7 +67,7 @@ def test_right_networks_pass_every_case(name: str, case_id: str) -> None:
     ],
 )
 def test_engine_and_names_are_stated(name: str, spec: DenseNetSpec, note: str, engine: str) -> None:
-    about = LocalTarget(name, spec=spec).ask(About(Network(spec)))
+    about = LocalTarget(name, spec=spec).ask(About(NetworkToBuild(spec)))
     assert about.notes[-2].startswith(f"Keras on {engine}")
     assert about.notes[-1].startswith(note)
     assert "keras" in about.versions

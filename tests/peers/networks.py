@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from densespec import DenseNetSpec, get
-from densespec_conformance.asking.constructor import import_module
+from densespec_conformance.adapters.constructing import import_module
 
 Arrays = dict[str, np.ndarray]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,33 +17,31 @@ import numpy as np
 from densespec.backends import Backend, DataFormat, Trainer
 from densespec.errors import DensespecError, WeightsError
 from densespec.network.arrays import Arrays, check_weights
-from densespec.network.graph import Graph, lower
-from densespec.network.ops import AvgPool, Relu
+from densespec.network.graph import Graph, Node, lower
+from densespec.network.ops import AvgPool, BatchNorm, Conv, Dropout, Relu
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.weights.layouts import kernel_from_canonical, kernel_to_canonical
-from densespec_conformance.adapters.matching import Match, Names, match, names_of
-from densespec_conformance.adapters.network import Network
-from densespec_conformance.asking.constructor import (
-    Constructor,
-    ConstructorError,
-    choose_engine,
-    construct,
-    load,
-    parse,
-)
-from densespec_conformance.asking.requests import Network as Asked
+from densespec.weights.layouts import from_canonical
+from densespec.weights.opening import open_weights
+from densespec.weights.tensors import Tensor
+from densespec_conformance.adapters.constructing import choose_engine, construct, load
+from densespec_conformance.adapters.foreign import ForeignNetwork, canonical_arrays
+from densespec_conformance.adapters.matching import ForeignNames, Match, match, names_of
+from densespec_conformance.asking.constructor import Constructor, ConstructorError, parse
+from densespec_conformance.asking.questions import natural_size
+from densespec_conformance.asking.requests import NetworkToBuild
 
 FRAMEWORKS = (("keras", "keras_models"), ("torch", "torch_modules"))
-"""Frameworks, and the modules here that know them. Keras's models are modules of PyTorch on one
-engine, so Keras is asked first."""
+"""Frameworks, and the modules here that know them, which import them. Keras's models are modules of
+PyTorch on one engine, so Keras is asked first."""
 
 
 def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> Backend:
     """The backend of a target: what it names, if that is one, or else its constructor's.
 
     Args:
-        target: ``module:callable``, or a short form; see :mod:`.constructor`.
+        target: ``module:callable``, or a short form; see
+            :mod:`densespec_conformance.asking.constructor`.
         weights: file whose weights the network has where none are given.
 
     Raises:
@@ -59,30 +59,38 @@ def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> 
 class Built:
     """A network of the constructor, about to be asked something."""
 
-    network: Network
+    network: ForeignNetwork
     graph: Graph
-    names: Names
+    names: ForeignNames
 
     @functools.cached_property
     def match(self) -> Match:
         return match(self.graph, self.names)
 
+    @property
+    def how(self) -> str:
+        """How its arrays were told, or why they could not be."""
+        try:
+            return self.match.how
+        except WeightsError as error:
+            return str(error)
+
     @functools.cached_property
     def part_of(self) -> dict[str, str]:
-        """Name of the module or layer of every node that has weights; none of another network's."""
+        """The module or layer of every node that has weights; none of another network's."""
         try:
             keys = self.match.keys
         except WeightsError:
             return {}
-        return {name.rpartition(".")[0]: self.names.seen[key].part for name, key in keys.items()}
+        return {name.rpartition(".")[0]: self.names.arrays[key].part for name, key in keys.items()}
 
 
 @dataclass
 class _Kept:
     """A network that was made once, to be used for many questions."""
 
-    network: Network
-    names: Names
+    network: ForeignNetwork
+    names: ForeignNames
     options: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -105,11 +113,11 @@ class ConstructorBackend:
         self, size: tuple[int, ...] | None, dtype: str
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Options of ``densespec.build`` with which it is this network, and notes on it."""
-        kept = self._kept(dtype, size or self._probe_size())
-        how = _how(Built(kept.network, lower(self.spec, size, **kept.options), kept.names))
-        return kept.options, (*kept.notes, how)
+        kept = self._kept(dtype, size or natural_size(self.spec))
+        built = Built(kept.network, lower(self.spec, size, **kept.options), kept.names)
+        return kept.options, (*kept.notes, built.how)
 
-    def construct(self, asked: Asked) -> tuple[Built, Graph]:
+    def construct(self, asked: NetworkToBuild) -> tuple[Built, Graph]:
         """The network that is asked for, and its graph.
 
         Raises:
@@ -123,8 +131,6 @@ class ConstructorBackend:
             graph, asked.weights or {}, dtype=asked.dtype, data_format="channels_first", name=""
         )
         return built, graph
-
-    # Of densespec's backends
 
     def data_format(self, requested: DataFormat | None) -> DataFormat:
         return "channels_first"
@@ -140,7 +146,7 @@ class ConstructorBackend:
     ) -> Built:
         """The network with these weights; without any, with its own."""
         size = tuple(n for n in graph.input.shape[1:] if n is not None)
-        kept = self._kept(dtype or "float32", size or self._probe_size())
+        kept = self._kept(dtype or "float32", size or natural_size(self.spec))
         kept.network.reset()
         built = Built(kept.network, graph, kept.names)
         if weights:
@@ -148,18 +154,14 @@ class ConstructorBackend:
         return built
 
     def read_weights(self, model: Built, graph: Graph) -> Arrays:
-        arrays = model.network.arrays()
-        return {
-            name: self._canonical(model, name, arrays[key].tensor.read())
-            for name, key in model.match.keys.items()
-        }
+        return canonical_arrays(model.network, model.match.keys)
 
     def write_weights(self, model: Built, graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
+        axes = model.network.axes
+        given = {name: Tensor.of(np.asarray(array)) for name, array in weights.items()}
         model.network.write(
             {
-                key: kernel_from_canonical(np.asarray(weights[name]))
-                if model.network.axes == "window_in_out" and name.endswith(".kernel")
-                else np.asarray(weights[name])
+                key: from_canonical(name, given[name], axes).read()
                 for name, key in model.match.keys.items()
             }
         )
@@ -184,12 +186,6 @@ class ConstructorBackend:
     def trainer(self, model: Built, graph: Graph, recipe: TrainingRecipe) -> Trainer:
         return model.network.trainer(model.match.keys, graph, recipe)
 
-    # Of its own
-
-    def _canonical(self, model: Built, name: str, array: np.ndarray) -> np.ndarray:
-        transposed = model.network.axes == "window_in_out" and name.endswith(".kernel")
-        return kernel_to_canonical(array) if transposed else array
-
     def _kept(self, dtype: str, size: tuple[int, ...]) -> _Kept:
         for key in ((dtype, None), (dtype, size)):
             if key in self._made:
@@ -200,17 +196,17 @@ class ConstructorBackend:
 
     def _make(self, dtype: str, size: tuple[int, ...]) -> _Kept:
         had_keras = "keras" in sys.modules
-        with _ready(dtype):
+        with _making(dtype):
             made = construct(self.constructor, self.function, self.spec, size)
         if not had_keras and "keras" in sys.modules:  # then it did not know of the dtype
-            with _ready(dtype):
+            with _making(dtype):
                 made = construct(self.constructor, self.function, self.spec, size)
-        with _ready(dtype):
+        with _making(dtype):
             network = self._adapt(made.network, dtype)
         notes = [f"made with {', '.join(f'{k}={v!r}' for k, v in made.added.items())}"]
         notes = [*(notes if made.added else []), *network.notes]
         probe = np.random.default_rng(0).standard_normal((1, self.spec.in_channels, *size))
-        run = network.run(probe, {seen.part for seen in network.arrays().values()})
+        run = network.run(probe, {array.part for array in network.arrays().values()})
         names = names_of(network.arrays(), list(run.outputs), network.containers, network.axes)
         options = _options(names, run.output)
         if self.weights is not None:
@@ -219,16 +215,11 @@ class ConstructorBackend:
         network.keep()
         return _Kept(network, names, options, tuple(notes))
 
-    def _probe_size(self) -> tuple[int, ...]:
-        return (64 if self.spec.stem_pool else 32,) * self.spec.spatial_dims
-
-    def _adapt(self, made: Any, dtype: str) -> Any:
-        for framework, module in FRAMEWORKS:
-            if framework in sys.modules:
-                known = importlib.import_module(f"densespec_conformance.adapters.{module}")
-                adapted = known.adapt(made, dtype, self.spec.spatial_dims)
-                if adapted is not None:
-                    return adapted
+    def _adapt(self, made: Any, dtype: str) -> ForeignNetwork:
+        for known in _imported_frameworks():
+            adapted: ForeignNetwork | None = known.adapt(made, dtype, self.spec.spatial_dims)
+            if adapted is not None:
+                return adapted
         raise ConstructorError(
             f"{self.constructor.text} gives a {type(made).__name__}, but should give a "
             "torch.nn.Module or a keras.Model"
@@ -236,8 +227,6 @@ class ConstructorBackend:
 
     def _load(self, built: Built, path: Path) -> str:
         """Load a weight file by the framework's own means, or else by a layout; says which."""
-        from densespec.weights.opening import open_weights
-
         try:
             built.network.load(path)
             return f"weights of {path} as its framework loads them"
@@ -257,33 +246,26 @@ class ConstructorBackend:
             ) from error
 
 
-def _how(built: Built) -> str:
-    try:
-        return built.match.how
-    except WeightsError as error:
-        return str(error)
+def _imported_frameworks() -> Iterator[Any]:
+    """The modules here that know the frameworks which this process has imported."""
+    for framework, module in FRAMEWORKS:
+        if framework in sys.modules:
+            yield importlib.import_module(f"densespec_conformance.adapters.{module}")
 
 
-def _ready(dtype: str) -> Any:
+@contextlib.contextmanager
+def _making(dtype: str) -> Iterator[None]:
     """The surroundings in which a constructor is called: seeded, and with the dtype as default
     where a framework has no other way to have it."""
-    import contextlib
-    import random
-
     random.seed(0)
     np.random.seed(0)
-    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
-    if torch is not None:
-        torch.manual_seed(0)
-    if keras is None:
-        return contextlib.nullcontext()
-    from densespec_conformance.adapters.keras_models import computing_in
-
-    keras.utils.set_random_seed(0)
-    return computing_in(dtype)
+    with contextlib.ExitStack() as stack:
+        for known in _imported_frameworks():
+            stack.enter_context(known.making(dtype))
+        yield
 
 
-def _options(names: Names, output: np.ndarray) -> dict[str, Any]:
+def _options(names: ForeignNames, output: np.ndarray) -> dict[str, Any]:
     """Options of ``densespec.build`` for what a network ends in, seen by its output."""
     try:
         headless = not names.has_classifier
@@ -305,35 +287,34 @@ def _is_softmax(output: np.ndarray) -> bool:
 
 
 def _values(model: Built, inputs: Arrays, outputs: Arrays) -> Arrays:
-    """Values of nodes, by what was seen of the parts that have weights."""
+    """The values of nodes, by what was seen of the parts that have weights."""
+    graph = model.graph
     values: Arrays = {}
-    for node in model.graph.nodes:
+    for node in graph.nodes:
         part = model.part_of.get(node.name)
         if part is None or part not in outputs:
             continue
-        before = model.graph[node.inputs[0]]
+        before, seen = graph[node.inputs[0]], outputs[part]
         if inputs[part].shape[1:] == before.shape:  # it may be padded, or pooled beforehand
             values.setdefault(before.name, inputs[part])
-        values.setdefault(_seen_as(model.graph, node.name, outputs[part]), outputs[part])
-    return {
-        name: value
-        for name, value in values.items()
-        if not _pooled_beforehand(model.graph, name, value)
-    }
+        if not _is_pooled_beforehand(graph, node, seen):
+            values.setdefault(_seen_as(graph, node, seen).name, seen)
+    return values
 
 
-def _seen_as(graph: Graph, name: str, value: np.ndarray) -> str:
-    """Some norms have the ReLU after them in them: then nothing is negative."""
-    relu = name.replace("norm", "relu")
-    followed = any(node.name == relu and isinstance(node.op, Relu) for node in graph.nodes)
-    return relu if "norm" in name and followed and value.min() >= 0 else name
+def _seen_as(graph: Graph, node: Node, value: np.ndarray) -> Node:
+    """The node whose value a part shows. Some norms have the ReLU after them in them: then nothing
+    is negative."""
+    after = graph.reader(node)
+    fused = isinstance(node.op, BatchNorm) and after is not None and isinstance(after.op, Relu)
+    return after if fused and after is not None and value.min() >= 0 else node
 
 
-def _pooled_beforehand(graph: Graph, name: str, value: np.ndarray) -> bool:
-    """Pooling before a transition's convolution is the same as after it, and cheaper."""
-    pool = name.replace(".conv", ".pool")
-    return (
-        pool != name
-        and any(node.name == pool and isinstance(node.op, AvgPool) for node in graph.nodes)
-        and value.shape[1:] == graph[pool].shape
-    )
+def _is_pooled_beforehand(graph: Graph, node: Node, value: np.ndarray) -> bool:
+    """Whether a convolution reads what is pooled already: that is the same as to pool afterwards,
+    and cheaper."""
+    after = graph.reader(node)
+    while after is not None and isinstance(after.op, Dropout):
+        after = graph.reader(after)
+    pooled = isinstance(node.op, Conv) and after is not None and isinstance(after.op, AvgPool)
+    return pooled and after is not None and value.shape[1:] == after.shape

@@ -11,16 +11,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from densespec.backends import StepResult, Trainer, require_logits
+from densespec.backends import StepResult, Trainer
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
-from densespec.weights.layouts import Axes, kernel_from_canonical, kernel_to_canonical
+from densespec.weights.layouts import Axes
 from densespec.weights.tensors import Tensor
-from densespec_conformance.adapters.network import Run, Seen
+from densespec_conformance.adapters.foreign import ForeignArray, ForeignTrainer, Observation
 from densespec_conformance.asking.constructor import ConstructorError
+from densespec_conformance.asking.requests import Unsupported
+from densespec_keras.float64 import keep_float64
+from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import WatchedSGD
+from densespec_keras.states import restore_velocity, slots, velocity_of
+from densespec_keras.variables import to_numpy
 
 LEAVES = {
     **{name: name for name in ("kernel", "bias", "gamma", "beta")},
@@ -34,15 +39,11 @@ def computing_in(dtype: str) -> Iterator[None]:
     """Make models, and train them, in a dtype. Keras keeps losses in ``floatx``, whatever the
     model's dtype, and has nothing but its global policy for layers that name none."""
     if dtype == "float64":
-        from densespec_keras.float64 import keep_float64
-
         keep_float64()
     before, floatx = keras.config.dtype_policy(), keras.config.floatx()
     try:
         keras.config.set_dtype_policy(dtype)
     except ValueError as error:
-        from densespec_conformance.asking.requests import Unsupported
-
         raise Unsupported(f"Keras has no dtype {dtype!r}") from error
     keras.config.set_floatx(dtype if dtype == "float64" else floatx)
     try:
@@ -50,6 +51,15 @@ def computing_in(dtype: str) -> Iterator[None]:
     finally:
         keras.config.set_floatx(floatx)
         keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def making(dtype: str) -> Iterator[None]:
+    """The surroundings in which a constructor is called: generators are seeded, and layers have
+    the dtype, as Keras has no other way to give it to them."""
+    keras.utils.set_random_seed(0)
+    with computing_in(dtype):
+        yield
 
 
 def adapt(made: object, dtype: str, dims: int) -> KerasNetwork | None:
@@ -68,7 +78,7 @@ class KerasNetwork:
     axes: Axes = "window_in_out"
 
     def __init__(self, model: Any, dtype: str, dims: int) -> None:
-        self._model, self._dtype = model, dtype
+        self.model, self.dtype = model, dtype
         self._own: list[np.ndarray] = []
         if not model.built:
             raise ConstructorError(
@@ -83,11 +93,11 @@ class KerasNetwork:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        kept = ", kept from demoting float64" if self._dtype == "float64" else ""
+        kept = ", kept from demoting float64" if self.dtype == "float64" else ""
         return (f"Keras on {keras.backend.backend()}{kept}",)
 
-    def arrays(self) -> dict[str, Seen]:
-        return {key: _seen(key, variable) for key, variable in self._variables().items()}
+    def arrays(self) -> dict[str, ForeignArray]:
+        return {key: _array(key, variable) for key, variable in self._variables().items()}
 
     def _variables(self) -> dict[str, Any]:
         return {
@@ -97,68 +107,69 @@ class KerasNetwork:
             if variable.name in LEAVES or variable.trainable
         }
 
+    def variables(self, keys: Mapping[str, str]) -> dict[str, Any]:
+        """Variables by canonical name, given the model's names of them."""
+        own = self._variables()
+        return {name: own[key] for name, key in keys.items()}
+
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
-        variables = self._variables()
+        own = self._variables()
         for key, array in arrays.items():
-            variables[key].assign(array)
+            own[key].assign(array)
 
     def load(self, path: Path) -> None:
-        self._model.load_weights(path)
+        self.model.load_weights(path)
 
     def keep(self) -> None:
-        self._own = [_to_numpy(variable) for variable in self._model.variables]
+        self._own = [to_numpy(variable) for variable in self.model.variables]
 
     def reset(self) -> None:
-        for variable, array in zip(self._model.variables, self._own, strict=True):
+        for variable, array in zip(self.model.variables, self._own, strict=True):
             variable.assign(array)
 
     def count_parameters(self) -> tuple[int, int]:
-        groups = (self._model.trainable_weights, self._model.non_trainable_weights)
+        groups = (self.model.trainable_weights, self.model.non_trainable_weights)
         trainable, others = (
             sum(math.prod(v.shape) for v in group if v.name in LEAVES) for group in groups
         )
         return trainable, others
 
-    def run(self, x: np.ndarray, parts: Collection[str]) -> Run:
+    def run(self, x: np.ndarray, parts: Collection[str]) -> Observation:
         inputs: Arrays = {}
         outputs: Arrays = {}
         with contextlib.ExitStack() as stack:
             for name in parts:
                 stack.enter_context(_watched(self._layers[name], self._see(name, inputs, outputs)))
-            y = self._model(self.images(x), training=False)
+            y = self.model(self.images(x), training=False)
         if not keras.ops.is_tensor(y):
             raise ConstructorError(
                 f"the network gives a {type(y).__name__}, but should give one tensor"
             )
-        return Run(self._first(_to_numpy(y)), inputs, outputs)
+        return Observation(self._first(to_numpy(y)), inputs, outputs)
 
     def _see(self, name: str, inputs: Arrays, outputs: Arrays) -> Any:
         def see(x: Any, y: Any) -> None:
-            inputs[name] = self._first(_to_numpy(x))
-            outputs[name] = self._first(_to_numpy(y))
+            inputs[name] = self._first(to_numpy(x))
+            outputs[name] = self._first(to_numpy(y))
 
         return see
 
     def images(self, x: np.ndarray) -> Any:
         """A channels-first array as the model's input."""
         if not all(size in (None, got) for size, got in zip(self._sizes, x.shape[2:], strict=True)):
-            from densespec_conformance.asking.requests import Unsupported
-
             sizes = "x".join(str(size or "any") for size in self._sizes)
             raise Unsupported(
                 f"the model takes inputs of {sizes} alone, and its constructor has no parameter "
                 "input_shape: ask for that size with --input"
             )
         ordered = x if self._format == "channels_first" else np.moveaxis(x, 1, -1)
-        return keras.ops.convert_to_tensor(np.ascontiguousarray(ordered), dtype=self._dtype)
+        return keras.ops.convert_to_tensor(np.ascontiguousarray(ordered), dtype=self.dtype)
 
     def _first(self, y: np.ndarray) -> np.ndarray:
         return y if self._format == "channels_first" else np.moveaxis(y, -1, 1)
 
     def trainer(self, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe) -> Trainer:
-        variables = self._variables()
-        trainable = {w.name: variables[keys[w.name]] for w in graph.weights if w.trainable}
-        return KerasTrainer(self, self._model, self._dtype, trainable, graph, recipe)
+        return ForeignKerasTrainer(self, keys, graph, recipe)
 
 
 def _leaves(layer: Any) -> Iterator[Any]:
@@ -208,42 +219,50 @@ def _watched(layer: Any, see: Any) -> Iterator[None]:
         layer.call = call
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
-    """A copy as numpy; bfloat16, which numpy lacks, as float32."""
-    if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":
-        tensor = keras.ops.cast(tensor, "float32")
-    return np.array(keras.ops.convert_to_numpy(tensor))
-
-
-def _seen(key: str, variable: Any) -> Seen:
+def _array(key: str, variable: Any) -> ForeignArray:
     part, _, leaf = key.rpartition("/")
     kind = keras.backend.standardize_dtype(variable.dtype)
-    tensor = Tensor(tuple(variable.shape), kind, lambda: _to_numpy(variable))
-    return Seen(tensor, part, LEAVES.get(leaf, ""))
+    tensor = Tensor(tuple(variable.shape), kind, lambda: to_numpy(variable))
+    return ForeignArray(tensor, part, LEAVES.get(leaf, ""))
 
 
-class KerasTrainer:
-    """Steps through Keras's own ``compile`` and ``train_on_batch``, by densespec's SGD: Keras's has
-    no such rule. It is the network that is under test, not what its package puts around training,
-    such as keras-hub's preprocessing."""
+class ForeignSGD(WatchedSGD):
+    """The recipe's SGD on variables that have other names than densespec's layers."""
+
+    recipe: TrainingRecipe
+    names: Mapping[int, str]
+
+    @classmethod
+    def of(cls, recipe: TrainingRecipe, trained: Mapping[str, Any]) -> ForeignSGD:
+        """The optimizer of a recipe, for variables by canonical name."""
+        sgd = cls.from_recipe(recipe)
+        sgd.recipe = recipe
+        sgd.names = {id(variable): name for name, variable in trained.items()}
+        return sgd
+
+    def decay_of(self, variable: Any) -> float:
+        return self.recipe.decay_of(self.names[id(variable)])
+
+    def rate_factor_of(self, variable: Any) -> float:
+        return self.recipe.rate_factor_of(self.names[id(variable)])
+
+
+class ForeignKerasTrainer(ForeignTrainer):
+    """Steps through Keras's own ``compile`` and ``train_on_batch``, with the loss and the optimizer
+    that the Keras backends have. It is the network that is under test, not what its package puts
+    around training, such as keras-hub's preprocessing."""
 
     def __init__(
-        self,
-        network: KerasNetwork,
-        model: Any,
-        dtype: str,
-        trainable: Mapping[str, Any],
-        graph: Graph,
-        recipe: TrainingRecipe,
+        self, network: KerasNetwork, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe
     ) -> None:
-        require_logits(graph)
-        self._network, self._model, self._dtype = network, model, dtype
-        self._trainable, self._graph, self._recipe = trainable, graph, recipe
-        with computing_in(dtype):
-            self._optimizer = WatchedSGD.from_recipe(recipe)
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype)
-            keras.Model.compile(model, self._optimizer, loss)
-            self._optimizer.build(model.trainable_variables)
+        super().__init__(network, keys, graph, recipe)
+        self._images, self._model, self._dtype = network.images, network.model, network.dtype
+        self._trained = network.variables(self._trainable_keys())
+        with computing_in(self._dtype):
+            self._optimizer = ForeignSGD.of(recipe, self._trained)
+            loss = loss_of(recipe, dtype=self._dtype)
+            keras.Model.compile(self._model, self._optimizer, loss)
+            self._optimizer.build(self._model.trainable_variables)
 
     def step(
         self,
@@ -254,36 +273,17 @@ class KerasTrainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
-        if masks:
-            from densespec_conformance.asking.requests import Unsupported
-
-            raise Unsupported("it draws its own dropout masks, and can't be given any")
+        self._check_masks(masks)
         with computing_in(self._dtype):
             self._optimizer.learning_rate = learning_rate
-            logs = keras.Model.train_on_batch(
-                self._model, self._network.images(x), labels, return_dict=True
-            )
-        found = self._slots(self._optimizer.gradients) if gradients else {}
+            images = self._images(x)
+            logs = keras.Model.train_on_batch(self._model, images, labels, return_dict=True)
+        found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
         return StepResult(float(logs["loss"]), found)
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return self._network.run(x, ()).output
-
     def velocity(self) -> Arrays:
-        return self._slots(self._optimizer.velocities) if self._recipe.momentum else {}
+        return velocity_of(self._optimizer, self._trained) if self._recipe.momentum else {}
 
     def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
         check_velocity(self._graph, self._recipe, velocity)
-        for name, array in velocity.items():
-            index = self._optimizer._get_variable_index(self._trainable[name])
-            kernel = name.endswith(".kernel")
-            self._optimizer.velocities[index].assign(
-                kernel_from_canonical(array) if kernel else array
-            )
-
-    def _slots(self, slots: list[Any]) -> Arrays:
-        found = {}
-        for name, variable in self._trainable.items():
-            array = _to_numpy(slots[self._optimizer._get_variable_index(variable)])
-            found[name] = kernel_to_canonical(array) if name.endswith(".kernel") else array
-        return found
+        restore_velocity(self._optimizer, self._trained, velocity)

@@ -14,7 +14,7 @@ from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence, Kernel, evidence_in_order, inferred_fields
 from densespec.weights.layouts import Axes, Layout, layouts, to_canonical
 from densespec.weights.tensors import Tensor
-from densespec_conformance.adapters.network import Seen
+from densespec_conformance.adapters.foreign import ForeignArray
 
 LEGACY = "keras-legacy"
 """Container in which Keras's layouts use the names of layers, as live models have them."""
@@ -29,7 +29,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Names:
+class ForeignNames:
     """The arrays of a network as far as its names and shapes tell, whatever it should be.
 
     Attributes:
@@ -42,7 +42,7 @@ class Names:
     layout: Layout | None
     keys: Mapping[str, str]
     tensors: Mapping[str, Tensor]
-    seen: Mapping[str, Seen]
+    arrays: Mapping[str, ForeignArray]
     order: Sequence[str]
     axes: Axes
 
@@ -71,8 +71,8 @@ class Names:
 
 
 def names_of(
-    arrays: Mapping[str, Seen], order: Sequence[str], containers: Sequence[str], axes: Axes
-) -> Names:
+    arrays: Mapping[str, ForeignArray], order: Sequence[str], containers: Sequence[str], axes: Axes
+) -> ForeignNames:
     """What the names of a network's arrays tell."""
     by_name = {name: seen.tensor for name, seen in arrays.items()}
     parts = {"layer_names": json.dumps({seen.part: seen.part for seen in arrays.values()})}
@@ -82,7 +82,7 @@ def names_of(
         if set(layout.containers) & set(containers) and layout.claims(by_name, parts)
     ]
     if not found:
-        return Names(None, {}, {}, arrays, order, axes)
+        return ForeignNames(None, {}, {}, arrays, order, axes)
     layout = found[0]
     name_of = {id(tensor): name for name, tensor in by_name.items()}
     tensors = {
@@ -91,10 +91,10 @@ def names_of(
         if not layout.ignored(name)
     }
     keys = {name: name_of[id(tensor)] for name, tensor in tensors.items()}
-    return Names(layout, keys, tensors, arrays, order, axes)
+    return ForeignNames(layout, keys, tensors, arrays, order, axes)
 
 
-def match(graph: Graph, names: Names) -> Match:
+def match(graph: Graph, names: ForeignNames) -> Match:
     """Find every array of a graph in a network.
 
     Raises:
@@ -109,7 +109,7 @@ def match(graph: Graph, names: Names) -> Match:
     return Match(found, "no layout knows its names, so its arrays were told by order and shape")
 
 
-def _by_layout(graph: Graph, names: Names) -> tuple[dict[str, str], list[str]]:
+def _by_layout(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[str]]:
     assert names.layout is not None
     wanted = names.layout.keys(graph, LEGACY)
     found, problems = {}, []
@@ -126,15 +126,15 @@ def _by_layout(graph: Graph, names: Names) -> tuple[dict[str, str], list[str]]:
     return found, problems + [f"{k} is unexpected" for k in names.tensors if k not in expected]
 
 
-KINDS: Mapping[type, str] = {ops.Conv: "conv", ops.BatchNorm: "norm", ops.Dense: "dense"}
+KINDS: Mapping[type[ops.Op], str] = {ops.Conv: "conv", ops.BatchNorm: "norm", ops.Dense: "dense"}
 
 
-def _by_order(graph: Graph, names: Names) -> tuple[dict[str, str], list[str]]:
+def _by_order(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[str]]:
     parts = _Parts(names)
     found: dict[str, str] = {}
     problems: list[str] = []
     for op, kind in KINDS.items():
-        nodes = [node for node in graph.nodes if isinstance(node.op, op)]
+        nodes = graph.nodes_of(op)
         theirs = parts.of(kind)
         if len(nodes) != len(theirs):
             problems.append(f"{len(theirs)} {kind} parts, but should be {len(nodes)}")
@@ -146,23 +146,23 @@ def _by_order(graph: Graph, names: Names) -> tuple[dict[str, str], list[str]]:
                     problems.append(f"nothing for {weight.name}")
                     continue
                 key = part[leaf]
-                shape = to_canonical(weight.name, names.seen[key].tensor, names.axes).shape
+                shape = to_canonical(weight.name, names.arrays[key].tensor, names.axes).shape
                 found[weight.name] = key
                 if shape != weight.shape:
                     problems.append(
                         f"{key} has shape {shape} where {weight.name} should have {weight.shape}"
                     )
     used = set(found.values())
-    return found, problems + [f"{key} is unexpected" for key in names.seen if key not in used]
+    return found, problems + [f"{key} is unexpected" for key in names.arrays if key not in used]
 
 
 class _Parts:
     """The parts of a network by kind, in order; each as names of arrays by what they are."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: ForeignNames) -> None:
         self._names = names
         parts: dict[str, dict[str, str]] = {name: {} for name in names.order}
-        for key, seen in names.seen.items():
+        for key, seen in names.arrays.items():
             parts.setdefault(seen.part, {})[seen.leaf] = key
         self._kinds: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS.values()}
         for part in parts.values():
@@ -176,7 +176,7 @@ class _Parts:
         return "norm" if "gamma" in part else None
 
     def _shape(self, key: str) -> tuple[int, ...]:
-        return to_canonical("any.kernel", self._names.seen[key].tensor, self._names.axes).shape
+        return to_canonical("any.kernel", self._names.arrays[key].tensor, self._names.axes).shape
 
     def of(self, kind: str) -> list[dict[str, str]]:
         return self._kinds[kind]
@@ -186,7 +186,7 @@ class _Parts:
         return [Kernel(part[leaf], self._shape(part[leaf])) for part in self.of(kind)]
 
 
-def _another(spec: DenseNetSpec, names: Names, problems: Sequence[str]) -> str:
+def _another(spec: DenseNetSpec, names: ForeignNames, problems: Sequence[str]) -> str:
     """Why a network is another one: the fields that tell it, or else its arrays."""
     try:
         theirs = names.fields()

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
-from densespec.backends import StepResult, Trainer, require_logits
+from densespec.backends import StepResult, Trainer
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
+from densespec.weights import tensors
 from densespec.weights.layouts import Axes
-from densespec.weights.tensors import Tensor
-from densespec_conformance.adapters.network import Run, Seen
+from densespec_conformance.adapters.foreign import ForeignArray, ForeignTrainer, Observation
 from densespec_conformance.asking.constructor import ConstructorError
-from densespec_torch.backend import from_numpy, to_numpy
+from densespec_conformance.asking.requests import Unsupported
+from densespec_torch.backend import BACKEND
+from densespec_torch.tensors import from_numpy, like, to_numpy, unwrapped
+from densespec_torch.training import (
+    loss_of,
+    optimizer_of,
+    restore_velocity,
+    set_learning_rate,
+    velocity_of,
+)
 
 COUNTER = "num_batches_tracked"
 LEAVES = {"weight": "kernel", "bias": "bias"}
@@ -32,6 +40,13 @@ NORM_LEAVES = {
     "running_mean": "running_mean",
     "running_var": "running_variance",
 }
+
+
+@contextlib.contextmanager
+def making(dtype: str) -> Iterator[None]:
+    """The surroundings in which a constructor is called: the generator is seeded."""
+    torch.manual_seed(0)
+    yield
 
 
 def adapt(made: object, dtype: str, dims: int) -> TorchNetwork | None:
@@ -44,8 +59,6 @@ def adapt(made: object, dtype: str, dims: int) -> TorchNetwork | None:
         return None
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        from densespec_conformance.asking.requests import Unsupported
-
         raise Unsupported(f"PyTorch has no dtype {dtype!r}")
     return TorchNetwork(made.to(kind))
 
@@ -58,21 +71,29 @@ class TorchNetwork:
     any_size = True
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._inner: nn.Module = getattr(module, "_orig_mod", module)
-        self._own: dict[str, torch.Tensor] = {}
+        self._module, self._inner = module, unwrapped(module)
+        self._own: dict[str, Tensor] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        compiled = self._inner is not self._module
-        return ("compiled: nothing is seen of it but its output",) if compiled else ()
+        return () if self._is_open else ("compiled: nothing is seen of it but its output",)
 
-    def _state(self) -> dict[str, torch.Tensor]:
+    @property
+    def _is_open(self) -> bool:
+        """Whether its parts run as modules, which can be watched."""
+        return self._inner is self._module
+
+    def _state(self) -> dict[str, Tensor]:
         return self._inner.state_dict()
 
-    def arrays(self) -> dict[str, Seen]:
+    def arrays(self) -> dict[str, ForeignArray]:
         state = self._state()
-        return {key: _seen(key, state) for key in state if not key.endswith(COUNTER)}
+        return {key: _array(key, state) for key in state if not key.endswith(COUNTER)}
+
+    def parameters(self, keys: Mapping[str, str]) -> dict[str, nn.Parameter]:
+        """Parameters by canonical name, given the module's names of them."""
+        own = dict(self._inner.named_parameters())
+        return {name: own[key] for name, key in keys.items()}
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         state = self._state()
@@ -102,45 +123,27 @@ class TorchNetwork:
                 tensor.copy_(self._own[key])
 
     def count_parameters(self) -> tuple[int, int]:
-        parameters = list(self._inner.parameters())
-        trainable = sum(p.numel() for p in parameters if p.requires_grad)
-        statistics = sum(b.numel() for b in self._inner.buffers() if b.is_floating_point())
-        return trainable, sum(p.numel() for p in parameters) - trainable + statistics
+        return BACKEND.count_parameters(self._inner)
 
-    def run(self, x: np.ndarray, parts: Collection[str]) -> Run:
+    def run(self, x: np.ndarray, parts: Collection[str]) -> Observation:
         inputs: Arrays = {}
         outputs: Arrays = {}
-
-        def watch(name: str) -> Any:
-            def seen(_module: nn.Module, given: tuple[Any, ...], y: torch.Tensor) -> None:
-                outputs[name] = to_numpy(y)
-
-            return seen
-
-        def watch_input(name: str) -> Any:
-            def seen(_module: nn.Module, given: tuple[Any, ...]) -> None:
-                inputs[name] = to_numpy(given[0])  # now: what comes after may work in place
-
-            return seen
-
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            for name in parts if self._inner is self._module else ():
-                part = self._inner.get_submodule(name)
-                for handle in (
-                    part.register_forward_pre_hook(watch_input(name)),
-                    part.register_forward_hook(watch(name)),
-                ):
-                    stack.callback(handle.remove)
+            for name in parts if self._is_open else ():
+                stack.enter_context(_watched(self._inner, name, inputs, outputs))
             self._module.eval()
             y = self._call(x)
-        return Run(to_numpy(y), inputs, outputs)
+        return Observation(to_numpy(y), inputs, outputs)
 
-    def _call(self, x: np.ndarray) -> torch.Tensor:
-        like = next(self._inner.parameters())
-        images = torch.as_tensor(np.ascontiguousarray(x)).to(device=like.device, dtype=like.dtype)
-        y = self._module(images)
-        if not isinstance(y, torch.Tensor):
+    def logits(self, x: np.ndarray) -> Tensor:
+        """What it gives in training mode. Its own ``train()`` may do more than to set modes."""
+        self._module.train()
+        return self._call(x)
+
+    def _call(self, x: np.ndarray) -> Tensor:
+        y = self._module(like(x, self._inner))
+        if not isinstance(y, Tensor):
             raise ConstructorError(
                 f"the network gives a {type(y).__name__}, but should give one tensor: wrap it in "
                 "a module that gives its logits"
@@ -148,38 +151,45 @@ class TorchNetwork:
         return y
 
     def trainer(self, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe) -> Trainer:
-        return TorchTrainer(self, keys, graph, recipe)
+        return ForeignTorchTrainer(self, keys, graph, recipe)
 
 
-def _seen(key: str, state: Mapping[str, torch.Tensor]) -> Seen:
+@contextlib.contextmanager
+def _watched(module: nn.Module, name: str, inputs: Arrays, outputs: Arrays) -> Iterator[None]:
+    """Keep what a part of a module reads and gives, as long as this lasts."""
+
+    def before(_part: nn.Module, given: tuple[Any, ...]) -> None:
+        inputs[name] = to_numpy(given[0])  # now: what comes after may work in place
+
+    def after(_part: nn.Module, _given: tuple[Any, ...], y: Tensor) -> None:
+        outputs[name] = to_numpy(y)
+
+    part = module.get_submodule(name)
+    with part.register_forward_pre_hook(before), part.register_forward_hook(after):
+        yield
+
+
+def _array(key: str, state: Mapping[str, Tensor]) -> ForeignArray:
     tensor = state[key]
     part, _, leaf = key.rpartition(".")
     weight = state.get(f"{part}.weight" if part else "weight")
     of_norm = weight is not None and weight.ndim == 1
     kind = str(tensor.dtype).removeprefix("torch.")
-    found = Tensor(tuple(tensor.shape), kind, lambda: to_numpy(tensor))
-    return Seen(found, part, (NORM_LEAVES if of_norm else LEAVES).get(leaf, ""))
+    found = tensors.Tensor(tuple(tensor.shape), kind, lambda: to_numpy(tensor))
+    return ForeignArray(found, part, (NORM_LEAVES if of_norm else LEAVES).get(leaf, ""))
 
 
-class TorchTrainer:
-    """Steps of ``torch.optim.SGD``, whose rule is the recipe's."""
+class ForeignTorchTrainer(ForeignTrainer):
+    """Steps of a module with the loss and the optimizer that the ``torch.nn`` backend has."""
 
     def __init__(
         self, network: TorchNetwork, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe
     ) -> None:
-        require_logits(graph)
-        self._network, self._graph, self._recipe = network, graph, recipe
-        parameters = dict(network._inner.named_parameters())
-        self._trainable = {w.name: parameters[keys[w.name]] for w in graph.weights if w.trainable}
-        groups: dict[float, list[torch.Tensor]] = {}
-        for name, parameter in self._trainable.items():
-            groups.setdefault(recipe.decay_of(name), []).append(parameter)
-        self._optimizer = torch.optim.SGD(
-            [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-        )
+        super().__init__(network, keys, graph, recipe)
+        self._module = network
+        self._trained = network.parameters(self._trainable_keys())
+        self._optimizer = optimizer_of(self._trained, recipe)
+        self._loss = loss_of(recipe)
 
     def step(
         self,
@@ -190,39 +200,22 @@ class TorchTrainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
-        _refuse_masks(masks)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._check_masks(masks)
+        set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.zero_grad()
-        self._network._module.train()
-        logits = self._network._call(x)
-        loss = functional.cross_entropy(logits, torch.as_tensor(labels, device=logits.device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        logits = self._module.logits(x)
+        loss = self._loss(logits, torch.as_tensor(labels, dtype=torch.long, device=logits.device))
+        loss.backward()
         found = {
             name: to_numpy(torch.zeros_like(p) if p.grad is None else p.grad)
-            for name, p in self._trainable.items()
+            for name, p in self._trained.items()
         }
         self._optimizer.step()
         return StepResult(loss.item(), found if gradients else {})
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return self._network.run(x, ()).output
-
     def velocity(self) -> Arrays:
-        if not self._recipe.momentum:
-            return {}
-        state = self._optimizer.state
-        return {name: to_numpy(state[p]["momentum_buffer"]) for name, p in self._trainable.items()}
+        return velocity_of(self._optimizer, self._trained) if self._recipe.momentum else {}
 
     def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
         check_velocity(self._graph, self._recipe, velocity)
-        for name, array in velocity.items():
-            parameter = self._trainable[name]
-            self._optimizer.state[parameter]["momentum_buffer"] = from_numpy(array).to(parameter)
-
-
-def _refuse_masks(masks: Mapping[str, np.ndarray] | None) -> None:
-    from densespec_conformance.asking.requests import Unsupported
-
-    if masks:
-        raise Unsupported("it draws its own dropout masks, and can't be given any")
+        restore_velocity(self._optimizer, self._trained, velocity)

@@ -16,11 +16,12 @@ from typing import Any, Literal, Protocol
 
 from densespec.network.catalogue import get
 from densespec.network.spec import DenseNetSpec
-from densespec_conformance.answering.worker import handle, serve
+from densespec_conformance.answering.answers import handle
+from densespec_conformance.answering.worker import serve
 from densespec_conformance.asking.requests import (
     About,
     Description,
-    Network,
+    NetworkToBuild,
     Request,
     Train,
     Unsupported,
@@ -117,7 +118,9 @@ class ProcessTarget:
 
     def describe(self) -> Description:
         """What the target runs on, as its process sees it."""
-        answer: Description = self.ask(About(Network(self.subject.spec or get("densenet121"))))
+        answer: Description = self.ask(
+            About(NetworkToBuild(self.subject.spec or get("densenet121")))
+        )
         return answer
 
     def ask(self, request: Request) -> Any:

@@ -6,13 +6,13 @@ import zlib
 
 import numpy as np
 
-from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, lower
 from densespec.network.initial import initial_weights
+from densespec.network.ops import Shape
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
-from densespec_conformance.asking.requests import Batch, Forward, Network, Train
+from densespec_conformance.asking.requests import Batch, Forward, NetworkToBuild, Train
 
 
 def stream(label: str) -> np.random.Generator:
@@ -69,17 +69,29 @@ def batches(
             labels=draw.integers(0, graph.spec.classes, batch),
             learning_rate=recipe.learning_rate_at(step),
             masks={
-                node.name: (draw.random((batch, *_known(node.shape))) >= node.op.rate).astype(float)
-                for node in graph.nodes
-                if isinstance(node.op, ops.Dropout) and not node.frozen
+                node.name: (draw.random((batch, *_known(node.shape))) >= node.drop_rate).astype(
+                    float
+                )
+                for node in graph.dropouts
             },
         )
         for step in range(steps)
     )
 
 
-def _known(shape: ops.Shape) -> tuple[int, ...]:
+def _known(shape: Shape) -> tuple[int, ...]:
     return tuple(size for size in shape if size is not None)
+
+
+SIDES = ((64, 32), (64, 32), (32, 16))
+"""Sides of inputs that are quick to compute, for networks that shrink early and others, in 1 to 3
+dimensions. The last block still has more than one position."""
+
+
+def natural_size(spec: DenseNetSpec) -> tuple[int, ...]:
+    """A size of inputs that the network accepts, and that is quick to compute."""
+    shrinking, others = SIDES[spec.spatial_dims - 1]
+    return ((shrinking if spec.shrinks_early else others),) * spec.spatial_dims
 
 
 SAMPLES, STEPS = 2, 2
@@ -89,7 +101,7 @@ SAMPLES, STEPS = 2, 2
 def forward_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Forward:
     """The value of every op of any network, in float64."""
     graph = lower(spec, size)
-    network = Network(spec, input_size=size, weights=random_weights(graph, "network"))
+    network = NetworkToBuild(spec, input_size=size, weights=random_weights(graph, "network"))
     taps = tuple(node.name for node in graph.nodes[1:])
     return Forward(network, images(spec, size, SAMPLES, "network"), taps)
 
@@ -98,6 +110,6 @@ def training_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Train:
     """A few float64 training steps of any network, with the learning rate dropping after one."""
     recipe = TrainingRecipe(epochs=STEPS, milestones=(1 / STEPS,), learning_rate=0.05)
     graph = lower(spec, size)
-    network = Network(spec, input_size=size, weights=random_weights(graph, "network"))
+    network = NetworkToBuild(spec, input_size=size, weights=random_weights(graph, "network"))
     given = batches(graph, recipe, steps=STEPS, batch=SAMPLES, label="network")
     return Train(network, recipe, given)

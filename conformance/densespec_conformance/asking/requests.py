@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from densespec.network.arrays import Arrays
+from densespec.network.ops import Shape
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 
@@ -22,7 +23,7 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkToBuild:
     """A network to build.
 
     Attributes:
@@ -43,7 +44,7 @@ class Network:
 class About:
     """What does the target run on, and what is it? Only constructors have to build the network."""
 
-    network: Network
+    network: NetworkToBuild
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Inspect:
     Where it does not tell shapes, stages are probed with one sample.
     """
 
-    network: Network
+    network: NetworkToBuild
     sample_size: tuple[int, ...]
 
 
@@ -85,14 +86,14 @@ class Inspected:
 
     trainable: int
     non_trainable: int
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, Shape]
 
 
 @dataclass(frozen=True)
 class Forward:
     """What do these nodes compute in inference mode?"""
 
-    network: Network
+    network: NetworkToBuild
     x: np.ndarray
     taps: tuple[str, ...]
 
@@ -101,7 +102,7 @@ class Forward:
 class ReadWeights:
     """Which arrays does the network hold once it is built?"""
 
-    network: Network
+    network: NetworkToBuild
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Train:
         replicas: devices among which each batch is split.
     """
 
-    network: Network
+    network: NetworkToBuild
     recipe: TrainingRecipe
     batches: tuple[Batch, ...]
     velocity: Arrayed | None = None
@@ -137,7 +138,20 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Step:
+class ReadVelocity:
+    """Which momentum does a trainer hold that has taken no step yet?
+
+    Attributes:
+        velocity: the momentum that it is to take up; None to start without any.
+    """
+
+    network: NetworkToBuild
+    recipe: TrainingRecipe
+    velocity: Arrayed | None = None
+
+
+@dataclass(frozen=True)
+class StepTrace:
     """All there is to see of one training step.
 
     Attributes:
@@ -153,5 +167,5 @@ class Step:
     weights: Arrays
 
 
-Request = About | Inspect | Forward | ReadWeights | Train
-Answer = Description | Inspected | Arrays | list[Step]
+Request = About | Inspect | Forward | ReadWeights | ReadVelocity | Train
+Answer = Description | Inspected | Arrays | list[StepTrace]

@@ -12,7 +12,7 @@ from densespec.network.files import spec_from_json
 from densespec.network.spec import DenseNetSpec
 from densespec_conformance.asking.constructor import Constructor, is_short, parse
 
-Kind = Literal["backend", "constructor"]
+SubjectKind = Literal["backend", "constructor"]
 
 
 class SubjectError(DensespecError, ValueError):
@@ -34,7 +34,7 @@ class Subject:
     name: str
     spec: DenseNetSpec | None = None
     weights: str | None = None
-    kind: Kind = "backend"
+    kind: SubjectKind = "backend"
 
 
 def subject_of(target: str, spec: str | None = None, weights: str | None = None) -> Subject:

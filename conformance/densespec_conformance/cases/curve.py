@@ -23,7 +23,7 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import random_weights, stream
-from densespec_conformance.asking.requests import Batch, Network, Step, Train
+from densespec_conformance.asking.requests import Batch, NetworkToBuild, StepTrace, Train
 from densespec_conformance.case import Case
 from densespec_conformance.judging.compare import assert_same_steps
 from densespec_conformance.judging.expected import Expectation, Reference
@@ -74,7 +74,7 @@ def whole_run() -> Train:
         masks = dropout_masks(graph, RECIPE.seed, step, len(x))
         rate = RECIPE.learning_rate_at(step // given.steps_per_epoch)
         batches.append(Batch(x, labels, rate, masks))
-    network = Network(SPEC, input_size=SIZE, weights=random_weights(graph, "curve"))
+    network = NetworkToBuild(SPEC, input_size=SIZE, weights=random_weights(graph, "curve"))
     return Train(network, RECIPE, tuple(batches))
 
 
@@ -86,7 +86,7 @@ def _check_curve(target: Target, reference: Reference) -> Outcome:
     return assert_same_steps(actual=target.ask(whole_run()), expected=_expected(reference))
 
 
-def taken_up(after: Step) -> Train:
+def taken_up(after: StepTrace) -> Train:
     """The second half of the run, from a checkpoint of the step before it."""
     whole, graph = whole_run(), lower(SPEC, SIZE)
     with tempfile.TemporaryDirectory() as folder:
@@ -104,11 +104,11 @@ def _check_resumed(stopped: str, target: Target, reference: Reference) -> Outcom
     whole, expected = whole_run(), _expected(reference)
     assert isinstance(expected.values, list)
     if stopped == "itself":
-        first_half: list[Step] = target.ask(replace(whole, batches=whole.batches[:HALF]))
+        first_half: list[StepTrace] = target.ask(replace(whole, batches=whole.batches[:HALF]))
         after = first_half[-1]
     else:
         after = expected.values[HALF - 1]
-    answer: list[Step] = target.ask(taken_up(after))
+    answer: list[StepTrace] = target.ask(taken_up(after))
     return assert_same_steps(
         actual=[*expected.values[:HALF], *answer],
         expected=expected,

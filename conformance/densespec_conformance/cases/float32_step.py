@@ -19,7 +19,7 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.model import ReferenceModel
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
-from densespec_conformance.asking.requests import Network, Train
+from densespec_conformance.asking.requests import NetworkToBuild, Train
 from densespec_conformance.case import Case
 from densespec_conformance.cases.forward import SMALL
 from densespec_conformance.judging.compare import assert_same_steps
@@ -36,7 +36,7 @@ def _distance_from_zero(request: Train) -> float:
     graph = lower(SPEC, SIZE)
     weights = request.network.weights
     assert weights is not None
-    inputs = [node.inputs[0] for node in graph.nodes if isinstance(node.op, ops.Relu)]
+    inputs = [graph.source(node).name for node in graph.nodes_of(ops.Relu)]
     model = ReferenceModel(graph, weights)
     values = model.run(request.batches[0].x, taps=inputs, training=True)
     return min(float(np.abs(value).min()) for value in values.values())
@@ -46,7 +46,7 @@ def _request(label: str) -> Train:
     given = batches(lower(SPEC, SIZE), RECIPE, steps=1, batch=2, label=label)
     weights = random_weights(lower(SPEC), label)
     rounded = {name: array.astype(np.float32) for name, array in weights.items()}
-    network = Network(SPEC, input_size=SIZE, dtype="float32", weights=rounded)
+    network = NetworkToBuild(SPEC, input_size=SIZE, dtype="float32", weights=rounded)
     x = given[0].x.astype(np.float32)
     return Train(network, RECIPE, (replace(given[0], x=x),))
 

@@ -17,7 +17,7 @@ from densespec_conformance.asking.questions import (
     with_signs,
     with_variances,
 )
-from densespec_conformance.asking.requests import Forward, Network
+from densespec_conformance.asking.requests import Forward, NetworkToBuild
 from densespec_conformance.case import Case
 from densespec_conformance.judging.compare import assert_close, shown
 from densespec_conformance.judging.expected import Expectation, Reference, given_in
@@ -45,7 +45,7 @@ CIFAR_STEM = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": None}
 
 
 @dataclass(frozen=True)
-class Row:
+class ForwardRow:
     """One network and the input size it is run at.
 
     Attributes:
@@ -68,56 +68,58 @@ class Row:
 
 
 ROWS = (
-    Row("torchvision-stem"),
-    Row("odd-and-rectangular", size=(37, 51)),
-    Row("built-for-any-size", size=(41, 30), any_size=True),
-    Row("preactivation-stem-pools-negative-numbers", PREACTIVATION),
-    Row("preactivation-stem-odd-size", PREACTIVATION, size=(35, 44)),
-    Row("cifar-plain", PLAIN | CIFAR_STEM, size=(16, 16)),
-    Row("cifar-bc", {"stem_kind": "conv"} | CIFAR_STEM, size=(17, 12)),
-    Row("same-padding-even-size", {"padding": "same"}),
-    Row("same-padding-odd-size", {"padding": "same"}, size=(33, 47)),
-    Row("same-padding-any-size", {"padding": "same"}, size=(38, 31), any_size=True),
-    Row("same-padding-preactivation", PREACTIVATION | {"padding": "same"}),
-    Row("even-kernel-and-stride-3", {"padding": "same", "stem_kernel": 6, "stem_stride": 3}),
-    Row("pool-of-2", {"stem_pool": 2}, size=(31, 32)),
-    Row("pool-of-5", {"stem_pool": 5}, size=(40, 33)),
-    Row("keras-epsilon", {"batch_norm_epsilon": 1e-3}),
-    Row("keras-applications-epsilon", {"batch_norm_epsilon": 1.001e-5}),
-    Row("variances-as-small-as-epsilon", variance=1e-5),
-    Row("gammas-of-either-sign-or-zero", signs=True),
-    Row(
+    ForwardRow("torchvision-stem"),
+    ForwardRow("odd-and-rectangular", size=(37, 51)),
+    ForwardRow("built-for-any-size", size=(41, 30), any_size=True),
+    ForwardRow("preactivation-stem-pools-negative-numbers", PREACTIVATION),
+    ForwardRow("preactivation-stem-odd-size", PREACTIVATION, size=(35, 44)),
+    ForwardRow("cifar-plain", PLAIN | CIFAR_STEM, size=(16, 16)),
+    ForwardRow("cifar-bc", {"stem_kind": "conv"} | CIFAR_STEM, size=(17, 12)),
+    ForwardRow("same-padding-even-size", {"padding": "same"}),
+    ForwardRow("same-padding-odd-size", {"padding": "same"}, size=(33, 47)),
+    ForwardRow("same-padding-any-size", {"padding": "same"}, size=(38, 31), any_size=True),
+    ForwardRow("same-padding-preactivation", PREACTIVATION | {"padding": "same"}),
+    ForwardRow("even-kernel-and-stride-3", {"padding": "same", "stem_kernel": 6, "stem_stride": 3}),
+    ForwardRow("pool-of-2", {"stem_pool": 2}, size=(31, 32)),
+    ForwardRow("pool-of-5", {"stem_pool": 5}, size=(40, 33)),
+    ForwardRow("keras-epsilon", {"batch_norm_epsilon": 1e-3}),
+    ForwardRow("keras-applications-epsilon", {"batch_norm_epsilon": 1.001e-5}),
+    ForwardRow("variances-as-small-as-epsilon", variance=1e-5),
+    ForwardRow("gammas-of-either-sign-or-zero", signs=True),
+    ForwardRow(
         "biased-variance-and-slow-momentum",
         {"running_variance": "biased", "batch_norm_momentum": 0.01},
     ),
-    Row("convolutions-with-bias", {"conv_bias": True}),
-    Row("transition-without-relu", {"transition_relu": False}),
-    Row("no-final-norm", {"final_norm": False}),
-    Row("theta-rounds-down", {"compression": 0.3, "growth_rate": 5}),
-    Row("one-block", {"blocks": (3,)}),
-    Row("four-blocks", {"blocks": (1, 2, 1, 1)}, size=(65, 64)),
-    Row("one-channel-and-one-class", {"in_channels": 1, "classes": 1}),
-    Row("five-channels", {"in_channels": 5, "stem_width": 7}),
-    Row("dropout-is-off", {"dropout_rate": 0.5, "dropout_place": "every-conv"}),
-    Row("dropout-of-layers-is-off", {"dropout_rate": 0.5, "dropout_place": "layer"}),
-    Row("one-dimension", {"spatial_dims": 1}, size=(50,)),
-    Row("one-dimension-same-padding", {"spatial_dims": 1, "padding": "same"}, size=(49,)),
-    Row("three-dimensions", UNPOOLED | {"spatial_dims": 3}, size=(12, 11, 10)),
-    Row("three-dimensions-with-pools", {"spatial_dims": 3}, size=(16, 19, 18), dtype="float32"),
-    Row("dense-layers-before-the-classifier", {"head_units": (6, 4)}),
-    Row("softmax", options={"classifier_activation": "softmax"}),
-    Row("features", options={"include_top": False}),
-    Row("features-averaged", options={"include_top": False, "pooling": "avg"}),
-    Row("features-maximum", options={"include_top": False, "pooling": "max"}),
+    ForwardRow("convolutions-with-bias", {"conv_bias": True}),
+    ForwardRow("transition-without-relu", {"transition_relu": False}),
+    ForwardRow("no-final-norm", {"final_norm": False}),
+    ForwardRow("theta-rounds-down", {"compression": 0.3, "growth_rate": 5}),
+    ForwardRow("one-block", {"blocks": (3,)}),
+    ForwardRow("four-blocks", {"blocks": (1, 2, 1, 1)}, size=(65, 64)),
+    ForwardRow("one-channel-and-one-class", {"in_channels": 1, "classes": 1}),
+    ForwardRow("five-channels", {"in_channels": 5, "stem_width": 7}),
+    ForwardRow("dropout-is-off", {"dropout_rate": 0.5, "dropout_place": "every-conv"}),
+    ForwardRow("dropout-of-layers-is-off", {"dropout_rate": 0.5, "dropout_place": "layer"}),
+    ForwardRow("one-dimension", {"spatial_dims": 1}, size=(50,)),
+    ForwardRow("one-dimension-same-padding", {"spatial_dims": 1, "padding": "same"}, size=(49,)),
+    ForwardRow("three-dimensions", UNPOOLED | {"spatial_dims": 3}, size=(12, 11, 10)),
+    ForwardRow(
+        "three-dimensions-with-pools", {"spatial_dims": 3}, size=(16, 19, 18), dtype="float32"
+    ),
+    ForwardRow("dense-layers-before-the-classifier", {"head_units": (6, 4)}),
+    ForwardRow("softmax", options={"classifier_activation": "softmax"}),
+    ForwardRow("features", options={"include_top": False}),
+    ForwardRow("features-averaged", options={"include_top": False, "pooling": "avg"}),
+    ForwardRow("features-maximum", options={"include_top": False, "pooling": "max"}),
 )
 
 
-def request(row: Row, dtype: str | None = None) -> Forward:
+def request(row: ForwardRow, dtype: str | None = None) -> Forward:
     """The question a row asks: the value of every op, in its own dtype unless told another."""
     options: dict[str, Any] = dict(row.options)
     graph = lower(row.spec, row.size, **options)
     weights = with_variances(random_weights(graph, row.name), row.variance)
-    network = Network(
+    network = NetworkToBuild(
         row.spec,
         input_size=None if row.any_size else row.size,
         weights=with_signs(weights) if row.signs else weights,
@@ -128,7 +130,7 @@ def request(row: Row, dtype: str | None = None) -> Forward:
     return given_in(dtype or row.dtype, asked)
 
 
-def check(row: Row, dtype: str, target: Target, reference: Reference) -> Outcome:
+def check(row: ForwardRow, dtype: str, target: Target, reference: Reference) -> Outcome:
     """Every op's value is within its bound."""
     asked = request(row, dtype)
     expected = reference.expect(f"forward {row.name} {dtype}", lambda: asked)

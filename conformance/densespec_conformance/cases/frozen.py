@@ -10,7 +10,7 @@ from densespec.network.graph import freeze, lower
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
-from densespec_conformance.asking.requests import Inspect, Network, Step, Train
+from densespec_conformance.asking.requests import Inspect, NetworkToBuild, StepTrace, Train
 from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import SMALL
 from densespec_conformance.cases.structure import assert_structure
@@ -23,7 +23,7 @@ DROPOUT = {"dropout_rate": 0.4, "dropout_place": "every-conv"}
 
 
 @dataclass(frozen=True)
-class Row:
+class FrozenRow:
     """One network, the part it trains from, and what is changed of the recipe."""
 
     name: str
@@ -34,10 +34,10 @@ class Row:
 
 
 ROWS = (
-    Row("all-but-the-classifier", "classifier", DROPOUT),
-    Row("all-but-a-new-head", "head1", {"head_units": (6,)}, tier="full"),
-    Row("all-but-the-last-block", "block2", {"running_variance": "biased"}, tier="full"),
-    Row(
+    FrozenRow("all-but-the-classifier", "classifier", DROPOUT),
+    FrozenRow("all-but-a-new-head", "head1", {"head_units": (6,)}, tier="full"),
+    FrozenRow("all-but-the-last-block", "block2", {"running_variance": "biased"}, tier="full"),
+    FrozenRow(
         "all-but-the-last-block-with-rates-by-layer",
         "block2",
         DROPOUT,
@@ -46,14 +46,14 @@ ROWS = (
 )
 
 
-def request(row: Row) -> Train:
+def request(row: FrozenRow) -> Train:
     """The question a row asks."""
     spec = SMALL.replace(**row.changes)
     recipe = TrainingRecipe(
         epochs=STEPS, milestones=(0.5,), learning_rate=0.05, **row.recipe_changes
     )
     graph = freeze(lower(spec, SIZE), row.trainable_from)
-    network = Network(
+    network = NetworkToBuild(
         spec,
         input_size=SIZE,
         weights=random_weights(graph, row.name),
@@ -63,11 +63,11 @@ def request(row: Row) -> Train:
     return Train(network, recipe, given)
 
 
-def _check(row: Row, target: Target, reference: Reference) -> Outcome:
+def _check(row: FrozenRow, target: Target, reference: Reference) -> Outcome:
     asked = request(row)
     graph = freeze(lower(asked.network.spec, SIZE), row.trainable_from)
     assert_structure(target.ask(Inspect(asked.network, SIZE)), graph)
-    answer: list[Step] = target.ask(asked)
+    answer: list[StepTrace] = target.ask(asked)
     expected = reference.expect(f"frozen {row.name}", lambda: asked)
     outcome = assert_same_steps(actual=answer, expected=expected)
     frozen = [weight.name for node in graph.nodes if node.frozen for weight in node.weights]

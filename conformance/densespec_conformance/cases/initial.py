@@ -10,7 +10,7 @@ from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import random_weights
-from densespec_conformance.asking.requests import Network, ReadWeights
+from densespec_conformance.asking.requests import NetworkToBuild, ReadWeights
 from densespec_conformance.case import Case
 from densespec_conformance.cases.forward import SMALL
 from densespec_conformance.judging.compare import assert_identical
@@ -23,14 +23,14 @@ SPEC = SMALL.replace(conv_bias=True)
 def _check_initial(dtype: str, target: Target, reference: Reference) -> Outcome:
     expected = initial_weights(lower(SPEC), seed=7)
     expected = {name: array.astype(dtype) for name, array in expected.items()}
-    network = Network(SPEC, dtype=dtype, seed=7)
+    network = NetworkToBuild(SPEC, dtype=dtype, seed=7)
     return assert_identical(actual=target.ask(ReadWeights(network)), expected=expected)
 
 
 def _check_round_trip(dtype: str, target: Target, reference: Reference) -> Outcome:
     arrays = random_weights(lower(SPEC), f"round trip {dtype}")
     arrays = {name: array.astype(np.dtype(dtype)) for name, array in arrays.items()}
-    network = Network(SPEC, dtype=dtype, weights=arrays)
+    network = NetworkToBuild(SPEC, dtype=dtype, weights=arrays)
     return assert_identical(actual=target.ask(ReadWeights(network)), expected=arrays)
 
 

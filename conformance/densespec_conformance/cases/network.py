@@ -18,19 +18,26 @@ from densespec.network.graph import Graph, lower
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
-from densespec_conformance.asking.questions import batches, images, random_weights
+from densespec_conformance.asking.questions import (
+    batches,
+    images,
+    natural_size,
+    random_weights,
+)
 from densespec_conformance.asking.requests import (
     About,
     Description,
     Forward,
     Inspect,
-    Network,
+    NetworkToBuild,
     ReadWeights,
     Request,
     Train,
     Unsupported,
 )
 from densespec_conformance.case import Case, Tier
+from densespec_conformance.cases.momentum import CLAIM as MOMENTUM
+from densespec_conformance.cases.momentum import assert_momentum_is_held
 from densespec_conformance.cases.structure import assert_structure
 from densespec_conformance.judging.compare import (
     assert_close,
@@ -43,12 +50,8 @@ from densespec_conformance.judging.outcome import EXACT, Outcome
 
 Size = tuple[int, ...]
 
-SIDES = ((64, 32), (64, 32), (32, 16))
-"""Sides of inputs that are quick to compute, with and without a pool in the stem, for 1 to 3
-dimensions. The last block still has more than one position."""
-
 IMAGENET = 224
-STEPS, BATCH = 2, 2
+BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,17 @@ class Question:
     size: Size
     samples: int = 2
 
-    def network(self, target: Target, dtype: str) -> Network:
+    def network(self, target: Target, dtype: str) -> NetworkToBuild:
         """The network as the target has it, which may end in its features or a softmax."""
-        network = Network(self.spec, input_size=self.size, dtype=dtype)
+        network = NetworkToBuild(self.spec, input_size=self.size, dtype=dtype)
         about: Description = target.ask(About(network))
         return replace(network, options=about.options)
 
-    def graph(self, network: Network) -> Graph:
+    def graph(self, network: NetworkToBuild) -> Graph:
         options: dict[str, Any] = dict(network.options)
         return lower(self.spec, self.size, **options)
 
-    def key(self, network: Network, *more: object) -> str:
+    def key(self, network: NetworkToBuild, *more: object) -> str:
         """Of a request, among all that the reference answers."""
         return f"{self.spec} {self.size} {network.dtype} {sorted(network.options.items())} {more}"
 
@@ -123,7 +126,7 @@ def _features(question: Question, target: Target, reference: Reference) -> Outco
     return assert_close(actual=answer, expected=expected, order=list(answer)[-1:])
 
 
-def _every_op(question: Question, network: Network) -> Forward:
+def _every_op(question: Question, network: NetworkToBuild) -> Forward:
     taps = tuple(node.name for node in question.graph(network).nodes[1:])
     x = images(question.spec, question.size, question.samples, "network")
     return Forward(network, x, taps)
@@ -136,24 +139,51 @@ def _compare(key: str, asked: Forward, target: Target, reference: Reference) -> 
     return assert_close(actual=answer, expected=expected, order=shown(answer, asked.taps))
 
 
-def _training(question: Question, target: Target, reference: Reference) -> Outcome:
+def _training(
+    recipe_of: Callable[[Graph], TrainingRecipe],
+    question: Question,
+    target: Target,
+    reference: Reference,
+) -> Outcome:
+    network, graph = _trainable(question, target)
+    recipe = recipe_of(graph)
+    given = batches(graph, recipe, steps=recipe.epochs, batch=BATCH, label="network")
+    weights = random_weights(graph, "network")
+    asked: Request = Train(replace(network, weights=weights), recipe, given)
+    expected = reference.expect(question.key(network, "training", recipe), lambda: asked)
+    return assert_same_steps(actual=target.ask(asked), expected=expected)
+
+
+def _momentum(question: Question, target: Target, reference: Reference) -> Outcome:
+    return assert_momentum_is_held(target, *_trainable(question, target))
+
+
+def _trainable(question: Question, target: Target) -> tuple[NetworkToBuild, Graph]:
+    """The network and its graph.
+
+    Raises:
+        Unsupported: the target gives no logits.
+    """
     network = question.network(target, "float64")
     if network.options:
         ends = ", ".join(f"{name}={value!r}" for name, value in network.options.items())
         raise Unsupported(f"it gives no logits to train by ({ends})")
-    graph = question.graph(network)
-    recipe = TrainingRecipe(epochs=STEPS, milestones=(1 / STEPS,), learning_rate=0.05)
-    given = batches(graph, recipe, steps=STEPS, batch=BATCH, label="network")
-    weights = random_weights(graph, "network")
-    asked: Request = Train(replace(network, weights=weights), recipe, given)
-    expected = reference.expect(question.key(network, "training"), lambda: asked)
-    return assert_same_steps(actual=target.ask(asked), expected=expected)
+    return network, question.graph(network)
 
 
-def natural_size(spec: DenseNetSpec) -> Size:
-    """A size of inputs that the network accepts, and that is quick to compute."""
-    pooled, plain = SIDES[spec.spatial_dims - 1]
-    return ((pooled if spec.stem_pool else plain),) * spec.spatial_dims
+def _dropping(graph: Graph) -> TrainingRecipe:
+    return TrainingRecipe(epochs=2, milestones=(0.5,), learning_rate=0.05)
+
+
+def _smoothing(graph: Graph) -> TrainingRecipe:
+    return TrainingRecipe(epochs=1, learning_rate=0.05, label_smoothing=0.1)
+
+
+def _by_layer(graph: Graph) -> TrainingRecipe:
+    """The first and the last part that train have learning rates of their own."""
+    parts = [stage.name for stage in graph.stages() if stage.parameters.trainable]
+    rates = ((parts[0], 0.5), (parts[-1], 2.0))
+    return TrainingRecipe(epochs=1, learning_rate=0.05, layer_rates=rates)
 
 
 def _odd(size: Size) -> Size:
@@ -162,7 +192,7 @@ def _odd(size: Size) -> Size:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _NetworkRow:
     """One case: what it claims, and the question that it asks."""
 
     id: str
@@ -174,7 +204,8 @@ class _Row:
 
     @property
     def case(self) -> Case:
-        return Case(self.id, self.claim, partial(self.check, self.question), self.tier, self.cost)
+        check = partial(self.check, self.question)
+        return Case(self.id, self.claim, check, self.tier, cost=self.cost)
 
 
 def network_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[Case, ...]:
@@ -188,52 +219,78 @@ def network_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[C
     """
     here = Question(spec, input_size or natural_size(spec))
     lower(spec, here.size)
-    rows = [*_rows(here), *_rows_of_dtypes(here), *([] if input_size else _rows_of_sizes(here))]
+    sizes = [] if input_size else _rows_of_sizes(here)
+    rows = [*_rows(here), *_rows_of_training(here), *_rows_of_dtypes(here), *sizes]
     return tuple(row.case for row in sorted(rows, key=lambda row: row.cost))
 
 
-def _rows(here: Question) -> list[_Row]:
+def _rows(here: Question) -> list[_NetworkRow]:
     return [
-        _Row(
+        _NetworkRow(
             "structure/counts-and-stages",
             "it has the parameters and stage shapes of the spec",
             _structure,
             here,
             cost=1,
         ),
-        _Row(
+        _NetworkRow(
             "forward/float64",
             "every op that can be seen computes what the reference does, in float64",
             partial(_forward, "float64"),
             here,
         ),
-        _Row(
+        _NetworkRow(
             "forward/weights-as-built",
             "so does every op with the weights that it is built with, or has from a file",
             _forward_as_built,
             here,
             cost=4,
         ),
-        _Row(
+        _NetworkRow(
             "features/last-feature-map",
             "the last feature map is that of the reference, whatever comes before",
             _features,
             here,
         ),
-        _Row(
+    ]
+
+
+def _rows_of_training(here: Question) -> list[_NetworkRow]:
+    return [
+        _NetworkRow(
+            "training/momentum-before-the-first-step",
+            MOMENTUM,
+            _momentum,
+            here,
+        ),
+        _NetworkRow(
+            "training/label-smoothing",
+            "a float64 training step with smoothed labels is that of the reference",
+            partial(_training, _smoothing),
+            here,
+            cost=12,
+        ),
+        _NetworkRow(
+            "training/learning-rates-by-layer",
+            "a float64 training step with learning rates by layer is that of the reference",
+            partial(_training, _by_layer),
+            here,
+            cost=12,
+        ),
+        _NetworkRow(
             "training/two-steps-with-a-learning-rate-drop",
             "two float64 training steps are those of the reference: loss, gradients, momentum, "
             "weights and running statistics",
-            _training,
+            partial(_training, _dropping),
             here,
             cost=20,
         ),
     ]
 
 
-def _rows_of_dtypes(here: Question) -> list[_Row]:
+def _rows_of_dtypes(here: Question) -> list[_NetworkRow]:
     comes_back = [
-        _Row(
+        _NetworkRow(
             f"weights/come-back-in-{dtype}",
             f"weights given are weights read in {dtype}, bit for bit",
             partial(_weights_come_back, dtype),
@@ -244,7 +301,7 @@ def _rows_of_dtypes(here: Question) -> list[_Row]:
     ]
     tiers: dict[str, Tier] = {"float32": "quick", "bfloat16": "full", "float16": "full"}
     forward = [
-        _Row(
+        _NetworkRow(
             f"forward/{dtype}",
             f"every op that can be seen is within reach of {dtype} of the reference",
             partial(_forward, dtype),
@@ -257,10 +314,10 @@ def _rows_of_dtypes(here: Question) -> list[_Row]:
     return [*comes_back, *forward]
 
 
-def _rows_of_sizes(here: Question) -> list[_Row]:
+def _rows_of_sizes(here: Question) -> list[_NetworkRow]:
     spec, dims = here.spec, here.spec.spatial_dims
     rows = [
-        _Row(
+        _NetworkRow(
             "forward/odd-input-size",
             "every op that can be seen computes what the reference does at an odd size",
             partial(_forward, "float64"),
@@ -269,8 +326,8 @@ def _rows_of_sizes(here: Question) -> list[_Row]:
             cost=5,
         )
     ]
-    if dims == 2 and spec.stem_pool:
-        row = _Row(
+    if dims == 2 and spec.shrinks_early:
+        row = _NetworkRow(
             "forward/imagenet-size",
             f"every op that can be seen computes what the reference does at {IMAGENET}x{IMAGENET}",
             partial(_forward, "float64"),

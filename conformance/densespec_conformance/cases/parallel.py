@@ -10,7 +10,7 @@ from densespec.network.graph import lower
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
-from densespec_conformance.asking.requests import Network, Train
+from densespec_conformance.asking.requests import NetworkToBuild, Train
 from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import SMALL
 from densespec_conformance.judging.compare import assert_same_steps
@@ -21,7 +21,7 @@ STEPS, SIZE, DEVICES = 4, (20, 17), 2
 
 
 @dataclass(frozen=True)
-class Row:
+class ParallelRow:
     """One network, whose statistics its norms use, and how many samples a batch has."""
 
     name: str
@@ -32,20 +32,20 @@ class Row:
 
 
 ROWS = (
-    Row("synchronised-norms", "synchronised", 6, {"dropout_rate": 0.2}),
-    Row(
+    ParallelRow("synchronised-norms", "synchronised", 6, {"dropout_rate": 0.2}),
+    ParallelRow(
         "biased-synchronised-norms-and-uneven-shards",
         "synchronised",
         5,
         {"running_variance": "biased"},
         tier="full",
     ),
-    Row("norms-of-each-device", "per-replica", 6, {"dropout_rate": 0.2}),
-    Row("norms-of-each-device-and-uneven-shards", "per-replica", 5, tier="full"),
+    ParallelRow("norms-of-each-device", "per-replica", 6, {"dropout_rate": 0.2}),
+    ParallelRow("norms-of-each-device-and-uneven-shards", "per-replica", 5, tier="full"),
 )
 
 
-def request(row: Row) -> Train:
+def request(row: ParallelRow) -> Train:
     """The question a row asks."""
     spec = SMALL.replace(**row.changes)
     recipe = TrainingRecipe(
@@ -55,12 +55,12 @@ def request(row: Row) -> Train:
         batch_norm=row.batch_norm,  # type: ignore[arg-type]
     )
     graph = lower(spec, SIZE)
-    network = Network(spec, input_size=SIZE, weights=random_weights(graph, row.name))
+    network = NetworkToBuild(spec, input_size=SIZE, weights=random_weights(graph, row.name))
     given = batches(graph, recipe, steps=STEPS, batch=row.batch, label=row.name)
     return Train(network, recipe, given, replicas=DEVICES)
 
 
-def _check(row: Row, target: Target, reference: Reference) -> Outcome:
+def _check(row: ParallelRow, target: Target, reference: Reference) -> Outcome:
     asked = request(row)
     expected = reference.expect(f"parallel {row.name}", lambda: asked)
     return assert_same_steps(actual=target.ask(asked), expected=expected)

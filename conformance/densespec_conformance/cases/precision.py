@@ -12,7 +12,7 @@ from densespec.network.catalogue import get
 from densespec.network.graph import lower
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import images, random_weights
-from densespec_conformance.asking.requests import Forward, Network
+from densespec_conformance.asking.requests import Forward, NetworkToBuild
 from densespec_conformance.case import Case
 from densespec_conformance.cases.forward import ROWS, check, compare
 from densespec_conformance.judging.compare import Mismatch
@@ -37,7 +37,7 @@ def _full_size(dtype: str, every_op: bool) -> Forward:
     """densenet169-bc as people run it."""
     spec = get("densenet169-bc")
     graph = lower(spec, SIZE)
-    network = Network(spec, input_size=SIZE, weights=random_weights(graph, "precision"))
+    network = NetworkToBuild(spec, input_size=SIZE, weights=random_weights(graph, "precision"))
     names = tuple(node.name for node in graph.nodes[1:])
     asked = Forward(network, images(spec, SIZE, 1, "precision"), names if every_op else names[-1:])
     return given_in(dtype, asked)

@@ -25,32 +25,34 @@ from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import compare as compare_taps
 from densespec_conformance.cases.structure import assert_structure
 from densespec_conformance.judging.compare import Mismatch, assert_same_steps
-from densespec_conformance.judging.expected import Reference, expectation
+from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import EXACT, Outcome
 
 SHRINKING = 20.0
 """Seconds for finding a smaller network that fails."""
 
-Compare = Callable[[Sample, Target], Outcome]
+Compare = Callable[[Sample, Target, Reference], Outcome]
 
 
-def compare_forward(sample: Sample, target: Target) -> Outcome:
+def _compare_forward(sample: Sample, target: Target, reference: Reference) -> Outcome:
     """Shapes, counts and the value of every op."""
     request = forward_request(sample.spec, sample.size)
     found = target.ask(Inspect(request.network, sample.size))
     assert_structure(found, lower(sample.spec, sample.size))
-    return compare_taps(target, request, expectation(request))
+    expected = reference.expect(f"random forward {sample}", lambda: request)
+    return compare_taps(target, request, expected)
 
 
-def compare_training(sample: Sample, target: Target) -> Outcome:
+def _compare_training(sample: Sample, target: Target, reference: Reference) -> Outcome:
     """Two training steps, with dropout masks where the network has dropout."""
     request = training_request(sample.spec, sample.size)
     actual = target.ask(request)
-    return assert_same_steps(actual=actual, expected=expectation(request))
+    expected = reference.expect(f"random training {sample}", lambda: request)
+    return assert_same_steps(actual=actual, expected=expected)
 
 
 def _check(compare: Compare, examples: int, target: Target, reference: Reference) -> Outcome:
-    search = _Search(compare, target)
+    search = _Search(compare, target, reference)
     run = settings(
         max_examples=examples,
         derandomize=True,
@@ -70,8 +72,8 @@ def _check(compare: Compare, examples: int, target: Target, reference: Reference
 class _Search:
     """Tries networks out until hypothesis has had enough of them."""
 
-    def __init__(self, compare: Compare, target: Target) -> None:
-        self.compare, self.target = compare, target
+    def __init__(self, compare: Compare, target: Target, reference: Reference) -> None:
+        self.compare, self.target, self.reference = compare, target, reference
         self.closest = EXACT
         self.broken: _Found | None = None
         self.failures: dict[Sample, _Found] = {}
@@ -83,7 +85,7 @@ class _Search:
         if self.broken or time.monotonic() > self.end:
             return
         try:
-            outcome = self.compare(sample, self.target)
+            outcome = self.compare(sample, self.target, self.reference)
         except (Mismatch, TargetError) as failure:
             self._failed(_Found(sample, failure))
         else:
@@ -139,14 +141,14 @@ def _cases(examples: int, tier: Tier, cost: float) -> tuple[Case, Case]:
         Case(
             id=f"random/{examples}-random-networks",
             claim="random networks have the graph's structure and compute what the reference does",
-            check=partial(_check, compare_forward, examples),
+            check=partial(_check, _compare_forward, examples),
             tier=tier,
             cost=cost,
         ),
         Case(
             id=f"random/{examples // 2}-random-networks-train",
             claim="random networks take the training steps that the reference takes",
-            check=partial(_check, compare_training, examples // 2),
+            check=partial(_check, _compare_training, examples // 2),
             tier=tier,
             cost=cost,
         ),

@@ -8,7 +8,7 @@ from densespec.backends import LAYERS, split_mode
 from densespec.network.catalogue import Variant, catalogue
 from densespec.network.graph import Graph, lower
 from densespec_conformance.answering.target import Target
-from densespec_conformance.asking.requests import Inspect, Inspected, Network
+from densespec_conformance.asking.requests import Inspect, Inspected, NetworkToBuild
 from densespec_conformance.case import Case
 from densespec_conformance.judging.compare import Mismatch, assert_equal
 from densespec_conformance.judging.expected import Reference
@@ -53,7 +53,7 @@ def assert_structure(found: Inspected, graph: Graph) -> None:
 
 def _check(variant: Variant, target: Target, reference: Reference) -> Outcome:
     size = sample_size(variant)
-    network = Network(variant.spec, input_size=size, dtype="float32")
+    network = NetworkToBuild(variant.spec, input_size=size, dtype="float32")
     found: Inspected = target.ask(Inspect(network, size))
     assert_structure(found, lower(variant.spec, size))
     _check_published(variant, found.trainable)
@@ -62,7 +62,7 @@ def _check(variant: Variant, target: Target, reference: Reference) -> Outcome:
 
 def sample_size(variant: Variant) -> tuple[int, ...]:
     """The input size the variant was published for: ImageNet's or CIFAR's."""
-    side = 224 if variant.spec.stem_pool else 32
+    side = 224 if variant.spec.shrinks_early else 32
     return (side,) * variant.spec.spatial_dims
 
 
@@ -81,7 +81,7 @@ def _check_published(variant: Variant, trainable: int) -> None:
 
 def _check_published_stages(target: Target, reference: Reference) -> Outcome:
     spec = catalogue()["densenet169-bc"].spec
-    network = Network(spec, input_size=(224, 224), dtype="float32")
+    network = NetworkToBuild(spec, input_size=(224, 224), dtype="float32")
     found: Inspected = target.ask(Inspect(network, (224, 224)))
     stages = {stage.name: stage for stage in lower(spec, (224, 224)).stages()}
     shapes = {name.partition(".")[0]: shape for name, shape in found.shapes.items()}
@@ -110,6 +110,7 @@ CASES = (
             id=f"structure/{name}",
             claim=f"{name} has the graph's stage shapes and the published number of parameters",
             check=partial(_check, variant),
+            tier_in_modes="full",
             cost=2 + lower(variant.spec).parameters.trainable / 4e6,
         )
         for name, variant in catalogue().items()

@@ -16,8 +16,8 @@ from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
-from densespec_conformance.asking.requests import Network, Train
-from densespec_conformance.case import Case
+from densespec_conformance.asking.requests import NetworkToBuild, Train
+from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL, UNPOOLED
 from densespec_conformance.judging.compare import assert_same_steps
 from densespec_conformance.judging.expected import Reference
@@ -27,13 +27,18 @@ STEPS, BATCH = 12, 4
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One network and what is changed of the recipe."""
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     recipe_changes: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, ...] = (20, 17)
+
+    @property
+    def tier_in_modes(self) -> Tier:
+        """Modes run networks otherwise, but train them by the same loss and optimizer."""
+        return "full" if self.recipe_changes else "quick"
 
     @property
     def spec(self) -> DenseNetSpec:
@@ -46,44 +51,48 @@ class Row:
 
 
 ROWS = (
-    Row("learning-rate-drop"),
-    Row("preactivation-stem", PREACTIVATION),
-    Row("biased-running-variance", {"running_variance": "biased", "batch_norm_momentum": 0.01}),
-    Row("plain-cifar-network", PLAIN | CIFAR_STEM, size=(8, 8)),
-    Row("same-padding", {"padding": "same", "batch_norm_epsilon": 1e-3}),
-    Row("strong-weight-decay", {}, {"weight_decay": 0.1}),
-    Row(
+    TrainingRow("learning-rate-drop"),
+    TrainingRow("preactivation-stem", PREACTIVATION),
+    TrainingRow(
+        "biased-running-variance", {"running_variance": "biased", "batch_norm_momentum": 0.01}
+    ),
+    TrainingRow("plain-cifar-network", PLAIN | CIFAR_STEM, size=(8, 8)),
+    TrainingRow("same-padding", {"padding": "same", "batch_norm_epsilon": 1e-3}),
+    TrainingRow("strong-weight-decay", {}, {"weight_decay": 0.1}),
+    TrainingRow(
         "weight-decay-of-kernels-only",
         {"conv_bias": True},
         {"weight_decay": 0.1, "decay_kernels_only": True},
     ),
-    Row("label-smoothing", {}, {"label_smoothing": 0.2}),
-    Row(
+    TrainingRow("label-smoothing", {}, {"label_smoothing": 0.2}),
+    TrainingRow(
         "learning-rates-by-layer",
         {},
         {"layer_rates": {"block1": 0.1, "block1.layer2": 0.5, "classifier": 2.0}},
     ),
-    Row("without-nesterov", {}, {"nesterov": False}),
-    Row("without-momentum", {}, {"momentum": 0.0, "nesterov": False}),
-    Row("given-dropout-masks", {"dropout_rate": 0.2}),
-    Row(
+    TrainingRow("without-nesterov", {}, {"nesterov": False}),
+    TrainingRow("without-momentum", {}, {"momentum": 0.0, "nesterov": False}),
+    TrainingRow("given-dropout-masks", {"dropout_rate": 0.2}),
+    TrainingRow(
         "given-dropout-masks-after-every-conv",
         PREACTIVATION | {"dropout_rate": 0.4, "dropout_place": "every-conv"},
     ),
-    Row("given-dropout-masks-after-layers", {"dropout_rate": 0.3, "dropout_place": "layer"}),
-    Row("three-dimensions", UNPOOLED | {"spatial_dims": 3}, size=(6, 5, 6)),
+    TrainingRow(
+        "given-dropout-masks-after-layers", {"dropout_rate": 0.3, "dropout_place": "layer"}
+    ),
+    TrainingRow("three-dimensions", UNPOOLED | {"spatial_dims": 3}, size=(6, 5, 6)),
 )
 
 
-def request(row: Row) -> Train:
+def request(row: TrainingRow) -> Train:
     """The question a row asks."""
     graph = lower(row.spec, row.size)
-    network = Network(row.spec, input_size=row.size, weights=random_weights(graph, row.name))
+    network = NetworkToBuild(row.spec, input_size=row.size, weights=random_weights(graph, row.name))
     given = batches(graph, row.recipe, steps=STEPS, batch=BATCH, label=row.name)
     return Train(network, row.recipe, given)
 
 
-def _check(row: Row, target: Target, reference: Reference) -> Outcome:
+def _check(row: TrainingRow, target: Target, reference: Reference) -> Outcome:
     asked = request(row)
     expected = reference.expect(f"training {row.name}", lambda: asked)
     return assert_same_steps(actual=target.ask(asked), expected=expected)
@@ -94,6 +103,7 @@ CASES = tuple(
         id=f"training/{row.name}",
         claim="12 float64 training steps across a learning-rate drop are those of the reference",
         check=partial(_check, row),
+        tier_in_modes=row.tier_in_modes,
         cost=3,
     )
     for row in ROWS

@@ -15,7 +15,7 @@ def _dropout(**choices: Any) -> Change:
     def change(variant: Variant) -> Variant:
         kernel = variant.kernels[ops.Dropout]
         assert isinstance(kernel, Dropout)
-        if not any(isinstance(node.op, ops.Dropout) for node in variant.graph.nodes):
+        if not variant.graph.nodes_of(ops.Dropout):
             raise NotApplicable
         return variant.compute_by(ops.Dropout, replace(kernel, **choices))
 
@@ -26,7 +26,7 @@ def _without(*names: str) -> Change:
     """Leave out the dropout of these nodes, by the ends of their names."""
 
     def change(variant: Variant) -> Variant:
-        nodes = [node.name for node in variant.graph.nodes if isinstance(node.op, ops.Dropout)]
+        nodes = [node.name for node in variant.graph.nodes_of(ops.Dropout)]
         ignored = tuple(name for name in nodes if name.endswith(names))
         if not ignored or len(ignored) == len(nodes):
             raise NotApplicable
@@ -38,7 +38,7 @@ def _without(*names: str) -> Change:
 def _after_inner(variant: Variant) -> Variant:
     """Dropout after all but the last convolution of a layer is left out."""
     layers: dict[str, str] = {}
-    nodes = [node.name for node in variant.graph.nodes if isinstance(node.op, ops.Dropout)]
+    nodes = [node.name for node in variant.graph.nodes_of(ops.Dropout)]
     for name in nodes:
         if ".layer" in name:
             layers[name.rpartition(".")[0]] = name

@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.deviations.deviation import Deviation
-from densespec_conformance.deviations.kernels import SummedAverageGradient
 
 Seen = Callable[[Arrays, Arrays, TrainingRecipe], Arrays]
 
@@ -70,12 +68,6 @@ DEVIATIONS = (
         "gradients are clipped to [-1, 1]",
         "clip_grad_value_, clipvalue",
         lambda variant: variant.train_by(gradients=_clipped_by_value),
-    ),
-    Deviation(
-        "average-pool-gradient-summed",
-        "the average pool's gradient is that of a sum",
-        "a slip in a hand-written backward pass",
-        lambda variant: variant.compute_by(ops.AvgPool, SummedAverageGradient()),
     ),
     Deviation(
         "norms-not-trained",

@@ -38,9 +38,7 @@ class Scheme:
 
     def recognises(self, arrays: Arrays, graph: Graph) -> bool:
         """Whether every kernel has the scheme's spread, and all together its form."""
-        kernels = [
-            arrays.get(f"{node.name}.kernel") for node in graph.nodes if isinstance(node.op, Conv)
-        ]
+        kernels = [arrays.get(f"{node.name}.kernel") for node in graph.nodes_of(Conv)]
         scaled = [k.astype(np.float64) / self.deviation(k.shape) for k in kernels if k is not None]
         if not scaled:
             return False

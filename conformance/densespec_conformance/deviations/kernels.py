@@ -9,11 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from densespec.network import ops
-from densespec.network.arrays import Arrays
 from densespec.reference import kernels as reference
-from densespec.reference.kernels import Array, Context, Kernel
-
-Gradients = tuple[list[Array], Arrays]
+from densespec.reference.kernels import Array, Context, Gradients, Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +128,8 @@ class Norm(reference.BatchNormKernel):
     """Batch norm with its choices as fields; the defaults are the reference's.
 
     Attributes:
-        moments: whether training normalises by the ``batch``, each ``sample`` or what is
-            ``running``.
+        moments: whether training normalises by the ``batch``, by each ``sample``, or by what is
+            ``running``, once that is updated.
         in_inference: whether inference normalises by the batch too.
         corrected: whether the variance that normalises divides by n - 1.
         constant: whether no gradient flows through mean and variance.
@@ -185,7 +182,8 @@ class Norm(reference.BatchNormKernel):
         spatial = tuple(range(2, x.ndim))
         axes = None if running else spatial if self.moments == "sample" else (0, *spatial)
         if axes is None:
-            mean, variance = (self._wide(ctx.weights[name], x) for name in _RUNNING)
+            now = {**ctx.weights, **ctx.statistics}
+            mean, variance = (self._wide(now[name], x) for name in _RUNNING)
         else:
             mean = x.mean(axes, keepdims=True)
             variance = x.var(axes, keepdims=True, ddof=int(self.corrected))
@@ -289,11 +287,6 @@ class StemAverage(reference.MaxPoolKernel):
     def _count(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
         there = self._sum(op, ctx, np.ones_like(x))
         return np.full_like(there, np.prod(op.window)) if self.counted else there
-
-
-class SummedAverageGradient(reference.AvgPoolKernel):
-    def backward(self, op: ops.AvgPool, ctx: Context, dy: Array, x: Array) -> Gradients:
-        return super().backward(op, ctx, dy * np.prod(op.window), x)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,12 @@ DEVIATIONS = (
         "multi-label training, as in CheXNet",
         _loss(_sigmoids),
     ),
-    Deviation("squared-error", "the loss is the squared error", "a slip", _loss(_squared)),
+    Deviation(
+        "squared-error",
+        "the loss is the squared error",
+        "F.mse_loss to one-hot labels",
+        _loss(_squared),
+    ),
 )
 
 

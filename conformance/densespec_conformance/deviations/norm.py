@@ -53,8 +53,8 @@ DEVIATIONS = (
     ),
     Deviation(
         "running-statistics-in-training",
-        "training normalises by running statistics, and updates them",
-        "a slip",
+        "training updates running statistics, and normalises by them",
+        "AccBatchNorm, which averages over steps in training too",
         norm(moments="running"),
     ),
     Deviation(
@@ -66,7 +66,7 @@ DEVIATIONS = (
     Deviation(
         "unbiased-normalisation",
         "training normalises by the variance over n - 1",
-        "a slip: tensor.var() of PyTorch",
+        "Darknet; tensor.var() of PyTorch in hand-written norms",
         norm(corrected=True),
     ),
     Deviation(

@@ -39,7 +39,7 @@ def _by(kind: type, kernel: Any) -> Change:
     """Compute a kind of op by another kernel, where the network has such ops."""
 
     def change(variant: Variant) -> Variant:
-        if not any(isinstance(node.op, kind) for node in variant.graph.nodes):
+        if not variant.graph.nodes_of(kind):
             raise NotApplicable
         return variant.compute_by(kind, kernel)
 
@@ -140,19 +140,19 @@ DEVIATIONS = (
     Deviation(
         "average-pool-in-stem",
         "the stem's pool averages, without what is outside",
-        "a slip; TensorFlow's and Keras's average pool",
+        "average pools of TensorFlow and Keras in the place of a maximum",
         _by(ops.MaxPool, StemAverage(counted=False)),
     ),
     Deviation(
         "average-pool-in-stem-with-padding",
         "the stem's pool averages, zeros outside included",
-        "a slip; PyTorch's average pool (count_include_pad)",
+        "PyTorch's average pool (count_include_pad) in the place of a maximum",
         _by(ops.MaxPool, StemAverage(counted=True)),
     ),
     Deviation(
         "max-pool-in-transition",
         "transitions take the maximum, not the average",
-        "a slip",
+        "FC-DenseNet (the hundred layers tiramisu)",
         replace_ops(
             "transition*.pool",
             ops.AvgPool,
@@ -212,7 +212,7 @@ DEVIATIONS = (
     Deviation(
         "relu-after-concat",
         "there is a ReLU after every concatenation",
-        "a slip",
+        "tutorials that write relu(torch.cat(...))",
         _extra_relu(ANY, ops.Concat),
     ),
     Deviation(
@@ -240,24 +240,6 @@ DEVIATIONS = (
         _post_activation,
     ),
     Deviation(
-        "transition-pool-first",
-        "transitions pool before their norm",
-        "a slip: pooling commutes with the 1x1 convolution alone",
-        reorder("transition*", ("pool", "norm", "relu", "conv", "dropout")),
-    ),
-    Deviation(
-        "transition-pool-before-relu",
-        "transitions pool between norm and ReLU",
-        "a slip: pooling commutes with the 1x1 convolution alone",
-        reorder("transition*", ("norm", "pool", "relu", "conv", "dropout")),
-    ),
-    Deviation(
-        "stem-pool-before-norm",
-        "the stem pools before its norm",
-        "a slip",
-        reorder("stem*", ("conv", "dropout", "stem_pool", "norm", "relu")),
-    ),
-    Deviation(
         "stem-relu-before-norm",
         "the stem's ReLU comes before its norm",
         "Conv2D(activation='relu') before a norm",
@@ -276,7 +258,6 @@ DEVIATIONS = (
         "Keras's LeakyReLU",
         _by(ops.Relu, Relu(slope=0.3)),
     ),
-    Deviation("no-relu", "there are no ReLUs", "a slip", without(ANY, ops.Relu)),
     Deviation(
         "flipped-kernels",
         "convolutions flip their kernels",
@@ -313,13 +294,13 @@ DEVIATIONS = (
     Deviation(
         "eps-outside-the-root",
         "eps is added to the deviation, not to the variance",
-        "a slip",
+        "Darknet",
         norm(epsilon="deviation"),
     ),
     Deviation(
         "variance-for-deviation",
         "norms divide by the variance, not by its root",
-        "a slip",
+        "hand-written norms: (x - mean) / (variance + eps)",
         norm(root=False),
     ),
     Deviation(

@@ -26,10 +26,6 @@ def _doubled(recipe: TrainingRecipe, name: str) -> float:
     return 2 * recipe.decay_of(name)
 
 
-def _halved(recipe: TrainingRecipe, name: str) -> float:
-    return recipe.decay_of(name) / 2
-
-
 DEVIATIONS = (
     Deviation(
         "no-nesterov",
@@ -101,12 +97,6 @@ DEVIATIONS = (
         _update(decay_of=_of("kernel", factor=2.0)),
     ),
     Deviation(
-        "halved-decay",
-        "weight decay counts half",
-        "a penalty of decay / 4, a slip",
-        _update(decay_of=_halved),
-    ),
-    Deviation(
         "velocity-with-rate",
         "velocity holds the learning rate, with its sign turned",
         "keras.optimizers.SGD",
@@ -130,5 +120,5 @@ DEVIATIONS = (
         "a forgotten option",
         _update(momentum=0.0, nesterov=False),
     ),
-    Deviation("momentum-0.99", "momentum is 0.99", "a slip", _update(momentum=0.99)),
+    Deviation("momentum-0.99", "momentum is 0.99", "nnU-Net", _update(momentum=0.99)),
 )

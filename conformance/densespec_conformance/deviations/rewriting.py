@@ -76,43 +76,30 @@ def after(names: str, kind: type, make: Callable[[Node], Any], *, seen: bool) ->
     return change
 
 
-def reorder(prefix: str, order: Sequence[str]) -> Change:
-    """Put the nodes of a chain, such as ``transition*``, into another order by their last names.
+def reorder(parts: str, order: Sequence[str]) -> Change:
+    """Put the nodes of every part whose name fits a pattern, such as ``transition*``, into another
+    order by their last names. Names that a part lacks are passed over.
 
-    Names that a chain lacks are passed over, and so are chains that lack the first two.
+    Raises, when applied:
+        NotApplicable: every part has that order already.
     """
 
     def change(variant: Variant) -> Variant:
         graph = variant.graph
         chains: dict[str, list[Node]] = {}
         for node in graph.nodes:
-            head, _, short = node.name.rpartition(".")
-            key = head or node.name
-            if fnmatch.fnmatchcase(key, prefix) and (short in order or node.name in order):
-                chains.setdefault(_chain_of(node, order), []).append(node)
-        moved = False
+            part, _, short = node.name.rpartition(".")
+            if short in order and fnmatch.fnmatchcase(part, parts):
+                chains.setdefault(part, []).append(node)
         for chain in chains.values():
-            wanted = [n for short in order for n in chain if _short(n, order) == short]
-            if len(wanted) > 1 and wanted != chain:
-                graph, moved = _rechained(graph, chain, wanted), True
-        if not moved:
+            wanted = sorted(chain, key=lambda node: order.index(node.name.rpartition(".")[2]))
+            if wanted != chain:
+                graph = _rechained(graph, chain, wanted)
+        if graph is variant.graph:
             raise NotApplicable
         return replace(variant, graph=relinked(graph))
 
     return change
-
-
-def _short(node: Node, order: Sequence[str]) -> str:
-    return node.name if node.name in order else node.name.rpartition(".")[2]
-
-
-def _chain_of(node: Node, order: Sequence[str]) -> str:
-    """Chains are what is consecutive: the nodes of one transition, or the stem with its pool."""
-    return (
-        node.stage.partition("_")[0]
-        if node.stage.startswith("stem")
-        else (node.name.rpartition(".")[0] or node.name)
-    )
 
 
 def _rechained(graph: Graph, chain: Sequence[Node], wanted: Sequence[Node]) -> Graph:

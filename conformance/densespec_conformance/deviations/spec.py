@@ -95,7 +95,7 @@ DEVIATIONS = (
     Deviation("eps-1.1e-5", "norms use eps 1.1e-5", "keras-contrib", _epsilon(1.1e-5)),
     Deviation("eps-1e-4", "norms use eps 1e-4", "a common choice", _epsilon(1e-4)),
     Deviation("eps-1e-6", "norms use eps 1e-6", "a common choice", _epsilon(1e-6)),
-    Deviation("eps-1e-12", "norms use eps 1e-12", "a common slip", _epsilon(1e-12)),
+    Deviation("eps-1e-12", "norms use eps 1e-12", "the eps of BERT's layer norm", _epsilon(1e-12)),
     Deviation(
         "same-padding",
         "the stem pads as TensorFlow's 'same'",
@@ -149,7 +149,7 @@ DEVIATIONS = (
     Deviation(
         "no-final-relu",
         "there is no ReLU before the global pool",
-        "a common slip, as torchvision's is a function and no module",
+        "ports of torchvision's modules, where that ReLU is a function",
         without("final.relu", ops.Relu),
     ),
     Deviation(
@@ -164,7 +164,6 @@ DEVIATIONS = (
         "CIFAR networks",
         both(without("stem.norm", ops.BatchNorm), without("stem.relu", ops.Relu)),
     ),
-    Deviation("no-stem-relu", "the stem has no ReLU", "a slip", without("stem.relu", ops.Relu)),
     Deviation("no-stem-pool", "the stem has no pool", "CIFAR networks", without(POOL, ops.MaxPool)),
     Deviation(
         "no-conv-bias",
@@ -172,11 +171,16 @@ DEVIATIONS = (
         "PyTorch and Keras ports, bias=False",
         on(ANY, ops.Conv, bias=False),
     ),
-    Deviation("no-stem-bias", "the stem has no bias", "a slip", on(STEM, ops.Conv, bias=False)),
+    Deviation(
+        "no-stem-bias",
+        "the stem has no bias",
+        "tutorials whose dense layers alone leave bias at its default",
+        on(STEM, ops.Conv, bias=False),
+    ),
     Deviation(
         "no-transition-bias",
         "transitions have no bias",
-        "a slip",
+        "tutorials whose dense layers alone leave bias at its default",
         on("transition*.conv", ops.Conv, bias=False),
     ),
     Deviation(

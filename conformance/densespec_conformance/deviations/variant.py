@@ -20,7 +20,7 @@ from densespec.network.graph import Graph, Node
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array, Context, Kernel, cross_entropy
 from densespec.reference.model import ReferenceModel
-from densespec_conformance.asking.requests import Batch, Network, Step, Train
+from densespec_conformance.asking.requests import Batch, NetworkToBuild, StepTrace, Train
 from densespec_conformance.deviations.kernels import KERNELS
 
 Loss = Callable[[Array, Array, float], tuple[float, Array]]
@@ -130,7 +130,7 @@ class Variant:
     trainable_statistics: bool = False
 
     @classmethod
-    def of(cls, network: Network, size: tuple[int, ...] | None) -> Variant:
+    def of(cls, network: NetworkToBuild, size: tuple[int, ...] | None) -> Variant:
         """The reference itself, for inputs of a spatial size."""
         model = densespec.build(
             network.spec,
@@ -222,7 +222,7 @@ def _compute(node: Node, kernel: Kernel, context: Context, inputs: Sequence[Arra
 
 
 def train(
-    variant: Variant, request: Train, memo: Memo, seen: Sequence[Step] = ()
+    variant: Variant, request: Train, memo: Memo, seen: Sequence[StepTrace] = ()
 ) -> Iterator[tuple[str, Array]]:
     """What there is to see of each step, by label, in the order in which it comes about:
     running statistics, loss, gradients from the last to the first, momentum, weights.
@@ -239,7 +239,9 @@ def train(
     earlier: Arrays = {}
     for index, batch in enumerate(request.batches):
         label, rate = f"step {index + 1}", rules.rate(rates, index)
-        step = _Step(replace(variant, weights=weights), recipe, batch, request.replicas, memo)
+        step = _TrainingStep(
+            replace(variant, weights=weights), recipe, batch, request.replicas, memo
+        )
         for name, array in step.statistics():
             yield f"{label}, running statistic {name}", array
         reported = rules.reported(step.loss, weights, recipe, len(batch.labels))
@@ -278,7 +280,7 @@ def train(
 
 
 @dataclass
-class _Step:
+class _TrainingStep:
     """One step's forward and backward pass, on as many devices as there are.
 
     Attributes:
@@ -330,7 +332,7 @@ class _Step:
 class _Pass:
     """Forward and backward on one device's part of the batch; None for all of it."""
 
-    def __init__(self, step: _Step, part: Array | None) -> None:
+    def __init__(self, step: _TrainingStep, part: Array | None) -> None:
         batch, variant, memo = step.batch, step.variant, step.memo
         every: Any = slice(None) if part is None else part
         self._labels, self._step = memo.same(np.asarray(batch.labels)[every]), step

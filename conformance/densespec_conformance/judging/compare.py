@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from densespec.network.arrays import Arrays
-from densespec_conformance.asking.requests import Step
+from densespec_conformance.asking.requests import StepTrace
 from densespec_conformance.judging.expected import Expectation
 from densespec_conformance.judging.measure import parts_of_steps, relative_error
 from densespec_conformance.judging.outcome import EXACT, Outcome
@@ -123,7 +123,7 @@ def assert_close(
     return _assert_within(actual, expected.values, expected, order)
 
 
-def assert_same_steps(*, actual: list[Step], expected: Expectation) -> Outcome:
+def assert_same_steps(*, actual: list[StepTrace], expected: Expectation) -> Outcome:
     """Training steps match: each one's loss, then gradients, momentum, weights and statistics."""
     assert isinstance(expected.values, list)
     source = "those that were asked for"

@@ -1,9 +1,8 @@
 """The reference with the roundings of a dtype: every op's result is off by as much as rounding.
 
-``densespec_conformance.judging.disturbed:FLOAT32_1`` is a backend that computes in float64, but
-moves each value by a random amount of the size that float32's rounding has there. Draws with
-other numbers move them by other amounts. How far such backends end up from the reference
-is how far a right one that computes in float32 may be.
+``DisturbedBackend("float32", 1)`` computes in float64, but moves each value by a random amount of
+the size that float32's rounding has there. Other draws move them by other amounts. How far such
+backends end up from the reference is how far a right one that computes in float32 may be.
 
 Where an op sums n products, each factor is moved by sqrt(n) roundoffs: as far as n roundings of
 the partial sums, of random sign, move the sum.
@@ -32,13 +31,12 @@ from densespec.reference.kernels import (
     DenseKernel,
     DropoutKernel,
     GlobalPoolKernel,
+    Gradients,
     Kernel,
     SoftmaxKernel,
 )
 from densespec.reference.model import ReferenceModel
 from densespec_conformance.judging.rounding import ARITHMETIC, Arithmetic
-
-Gradients = tuple[list[Array], Arrays]
 
 
 class Noise:
@@ -232,7 +230,7 @@ DISTURBED: Mapping[type, Any] = {
 """The ops that round; a ReLU, a maximum and a concatenation give what they are given."""
 
 
-class _Model(ReferenceModel):
+class _DisturbedModel(ReferenceModel):
     """A reference model with disturbed ops, loss and update."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Array], noise: Noise) -> None:
@@ -255,23 +253,19 @@ class _Model(ReferenceModel):
 
 
 class DisturbedBackend(NumpyBackend):
-    """The reference with the roundings of an arithmetic, in one of many random ways."""
+    """The reference with the roundings of an arithmetic, in one of many random ways.
 
-    def __init__(self, arithmetic: Arithmetic, draw: int) -> None:
-        self.arithmetic, self.draw = arithmetic, draw
+    Args:
+        arithmetic: its name in :data:`densespec_conformance.judging.rounding.ARITHMETIC`.
+        draw: the seed of the roundings.
+    """
+
+    def __init__(self, arithmetic: str, draw: int) -> None:
+        self.arithmetic, self.draw = ARITHMETIC[arithmetic], draw
 
     def build(self, graph: Graph, weights: Mapping[str, Array], **options: Any) -> ReferenceModel:
-        return _Model(graph, weights, Noise(self.arithmetic, self.draw))
+        return _DisturbedModel(graph, weights, Noise(self.arithmetic, self.draw))
 
 
-def name_of(dtype: str, draw: int) -> str:
-    """The backend's name, as ``densespec.get_backend`` takes it."""
-    return f"{__name__}:{dtype.upper()}_{draw}"
-
-
-def __getattr__(name: str) -> DisturbedBackend:
-    dtype, _, draw = name.rpartition("_")
-    arithmetic = ARITHMETIC.get(dtype.lower())
-    if arithmetic is None or not draw.isdecimal():
-        raise AttributeError(name)
-    return DisturbedBackend(arithmetic, int(draw))
+FLOAT64 = DisturbedBackend("float64", 1000)
+"""A backend whose roundings no bound was derived from, as a target that should pass every case."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from densespec.network.arrays import Arrays
-from densespec_conformance.answering.worker import handle
+from densespec_conformance.answering.answers import handle
 from densespec_conformance.asking.requests import Answer, Forward, Request, Train
 from densespec_conformance.judging.rounding import rounded
 from densespec_conformance.judging.tolerance import Bounds, forward_bounds, training_bounds
@@ -57,15 +57,31 @@ def _rounded(arrays: Mapping[str, np.ndarray], dtype: str) -> Arrays:
 
 
 class Reference:
-    """The numpy reference as what every target is compared with; each request is computed once."""
+    """The numpy reference as what every target is compared with; each request is computed once.
+
+    Several targets may ask at a time: those that ask the same wait for the first of them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[str, Expectation] = {}
+        self._known: dict[str, _Once] = {}
 
     def expect(self, key: str, request: Callable[[], Request]) -> Expectation:
         """What a request's answer should be; it is made when ``key`` is asked the first time."""
         with self._lock:
-            if key not in self._known:
-                self._known[key] = expectation(request())
-            return self._known[key]
+            once = self._known.setdefault(key, _Once())
+        return once.of(request)
+
+
+class _Once:
+    """An expectation that is computed when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: Expectation | None = None
+
+    def of(self, request: Callable[[], Request]) -> Expectation:
+        with self._lock:
+            if self._found is None:
+                self._found = expectation(request())
+            return self._found

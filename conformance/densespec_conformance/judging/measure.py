@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from densespec.network.arrays import Arrays
-from densespec_conformance.asking.requests import Step
+from densespec_conformance.asking.requests import StepTrace
 
 LOSS = "loss"
 
@@ -23,7 +23,7 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     return difference if scale == 0 else difference / scale
 
 
-def parts_of_steps(steps: Sequence[Step]) -> Arrays:
+def parts_of_steps(steps: Sequence[StepTrace]) -> Arrays:
     """Every array of training steps by a label such as ``step 2, gradient stem.conv.kernel``.
 
     In the order in which a step computes them: loss, gradients, momentum, weights, statistics.
@@ -35,7 +35,7 @@ def parts_of_steps(steps: Sequence[Step]) -> Arrays:
     }
 
 
-def _parts(step: Step) -> Arrays:
+def _parts(step: StepTrace) -> Arrays:
     kinds: dict[str, Mapping[str, np.ndarray]] = {
         "gradient": step.gradients,
         "momentum": step.velocity,

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from densespec.network.arrays import Arrays
-from densespec_conformance.answering.worker import handle
-from densespec_conformance.asking.requests import Answer, Forward, Step, Train
-from densespec_conformance.judging.disturbed import name_of
+from densespec_conformance.answering.answers import handle
+from densespec_conformance.asking.requests import Answer, Forward, StepTrace, Train
+from densespec_conformance.judging.disturbed import DisturbedBackend
 from densespec_conformance.judging.measure import parts_of_steps, relative_error
 from densespec_conformance.judging.rounding import ARITHMETIC, arithmetic_of
 
@@ -50,7 +50,7 @@ def forward_bounds(request: Forward, exact: Arrays, dtype: str) -> Bounds:
     return _bounds(request, exact, dtype, _taps)
 
 
-def training_bounds(request: Train, exact: list[Step], dtype: str) -> Bounds:
+def training_bounds(request: Train, exact: list[StepTrace], dtype: str) -> Bounds:
     """Bounds of every part of every step of ``exact``, the float64 answer to a float64 request."""
     return _bounds(request, parts_of_steps(exact), dtype, _parts)
 
@@ -71,7 +71,7 @@ def _bounds(
     kind = arithmetic_of(dtype)
     smallest = min(array.size for array in exact.values())
     draws = min(max(2, -(-ENOUGH // smallest)), MOST_DRAWS)
-    moved = [arrays_of(handle(name_of(kind, draw), request)) for draw in range(draws)]
+    moved = [arrays_of(handle(DisturbedBackend(kind, draw), request)) for draw in range(draws)]
     unit = ARITHMETIC[kind].unit
     relative = {
         name: SAFETY * max(unit, *(relative_error(draw[name], array) for draw in moved))

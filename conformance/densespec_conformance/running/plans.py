@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from densespec.backends import split_mode
 from densespec.errors import DensespecError, UnknownName
 from densespec.installed import require
 from densespec_conformance.asking.subject import Subject, SubjectError, input_size_of
@@ -61,7 +62,7 @@ def cases_of(subject: Subject, size: str | None = None) -> tuple[Case, ...]:
 
         if size is not None:
             raise SubjectError(f"{subject.name}: an input size is of one network: give its --spec")
-        return all_cases()
+        return all_cases(split_mode(subject.name)[1])
     from densespec_conformance.cases.network import network_cases
 
     sizes = None if size is None else input_size_of(size, subject.spec)

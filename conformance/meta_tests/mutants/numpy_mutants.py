@@ -37,6 +37,7 @@ from meta_tests.mutants.mutant import (
     KERNELS_ONLY,
     LAYER_RATES,
     MASKS,
+    MOMENTUM,
     NEGATIVE,
     NO_DROPOUT,
     ROUND_TRIP,
@@ -163,13 +164,6 @@ class _NormWithoutBatchGradient(BatchNormKernel):
         return super().backward(op, replace(ctx, training=False, weights=frozen), dy, x)
 
 
-class _UnscaledAverage(AvgPoolKernel):
-    def backward(
-        self, op: ops.AvgPool, ctx: Context, dy: Array, x: Array
-    ) -> tuple[list[Array], Arrays]:
-        return super().backward(op, ctx, dy * 4, x)
-
-
 class _LogSoftmax(SoftmaxKernel):
     def forward(self, op: ops.Softmax, ctx: Context, x: Array) -> Array:
         return np.log(super().forward(op, ctx, x))
@@ -236,6 +230,13 @@ class _NoNesterov(_OtherRule):
     def rule(self, w: Array, g: Array, v: Array, rate: float) -> tuple[Array, Array]:
         v = self._recipe.momentum * v + g + self._recipe.weight_decay * w
         return w - rate * v, v
+
+
+class _NoMomentumYet(NumpyTrainer):
+    """Holds momentum as an optimizer that makes its state at the first step."""
+
+    def velocity(self) -> Arrays:
+        return {}
 
 
 class _ConstantRate(NumpyTrainer):
@@ -519,12 +520,12 @@ MUTANTS: Mapping[str, Mutant] = {
         ("constant-statistics",),
         lambda: MutantBackend(kernels={ops.BatchNorm: _NormWithoutBatchGradient()}),
     ),
-    "UNSCALED_AVERAGE_GRADIENT": Mutant(
-        "the gradient of the average pool is that of a sum",
-        DROP,
-        "step 1, gradient stem.conv.kernel",
-        ("average-pool-gradient-summed",),
-        lambda: MutantBackend(kernels={ops.AvgPool: _UnscaledAverage()}),
+    "FORGETS_MOMENTUM_BEFORE_IT_STEPS": Mutant(
+        "has no momentum before its first step, not even what it was given",
+        MOMENTUM,
+        "names",
+        (),
+        lambda: MutantBackend(train=_NoMomentumYet),
     ),
     "KERAS_VELOCITY": Mutant(
         "velocity holds the learning rate",

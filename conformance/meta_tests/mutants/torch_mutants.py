@@ -119,6 +119,19 @@ def _always_running(norm: Any, x: Tensor) -> Tensor:
     return functional.batch_norm(x, mean, variance, norm.weight, norm.bias, False, 0.0, norm.eps)
 
 
+def _accumulated(norm: Any, x: Tensor) -> Tensor:
+    """Updates running statistics and normalises by them, in training too."""
+    import torch
+    from torch.nn import functional
+
+    if norm.training:
+        with torch.no_grad():
+            norm.running_mean.lerp_(x.mean((0, 2, 3)), norm.momentum)
+            norm.running_var.lerp_(x.var((0, 2, 3)), norm.momentum)
+    mean, variance = norm.running_mean, norm.running_var
+    return functional.batch_norm(x, mean, variance, norm.weight, norm.bias, False, 0.0, norm.eps)
+
+
 def _by_hand(norm: Any, x: Tensor, *, detach: bool, unbiased: bool) -> Tensor:
     """A norm as tutorials write it."""
     import torch
@@ -641,6 +654,13 @@ MUTANTS: Mapping[str, Mutant] = {
         "step 1, gradient stem.conv.kernel",
         ("constant-statistics",),
         backend(norms_by(functools.partial(_by_hand, detach=True, unbiased=False))),
+    ),
+    "TORCH_ACCUMULATED_STATISTICS": Mutant(
+        "a norm that averages over steps in training too, such as AccBatchNorm",
+        DROP,
+        "step 1, loss",
+        ("running-statistics-in-training",),
+        backend(norms_by(_accumulated)),
     ),
     "TORCH_UNBIASED_NORM": Mutant(
         "a hand-written norm that normalises by x.var()",

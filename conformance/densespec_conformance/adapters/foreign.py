@@ -1,0 +1,155 @@
+"""What the suite needs of somebody else's network, whichever framework it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from densespec.backends import Trainer, require_logits
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.weights.layouts import Axes, to_canonical
+from densespec.weights.tensors import Tensor
+from densespec_conformance.asking.requests import Unsupported
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen of one run in inference mode, channels first.
+
+    Attributes:
+        output: what the network gives.
+        inputs: what each watched part reads, by the part's name, in the order in which they run.
+        outputs: what each watched part gives, likewise.
+    """
+
+    output: np.ndarray
+    inputs: Arrays
+    outputs: Arrays
+
+
+@dataclass(frozen=True)
+class ForeignArray:
+    """One array of a network.
+
+    Attributes:
+        tensor: the array in the framework's order of axes.
+        part: the name of the module or layer that holds it.
+        leaf: what it would be called canonically, such as ``gamma``; empty where that is unknown.
+    """
+
+    tensor: Tensor
+    part: str
+    leaf: str
+
+
+class ForeignNetwork(Protocol):
+    """A network of a framework.
+
+    Attributes:
+        containers: the kinds of weight file whose layouts may know its names.
+        axes: the order of axes of its kernels.
+        any_size: whether it takes inputs of any size.
+        notes: what a user should know of how it is run.
+    """
+
+    axes: Axes
+
+    @property
+    def containers(self) -> tuple[str, ...]: ...
+
+    @property
+    def any_size(self) -> bool: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def arrays(self) -> dict[str, ForeignArray]:
+        """Every array but counters, by the framework's name."""
+        ...
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Replace arrays, by the framework's names and in its order of axes."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Load a weight file as the framework's users do."""
+        ...
+
+    def keep(self) -> None:
+        """Remember its state as its own, to :meth:`reset` to."""
+        ...
+
+    def reset(self) -> None:
+        """Go back to the state that was kept, so that nothing is left of earlier questions."""
+        ...
+
+    def count_parameters(self) -> tuple[int, int]:
+        """Trainable parameters and running statistics, as the framework counts them."""
+        ...
+
+    def run(self, x: np.ndarray, parts: Collection[str]) -> Observation:
+        """Run it in inference mode on x of (batch, channels, *spatial), watching some parts."""
+        ...
+
+    def trainer(self, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe) -> Trainer:
+        """A trainer; ``keys`` are the framework's names of arrays, by canonical name."""
+        ...
+
+
+def canonical_arrays(network: ForeignNetwork, keys: Mapping[str, str]) -> Arrays:
+    """A network's arrays by canonical name, in the canonical order of axes.
+
+    Args:
+        keys: the framework's names of arrays, by canonical name.
+    """
+    arrays = network.arrays()
+    return {
+        name: to_canonical(name, arrays[key].tensor, network.axes).read()
+        for name, key in keys.items()
+    }
+
+
+class ForeignTrainer:
+    """What trainers of somebody else's network have in common; frameworks add the steps.
+
+    Raises:
+        ValueError: the network gives no logits.
+    """
+
+    def __init__(
+        self,
+        network: ForeignNetwork,
+        keys: Mapping[str, str],
+        graph: Graph,
+        recipe: TrainingRecipe,
+    ) -> None:
+        require_logits(graph)
+        self._network, self._keys = network, keys
+        self._graph, self._recipe = graph, recipe
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self._network.run(x, ()).output
+
+    def weights(self) -> Arrays:
+        return canonical_arrays(self._network, self._keys)
+
+    def close(self) -> None:
+        """Do nothing: the trainer holds nothing but the network."""
+
+    def _check_masks(self, masks: Mapping[str, np.ndarray] | None) -> None:
+        """Refuse dropout masks, which only a network that densespec built can be given.
+
+        Raises:
+            Unsupported: there are masks.
+        """
+        if masks:
+            raise Unsupported("it draws its own dropout masks, and can't be given any")
+
+    def _trainable_keys(self) -> dict[str, str]:
+        return {w.name: self._keys[w.name] for w in self._graph.weights if w.trainable}
