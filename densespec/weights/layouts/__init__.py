@@ -28,6 +28,10 @@ def _no_constants(graph: Graph) -> dict[str, Tensor]:
     return {}
 
 
+def _no_notes(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    return ()
+
+
 def _as_they_are(tensors: Tensors) -> dict[str, Tensor]:
     return dict(tensors)
 
@@ -50,6 +54,7 @@ class Layout:
         ignored: names in files that are no weights, such as optimizer state.
         metadata: what files say beside their arrays.
         stated_spec: the spec that a file's metadata states, if it does.
+        notes: what is taken for granted of a file of these metadata, for want of a word in it.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Layout:
     ignored: Callable[[str], bool] = lambda name: False
     metadata: Callable[[Graph, str], Mapping[str, str]] = lambda graph, container: {}
     stated_spec: Callable[[Mapping[str, str]], DenseNetSpec | None] = lambda metadata: None
+    notes: Callable[[Mapping[str, str]], tuple[str, ...]] = _no_notes
 
     def differences(self, spec: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
         """Fields in which this implementation is another network: (the spec's value, its own)."""
