@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from densespec.errors import UnknownName
+from densespec.errors import UnknownName, WeightsError
 from densespec.network.differences import fields_of
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
@@ -99,6 +99,21 @@ def get_layout(name: str) -> Layout:
     if name not in known:
         raise UnknownName("layout", name, known)
     return known[name]
+
+
+def renamed(tensors: Tensors, rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """The same tensors under other names.
+
+    Raises:
+        WeightsError: two of them would have one name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = rename(name)
+        if new in found:
+            raise WeightsError(f"{name} is a second {new}, of another network perhaps")
+        found[new] = tensor
+    return found
 
 
 def canonical_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from densespec.weights.layouts import Layout, flax_names, torch_names
+from densespec.weights.layouts import Layout, flax_names, renamed, torch_names
 from densespec.weights.tensors import Tensor, Tensors
 
 _key = flax_names.key_of(torch_names.module_path)
@@ -28,7 +28,7 @@ def _normalise(tensors: Tensors) -> dict[str, Tensor]:
             path = "features/" + path.removeprefix(f"{features}/")
         return f"{collection}/{path}"
 
-    return {bare(name): tensor for name, tensor in tensors.items()}
+    return renamed(tensors, bare)
 
 
 LAYOUT = Layout(

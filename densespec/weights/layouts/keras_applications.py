@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from densespec.weights.layouts import Layout, keras_names
+from densespec.weights.layouts import Layout, keras_names, renamed
 from densespec.weights.tensors import Tensor, Tensors
 
 MARK = "conv2_block1_0_bn"
@@ -27,14 +27,14 @@ _OLD_NAMES = (
 
 
 def _modern(name: str) -> str:
+    name = name.removesuffix(":0")
     for old, new in _OLD_NAMES:
         name = old.sub(new, name)
     return name
 
 
 def _normalise(tensors: Tensors) -> dict[str, Tensor]:
-    normal = keras_names.normalise(tensors)
-    return {_modern(name): tensor for name, tensor in normal.items()}
+    return renamed(keras_names.normalise(tensors), _modern)
 
 
 def _is_nameless(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
@@ -44,7 +44,9 @@ def _is_nameless(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
 def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
     texts = metadata.get("layer_names", "") + metadata.get("config", "")
     return (
-        MARK in texts or f"{MARK}/gamma" in _normalise(tensors) or _is_nameless(tensors, metadata)
+        MARK in texts
+        or any(_modern(name) == f"{MARK}/gamma" for name in tensors)
+        or _is_nameless(tensors, metadata)
     )
 
 

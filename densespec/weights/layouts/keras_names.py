@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
@@ -17,7 +18,7 @@ from densespec.errors import WeightsError
 from densespec.network import ops
 from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name, evidence_in_order
-from densespec.weights.layouts import canonical_shape
+from densespec.weights.layouts import canonical_shape, renamed
 from densespec.weights.layouts.places import UNIT, by_place
 from densespec.weights.tensors import Tensor, Tensors
 
@@ -27,6 +28,7 @@ LEGACY = "keras-legacy"
 LayerName = Callable[[str], str]
 """Name of the layer that computes a node, by the node's name."""
 
+_NUMBERED = re.compile(r"(.+)_([1-9][0-9]{0,5})")
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
 _ORDER = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -218,19 +220,22 @@ def normalise(tensors: Tensors) -> dict[str, Tensor]:
 
     Keras 2.12 and 2.13 count each layer twice: ``layers/conv2d``, ``layers/conv2d_2`` and so on.
     """
-    numbers: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    found: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for name in tensors:
         for path, layer, number in _layers_of(name):
-            numbers[*path, layer].add(number)
+            found[*path, layer].add(number)
+    ranks = {
+        layers: {number: rank for rank, number in enumerate(sorted(numbers))}
+        for layers, numbers in found.items()
+    }
 
     def renumbered(name: str) -> str:
         parts = [
-            numbered(layer, sorted(numbers[*path, layer]).index(number))
-            for path, layer, number in _layers_of(name)
+            numbered(layer, ranks[*path, layer][number]) for path, layer, number in _layers_of(name)
         ]
         return "/".join([*parts, *name.removesuffix(":0").split("/")[len(parts) :]])
 
-    return {renumbered(name): tensor for name, tensor in tensors.items()}
+    return renamed(tensors, renumbered)
 
 
 def _layers_of(name: str) -> Iterator[tuple[tuple[str, ...], str, int]]:
@@ -238,11 +243,9 @@ def _layers_of(name: str) -> Iterator[tuple[tuple[str, ...], str, int]]:
     path, variables, _ = name.rpartition("/vars/")
     parts = path.split("/") if variables else []
     for depth, part in enumerate(parts):
-        layer, _, number = part.rpartition("_")
-        if layer and number.isdecimal():
-            yield tuple(parts[:depth]), layer, int(number)
-        else:
-            yield tuple(parts[:depth]), part, 0
+        match = _NUMBERED.fullmatch(part)
+        layer, number = (match[1], int(match[2])) if match else (part, 0)
+        yield tuple(parts[:depth]), layer, number
 
 
 def claims(stem: str, nested: bool = False) -> Callable[[Tensors, Mapping[str, str]], bool]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
-from densespec.weights.layouts import Layout, canonical_shape, keras_names, original
+from densespec.weights.layouts import Layout, canonical_shape, keras_names, original, renamed
 from densespec.weights.layouts.keras_names import LEGACY, legacy_key, numbered, variable_key
 from densespec.weights.layouts.places import UNIT, by_place
 from densespec.weights.tensors import Tensor, Tensors
@@ -108,10 +108,8 @@ def evidence(root: str) -> Callable[[Tensors], Evidence]:
 def _normalise(tensors: Tensors) -> dict[str, Tensor]:
     stem = _stem(tensors)
     outer = (stem[1] or "") if stem else ""
-    return {
-        _usual(name.removeprefix(outer)): tensor
-        for name, tensor in keras_names.normalise(tensors).items()
-    }
+    normal = keras_names.normalise(tensors)
+    return renamed(normal, lambda name: _usual(name.removeprefix(outer)))
 
 
 def _usual(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
+from densespec.weights.layouts import renamed
 from densespec.weights.tensors import Tensor, Tensors
 
 COUNTER = "num_batches_tracked"
@@ -144,7 +145,7 @@ def normalise(tensors: Tensors) -> dict[str, Tensor]:
     and timm's feature extractor has ``features_conv0.weight``.
     """
     prefix = next((stem[1] for name in tensors if (stem := _STEM.fullmatch(name))), "")
-    return {_modern(name.removeprefix(prefix)): tensor for name, tensor in tensors.items()}
+    return renamed(tensors, lambda name: _modern(name.removeprefix(prefix)))
 
 
 def _modern(name: str) -> str:
@@ -159,7 +160,7 @@ def unwrapped(stem: str) -> Callable[[Tensors], dict[str, Tensor]]:
     def normalised(tensors: Tensors) -> dict[str, Tensor]:
         found = (name.removesuffix(stem) for name in tensors if name.endswith(stem))
         prefix = next(found, "")
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        return renamed(tensors, lambda name: name.removeprefix(prefix))
 
     return normalised
 
