@@ -10,7 +10,7 @@ LAYOUT = replace(
     original_keras.LAYOUT,
     name="original-keras-functional",
     about="the Keras original of densenet169-bc made functional",
-    containers=("keras-weights", "keras-legacy", "keras"),
+    containers=("keras-weights", "keras"),
     keys=original_keras.keys("layers/"),
     claims=original_keras.claims("layers/"),
     evidence=original_keras.evidence("layers/"),
