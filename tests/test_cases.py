@@ -28,7 +28,7 @@ from click.testing import CliRunner
 import densespec
 from densespec import DensespecError
 from densespec.cli import main
-from densespec.weights.convert import open_weights
+from densespec.weights.opening import open_weights
 
 CASES = sorted(file.parent for file in Path(__file__).with_name("cases").glob("*/case.toml"))
 

@@ -11,10 +11,12 @@ import pytest
 
 import densespec
 from densespec import DenseNetSpec, get
+from densespec.network.differences import spec_differences
 from densespec.weights.containers import SUFFIXES, open_file, write_file
-from densespec.weights.convert import convert, open_weights
+from densespec.weights.convert import convert
 from densespec.weights.evidence import inferred_fields, spec_from
 from densespec.weights.layouts import get_layout, layouts
+from densespec.weights.opening import open_weights
 from tests.original_torch import OriginalDenseNet
 from tests.test_convert import SPEC, arrays_of, assert_same, checkpoint, random_weights, refusal_of
 from tests.test_layouts import tensors_of
