@@ -28,7 +28,10 @@ from click.testing import CliRunner
 import densespec
 from densespec import DensespecError
 from densespec.cli import main
+from densespec.weights.containers import SUFFIXES, open_file
+from densespec.weights.convert import convert
 from densespec.weights.opening import open_weights
+from tests.test_convert import assert_same
 
 CASES = sorted(file.parent for file in Path(__file__).with_name("cases").glob("*/case.toml"))
 
@@ -112,3 +115,25 @@ def test_a_file_of_another_program_computes_what_the_program_computed(
         if right and expected == "notes":
             right, text = case.says(notes), notes
     assert right, text
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
+def test_it_comes_back_from_the_layout_that_it_was_read_in(folder: Path, tmp_path: Path) -> None:
+    """Under the names that it had, where the program still has them."""
+    case = Case(folder)
+    path = folder / case.record["file"]
+    if path.is_dir() or case.record["expect"] == "refuses" or case.record.get("options"):
+        pytest.skip("it is not written back as it was read")
+    with open_weights(path) as found:
+        container, layout, arrays = found.container, found.layout, found.arrays()
+    if container not in layout.containers or container == "keras":
+        pytest.skip(f"layout {layout.name} does not write such files")
+    suffix = next(suffix for suffix, name in SUFFIXES.items() if name == container)
+    written = tmp_path / f"again{suffix}"
+    convert(path, written, to_layout=layout.name)
+    with open_weights(written) as again:
+        assert again.layout.name == layout.name
+        assert_same(again.arrays(), arrays)
+    with open_file(path) as before, open_file(written) as after:
+        if layout.normalise(before.tensors).keys() == before.tensors.keys():
+            assert after.tensors.keys() == before.tensors.keys()

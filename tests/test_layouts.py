@@ -24,6 +24,7 @@ from densespec.weights.layouts import (
     layouts,
     to_canonical,
 )
+from densespec.weights.naming import claimants
 from densespec.weights.tensors import Tensor
 from tests.strategies import specs, tiny, unhurried
 
@@ -389,14 +390,16 @@ def test_vectors_and_pytorchs_kernels_stay_as_they_are() -> None:
 
 
 @every_kind_of_file
-def test_a_file_is_claimed_by_its_layout_alone(name: str, container: str) -> None:
+def test_a_file_is_claimed_by_its_layout_or_by_those_of_the_same_names(
+    name: str, container: str
+) -> None:
     layout, spec = get_layout(name), fixed(name)
     graph = lower(spec)
     tensors = tensors_of(layout, spec, container)
     noted = layout.metadata(graph, container)
-    claiming = [other.name for other in layouts().values() if other.claims(tensors, noted)]
-    shared = {"timm": "torchvision", "densespec-torch": "torchvision"}
-    assert claiming == [shared.get(name, name)]
+    claiming = [other.name for other in claimants(tensors, noted)]
+    shared = ["torchvision", "densespec-torch"]
+    assert claiming == (shared if name in ("timm", *shared) else [name])
 
 
 # Evidence

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 import densespec
-from densespec import DenseNetSpec, get
+from densespec import DenseNetSpec, get, variants
+from densespec.errors import WeightsError
 from densespec.network.differences import spec_differences
+from densespec.network.graph import lower
 from densespec.weights.containers import SUFFIXES, open_file, write_file
 from densespec.weights.convert import convert
 from densespec.weights.evidence import inferred_fields, spec_from
 from densespec.weights.layouts import get_layout, layouts
-from densespec.weights.opening import open_weights
+from densespec.weights.opening import IdentifiedWeights, identify, open_weights
 from tests.original_torch import OriginalDenseNet
 from tests.test_convert import SPEC, arrays_of, assert_same, checkpoint, random_weights, refusal_of
 from tests.test_layouts import tensors_of
@@ -132,6 +134,56 @@ def test_what_the_pytorch_original_saves_is_read(prefix: str, tmp_path: Path) ->
     with open_weights(path) as found:
         assert (found.layout.name, found.spec) == ("original-torch", ORIGINAL)
         np.testing.assert_allclose(_expected(found.arrays()), _computed(model), rtol=1e-10)
+
+
+# Networks of densespec's own, in names that others have
+
+
+TWINS = ("densenet169-bc", "densenet169-bc-keras", "densenet169-bc-pytorch")
+
+
+def _identified(spec: DenseNetSpec, layout: str, container: str) -> IdentifiedWeights:
+    theirs = get_layout(layout)
+    metadata = theirs.metadata(lower(spec), container)
+    return identify(tensors_of(theirs, spec, container), metadata, container)
+
+
+@pytest.mark.parametrize("variant", [name for name in variants() if name not in TWINS])
+def test_the_state_dict_of_every_variant_is_recognised(variant: str) -> None:
+    spec = get(variant).replace(classes=7, in_channels=1)
+    found = _identified(spec, "densespec-torch", "torch")
+    assert (found.variant, found.spec) == (variant, spec)
+    program = get_layout("torchvision").differences(spec)
+    assert found.layout.name == ("densespec-torch" if program else "torchvision")
+
+
+@pytest.mark.parametrize("variant", TWINS)
+def test_the_state_dict_of_a_variant_that_has_twins_needs_its_name(variant: str) -> None:
+    with pytest.raises(WeightsError, match=f"fit {' and '.join(TWINS)}, .*: give the spec"):
+        _identified(get(variant), "densespec-torch", "torch")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_units": (16,)},
+        {"stem_kind": "conv", "stem_kernel": 3, "stem_stride": 1, "stem_pool": None},
+        {"spatial_dims": 3},
+        {"compression": 1.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+@pytest.mark.parametrize(
+    ("layout", "container"), [("densespec-torch", "torch"), ("densespec-keras", "keras-weights")]
+)
+def test_one_that_is_no_variant_has_the_rest_of_those_with_its_stem(
+    layout: str, container: str, changes: dict[str, Any]
+) -> None:
+    spec = SPEC.replace(stem_width=64, **changes)
+    found = _identified(spec, layout, container)
+    assert found.layout.name == layout
+    assert not spec_differences(found.spec, spec)
+    assert "as named variants with such a stem have it" in found.notes[-1]
 
 
 # Spellings
@@ -251,6 +303,32 @@ def test_a_spelling_of_a_program_s_names_is_read(title: str, tmp_path: Path) -> 
     with open_weights(path) as found:
         assert found.layout.name == layout
         assert_same(found.arrays(), arrays_of(source))
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["with names of layers", "without"])
+def test_a_file_without_names_of_layers_is_said_to_be_taken_for_keras_applications(
+    noted: bool, tmp_path: Path
+) -> None:
+    """As tf_keras, and Keras 2.12 to 2.15, wrote them."""
+    pytest.importorskip("h5py")
+    spec = _spec_of("keras-applications")
+    convert(
+        checkpoint(tmp_path / "source.safetensors", spec),
+        tmp_path / "net.weights.h5",
+        to_layout="keras-applications",
+    )
+    path = tmp_path / "again.weights.h5"
+    with open_file(tmp_path / "net.weights.h5") as file:
+        write_file(path, file.tensors, file.metadata if noted else {})
+    with open_weights(path) as found:
+        assert found.layout.name == "keras-applications"
+        assert any("no names of layers" in note for note in found.notes) != noted
+
+
+def test_monai_s_activation_is_said_to_be_assumed(tmp_path: Path) -> None:
+    convert(checkpoint(tmp_path / "source.safetensors"), tmp_path / "net.pth", to_layout="monai")
+    with open_weights(tmp_path / "net.pth") as found:
+        assert "ReLUs are assumed" in found.notes[0]
 
 
 def test_two_networks_of_which_the_names_coincide_are_refused(tmp_path: Path) -> None:
