@@ -304,11 +304,24 @@ def test_several_variants_of_the_same_shapes_are_ambiguous(tmp_path: Path) -> No
         assert found.variant == "densenet169-bc-keras"
 
 
-def test_shapes_of_no_variant_need_the_spec(source: Path, tmp_path: Path) -> None:
+def test_shapes_of_no_variant_with_a_stem_of_none_need_the_spec(tmp_path: Path) -> None:
+    spec = SPEC.replace(stem_kernel=5)
+    source = checkpoint(tmp_path / "c.safetensors", spec)
     path = _place(tmp_path, "flax.safetensors", source)
     assert "its shapes fit no named variant" in refusal_of(path)
-    assert_same(arrays_of(path, spec=SPEC), arrays_of(source))
-    assert_same(arrays_of(path, otherwise=SPEC), arrays_of(source))
+    assert_same(arrays_of(path, spec=spec), arrays_of(source))
+    assert_same(arrays_of(path, otherwise=spec), arrays_of(source))
+
+
+def test_shapes_of_no_variant_with_the_stem_of_some_have_the_rest_of_it(
+    source: Path, tmp_path: Path
+) -> None:
+    path = _place(tmp_path, "flax.safetensors", source)
+    with open_weights(path) as found:
+        assert found.spec == SPEC.replace(stem_width=64)
+        (note,) = found.notes
+    assert note.startswith("as named variants with such a stem have it")
+    assert "stem_stride 2, stem_pool 3, padding 'symmetric', batch_norm_epsilon 1e-05" in note
 
 
 @pytest.mark.parametrize(
@@ -394,7 +407,9 @@ FIRST = "features.denseblock1.denselayer1.conv2.weight"
         ),
         pytest.param(
             lambda arrays: arrays.update({"features.conv0.weight": np.zeros((64, 3, 3, 3))}),
-            "stem_kernel is 3 by the arrays' shapes, but 7 in this layout",
+            "its shapes fit no named variant, and this layout says nothing of padding, epsilon and "
+            "the like: give the spec; it is not torchvision's, as stem_kernel is 3 by the arrays' "
+            "shapes, but 7 in this layout",
             id="a spec that the implementation contradicts",
         ),
         pytest.param(

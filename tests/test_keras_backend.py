@@ -43,7 +43,7 @@ def test_models_are_what_was_asked_for(engine: str) -> None:
 
 @every_engine
 def test_models_train_and_are_saved(engine: str) -> None:
-    run_checks(engine, "training", "saving")
+    run_checks(engine, "training", "saving", "originals")
 
 
 @every_engine

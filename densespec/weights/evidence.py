@@ -18,6 +18,10 @@ from densespec.network.spec import DenseNetSpec
 Shape = tuple[int, ...]
 
 
+class Contradiction(WeightsError):
+    """Arrays have shapes that the implementation can't have whose names they have."""
+
+
 class Kernel(NamedTuple):
     """A kernel among the arrays: what it is called there, and its canonical shape."""
 
@@ -258,11 +262,12 @@ def spec_from(fields: Mapping[str, Any], implemented: Mapping[str, Any]) -> Dens
     """Make a spec of inferred fields, and of what an implementation decides that shapes leave open.
 
     Raises:
-        WeightsError: They contradict each other, or make no valid spec.
+        Contradiction: The implementation decides otherwise.
+        WeightsError: They make no valid spec.
     """
     for name, value in implemented.items():
         if name in fields and fields[name] != value:
-            raise WeightsError(
+            raise Contradiction(
                 f"{name} is {fields[name]!r} by the arrays' shapes, but {value!r} in this layout"
             )
     try:

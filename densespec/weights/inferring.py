@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ NOT_IN_SHAPES = frozenset(
     {"stem_stride", "stem_pool", "padding", "batch_norm_epsilon", "transition_relu"}
 )
 """Fields that change what given weights compute, but that their shapes do not tell."""
+
+STEM = frozenset({"stem_kind", "stem_kernel", "conv_bias", "final_norm"})
+"""Fields that shapes tell, and by which the catalogue's families are told apart."""
 
 OPEN = ("classes", "in_channels")
 """Fields that users change without calling the network another one."""
@@ -47,8 +50,9 @@ def infer_network(
     """Work out the network of a layout's arrays.
 
     A given spec decides, then what the metadata states, then the layout's implementation with the
-    shapes of the arrays; where that leaves something open, the spec to take otherwise, or the one
-    variant of the catalogue that fits. Classes and channels are those of the arrays.
+    shapes of the arrays; where that leaves something open, the spec to take otherwise, or what the
+    catalogue's networks with such shapes, or at least such a stem, all have. Classes and channels
+    are those of the arrays.
 
     Args:
         tensors: The network's, by the layout's names.
@@ -72,8 +76,8 @@ def infer_network(
     if decided:
         return InferredNetwork(_named(spec_from(fields, layout.implements)), has_classifier)
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
-    note = "the spec is the catalogue's"
-    return InferredNetwork(_from_catalogue(lasting | fields), has_classifier, (note,))
+    spec, note = _from_catalogue(lasting | fields)
+    return InferredNetwork(spec, has_classifier, (note,))
 
 
 def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
@@ -102,23 +106,36 @@ def _named(spec: DenseNetSpec) -> DenseNetSpec:
     return catalogue()[variant].spec.replace(**{name: getattr(spec, name) for name in OPEN})
 
 
-def _from_catalogue(fields: Mapping[str, Any]) -> DenseNetSpec:
-    """The one variant whose shapes these are.
+def _from_catalogue(fields: Mapping[str, Any]) -> tuple[DenseNetSpec, str]:
+    """The spec of these fields, with the rest as the catalogue has it, and a note that says so.
 
     Raises:
-        WeightsError: There is none, or there are several that shapes can't tell apart.
+        WeightsError: The catalogue has no such network, or several that shapes can't tell apart.
     """
-    fixed = {name: value for name, value in fields.items() if name not in OPEN}
-    fitting = {
+    fitting = _variants_with(fields, fields.keys() - OPEN)
+    kin = fitting or _variants_with(fields, fields.keys() & (STEM | NOT_IN_SHAPES))
+    assumptions = [_unseen(spec) for spec in kin.values()]
+    if not kin or any(other != assumptions[0] for other in assumptions):
+        which = f"fit {' and '.join(fitting)}" if fitting else "fit no named variant"
+        raise WeightsError(
+            f"its shapes {which}, and this layout says nothing of padding, epsilon and the like: "
+            "give the spec"
+        )
+    spec = spec_from({**fields_of(next(iter(kin.values()))), **fields}, {})
+    if fitting:
+        return _named(spec), "the spec is the catalogue's"
+    assumed = ", ".join(f"{name} {value!r}" for name, value in assumptions[0].items())
+    return spec, f"as named variants with such a stem have it, and shapes do not tell: {assumed}"
+
+
+def _variants_with(fields: Mapping[str, Any], names: Collection[str]) -> dict[str, DenseNetSpec]:
+    return {
         name: variant.spec
         for name, variant in catalogue().items()
-        if fixed.items() <= fields_of(variant.spec).items()
+        if all(fields_of(variant.spec)[field] == fields[field] for field in names)
     }
-    if len(fitting) == 1:
-        (spec,) = fitting.values()
-        return spec.replace(**{name: fields[name] for name in OPEN if name in fields})
-    which = f"fit {' and '.join(fitting)}" if fitting else "fit no named variant"
-    raise WeightsError(
-        f"its shapes {which}, and this layout says nothing of padding, epsilon and the like: "
-        "give the spec"
-    )
+
+
+def _unseen(spec: DenseNetSpec) -> dict[str, Any]:
+    fields = fields_of(spec)
+    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES}

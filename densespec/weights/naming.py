@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from densespec.errors import WeightsError, listed
@@ -10,22 +11,26 @@ from densespec.weights.layouts import Layout, from_canonical, layouts, to_canoni
 from densespec.weights.tensors import Tensor, Tensors
 
 
-def recognise(tensors: Tensors, metadata: Mapping[str, str]) -> Layout:
-    """Find the one layout that has such names.
+def claimants(tensors: Tensors, metadata: Mapping[str, str]) -> list[Layout]:
+    """Find the layouts that may have such names, the likeliest first.
+
+    A layout whose program does one thing comes before one of which anything is true.
 
     Raises:
-        WeightsError: No layout claims them, or several do.
+        WeightsError: No layout claims them, or several that are equally likely do.
     """
     claiming = [layout for layout in layouts().values() if layout.claims(tensors, metadata)]
-    if len(claiming) == 1:
-        return claiming[0]
-    if claiming:
-        names = ", ".join(layout.name for layout in claiming)
-        raise WeightsError(f"the layout could be any of {names}: say which")
-    first = ", ".join(list(tensors)[:3]) or "none"
-    raise WeightsError(
-        f"no known layout (known: {', '.join(layouts())}). Its first arrays: {first}"
-    )
+    if not claiming:
+        first = ", ".join(list(tensors)[:3]) or "none"
+        raise WeightsError(
+            f"no known layout (known: {', '.join(layouts())}). Its first arrays: {first}"
+        )
+    claiming.sort(key=lambda layout: not layout.implements)
+    for first, second in itertools.pairwise(claiming):
+        if bool(first.implements) == bool(second.implements):
+            names = ", ".join(layout.name for layout in claiming)
+            raise WeightsError(f"the layout could be any of {names}: say which")
+    return claiming
 
 
 def canonical_tensors(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
@@ -15,9 +16,10 @@ from densespec.network.differences import variant_of
 from densespec.network.graph import Graph, lower
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.containers import open_file
+from densespec.weights.evidence import Contradiction
 from densespec.weights.inferring import infer_network
 from densespec.weights.layouts import Layout, get_layout
-from densespec.weights.naming import canonical_tensors, recognise
+from densespec.weights.naming import canonical_tensors, claimants
 from densespec.weights.tensors import Tensors
 
 
@@ -128,20 +130,43 @@ def identify(
     Raises:
         WeightsError: They are of no layout, of no DenseNet, or do not fit the network.
     """
-    known = get_layout(layout) if layout else recognise(tensors, metadata)
-    normal = known.normalise(tensors)
-    own = {name: tensor for name, tensor in normal.items() if not known.ignored(name)}
-    network = infer_network(known, own, metadata, given=spec, otherwise=otherwise)
+    *likelier, last = [get_layout(layout)] if layout else claimants(tensors, metadata)
+    given: dict[str, Any] = {"spec": spec, "otherwise": otherwise, "path": path}
+    ruled_out = []
+    for known in likelier:
+        try:
+            return _identify_as(known, tensors, metadata, container, **given)
+        except Contradiction as error:
+            ruled_out.append(f"it is not {known.name}'s, as {error}")
+    try:
+        return _identify_as(last, tensors, metadata, container, **given)
+    except WeightsError as error:
+        raise type(error)("; ".join([str(error), *ruled_out])) from error
+
+
+def _identify_as(
+    layout: Layout,
+    tensors: Tensors,
+    metadata: Mapping[str, str],
+    container: str,
+    *,
+    spec: SpecLike | None,
+    otherwise: SpecLike | None,
+    path: Path | None,
+) -> IdentifiedWeights:
+    normal = layout.normalise(tensors)
+    own = {name: tensor for name, tensor in normal.items() if not layout.ignored(name)}
+    network = infer_network(layout, own, metadata, given=spec, otherwise=otherwise)
     graph = lower(network.spec, include_top=network.has_classifier)
     return IdentifiedWeights(
         container=container,
-        layout=known,
+        layout=layout,
         spec=network.spec,
         graph=graph,
-        tensors=canonical_tensors(known, container, graph, own),
+        tensors=canonical_tensors(layout, container, graph, own),
         extra={name: tensor for name, tensor in normal.items() if name not in own},
         metadata=metadata,
-        notes=(*_unwrapped(metadata), *network.notes),
+        notes=(*_unwrapped(metadata), *layout.notes(metadata), *network.notes),
         path=path,
     )
 

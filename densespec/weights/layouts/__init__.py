@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from densespec.errors import UnknownName
+from densespec.errors import UnknownName, WeightsError
 from densespec.network.differences import fields_of
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
@@ -26,6 +26,10 @@ Axes = Literal["out_in_window", "window_in_out"]
 
 def _no_constants(graph: Graph) -> dict[str, Tensor]:
     return {}
+
+
+def _no_notes(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    return ()
 
 
 def _as_they_are(tensors: Tensors) -> dict[str, Tensor]:
@@ -50,6 +54,7 @@ class Layout:
         ignored: names in files that are no weights, such as optimizer state.
         metadata: what files say beside their arrays.
         stated_spec: the spec that a file's metadata states, if it does.
+        notes: what is taken for granted of a file of these metadata, for want of a word in it.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Layout:
     ignored: Callable[[str], bool] = lambda name: False
     metadata: Callable[[Graph, str], Mapping[str, str]] = lambda graph, container: {}
     stated_spec: Callable[[Mapping[str, str]], DenseNetSpec | None] = lambda metadata: None
+    notes: Callable[[Mapping[str, str]], tuple[str, ...]] = _no_notes
 
     def differences(self, spec: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
         """Fields in which this implementation is another network: (the spec's value, its own)."""
@@ -93,6 +99,21 @@ def get_layout(name: str) -> Layout:
     if name not in known:
         raise UnknownName("layout", name, known)
     return known[name]
+
+
+def renamed(tensors: Tensors, rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """The same tensors under other names.
+
+    Raises:
+        WeightsError: two of them would have one name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = rename(name)
+        if new in found:
+            raise WeightsError(f"{name} is a second {new}, of another network perhaps")
+        found[new] = tensor
+    return found
 
 
 def canonical_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """``state_dict`` of densespec's native PyTorch modules: torchvision's names, for any spec.
 
-The names do not tell these files from torchvision's, so the layout is not found by inspection.
+The names do not tell these files from torchvision's: they are those of networks that torchvision's
+program can't have.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ LAYOUT = Layout(
     containers=("torch", "safetensors"),
     keys=torch_names.keys(),
     axes="out_in_window",
-    claims=lambda tensors, metadata: False,
+    claims=torch_names.claims(),
     evidence=torch_names.evidence(),
     normalise=torch_names.normalise,
     constants=torch_names.counters(),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from densespec.weights.layouts import Layout, keras_names
+import re
+from collections.abc import Mapping
+
+from densespec.weights.layouts import Layout, keras_names, renamed
 from densespec.weights.tensors import Tensor, Tensors
 
 MARK = "conv2_block1_0_bn"
@@ -15,13 +18,42 @@ layer_name = keras_names.port_names(
 )
 
 
+# Keras 2's names: of the stem, of what is made again in one session, and of the classifier.
+_OLD_NAMES = (
+    (re.compile(r"\bconv1/(conv|bn)(?=/|_\d)"), r"conv1_\1"),
+    (re.compile(r"((?:_|\b)(?:conv|bn)|fc1000|predictions)_\d+(?=/[^/]+$)"), r"\1"),
+    (re.compile(r"\bfc1000/"), "predictions/"),
+)
+
+
+def _modern(name: str) -> str:
+    name = name.removesuffix(":0")
+    for old, new in _OLD_NAMES:
+        name = old.sub(new, name)
+    return name
+
+
 def _normalise(tensors: Tensors) -> dict[str, Tensor]:
-    """Keras 2 called the stem's layers ``conv1/conv`` and ``conv1/bn``."""
-    modern = keras_names.normalise_legacy(tensors)
-    return {
-        name.replace("conv1/conv/", "conv1_conv/").replace("conv1/bn/", "conv1_bn/"): tensor
-        for name, tensor in modern.items()
-    }
+    return renamed(keras_names.normalise(tensors), _modern)
+
+
+def _is_nameless(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
+    return "layers/conv2d/vars/0" in tensors and not keras_names.notes_names(metadata)
+
+
+def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
+    texts = metadata.get("layer_names", "") + metadata.get("config", "")
+    return (
+        MARK in texts
+        or any(_modern(name) == f"{MARK}/gamma" for name in tensors)
+        or _is_nameless(tensors, metadata)
+    )
+
+
+def _notes(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    if "layer_names" not in metadata or keras_names.notes_names(metadata):
+        return ()
+    return ("it notes no names of layers, and is taken for keras.applications' by its shapes",)
 
 
 LAYOUT = Layout(
@@ -30,9 +62,7 @@ LAYOUT = Layout(
     containers=("keras-weights", "keras-legacy", "keras"),
     keys=keras_names.keys(layer_name),
     axes="window_in_out",
-    claims=lambda tensors, metadata: (
-        MARK in metadata.get("layer_names", "") or f"{MARK}/gamma" in _normalise(tensors)
-    ),
+    claims=_claims,
     evidence=keras_names.evidence(layer_name),
     implements={
         **keras_names.PORT,
@@ -43,4 +73,5 @@ LAYOUT = Layout(
     normalise=_normalise,
     ignored=keras_names.is_bookkeeping,
     metadata=keras_names.metadata(layer_name),
+    notes=_notes,
 )

@@ -11,13 +11,15 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 
 from densespec.errors import WeightsError
 from densespec.network import ops
 from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name, evidence_in_order
-from densespec.weights.layouts import canonical_shape
+from densespec.weights.layouts import canonical_shape, renamed
+from densespec.weights.layouts.places import UNIT, by_place
 from densespec.weights.tensors import Tensor, Tensors
 
 KERAS_3 = ("keras-weights", "keras")
@@ -26,6 +28,7 @@ LEGACY = "keras-legacy"
 LayerName = Callable[[str], str]
 """Name of the layer that computes a node, by the node's name."""
 
+_NUMBERED = re.compile(r"(.+)_([1-9][0-9]{0,5})")
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
 _ORDER = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -48,13 +51,6 @@ PORT = {
 }
 """What Keras's ports of torchvision's network have in common."""
 
-_AROUND_BLOCKS = {
-    "stem.conv": "conv1_conv",
-    "stem.norm": "conv1_bn",
-    "final.norm": "bn",
-    "classifier": "predictions",
-}
-
 
 def port_names(
     block: Callable[[int], str], transition: Callable[[int], str], leaves: Mapping[str, str]
@@ -66,18 +62,15 @@ def port_names(
         transition: likewise.
         leaves: names of what is in a dense layer, by the last part of the node's name.
     """
-
-    def layer_name(node: str) -> str:
-        if node in _AROUND_BLOCKS:
-            return _AROUND_BLOCKS[node]
-        if match := re.fullmatch(r"block(\d+)\.layer(\d+)\.(\w+)", node):
-            number, layer, leaf = match.groups()
-            return f"{block(int(number))}_block{layer}_{leaves[leaf]}"
-        if match := re.fullmatch(r"transition(\d+)\.(norm|conv)", node):
-            return f"{transition(int(match[1]))}_{'bn' if match[2] == 'norm' else 'conv'}"
-        return node.replace(".", "_")
-
-    return layer_name
+    named = by_place(
+        stem=lambda kind: f"conv1_{UNIT[kind]}",
+        layer=lambda number, layer, kind, which: (
+            f"{block(number)}_block{layer}_{leaves[kind + which]}"
+        ),
+        transition=lambda number, kind: f"{transition(number)}_{UNIT[kind]}",
+        others={"final.norm": "bn", "classifier": "predictions"},
+    )
+    return lambda node: named(node).replace(".", "_")
 
 
 def keys(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str], dict[str, str]]:
@@ -89,7 +82,7 @@ def keys(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str], di
 
     def of(graph: Graph, container: str) -> dict[str, str]:
         if container == LEGACY:
-            return {w.name: _legacy_key(w.name, layer_name) for w in graph.weights}
+            return {w.name: legacy_key(w.name, layer_name) for w in graph.weights}
         return ordered_keys(graph, backbone)
 
     return of
@@ -100,8 +93,21 @@ def _variable(weight: str) -> str:
     return _VARIABLES.get(leaf, leaf)
 
 
-def _legacy_key(weight: str, layer_name: LayerName) -> str:
+def legacy_key(weight: str, layer_name: LayerName) -> str:
+    """Name of an array in a legacy file, where the layer of each node has this name."""
     return f"{layer_name(weight.rpartition('.')[0])}/{_variable(weight)}"
+
+
+def variable_key(weight: str, path: str) -> str:
+    """Name of an array in a Keras 3 file, where its layer has this path."""
+    variable = _variable(weight)
+    order = next(order for order in _ORDER if variable in order)
+    return f"{path}/vars/{order.index(variable)}"
+
+
+def numbered(name: str, number: int) -> str:
+    """Keras 3's name of one of the layers of a class, by its number among them from 0."""
+    return name if number == 0 else f"{name}_{number}"
 
 
 def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
@@ -114,13 +120,10 @@ def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
         kind = type(node.op)
         if kind not in classes:
             continue
-        number = next(counts[kind])
-        layer = classes[kind] if number == 0 else f"{classes[kind]}_{number}"
+        layer = numbered(classes[kind], next(counts[kind]))
         path = "layers/" if kind is ops.Dense or not graph.has_classifier else f"{backbone}layers/"
         for weight in node.weights:
-            variable = _variable(weight.name)
-            order = next(order for order in _ORDER if variable in order)
-            found[weight.name] = f"{path}{layer}/vars/{order.index(variable)}"
+            found[weight.name] = variable_key(weight.name, path + layer)
     return found
 
 
@@ -143,6 +146,11 @@ def metadata(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str]
     return of
 
 
+def notes_names(metadata: Mapping[str, str]) -> bool:
+    """Whether a Keras 3 file says what its layers are called; Keras 2.12 to 2.15 wrote none."""
+    return metadata.get("layer_names", "{}") != "{}" or "config" in metadata
+
+
 def stem_layer(metadata: Mapping[str, str]) -> str | None:
     """Name of the first convolution's layer, where a Keras 3 file notes names."""
     names: dict[str, str] = json.loads(metadata.get("layer_names", "{}"))
@@ -161,7 +169,7 @@ def evidence(layer_name: LayerName, backbone: str = "") -> Callable[[Tensors], E
             return _evidence_in_order(tensors, backbone)
 
         def find(canonical: str) -> Kernel | None:
-            key = _legacy_key(canonical, layer_name)
+            key = legacy_key(canonical, layer_name)
             return _kernel(key, tensors[key]) if key in tensors else None
 
         return evidence_by_name(find)
@@ -193,7 +201,7 @@ def _numbered(tensors: Tensors, path: str) -> list[str]:
     """Names of the first variables of the layers of one class, in order."""
     found: list[str] = []
     for number in itertools.count():
-        name = f"{path}/vars/0" if number == 0 else f"{path}_{number}/vars/0"
+        name = f"{numbered(path, number)}/vars/0"
         if name not in tensors:
             return found
         found.append(name)
@@ -207,9 +215,37 @@ def is_bookkeeping(name: str) -> bool:
     )
 
 
-def normalise_legacy(tensors: Tensors) -> dict[str, Tensor]:
-    """Legacy names without the ``:0`` of TensorFlow 1 graphs."""
-    return {name.removesuffix(":0"): tensor for name, tensor in tensors.items()}
+def normalise(tensors: Tensors) -> dict[str, Tensor]:
+    """Legacy names without the ``:0`` of TensorFlow 1, and numbers of layers without gaps.
+
+    Keras 2.12 and 2.13 count each layer twice: ``layers/conv2d``, ``layers/conv2d_2`` and so on.
+    """
+    found: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for name in tensors:
+        for path, layer, number in _layers_of(name):
+            found[*path, layer].add(number)
+    ranks = {
+        layers: {number: rank for rank, number in enumerate(sorted(numbers))}
+        for layers, numbers in found.items()
+    }
+
+    def renumbered(name: str) -> str:
+        parts = [
+            numbered(layer, ranks[*path, layer][number]) for path, layer, number in _layers_of(name)
+        ]
+        return "/".join([*parts, *name.removesuffix(":0").split("/")[len(parts) :]])
+
+    return renamed(tensors, renumbered)
+
+
+def _layers_of(name: str) -> Iterator[tuple[tuple[str, ...], str, int]]:
+    """The layers that an array of Keras 3 is in: where each is, its class, and its number."""
+    path, variables, _ = name.rpartition("/vars/")
+    parts = path.split("/") if variables else []
+    for depth, part in enumerate(parts):
+        match = _NUMBERED.fullmatch(part)
+        layer, number = (match[1], int(match[2])) if match else (part, 0)
+        yield tuple(parts[:depth]), layer, number
 
 
 def claims(stem: str, nested: bool = False) -> Callable[[Tensors, Mapping[str, str]], bool]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from densespec.weights.layouts import Layout, torch_names
-from densespec.weights.layouts.torchvision import MONAI_MARK
 
 
-def _rename(key: str) -> str:
+def _key(weight: str) -> str:
+    key = torch_names.state_key(weight)
     if key.startswith("classifier."):
         return key.replace("classifier.", "class_layers.out.")
     head, mark, tail = key.partition(".denselayer")
@@ -18,14 +18,13 @@ LAYOUT = Layout(
     name="monai",
     about="monai.networks.nets.DenseNet*, in one to three dimensions",
     containers=("torch", "safetensors"),
-    keys=torch_names.keys(_rename),
+    keys=torch_names.keys(_key),
     axes="out_in_window",
-    claims=lambda tensors, metadata: (
-        torch_names.has_stem(tensors) and any(MONAI_MARK in name for name in tensors)
-    ),
-    evidence=torch_names.evidence(_rename),
+    claims=torch_names.claims("monai"),
+    evidence=torch_names.evidence(_key),
     implements=torch_names.IMPLEMENTS,
     normalise=torch_names.normalise,
-    constants=torch_names.counters(_rename),
+    constants=torch_names.counters(_key),
     ignored=torch_names.is_counter,
+    notes=lambda metadata: ("ReLUs are assumed: no array tells the activation that act= chose",),
 )

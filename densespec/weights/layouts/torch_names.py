@@ -9,10 +9,22 @@ import numpy as np
 
 from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
+from densespec.weights.layouts import renamed
 from densespec.weights.tensors import Tensor, Tensors
 
-STEM_KEY = "features.conv0.weight"
 COUNTER = "num_batches_tracked"
+
+Key = Callable[[str], str]
+"""Key in a ``state_dict`` of an array, by the array's canonical name. Shapes are the same."""
+
+_MARKS = {
+    "monai": ".layers.norm1.",
+    "monai-0.3": "class_layers.class.",
+    "gpleiss": "norm_final.",
+}
+"""What is in some key of a spelling, but in none of torchvision's."""
+
+_STEM = re.compile(r"(.*?)features[._]conv0\.weight")
 
 _WHOLE = {"stem_pool": "features.pool0", "final.norm": "features.norm5", "final.relu": "relu"}
 _LEAVES = {
@@ -24,13 +36,14 @@ _LEAVES = {
     "running_variance": "running_var",
 }
 
-# Spellings of older files, and of heads that wrap the classifier in a Sequential.
 _OLD_SPELLINGS = (
     (".norm.1.", ".norm1."),
     (".norm.2.", ".norm2."),
     (".conv.1.", ".conv1."),
     (".conv.2.", ".conv2."),
-    ("classifier.0.", "classifier."),
+    (".bn.norm_", ".norm1."),  # gpleiss' first layer that saves memory
+    (".bn.conv_", ".conv1."),
+    ("classifier.0.", "classifier."),  # a head that is wrapped in a Sequential
 )
 
 
@@ -48,69 +61,52 @@ def module_path(node: str) -> str:
     return f"features.{node}" if node.startswith("transition") else node
 
 
-def state_key(weight: str) -> str:
-    """Key in the ``state_dict`` of an array with this canonical name. Shapes are the same."""
-    node, _, leaf = weight.rpartition(".")
-    return f"{module_path(node)}.{_LEAVES[leaf]}"
+def key_of(path: Callable[[str], str]) -> Key:
+    """Keys in a ``state_dict`` whose module of each node has this path."""
+
+    def key(weight: str) -> str:
+        node, _, leaf = weight.rpartition(".")
+        return f"{path(node)}.{_LEAVES[leaf]}"
+
+    return key
 
 
-def state_keys(graph: Graph) -> dict[str, str]:
+state_key = key_of(module_path)
+"""Torchvision's key of an array."""
+
+
+def state_keys(graph: Graph, key: Key = state_key) -> dict[str, str]:
     """Key in the ``state_dict`` of every array of a network, by canonical name."""
-    return {weight.name: state_key(weight.name) for weight in graph.weights}
+    return {weight.name: key(weight.name) for weight in graph.weights}
 
 
-def keys(rename: Callable[[str], str] = lambda key: key) -> Callable[[Graph, str], dict[str, str]]:
-    """Names of a network's arrays: torchvision's, each passed through ``rename``."""
-
-    def of(graph: Graph, container: str) -> dict[str, str]:
-        return {name: rename(key) for name, key in state_keys(graph).items()}
-
-    return of
+def keys(key: Key = state_key) -> Callable[[Graph, str], dict[str, str]]:
+    """Names of a network's arrays, in any container."""
+    return lambda graph, container: state_keys(graph, key)
 
 
-def evidence(rename: Callable[[str], str] = lambda key: key) -> Callable[[Tensors], Evidence]:
+def evidence(key: Key = state_key) -> Callable[[Tensors], Evidence]:
     """What the shapes say, by the same names."""
 
     def of(tensors: Tensors) -> Evidence:
         def find(canonical: str) -> Kernel | None:
-            key = rename(state_key(canonical))
-            return Kernel(key, tensors[key].shape) if key in tensors else None
+            name = key(canonical)
+            return Kernel(name, tensors[name].shape) if name in tensors else None
 
         return evidence_by_name(find)
 
     return of
 
 
-def normalise(tensors: Tensors) -> dict[str, Tensor]:
-    """Strip whatever stands before ``features``, and modernise old spellings.
-
-    A checkpoint of a wrapped model has names such as ``module.densenet121.features.conv0.weight``.
-    """
-    prefix = next((name.removesuffix(STEM_KEY) for name in tensors if name.endswith(STEM_KEY)), "")
-    return {_modern(name.removeprefix(prefix)): tensor for name, tensor in tensors.items()}
-
-
-def _modern(name: str) -> str:
-    for old, new in _OLD_SPELLINGS:
-        name = name.replace(old, new)
-    return name
-
-
-def has_stem(tensors: Tensors) -> bool:
-    return any(name.endswith(STEM_KEY) for name in tensors)
-
-
-def counters(
-    rename: Callable[[str], str] = lambda key: key,
-) -> Callable[[Graph], dict[str, Tensor]]:
+def counters(key: Key = state_key) -> Callable[[Graph], dict[str, Tensor]]:
     """PyTorch's norms count the batches they have seen, and strict loading wants the counts."""
 
     def of(graph: Graph) -> dict[str, Tensor]:
         zero = Tensor.of(np.zeros((), np.int64))
         return {
-            rename(state_key(weight.name)).replace("running_mean", COUNTER): zero
-            for weight in graph.weights
-            if weight.name.endswith(".running_mean")
+            name.replace("running_mean", COUNTER): zero
+            for name in state_keys(graph, key).values()
+            if name.endswith(".running_mean")
         }
 
     return of
@@ -118,6 +114,55 @@ def counters(
 
 def is_counter(name: str) -> bool:
     return name.endswith(COUNTER)
+
+
+def claims(spelling: str = "torchvision") -> Callable[[Tensors, Mapping[str, str]], bool]:
+    """Whether a file has torchvision's names in this spelling."""
+
+    def of(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
+        has_stem = any(_STEM.fullmatch(name) for name in tensors)
+        return has_stem and _spelling(tensors) == spelling
+
+    return of
+
+
+def _spelling(tensors: Tensors) -> str:
+    for spelling, mark in _MARKS.items():
+        if any(mark in name for name in tensors):
+            return spelling
+    return "torchvision"
+
+
+def has(tensors: Tensors, key: str) -> bool:
+    """Whether a network in a file has an array of this key, whatever stands before it."""
+    return any(name == key or name.endswith(f".{key}") for name in tensors)
+
+
+def normalise(tensors: Tensors) -> dict[str, Tensor]:
+    """Strip whatever stands before ``features``, and modernise old spellings.
+
+    A checkpoint of a wrapped model has names such as ``module.densenet121.features.conv0.weight``,
+    and timm's feature extractor has ``features_conv0.weight``.
+    """
+    prefix = next((stem[1] for name in tensors if (stem := _STEM.fullmatch(name))), "")
+    return renamed(tensors, lambda name: _modern(name.removeprefix(prefix)))
+
+
+def _modern(name: str) -> str:
+    for old, new in _OLD_SPELLINGS:
+        name = name.replace(old, new)
+    return re.sub(r"^features_", "features.", name)
+
+
+def unwrapped(stem: str) -> Callable[[Tensors], dict[str, Tensor]]:
+    """Strip whatever stands before the stem's kernel, which has this key in a bare network."""
+
+    def normalised(tensors: Tensors) -> dict[str, Tensor]:
+        found = (name.removesuffix(stem) for name in tensors if name.endswith(stem))
+        prefix = next(found, "")
+        return renamed(tensors, lambda name: name.removeprefix(prefix))
+
+    return normalised
 
 
 IMPLEMENTS: Mapping[str, object] = {
@@ -137,3 +182,12 @@ IMPLEMENTS: Mapping[str, object] = {
     "head_units": (),
 }
 """What torchvision's network, and those that took its code, cannot do otherwise."""
+
+CIFAR: Mapping[str, object] = {
+    "stem_kind": "conv",
+    "stem_kernel": 3,
+    "stem_stride": 1,
+    "stem_pool": None,
+    "spatial_dims": 2,
+}
+"""What such a network for small images has in its stem."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from densespec.weights.layouts import Layout, torch_names
 
-MONAI_MARK = ".layers.norm1."
-
 LAYOUT = Layout(
     name="torchvision",
     about="torchvision.models.densenet*, timm's densenet*, CheXNet-like checkpoints",
     containers=("torch", "safetensors"),
     keys=torch_names.keys(),
     axes="out_in_window",
-    claims=lambda tensors, metadata: (
-        torch_names.has_stem(tensors) and not any(MONAI_MARK in name for name in tensors)
-    ),
+    claims=torch_names.claims(),
     evidence=torch_names.evidence(),
     implements={**torch_names.IMPLEMENTS, "spatial_dims": 2},
     normalise=torch_names.normalise,

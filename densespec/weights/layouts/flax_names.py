@@ -1,0 +1,51 @@
+"""Trees as Flax keeps them: ``params/.../kernel``, ``batch_stats/.../mean``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from densespec.network.graph import Graph
+from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
+from densespec.weights.layouts import canonical_shape
+from densespec.weights.tensors import Tensors
+
+Key = Callable[[str], str]
+"""Path in the tree of an array, by the array's canonical name."""
+
+_LEAVES = {
+    "kernel": ("params", "kernel"),
+    "bias": ("params", "bias"),
+    "gamma": ("params", "scale"),
+    "beta": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_variance": ("batch_stats", "var"),
+}
+
+
+def key_of(module: Callable[[str], str]) -> Key:
+    """Paths in a tree whose module of each node has this path, with dots."""
+
+    def key(weight: str) -> str:
+        node, _, leaf = weight.rpartition(".")
+        collection, name = _LEAVES[leaf]
+        return f"{collection}/{module(node).replace('.', '/')}/{name}"
+
+    return key
+
+
+def keys(key: Key) -> Callable[[Graph, str], dict[str, str]]:
+    """Names of a network's arrays, in any container."""
+    return lambda graph, container: {weight.name: key(weight.name) for weight in graph.weights}
+
+
+def evidence(key: Key) -> Callable[[Tensors], Evidence]:
+    """What the shapes say, by the same names."""
+
+    def of(tensors: Tensors) -> Evidence:
+        def find(canonical: str) -> Kernel | None:
+            name = key(canonical)
+            return Kernel(name, canonical_shape(tensors[name].shape)) if name in tensors else None
+
+        return evidence_by_name(find)
+
+    return of

@@ -1,0 +1,30 @@
+"""What the two published originals of ``densenet169-bc`` have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from densespec.network.catalogue import get
+
+_FIXED = (
+    "batch_norm_epsilon",
+    "batch_norm_momentum",
+    "conv_bias",
+    "dropout_place",
+    "dropout_rate",
+    "final_norm",
+    "head_units",
+    "padding",
+    "running_variance",
+    "spatial_dims",
+    "stem_kernel",
+    "stem_kind",
+    "stem_pool",
+    "stem_stride",
+    "transition_relu",
+)
+
+
+def implements(variant: str) -> dict[str, Any]:
+    """What the program cannot do otherwise whose network this variant is."""
+    return {name: getattr(get(variant), name) for name in _FIXED}
