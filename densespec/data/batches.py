@@ -17,10 +17,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
+from densespec import published
+from densespec.backends import DataFormat
 from densespec.data.augment import Request, augmentation
 from densespec.data.dataset import DataError, Dataset, Normalisation, Split
 from densespec.data.draws import check_seed, permutation
@@ -29,11 +31,9 @@ from densespec.network.graph import Graph
 from densespec.network.ops import BatchNorm
 from densespec.recipes.recipe import TrainingRecipe
 
-if TYPE_CHECKING:
-    from densespec.backends import DataFormat
-    from densespec.data.inputs import TorchBatches
+GROUP = "densespec.feeds"
 
-Batch = tuple[np.ndarray, np.ndarray]
+LabelledBatch = tuple[np.ndarray, np.ndarray]
 """Images (batch, channels, *size), normalised, and int64 labels (batch,)."""
 
 DTYPES = ("float32", "float64")
@@ -138,7 +138,7 @@ class Batches:
             )
         return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
-    def batch(self, epoch: int, step: int) -> Batch:
+    def batch(self, epoch: int, step: int) -> LabelledBatch:
         """A batch, whatever came before it.
 
         Raises:
@@ -153,13 +153,13 @@ class Batches:
         )
         return prepare(request), self.split.y[rows]
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> LabelledBatch:
         """A batch by its step in the whole training run, from 0, epoch after epoch."""
         return self.batch(*divmod(step, self.steps_per_epoch))
 
     def epoch(
         self, epoch: int, start_step: int = 0, *, ahead: int = 2, workers: int = 1
-    ) -> Iterator[Batch]:
+    ) -> Iterator[LabelledBatch]:
         """The batches of an epoch from a step on, prepared in the background.
 
         Args:
@@ -171,23 +171,25 @@ class Batches:
         steps = range(first + start_step, first + self.steps_per_epoch)
         return self._prepared(iter(steps), ahead, workers)
 
-    def stream(self, start_step: int = 0, *, ahead: int = 2, workers: int = 1) -> Iterator[Batch]:
+    def stream(
+        self, start_step: int = 0, *, ahead: int = 2, workers: int = 1
+    ) -> Iterator[LabelledBatch]:
         """Batches without end, epoch after epoch, from a step of the whole run on."""
         return self._prepared(itertools.count(start_step), ahead, workers)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[LabelledBatch]:
         """The batches of the first epoch: all there is of data that are not shuffled."""
         return self.epoch(0)
 
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def _prepared(self, steps: Iterator[int], ahead: int, workers: int) -> Iterator[Batch]:
+    def _prepared(self, steps: Iterator[int], ahead: int, workers: int) -> Iterator[LabelledBatch]:
         if ahead < 1:
             yield from map(self.__getitem__, steps)
             return
         pool = ThreadPoolExecutor(workers, thread_name_prefix="densespec-data")
-        waiting: deque[Future[Batch]] = deque()
+        waiting: deque[Future[LabelledBatch]] = deque()
         try:
             for step in itertools.islice(steps, ahead):
                 waiting.append(pool.submit(self.__getitem__, step))
@@ -220,22 +222,35 @@ class Batches:
                     "or another batch_size"
                 )
 
-    def as_torch_dataset(self, epoch: int = 0) -> TorchBatches:
-        """For ``torch.utils.data.DataLoader(..., batch_size=None)``: its items are whole batches.
+    def as_dataset(self, framework: str, *arguments: Any, **options: Any) -> Any:
+        """These batches in the form that a framework trains from, which gives the same numbers.
 
-        Call its ``set_epoch`` before each epoch, as with PyTorch's distributed sampler.
+        What makes it is published under the entry-point group ``densespec.feeds`` by the package
+        that knows the framework, so any package can offer one. It takes these batches, and then
+        ``arguments`` and ``options``.
+
+        Args:
+            framework: the feed's name, such as ``"torch"``, ``"keras"`` or ``"tf"``.
+
+        Raises:
+            UnknownName: no package offers such a feed; the message suggests near names.
+            PackageMissing: the framework is not installed; the message says what to install.
         """
-        from densespec.data.inputs import TorchBatches
+        return published.load(GROUP, "feed", framework)(self, *arguments, **options)
 
-        return TorchBatches(self, epoch)
+    def as_torch_dataset(self, epoch: int = 0) -> Any:
+        """A dataset for ``torch.utils.data.DataLoader(..., batch_size=None)``.
+
+        Its items are the whole batches of an epoch, so the loader must not batch them again. Call
+        its ``set_epoch`` before each epoch, as with PyTorch's distributed sampler.
+        """
+        return self.as_dataset("torch", epoch)
 
     def as_tf_dataset(
         self, epochs: Sequence[int] = (0,), *, data_format: DataFormat = "channels_last"
     ) -> Any:
         """A ``tf.data.Dataset`` of the batches of some epochs, such as ``range(40)``."""
-        from densespec.data.inputs import tf_dataset
-
-        return tf_dataset(self, epochs, data_format)
+        return self.as_dataset("tf", epochs, data_format=data_format)
 
     def as_keras_dataset(
         self, start_step: int = 0, *, data_format: DataFormat | None = None, workers: int = 1
@@ -247,10 +262,8 @@ class Batches:
         epoch stopped. One of data in their own order is one epoch.
 
         Args:
-            start_step: of the whole training run, to go on from.
+            start_step: the step of the whole training run to go on from.
             data_format: layout of the images; None for Keras's ``image_data_format``.
             workers: threads that prepare batches.
         """
-        from densespec.data.inputs import keras_dataset
-
-        return keras_dataset(self, start_step, data_format, workers)
+        return self.as_dataset("keras", start_step, data_format=data_format, workers=workers)

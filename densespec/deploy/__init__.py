@@ -12,29 +12,30 @@ from typing import Any
 
 from densespec.atomic import atomic_path
 from densespec.deploy.check import Measured, measure
-from densespec.deploy.formats import Format, format_of
-from densespec.deploy.network import Network as Network
-from densespec.deploy.network import Options, Wanted, network_of
+from densespec.deploy.formats import ExportFormat, format_of
+from densespec.deploy.formats import formats as formats
+from densespec.deploy.network import ExportOptions, WantedEnds, network_of
+from densespec.deploy.network import WeightedGraph as WeightedGraph
 from densespec.errors import DensespecError
 from densespec.network.catalogue import SpecLike
 from densespec.network.graph import Graph, Pooling
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written.
 
     Attributes:
-        graph: of the network as it was before it was rewritten for inference.
-        bytes: of the file, or of all in the folder.
+        graph: the network as it was before it was rewritten for inference.
+        bytes: the size of the file, or that of all files in the folder.
         measured: how far it is from the reference; None where it was not checked.
-        unchecked: why it was not, if it was to be.
+        unchecked: why it could not be checked, if it was to be.
     """
 
     path: Path
-    format: Format
+    format: ExportFormat
     graph: Graph
-    options: Options
+    options: ExportOptions
     bytes: int
     measured: Measured | None
     unchecked: str | None = None
@@ -57,7 +58,7 @@ def export(
     spec: SpecLike | None = None,
     layout: str | None = None,
     seed: int | None = None,
-) -> Exported:
+) -> ExportResult:
     """Write a network as ONNX, a ``torch.export`` program, a SavedModel or StableHLO.
 
     Every file is loaded and run before it takes its place: what does not compute what the float64
@@ -67,7 +68,7 @@ def export(
         source: the path of a weight file of any layout, a model that densespec built, or with
             ``seed`` a variant's name or another spec, with initial weights.
         path: of the file; of a folder for a SavedModel.
-        format: one of :data:`densespec.deploy.formats.FORMATS`; by the path's suffix otherwise.
+        format: a name of :func:`densespec.deploy.formats`; by the path's suffix otherwise.
         size: spatial size of the input, such as (224, 224); None for any, or the built model's.
         batch: the one batch size that it takes; None for any.
         dtype: of arrays, inputs and outputs.
@@ -84,40 +85,41 @@ def export(
         ValueError: options that do not go together.
     """
     path = Path(path)
-    kind = format_of(path, format)
-    options = Options(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
-    _check_options(kind, options)
-    wanted = Wanted(size, include_top, pooling, softmax)
-    unchecked = kind.missing_runtime() if check else None
-    with _placed(path, kind) as temporary:
-        exporter = kind.load()
+    chosen = format_of(path, format)
+    options = ExportOptions(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
+    _check_options(chosen, options)
+    chosen.require_packages()
+    wanted = WantedEnds(size, include_top, pooling, softmax)
+    unchecked = chosen.missing_runtime() if check else None
+    with _placed(path, chosen) as temporary:
         network = network_of(source, wanted, spec=spec, layout=layout, seed=seed)
-        loader = exporter.write(network.graph, network.arrays, temporary, options)
+        loader = chosen.write(network.graph, network.arrays, temporary, options)
         measured = measure(loader(), network, options) if check and not unchecked else None
         size_in_bytes = _bytes(temporary)
-    return Exported(path, kind, network.graph, options, size_in_bytes, measured, unchecked)
+    return ExportResult(path, chosen, network.graph, options, size_in_bytes, measured, unchecked)
 
 
-def _check_options(kind: Format, options: Options) -> None:
-    if options.dtype not in kind.dtypes:
-        raise ValueError(
-            f"dtype = {options.dtype!r}, but {kind.about} is written in {' or '.join(kind.dtypes)}"
-        )
-    if options.opset is not None and kind.name != "onnx":
-        raise ValueError(f"opset = {options.opset}, but {kind.about} has no opsets: ONNX has")
+def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
+    if options.dtype not in chosen.dtypes:
+        dtypes = " or ".join(chosen.dtypes)
+        raise ValueError(f"dtype = {options.dtype!r}, but {chosen.about} is written in {dtypes}")
+    if options.opset is not None and not chosen.has_opsets:
+        raise ValueError(f"opset = {options.opset}, but {chosen.about} has no opsets: ONNX has")
     if options.batch is not None and options.batch < 1:
         raise ValueError(f"batch = {options.batch}, but should be at least 1, or None for any")
 
 
 @contextlib.contextmanager
-def _placed(path: Path, kind: Format) -> Iterator[Path]:
+def _placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
     """A temporary file or folder that takes its place on success and vanishes on failure."""
-    if not kind.is_folder:
+    if chosen.marker is None:
         with atomic_path(path) as temporary:
             yield temporary
         return
-    if path.exists() and not (path / "saved_model.pb").exists() and _occupied(path):
-        raise DensespecError(f"{path} is there and no SavedModel: give another name, or remove it")
+    if path.exists() and not (path / chosen.marker).exists() and _occupied(path):
+        raise DensespecError(
+            f"{path} is there and no {chosen.about}: give another name, or remove it"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as outer:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densespec.deploy.network import Network, Options, Runner, smallest_size
+from densespec.deploy.network import ExportOptions, Runner, WeightedGraph, smallest_size
 from densespec.errors import DensespecError
 from densespec.reference.model import ReferenceModel
 
@@ -43,7 +43,7 @@ class Measured:
     shapes: tuple[tuple[int, ...], ...]
 
 
-def measure(run: Runner, network: Network, options: Options) -> Measured:
+def measure(run: Runner, network: WeightedGraph, options: ExportOptions) -> Measured:
     """Run an exported file on seeded inputs of several shapes and compare it with the reference.
 
     Raises:
@@ -76,7 +76,7 @@ def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]
     return float(apart / (np.abs(expected).max() or 1.0))
 
 
-def _shapes(network: Network, options: Options) -> Iterator[tuple[int, ...]]:
+def _shapes(network: WeightedGraph, options: ExportOptions) -> Iterator[tuple[int, ...]]:
     spec, known = network.graph.spec, network.graph.input_size
     probes = PROBES[spec.shrinks_early]
     if len(known) == 3:

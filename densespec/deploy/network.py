@@ -34,7 +34,7 @@ SIZE_NAMES: Mapping[int, Sequence[str]] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """How a network is written.
 
     Attributes:
@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Network:
+class WeightedGraph:
     """A graph and its canonical arrays."""
 
     graph: Graph
@@ -59,7 +59,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedEnds:
     """What of a network is wanted; None for what the source has.
 
     Attributes:
@@ -93,17 +93,17 @@ class Wanted:
 
 def network_of(
     source: Any,
-    wanted: Wanted,
+    wanted: WantedEnds,
     *,
     spec: SpecLike | None = None,
     layout: str | None = None,
     seed: int | None = None,
-) -> Network:
+) -> WeightedGraph:
     """The network in a weight file or a built model, or a spec with initial weights.
 
     Args:
-        source: the path of a weight file, a model that densespec built, a :class:`Network`, or
-            with ``seed`` a spec.
+        source: the path of a weight file, a model that densespec built, a
+            :class:`WeightedGraph`, or with ``seed`` a spec.
         spec, layout: of a weight file; found by inspection otherwise.
         seed: of initial weights.
 
@@ -112,7 +112,7 @@ def network_of(
     """
     graph, arrays = _found(source, spec, layout, seed)
     graph = wanted.of(graph)
-    return Network(graph, select_weights(graph, arrays))
+    return WeightedGraph(graph, select_weights(graph, arrays))
 
 
 def _found(
@@ -121,7 +121,7 @@ def _found(
     if seed is not None:
         graph = lower(resolve(source))
         return graph, initial_weights(graph, seed)
-    if isinstance(source, Network):
+    if isinstance(source, WeightedGraph):
         return source.graph, source.arrays
     if not isinstance(source, str | os.PathLike):
         return origin_of(source).graph, read_weights(source)

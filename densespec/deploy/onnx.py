@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densespec.deploy.formats import Loader
-from densespec.deploy.network import SIZE_NAMES, Options, Runner, optimized
+from densespec.deploy.formats import ExportFormat, Loader
+from densespec.deploy.network import SIZE_NAMES, ExportOptions, Runner, optimized
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_json
@@ -31,29 +31,26 @@ LARGEST = 2**31 - 2**20
 """Bytes of arrays that a protobuf message can hold, with room for the nodes."""
 
 
-class Onnx:
-    """See :class:`densespec.deploy.formats.Exporter`."""
+def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
+    """Write a network, and check the file by ONNX's own rules.
 
-    def write(self, graph: Graph, arrays: Arrays, path: Path, options: Options) -> Loader:
-        """Write a network, and check the file by ONNX's own rules.
+    Raises:
+        ValueError: the opset is not known, or the network is too large for one file.
+    """
+    import onnx
 
-        Raises:
-            ValueError: an opset that is not known, or a network too large.
-        """
-        import onnx
-
-        if options.optimize:
-            graph, arrays = optimized(graph, arrays, norms=options.dtype != "float16")
-        model = proto(
-            graph,
-            arrays,
-            batch=options.batch,
-            opset=options.opset or DEFAULT_OPSET,
-            dtype=options.dtype,
-        )
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(path, full_check=True)
-        return functools.partial(_load, path)
+    if options.optimize:
+        graph, arrays = optimized(graph, arrays, norms=options.dtype != "float16")
+    model = proto(
+        graph,
+        arrays,
+        batch=options.batch,
+        opset=options.opset or DEFAULT_OPSET,
+        dtype=options.dtype,
+    )
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(path, full_check=True)
+    return functools.partial(_load, path)
 
 
 def _load(path: Path) -> Runner:
@@ -64,7 +61,17 @@ def _load(path: Path) -> Runner:
     return lambda x: session.run(None, {name: x})[0]
 
 
-FORMAT = Onnx()
+FORMAT = ExportFormat(
+    name="onnx",
+    about="ONNX",
+    suffixes=(".onnx",),
+    write=write,
+    packages=("onnx",),
+    runtime="onnxruntime",
+    extra="onnx",
+    dtypes=("float32", "float16"),
+    has_opsets=True,
+)
 
 
 def proto(
