@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,13 @@ from densespec.errors import (
     WeightsError,
 )
 from densespec.network.files import spec_from_json
-from densespec.network.graph import lower
+from densespec.network.graph import Graph, lower
 from densespec.network.ops import BatchNorm
 from densespec.reference.model import ReferenceModel
 from densespec.weights.checkpoint import write_checkpoint
 from densespec_conformance.asking.questions import images, random_weights, with_variances
 from densespec_conformance.cases.forward import ROWS, SMALL, Row
+from tests.publishing import publish
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -320,6 +323,46 @@ def test_an_unknown_format_is_answered_with_those_there_are() -> None:
         format_of(Path("net.tflite"), None)
     with pytest.raises(UnknownName, match=r"unknown format 'onx'\. Did you mean onnx\?"):
         format_of(Path("net"), "onx")
+
+
+def theirs(name: str, **changes: Any) -> ExportFormat:
+    """A format of another package, which writes arrays as numpy does and runs the reference."""
+
+    def write(graph: Graph, arrays: Any, path: Path, options: ExportOptions) -> Any:
+        np.savez(path.open("wb"), **arrays)
+        return lambda: ReferenceModel(graph, dict(np.load(path)))
+
+    known = ExportFormat(name, "numpy's archive", (".npz",), write, (), "numpy", "all")
+    return replace(known, **changes)
+
+
+def test_a_package_can_publish_a_format_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish(monkeypatch, "densespec.formats", theirs=theirs("theirs"))
+    done = export(network(), tmp_path / "net.npz")
+    assert done.format.name == "theirs"
+    assert done.measured is not None
+    assert "classifier.kernel" in np.load(done.path)
+
+
+def test_where_several_formats_fit_one_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {name: theirs(name, suffixes=(".onnx",)) for name in ("first", "second")}
+    publish(monkeypatch, "densespec.formats", **both)
+    with pytest.raises(DensespecError, match="may be first or onnx or second: name the format"):
+        format_of(Path("net.onnx"), None)
+    assert format_of(Path("net.onnx"), "second").name == "second"
+
+
+def test_formats_are_published_under_their_names_and_import_no_framework() -> None:
+    code = (
+        "import sys\n"
+        "from densespec.deploy.formats import formats\n"
+        "assert all(name == each.name for name, each in formats().items())\n"
+        "assert not {'torch', 'keras', 'tensorflow', 'jax', 'onnx'} & set(sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("name", formats())
