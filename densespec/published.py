@@ -13,22 +13,24 @@ from densespec.errors import BackendUnavailable, PackageMissing, UnknownName
 
 
 def names(group: str) -> tuple[str, ...]:
-    """The names that installed packages publish under a group, sorted."""
+    """List the names that installed packages publish under a group, sorted."""
     from importlib import metadata
 
     return tuple(sorted(entry.name for entry in metadata.entry_points(group=group)))
 
 
 def load(group: str, kind: str, name: str) -> Any:
-    """The object that a package publishes under a group and a name.
+    """Load the object that a package publishes under a group and a name.
 
     Args:
-        kind: what the group is of, as messages call it, such as ``"backend"``.
+        group: The entry-point group.
+        kind: What the group is of, as messages call it, such as ``"backend"``.
+        name: The name within the group.
 
     Raises:
-        UnknownName: no package publishes it; the message suggests near names.
-        PackageMissing: a package that it needs is not installed; the message says what to install.
-        BackendUnavailable: its module, or the attribute, is not there.
+        UnknownName: No package publishes it; the message suggests near names.
+        PackageMissing: A package that it needs is not installed; the message says what to install.
+        BackendUnavailable: Its module, or the attribute, is not there.
     """
     from importlib import metadata
 
@@ -39,11 +41,11 @@ def load(group: str, kind: str, name: str) -> Any:
 
 
 def loaded(kind: str, name: str, load: Callable[[], Any]) -> Any:
-    """What ``load`` gives.
+    """Give what ``load`` gives.
 
     Raises:
         PackageMissing: ``load`` says so.
-        BackendUnavailable: ``load`` finds no such module or attribute; the message names both.
+        BackendUnavailable: ``load`` finds no such module or attribute; the message says which.
     """
     try:
         return load()

@@ -8,5 +8,5 @@ from densespec.backends import DataFormat
 
 
 def laid_out(x: np.ndarray, data_format: DataFormat) -> np.ndarray:
-    """A channels-first array (batch, channels, *size) in a layout, contiguous where it changes."""
+    """Bring an array (batch, channels, *size) into a layout; it is contiguous if it changes."""
     return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if data_format == "channels_last" else x

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 TRACED_BATCH, TRACED_SIZE = 2, 67
-"""The batch and the size at which a network of any batch and size is traced: any but 0 and 1
-would do."""
+"""The batch and size at which a network of any batch and size is traced: not 0 or 1."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
@@ -55,7 +54,7 @@ def _require_size(graph: Graph) -> None:
     """Refuse what PyTorch traces with guards that no size meets: a padded pool in one dimension.
 
     Raises:
-        ValueError: the network is one of those.
+        ValueError: The network is one of those.
     """
     pads = [node.op.padding for node in graph.nodes if isinstance(node.op, MaxPool)]
     if graph.spatial_dims == 1 and "same" in pads:

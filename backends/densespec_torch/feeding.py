@@ -27,10 +27,10 @@ class TorchBatches:
         return self._batches.steps_per_epoch
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images (batch, channels, *size) and int64 labels (batch,).
+        """Give images (batch, channels, *size) and int64 labels (batch,).
 
         Raises:
-            IndexError: the epoch has no such step.
+            IndexError: The epoch has no such step.
         """
         x, y = self._batches.batch(int(self._epoch), step)
         return torch.from_numpy(x), torch.from_numpy(y)

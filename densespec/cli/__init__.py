@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 class Commands(click.Group):
-    """The commands of the table; their expected errors end in a message and exit code 1."""
+    """The commands of the table. Their expected errors end in a message and exit code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

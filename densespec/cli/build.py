@@ -101,6 +101,6 @@ def _check_output(path: Path) -> None:
 
 
 def _in_layout_of(backend: str, shape: InputShape | None) -> InputShape | None:
-    """A channels-first shape as the backend's models take it. Imports the framework."""
+    """Put a channels-first shape as the backend's models take it. This imports the framework."""
     channels_last = get_backend(backend).data_format(None) == "channels_last"
     return (*shape[1:], shape[0]) if shape and channels_last else shape

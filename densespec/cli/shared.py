@@ -20,7 +20,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class Failure(click.ClickException):
-    """What a user can put right: shown as one line, without a traceback."""
+    """Something that a user can put right. It is shown as one line, without a traceback."""
 
     def show(self, file: Any = None) -> None:
         click.echo(f"error: {self.format_message()}", file=file, err=True)
@@ -29,7 +29,7 @@ class Failure(click.ClickException):
 def _complete_spec(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Names of variants; file names where none fits."""
+    """Complete the names of variants, or names of files where no variant fits."""
     names = [CompletionItem(name) for name in variants() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
 
@@ -44,7 +44,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def label(spec: str) -> str:
-    """The variant's name, or the file's without its suffix."""
+    """Give the name of a variant, or that of a spec file without its suffix."""
     path = Path(spec)
     return path.stem if path.suffix in SUFFIXES else spec
 
@@ -61,7 +61,7 @@ def say_written(path: Path) -> None:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """A spinner on stderr; what frameworks print goes there too, so that stdout stays clean."""
+    """Show a spinner on stderr. What frameworks print goes there too, so that stdout stays clean."""
     from rich.console import Console
     from rich.markup import escape
 

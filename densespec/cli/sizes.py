@@ -18,7 +18,7 @@ InputShape = tuple[int, ...]
 def parse_sizes(
     ctx: click.Context, param: click.Parameter, value: str | None
 ) -> tuple[int, ...] | None:
-    """Spatial sizes, as in ``224x224``."""
+    """Parse spatial sizes, as in ``224x224``."""
     return None if value is None else _numbers(value, 1, "sizes, such as 224x224")
 
 
@@ -36,7 +36,7 @@ def _numbers(value: str, least: int, what: str) -> tuple[int, ...]:
 
 
 def input_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """``--input``, which gives ``shape``: the shape of one sample, or None."""
+    """Make the option ``--input``, which gives ``shape``: the shape of one sample, or None."""
     return click.option(
         "--input",
         "shape",
@@ -56,7 +56,7 @@ def check_shape(spec: DenseNetSpec, shape: InputShape) -> None:
     """Check that a network takes inputs of a shape.
 
     Raises:
-        Failure: its channels or its number of dimensions differ; the message says how.
+        Failure: Its channels or its number of dimensions differ; the message says how.
     """
     channels, *sizes = shape
     if channels != spec.in_channels or len(sizes) != spec.spatial_dims:
@@ -68,7 +68,7 @@ def check_shape(spec: DenseNetSpec, shape: InputShape) -> None:
 
 
 def sized_graph(spec: DenseNetSpec, shape: InputShape | None) -> Graph:
-    """The network at the shape given, or else at the size that :data:`sized_input_option` names."""
+    """Lower a network at the shape given, or else at the default of :data:`sized_input_option`."""
     if shape is not None:
         check_shape(spec, shape)
         return lower(spec, shape[1:])

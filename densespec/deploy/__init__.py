@@ -26,10 +26,13 @@ class ExportResult:
     """What was written.
 
     Attributes:
-        graph: the network as it was before it was rewritten for inference.
-        bytes: the size of the file, or that of all files in the folder.
-        measured: how far it is from the reference; None where it was not checked.
-        unchecked: why it could not be checked, if it was to be.
+        path: Where it was written.
+        format: The format that was chosen.
+        graph: The network as it was before it was rewritten for inference.
+        options: How it was written.
+        bytes: The size of the file, or that of all files in the folder.
+        measured: How far it is from the reference; None if it was not checked.
+        unchecked: Why it could not be checked; None if it could, or was not to be.
     """
 
     path: Path
@@ -62,27 +65,29 @@ def export(
     """Write a network as ONNX, a ``torch.export`` program, a SavedModel or StableHLO.
 
     Every file is loaded and run before it takes its place: what does not compute what the float64
-    reference does is not written.
+    reference does is not written. Inputs and outputs are (batch, *the axes in the order that the
+    format says).
 
     Args:
-        source: the path of a weight file of any layout, a model that densespec built, or with
+        source: The path of a weight file of any layout, a model that densespec built, or with
             ``seed`` a variant's name or another spec, with initial weights.
-        path: of the file; of a folder for a SavedModel.
-        format: a name of :func:`densespec.deploy.formats`; by the path's suffix otherwise.
-        size: spatial size of the input, such as (224, 224); None for any, or the built model's.
-        batch: the one batch size that it takes; None for any.
-        dtype: of arrays, inputs and outputs.
-        optimize: whether the network is rewritten for inference: norms are folded, and so on.
-        include_top, pooling, softmax: where it ends; None for the source's own end.
-        opset: of ONNX.
-        check: whether to load and run it.
-        spec, layout: of a weight file; found by inspection otherwise.
-        seed: of initial weights.
+        path: The path of the file, or of the folder for a SavedModel.
+        format: A name of :func:`densespec.deploy.formats`; None to go by the path's suffix.
+        size: The spatial size of the input, such as (224, 224); None for any size, or for that of
+            the built model.
+        batch: The one batch size that it takes; None for any.
+        dtype: The type of arrays, inputs and outputs.
+        optimize: Whether the network is rewritten for inference: norms are folded, and so on.
+        include_top, pooling, softmax: Where the network ends; None for the source's own end.
+        opset: The version of ONNX's operations; None for the default.
+        check: Whether to load and run what was written.
+        spec, layout: The network and the layout of a weight file; None to find them by inspection.
+        seed: The seed of initial weights.
 
     Raises:
-        PackageMissing: a package is missing; says what to install.
-        DensespecError: the source can't be read, or what was written differs from the reference.
-        ValueError: options that do not go together.
+        PackageMissing: A package is missing; the message says what to install.
+        DensespecError: The source can't be read, or what was written differs from the reference.
+        ValueError: Options do not go together.
     """
     path = Path(path)
     chosen = format_of(path, format)
@@ -111,7 +116,7 @@ def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
 
 @contextlib.contextmanager
 def _placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
-    """A temporary file or folder that takes its place on success and vanishes on failure."""
+    """Give a temporary file or folder that takes its place on success and vanishes on failure."""
     if chosen.marker is None:
         with atomic_path(path) as temporary:
             yield temporary

@@ -21,12 +21,12 @@ from densespec.network.graph import Graph
 GROUP = "densespec.formats"
 
 Loader = Callable[[], Runner]
-"""Reads back what was written, and gives what runs it."""
+"""It reads back what was written, and gives what runs it."""
 
 Writer = Callable[[Graph, Arrays, Path, ExportOptions], Loader]
-"""Writes a network with its canonical arrays to a path: a file, or a folder that is empty.
+"""It writes a network with its canonical arrays to a path: a file, or a folder that is empty.
 
-What it returns is called while the file is still at this path."""
+The loader that it returns is called while the file is still at this path."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class ExportFormat:
     """A format that networks are exported to.
 
     Attributes:
-        name: the name that users type, and that it is published under.
-        about: what messages call it.
-        suffixes: the suffixes that its paths have; ``""`` is that of a path without one.
-        write: what writes a network.
-        packages: the packages that ``write`` needs.
-        runtime: the package that runs a file to check it.
-        extra: the extra of densespec that installs all of them.
-        dtypes: the dtypes that it is offered in.
-        layout: the order of axes of inputs and feature maps.
-        has_opsets: whether users choose a version of its set of operations, as ONNX has them.
-        marker: a file that every folder of this format has, by which an older one is known; None
+        name: The name that users type, and that it is published under.
+        about: What messages call it.
+        suffixes: The suffixes that its paths have; ``""`` is that of a path without one.
+        write: What writes a network.
+        packages: The packages that ``write`` needs.
+        runtime: The package that runs a file to check it.
+        extra: The extra of densespec that installs all of them.
+        dtypes: The dtypes that it is offered in.
+        layout: The order of axes of inputs and feature maps.
+        has_opsets: Whether users choose a version of its set of operations, as ONNX has them.
+        marker: A file that every folder of this format has, by which an older one is known; None
             for a format that is a file.
     """
 
@@ -64,13 +64,13 @@ class ExportFormat:
         """Check that it can be written here.
 
         Raises:
-            PackageMissing: a package is missing; the message says what to install.
+            PackageMissing: A package is missing; the message says what to install.
         """
         for package in self.packages:
             require(self.about, package, extra=self.extra)
 
     def missing_runtime(self) -> str | None:
-        """What to install so that a file can be checked; None where it can be."""
+        """Say what to install so that a file can be checked; None if it can be."""
         try:
             require("the check", self.runtime, extra=self.extra)
         except PackageMissing as missing:
@@ -79,26 +79,26 @@ class ExportFormat:
 
 
 def formats() -> Mapping[str, ExportFormat]:
-    """Every format that installed packages offer, by name; their frameworks may be absent."""
+    """Find every format that installed packages offer, by name; frameworks may be absent."""
     return {name: get_format(name) for name in published.names(GROUP)}
 
 
 def get_format(name: str) -> ExportFormat:
-    """A format by its name.
+    """Find a format by its name.
 
     Raises:
-        UnknownName: no package offers it; the message suggests near names.
+        UnknownName: No package offers it; the message suggests near names.
     """
     found: ExportFormat = published.load(GROUP, "format", name)
     return found
 
 
 def format_of(path: Path, name: str | None) -> ExportFormat:
-    """The format of a name, or else that of a path's suffix.
+    """Find the format of a name, or else that of a path's suffix.
 
     Raises:
-        UnknownName: there is no format of the name.
-        DensespecError: the suffix is no format's, or that of several; the message lists them.
+        UnknownName: There is no format of the name.
+        DensespecError: The suffix is no format's, or that of several; the message lists them.
     """
     if name is not None:
         return get_format(name)

@@ -15,7 +15,7 @@ from densespec_keras.backend import KerasBackend
 
 
 def built(backend: KerasBackend, graph: Graph, arrays: Arrays, options: ExportOptions) -> Any:
-    """The network on an engine, layer by layer and channels last."""
+    """Build a network on an engine, layer by layer and channels last."""
     if options.optimize:
         graph, arrays = optimized(graph, arrays)
     return backend.build(
@@ -24,5 +24,5 @@ def built(backend: KerasBackend, graph: Graph, arrays: Arrays, options: ExportOp
 
 
 def channels_first(run: Callable[[np.ndarray], Any]) -> Runner:
-    """What runs channels-last inputs, as a runner."""
+    """Turn what runs channels-last inputs into a runner, which takes channels-first ones."""
     return lambda x: np.moveaxis(np.asarray(run(laid_out(x, "channels_last"))), -1, 1)

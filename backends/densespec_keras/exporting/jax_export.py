@@ -33,7 +33,7 @@ def _load(path: Path) -> Runner:
 def exported(
     graph: Graph, arrays: Arrays, options: ExportOptions, *, platforms: Sequence[str]
 ) -> Any:
-    """The network as ``jax.export`` gives it, with its arrays as constants.
+    """Give a network as ``jax.export`` does, with its arrays as constants.
 
     For several platforms the module takes one more argument, which says on which it runs.
     """

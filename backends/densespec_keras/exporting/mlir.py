@@ -26,7 +26,7 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
 
 
 def _parsed(text: str) -> bytes:
-    """StableHLO text as the portable bytes that JAX runs."""
+    """Turn StableHLO text into the portable bytes that JAX runs."""
     from jax._src.interpreters import mlir
     from jaxlib.mlir import ir
 
