@@ -61,7 +61,7 @@ def say_written(path: Path) -> None:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show a spinner on stderr. What frameworks print goes there too, so that stdout stays clean."""
+    """Show a spinner on stderr, where what frameworks print goes too: stdout stays clean."""
     from rich.console import Console
     from rich.markup import escape
 
