@@ -121,11 +121,16 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    """Style and common mistakes; ``nox -s lint -- --fix`` mends what can be mended."""
+    """Style, common mistakes, and which module may import which.
+
+    ``nox -s lint -- --fix`` mends what can be mended.
+    """
     python = frameworks(session)
     session.run(python, "-m", "ruff", "check", *session.posargs, external=True)
     check = () if session.posargs else ("--check",)
     session.run(python, "-m", "ruff", "format", *check, external=True)
+    contracts = str(Path(python).with_name("lint-imports"))
+    session.run(contracts, "--no-cache", "--no-logo", external=True)
 
 
 @nox.session(venv_backend="none")

@@ -8,14 +8,14 @@ walks through writing one; the conformance suite says whether it is right.
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Protocol, cast, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
-from densespec.errors import BackendUnavailable, PackageMissing, UnknownName
+from densespec import published
+from densespec.errors import BackendUnavailable, UnknownName
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
@@ -292,9 +292,7 @@ def require_logits(graph: Graph) -> None:
 
 def backends() -> tuple[str, ...]:
     """Names of the backends that installed packages offer; their frameworks may be absent."""
-    from importlib import metadata
-
-    return tuple(sorted(entry.name for entry in metadata.entry_points(group=GROUP)))
+    return published.names(GROUP)
 
 
 def get_backend(name: str) -> Backend:
@@ -309,7 +307,7 @@ def get_backend(name: str) -> Backend:
         BackendUnavailable: its own module, or the attribute, is not there.
     """
     name, mode = split_mode(name)
-    backend = _from_module(name) if ":" in name else _published(name)
+    backend: Backend = _from_module(name) if ":" in name else published.load(GROUP, "backend", name)
     if mode == LAYERS:
         return backend
     modes = backend.modes if isinstance(backend, ModalBackend) else (LAYERS,)
@@ -338,26 +336,10 @@ def with_mode(name: str, mode: str | None) -> str:
     return base if mode == LAYERS else f"{base}+{mode}"
 
 
-def _published(name: str) -> Backend:
-    from importlib import metadata
-
-    entries = list(metadata.entry_points(group=GROUP, name=name))
-    if not entries:
-        raise UnknownName("backend", name, backends())
-    return _loaded(name, entries[0].load)
-
-
 def _from_module(name: str) -> Backend:
     module, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), attribute]):
         raise BackendUnavailable(f"backend {name!r} is not of the form 'module:attribute'")
-    return _loaded(name, lambda: getattr(importlib.import_module(module), attribute))
-
-
-def _loaded(name: str, load: Callable[[], Any]) -> Backend:
-    try:
-        return cast(Backend, load())
-    except (BackendUnavailable, PackageMissing):
-        raise
-    except (ImportError, AttributeError) as error:
-        raise BackendUnavailable(f"backend {name!r} can't be loaded: {error}") from error
+    return published.loaded(
+        "backend", name, lambda: getattr(importlib.import_module(module), attribute)
+    )

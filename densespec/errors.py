@@ -101,7 +101,7 @@ class PackageMissing(DensespecError, ImportError):
 
 
 class BackendUnavailable(DensespecError, ImportError):
-    """A backend can't be loaded."""
+    """A backend, or what one brings along, can't be loaded."""
 
 
 class Untrainable(DensespecError, ValueError):

@@ -34,7 +34,7 @@ RECIPE = TrainingRecipe(epochs=6, batch_size=64)  # SGD, 0.1, drops at half and 
 
 def loader(batches: data.Batches, epoch: int = 0) -> DataLoader[Any]:
     """Its items are whole batches, in the order of the epoch."""
-    return DataLoader(batches.as_torch_dataset(epoch), batch_size=None)  # type: ignore[arg-type]
+    return DataLoader(batches.as_torch_dataset(epoch), batch_size=None)
 
 
 def plain(spec: DenseNetSpec = SPEC, recipe: TrainingRecipe = RECIPE) -> torch.nn.Module:

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import densespec
+from densespec.cli import COMMANDS as TABLE
 from densespec.cli import main
 from densespec.network.files import schema
 from densespec.reference.backend import NumpyBackend
@@ -383,6 +385,29 @@ def test_top_level_help_tours_the_commands() -> None:
     assert all(f"densespec {name} " in tour for name in COMMANDS if name != "schema")
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_every_row_of_the_table_has_its_command(name: str) -> None:
+    if name == "conformance":
+        pytest.importorskip("hypothesis")
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.help
+
+
+def test_listing_and_completing_commands_imports_none_of_them() -> None:
+    code = (
+        "import sys\n"
+        "import click\n"
+        "from densespec.cli import main\n"
+        "context = click.Context(main)\n"
+        "assert main.get_help(context)\n"
+        "assert [item.value for item in main.shell_complete(context, 'de')] == ['describe']\n"
+        "assert not {'densespec.cli.networks', 'densespec.cli.weights'} & set(sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_default_input_sizes_are_in_the_help() -> None:
     text = " ".join(output("describe", "--help").split())
     assert "224 in each spatial dimension" in text
@@ -459,7 +484,7 @@ def test_system_errors_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*args: Any) -> None:
         raise PermissionError(13, "Permission denied", "net.toml")
 
-    monkeypatch.setattr("densespec.cli.write_spec", refuse)
+    monkeypatch.setattr("densespec.cli.networks.write_spec", refuse)
     result = run("spec", "densenet121", "-o", tmp_path / "net.toml")
     assert (result.exit_code, result.stderr) == (1, "error: net.toml: Permission denied\n")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from click.testing import CliRunner
 
 import densespec
 from densespec.cli import main
-from densespec.deploy import Network, Wanted, _placed, check, export, network_of
+from densespec.deploy import WantedEnds, WeightedGraph, _placed, check, export, network_of
 from densespec.deploy.check import TOLERANCES, WrongExport
-from densespec.deploy.formats import FORMATS, Format, format_of
-from densespec.deploy.network import Options, optimized, smallest_size
+from densespec.deploy.formats import ExportFormat, format_of, formats
+from densespec.deploy.network import ExportOptions, optimized, smallest_size
 from densespec.errors import (
     DensespecError,
     PackageMissing,
@@ -27,12 +29,13 @@ from densespec.errors import (
     WeightsError,
 )
 from densespec.network.files import spec_from_json
-from densespec.network.graph import lower
+from densespec.network.graph import Graph, lower
 from densespec.network.ops import BatchNorm
 from densespec.reference.model import ReferenceModel
 from densespec.weights.checkpoint import write_checkpoint
 from densespec_conformance.asking.questions import images, random_weights, with_variances
 from densespec_conformance.cases.forward import ROWS, SMALL, Row
+from tests.publishing import publish
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -40,11 +43,11 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not ins
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
-def network(row: Row = ROWS[0], **options: Any) -> Network:
+def network(row: Row = ROWS[0], **options: Any) -> WeightedGraph:
     """A row's network with every array random."""
     size = None if row.any_size else row.size
     graph = lower(row.spec, size, **(dict(row.options) | options))
-    return Network(graph, with_variances(random_weights(graph, row.name), row.variance))
+    return WeightedGraph(graph, with_variances(random_weights(graph, row.name), row.variance))
 
 
 def run(path: Path, x: np.ndarray) -> np.ndarray:
@@ -226,7 +229,7 @@ def test_probabilities_and_features_of_a_file_with_a_classifier(net: Path, tmp_p
 def test_a_built_model_is_exported_as_it_ends(row: Row) -> None:
     graph = lower(row.spec, row.size, **row.options)
     model = densespec.build(row.spec, backend="numpy", input_shape=(3, *row.size), **row.options)
-    assert network_of(model, Wanted()).graph == graph
+    assert network_of(model, WantedEnds()).graph == graph
 
 
 def test_a_classifier_that_is_not_there_can_t_be_exported(tmp_path: Path) -> None:
@@ -286,7 +289,7 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_of_a_large_batch_the_first_samples_are_compared_and_all_are_run() -> None:
-    found, options = network(), Options(batch=5)
+    found, options = network(), ExportOptions(batch=5)
     reference = ReferenceModel(found.graph, found.arrays)
     assert check.measure(reference, found, options).shapes == ((5, 3, 32, 32),)
     with pytest.raises(WrongExport, match=r"gives \(2, 5\), but should give \(5, 5\)"):
@@ -296,7 +299,7 @@ def test_of_a_large_batch_the_first_samples_are_compared_and_all_are_run() -> No
 def test_another_shape_is_refused() -> None:
     found = network()
     with pytest.raises(WrongExport, match=r"gives \(2, 7\), but should give \(2, 5\)"):
-        check.measure(lambda x: np.zeros((2, 7)), found, Options())
+        check.measure(lambda x: np.zeros((2, 7)), found, ExportOptions())
 
 
 @pytest.mark.parametrize(
@@ -316,20 +319,60 @@ def test_the_format_goes_by_the_suffix_or_its_name(path: str, name: str | None, 
 
 
 def test_an_unknown_format_is_answered_with_those_there_are() -> None:
-    with pytest.raises(DensespecError, match=r"suffix '.tflite'. Known: .onnx \(onnx\), .pt2"):
+    with pytest.raises(DensespecError, match=r"suffix '.tflite'. Known: .*, \.onnx \(onnx\), none"):
         format_of(Path("net.tflite"), None)
     with pytest.raises(UnknownName, match=r"unknown format 'onx'\. Did you mean onnx\?"):
         format_of(Path("net"), "onx")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+def theirs(name: str, **changes: Any) -> ExportFormat:
+    """A format of another package, which writes arrays as numpy does and runs the reference."""
+
+    def write(graph: Graph, arrays: Any, path: Path, options: ExportOptions) -> Any:
+        np.savez(path.open("wb"), **arrays)
+        return lambda: ReferenceModel(graph, dict(np.load(path)))
+
+    known = ExportFormat(name, "numpy's archive", (".npz",), write, (), "numpy", "all")
+    return replace(known, **changes)
+
+
+def test_a_package_can_publish_a_format_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish(monkeypatch, "densespec.formats", theirs=theirs("theirs"))
+    done = export(network(), tmp_path / "net.npz")
+    assert done.format.name == "theirs"
+    assert done.measured is not None
+    assert "classifier.kernel" in np.load(done.path)
+
+
+def test_where_several_formats_fit_one_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {name: theirs(name, suffixes=(".onnx",)) for name in ("first", "second")}
+    publish(monkeypatch, "densespec.formats", **both)
+    with pytest.raises(DensespecError, match="may be first or onnx or second: name the format"):
+        format_of(Path("net.onnx"), None)
+    assert format_of(Path("net.onnx"), "second").name == "second"
+
+
+def test_formats_are_published_under_their_names_and_import_no_framework() -> None:
+    code = (
+        "import sys\n"
+        "from densespec.deploy.formats import formats\n"
+        "assert all(name == each.name for name, each in formats().items())\n"
+        "assert not {'torch', 'keras', 'tensorflow', 'jax', 'onnx'} & set(sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", formats())
 def test_a_missing_package_is_named_with_its_extra(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    extra = FORMATS[name].extra
-    with pytest.raises(PackageMissing, match=rf"pip install 'densespec\[{extra}\]'"):
-        FORMATS[name].load()
+    chosen = formats()[name]
+    with pytest.raises(PackageMissing, match=rf"pip install 'densespec\[{chosen.extra}\]'"):
+        chosen.require_packages()
 
 
 def test_without_a_runtime_the_file_is_written_unchecked(
@@ -341,7 +384,10 @@ def test_without_a_runtime_the_file_is_written_unchecked(
     )
     done = export(net, tmp_path / "net.onnx")
     assert done.measured is None
-    assert done.unchecked == ("onnxruntime is not installed: pip install 'densespec[onnx]'")
+    assert done.unchecked == (
+        "the check needs the package 'onnxruntime', which is not installed: "
+        "pip install 'densespec[onnx]'"
+    )
     assert done.path.exists()
 
 
@@ -368,15 +414,15 @@ def test_options_that_do_not_fit_are_refused(
 
 
 def place_and_fail(target: Path) -> None:
-    with _placed(target, FORMATS["saved-model"]) as temporary:
+    with _placed(target, formats()["saved-model"]) as temporary:
         (temporary / "saved_model.pb").write_text("third")
         temporary.mkdir()
 
 
 def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path) -> None:
-    target, kind = tmp_path / "net", FORMATS["saved-model"]
+    target, chosen = tmp_path / "net", formats()["saved-model"]
     for content in ("first", "second"):
-        with _placed(target, kind) as temporary:
+        with _placed(target, chosen) as temporary:
             (temporary / "saved_model.pb").write_text(content)
             (temporary / content).touch()
     assert {file.name for file in target.iterdir()} == {"saved_model.pb", "second"}
@@ -389,8 +435,8 @@ def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path) -> None:
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     with (
-        pytest.raises(DensespecError, match="is there and no SavedModel"),
-        _placed(tmp_path, FORMATS["saved-model"]),
+        pytest.raises(DensespecError, match="is there and no TensorFlow SavedModel"),
+        _placed(tmp_path, formats()["saved-model"]),
     ):
         pass
     assert (tmp_path / "photo.jpg").exists()
@@ -426,13 +472,13 @@ def test_a_size_is_asked_for_where_torch_can_t_do_without(tmp_path: Path) -> Non
 # The command and the page
 
 
-@pytest.mark.parametrize("kind", FORMATS.values(), ids=FORMATS)
-def test_the_page_lists_every_format(kind: Format) -> None:
+@pytest.mark.parametrize("chosen", formats().values(), ids=formats())
+def test_the_page_lists_every_format(chosen: ExportFormat) -> None:
     page = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
-    (row,) = (line for line in page.splitlines() if f"| `{kind.name}` |" in line)
-    first = f"`{kind.suffixes[0]}`" if kind.suffixes else "none: a folder"
+    (row,) = (line for line in page.splitlines() if f"| `{chosen.name}` |" in line)
+    first = f"`{chosen.suffixes[0]}`" if chosen.marker is None else "none: a folder"
     assert row.startswith(f"| {first} |")
-    assert row.endswith(f"| `densespec[{kind.extra}]` | {kind.layout} |")
+    assert row.endswith(f"| `densespec[{chosen.extra}]` | {chosen.layout} |")
 
 
 def test_the_command_says_what_it_wrote_and_measured(net: Path, tmp_path: Path) -> None:

@@ -1,9 +1,23 @@
-"""Native PyTorch: graphs as plain ``torch.nn`` modules, channels first, in torchvision's names."""
+"""Native PyTorch: graphs as plain ``torch.nn`` modules, channels first, in torchvision's names.
+
+Importing this package does not import PyTorch; the names below do, on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from densespec.installed import require
 
-require("backend 'torch.nn'", "torch", extra="torch")
+if TYPE_CHECKING:
+    from densespec_torch.backend import BACKEND as BACKEND
+    from densespec_torch.modules import DenseNet as DenseNet
+    from densespec_torch.norms import synchronise_norms as synchronise_norms
 
-from densespec_torch.backend import BACKEND as BACKEND  # noqa: E402
-from densespec_torch.modules import DenseNet as DenseNet  # noqa: E402
-from densespec_torch.norms import synchronise_norms as synchronise_norms  # noqa: E402
+_NEEDS_TORCH = {"BACKEND": "backend", "DenseNet": "modules", "synchronise_norms": "norms"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require("backend 'torch.nn'", "torch", extra="torch")
+    return getattr(importlib.import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from densespec.cli.shared import parse_sizes, working
-
-if TYPE_CHECKING:
-    from densespec.deploy import Exported
-
-
-def register(group: click.Group) -> None:
-    """Add this command to the command line."""
-    group.add_command(export_command)
+from densespec import published
+from densespec.cli.shared import json_option, no_top_option, pooling_option, print_json, working
+from densespec.cli.sizes import parse_sizes
+from densespec.deploy import ExportResult, export
+from densespec.deploy.formats import GROUP
+from densespec.deploy.network import described
 
 
-@click.command("export", short_help="Write a network as ONNX, SavedModel, StableHLO or .pt2.")
+@click.command("export")
 @click.argument("model")
 @click.option(
     "-o", "--output", type=Path, required=True, metavar="PATH", help="File or folder to write."
@@ -29,7 +24,7 @@ def register(group: click.Group) -> None:
     "--format",
     "format_name",
     metavar="FORMAT",
-    help="onnx, torch-export, saved-model, jax-export or mlir; by the suffix otherwise.",
+    help=f"One of {', '.join(published.names(GROUP))}; by the suffix otherwise.",
 )
 @click.option(
     "--size", callback=parse_sizes, metavar="HxW", help="The one input size.  [default: any size]"
@@ -39,8 +34,8 @@ def register(group: click.Group) -> None:
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True
 )
 @click.option("--softmax", is_flag=True, help="End in probabilities, not logits.")
-@click.option("--no-top", is_flag=True, help="Leave out the classifier.")
-@click.option("--pooling", type=click.Choice(["avg", "max"]), help="Global pool after --no-top.")
+@no_top_option
+@pooling_option
 @click.option(
     "--optimize/--no-optimize",
     default=True,
@@ -56,7 +51,7 @@ def register(group: click.Group) -> None:
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Of initial weights: MODEL is a SPEC then."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+@json_option
 def export_command(
     model: str,
     output: Path,
@@ -81,9 +76,6 @@ def export_command(
       densespec export net.safetensors -o serving/net/1 --format saved-model
       densespec export densenet169-bc --seed 0 -o untrained.pt2
     """
-    from densespec.deploy import export
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with working(f"exporting {model} to {output.name}"):
         done = export(
             model,
@@ -95,14 +87,12 @@ def export_command(
         )
     record = _record(done)
     if as_json:
-        click.echo(json.dumps(record, indent=2))
+        print_json(record)
     else:
         _say(done, record)
 
 
-def _record(done: Exported) -> dict[str, Any]:
-    from densespec.deploy.network import described
-
+def _record(done: ExportResult) -> dict[str, Any]:
     measured = done.measured
     return {
         "path": str(done.path),
@@ -118,7 +108,7 @@ def _record(done: Exported) -> dict[str, Any]:
     }
 
 
-def _say(done: Exported, record: dict[str, Any]) -> None:
+def _say(done: ExportResult, record: dict[str, Any]) -> None:
     click.echo(f"written {done.path}: {done.format.about}, {done.bytes / 2**20:.1f} MiB")
     for end in ("input", "output"):
         click.echo(f"{end:7} {record['dtype']} {' x '.join(map(str, record[end]))}")

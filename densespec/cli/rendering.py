@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 UNBOUNDED = 10_000
-"""Columns of output that is not a terminal: nothing is wrapped or cut."""
+"""How many columns output has that is no terminal: nothing is wrapped or cut."""
 
 WIDE = 140
-"""Columns of a terminal in which the whole catalogue is easy to read as one table."""
+"""How many columns a terminal has in which the catalogue is easy to read as one table."""
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
-    """``(64, 56, None)`` as ``64x56x?``."""
+    """Write ``(64, 56, None)`` as ``64x56x?``."""
     return "x".join("?" if size is None else str(size) for size in shape)
 
 
 def count_record(count: Count) -> dict[str, int]:
+    """Turn a count of parameters into JSON values."""
     return {
         "total": count.total,
         "trainable": count.trainable,
@@ -38,7 +39,7 @@ def count_record(count: Count) -> dict[str, int]:
 
 
 def variant_record(variant: Variant) -> dict[str, Any]:
-    """A named variant as JSON values, its parameters counted on its graph."""
+    """Turn a named variant into JSON values; its parameters are counted on its graph."""
     return {
         "name": variant.name,
         "depth": variant.spec.depth,
@@ -50,7 +51,7 @@ def variant_record(variant: Variant) -> dict[str, Any]:
 
 
 def graph_record(name: str, graph: Graph) -> dict[str, Any]:
-    """A network as JSON values: its spec, its stages and its totals."""
+    """Turn a network into JSON values: its spec, its stages and its totals."""
     return {
         "name": name,
         "spec": graph.spec.to_dict(),
@@ -70,7 +71,7 @@ def graph_record(name: str, graph: Graph) -> dict[str, Any]:
 
 
 def built_record(name: str, model: Any) -> dict[str, Any]:
-    """A built model as JSON values, its parameters counted on the arrays that it holds."""
+    """Turn a built model into JSON values; its parameters are counted on the arrays it holds."""
     origin = origin_of(model)
     trainable = {weight.name for weight in origin.graph.weights if weight.trainable}
     sizes = {name: array.size for name, array in read_weights(model).items()}
@@ -113,7 +114,7 @@ def show_variants(variants: Iterable[Variant]) -> None:
 
 
 def _errors_text(errors: Mapping[str, float]) -> str:
-    """Errors to the decimals of the most exact one: 7.0 was published as 7.00 beside 5.24."""
+    """Write errors to the decimals of the most exact one: 7.0 is 7.00 beside 5.24."""
     places = max((len(str(error).partition(".")[2]) for error in errors.values()), default=0)
     return ", ".join(f"{data} {error:.{places}f}" for data, error in errors.items())
 
@@ -176,7 +177,7 @@ def _stage_table(name: str, graph: Graph) -> Table:
 
 
 def _spec_table(spec: DenseNetSpec) -> Table:
-    """The fields in two columns, so that the table stays short; bold where not the default."""
+    """Show the fields in two columns, so that the table stays short; bold if not the default."""
     from rich.text import Text
 
     cells = []
@@ -225,7 +226,7 @@ def _table(title: str, **options: Any) -> Table:
 
 
 def _console() -> Console:
-    """Standard output. Only a terminal has a width: what goes elsewhere is not wrapped."""
+    """Give standard output. Only a terminal has a width: what goes elsewhere is not wrapped."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else UNBOUNDED

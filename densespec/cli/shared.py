@@ -1,29 +1,67 @@
-"""What several commands of the command line share."""
+"""What several commands share: options, and how they speak to people and to programs."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from densespec.network.catalogue import variants
+from densespec.network.files import SUFFIXES
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""The dtypes that arrays can have in memory and in files."""
 
 
-def parse_sizes(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> tuple[int, ...] | None:
-    """Spatial sizes, as in ``224x224``."""
-    if value is None:
-        return None
-    sizes = value.split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise click.BadParameter(f"{value!r} is not sizes, such as 224x224")
-    return tuple(map(int, sizes))
+class Failure(click.ClickException):
+    """Something that a user can put right. It is shown as one line, without a traceback."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.format_message()}", file=file, err=True)
+
+
+def _complete_spec(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the names of variants, or names of files where no variant fits."""
+    names = [CompletionItem(name) for name in variants() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+spec_argument = click.argument("spec", shell_complete=_complete_spec)
+optional_spec_argument = click.argument("spec", required=False, shell_complete=_complete_spec)
+no_top_option = click.option("--no-top", is_flag=True, help="Leave out the classifier.")
+pooling_option = click.option(
+    "--pooling", type=click.Choice(["avg", "max"]), help="Global pool after --no-top."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+
+
+def label(spec: str) -> str:
+    """Give the name of a variant, or that of a spec file without its suffix."""
+    path = Path(spec)
+    return path.stem if path.suffix in SUFFIXES else spec
+
+
+def print_json(record: Any) -> None:
+    """Print a record on stdout, for programs."""
+    click.echo(json.dumps(record, indent=2))
+
+
+def say_written(path: Path) -> None:
+    """Say on stderr that a file was written."""
+    click.echo(f"wrote {path}", err=True)
 
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """A spinner on stderr; what frameworks print goes there too, so that stdout stays clean."""
+    """Show a spinner on stderr, where what frameworks print goes too: stdout stays clean."""
     from rich.console import Console
     from rich.markup import escape
 

@@ -1,8 +1,7 @@
-"""Commands that train."""
+"""``densespec train``."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tomllib
@@ -14,47 +13,15 @@ import click
 
 from densespec.backends import LaunchableBackend
 from densespec.cli.record_options import options_of
-from densespec.cli.shared import parse_sizes
-from densespec.network.files import to_json, to_toml
-from densespec.recipes.presets import get_recipe, presets
+from densespec.cli.shared import json_option, optional_spec_argument, print_json
+from densespec.cli.sizes import parse_sizes
 from densespec.recipes.recipe import DTYPES
 from densespec.training import RunOptions, RunResult, TrainingPlan, carry_out, plan_of
 from densespec.training.launch import launch
 
 
-def register(group: click.Group) -> None:
-    """Add these commands to the command line."""
-    for command in (train_command, recipes_command):
-        group.add_command(command)
-
-
-@click.command("recipes", short_help="List the named recipes, or print one as TOML.")
-@click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
-def recipes_command(name: str | None, as_json: bool) -> None:
-    """List the named recipes, or print one as TOML, to edit and give to --recipe.
-
-    \b
-    Examples:
-      densespec recipes
-      densespec recipes cifar+ > mine.toml
-    """
-    if name is not None:
-        recipe = get_recipe(name)
-        click.echo(to_json(recipe) if as_json else to_toml(recipe), nl=False)
-    elif as_json:
-        rows = [
-            {"name": p.name, "about": p.about, "source": p.source, "recipe": p.recipe.to_dict()}
-            for p in presets().values()
-        ]
-        click.echo(json.dumps(rows, indent=2))
-    else:
-        for preset in presets().values():
-            click.echo(f"{preset.name:20} {preset.about}")
-
-
 @click.command("train")
-@click.argument("spec", required=False)
+@optional_spec_argument
 @click.option("--out", type=Path, metavar="DIR", help="Folder of the new run.")
 @click.option("--resume", type=Path, metavar="DIR", help="Go on with the run in this folder.")
 @options_of(
@@ -75,7 +42,7 @@ def recipes_command(name: str | None, as_json: bool) -> None:
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and check it; write nothing."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@json_option
 def train_command(
     *,
     out: Path | None,
@@ -180,7 +147,7 @@ def _plan_record(plan: TrainingPlan) -> dict[str, Any]:
 def _say_plan(plan: TrainingPlan, as_json: bool) -> None:
     record = _plan_record(plan)
     if as_json:
-        click.echo(json.dumps(record, indent=2))
+        print_json(record)
         return
     where = "goes on with" if record["resumes"] else "makes"
     shape = "x".join(map(str, record["input"]))
@@ -216,7 +183,7 @@ def _say_result(done: RunResult, as_json: bool) -> None:
             "last_epoch": done.epochs[-1] if done.epochs else None,
             "best_epoch": done.best_epoch,
         }
-        click.echo(json.dumps(record, indent=2))
+        print_json(record)
         return
     if done.epochs and done.accuracy is not None:
         best = done.best_epoch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from densespec.backends import REFERENCE
+from densespec.cli.shared import DTYPES, json_option, print_json
 from densespec.errors import SHOWN, in_words
 from densespec.network.differences import nearest_variant
 from densespec.weights.comparing import WeightsComparison, compare
@@ -22,13 +22,6 @@ from densespec.weights.opening import IdentifiedWeights, open_weights
 file_argument = click.Path(dir_okay=False, path_type=Path)
 layout_option = click.option("--from", "from_layout", metavar="LAYOUT", help="Of the source.")
 spec_option = click.option("--spec", help="Of the network: a variant's name or a spec file.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
-
-
-def register(group: click.Group) -> None:
-    """Add these commands to the command line."""
-    for command in (inspect_command, convert_command, verify_command, layouts_command):
-        group.add_command(command)
 
 
 @click.command("layouts")
@@ -38,7 +31,7 @@ def layouts_command() -> None:
         click.echo(f"{layout.name:20} {layout.about} ({', '.join(layout.containers)})")
 
 
-@click.command("inspect", short_help="Say what a weight file holds.")
+@click.command("inspect")
 @click.argument("file", type=file_argument)
 @layout_option
 @spec_option
@@ -55,7 +48,7 @@ def inspect_command(file: Path, from_layout: str | None, spec: str | None, as_js
     """
     with open_weights(file, layout=from_layout, spec=spec) as found:
         if as_json:
-            click.echo(json.dumps(_record(found), indent=2))
+            print_json(_record(found))
         else:
             _say(found)
 
@@ -66,7 +59,7 @@ def inspect_command(file: Path, from_layout: str | None, spec: str | None, as_js
 @layout_option
 @click.option("--to", "to_layout", metavar="LAYOUT", help="Of the target; by its suffix otherwise.")
 @spec_option
-@click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32", "float64"]))
+@click.option("--dtype", type=click.Choice(DTYPES))
 @click.option("--allow-different", is_flag=True, help="Write even what computes something else.")
 @click.option("--check", is_flag=True, help="Run both afterwards, and print how far they differ.")
 @json_option
@@ -108,7 +101,7 @@ def convert_command(
         )
     apart = _check(source, done, spec) if check else None
     if as_json:
-        click.echo(json.dumps(_conversion_record(done, apart), indent=2))
+        print_json(_conversion_record(done, apart))
     else:
         _say_conversion(done, apart)
 
@@ -146,7 +139,7 @@ def verify_command(
     names = (*layouts, None, None)
     done = compare(first, second, specs=(spec, spec), layouts=(names[0], names[1]), backend=backend)
     if as_json:
-        click.echo(json.dumps(_comparison_record(done), indent=2))
+        print_json(_comparison_record(done))
     else:
         _say_comparison(done)
     if not done.same_network:

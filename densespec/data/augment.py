@@ -54,22 +54,22 @@ from densespec.installed import require
 STREAM = "augmentation"
 PADDING = 4
 NUMBERS = 24
-"""Of an image in ``imagenet``; those that are left over are not used."""
+"""How many numbers an image has in ``imagenet``; the last one is not used."""
 ATTEMPTS = 10
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 SHORT_SIDE = 8 / 7
 LONGEST = 100
-"""How many times longer than wide an image may be that is resized as for evaluation."""
+"""How many times longer than wide an image may be to be resized as for evaluation."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """Images to prepare.
+class ImageRequest:
+    """Which images of a split to prepare, and how.
 
     Attributes:
-        rows: indices within the split, (count,).
-        size: of the images that are asked for.
+        rows: The indices of the images within the split, (count,).
+        size: The size that they are to have.
     """
 
     split: Split
@@ -81,15 +81,17 @@ class Request:
     dtype: np.dtype
 
 
-Augmentation = Callable[[Request], np.ndarray]
-"""Gives normalised images, (count, channels, *size)."""
+Augmentation = Callable[[ImageRequest], np.ndarray]
+"""It gives normalised images, (count, channels, *size)."""
 
 
-def none(request: Request) -> np.ndarray:
+def none(request: ImageRequest) -> np.ndarray:
+    """Leave images as they are, at the requested size."""
     return request.normalisation.apply(evaluated(request), request.dtype)
 
 
-def cifar(request: Request) -> np.ndarray:
+def cifar(request: ImageRequest) -> np.ndarray:
+    """Crop the padded images at random, and turn half of them round."""
     x = request.normalisation.apply(evaluated(request), request.dtype)
     height, width = request.size
     numbers = _epoch_numbers(request.seed, request.epoch, len(request.split))[request.rows]
@@ -105,11 +107,12 @@ def cifar(request: Request) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _epoch_numbers(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The numbers of every image of an epoch, (count, 4)."""
+    """Draw the numbers of every image of an epoch, (count, 4)."""
     return raw(seed, STREAM, epoch, BLOCK * count).reshape(count, BLOCK)
 
 
-def imagenet(request: Request) -> np.ndarray:
+def imagenet(request: ImageRequest) -> np.ndarray:
+    """Cut a random part out of each image, resize it, and turn half of them round."""
     images = []
     for row in request.rows:
         image = request.split.image(int(row))
@@ -125,11 +128,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {"none": none, "cifar": cifar, "imagene
 
 
 def augmentation(name: str, dims: int) -> Augmentation:
-    """An augmentation by name, for images of so many spatial dimensions.
+    """Give an augmentation by name, for images of so many spatial dimensions.
 
     Raises:
-        UnknownName: there is no such augmentation.
-        DataError: it is for images of two dimensions.
+        UnknownName: There is no such augmentation.
+        DataError: It is for images of two dimensions alone.
     """
     if name not in AUGMENTATIONS:
         raise UnknownName("augmentation", name, AUGMENTATIONS)
@@ -138,8 +141,8 @@ def augmentation(name: str, dims: int) -> Augmentation:
     return AUGMENTATIONS[name]
 
 
-def evaluated(request: Request) -> np.ndarray:
-    """Images of the requested size, not normalised."""
+def evaluated(request: ImageRequest) -> np.ndarray:
+    """Bring images to the requested size as for evaluation, without normalising them."""
     split, rows, size = request.split, request.rows, request.size
     if isinstance(split.x, np.ndarray) and split.shape[1:] == size:
         return split.x[rows]
@@ -147,7 +150,11 @@ def evaluated(request: Request) -> np.ndarray:
 
 
 def centred(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """An image (channels, height, width) brought to a size as for evaluation."""
+    """Bring an image (channels, height, width) to a size as for evaluation.
+
+    Raises:
+        DataError: It is not of two dimensions, or far too long.
+    """
     if image.shape[1:] == size:
         return image
     if len(size) != 2:
@@ -168,7 +175,7 @@ def centred(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def random_box(numbers: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
-    """Row, column, height and width of what ``imagenet`` cuts out."""
+    """Choose the row, column, height and width of what ``imagenet`` cuts out."""
     units = unit(numbers)
     low, high = map(math.log, ASPECT)
     for attempt in range(ATTEMPTS):
@@ -184,7 +191,7 @@ def random_box(numbers: np.ndarray, height: int, width: int) -> tuple[int, int, 
 
 
 def resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """An image (channels, height, width) resized, channel by channel."""
+    """Resize an image (channels, height, width), channel by channel."""
     if image.shape[1:] == size:
         return image
     pillow = require_pillow("resizing images")
@@ -197,10 +204,13 @@ def resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def require_pillow(what: str) -> ModuleType:
-    """Pillow's ``PIL.Image``.
+    """Import Pillow's ``PIL.Image``.
+
+    Args:
+        what: What needs it, as the subject of a sentence.
 
     Raises:
-        PackageMissing: it is not installed; says how to install it.
+        PackageMissing: Pillow is not installed; the message says what to install.
     """
     require(what, "PIL", extra="data")
     from PIL import Image

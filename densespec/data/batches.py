@@ -17,11 +17,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-from densespec.data.augment import Request, augmentation
+from densespec import published
+from densespec.backends import DataFormat
+from densespec.data.augment import ImageRequest, augmentation
 from densespec.data.dataset import DataError, Dataset, Normalisation, Split
 from densespec.data.draws import check_seed, permutation
 from densespec.errors import shown
@@ -29,33 +31,31 @@ from densespec.network.graph import Graph
 from densespec.network.ops import BatchNorm
 from densespec.recipes.recipe import TrainingRecipe
 
-if TYPE_CHECKING:
-    from densespec.backends import DataFormat
-    from densespec.data.inputs import TorchBatches
+GROUP = "densespec.feeds"
 
-Batch = tuple[np.ndarray, np.ndarray]
-"""Images (batch, channels, *size), normalised, and int64 labels (batch,)."""
+LabelledBatch = tuple[np.ndarray, np.ndarray]
+"""Normalised images (batch, channels, *size), and int64 labels (batch,)."""
 
 DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Batches of a split.
+    """The batches of a split, epoch after epoch.
 
     Attributes:
-        split: where the images and labels are from.
-        normalisation: how pixels become numbers.
-        batch_size: samples in a batch.
-        seed: of the order and the augmentation.
+        split: The images and their labels.
+        normalisation: How pixels become numbers.
+        batch_size: How many samples a batch has.
+        seed: The seed that the order and the augmentation follow from.
         augmentation: ``"none"``, ``"cifar"`` or ``"imagenet"``; see :mod:`densespec.data.augment`.
-        shuffle: whether each epoch has an order of its own.
-        size: to which images are brought; None for the size they have.
-        dtype: of the images, ``"float32"`` or ``"float64"``.
-        drop_last: whether an incomplete batch at the end of an epoch is left out.
+        shuffle: Whether each epoch has an order of its own.
+        size: The size to which images are brought; None for the size that they have.
+        dtype: The type of the images, ``"float32"`` or ``"float64"``.
+        drop_last: Whether an incomplete batch at the end of an epoch is left out.
 
     Raises:
-        DataError, SeedError, UnknownName: a value that is not allowed; says what is.
+        DataError, SeedError, UnknownName: A value is not allowed; the message says what is.
     """
 
     split: Split
@@ -94,7 +94,7 @@ class Batches:
 
     @classmethod
     def for_training(cls, dataset: Dataset, recipe: TrainingRecipe, **options: Any) -> Self:
-        """What a recipe trains on; ``options`` are further attributes."""
+        """Make the batches that a recipe trains on; ``options`` are further attributes."""
         stated = {
             "batch_size": recipe.batch_size,
             "seed": recipe.seed,
@@ -104,33 +104,34 @@ class Batches:
 
     @classmethod
     def for_test(cls, dataset: Dataset, **options: Any) -> Self:
-        """The images to test on, in their order; ``options`` are further attributes."""
+        """Make batches of what to test on, in its order; ``options`` are further attributes."""
         return cls(dataset.test, dataset.normalisation, shuffle=False, **options)
 
     @property
     def steps_per_epoch(self) -> int:
+        """How many batches an epoch has."""
         count = len(self.split)
         return count // self.batch_size if self.drop_last else math.ceil(count / self.batch_size)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image, (channels, *size)."""
+        """The shape of one image, (channels, *size)."""
         channels = self.split.shape[0]
         assert channels is not None, "channels are always known"
         assert self.size is not None, "it has been filled in"
         return (channels, *self.size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Indices within the split, in the order of an epoch."""
+        """Give the indices within the split, in the order of an epoch."""
         if not self.shuffle:
             return np.arange(len(self.split))
         return permutation(self.seed, "order", epoch, len(self.split))
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
-        """Indices within the split of a batch.
+        """Give the indices within the split of a batch.
 
         Raises:
-            IndexError: the epoch has no such step.
+            IndexError: The epoch has no such step.
         """
         if epoch < 0 or not 0 <= step < self.steps_per_epoch:
             raise IndexError(
@@ -138,56 +139,58 @@ class Batches:
             )
         return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
-    def batch(self, epoch: int, step: int) -> Batch:
-        """A batch, whatever came before it.
+    def batch(self, epoch: int, step: int) -> LabelledBatch:
+        """Give a batch, whatever came before it.
 
         Raises:
-            IndexError: the epoch has no such step.
-            DataError: an image can't be read.
+            IndexError: The epoch has no such step.
+            DataError: An image can't be read.
         """
         rows = self.rows(epoch, step)
         prepare = augmentation(self.augmentation, len(self.shape) - 1)
         assert self.size is not None, "it has been filled in"
-        request = Request(
+        request = ImageRequest(
             self.split, rows, self.seed, epoch, self.size, self.normalisation, np.dtype(self.dtype)
         )
         return prepare(request), self.split.y[rows]
 
-    def __getitem__(self, step: int) -> Batch:
-        """A batch by its step in the whole training run, from 0, epoch after epoch."""
+    def __getitem__(self, step: int) -> LabelledBatch:
+        """Give a batch by its step in the whole training run, counted from 0 over all epochs."""
         return self.batch(*divmod(step, self.steps_per_epoch))
 
     def epoch(
         self, epoch: int, start_step: int = 0, *, ahead: int = 2, workers: int = 1
-    ) -> Iterator[Batch]:
-        """The batches of an epoch from a step on, prepared in the background.
+    ) -> Iterator[LabelledBatch]:
+        """Give the batches of an epoch from a step on, prepared in the background.
 
         Args:
-            ahead: how many batches may be ready before they are asked for; 0 for none, without a
-                thread.
-            workers: threads that prepare them. They change no batch and no order.
+            ahead: How many batches may be ready before they are asked for. With 0 there are none,
+                and no thread.
+            workers: How many threads prepare them. They change no batch and no order.
         """
         first = epoch * self.steps_per_epoch
         steps = range(first + start_step, first + self.steps_per_epoch)
         return self._prepared(iter(steps), ahead, workers)
 
-    def stream(self, start_step: int = 0, *, ahead: int = 2, workers: int = 1) -> Iterator[Batch]:
-        """Batches without end, epoch after epoch, from a step of the whole run on."""
+    def stream(
+        self, start_step: int = 0, *, ahead: int = 2, workers: int = 1
+    ) -> Iterator[LabelledBatch]:
+        """Give batches without end, epoch after epoch, from a step of the whole run on."""
         return self._prepared(itertools.count(start_step), ahead, workers)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches of the first epoch: all there is of data that are not shuffled."""
+    def __iter__(self) -> Iterator[LabelledBatch]:
+        """Give the batches of the first epoch: those of all epochs, if data are not shuffled."""
         return self.epoch(0)
 
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def _prepared(self, steps: Iterator[int], ahead: int, workers: int) -> Iterator[Batch]:
+    def _prepared(self, steps: Iterator[int], ahead: int, workers: int) -> Iterator[LabelledBatch]:
         if ahead < 1:
             yield from map(self.__getitem__, steps)
             return
         pool = ThreadPoolExecutor(workers, thread_name_prefix="densespec-data")
-        waiting: deque[Future[Batch]] = deque()
+        waiting: deque[Future[LabelledBatch]] = deque()
         try:
             for step in itertools.islice(steps, ahead):
                 waiting.append(pool.submit(self.__getitem__, step))
@@ -205,10 +208,10 @@ class Batches:
         The unbiased variance of one value is not defined, and PyTorch refuses to train on it.
 
         Args:
-            graph: of the network, at the size of these images.
+            graph: The network at the size of these images.
 
         Raises:
-            DataError: the last batch would; says what to do.
+            DataError: The last batch would; the message says what to do.
         """
         left = len(self.split) % self.batch_size
         smallest = self.batch_size if self.drop_last or not left else left
@@ -220,37 +223,48 @@ class Batches:
                     "or another batch_size"
                 )
 
-    def as_torch_dataset(self, epoch: int = 0) -> TorchBatches:
-        """For ``torch.utils.data.DataLoader(..., batch_size=None)``: its items are whole batches.
+    def as_dataset(self, framework: str, *arguments: Any, **options: Any) -> Any:
+        """Give these batches in the form that a framework trains from, with the same numbers.
 
-        Call its ``set_epoch`` before each epoch, as with PyTorch's distributed sampler.
+        What makes that form is published under the entry-point group ``densespec.feeds`` by the
+        package that knows the framework, so any package can offer one. It is called with these
+        batches, and then with ``arguments`` and ``options``.
+
+        Args:
+            framework: The name of the feed, such as ``"torch"``, ``"keras"`` or ``"tf"``.
+
+        Raises:
+            UnknownName: No package offers such a feed; the message suggests near names.
+            PackageMissing: The framework is not installed; the message says what to install.
         """
-        from densespec.data.inputs import TorchBatches
+        return published.load(GROUP, "feed", framework)(self, *arguments, **options)
 
-        return TorchBatches(self, epoch)
+    def as_torch_dataset(self, epoch: int = 0) -> Any:
+        """Give a dataset for ``torch.utils.data.DataLoader(..., batch_size=None)``.
+
+        Its items are the whole batches of an epoch, so the loader must not batch them again. Call
+        its ``set_epoch`` before each epoch, as with PyTorch's distributed sampler.
+        """
+        return self.as_dataset("torch", epoch)
 
     def as_tf_dataset(
         self, epochs: Sequence[int] = (0,), *, data_format: DataFormat = "channels_last"
     ) -> Any:
-        """A ``tf.data.Dataset`` of the batches of some epochs, such as ``range(40)``."""
-        from densespec.data.inputs import tf_dataset
-
-        return tf_dataset(self, epochs, data_format)
+        """Give a ``tf.data.Dataset`` of the batches of some epochs, such as ``range(40)``."""
+        return self.as_dataset("tf", epochs, data_format=data_format)
 
     def as_keras_dataset(
         self, start_step: int = 0, *, data_format: DataFormat | None = None, workers: int = 1
     ) -> Any:
-        """A ``keras.utils.PyDataset`` for ``fit``, ``evaluate`` and ``predict``, on any engine.
+        """Give a ``keras.utils.PyDataset`` for ``fit``, ``evaluate`` and ``predict``.
 
         ``fit`` shuffles the batches of a dataset that ends. So one of shuffled data has no end:
         give ``fit`` ``steps_per_epoch=batches.steps_per_epoch``, and it goes on where the last
         epoch stopped. One of data in their own order is one epoch.
 
         Args:
-            start_step: of the whole training run, to go on from.
-            data_format: layout of the images; None for Keras's ``image_data_format``.
-            workers: threads that prepare batches.
+            start_step: The step of the whole training run to go on from.
+            data_format: The layout of the images; None for Keras's ``image_data_format``.
+            workers: How many threads prepare batches.
         """
-        from densespec.data.inputs import keras_dataset
-
-        return keras_dataset(self, start_step, data_format, workers)
+        return self.as_dataset("keras", start_step, data_format=data_format, workers=workers)

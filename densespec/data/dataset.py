@@ -20,21 +20,21 @@ from densespec.network.ops import Shape
 from densespec.network.spec import DenseNetSpec
 
 BYTE = 255.0
-"""The value of a byte that means full intensity."""
+"""The value of a byte at full intensity."""
 
 FLOATS = ("float16", "float32", "float64")
 DIMS = (1, 2, 3)
-"""Numbers of spatial dimensions that images may have."""
+"""How many spatial dimensions images may have."""
 
 TESTED = 5
-"""Where data come in one piece, one sample in this many of each class is kept for the test."""
+"""If data come in one piece, one sample in this many of each class is kept for the test."""
 
 CHUNK = 1 << 24
-"""Values that are looked at at once, to bound the memory that checks take."""
+"""How many values a check looks at together, which bounds the memory that it takes."""
 
 
 class DataError(DensespecError, ValueError):
-    """Data that are absent, damaged, or do not fit: what, where, and what to do."""
+    """Data are absent or damaged, or do not fit; the message says what, where, and what to do."""
 
 
 @runtime_checkable
@@ -43,15 +43,15 @@ class LazyImages(Protocol):
 
     @property
     def shape(self) -> Shape:
-        """(count, channels, *sizes); a size is None where images differ in it."""
+        """The shape (count, channels, *sizes); a size is None if images differ in it."""
         ...
 
     def read(self, index: int) -> np.ndarray:
-        """One image, uint8 of shape (channels, *sizes)."""
+        """Read one image, uint8 of shape (channels, *sizes)."""
         ...
 
     def take(self, rows: np.ndarray) -> LazyImages:
-        """Some of the images."""
+        """Give some of the images, by their indices (count,)."""
         ...
 
 
@@ -60,11 +60,13 @@ class Split:
     """Images and their labels.
 
     Attributes:
-        x: (count, channels, *sizes), uint8 or floats, or images that are read when needed.
-        y: int64, (count,).
+        x: The images (count, channels, *sizes), uint8 or floats, or what reads them when they are
+            needed.
+        y: The labels (count,), int64.
 
     Raises:
-        DataError: no images, another shape or type than these, or values that are not finite.
+        DataError: There are no images, they or the labels have another shape or type, or a value is
+            not finite.
     """
 
     x: np.ndarray | LazyImages
@@ -96,15 +98,15 @@ class Split:
 
     @property
     def shape(self) -> Shape:
-        """Of one image, (channels, *sizes); a size is None where images differ in it."""
+        """The shape of one image, (channels, *sizes); a size is None if images differ in it."""
         return tuple(self.x.shape[1:])
 
     def image(self, index: int) -> np.ndarray:
-        """One image, (channels, *sizes)."""
+        """Give one image, (channels, *sizes)."""
         return self.x[index] if isinstance(self.x, np.ndarray) else self.x.read(index)
 
     def take(self, rows: np.ndarray) -> Split:
-        """Some of its samples."""
+        """Give some of the samples, by their indices (count,)."""
         x = self.x[rows] if isinstance(self.x, np.ndarray) else self.x.take(rows)
         return Split(x, self.y[rows])
 
@@ -145,10 +147,10 @@ class Normalisation:
     It is computed in float64 and rounded once.
 
     Attributes:
-        mean: of each channel, where full intensity is 1.
-        std: of each channel.
-        scale: pixel value of full intensity.
-        source: where the numbers are from.
+        mean: The mean of each channel, where full intensity is 1.
+        std: The standard deviation of each channel.
+        scale: The value of a pixel at full intensity.
+        source: Where these numbers are from.
     """
 
     mean: tuple[float, ...]
@@ -170,7 +172,7 @@ class Normalisation:
             raise DataError(f"std = {self.std}, scale = {self.scale}, but should be positive")
 
     def apply(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Images (count, channels, *sizes) as numbers."""
+        """Turn images (count, channels, *sizes) into numbers of a type."""
         channels = tuple(zip(self.mean, self.std, strict=True))
         out = np.empty(x.shape, dtype)
         for channel, (mean, std) in enumerate(channels):
@@ -183,12 +185,12 @@ class Normalisation:
 
 
 def measured(split: Split, scale: float) -> Normalisation:
-    """The mean and standard deviation of the pixels of each channel.
+    """Measure the mean and standard deviation of the pixels of each channel.
 
-    A channel that never changes has a standard deviation of 1.
+    A channel that never changes is given a standard deviation of 1.
 
     Raises:
-        DataError: the images are not in memory.
+        DataError: The images are not in memory.
     """
     if not isinstance(split.x, np.ndarray):
         raise DataError("give the normalisation of images that are read from files")
@@ -220,14 +222,14 @@ class Dataset:
     """Images to train on and to test on.
 
     Attributes:
-        name: as messages and reports call it.
-        classes: what each label means.
-        train: what is learnt from.
-        test: what the network is judged by.
-        normalisation: how pixels become numbers.
+        name: What messages and reports call it.
+        classes: What each label means.
+        train: What the network learns from.
+        test: What the network is judged by.
+        normalisation: How pixels become numbers.
 
     Raises:
-        DataError: labels out of range, or parts that do not go together.
+        DataError: Labels are out of range, or the parts do not go together.
     """
 
     name: str
@@ -253,13 +255,14 @@ class Dataset:
 
     @property
     def channels(self) -> int:
+        """How many channels every image has."""
         channels = self.train.shape[0]
         assert channels is not None, "channels are always known"
         return channels
 
     @property
     def size(self) -> tuple[int, ...] | None:
-        """Of every image; None where images differ."""
+        """The size of every image; None if images differ."""
         sizes = tuple(size for size in self.train.shape[1:] if size is not None)
         return sizes if len(sizes) == len(self.train.shape) - 1 else None
 
@@ -277,22 +280,23 @@ class Dataset:
         scale: float | None = None,
         normalisation: Normalisation | None = None,
     ) -> Dataset:
-        """A data set of arrays.
+        """Make a data set of arrays.
 
         Args:
-            x: images: (count, channels, *sizes), (count, *sizes, channels), or (count, height,
-                width) of grey ones; uint8, or floats.
-            y: labels, whole numbers from 0: (count,) or (count, 1).
-            test_x: images to test on; None to keep a fifth of each class of ``x`` for it.
-            test_y: their labels.
-            channels_last: where the channels are; None for the axis after the count or the last
+            x: The images: (count, channels, *sizes), (count, *sizes, channels), or (count, height,
+                width) if they are grey; uint8 or floats.
+            y: The labels, whole numbers from 0: (count,) or (count, 1).
+            test_x: The images to test on; None keeps a fifth of each class of ``x`` for that.
+            test_y: The labels of ``test_x``.
+            channels_last: Where the channels are; None for the axis after the count or the last
                 one, whichever has 1, 3 or 4 of them.
-            classes: names of the classes or their number; None for one more than the largest label.
-            scale: pixel value of full intensity; None for 255 of uint8 and 1 of floats.
-            normalisation: None for that of the training images.
+            classes: The names of the classes, or how many there are; None for one more than the
+                largest label.
+            scale: The value of a pixel at full intensity; None for 255 of uint8 and 1 of floats.
+            normalisation: How pixels become numbers; None to measure it on the training images.
 
         Raises:
-            DataError: what is wrong with them, and where.
+            DataError: The arrays are not as they should be; the message says what and where.
         """
         train = Split(channels_first(np.asarray(x), channels_last), y)
         if (test_x is None) != (test_y is None):
@@ -318,10 +322,10 @@ def _check_range(labels: np.ndarray, classes: int, where: str) -> None:
 
 
 def channels_first(x: np.ndarray, channels_last: bool | None = None) -> np.ndarray:
-    """Images with their channels after the count: see :meth:`Dataset.of`.
+    """Bring the channels of images to the axis after the count: see :meth:`Dataset.of`.
 
     Raises:
-        DataError: the channels can't be told from the sizes.
+        DataError: The channels can't be told from the sizes.
     """
     if channels_last is None and x.ndim == 3:
         return x[:, None]
@@ -340,10 +344,10 @@ def channels_first(x: np.ndarray, channels_last: bool | None = None) -> np.ndarr
 
 
 def parted(split: Split) -> tuple[Split, Split]:
-    """What to train on and to test on, of data that come in one piece.
+    """Part data that come in one piece into what to train on and what to test on.
 
     Raises:
-        DataError: no class has enough samples to give one up.
+        DataError: No class has enough samples to give one up.
     """
     test = held_out(split.y)
     if not test.any():
@@ -355,9 +359,9 @@ def parted(split: Split) -> tuple[Split, Split]:
 
 
 def held_out(labels: np.ndarray) -> np.ndarray:
-    """Which samples to test on: a fifth of each class, to the nearest whole number.
+    """Choose the samples to test on: a fifth of each class, to the nearest whole number.
 
-    Of a class with n samples, these are the first of the permutation of 0 to n-1 that the stream
+    In a class with n samples, they are the first of the permutation of 0 to n-1 that the stream
     ``(seed 0, "split", position = label)`` gives; see :mod:`densespec.data.draws`.
     """
     chosen = np.zeros(len(labels), bool)
@@ -372,14 +376,14 @@ def fits(dataset: Dataset, spec: DenseNetSpec, size: Sequence[int] | None = None
     """Check that a network can be trained on a data set.
 
     Args:
-        size: to which images are brought; None for the size they have.
+        size: The size to which images are brought; None for the size that they have.
 
     Returns:
         The network's graph at that size, which :func:`densespec.data.dropout_masks` needs.
 
     Raises:
-        DataError: channels, classes or sizes differ; says what to do.
-        SpecError: nothing is left of images of this size within the network.
+        DataError: Channels, classes or sizes differ; the message says what to do.
+        SpecError: Nothing is left of images of this size within the network.
     """
     if dataset.channels != spec.in_channels:
         raise DataError(

@@ -21,10 +21,10 @@ import numpy as np
 from densespec.errors import DensespecError, shown
 
 BLOCK = 4
-"""Numbers that Philox gives at once."""
+"""How many numbers Philox gives at once."""
 
 SEEDS = 2**64
-"""Seeds are from 0 to below this."""
+"""Every seed is below this number."""
 
 
 class SeedError(DensespecError, ValueError):
@@ -32,10 +32,10 @@ class SeedError(DensespecError, ValueError):
 
 
 def check_seed(seed: int) -> int:
-    """The seed as a plain integer.
+    """Give the seed as a plain integer.
 
     Raises:
-        SeedError: it is none, negative or too large.
+        SeedError: It is no integer, negative or too large.
     """
     whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if not whole or not 0 <= int(seed) < SEEDS:
@@ -44,10 +44,10 @@ def check_seed(seed: int) -> int:
 
 
 def raw(seed: int, text: str, position: int, count: int, *, block: int = 0) -> np.ndarray:
-    """Numbers of a stream, as uint64 of shape (count,).
+    """Give the first numbers of a stream, as uint64 of shape (count,).
 
     Args:
-        block: how many blocks of four to leave out first.
+        block: How many blocks of four to leave out first.
     """
     key = np.array([check_seed(seed), zlib.crc32(text.encode())], np.uint64)
     counter = np.array([block, 0, position, 0], np.uint64)
@@ -56,7 +56,7 @@ def raw(seed: int, text: str, position: int, count: int, *, block: int = 0) -> n
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, text: str, position: int, count: int) -> np.ndarray:
-    """The numbers 0 to count-1 in the order of a stream's first ``count`` numbers; read-only.
+    """Give the numbers 0 to count-1 in the order of a stream's first ``count`` numbers; read-only.
 
     Equal numbers, should there ever be any, keep their order.
     """
@@ -66,5 +66,5 @@ def permutation(seed: int, text: str, position: int, count: int) -> np.ndarray:
 
 
 def unit(numbers: np.ndarray) -> np.ndarray:
-    """Raw numbers as float64 in [0, 1): their upper 53 bits, times 2**-53."""
+    """Turn raw numbers into float64 in [0, 1): their upper 53 bits, times 2**-53."""
     return (numbers >> np.uint64(11)) * 2.0**-53

@@ -22,17 +22,20 @@ from densespec.network.graph import Graph, Node
 
 
 def dropout_masks(graph: Graph, seed: int, step: int, batch: int) -> dict[str, np.ndarray]:
-    """Masks of every dropout node that trains, by name: True keeps a value, False drops it.
+    """Draw the masks of all dropouts that train, by name: True keeps a value, False drops it.
 
     Frozen parts run as in inference, so their dropouts have none.
 
     Args:
-        graph: lowered at a known input size, such as :func:`densespec.data.fits` returns.
-        step: of the whole training run, from 0.
-        batch: samples in the step.
+        graph: The network at a known input size, such as :func:`densespec.data.fits` returns.
+        step: The step of the whole training run, counted from 0.
+        batch: The number of samples in the step.
+
+    Returns:
+        Boolean arrays (batch, *shape of the node), channels first.
 
     Raises:
-        DataError: the graph leaves sizes open.
+        DataError: The graph leaves sizes open.
     """
     return {node.name: _mask(node, node.drop_rate, seed, step, batch) for node in graph.dropouts}
 

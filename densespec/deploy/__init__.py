@@ -12,29 +12,33 @@ from typing import Any
 
 from densespec.atomic import atomic_path
 from densespec.deploy.check import Measured, measure
-from densespec.deploy.formats import Format, format_of
-from densespec.deploy.network import Network as Network
-from densespec.deploy.network import Options, Wanted, network_of
+from densespec.deploy.formats import ExportFormat, format_of
+from densespec.deploy.formats import formats as formats
+from densespec.deploy.network import ExportOptions, WantedEnds, network_of
+from densespec.deploy.network import WeightedGraph as WeightedGraph
 from densespec.errors import DensespecError
 from densespec.network.catalogue import SpecLike
 from densespec.network.graph import Graph, Pooling
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written.
 
     Attributes:
-        graph: of the network as it was before it was rewritten for inference.
-        bytes: of the file, or of all in the folder.
-        measured: how far it is from the reference; None where it was not checked.
-        unchecked: why it was not, if it was to be.
+        path: Where it was written.
+        format: The format that was chosen.
+        graph: The network as it was before it was rewritten for inference.
+        options: How it was written.
+        bytes: The size of the file, or that of all files in the folder.
+        measured: How far it is from the reference; None if it was not checked.
+        unchecked: Why it could not be checked; None if it could, or was not to be.
     """
 
     path: Path
-    format: Format
+    format: ExportFormat
     graph: Graph
-    options: Options
+    options: ExportOptions
     bytes: int
     measured: Measured | None
     unchecked: str | None = None
@@ -57,67 +61,70 @@ def export(
     spec: SpecLike | None = None,
     layout: str | None = None,
     seed: int | None = None,
-) -> Exported:
+) -> ExportResult:
     """Write a network as ONNX, a ``torch.export`` program, a SavedModel or StableHLO.
 
     Every file is loaded and run before it takes its place: what does not compute what the float64
-    reference does is not written.
+    reference does is not written. Inputs and outputs are (batch, *the axes in the order that the
+    format says).
 
     Args:
-        source: the path of a weight file of any layout, a model that densespec built, or with
+        source: The path of a weight file of any layout, a model that densespec built, or with
             ``seed`` a variant's name or another spec, with initial weights.
-        path: of the file; of a folder for a SavedModel.
-        format: one of :data:`densespec.deploy.formats.FORMATS`; by the path's suffix otherwise.
-        size: spatial size of the input, such as (224, 224); None for any, or the built model's.
-        batch: the one batch size that it takes; None for any.
-        dtype: of arrays, inputs and outputs.
-        optimize: whether the network is rewritten for inference: norms are folded, and so on.
-        include_top, pooling, softmax: where it ends; None for the source's own end.
-        opset: of ONNX.
-        check: whether to load and run it.
-        spec, layout: of a weight file; found by inspection otherwise.
-        seed: of initial weights.
+        path: The path of the file, or of the folder for a SavedModel.
+        format: A name of :func:`densespec.deploy.formats`; None to go by the path's suffix.
+        size: The spatial size of the input, such as (224, 224); None for any size, or for that of
+            the built model.
+        batch: The one batch size that it takes; None for any.
+        dtype: The type of arrays, inputs and outputs.
+        optimize: Whether the network is rewritten for inference: norms are folded, and so on.
+        include_top, pooling, softmax: Where the network ends; None for the source's own end.
+        opset: The version of ONNX's operations; None for the default.
+        check: Whether to load and run what was written.
+        spec, layout: The network and the layout of a weight file; None to find them by inspection.
+        seed: The seed of initial weights.
 
     Raises:
-        PackageMissing: a package is missing; says what to install.
-        DensespecError: the source can't be read, or what was written differs from the reference.
-        ValueError: options that do not go together.
+        PackageMissing: A package is missing; the message says what to install.
+        DensespecError: The source can't be read, or what was written differs from the reference.
+        ValueError: Options do not go together.
     """
     path = Path(path)
-    kind = format_of(path, format)
-    options = Options(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
-    _check_options(kind, options)
-    wanted = Wanted(size, include_top, pooling, softmax)
-    unchecked = kind.missing_runtime() if check else None
-    with _placed(path, kind) as temporary:
-        exporter = kind.load()
+    chosen = format_of(path, format)
+    options = ExportOptions(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
+    _check_options(chosen, options)
+    chosen.require_packages()
+    wanted = WantedEnds(size, include_top, pooling, softmax)
+    unchecked = chosen.missing_runtime() if check else None
+    with _placed(path, chosen) as temporary:
         network = network_of(source, wanted, spec=spec, layout=layout, seed=seed)
-        loader = exporter.write(network.graph, network.arrays, temporary, options)
+        loader = chosen.write(network.graph, network.arrays, temporary, options)
         measured = measure(loader(), network, options) if check and not unchecked else None
         size_in_bytes = _bytes(temporary)
-    return Exported(path, kind, network.graph, options, size_in_bytes, measured, unchecked)
+    return ExportResult(path, chosen, network.graph, options, size_in_bytes, measured, unchecked)
 
 
-def _check_options(kind: Format, options: Options) -> None:
-    if options.dtype not in kind.dtypes:
-        raise ValueError(
-            f"dtype = {options.dtype!r}, but {kind.about} is written in {' or '.join(kind.dtypes)}"
-        )
-    if options.opset is not None and kind.name != "onnx":
-        raise ValueError(f"opset = {options.opset}, but {kind.about} has no opsets: ONNX has")
+def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
+    if options.dtype not in chosen.dtypes:
+        dtypes = " or ".join(chosen.dtypes)
+        raise ValueError(f"dtype = {options.dtype!r}, but {chosen.about} is written in {dtypes}")
+    if options.opset is not None and not chosen.has_opsets:
+        raise ValueError(f"opset = {options.opset}, but {chosen.about} has no opsets: ONNX has")
     if options.batch is not None and options.batch < 1:
         raise ValueError(f"batch = {options.batch}, but should be at least 1, or None for any")
 
 
 @contextlib.contextmanager
-def _placed(path: Path, kind: Format) -> Iterator[Path]:
-    """A temporary file or folder that takes its place on success and vanishes on failure."""
-    if not kind.is_folder:
+def _placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
+    """Give a temporary file or folder that takes its place on success and vanishes on failure."""
+    if chosen.marker is None:
         with atomic_path(path) as temporary:
             yield temporary
         return
-    if path.exists() and not (path / "saved_model.pb").exists() and _occupied(path):
-        raise DensespecError(f"{path} is there and no SavedModel: give another name, or remove it")
+    if path.exists() and not (path / chosen.marker).exists() and _occupied(path):
+        raise DensespecError(
+            f"{path} is there and no {chosen.about}: give another name, or remove it"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as outer:

@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the reference does."""
+"""The check that an exported file computes what the reference does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densespec.deploy.network import Network, Options, Runner, smallest_size
+from densespec.deploy.network import ExportOptions, Runner, WeightedGraph, smallest_size
 from densespec.errors import DensespecError
 from densespec.reference.model import ReferenceModel
 
@@ -20,10 +20,10 @@ PROBES: Mapping[bool, tuple[tuple[int, ...], ...]] = {
     True: ((64, 64, 64), (61, 75, 67)),
     False: ((32, 32, 32), (29, 37, 31)),
 }
-"""Sizes that a network of any size is run at, by whether its stem makes maps smaller."""
+"""The sizes that a network of any size is run at, by whether its stem makes maps smaller."""
 PROBES_3D: tuple[tuple[int, ...], ...] = ((32, 32, 32), (33, 35, 37))
 COMPARED = 2
-"""Samples of a batch that are compared: the reference takes its time."""
+"""How many samples of a batch are compared: the reference takes its time."""
 
 
 class WrongExport(DensespecError):
@@ -35,19 +35,24 @@ class Measured:
     """How far an exported file is from the reference.
 
     Attributes:
-        difference: the largest, as a part of the largest value of the reference.
-        shapes: of the inputs it was run on, (batch, channels, *spatial).
+        difference: The largest difference, as a part of the largest value of the reference.
+        shapes: The shapes of the inputs that it was run on, (batch, channels, *spatial).
     """
 
     difference: float
     shapes: tuple[tuple[int, ...], ...]
 
 
-def measure(run: Runner, network: Network, options: Options) -> Measured:
+def measure(run: Runner, network: WeightedGraph, options: ExportOptions) -> Measured:
     """Run an exported file on seeded inputs of several shapes and compare it with the reference.
 
+    Args:
+        run: What runs the file.
+        network: The network that the file should be.
+        options: How it was written.
+
     Raises:
-        WrongExport: it differs by more than rounding, or gives another shape.
+        WrongExport: It differs by more than rounding, or gives another shape.
     """
     reference = ReferenceModel(network.graph, network.arrays)
     shapes, differences = tuple(_shapes(network, options)), []
@@ -76,7 +81,7 @@ def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]
     return float(apart / (np.abs(expected).max() or 1.0))
 
 
-def _shapes(network: Network, options: Options) -> Iterator[tuple[int, ...]]:
+def _shapes(network: WeightedGraph, options: ExportOptions) -> Iterator[tuple[int, ...]]:
     spec, known = network.graph.spec, network.graph.input_size
     probes = PROBES[spec.shrinks_early]
     if len(known) == 3:

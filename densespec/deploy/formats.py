@@ -1,159 +1,118 @@
-"""The formats a network can be exported to, and who writes each."""
+"""What an export format is, and how one is found.
+
+A format is published under the entry-point group ``densespec.formats``, by anyone: a package that
+brings a backend can bring the formats of its framework. Each has a module of its own, which is
+imported to learn its suffix, so such a module imports its framework only where it writes or runs.
+"""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from densespec.deploy.network import Options, Runner
-from densespec.errors import DensespecError, UnknownName
+from densespec import published
+from densespec.deploy.network import ExportOptions, Runner
+from densespec.errors import DensespecError, PackageMissing
 from densespec.installed import require
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 
+GROUP = "densespec.formats"
+
 Loader = Callable[[], Runner]
+"""It reads back what was written, and gives what runs it."""
 
+Writer = Callable[[Graph, Arrays, Path, ExportOptions], Loader]
+"""It writes a network with its canonical arrays to a path: a file, or a folder that is empty.
 
-class Exporter(Protocol):
-    """What writes one format."""
-
-    def write(self, graph: Graph, arrays: Arrays, path: Path, options: Options) -> Loader:
-        """Write a network to a path.
-
-        Args:
-            path: a file, or a folder that is there and empty.
-
-        Returns:
-            What reads the file back and runs it, to be called while it is at this path.
-        """
-        ...
+The loader that it returns is called while the file is still at this path."""
 
 
 @dataclass(frozen=True)
-class Format:
-    """One format.
+class ExportFormat:
+    """A format that networks are exported to.
 
     Attributes:
-        suffixes: of its files; none where it is a folder.
-        exporter: module and attribute of its :class:`Exporter`.
-        packages: without which it can't be written.
-        runtime: package that runs it, for the check.
-        extra: of densespec that has all of them.
-        dtypes: that it is offered in.
-        layout: of inputs and feature maps.
+        name: The name that users type, and that it is published under.
+        about: What messages call it.
+        suffixes: The suffixes that its paths have; ``""`` is that of a path without one.
+        write: What writes a network.
+        packages: The packages that ``write`` needs.
+        runtime: The package that runs a file to check it.
+        extra: The extra of densespec that installs all of them.
+        dtypes: The dtypes that it is offered in.
+        layout: The order of axes of inputs and feature maps.
+        has_opsets: Whether users choose a version of its set of operations, as ONNX has them.
+        marker: A file that every folder of this format has, by which an older one is known; None
+            for a format that is a file.
     """
 
     name: str
     about: str
     suffixes: tuple[str, ...]
-    exporter: str
+    write: Writer
     packages: tuple[str, ...]
     runtime: str
     extra: str
     dtypes: tuple[str, ...] = ("float32",)
     layout: str = "channels first"
+    has_opsets: bool = False
+    marker: str | None = None
 
-    @property
-    def is_folder(self) -> bool:
-        return not self.suffixes
-
-    def load(self) -> Exporter:
-        """Its exporter; imports the framework.
+    def require_packages(self) -> None:
+        """Check that it can be written here.
 
         Raises:
-            PackageMissing: a package is missing; says what to install.
+            PackageMissing: A package is missing; the message says what to install.
         """
         for package in self.packages:
             require(self.about, package, extra=self.extra)
-        module, _, attribute = self.exporter.partition(":")
-        exporter: Exporter = getattr(importlib.import_module(module), attribute)
-        return exporter
 
     def missing_runtime(self) -> str | None:
-        """What to install so that a file can be checked; None where it can."""
-        if importlib.util.find_spec(self.runtime) is not None:
-            return None
-        return f"{self.runtime} is not installed: pip install 'densespec[{self.extra}]'"
+        """Say what to install so that a file can be checked; None if it can be."""
+        try:
+            require("the check", self.runtime, extra=self.extra)
+        except PackageMissing as missing:
+            return str(missing)
+        return None
 
 
-FORMATS: Mapping[str, Format] = {
-    kind.name: kind
-    for kind in (
-        Format(
-            name="onnx",
-            about="ONNX",
-            suffixes=(".onnx",),
-            exporter="densespec.deploy.onnx:FORMAT",
-            packages=("onnx",),
-            runtime="onnxruntime",
-            extra="onnx",
-            dtypes=("float32", "float16"),
-        ),
-        Format(
-            name="torch-export",
-            about="torch.export",
-            suffixes=(".pt2",),
-            exporter="densespec_torch.exporting:FORMAT",
-            packages=("torch",),
-            runtime="torch",
-            extra="torch",
-        ),
-        Format(
-            name="saved-model",
-            about="TensorFlow SavedModel",
-            suffixes=(),
-            exporter="densespec_keras.exporting:SAVED_MODEL",
-            packages=("keras", "tensorflow"),
-            runtime="tensorflow",
-            extra="tensorflow",
-            layout="channels last",
-        ),
-        Format(
-            name="jax-export",
-            about="StableHLO, serialized by jax.export",
-            suffixes=(".stablehlo",),
-            exporter="densespec_keras.exporting:JAX_EXPORT",
-            packages=("keras", "jax"),
-            runtime="jax",
-            extra="jax",
-            layout="channels last",
-        ),
-        Format(
-            name="mlir",
-            about="StableHLO text",
-            suffixes=(".mlir",),
-            exporter="densespec_keras.exporting:MLIR",
-            packages=("keras", "jax"),
-            runtime="jax",
-            extra="jax",
-            layout="channels last",
-        ),
-    )
-}
+def formats() -> Mapping[str, ExportFormat]:
+    """Find every format that installed packages offer, by name; frameworks may be absent."""
+    return {name: get_format(name) for name in published.names(GROUP)}
 
 
-def format_of(path: Path, name: str | None) -> Format:
-    """The format of a name, or else of a path's suffix; a folder is a SavedModel.
+def get_format(name: str) -> ExportFormat:
+    """Find a format by its name.
 
     Raises:
-        UnknownName: no format of the name.
-        DensespecError: the suffix is no format's, or another's.
+        UnknownName: No package offers it; the message suggests near names.
+    """
+    found: ExportFormat = published.load(GROUP, "format", name)
+    return found
+
+
+def format_of(path: Path, name: str | None) -> ExportFormat:
+    """Find the format of a name, or else that of a path's suffix.
+
+    Raises:
+        UnknownName: There is no format of the name.
+        DensespecError: The suffix is no format's, or that of several; the message lists them.
     """
     if name is not None:
-        if name not in FORMATS:
-            raise UnknownName("format", name, FORMATS)
-        return FORMATS[name]
-    if path.suffix == "" or path.is_dir():
-        return FORMATS["saved-model"]
-    for found in FORMATS.values():
-        if path.suffix in found.suffixes:
-            return found
-    known = ", ".join(f"{suffix} ({f.name})" for f in FORMATS.values() for suffix in f.suffixes)
+        return get_format(name)
+    known = formats().values()
+    suffixes = (path.suffix, "") if path.is_dir() else (path.suffix,)
+    for suffix in suffixes:
+        fitting = [each for each in known if suffix in each.suffixes]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            names = " or ".join(each.name for each in fitting)
+            raise DensespecError(f"{path} may be {names}: name the format (--format)")
+    listed = ", ".join(f"{suffix or 'none'} ({f.name})" for f in known for suffix in f.suffixes)
     raise DensespecError(
-        f"{path}: no format is known by the suffix {path.suffix!r}. Known: {known}, and a name "
-        "without a suffix for a folder (saved-model); or name the format (--format)"
+        f"{path}: no format is known by the suffix {path.suffix!r}. Known: {listed}; or name the "
+        "format (--format)"
     )

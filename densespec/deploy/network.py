@@ -23,25 +23,25 @@ from densespec.network.passes import prepare
 from densespec.weights.opening import open_weights
 
 Runner = Callable[[np.ndarray], np.ndarray]
-"""From (batch, channels, *spatial) to the network's output, channels first."""
+"""It takes (batch, channels, *spatial) and gives the network's output, channels first."""
 
 SIZE_NAMES: Mapping[int, Sequence[str]] = {
     1: ("length",),
     2: ("height", "width"),
     3: ("depth", "height", "width"),
 }
-"""What dimensions of an input of unknown size are called, by how many there are."""
+"""What the dimensions of an input of unknown size are called, by how many there are."""
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """How a network is written.
 
     Attributes:
-        batch: the one batch size it takes; None for any.
-        dtype: of arrays, inputs and outputs.
-        optimize: whether it is rewritten for inference first.
-        opset: of ONNX; None for the default.
+        batch: The one batch size that it takes; None for any.
+        dtype: The type of arrays, inputs and outputs.
+        optimize: Whether it is rewritten for inference first.
+        opset: The version of ONNX's operations; None for the default.
     """
 
     batch: int | None = None
@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Network:
+class WeightedGraph:
     """A graph and its canonical arrays."""
 
     graph: Graph
@@ -59,12 +59,12 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What of a network is wanted; None for what the source has.
+class WantedEnds:
+    """Where a network is to begin and to end; None is for what the source has.
 
     Attributes:
-        size: spatial size of its input, None in it for any.
-        include_top, pooling, softmax: its end, as in :func:`densespec.build`.
+        size: The spatial size of its input, with None in it for any.
+        include_top, pooling, softmax: Its end, as in :func:`densespec.build`.
     """
 
     size: Sequence[int | None] | None = None
@@ -73,10 +73,10 @@ class Wanted:
     softmax: bool | None = None
 
     def of(self, graph: Graph) -> Graph:
-        """The network lowered anew with what is wanted.
+        """Lower a network anew with these ends.
 
         Raises:
-            ValueError, SpecError: that does not go together, or does not fit.
+            ValueError, SpecError: They do not go together, or do not fit.
         """
         include_top = graph.has_classifier if self.include_top is None else self.include_top
         activation = graph.classifier_activation if include_top else None
@@ -93,26 +93,27 @@ class Wanted:
 
 def network_of(
     source: Any,
-    wanted: Wanted,
+    wanted: WantedEnds,
     *,
     spec: SpecLike | None = None,
     layout: str | None = None,
     seed: int | None = None,
-) -> Network:
-    """The network in a weight file or a built model, or a spec with initial weights.
+) -> WeightedGraph:
+    """Find the network in a weight file or a built model, or give a spec initial weights.
 
     Args:
-        source: the path of a weight file, a model that densespec built, a :class:`Network`, or
-            with ``seed`` a spec.
-        spec, layout: of a weight file; found by inspection otherwise.
-        seed: of initial weights.
+        source: The path of a weight file, a model that densespec built, a
+            :class:`WeightedGraph`, or with ``seed`` a spec.
+        wanted: Where the network is to begin and to end.
+        spec, layout: The network and the layout of a weight file; None to find them by inspection.
+        seed: The seed of initial weights.
 
     Raises:
         DensespecError: densespec did not build the model, or the file can't be read.
     """
     graph, arrays = _found(source, spec, layout, seed)
     graph = wanted.of(graph)
-    return Network(graph, select_weights(graph, arrays))
+    return WeightedGraph(graph, select_weights(graph, arrays))
 
 
 def _found(
@@ -121,7 +122,7 @@ def _found(
     if seed is not None:
         graph = lower(resolve(source))
         return graph, initial_weights(graph, seed)
-    if isinstance(source, Network):
+    if isinstance(source, WeightedGraph):
         return source.graph, source.arrays
     if not isinstance(source, str | os.PathLike):
         return origin_of(source).graph, read_weights(source)
@@ -140,13 +141,13 @@ def _is_spec(source: str | os.PathLike[str]) -> bool:
 
 
 def optimized(graph: Graph, arrays: Arrays, *, norms: bool = True) -> tuple[Graph, Arrays]:
-    """The network prepared for inference, in ops that every runtime has and runs fast.
+    """Prepare a network for inference, in ops that every runtime has and runs fast.
 
     Runtimes make one pass of a norm and the ReLU after it; a clip by channel they do not know.
 
     Args:
-        norms: whether norms that could not be folded stay norms with arrays of their own; else they
-            are scales and shifts, which lie within float16's range where small variances do not.
+        norms: Whether norms that could not be folded stay norms with arrays of their own. If not,
+            they are scales and shifts, which float16 can hold where it can't hold small variances.
     """
     prepared = prepare(graph, clip=False)
     known = dict(arrays) | prepared.fold(arrays)
@@ -161,7 +162,7 @@ def optimized(graph: Graph, arrays: Arrays, *, norms: bool = True) -> tuple[Grap
 
 
 def smallest_size(graph: Graph) -> int:
-    """The smallest size in each dimension of which something is left at the end."""
+    """Find the smallest size in each dimension of which something is left at the end."""
 
     def fits(size: int) -> bool:
         try:
@@ -174,7 +175,7 @@ def smallest_size(graph: Graph) -> int:
 
 
 def described(node: Node, batch: int | None, layout: str) -> list[int | str]:
-    """The shape of an input or output, in a layout, with names for what may be any size."""
+    """Describe the shape of an input or output in a layout, with names for what may be any size."""
     channels, *sizes = node.shape
     named: Sequence[int | str | None] = sizes
     if isinstance(node.op, Input):

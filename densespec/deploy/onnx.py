@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densespec.deploy.formats import Loader
-from densespec.deploy.network import SIZE_NAMES, Options, Runner, optimized
+from densespec.deploy.formats import ExportFormat, Loader
+from densespec.deploy.network import SIZE_NAMES, ExportOptions, Runner, optimized
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_json
@@ -25,35 +25,32 @@ if TYPE_CHECKING:
     import onnx
 
 OPSETS = (13, 25)
-"""The first and the last that can be asked for: the ops used mean the same in all of them."""
+"""The first and the last opset that can be asked for: the ops used mean the same in all."""
 DEFAULT_OPSET = 17
 LARGEST = 2**31 - 2**20
-"""Bytes of arrays that a protobuf message can hold, with room for the nodes."""
+"""How many bytes of arrays a protobuf message can hold, with room for the nodes."""
 
 
-class Onnx:
-    """See :class:`densespec.deploy.formats.Exporter`."""
+def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
+    """Write a network, and check the file by ONNX's own rules.
 
-    def write(self, graph: Graph, arrays: Arrays, path: Path, options: Options) -> Loader:
-        """Write a network, and check the file by ONNX's own rules.
+    Raises:
+        ValueError: The opset is not known, or the network is too large for one file.
+    """
+    import onnx
 
-        Raises:
-            ValueError: an opset that is not known, or a network too large.
-        """
-        import onnx
-
-        if options.optimize:
-            graph, arrays = optimized(graph, arrays, norms=options.dtype != "float16")
-        model = proto(
-            graph,
-            arrays,
-            batch=options.batch,
-            opset=options.opset or DEFAULT_OPSET,
-            dtype=options.dtype,
-        )
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(path, full_check=True)
-        return functools.partial(_load, path)
+    if options.optimize:
+        graph, arrays = optimized(graph, arrays, norms=options.dtype != "float16")
+    model = proto(
+        graph,
+        arrays,
+        batch=options.batch,
+        opset=options.opset or DEFAULT_OPSET,
+        dtype=options.dtype,
+    )
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(path, full_check=True)
+    return functools.partial(_load, path)
 
 
 def _load(path: Path) -> Runner:
@@ -64,7 +61,17 @@ def _load(path: Path) -> Runner:
     return lambda x: session.run(None, {name: x})[0]
 
 
-FORMAT = Onnx()
+FORMAT = ExportFormat(
+    name="onnx",
+    about="ONNX",
+    suffixes=(".onnx",),
+    write=write,
+    packages=("onnx",),
+    runtime="onnxruntime",
+    extra="onnx",
+    dtypes=("float32", "float16"),
+    has_opsets=True,
+)
 
 
 def proto(
@@ -75,14 +82,16 @@ def proto(
     opset: int = DEFAULT_OPSET,
     dtype: str = "float32",
 ) -> onnx.ModelProto:
-    """A graph as an ONNX model, as it is.
+    """Turn a graph into an ONNX model, node by node.
 
     Args:
-        arrays: by the names of the graph's own weights.
-        batch: the one batch size it takes; None for any.
+        arrays: The arrays, by the names of the graph's own weights.
+        batch: The one batch size that it takes; None for any.
+        opset: The version of ONNX's operations.
+        dtype: The type of arrays, inputs and outputs.
 
     Raises:
-        ValueError: an opset that is not among OPSETS, or arrays too large for one file.
+        ValueError: The opset is not among OPSETS, or the arrays are too large for one file.
     """
     from onnx import helper
 
@@ -106,7 +115,7 @@ def proto(
 
 
 class _Emitter:
-    """Nodes and initializers of one graph, in order."""
+    """What collects the nodes and initializers of one graph, in order."""
 
     def __init__(
         self, graph: Graph, arrays: Mapping[str, np.ndarray], dtype: np.dtype[Any]
@@ -182,7 +191,7 @@ class _Emitter:
         output: str | None = None,
         **attributes: Any,
     ) -> None:
-        """An ONNX node of the graph's node, named after the value that it gives."""
+        """Add an ONNX node for the graph's node, named after the value that it gives."""
         from onnx import helper
 
         reads = [*(node.inputs if inputs is None else inputs), *arrays]
@@ -190,7 +199,7 @@ class _Emitter:
         self._nodes.append(helper.make_node(kind, reads, [output], name=output, **attributes))
 
     def _arrays_of(self, node: Node) -> list[str]:
-        """Names of a node's arrays, now initializers: they stand in the order that ONNX takes."""
+        """Make initializers of a node's arrays, which stand in the order that ONNX takes."""
         return [self._array(weight.name) for weight in node.weights]
 
     def _by_channel(self, node: Node, short: str) -> str:
@@ -208,7 +217,7 @@ class _Emitter:
         return (op.stride,) * self._dims
 
     def _window(self, op: ops.Conv | ops.MaxPool) -> dict[str, Any]:
-        """Attributes of a sliding window. SAME_UPPER is the rule of "same" for any size."""
+        """Give the attributes of a window. SAME_UPPER is the rule of "same" for any size."""
         window = {"kernel_shape": op.window, "strides": self._strides(op)}
         if op.padding == "same":
             return window | {"auto_pad": "SAME_UPPER"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densespec.atomic import atomic_path
+from densespec.installed import is_installed
 from densespec.training.log import LogLine
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ DOTS_PER_INCH = 130
 
 def can_draw() -> bool:
     """Whether matplotlib is installed."""
-    import importlib.util
-
-    return importlib.util.find_spec("matplotlib") is not None
+    return is_installed("matplotlib")
 
 
 def draw_curve(

@@ -17,7 +17,7 @@ import numpy as np
 
 from densespec.backends import Backend
 from densespec.data import Batches
-from densespec.data.batches import Batch
+from densespec.data.batches import LabelledBatch
 from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, split
@@ -121,7 +121,7 @@ class FeatureBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[LabelledBatch]:
         """The batches of an epoch from a step on."""
         for step in range(start_step, len(self)):
             rows = self.batches.rows(epoch, step)

@@ -88,26 +88,28 @@ def labels_of(name: str, count: int) -> np.ndarray:
     return (np.arange(count) * 7) % cifar.PUBLISHED[name].classes
 
 
-def cifar_files(name: str, layout: cifar.Layout, count: int = 6) -> dict[str, bytes]:
+def cifar_files(name: str, release: cifar.Release, count: int = 6) -> dict[str, bytes]:
     """The files of a data set: ``count`` images to test on, and that many in all to train on."""
     x, y = images(2 * count), labels_of(name, 2 * count)
-    parts = np.array_split(np.arange(count), len(layout.train))
-    rows = dict(zip(layout.train, parts, strict=True)) | {layout.test: np.arange(count, 2 * count)}
-    files = {file: _cifar_file(name, layout, x[index], y[index]) for file, index in rows.items()}
+    parts = np.array_split(np.arange(count), len(release.train))
+    rows = dict(zip(release.train, parts, strict=True)) | {
+        release.test: np.arange(count, 2 * count)
+    }
+    files = {file: _cifar_file(name, release, x[index], y[index]) for file, index in rows.items()}
     classes = [f"class{number}" for number in range(cifar.PUBLISHED[name].classes)]
-    if layout.names_key is None:
-        files[layout.names] = ("\n".join(classes) + "\n\n").encode()
+    if release.names_key is None:
+        files[release.names] = ("\n".join(classes) + "\n\n").encode()
     else:
-        files[layout.names] = python2({layout.names_key: classes, "num_vis": 3072})
+        files[release.names] = python2({release.names_key: classes, "num_vis": 3072})
     return files
 
 
-def _cifar_file(name: str, layout: cifar.Layout, x: np.ndarray, y: np.ndarray) -> bytes:
+def _cifar_file(name: str, release: cifar.Release, x: np.ndarray, y: np.ndarray) -> bytes:
     flat = x.reshape(len(x), -1)
-    if layout.names_key is None:
-        columns = [(y // 5).astype(np.uint8)[:, None]] * (layout.labels - 1)
+    if release.names_key is None:
+        columns = [(y // 5).astype(np.uint8)[:, None]] * (release.labels - 1)
         return np.hstack([*columns, y.astype(np.uint8)[:, None], flat]).tobytes()
-    table = {"batch_label": "a batch", "data": flat, layout.labels: y.tolist()}
+    table = {"batch_label": "a batch", "data": flat, release.labels: y.tolist()}
     return python2(table | {"filenames": [f"{number}.png" for number in range(len(x))]})
 
 

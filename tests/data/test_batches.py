@@ -10,7 +10,9 @@ import pytest
 
 from densespec import DenseNetSpec, TrainingRecipe, lower
 from densespec.data import Batches, DataError, Split
+from densespec.errors import UnknownName
 from tests.data.samples import dataset
+from tests.publishing import publish
 
 Arrays = list[tuple[np.ndarray, ...]]
 
@@ -167,3 +169,17 @@ def test_a_last_batch_of_one_is_kept_where_norms_see_more() -> None:
     deep = lower(DenseNetSpec(blocks=(1, 1, 1, 1), growth_rate=4, classes=5), (8, 8))
     batches(batch_size=7, drop_last=True).check_norms(deep)
     batches(batch_size=8).check_norms(deep)
+
+
+def test_a_package_can_publish_a_feed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def feed(given: Batches, epoch: int, *, scale: float) -> np.ndarray:
+        return next(given.epoch(epoch))[0] * scale
+
+    publish(monkeypatch, "densespec.feeds", mine=feed)
+    found = batches().as_dataset("mine", 3, scale=2.0)
+    np.testing.assert_array_equal(found, batches().batch(3, 0)[0] * 2)
+
+
+def test_an_unknown_feed_is_answered_with_near_ones() -> None:
+    with pytest.raises(UnknownName, match=r"unknown feed 'kera'\. Did you mean keras\?"):
+        batches().as_dataset("kera")

@@ -21,16 +21,16 @@ from tests.data.samples import (
     write_folder,
 )
 
-FORMS = [(name, layout) for name, data in cifar.PUBLISHED.items() for layout in data.layouts]
+FORMS = [(name, release) for name, data in cifar.PUBLISHED.items() for release in data.releases]
 every_form = pytest.mark.parametrize(
-    ("name", "layout"), FORMS, ids=[layout.folder for _, layout in FORMS]
+    ("name", "release"), FORMS, ids=[release.folder for _, release in FORMS]
 )
-BINARY, PYTHON = cifar.CIFAR10.layouts
+BINARY, PYTHON = cifar.CIFAR10.releases
 COUNT = 6
 
 
-def in_folder(layout: cifar.Layout, files: dict[str, bytes]) -> dict[str, bytes]:
-    return {f"{layout.folder}/{file}": content for file, content in files.items()}
+def in_folder(release: cifar.Release, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{release.folder}/{file}": content for file, content in files.items()}
 
 
 def assert_is_the_sample(found: Dataset, name: str) -> None:
@@ -46,15 +46,15 @@ def assert_is_the_sample(found: Dataset, name: str) -> None:
 @every_form
 @pytest.mark.parametrize("place", ["folder", "folder above", "archive", "archive's folder"])
 def test_every_published_form_is_read(
-    tmp_path: Path, name: str, layout: cifar.Layout, place: str
+    tmp_path: Path, name: str, release: cifar.Release, place: str
 ) -> None:
-    files = cifar_files(name, layout)
+    files = cifar_files(name, release)
     if place.startswith("folder"):
-        path = write_folder(tmp_path / layout.folder, files)
+        path = write_folder(tmp_path / release.folder, files)
         path = path if place == "folder" else tmp_path
     else:
-        file = tmp_path / (layout.archive if "folder" in place else "renamed.tgz")
-        write_archive(file, in_folder(layout, files))
+        file = tmp_path / (release.archive if "folder" in place else "renamed.tgz")
+        write_archive(file, in_folder(release, files))
         path = tmp_path if "folder" in place else file
     assert_is_the_sample(load(f"{name}:{path}", check=False), name)
 
@@ -74,7 +74,7 @@ def test_the_cache_is_where_data_are_looked_for(
 
 def test_the_labels_of_cifar100_are_the_fine_ones() -> None:
     record = bytes([19, 99]) + bytes(range(256)) * 12
-    x, y = cifar.CIFAR100.layouts[0].read_images(record, 2)
+    x, y = cifar.CIFAR100.releases[0].read_images(record, 2)
     assert y.tolist() == [99]
     assert x[0, 0, 0, :3].tolist() == [0, 1, 2]
 
@@ -90,10 +90,10 @@ def test_the_normalisation_is_that_of_the_papers_code() -> None:
 # Absent and damaged
 
 
-def refused(tmp_path: Path, layout: cifar.Layout, changes: dict[str, Any], **options: Any) -> str:
+def refused(tmp_path: Path, release: cifar.Release, changes: dict[str, Any], **options: Any) -> str:
     """What is said of a folder some of whose files are others."""
-    name = next(name for name, known in FORMS if known is layout)
-    files = {k: v for k, v in (cifar_files(name, layout) | changes).items() if v is not None}
+    name = next(name for name, known in FORMS if known is release)
+    files = {k: v for k, v in (cifar_files(name, release) | changes).items() if v is not None}
     folder = write_folder(tmp_path / "data", files)
     with pytest.raises(DataError) as caught:
         load(f"{name}:{folder}", **{"check": False} | options)

@@ -39,11 +39,11 @@ def test_the_stream_on_the_page_is_that_of_the_code() -> None:
         *(f"**`{name}`**" for name in AUGMENTATIONS),
         *(f"`{name}`" for name in folder.TESTS),
         *(
-            f"| `{layout.archive}` | `{layout.md5}` |"
+            f"| `{release.archive}` | `{release.md5}` |"
             for data in cifar.PUBLISHED.values()
-            for layout in data.layouts
+            for release in data.releases
         ),
-        *(f"`{layout.folder}`" for data in cifar.PUBLISHED.values() for layout in data.layouts),
+        *(f"`{release.folder}`" for data in cifar.PUBLISHED.values() for release in data.releases),
         cifar.PAGE,
     ],
 )

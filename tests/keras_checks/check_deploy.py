@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 import densespec
-from densespec.deploy import Network, export
-from densespec.deploy.formats import FORMATS
+from densespec.deploy import WeightedGraph, export
+from densespec.deploy.formats import formats
 from densespec.errors import EngineConflict
 from densespec.network.graph import lower
 
 FORMATS_OF = {"tensorflow": ("saved-model",), "jax": ("jax-export", "mlir"), "torch": ()}
 
 
-def network_of(model: Any, size: tuple[int, ...] | None = None) -> Network:
+def network_of(model: Any, size: tuple[int, ...] | None = None) -> WeightedGraph:
     arrays = densespec.read_weights(model)
-    return Network(lower(model.densespec.graph.spec, size), arrays)
+    return WeightedGraph(lower(model.densespec.graph.spec, size), arrays)
 
 
 @pytest.mark.parametrize("network", ["preactivation", "same", "cifar"])
@@ -49,7 +49,7 @@ def test_the_engine_exports_nothing_of_another_s(build: Any, engine: str, tmp_pa
         with pytest.raises(EngineConflict):
             export(found, tmp_path / name, format=name)
     assert list(tmp_path.iterdir()) == []
-    assert others < {*FORMATS}
+    assert others < {*formats()}
 
 
 def test_the_onnx_file_of_a_model_is_that_of_its_weights(build: Any, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from densespec.errors import UnknownName
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to read.
+class ReadingOptions:
+    """How data are read.
 
     Attributes:
-        check: whether published sizes and digests must be met.
-        channels: that images in files are converted to, 1 or 3.
+        check: Whether published sizes and digests must be met.
+        channels: How many channels images in files are converted to, 1 or 3.
     """
 
     check: bool = True
@@ -28,16 +28,16 @@ class Source:
     """A row of the table of sources.
 
     Attributes:
-        usage: how it is written.
-        summary: what it gives.
-        needs_place: whether a path must follow the name; None where it may.
-        load: from the path, which is empty where none is given.
+        usage: How users write it.
+        summary: What it gives.
+        needs_place: Whether a path must follow the name; None if it may.
+        load: What loads the data from the path, which is empty if none is given.
     """
 
     usage: str
     summary: str
     needs_place: bool | None
-    load: Callable[[str, Options], Dataset]
+    load: Callable[[str, ReadingOptions], Dataset]
 
 
 SOURCES: dict[str, Source] = {
@@ -80,13 +80,14 @@ def load(text: str = DEFAULT, *, check: bool = True, channels: int = 3) -> Datas
     """Load a data set.
 
     Args:
-        text: a source's name, and after a colon where it is to be found; see :data:`SOURCES`.
-        check: whether files must have the sizes and digests that were published.
-        channels: that images in files are converted to: 1 for grey, 3 for colours.
+        text: The name of a source, and after a colon where its data are; see :data:`SOURCES`.
+        check: Whether files must have the sizes and digests that were published.
+        channels: How many channels images in files are converted to: 1 for grey, 3 for colours.
 
     Raises:
-        UnknownName: there is no such source.
-        DataError: the data are absent, damaged or not as they should be; says what to do.
+        UnknownName: There is no such source.
+        DataError: The data are absent, damaged or not as they should be; the message says what to
+            do.
     """
     name, colon, place = text.partition(":")
     if name not in SOURCES:
@@ -94,4 +95,4 @@ def load(text: str = DEFAULT, *, check: bool = True, channels: int = 3) -> Datas
     source = SOURCES[name]
     if bool(place) != bool(colon) or source.needs_place not in (None, bool(place)):
         raise DataError(f"data = {text!r}, but should be written as {source.usage}")
-    return source.load(place, Options(check, channels))
+    return source.load(place, ReadingOptions(check, channels))

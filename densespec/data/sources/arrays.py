@@ -12,21 +12,20 @@ import numpy as np
 
 from densespec.data.dataset import DataError, Dataset
 from densespec.errors import WeightsError
+from densespec.weights.containers import open_file
 
 SPLIT = ("x_train", "y_train", "x_test", "y_test")
 WHOLE = ("x", "y")
-NAMES = "classes"
-"""Of an optional number of classes, where the largest label does not tell it."""
+CLASSES = "classes"
+"""The name of an optional number of classes, which the largest label may not tell."""
 
 
 def load(place: str) -> Dataset:
-    """The data set in a file.
+    """Load the data set in a file.
 
     Raises:
-        DataError: the file can't be read, or its arrays are not what they should be.
+        DataError: The file can't be read, or its arrays are not what they should be.
     """
-    from densespec.weights.containers import open_file
-
     path = Path(place).expanduser()
     try:
         with open_file(path) as opened:
@@ -38,7 +37,7 @@ def load(place: str) -> Dataset:
                     f"{', '.join(SPLIT)}, or {' and '.join(WHOLE)}; {', '.join(missing)} is missing"
                 )
             arrays = [opened.tensors[name].read() for name in wanted]
-            classes = opened.tensors[NAMES].read() if NAMES in opened.tensors else None
+            classes = opened.tensors[CLASSES].read() if CLASSES in opened.tensors else None
     except WeightsError as error:
         raise DataError(str(error)) from error
     count = int(np.asarray(classes).reshape(-1)[0]) if classes is not None else None

@@ -25,27 +25,26 @@ PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 IMAGE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
 LARGEST = 256 * 2**20
-"""Bytes of a file that are read; the largest published has 154 million."""
+"""How many bytes a file may have; the largest that was published has 154 million."""
 MOST_MEMBERS = 1000
 
 Labelled = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Release:
     """One of the two forms in which a data set was published.
 
     Attributes:
-        archive: its file name.
-        md5: of the archive, from the page. It tells damage; nothing read is trusted for it.
-        folder: that the archive unpacks to.
-        train: names of the files to train on.
-        test: name of the file to test on.
-        names: name of the file that names the classes.
-        read_images: images and labels of a file's content, by the name of its labels.
-        read_names: names of the classes, by the name of their list.
-        labels: as the file's readers need to know them.
-        names_key: where the names of the classes are.
+        archive: The file name of the archive.
+        md5: The digest of the archive, from the page. It tells damage; nothing is trusted for it.
+        folder: The folder that the archive unpacks to.
+        train: The names of the files to train on.
+        test: The name of the file to test on.
+        names: The name of the file that names the classes.
+        read_images: What reads images and labels from the content of a file, given ``labels``.
+        labels: Where the labels are, as ``read_images`` needs to know it.
+        names_key: The key of the names of the classes; None if their file is a text.
     """
 
     archive: str
@@ -60,26 +59,31 @@ class Layout:
 
     @property
     def needed(self) -> tuple[str, ...]:
+        """The names of the files without which there is no data set."""
         return (*self.train, self.test)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A data set.
+    """A data set as it was published.
 
     Attributes:
-        counts: images in each file to train on, and in that to test on.
+        title: What messages call it.
+        classes: How many classes there are.
+        counts: How many images are in each file to train on, and in the one to test on.
+        releases: The forms in which it was published.
+        normalisation: How pixels become numbers.
     """
 
     title: str
     classes: int
     counts: tuple[int, int]
-    layouts: tuple[Layout, ...]
+    releases: tuple[Release, ...]
     normalisation: Normalisation
 
 
 def _binary(content: bytes, label_bytes: int) -> Labelled:
-    """Records of labels, the last of which counts, and 3,072 pixels."""
+    """Read records of labels, the last of which counts, and 3,072 pixels."""
     size = label_bytes + PIXELS
     count, left = divmod(len(content), size)
     if left or not count:
@@ -107,7 +111,7 @@ def _pickled(content: bytes, key: str) -> Labelled:
 
 
 def _table(content: bytes) -> dict[str, Any]:
-    """A pickled dict; keys of Python 2 are bytes."""
+    """Read a pickled dict; keys of Python 2 are bytes."""
     value = pickles.read(content)
     if not isinstance(value, dict):
         raise DataError(f"it should be a table, but is of type {type(value).__name__}")
@@ -119,7 +123,7 @@ def _text(value: object) -> str:
 
 
 def _names(content: bytes, key: str | None) -> tuple[str, ...]:
-    """Names of classes: lines of a text, or a list in a pickled dict."""
+    """Read the names of classes: lines of a text, or a list in a pickled dict."""
     if key is None:
         return tuple(content.decode("latin1").split())
     listed = _table(content).get(key)
@@ -134,8 +138,8 @@ CIFAR10 = Published(
     title="CIFAR-10",
     classes=10,
     counts=(10_000, 10_000),
-    layouts=(
-        Layout(
+    releases=(
+        Release(
             archive="cifar-10-binary.tar.gz",
             md5="c32a1d4ab5d03f1284b67883e8d87530",
             folder="cifar-10-batches-bin",
@@ -146,7 +150,7 @@ CIFAR10 = Published(
             labels=1,
             names_key=None,
         ),
-        Layout(
+        Release(
             archive="cifar-10-python.tar.gz",
             md5="c58f30108f718f92721af3b95e74349a",
             folder="cifar-10-batches-py",
@@ -169,8 +173,8 @@ CIFAR100 = Published(
     title="CIFAR-100",
     classes=100,
     counts=(50_000, 10_000),
-    layouts=(
-        Layout(
+    releases=(
+        Release(
             archive="cifar-100-binary.tar.gz",
             md5="03b5dce01913d631647c71ecec9e9cb8",
             folder="cifar-100-binary",
@@ -181,7 +185,7 @@ CIFAR100 = Published(
             labels=2,  # the coarse one, then the fine one
             names_key=None,
         ),
-        Layout(
+        Release(
             archive="cifar-100-python.tar.gz",
             md5="eb9058c3a382ffc7106e4002c42a8d85",
             folder="cifar-100-python",
@@ -204,61 +208,62 @@ PUBLISHED = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def cache() -> Path:
-    """Where data are looked for if no place is given: ``$XDG_CACHE_HOME/densespec``."""
+    """Say where data are looked for if no place is given: ``$XDG_CACHE_HOME/densespec``."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "densespec"
 
 
 def load(name: str, place: str = "", *, check: bool = True) -> Dataset:
-    """CIFAR-10 or CIFAR-100.
+    """Load CIFAR-10 or CIFAR-100.
 
     Args:
-        place: an archive, the folder it unpacks to, or a folder that either is in; the cache if
+        name: ``"cifar10"`` or ``"cifar100"``.
+        place: An archive, the folder it unpacks to, or a folder that either is in; the cache if
             none is given.
-        check: whether the archive's digest and the number of images must be those published.
+        check: Whether the archive's digest and the number of images must be those published.
 
     Raises:
-        DataError: the data are absent, damaged or not those that were published.
+        DataError: The data are absent, damaged or not those that were published.
     """
     published = PUBLISHED[name]
     path = Path(place).expanduser() if place else cache()
-    found, layout = _find(published, path)
-    files = _archived(published, found, check) if layout is None else _unpacked(found, layout)
-    layout = layout or _layout_of(published, found, files)
-    train = [_labelled(published, layout, found, files, file, check) for file in layout.train]
-    test = _labelled(published, layout, found, files, layout.test, check)
+    found, release = _find(published, path)
+    files = _archived(published, found, check) if release is None else _unpacked(found, release)
+    release = release or _release_of(published, found, files)
+    train = [_labelled(published, release, found, files, file, check) for file in release.train]
+    test = _labelled(published, release, found, files, release.test, check)
     return Dataset(
         name=name,
-        classes=_class_names(published, layout, found, files),
+        classes=_class_names(published, release, found, files),
         train=Split(*(np.concatenate(parts) for parts in zip(*train, strict=True))),
         test=Split(*test),
         normalisation=published.normalisation,
     )
 
 
-def _find(published: Published, path: Path) -> tuple[Path, Layout | None]:
-    """The folder of a layout, or an archive, which tells its layout once it is read."""
+def _find(published: Published, path: Path) -> tuple[Path, Release | None]:
+    """Find the folder of a release, or an archive, which tells its release once it is read."""
     if path.is_file():
         return path, None
-    for layout in published.layouts:
-        for folder in (path, path / layout.folder):
-            if all((folder / name).is_file() for name in layout.needed):
-                return folder, layout
-    for layout in published.layouts:
-        if (path / layout.archive).is_file():
-            return path / layout.archive, None
+    for release in published.releases:
+        for folder in (path, path / release.folder):
+            if all((folder / name).is_file() for name in release.needed):
+                return folder, release
+    for release in published.releases:
+        if (path / release.archive).is_file():
+            return path / release.archive, None
     raise DataError(_missing(published, path))
 
 
 def _missing(published: Published, path: Path) -> str:
-    archives = " or ".join(layout.archive for layout in published.layouts)
-    folders = " or ".join(f"{layout.folder}/" for layout in published.layouts)
+    archives = " or ".join(release.archive for release in published.releases)
+    folders = " or ".join(f"{release.folder}/" for release in published.releases)
     partly = [
         f"; {folder} lacks {', '.join(lacking)}"
-        for layout in published.layouts
-        for folder in (path, path / layout.folder)
-        if len(lacking := [n for n in layout.needed if not (folder / n).is_file()]) > 0
-        and len(lacking) < len(layout.needed)
+        for release in published.releases
+        for folder in (path, path / release.folder)
+        if len(lacking := [n for n in release.needed if not (folder / n).is_file()]) > 0
+        and len(lacking) < len(release.needed)
     ]
     return (
         f"{published.title} is not in {path}{''.join(partly)}. Download {archives} from {PAGE} and "
@@ -266,9 +271,9 @@ def _missing(published: Published, path: Path) -> str:
     )
 
 
-def _unpacked(folder: Path, layout: Layout) -> dict[str, bytes]:
+def _unpacked(folder: Path, release: Release) -> dict[str, bytes]:
     files = {}
-    for name in (*layout.needed, layout.names):
+    for name in (*release.needed, release.names):
         path = folder / name
         if not path.is_file():
             continue
@@ -279,13 +284,13 @@ def _unpacked(folder: Path, layout: Layout) -> dict[str, bytes]:
 
 
 def _archived(published: Published, path: Path, check: bool) -> dict[str, bytes]:
-    """The files of an archive that are needed, by name."""
+    """Read the files of an archive that are needed, by name."""
     if check:
         _check_digest(published, path)
     wanted = {
-        PurePosixPath(layout.folder, name): name
-        for layout in published.layouts
-        for name in (*layout.needed, layout.names)
+        PurePosixPath(release.folder, name): name
+        for release in published.releases
+        for name in (*release.needed, release.names)
     }
     files: dict[str, bytes] = {}
     try:
@@ -316,7 +321,7 @@ def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _check_digest(published: Published, path: Path) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
-    expected = {layout.md5: layout.archive for layout in published.layouts}
+    expected = {release.md5: release.archive for release in published.releases}
     if found not in expected:
         known = ", ".join(f"{md5} ({archive})" for md5, archive in expected.items())
         raise DataError(
@@ -325,29 +330,29 @@ def _check_digest(published: Published, path: Path) -> None:
         )
 
 
-def _layout_of(published: Published, path: Path, files: dict[str, bytes]) -> Layout:
-    for layout in published.layouts:
-        if all(name in files for name in layout.needed):
-            return layout
+def _release_of(published: Published, path: Path, files: dict[str, bytes]) -> Release:
+    for release in published.releases:
+        if all(name in files for name in release.needed):
+            return release
     needed = " or ".join(
-        ", ".join(f"{layout.folder}/{name}" for name in layout.needed)
-        for layout in published.layouts
+        ", ".join(f"{release.folder}/{name}" for name in release.needed)
+        for release in published.releases
     )
     raise DataError(f"{path}: should hold {needed}, but of these has {', '.join(files) or 'none'}")
 
 
 def _labelled(
     published: Published,
-    layout: Layout,
+    release: Release,
     place: Path,
     files: dict[str, bytes],
     name: str,
     check: bool,
 ) -> Labelled:
-    """Images and labels of a file."""
+    """Read and check the images and labels of a file."""
     where = f"{place}, {name}"
     try:
-        images, labels = layout.read_images(files[name], layout.labels)
+        images, labels = release.read_images(files[name], release.labels)
     except (DataError, pickles.PickleError) as error:
         raise DataError(f"{where}: {error}") from error
     wrong = np.flatnonzero((labels < 0) | (labels >= published.classes))
@@ -356,7 +361,7 @@ def _labelled(
             f"{where}: image {wrong[0]} has the label {labels[wrong[0]]}, but should have one from "
             f"0 to {published.classes - 1}: it is damaged or another file"
         )
-    expected = published.counts[name == layout.test]
+    expected = published.counts[name == release.test]
     if check and len(labels) != expected:
         raise DataError(
             f"{where}: has {len(labels)} images, but {expected} were published; leave out the "
@@ -366,18 +371,18 @@ def _labelled(
 
 
 def _class_names(
-    published: Published, layout: Layout, place: Path, files: dict[str, bytes]
+    published: Published, release: Release, place: Path, files: dict[str, bytes]
 ) -> tuple[str, ...]:
-    """From the file that names them; numbers where it is absent."""
-    if layout.names not in files:
+    """Read the names of the classes; if their file is absent, they are numbers."""
+    if release.names not in files:
         return tuple(map(str, range(published.classes)))
     try:
-        names = _names(files[layout.names], layout.names_key)
+        names = _names(files[release.names], release.names_key)
     except (DataError, pickles.PickleError) as error:
-        raise DataError(f"{place}, {layout.names}: {error}") from error
+        raise DataError(f"{place}, {release.names}: {error}") from error
     if len(names) != published.classes:
         raise DataError(
-            f"{place}, {layout.names}: names {len(names)} classes, but there are "
+            f"{place}, {release.names}: names {len(names)} classes, but there are "
             f"{published.classes}"
         )
     return names

@@ -1,6 +1,6 @@
 """Scikit-learn's digits: 1,797 real images of 8x8, with values from 0 to 16 that are kept exact.
 
-They come within scikit-learn. What is tested on is a fixed fifth of each class; see
+They come within scikit-learn. The images to test on are a fixed fifth of each class; see
 :func:`densespec.data.dataset.held_out`.
 """
 
@@ -12,14 +12,14 @@ from densespec.data.dataset import Dataset
 from densespec.installed import require
 
 FULL = 16.0
-"""The value of full intensity."""
+"""The value of a pixel at full intensity."""
 
 
 def load() -> Dataset:
-    """The digits, one channel.
+    """Load the digits, which have one channel.
 
     Raises:
-        PackageMissing: scikit-learn is not installed; says how to install it.
+        PackageMissing: scikit-learn is not installed; the message says what to install.
     """
     require("the digits, which come within scikit-learn,", "sklearn", extra="data")
     from sklearn.datasets import load_digits

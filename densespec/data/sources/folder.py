@@ -24,7 +24,7 @@ TESTS = ("test", "val", "valid", "validation")
 
 MODES = {1: "L", 3: "RGB"}
 WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-"""Pillow's modes of more than eight bits; it would clip them."""
+"""Pillow's modes of more than eight bits, which it would clip."""
 
 NORMALISATIONS = {
     1: Normalisation((0.449,), (0.226,), source="mean of the channels of ImageNet's"),
@@ -37,9 +37,9 @@ class ImageFiles:
     """Images that are decoded when they are read.
 
     Attributes:
-        root: folder that the paths start from.
-        paths: of each image.
-        channels: that each is converted to.
+        root: The folder that the paths start from.
+        paths: The path of each image.
+        channels: How many channels each is converted to.
     """
 
     root: Path
@@ -48,13 +48,14 @@ class ImageFiles:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
+        """The shape (count, channels, None, None): images may differ in size."""
         return (len(self.paths), self.channels, None, None)
 
     def read(self, index: int) -> np.ndarray:
-        """One image, uint8 of shape (channels, height, width).
+        """Read one image, uint8 of shape (channels, height, width).
 
         Raises:
-            DataError: the file can't be read as an image; names it.
+            DataError: The file can't be read as an image; the message names it.
         """
         pillow = require_pillow("reading image files")
         path = self.root / self.paths[index]
@@ -73,14 +74,19 @@ class ImageFiles:
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def take(self, rows: np.ndarray) -> ImageFiles:
+        """Give some of the images, by their indices (count,)."""
         return ImageFiles(self.root, tuple(self.paths[row] for row in rows), self.channels)
 
 
 def load(place: str, *, channels: int = 3) -> Dataset:
-    """The data set in a folder.
+    """Load the data set in a folder.
+
+    Args:
+        place: The path of the folder.
+        channels: How many channels images are converted to, 1 or 3.
 
     Raises:
-        DataError: there is no such folder, or it is laid out in another way.
+        DataError: There is no such folder, or it is laid out in another way.
     """
     if channels not in MODES:
         raise DataError(f"channels = {channels}, but images are converted to 1 or 3")
@@ -106,7 +112,7 @@ def _test_folder(root: Path) -> Path:
 def _images(
     root: Path, channels: int, classes: tuple[str, ...] | None = None
 ) -> tuple[tuple[str, ...], Split]:
-    """Names of the classes, and every image below a folder."""
+    """List the names of the classes, and every image below a folder."""
     found = tuple(sorted(entry.name for entry in root.iterdir() if _is_class(entry)))
     if not found:
         raise DataError(f"{root}: has no folders, but should have one for each class")
@@ -133,7 +139,7 @@ def _is_class(entry: Path) -> bool:
 
 
 def _files(folder: Path) -> list[str]:
-    """Image files below a folder, relative to it, with slashes, in the order of their names."""
+    """List the image files below a folder by their paths in it, in the order of their names."""
     return sorted(
         (Path(parent) / name).relative_to(folder).as_posix()
         for parent, _, names in os.walk(folder)

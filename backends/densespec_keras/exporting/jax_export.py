@@ -1,0 +1,69 @@
+"""StableHLO as ``jax.export`` serializes it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from densespec.deploy.formats import ExportFormat, Loader
+from densespec.deploy.network import SIZE_NAMES, ExportOptions, Runner, smallest_size
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec_keras.backend import JAX
+from densespec_keras.exporting import built, channels_first
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""The platforms that JAX may run a serialized network on."""
+
+
+def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
+    """Write a network with its arrays as constants, lowered for every platform."""
+    path.write_bytes(exported(graph, arrays, options, platforms=PLATFORMS).serialize())
+    return functools.partial(_load, path)
+
+
+def _load(path: Path) -> Runner:
+    from jax import export
+
+    return channels_first(export.deserialize(bytearray(path.read_bytes())).call)
+
+
+def exported(
+    graph: Graph, arrays: Arrays, options: ExportOptions, *, platforms: Sequence[str]
+) -> Any:
+    """Give a network as ``jax.export`` does, with its arrays as constants.
+
+    For several platforms the module takes one more argument, which says on which it runs.
+    """
+    model = built(JAX, graph, arrays, options)
+    import jax
+    from jax import export
+
+    channels, *sizes = graph.input.shape
+    names = ("batch", *SIZE_NAMES[len(sizes)])
+    known = (options.batch, *sizes)
+    places = [str(n or name) for n, name in zip(known, names, strict=True)]
+    least = smallest_size(graph)
+    open_sizes = [name for name, size in zip(names[1:], sizes, strict=True) if size is None]
+    shape = export.symbolic_shape(
+        ", ".join([*places, str(channels)]),
+        constraints=[f"{name} >= {least}" for name in open_sizes],
+    )
+    call = jax.jit(lambda x: model(x, training=False))
+    return export.export(call, platforms=platforms)(
+        jax.ShapeDtypeStruct(shape, options.dtype)  # type: ignore[no-untyped-call]
+    )
+
+
+FORMAT = ExportFormat(
+    name="jax-export",
+    about="StableHLO, serialized by jax.export",
+    suffixes=(".stablehlo",),
+    write=write,
+    packages=("keras", "jax"),
+    runtime="jax",
+    extra="jax",
+    layout="channels last",
+)

@@ -1,0 +1,36 @@
+"""Batches as PyTorch's ``DataLoader`` takes them. They are the very numbers of ``Batches``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from densespec.data import Batches
+
+
+class TorchBatches:
+    """A map-style dataset of PyTorch whose items are the batches of an epoch, channels first.
+
+    The epoch is in shared memory, so that workers which outlive an epoch are told of it.
+    """
+
+    def __init__(self, batches: Batches, epoch: int = 0) -> None:
+        self._batches = batches
+        self._epoch = torch.tensor(epoch)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the batches of another epoch from now on."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return self._batches.steps_per_epoch
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Give images (batch, channels, *size) and int64 labels (batch,).
+
+        Raises:
+            IndexError: The epoch has no such step.
+        """
+        x, y = self._batches.batch(int(self._epoch), step)
+        return torch.from_numpy(x), torch.from_numpy(y)
