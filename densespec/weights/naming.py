@@ -26,8 +26,8 @@ def claimants(tensors: Tensors, metadata: Mapping[str, str]) -> list[Layout]:
             f"no known layout (known: {', '.join(layouts())}). Its first arrays: {first}"
         )
     claiming.sort(key=lambda layout: not layout.implements)
-    for first, second in itertools.pairwise(claiming):
-        if bool(first.implements) == bool(second.implements):
+    for one, other in itertools.pairwise(claiming):
+        if bool(one.implements) == bool(other.implements):
             names = ", ".join(layout.name for layout in claiming)
             raise WeightsError(f"the layout could be any of {names}: say which")
     return claiming

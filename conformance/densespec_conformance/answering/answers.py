@@ -17,12 +17,13 @@ from densespec.backends import (
     Trainer,
     get_backend,
 )
-from densespec.building import Origin, weights_for
+from densespec.building import Origin
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.ops import Shape
+from densespec.weights.given import weights_for
 from densespec_conformance.adapters import ConstructorBackend, backend_for
 from densespec_conformance.answering import environment
 from densespec_conformance.asking.requests import (
