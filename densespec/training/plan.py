@@ -245,7 +245,8 @@ def _new_epochs(before: TrainingRecipe, after: TrainingRecipe) -> list[str]:
 
 
 def _listed(epochs: Sequence[int]) -> str:
-    return f"epochs {' and '.join(map(str, epochs))}" if epochs else "no epoch"
+    noun = "epochs" if len(epochs) > 1 else "epoch"
+    return f"{noun} {' and '.join(map(str, epochs))}" if epochs else "no epoch"
 
 
 def _new_place(options: RunOptions, stored: TrainingRun) -> list[str]:
