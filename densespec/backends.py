@@ -42,7 +42,7 @@ class StepResult:
     """One training step: the loss before it, and the gradient of every trainable weight.
 
     Attributes:
-        gradients: of the loss alone, without weight decay, by canonical name and shape; empty
+        gradients: those of the loss alone, without weight decay, by canonical name and shape; empty
             where they were not asked for.
         correct: how many samples the training-mode logits classify rightly; None if not counted.
     """
@@ -69,7 +69,7 @@ class Trainer(Protocol):
         Args:
             x: (batch, channels, *spatial).
             labels: (batch,) integers.
-            masks: by dropout node, of that node's shape with a batch axis before it: 1 keeps a
+            masks: one for each dropout node, of its shape with a batch axis before it: 1 keeps a
                 value, 0 drops it. Without masks, dropout draws its own.
             gradients: whether to give the gradients, which costs time.
         """
@@ -132,7 +132,7 @@ class Backend(Protocol):
 
         Args:
             dtype: such as ``"float32"``; None for the framework's default.
-            name: for the model, where models have names.
+            name: the name of the model, where models have names.
         """
         ...
 
@@ -299,7 +299,8 @@ def get_backend(name: str) -> Backend:
     """A backend by its entry-point name, or ``module:attribute`` of one that is not published.
 
     Args:
-        name: with a mode behind it, as in ``torch.nn+inference``, the backend in that mode.
+        name: the backend's name; with a mode behind it, as in ``torch.nn+inference``, the backend
+            in that mode.
 
     Raises:
         UnknownName: no package offers it, or it has no such mode; the message suggests near names.

@@ -26,18 +26,21 @@ from densespec.recipes.presets import presets
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference import kernels as reference
 from densespec.reference.model import ReferenceModel
+from densespec.training import RunOptions
 
 DOCS = Path(__file__).parent
 
 
 def fields(record: Any = DenseNetSpec) -> str:
-    """A table of the fields of a spec or a recipe, from what the fields say of themselves."""
+    """A table of the fields of a record, from what the fields say of themselves."""
     rows = []
     for field in dataclasses.fields(record):
         about = field.metadata
         allowed, meaning = _markdown(about["domain"].allowed), _markdown(about["meaning"])
         rows.append([about["constraint"], f"`{field.name}`", allowed, _default(field), meaning])
-    return _table(["number", "field", "allowed", "default", "meaning"], rows)
+    head = ["number", "field", "allowed", "default", "meaning"]
+    numbered = any(number for number, *_ in rows)
+    return _table(head, rows) if numbered else _table(head[1:], [row[1:] for row in rows])
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -178,6 +181,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "spec.md": {"fields": fields, "nodes": nodes},
     "ops.md": {"ops": ops, "constraints": constraints},
     "recipe.md": {"fields": functools.partial(fields, TrainingRecipe), "recipes": recipes},
+    "training.md": {"options": functools.partial(fields, RunOptions)},
     "mutants.md": {"deviations": deviations, "mutants": mutants, "equivalents": equivalents},
 }
 """The generated parts of each page, by name."""

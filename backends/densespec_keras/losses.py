@@ -53,7 +53,7 @@ def loss_of(recipe: TrainingRecipe, *, from_logits: bool = True, dtype: Any = No
 
     Args:
         from_logits: whether the model gives logits, not probabilities.
-        dtype: of the loss; None for Keras's ``floatx``.
+        dtype: the dtype of the loss; None for Keras's ``floatx``.
     """
     if recipe.label_smoothing:
         return CrossEntropy(recipe.label_smoothing, from_logits, dtype=dtype)

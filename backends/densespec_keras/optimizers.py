@@ -23,7 +23,7 @@ class SGD(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: a number or a ``LearningRateSchedule``.
-        momentum: in [0, 1).
+        momentum: the share of the velocity that is kept at each step, in [0, 1).
         nesterov: whether momentum looks ahead.
         weight_decay: coefficient of coupled L2 decay.
         decay_kernels_only: whether norms and biases are spared from weight decay.

@@ -30,8 +30,8 @@ def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
     weights: ``densespec train --resume`` goes on from there on any backend.
 
     Args:
-        model: of :func:`densespec.build`, or loaded from its ``.keras`` file.
-        recipe: that it is trained by.
+        model: a model of :func:`densespec.build`, or one loaded from its ``.keras`` file.
+        recipe: the recipe that it is trained by.
 
     Raises:
         WeightsError: the model is none of densespec's, has another optimizer, or freezes other

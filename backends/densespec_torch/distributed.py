@@ -26,7 +26,7 @@ class World:
     Attributes:
         rank: its number, from 0.
         size: how many there are.
-        device: that it computes on.
+        device: the device that it computes on.
     """
 
     rank: int

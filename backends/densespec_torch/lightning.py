@@ -87,7 +87,7 @@ class DenseNetModule(lightning.LightningModule):
             Of the last, checkpoints do not know how to build it again, so that
             ``load_from_checkpoint`` has to be given ``model``.
         recipe: its part names are those of a densespec network, or of the other module's own.
-        options: for :func:`densespec.build`, such as ``classes`` or ``trainable_from``.
+        options: options of :func:`densespec.build`, such as ``classes`` or ``trainable_from``.
 
     Raises:
         ValueError: the model gives no logits, has another dropout rate than the recipe wants, or
@@ -123,7 +123,8 @@ class DenseNetModule(lightning.LightningModule):
         epochs, as :func:`trainer_options` does.
 
         Args:
-            recipe: for weights without a training run; with one, replaces its recipe.
+            recipe: the recipe, for weights without a training run; with one, it replaces the
+                run's own.
 
         Raises:
             WeightsError: no such checkpoint.

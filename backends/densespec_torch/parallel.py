@@ -36,7 +36,7 @@ class Start:
     Attributes:
         meeting: a file that does not exist yet, by which the replicas find each other.
         device: ``"cuda"`` for the GPU of the replica's number, or ``"cpu"``.
-        mode: of the backend.
+        mode: the mode of the backend.
     """
 
     graph: Graph

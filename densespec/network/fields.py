@@ -269,7 +269,7 @@ def constrained(
     """A dataclass field that obeys constraint ``number``: it holds a value of ``domain``.
 
     Args:
-        meaning: for people, a phrase without a full stop.
+        meaning: what people are told of the field, a phrase without a full stop.
         key: what files call the field; None for its name.
         more: what else is to be known of the field, such as the flag that sets it.
     """

@@ -29,7 +29,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
+
+import numpy as np
 
 from densespec.network.fields import (
     ByName,
@@ -43,9 +45,6 @@ from densespec.network.fields import (
     constrained,
 )
 from densespec.network.spec import DenseNetSpec
-
-if TYPE_CHECKING:
-    import numpy as np
 
 AUGMENTATIONS = ("none", "cifar", "imagenet")
 DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")

@@ -28,8 +28,8 @@ def draw_curve(
     """Draw a log as a PNG, atomically.
 
     Args:
-        epochs: of the whole run.
-        steps_per_epoch: for the horizontal axis.
+        epochs: the number of epochs of the whole run.
+        steps_per_epoch: what the horizontal axis is divided by.
     """
     from matplotlib.figure import Figure
 

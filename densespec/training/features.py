@@ -85,7 +85,7 @@ def may_cache(
 
     Args:
         choice: True, False, or ``"auto"`` for where it can be done and is small.
-        images: of the data set.
+        images: the number of images of the data set.
 
     Raises:
         TrainingError: it is asked for and can't be done; says why.
@@ -111,8 +111,8 @@ class FeatureBatches:
     """The batches of a split with features in the place of images.
 
     Attributes:
-        batches: of images, which say the order.
-        features: of each image of the split, in the split's order.
+        batches: the batches of images, which say the order.
+        features: those of each image of the split, in the split's order.
     """
 
     batches: Batches

@@ -50,7 +50,7 @@ class RunFolder:
     """The folder of a run that this process trains into.
 
     Attributes:
-        path: of the folder.
+        path: the path of the folder.
         run: what is trained.
         log: open at the last checkpoint's step.
     """

@@ -23,7 +23,7 @@ def launch(command: Sequence[str], folder: Path, devices: int) -> int:
 
     Args:
         command: starts the launcher.
-        folder: of the run.
+        folder: the folder of the run.
         devices: processes on this machine, which share its cores.
     """
     share = max(1, (os.cpu_count() or 1) // devices)

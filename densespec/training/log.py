@@ -29,12 +29,13 @@ class StepLine:
         time: when it was done, as an ISO date.
         epoch: counted from 1.
         step: steps done, this one included.
-        loss: of this batch, before the step.
-        accuracy: of this batch, in training mode; None where the backend does not count it.
+        loss: the loss of this batch, before the step.
+        accuracy: the accuracy on this batch, in training mode; None where the backend does not
+            count it.
         epoch_loss, epoch_accuracy: means over the samples of the epoch so far.
-        learning_rate: of this step.
-        images_per_second: of this step.
-        backend: that took it.
+        learning_rate: the learning rate of this step.
+        images_per_second: how fast this step was.
+        backend: the backend that took it.
     """
 
     time: str
@@ -63,9 +64,9 @@ class EpochLine:
         loss, accuracy: means over the samples of the epoch, in training mode.
         validation_loss, validation_accuracy: over the test images, in inference mode; None
             without validation.
-        learning_rate: of its steps.
+        learning_rate: the learning rate of its steps.
         seconds: it took in this process, validation included.
-        backend: that ended it.
+        backend: the backend that ended it.
     """
 
     time: str

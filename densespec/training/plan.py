@@ -37,16 +37,16 @@ from densespec.weights.given import WeightsLike, weights_for
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingPlan:
-    """What will be done.
+    """Everything that a run will do, worked out and checked.
 
     Attributes:
-        folder: of the run.
+        folder: the folder of the run.
         run: what is trained.
         dataset: what on.
-        graph: of the network, at the size of the images, frozen where the run says.
+        graph: the network at the size of the images, frozen where the run says.
         training: batches to train on.
         validation: batches that the network is judged by after each epoch.
-        backend: the name of the one that goes on.
+        backend: the name of the backend that goes on.
         engine: the backend itself.
         devices: how many it uses.
         rank: the number of this process; 0 where no launcher started it.
@@ -245,7 +245,8 @@ def _new_epochs(before: TrainingRecipe, after: TrainingRecipe) -> list[str]:
 
 
 def _listed(epochs: Sequence[int]) -> str:
-    return f"epochs {' and '.join(map(str, epochs))}" if epochs else "no epoch"
+    noun = "epochs" if len(epochs) > 1 else "epoch"
+    return f"{noun} {' and '.join(map(str, epochs))}" if epochs else "no epoch"
 
 
 def _new_place(options: RunOptions, stored: TrainingRun) -> list[str]:

@@ -18,7 +18,7 @@ class Course:
     """How long a run is, and where it stands.
 
     Attributes:
-        epochs: of the whole run.
+        epochs: the number of epochs of the whole run.
         steps_per_epoch: steps of each.
         step: steps that are done.
     """

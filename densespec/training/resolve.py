@@ -31,9 +31,9 @@ class Resolved:
     """What is trained, on what.
 
     Attributes:
-        run: as it is written down, before anyone has taken a step.
+        run: the run as it is written down, before anyone has taken a step.
         dataset: its data.
-        graph: of the network, at the size of the images, frozen where the run says.
+        graph: the network at the size of the images, frozen where the run says.
         notes: what the user should know, in sentences.
     """
 

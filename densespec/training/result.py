@@ -14,10 +14,10 @@ class RunResult:
     """How a run, or a part of it, ended.
 
     Attributes:
-        folder: of the run.
+        folder: the folder of the run.
         finished: whether all epochs are done.
         signal: the number of the signal that stopped it; None where none did.
-        step: steps done.
+        step: how many steps are done.
         epochs: the log's lines of epochs.
     """
 
