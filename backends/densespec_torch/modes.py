@@ -175,21 +175,18 @@ class _BlockTurn(_Turn):
     """A dense block, and the norm or the transition behind it.
 
     Attributes:
-        nodes: The nodes of the block.
-        layers: The units of each layer.
         behind: The steps behind the block.
     """
 
-    nodes: tuple[Node, ...]
-    layers: tuple[tuple[Unit, ...], ...]
+    block: Block
     behind: tuple[Step, ...]
 
     def fused(self, built: Built) -> BlockModules | None:
-        modules = built(self.nodes)
+        modules = built(self.block.nodes)
         if modules is None:
             return None
-        layers = tuple(tuple(_unit(unit, modules) for unit in units) for units in self.layers)
-        return BlockModules(layers, self._tail(built))
+        layers = (tuple(_unit(u, modules) for u in layer.units) for layer in self.block.layers)
+        return BlockModules(tuple(layers), self._tail(built))
 
     def _tail(self, built: Built) -> TailModules | None:
         modules = built([node for step in self.behind for node in step.nodes])
@@ -233,14 +230,8 @@ def _fuse(step: Step, behind: Step) -> bool:
 def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
     match taken:
         case [Block() as block, *behind]:
-            layers = tuple(layer.units for layer in block.layers)
-            return _BlockTurn(
-                children,
-                _transition(behind),
-                nodes=block.nodes,
-                layers=layers,
-                behind=tuple(behind),
-            )
+            order = _transition(behind)
+            return _BlockTurn(children, order, block=block, behind=tuple(behind))
         case [Normalisation(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
             return _PoolTurn(children, norm=norm, relu=relu, pool=pool)
     return _Turn(children)

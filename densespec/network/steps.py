@@ -11,6 +11,7 @@ Dropouts that drop nothing stand in between for nothing: take them out first, wi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -124,7 +125,7 @@ class Layer:
         """The nodes of the layer, in order."""
         return (*_nodes(self.steps), self.concat)
 
-    @property
+    @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
         """The layer as one unit after another.
 
@@ -140,7 +141,7 @@ class Block(_Together):
 
     layers: tuple[Layer, ...]
 
-    @property
+    @functools.cached_property
     def nodes(self) -> tuple[Node, ...]:
         return tuple(node for layer in self.layers for node in layer.nodes)
 
