@@ -230,7 +230,7 @@ def _averages(op: Op) -> bool:
 
 
 def _is_linear(op: Op) -> bool:
-    """Whether an op does the same to every position and to sums: where pads come in, it does not"""
+    """Whether an op takes sums to sums, and values that are 1 everywhere too: pads are 0."""
     return isinstance(op, Dense) or (isinstance(op, Conv) and op.pads_nothing)
 
 
@@ -278,7 +278,8 @@ def _layer(graph: Graph, x: Node, batch: Callable[[Node], bool]) -> Layer | None
             return None
         found.append(step)
         node = graph.reader(step.output)
-    return Layer(tuple(found), concat)
+    behind = concat.inputs == (x.name, found[-1].output.name)
+    return Layer(tuple(found), concat) if behind else None
 
 
 def _units(nodes: Sequence[Node]) -> Iterator[Unit]:
