@@ -14,7 +14,7 @@ from densespec.network.spec import DenseNetSpec
 from densespec.network.steps import (
     Block,
     Convolution,
-    Normalisation,
+    NormRelu,
     Single,
     Step,
     linear_behind,
@@ -42,13 +42,13 @@ SPEC = tiny(stem_kind="conv-norm-relu", stem_pool=3, bottleneck_width=2)
 
 TRAINING = [
     "Convolution: stem.conv",
-    "Normalisation: stem.norm stem.relu",
+    "NormRelu: stem.norm stem.relu",
     "Single: stem_pool",
     "Block of 2",
-    "Normalisation: transition1.norm transition1.relu",
+    "NormRelu: transition1.norm transition1.relu",
     "Convolution: transition1.conv transition1.pool",
     "Block of 1",
-    "Normalisation: final.norm final.relu",
+    "NormRelu: final.norm final.relu",
     "Single: global_pool",
     "Single: classifier",
 ]
@@ -68,15 +68,15 @@ def test_a_norm_of_the_batch_stays_out_of_the_convolution_before_it() -> None:
     layer = "block1.layer1"
     (block,) = (s for s in steps(graph, never) if isinstance(s, Block) and len(s.layers) == 2)
     assert [_told(step) for step in block.layers[0].steps] == [
-        f"Normalisation: {layer}.norm1 {layer}.relu1",
+        f"NormRelu: {layer}.norm1 {layer}.relu1",
         f"Convolution: {layer}.conv1 {layer}.norm2 {layer}.relu2",
         f"Convolution: {layer}.conv2",
     ]
     one = steps(graph, lambda norm: norm.name == f"{layer}.norm2")
     (block,) = (s for s in one if isinstance(s, Block) and len(s.layers) == 2)
     first, second = (layer.steps for layer in block.layers)
-    assert [type(step) for step in first] == [Normalisation, Convolution] * 2
-    assert [type(step) for step in second] == [Normalisation, Convolution, Convolution]
+    assert [type(step) for step in first] == [NormRelu, Convolution] * 2
+    assert [type(step) for step in second] == [NormRelu, Convolution, Convolution]
 
 
 def test_dropout_stands_between_a_convolution_and_its_pool_or_norm() -> None:

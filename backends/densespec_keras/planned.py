@@ -18,7 +18,7 @@ from densespec.backends import LAYERS, with_mode
 from densespec.errors import Untrainable
 from densespec.network import ops
 from densespec.network.graph import Graph, Node, without
-from densespec.network.steps import Block, Convolution, Normalisation, Step, Unit, steps
+from densespec.network.steps import Block, Convolution, NormRelu, Step, Unit, steps
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from densespec_keras.kernels import FeatureMaps, NormOperands, UnitOperands, load
@@ -48,7 +48,7 @@ class Planned(keras.Model):
             return super().call(inputs, training=training, mask=mask)
         given = zip(keras.tree.flatten(inputs), self.inputs, strict=True)
         tensors = [keras.ops.convert_to_tensor(x, dtype=entry.dtype) for x, entry in given]
-        return _Call(self, layers, bool(training)).outputs(*tensors)
+        return _Evaluation(self, layers, bool(training)).outputs(*tensors)
 
     def is_fused(self) -> bool:
         """Whether the engine's kernels compute what the layers do.
@@ -71,8 +71,8 @@ class Planned(keras.Model):
 
     @functools.cached_property
     def steps(self) -> Callable[[frozenset[str], frozenset[str]], tuple[Step, ...]]:
-        """Finds the steps, and keeps them: given are the names of the dropouts that drop nothing,
-        and of the norms that take the statistics of the batch."""
+        """Finds the steps of the model, and keeps them, for the names of the dropouts that drop
+        nothing and of the norms that take the statistics of the batch."""
         graph = self.planned()
 
         def find(idle: frozenset[str], batch: frozenset[str]) -> tuple[Step, ...]:
@@ -83,12 +83,12 @@ class Planned(keras.Model):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Fast(Planned):
-    """Mode ``fast``."""
+    """A model in mode ``fast``."""
 
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Efficient(Planned):
-    """Mode ``efficient``."""
+    """A model in mode ``efficient``."""
 
     mode = "efficient"
     recompute = True
@@ -96,7 +96,7 @@ class Efficient(Planned):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Inference(Planned):
-    """Mode ``inference``."""
+    """A model in mode ``inference``."""
 
     mode = "inference"
 
@@ -112,8 +112,8 @@ KINDS: Mapping[str, Any] = {
 }
 
 
-class _Call:
-    """One call of a model."""
+class _Evaluation:
+    """Computes one call of a model."""
 
     def __init__(self, model: Any, layers: Mapping[str, Any], training: bool) -> None:
         self._model, self._graph = model, model.planned()
@@ -122,7 +122,7 @@ class _Call:
         self._scales: dict[str, Any] = {}
 
     def outputs(self, x: Any, *scales: Any) -> Any:
-        """What the model gives for an input, and factors for its dropouts if it has such inputs."""
+        """Compute what the model gives for an input, and for factors of its dropouts if any."""
         if scales:
             names = [node.name for node in self._graph.dropouts]
             self._scales = dict(zip(names, scales, strict=True))
@@ -160,7 +160,7 @@ class _Call:
                     [self._unit(unit, features.x) for unit in layer.units] for layer in step.layers
                 ]
                 return self._kernels.block(features, layers, self._model.recompute)
-            case Normalisation():
+            case NormRelu():
                 norm = self._norm(step.norm)
                 return FeatureMaps(self._kernels.norm(features, norm, step.relu is not None))
             case Convolution(pool=Node(op=ops.AvgPool() as op)):
@@ -226,7 +226,7 @@ class _Call:
         )
 
     def _scale(self, dropout: Node, x: Any, channels: int) -> Any:
-        """What is given, or what the layer itself draws, for values of a block that reads x."""
+        """Give a dropout's factor for values of a block that reads x: the given or a drawn one."""
         if dropout.name in self._scales:
             return self._scales[dropout.name]
         ones = keras.ops.ones((*keras.ops.shape(x)[:-1], channels), dtype=x.dtype)

@@ -16,7 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook as _global_hooks
 
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
-from densespec.network.steps import Block, Convolution, Normalisation, Single, Step, Unit, steps
+from densespec.network.steps import Block, Convolution, NormRelu, Single, Step, Unit, steps
 from densespec_torch.as_built import computes, untouched
 from densespec_torch.fused import BlockModules, PoolModules, TailModules, UnitModules
 from densespec_torch.modules import DenseNet, Part, Placed
@@ -222,7 +222,7 @@ def _turns(chain: Sequence[Step], child: Callable[[Node], str]) -> Iterator[_Tur
 def _fuse(step: Step, behind: Step) -> bool:
     """Whether a step and the one behind it, of other children, can be one function."""
     match step, behind:
-        case (Block(), Normalisation()) | (Normalisation(), Single(node=Node(op=ops.MaxPool()))):
+        case (Block(), NormRelu()) | (NormRelu(), Single(node=Node(op=ops.MaxPool()))):
             return True
     return False
 
@@ -232,7 +232,7 @@ def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
         case [Block() as block, *behind]:
             order = _transition(behind)
             return _BlockTurn(children, order, block=block, behind=tuple(behind))
-        case [Normalisation(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
+        case [NormRelu(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
             return _PoolTurn(children, norm=norm, relu=relu, pool=pool)
     return _Turn(children)
 
@@ -240,6 +240,6 @@ def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
 def _transition(behind: Sequence[Step]) -> tuple[Node, ...]:
     """The nodes of a transition, the pool before the convolution; none where they do not commute"""
     match behind:
-        case [Normalisation() as first, Convolution(conv=conv, pool=Node() as pool)]:
+        case [NormRelu() as first, Convolution(conv=conv, pool=Node() as pool)]:
             return (*first.nodes, pool, conv)
     return ()

@@ -22,7 +22,7 @@ Array = Any
 
 
 class _UnitStatic(NamedTuple):
-    """What of a unit is no array."""
+    """What of a unit is no array, and so is known when a function is compiled."""
 
     op: ops.Conv
     epsilon: float
@@ -30,8 +30,8 @@ class _UnitStatic(NamedTuple):
     relu: bool
 
 
-class _Arrays(NamedTuple):
-    """What of a unit is; the mean and the variance are running ones."""
+class _UnitArrays(NamedTuple):
+    """The arrays of a unit; the mean and the variance are running ones."""
 
     gamma: Array
     beta: Array
@@ -81,9 +81,9 @@ def block(features: FeatureMaps, layers: BlockOperands, recompute: bool) -> Feat
     return FeatureMaps(x, *whole)
 
 
-def _arrays(unit: UnitOperands) -> _Arrays:
+def _arrays(unit: UnitOperands) -> _UnitArrays:
     norm = unit.norm
-    return _Arrays(
+    return _UnitArrays(
         norm.gamma, norm.beta, norm.mean, norm.variance, unit.kernel, unit.bias, unit.scale
     )
 
@@ -101,7 +101,7 @@ def _count(x: Array) -> int:
 
 @jax.custom_vjp
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel."""
+    """Compute the mean and the biased variance of each channel."""
     mean = x.mean(_axes(x))
     return mean, jnp.square(x - mean).mean(_axes(x))
 
@@ -192,7 +192,7 @@ def _max_pool(op: ops.MaxPool, x: Array) -> Array:
 
 
 def _views(op: ops.MaxPool, x: Array) -> tuple[Array, list[Array]]:
-    """The padded input, and each place in a window over all positions, in row-major order."""
+    """Pad the input, and view each place in a window over all positions, in row-major order."""
     dims = len(op.window)
     padding = ops.resolve_padding(op.padding, x.shape[1:-1], op.window, op.stride)
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
@@ -212,7 +212,7 @@ def _max_pool_forward(op: ops.MaxPool, x: Array) -> tuple[Array, Any]:
 
 
 def _max_pool_backward(op: ops.MaxPool, kept: Any, dy: Array) -> tuple[Array]:
-    """The gradient goes to the first maximum of a window."""
+    """Send the gradient to the first maximum of each window."""
     x, y = kept
     padded, views = _views(op, x)
     dx, unclaimed = jnp.zeros_like(padded), jnp.ones(y.shape, bool)
@@ -247,7 +247,7 @@ def _block(config: tuple[BlockStatic, bool], x: Array, entry: _Statistics, array
 def _block_forward(
     config: tuple[BlockStatic, bool], x: Array, entry: _Statistics, arrays: Any
 ) -> tuple[Any, Any]:
-    """The features, their moments, and the moments of what lies between a layer's convolutions."""
+    """Compute the features, their moments, and those of what lies between convolutions."""
     statics, recompute = config
     shared = entry.mean is not None
     whole, kept, inner = entry, [], []
@@ -271,7 +271,7 @@ def _joined(a: Array, b: Array) -> Array:
     return jnp.concatenate([a, b])
 
 
-def _unit(static: _UnitStatic, unit: _Arrays, x: Array, moments: Any) -> Array:
+def _unit(static: _UnitStatic, unit: _UnitArrays, x: Array, moments: Any) -> Array:
     a = _normalised(
         (static.epsilon, static.relu), x, *_of(static, unit, moments), unit.gamma, unit.beta
     )
@@ -279,8 +279,8 @@ def _unit(static: _UnitStatic, unit: _Arrays, x: Array, moments: Any) -> Array:
     return z if unit.scale is None else z * unit.scale
 
 
-def _of(static: _UnitStatic, unit: _Arrays, moments: Any) -> tuple[Array, Array]:
-    """The statistics that a unit normalises with."""
+def _of(static: _UnitStatic, unit: _UnitArrays, moments: Any) -> tuple[Array, Array]:
+    """Give the statistics that a unit normalises with."""
     return (moments.mean, moments.variance) if static.batch else (unit.mean, unit.variance)
 
 
@@ -326,7 +326,7 @@ def _block_backward(config: tuple[BlockStatic, bool], residual: Any, grown: Any)
 
 
 def _zero_after(arrays: Any) -> Array:
-    """A zero that is known only when these arrays are.
+    """Give a zero that is known only when these arrays are.
 
     XLA chooses the order of what does not depend on each other. Left alone, it would begin the
     backward pass of every layer at once, and have the memory for all of them.
@@ -335,7 +335,7 @@ def _zero_after(arrays: Any) -> Array:
 
 
 def _values(units: Any, layer: Any, x: Array, moments: Sequence[Any]) -> tuple[Array, ...]:
-    """What lies between a layer's convolutions, computed again."""
+    """Compute again what lies between a layer's convolutions."""
     values = []
     for static, unit, its in zip(units[:-1], layer[:-1], moments[:-1], strict=True):
         x = _unit(static, unit, x, its)
@@ -344,9 +344,9 @@ def _values(units: Any, layer: Any, x: Array, moments: Sequence[Any]) -> tuple[A
 
 
 def _unit_backward(
-    static: _UnitStatic, unit: _Arrays, x: Array, moments: Any, dz: Array
-) -> tuple[Array, tuple[Array, Array], _Arrays]:
-    """Gradients of the input, of its moments, and of the arrays."""
+    static: _UnitStatic, unit: _UnitArrays, x: Array, moments: Any, dz: Array
+) -> tuple[Array, tuple[Array, Array], _UnitArrays]:
+    """Compute the gradients of the input, of its moments, and of the arrays."""
     mean, variance = _of(static, unit, moments)
     norm = (static.epsilon, static.relu)
     a = _normalised(norm, x, mean, variance, unit.gamma, unit.beta)
@@ -357,7 +357,7 @@ def _unit_backward(
     dx, dmean, dvariance, dgamma, dbeta = _normalised_backward(
         norm, (x, mean, variance, unit.gamma, unit.beta), da
     )
-    gradients = _Arrays(
+    gradients = _UnitArrays(
         dgamma,
         dbeta,
         jnp.zeros_like(unit.mean),

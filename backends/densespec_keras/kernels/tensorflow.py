@@ -31,7 +31,7 @@ def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
 
 
 def _normalised(x: Array, norm: NormOperands) -> tuple[Array, Array, Array]:
-    """The norm, and the mean and the biased variance that it used."""
+    """Compute a norm, and the mean and the biased variance that it used."""
     if x.dtype != tf.float32:
         return _composed(x, norm)
     flat = x if len(x.shape) == 4 else tf.reshape(x, (tf.shape(x)[0], 1, -1, x.shape[-1]))
@@ -71,7 +71,7 @@ def block(features: FeatureMaps, layers: BlockOperands, recompute: bool) -> Feat
 
 
 def _layer(x: Array, units: Sequence[UnitOperands]) -> tuple[Array, list[tuple[Array, Array]]]:
-    """What a dense layer adds, and the statistics that its norms used."""
+    """Compute what a dense layer adds, and the statistics that its norms used."""
     moments = []
     for unit, after in zip(units, [*units[1:], None], strict=True):
         mean, variance = unit.norm.mean, unit.norm.variance
@@ -92,7 +92,7 @@ def _layer(x: Array, units: Sequence[UnitOperands]) -> tuple[Array, list[tuple[A
 
 
 def _folded(kernel: Array, bias: Array, norm: NormOperands) -> tuple[Array, Array]:
-    """Kernel and bias of a convolution with the norm behind it."""
+    """Make a norm part of the convolution before it: give that one's kernel and bias."""
     scale = norm.gamma * tf.math.rsqrt(norm.variance + norm.epsilon)
     mean = norm.mean if bias is None else norm.mean - bias
     return kernel * scale, norm.beta - mean * scale
@@ -106,7 +106,7 @@ def _clips(unit: UnitOperands) -> bool:
 def _clipped(
     x: Array, kernel: Array, bias: Array, norm: NormOperands
 ) -> tuple[Array, Array, Array]:
-    """What is left of a norm and its ReLU: one pass over x; and kernel and bias of what follows."""
+    """Make a norm part of the convolution behind it: clip x, and give kernel and bias of that."""
     scale = norm.gamma * tf.math.rsqrt(norm.variance + norm.epsilon)
     least = tf.where(scale < 0, -SMALLEST_SCALE, SMALLEST_SCALE)
     scale = tf.where(tf.abs(scale) < SMALLEST_SCALE, tf.cast(least, scale.dtype), scale)
@@ -130,7 +130,7 @@ def _record(
 
 
 def _remembered(x: Array, layers: BlockOperands) -> Array:
-    """The features of a block whose backward pass has nothing else to start from."""
+    """Compute the features of a block whose backward pass has nothing else to start from."""
     arrays = [[_arrays(unit) for unit in units] for units in layers]
     found: list[Any] = []
 

@@ -68,7 +68,7 @@ def _oihw(kernel: Array) -> Array:
 
 
 def _padded(x: Array, padding: Any, value: float) -> tuple[Array, tuple[int, ...]]:
-    """The input, padded where PyTorch can't pad by itself, and what it shall pad by itself."""
+    """Pad the input where PyTorch can't by itself, and give what it shall pad by itself."""
     if all(before == after for before, after in padding):
         return x, tuple(before for before, _ in padding)
     flat = [side for pair in reversed(padding) for side in pair]
