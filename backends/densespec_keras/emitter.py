@@ -24,15 +24,15 @@ class Emitter:
     """Turns the nodes of a graph into layers of a functional model.
 
     Args:
-        data_format: of the model's input, and of feature maps it gives.
-        inner_format: of the layers. TensorFlow has no channels_first convolution on CPUs: there,
-            the input is permuted once and everything runs channels_last.
-        dtype: of the layers: a name, a policy, or None for Keras's global policy.
-        weights: canonical arrays that new layers start with.
-        layers: existing ones, used again where their names fit, weights and all.
-        synchronised: whether norms take their statistics over all replicas of TensorFlow's
+        data_format: The layout of the model's input, and of feature maps that it gives.
+        inner_format: The layout of the layers. TensorFlow has no channels_first convolution on
+            CPUs: there, the input is permuted once and everything runs channels_last.
+        dtype: The dtype of the layers: a name, a policy, or None for Keras's global policy.
+        weights: The canonical arrays that new layers start with.
+        layers: Existing layers, used again where their names fit, weights and all.
+        synchronised: Whether norms take their statistics over all replicas of TensorFlow's
             distribution strategy.
-        kind: of the model: ``keras.Model``, or a class that computes the same in another way.
+        kind: The class of the model: ``keras.Model``, or one that computes the same otherwise.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Emitter:
         self._frozen = {layer_name(node.name) for node in graph.nodes if node.frozen}
 
     def model(self, name: str) -> Any:
-        """The functional model of the graph."""
+        """Make the functional model of the graph."""
         x = self._entry()
         return self._of(x, self._run(x, {}), name=name)
 
     def masked_model(self) -> Any:
-        """A model with one more input for each dropout: a factor in the place of its own."""
+        """Make a model with one more input for each dropout: a factor in the place of its own."""
         x = self._entry()
         scales = {
             node.name: self._input(f"{layer_name(node.name)}_scale", node.shape, self.inner_format)
@@ -112,7 +112,7 @@ class Emitter:
         return self._layers[name]
 
     def _sliding(self, kind: str, name: str, *args: Any, **config: Any) -> Any:
-        """A layer that comes in one class per number of dimensions."""
+        """Make a layer that comes in one class per number of dimensions."""
         dimensional = getattr(keras.layers, f"{kind}{self._dims}D")
         return self._layer(dimensional, name, *args, data_format=self.inner_format, **config)
 
@@ -187,12 +187,12 @@ class Emitter:
 
 
 def kind_of(model: Any) -> Any:
-    """The class that gives another model of the same kind; see :class:`Emitter`."""
+    """Give the class that makes another model of the same kind; see :class:`Emitter`."""
     return type(model) if "densespec" in type(model).__module__ else keras.Model
 
 
 def keras_padding(op: ops.Conv | ops.MaxPool) -> str | None:
-    """Keras's name for an op's padding, or None where it has none and needs a layer of its own."""
+    """Give Keras's name for an op's padding; None if that has none and needs a layer of its own."""
     if op.padding == "same" or (
         op.stride == 1 and op.padding == tuple(((n - 1) // 2, n // 2) for n in op.window)
     ):

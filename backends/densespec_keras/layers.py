@@ -52,7 +52,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
     def _call_torch(self, x: Any) -> Any:
-        """PyTorch's own batch norm, which is the same in one pass over memory."""
+        """Compute by PyTorch's own batch norm, which is the same in one pass over memory."""
         from torch.nn import functional
 
         self._count(x)
@@ -69,13 +69,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return y.movedim(1, self.axis)
 
     def _statistics(self, x: Any) -> tuple[Any, Any, Any]:
-        """Mean, biased variance and number of a channel's values."""
+        """Compute mean, biased variance and number of a channel's values."""
         mean = ops.mean(x, self._reduction_axes, keepdims=True)
         variance = ops.mean(ops.square(x - mean), self._reduction_axes)
         return ops.squeeze(mean, self._reduction_axes), variance, self._count(x)
 
     def _synchronised(self, x: Any) -> tuple[Any, Any, Any]:
-        """The same over all replicas, each of which has a part of the batch.
+        """Compute the same over all replicas, each of which has a part of the batch.
 
         Gradients go through these sums too, and replicas must meet in them in the same order. Here
         each sum needs the one before it; Keras's own synchronised norm has sums side by side, and
@@ -95,7 +95,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.squeeze(mean, self._reduction_axes), variance, count
 
     def _count(self, x: Any) -> Any:
-        """Values per channel."""
+        """Count the values of a channel."""
         shape = ops.shape(x)
         sizes = [shape[axis] for axis in self._reduction_axes]
         if all(isinstance(size, int) for size in sizes):
@@ -103,12 +103,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return math.prod(ops.cast(size, x.dtype) for size in sizes)
 
     def kept(self, variance: Any, count: Any) -> Any:
-        """What the running variance averages."""
+        """Give what the running variance averages."""
         return variance * (count / (count - 1))
 
 
 class BiasedSynchronised(BatchNormalization):
-    """The same with biased running variance, synchronised: see ``_synchronised`` for why."""
+    """A synchronised norm of biased running variance: ``_synchronised`` says why there is one."""
 
     def kept(self, variance: Any, count: Any) -> Any:
         return variance
@@ -130,7 +130,7 @@ def require_several(layer: Any, count: Any) -> None:
     """Check that there are several values per channel, where their number is known.
 
     Raises:
-        ValueError: one value has no unbiased variance.
+        ValueError: There is one value, which has no unbiased variance.
     """
     if isinstance(layer, BatchNormalization) and isinstance(count, int) and count == 1:
         raise ValueError(

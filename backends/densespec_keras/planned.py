@@ -1,4 +1,4 @@
-"""Models that compute several ops at a time, as :mod:`densespec_keras.plan` puts them together.
+"""Models that compute several ops at a time, as :mod:`densespec.network.steps` finds them.
 
 They are functional models of the same layers as in mode ``layers``, and so have the same weights
 under the same names, the same files and the same ``trainable``; only ``call`` does not go through
@@ -8,7 +8,8 @@ that the layers then run one by one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,32 +17,24 @@ import keras
 from densespec.backends import LAYERS, with_mode
 from densespec.errors import Untrainable
 from densespec.network import ops
-from densespec.network.graph import Graph, Node
+from densespec.network.graph import Graph, Node, without
+from densespec.network.steps import Block, Convolution, NormRelu, Step, Unit, steps
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
-from densespec_keras.kernels import Features, Norm, Unit, load
+from densespec_keras.kernels import FeatureMaps, NormOperands, UnitOperands, load
 from densespec_keras.layers import move_statistics, require_several
-from densespec_keras.plan import (
-    Block,
-    Normalise,
-    NormedConvolution,
-    Part,
-    PooledConvolution,
-    Step,
-    plan,
-)
 from densespec_keras.states import graph_of
 
 
 class Planned(keras.Model):
-    """A functional model of a graph that follows a plan.
+    """A functional model of a graph that computes it step by step.
 
     Attributes:
-        mode: what it is called.
-        recompute: whether activations are computed again in the backward pass.
-        graph: what is computed, where that is known.
-        shown: names of nodes whose values the model gives, channels last, in place of its output,
-            those that the plan computes; None for the output.
+        mode: The name of the mode.
+        recompute: Whether activations are computed again in the backward pass.
+        graph: What is computed, where that is known.
+        shown: Names of nodes whose values the model gives, channels last, in place of its output,
+            as far as they are values of steps; None for the output.
     """
 
     mode = "fast"
@@ -55,7 +48,7 @@ class Planned(keras.Model):
             return super().call(inputs, training=training, mask=mask)
         given = zip(keras.tree.flatten(inputs), self.inputs, strict=True)
         tensors = [keras.ops.convert_to_tensor(x, dtype=entry.dtype) for x, entry in given]
-        return _Run(self, layers, bool(training)).outputs(*tensors)
+        return _Evaluation(self, layers, bool(training)).outputs(*tensors)
 
     def is_fused(self) -> bool:
         """Whether the engine's kernels compute what the layers do.
@@ -71,20 +64,31 @@ class Planned(keras.Model):
         return not any(getattr(layer, "synchronized", False) for layer in self.layers)
 
     def planned(self) -> Graph:
-        """What is computed: for a model from a file, what its layers state."""
+        """Give what is computed: for a model from a file, what its layers state."""
         if self.graph is None:
             self.graph = graph_of(self)
         return self.graph
 
+    @functools.cached_property
+    def steps(self) -> Callable[[frozenset[str], frozenset[str]], tuple[Step, ...]]:
+        """Finds the steps of the model, and keeps them, for the names of the dropouts that drop
+        nothing and of the norms that take the statistics of the batch."""
+        graph = self.planned()
+
+        def find(idle: frozenset[str], batch: frozenset[str]) -> tuple[Step, ...]:
+            return steps(without(graph, idle), lambda norm: norm.name in batch)
+
+        return functools.lru_cache(maxsize=8)(find)
+
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Fast(Planned):
-    """Mode ``fast``."""
+    """A model in mode ``fast``."""
 
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Efficient(Planned):
-    """Mode ``efficient``."""
+    """A model in mode ``efficient``."""
 
     mode = "efficient"
     recompute = True
@@ -92,7 +96,7 @@ class Efficient(Planned):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Inference(Planned):
-    """Mode ``inference``."""
+    """A model in mode ``inference``."""
 
     mode = "inference"
 
@@ -108,8 +112,8 @@ KINDS: Mapping[str, Any] = {
 }
 
 
-class _Run:
-    """One call of a model."""
+class _Evaluation:
+    """Computes one call of a model."""
 
     def __init__(self, model: Any, layers: Mapping[str, Any], training: bool) -> None:
         self._model, self._graph = model, model.planned()
@@ -118,21 +122,27 @@ class _Run:
         self._scales: dict[str, Any] = {}
 
     def outputs(self, x: Any, *scales: Any) -> Any:
-        """What the model gives for an input, and factors for its dropouts if it has such inputs."""
+        """Compute what the model gives for an input, and for factors of its dropouts if any."""
         if scales:
             names = [node.name for node in self._graph.dropouts]
             self._scales = dict(zip(names, scales, strict=True))
         if TO_CHANNELS_LAST in self._layers:
             x = self._layers[TO_CHANNELS_LAST](x)
-        values, features = {self._graph.input.name: x}, Features(x)
-        for _, step in plan(self._graph, self._drops, self._trains):
+        values, features = {self._graph.input.name: x}, FeatureMaps(x)
+        for step in self._steps():
             features = self._do(step, features)
-            values[step.output] = features.x
+            values[step.output.name] = features.x
         if self._model.shown is not None:
             return {name: values[name] for name in self._model.shown if name in values}
         if TO_CHANNELS_FIRST in self._layers:
             return self._layers[TO_CHANNELS_FIRST](features.x)
         return features.x
+
+    def _steps(self) -> tuple[Step, ...]:
+        idle = (node.name for node in self._graph.nodes_of(ops.Dropout) if not self._drops(node))
+        batch = (node.name for node in self._graph.nodes_of(ops.BatchNorm) if self._trains(node))
+        found: tuple[Step, ...] = self._model.steps(frozenset(idle), frozenset(batch))
+        return found
 
     def _layer(self, node: Node) -> Any:
         return self._layers[layer_name(node.name)]
@@ -143,25 +153,25 @@ class _Run:
     def _drops(self, node: Node) -> bool:
         return node.name in self._scales or (self._trains(node) and self._layer(node).rate > 0)
 
-    def _do(self, step: Step, features: Features) -> Features:
+    def _do(self, step: Step, features: FeatureMaps) -> FeatureMaps:
         match step:
             case Block():
-                layers = [[self._unit(part, features.x) for part in parts] for parts in step.layers]
+                layers = [
+                    [self._unit(unit, features.x) for unit in layer.units] for layer in step.layers
+                ]
                 return self._kernels.block(features, layers, self._model.recompute)
-            case Normalise():
+            case NormRelu():
                 norm = self._norm(step.norm)
-                return Features(self._kernels.norm(features, norm, step.relu is not None))
-            case NormedConvolution():
-                return Features(self._normed_conv(step, features.x))
-            case PooledConvolution():
-                pooled = self._kernels.avg_pool(features.x, step.pool.op)
-                return Features(self._conv(step.conv, pooled))
-        return Features(self._alone(step.node, features.x))
+                return FeatureMaps(self._kernels.norm(features, norm, step.relu is not None))
+            case Convolution(pool=Node(op=ops.AvgPool() as op)):
+                return FeatureMaps(self._conv(step.conv, self._kernels.avg_pool(features.x, op)))
+            case Convolution():
+                y = self._normed_conv(step.conv, step.norm, features.x)
+                return FeatureMaps(y if step.relu is None else keras.ops.relu(y))
+        return FeatureMaps(self._alone(step.node, features.x))
 
     def _alone(self, node: Node, x: Any) -> Any:
         match node.op:
-            case ops.Conv():
-                return self._conv(node, x)
             case ops.MaxPool():
                 return self._kernels.max_pool(x, node.op)
             case ops.AvgPool():
@@ -176,22 +186,23 @@ class _Run:
         layer = self._layer(node)
         return self._kernels.conv(x, _tensor(layer.kernel), _tensor(layer.bias), node.op)
 
-    def _normed_conv(self, step: NormedConvolution, x: Any) -> Any:
-        layer, norm = self._layer(step.conv), self._norm(step.norm)
+    def _normed_conv(self, node: Node, behind: Node | None, x: Any) -> Any:
+        if behind is None:
+            return self._conv(node, x)
+        layer, norm = self._layer(node), self._norm(behind)
         scale = norm.gamma * keras.ops.rsqrt(norm.variance + norm.epsilon)
         shift = norm.beta - norm.mean * scale
         bias = shift if layer.bias is None else shift + _tensor(layer.bias) * scale
-        y = self._kernels.conv(x, _tensor(layer.kernel) * scale, bias, step.conv.op)
-        return y if step.relu is None else keras.ops.relu(y)
+        return self._kernels.conv(x, _tensor(layer.kernel) * scale, bias, node.op)
 
-    def _norm(self, node: Node) -> Norm:
+    def _norm(self, node: Node) -> NormOperands:
         layer = self._layer(node)
 
         def record(mean: Any, variance: Any, count: Any) -> None:
             require_several(layer, count)
             move_statistics(layer, mean, variance, count)
 
-        return Norm(
+        return NormOperands(
             _tensor(layer.gamma),
             _tensor(layer.beta),
             _tensor(layer.moving_mean),
@@ -201,20 +212,21 @@ class _Run:
             record,
         )
 
-    def _unit(self, part: Part, x: Any) -> Unit:
-        layer, op = self._layer(part.conv), part.conv.op
+    def _unit(self, unit: Unit, x: Any) -> UnitOperands:
+        layer, op, norm = self._layer(unit.conv), unit.conv.op, self._norm(unit.norm)
         assert isinstance(op, ops.Conv)
-        return Unit(
-            self._norm(part.norm),
-            part.relu is not None,
+        return UnitOperands(
+            norm,
+            unit.relu is not None,
             _tensor(layer.kernel),
             _tensor(layer.bias),
             op,
-            None if part.dropout is None else self._scale(part.dropout, x, op.filters),
+            None if unit.dropout is None else self._scale(unit.dropout, x, op.filters),
+            folded=unit.before is not None and not norm.batch,
         )
 
     def _scale(self, dropout: Node, x: Any, channels: int) -> Any:
-        """What is given, or what the layer itself draws, for values of a block that reads x."""
+        """Give a dropout's factor for values of a block that reads x: the given or a drawn one."""
         if dropout.name in self._scales:
             return self._scales[dropout.name]
         ones = keras.ops.ones((*keras.ops.shape(x)[:-1], channels), dtype=x.dtype)

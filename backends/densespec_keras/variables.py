@@ -20,13 +20,13 @@ _NUMPY_DTYPES = {"bfloat16": "float32"}
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """A copy as numpy; bfloat16, which numpy lacks, as float32."""
+    """Copy a tensor into an array; bfloat16, which numpy lacks, becomes float32."""
     array = np.array(keras.ops.convert_to_numpy(tensor))
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def variables(model: Any, graph: Graph) -> dict[str, Any]:
-    """The variable of every array of a network, by canonical name."""
+    """Find the variable of every array of a network, by canonical name."""
     layers = {layer.name: layer for layer in model.layers}
     found = {}
     for node in graph.nodes:
@@ -36,17 +36,17 @@ def variables(model: Any, graph: Graph) -> dict[str, Any]:
 
 
 def _variable(weight: ops.Weight) -> str:
-    """Keras's name for an array of a node."""
+    """Give Keras's name for an array of a node."""
     return _VARIABLES.get(weight.short, weight.short)
 
 
 def read(model: Any, graph: Graph) -> Arrays:
-    """Every array of a model by canonical name and shape."""
+    """Read every array of a model, under its canonical name and in its canonical shape."""
     return canonical({name: to_numpy(v) for name, v in variables(model, graph).items()})
 
 
 def canonical(arrays: Mapping[str, np.ndarray]) -> Arrays:
-    """Arrays in Keras's order of axes, in the canonical one.
+    """Bring arrays from Keras's order of axes into the canonical one.
 
     Keras has kernels as (*window, in, out), and the classifier's as (in, out).
     """
@@ -63,7 +63,7 @@ def write(model: Any, graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def from_canonical(name: str, array: np.ndarray) -> np.ndarray:
-    """A canonical array in Keras's order of axes."""
+    """Bring a canonical array into Keras's order of axes."""
     array = np.asarray(array)
     return kernel_from_canonical(array) if name.endswith(".kernel") else array
 
@@ -83,7 +83,7 @@ class Given(keras.initializers.Initializer):
 
 
 def initializers(node: Node, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Arguments for the layer of a node, so that it starts with its canonical arrays."""
+    """Make the arguments by which the layer of a node starts with its canonical arrays."""
     return {
         f"{_variable(weight)}_initializer": Given(from_canonical(weight.name, arrays[weight.name]))
         for weight in node.weights
@@ -114,13 +114,13 @@ def _documented(node: Node, array: str) -> Any:
 
 
 def trainable(model: Any, graph: Graph) -> dict[str, Any]:
-    """Trainable variables by canonical name."""
+    """Give the trainable variables by canonical name."""
     found = variables(model, graph)
     return {w.name: found[w.name] for w in graph.weights if w.trainable}
 
 
 def running_statistics(model: Any, graph: Graph) -> list[Any]:
-    """Variables that training moves but no gradient does."""
+    """Give the variables that training moves but no gradient does."""
     return [
         variable
         for name, variable in variables(model, graph).items()
@@ -129,5 +129,5 @@ def running_statistics(model: Any, graph: Graph) -> list[Any]:
 
 
 def layer_policy(model: Any) -> str:
-    """Name of the dtype policy of a model's layers."""
+    """Give the name of the dtype policy of a model's layers."""
     return str(model.layers[-1].dtype_policy.name)

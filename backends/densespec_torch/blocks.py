@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from densespec_torch.primitives import (
-    Affine,
-    Arrays,
     Moments,
+    NormAffine,
     Scratch,
     Sums,
+    UnitArrays,
     avg_pool,
     avg_pool_slope,
     chunks_of,
@@ -44,12 +44,12 @@ from densespec_torch.primitives import (
 
 @dataclass(frozen=True)
 class UnitConfig:
-    """A norm, its ReLU, a convolution of stride 1 and, at times, a dropout.
+    """How a unit is computed: a norm, its ReLU, a convolution of stride 1 and, at times, a dropout.
 
     Attributes:
-        padding: of each dimension, on both sides.
-        kept: (n, *spatial, c), what the dropout keeps; None for all.
-        scale: what the dropout multiplies that by.
+        padding: The padding of each dimension, on both sides.
+        kept: What the dropout keeps, (n, *spatial, c); None stands for everything.
+        scale: What the dropout multiplies that by.
     """
 
     epsilon: float
@@ -63,7 +63,7 @@ class UnitConfig:
         return 4 if self.bias else 3
 
     def dropped(self, value: Tensor, cut: slice) -> Tensor:
-        """A chunk after the dropout; the same for its gradient."""
+        """Apply the dropout to a chunk, or to the gradient of one."""
         if self.kept is None or self.scale is None:
             return value
         return value * (self.kept[cut] * self.scale)
@@ -71,7 +71,7 @@ class UnitConfig:
 
 @dataclass(frozen=True)
 class TailConfig:
-    """What follows a block and reads it alone: a norm, and with a transition more."""
+    """How that is computed which alone reads a block: a norm, and with a transition more."""
 
     epsilon: float
     relu: bool
@@ -83,33 +83,35 @@ class BlockConfig:
     """How a block and its tail are computed.
 
     Attributes:
-        layers: the units of each layer, one or, with a bottleneck, two.
-        keep: whether what first convolutions give is kept for the backward pass.
+        layers: The units of each layer: one or, with a bottleneck, two.
+        keep: Whether what first convolutions give is kept for the backward pass.
     """
 
     layers: tuple[tuple[UnitConfig, ...], ...]
     tail: TailConfig | None
     keep: bool
 
-    def grouped(self, arrays: Sequence[Tensor]) -> tuple[list[list[Arrays]], Arrays | None]:
-        """The flat sequence of arrays by layer and unit, and the tail's."""
+    def grouped(self, arrays: Sequence[Tensor]) -> tuple[list[list[UnitArrays]], UnitArrays | None]:
+        """Group a flat sequence of arrays by layer and unit, and give the tail's."""
         rest = iter(arrays)
 
-        def take(count: int) -> Arrays:
-            return Arrays(*(next(rest) for _ in range(count)))
+        def take(count: int) -> UnitArrays:
+            return UnitArrays(*(next(rest) for _ in range(count)))
 
         layers = [[take(unit.arrays) for unit in units] for units in self.layers]
         return layers, take(2) if self.tail else None
 
 
 class FusedBlock(torch.autograd.Function):
-    """See the module. ``apply(block, x, *arrays)`` of x (n, c, *spatial) gives the value, and then
-    the mean and biased variance of the features and of each second norm's input, which have no
-    gradients."""
+    """Computes a block, as this module describes it.
+
+    ``apply(block, x, *arrays)`` of x (n, c, *spatial) gives the value, and then the mean and biased
+    variance of the features and of each second norm's input, which have no gradients.
+    """
 
     @staticmethod
     def forward(ctx: Any, block: BlockConfig, x: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
-        run = _Forward(block, x, arrays)
+        run = _BlockForward(block, x, arrays)
         value = run.value()
         moments = [run.moments, *run.inner]
         statistics = [tensor for pair in moments for tensor in pair]
@@ -133,13 +135,13 @@ class FusedBlock(torch.autograd.Function):
         moments = [Moments(rest[2 * i], rest[2 * i + 1]) for i in range(pairs)]
         kept = iter(rest[2 * pairs :])
         between = [[next(kept) for _ in range(n)] for n in ctx.kept]
-        run = _Backward(ctx.block, features, arrays, moments, between)
+        run = _BlockBackward(ctx.block, features, arrays, moments, between)
         entry, gradients = run.gradients(slope, ctx.entry)
         return None, entry, *gradients
 
 
-class _Pass:
-    """What both passes have: the features, cut into chunks of samples, and scratch memory."""
+class _BlockPass:
+    """Holds what both passes have: the features, cut into chunks of samples, and scratch memory."""
 
     def __init__(self, block: BlockConfig, features: Tensor, arrays: Sequence[Tensor]) -> None:
         self.block, self.features = block, features
@@ -149,26 +151,26 @@ class _Pass:
         self.cuts, self.scratch = chunks_of(features, widest)
 
     def chunks(self, channels: int) -> Iterator[Tensor]:
-        """The first channels of the features of each chunk: (samples, *spatial, channels)."""
+        """Give the first channels of the features of each chunk: (samples, *spatial, channels)."""
         return (self.features[cut, ..., :channels] for cut in self.cuts)
 
     def convolved(
-        self, xs: Iterable[Tensor], unit: UnitConfig, arrays: Arrays, norm: Affine
+        self, xs: Iterable[Tensor], unit: UnitConfig, arrays: UnitArrays, norm: NormAffine
     ) -> list[Tensor]:
-        """Of each chunk: norm, ReLU, convolution and dropout."""
+        """Compute norm, ReLU, convolution and dropout of each chunk."""
         pairs = zip(self.cuts, xs, strict=True)
         return [
             unit.dropped(conv(norm(x, self.scratch), arrays, unit.padding), cut) for cut, x in pairs
         ]
 
 
-class _Forward(_Pass):
-    """The forward pass.
+class _BlockForward(_BlockPass):
+    """Computes the forward pass.
 
     Attributes:
-        moments: of the features.
-        inner: of each second norm's input.
-        between: that input in chunks, by layer; None where it is not kept.
+        moments: The moments of the features.
+        inner: The moments of each second norm's input.
+        between: That input in chunks, by layer; None where it is not kept.
     """
 
     def __init__(self, block: BlockConfig, x: Tensor, arrays: Sequence[Tensor]) -> None:
@@ -191,23 +193,23 @@ class _Forward(_Pass):
         for all_channels, own in zip(self.moments, moments_of(new), strict=True):
             all_channels[start : self._filled] = own
 
-    def _layer(self, units: tuple[UnitConfig, ...], weights: list[Arrays]) -> None:
-        norm = Affine.of(weights[0], self.moments.upto(self._filled), units[0].epsilon)
+    def _layer(self, units: tuple[UnitConfig, ...], weights: list[UnitArrays]) -> None:
+        norm = NormAffine.of(weights[0], self.moments.upto(self._filled), units[0].epsilon)
         values = self.convolved(self.chunks(self._filled), units[0], weights[0], norm)
         if len(units) == 2:
             moments = moments_of(values)
             self.inner.append(moments)
             self.between.append(values if self.block.keep else None)
-            norm = Affine.of(weights[1], moments, units[1].epsilon)
+            norm = NormAffine.of(weights[1], moments, units[1].epsilon)
             values = self.convolved(values, units[1], weights[1], norm)
         self._add(values)
 
     def value(self) -> Tensor:
-        """(n, c, *spatial): the features, or what the tail makes of them."""
+        """Compute the features, or what the tail makes of them: (n, c, *spatial)."""
         if self.block.tail is None or self.tail is None:
             return first(self.features)
         tail = self.block.tail
-        norm = Affine.of(self.tail, self.moments, tail.epsilon)
+        norm = NormAffine.of(self.tail, self.moments, tail.epsilon)
         parts = []
         for x in self.chunks(self.channels):
             scratch = self.scratch if tail.pool else Scratch(x, x.numel())
@@ -216,9 +218,12 @@ class _Forward(_Pass):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-class _Backward(_Pass):
-    """The backward pass. ``slopes`` gathers the gradients of the features, without what comes from
-    their statistics: that is ``along`` and ``stretch``, A and B above."""
+class _BlockBackward(_BlockPass):
+    """Computes the backward pass.
+
+    ``slopes`` gathers the gradients of the features, without what comes from their statistics: that
+    is ``along`` and ``stretch``, A and B above.
+    """
 
     def __init__(
         self,
@@ -235,7 +240,7 @@ class _Backward(_Pass):
         self.along, self.stretch = (torch.zeros_like(self.moments.mean) for _ in range(2))
 
     def gradients(self, slope: Tensor, entry: int) -> tuple[Tensor, list[Tensor]]:
-        """The gradients of the block's input, of ``entry`` channels, and of all arrays in order."""
+        """Compute the gradients of the block's input, of ``entry`` channels, and of all arrays."""
         found = [self._tail(slope)]
         end = self.channels
         for units, weights in zip(reversed(self.block.layers), reversed(self.layers), strict=True):
@@ -247,15 +252,15 @@ class _Backward(_Pass):
         return first(whole), [gradient for part in reversed(found) for gradient in part]
 
     def _taken(self, start: int, end: int) -> list[Tensor]:
-        """The gradients of features whose readers are all done, in chunks."""
+        """Give the gradients of features whose readers are all done, in chunks."""
         own = slice(start, end)
         factor = -self.stretch[own]
         shift = -self.along[own] - self.moments.mean[own] * factor
         pairs = ((self.slopes[cut, ..., own], self.features[cut, ..., own]) for cut in self.cuts)
         return [torch.addcmul(slope, x, factor).add_(shift) for slope, x in pairs]
 
-    def _note(self, norm: Affine, dgamma: Tensor, dbeta: Tensor) -> None:
-        """A reader's share in what comes from the statistics."""
+    def _note(self, norm: NormAffine, dgamma: Tensor, dbeta: Tensor) -> None:
+        """Add a reader's share to what comes from the statistics."""
         channels, share = len(dbeta), norm.scale / self.count
         self.along[:channels].addcmul_(share, dbeta)
         self.stretch[:channels].addcmul_(share * norm.inverse, dgamma)
@@ -265,7 +270,7 @@ class _Backward(_Pass):
         if tail is None or self.tail is None:
             self.slopes.copy_(last(slope))
             return []
-        norm = Affine.of(self.tail, self.moments, tail.epsilon)
+        norm = NormAffine.of(self.tail, self.moments, tail.epsilon)
         sums = Sums(norm, self.tail)
         for cut, x in zip(self.cuts, self.chunks(self.channels), strict=True):
             y = norm(x, self.scratch, relu=tail.relu)
@@ -278,18 +283,18 @@ class _Backward(_Pass):
         return gradients
 
     def _layer(
-        self, units: tuple[UnitConfig, ...], weights: list[Arrays], slopes: list[Tensor]
+        self, units: tuple[UnitConfig, ...], weights: list[UnitArrays], slopes: list[Tensor]
     ) -> list[Tensor]:
-        """The gradients of a layer's arrays, given those of its output."""
+        """Compute the gradients of a layer's arrays, given those of its output."""
         channels = len(weights[0].gamma)
-        norm = Affine.of(weights[0], self.moments.upto(channels), units[0].epsilon)
+        norm = NormAffine.of(weights[0], self.moments.upto(channels), units[0].epsilon)
         later: list[Tensor] = []
         passed: Iterable[Tensor] = slopes
         if len(units) == 2:
             xs = self.between.pop() or self.convolved(
                 self.chunks(channels), units[0], weights[0], norm
             )
-            inner = Affine.of(weights[1], self.inner.pop(), units[1].epsilon)
+            inner = NormAffine.of(weights[1], self.inner.pop(), units[1].epsilon)
             sums = Sums(inner, weights[1])
             ts = list(self._unit(xs, slopes, units[1], weights[1], sums))
             later = sums.gradients()
@@ -307,10 +312,10 @@ class _Backward(_Pass):
         xs: Iterable[Tensor],
         slopes: Iterable[Tensor],
         unit: UnitConfig,
-        arrays: Arrays,
+        arrays: UnitArrays,
         sums: Sums,
     ) -> Iterator[Tensor]:
-        """Gradients at the norm's output, masked by the ReLU, given those of the unit's output."""
+        """Compute gradients at the norm's output, masked by the ReLU, of those at the unit's."""
         for cut, x, slope in zip(self.cuts, xs, slopes, strict=True):
             dropped = unit.dropped(slope, cut)
             y = sums.norm(x, self.scratch)
@@ -320,8 +325,8 @@ class _Backward(_Pass):
             yield t
 
     def _through(
-        self, norm: Affine, ts: list[Tensor], xs: list[Tensor], dgamma: Tensor, dbeta: Tensor
+        self, norm: NormAffine, ts: list[Tensor], xs: list[Tensor], dgamma: Tensor, dbeta: Tensor
     ) -> Iterator[Tensor]:
-        """Gradients at the input of a second norm, whose input no other reads."""
+        """Compute gradients at the input of a second norm, whose input no other reads."""
         for t, x in zip(ts, xs, strict=True):
             yield norm.slope(t, x, dgamma / self.count, dbeta / self.count)

@@ -34,7 +34,7 @@ class PreparedDenseNet(DenseNet):
         """Stay in inference mode.
 
         Raises:
-            RuntimeError: the model is to be trained.
+            RuntimeError: The model is to be trained.
         """
         if mode:
             raise RuntimeError(
@@ -55,7 +55,7 @@ class PreparedDenseNet(DenseNet):
         return self.program().run(x, names, whole=True)
 
     def program(self) -> Program:
-        """The program of the present weights: it is made anew where those have changed."""
+        """Give the program of the present weights: it is made anew where those have changed."""
         state = self._versions()
         if self._program is None or state != self._made_from:
             self._program = Program(self._graph, read_weights(self, self._graph), self._like())
@@ -63,13 +63,15 @@ class PreparedDenseNet(DenseNet):
         return self._program
 
     def folded(self) -> Folded:
-        """The rewritten network in plain operators, with the present weights: to be compiled by
-        ``torch.compile``, or exported."""
+        """Make the rewritten network of plain operators, with the present weights.
+
+        It can be compiled by ``torch.compile``, or exported.
+        """
         arrays = read_weights(self, self._graph)
         return Folded(Program(self._graph, arrays, self._like(), traced=True))
 
     def _versions(self) -> list[Any]:
-        """Changes with every change of a parameter or buffer, in place or not.
+        """Give what changes with every change of a parameter or buffer, in place or not.
 
         Tensors that were made in PyTorch's inference mode tell no version: of those, only ones that
         are replaced are noticed.
@@ -79,7 +81,7 @@ class PreparedDenseNet(DenseNet):
 
     @functools.cached_property
     def _holders(self) -> list[Any]:
-        """Where the modules keep their parameters and buffers."""
+        """The dictionaries in which the modules keep their parameters and buffers."""
         return [held for m in self.modules() for held in (m._parameters, m._buffers) if held]
 
     @property

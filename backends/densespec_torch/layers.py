@@ -23,10 +23,10 @@ AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 def emit(node: Node) -> nn.Module:
-    """The module that computes a node; a frozen one's parameters want no gradients.
+    """Make the module that computes a node; a frozen one's parameters want no gradients.
 
     Raises:
-        TypeError: an op kind this backend does not know.
+        TypeError: This backend does not know the kind of the op.
     """
     return _module(node).requires_grad_(not node.frozen)
 
@@ -78,7 +78,7 @@ def _max_pool(op: ops.MaxPool) -> nn.Module:
 
 
 def symmetric(padding: ops.Padding) -> tuple[int, ...] | None:
-    """Pads of each dimension where both sides have the same, as PyTorch's modules take them."""
+    """Give pads by dimension, as PyTorch's modules take them, if both sides have the same."""
     if padding == "same" or any(before != after for before, after in padding):
         return None
     return tuple(before for before, _ in padding)
@@ -93,14 +93,14 @@ def explicitly_padded(
 
 
 class Concat(nn.Module):
-    """Concatenation on channels."""
+    """Concatenates (n, c, *spatial) on channels."""
 
     def forward(self, *xs: Tensor) -> Tensor:
         return torch.cat(xs, 1)
 
 
 class GlobalPool(nn.Module):
-    """Mean or maximum over all positions: (n, c, *spatial) to (n, c)."""
+    """Takes the mean or the maximum over all positions: (n, c, *spatial) to (n, c)."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class GlobalPool(nn.Module):
 
 
 class PaddedMaxPool(nn.Module):
-    """Max pool whose padding differs between the sides, or depends on the size of the input."""
+    """A max pool whose padding differs between the sides, or depends on the size of the input."""
 
     def __init__(self, window: tuple[int, ...], stride: int, padding: ops.Padding) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class PaddedMaxPool(nn.Module):
 
 
 class _PaddedConv:
-    """Convolution whose padding differs between the sides, or depends on the size of the input."""
+    """A convolution whose padding differs between the sides or depends on the input's size."""
 
     pads: ops.Padding
     kernel_size: tuple[int, ...]

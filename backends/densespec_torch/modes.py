@@ -16,7 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook as _global_hooks
 
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
-from densespec.network.steps import Block, Convolution, Normalisation, Single, Step, Unit, steps
+from densespec.network.steps import Block, Convolution, NormRelu, Single, Step, Unit, steps
 from densespec_torch.as_built import computes, untouched
 from densespec_torch.fused import BlockModules, PoolModules, TailModules, UnitModules
 from densespec_torch.modules import DenseNet, Part, Placed
@@ -175,21 +175,18 @@ class _BlockTurn(_Turn):
     """A dense block, and the norm or the transition behind it.
 
     Attributes:
-        nodes: The nodes of the block.
-        layers: The units of each layer.
         behind: The steps behind the block.
     """
 
-    nodes: tuple[Node, ...]
-    layers: tuple[tuple[Unit, ...], ...]
+    block: Block
     behind: tuple[Step, ...]
 
     def fused(self, built: Built) -> BlockModules | None:
-        modules = built(self.nodes)
+        modules = built(self.block.nodes)
         if modules is None:
             return None
-        layers = tuple(tuple(_unit(unit, modules) for unit in units) for units in self.layers)
-        return BlockModules(layers, self._tail(built))
+        layers = (tuple(_unit(u, modules) for u in layer.units) for layer in self.block.layers)
+        return BlockModules(tuple(layers), self._tail(built))
 
     def _tail(self, built: Built) -> TailModules | None:
         modules = built([node for step in self.behind for node in step.nodes])
@@ -225,7 +222,7 @@ def _turns(chain: Sequence[Step], child: Callable[[Node], str]) -> Iterator[_Tur
 def _fuse(step: Step, behind: Step) -> bool:
     """Whether a step and the one behind it, of other children, can be one function."""
     match step, behind:
-        case (Block(), Normalisation()) | (Normalisation(), Single(node=Node(op=ops.MaxPool()))):
+        case (Block(), NormRelu()) | (NormRelu(), Single(node=Node(op=ops.MaxPool()))):
             return True
     return False
 
@@ -233,15 +230,9 @@ def _fuse(step: Step, behind: Step) -> bool:
 def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
     match taken:
         case [Block() as block, *behind]:
-            layers = tuple(layer.units for layer in block.layers)
-            return _BlockTurn(
-                children,
-                _transition(behind),
-                nodes=block.nodes,
-                layers=layers,
-                behind=tuple(behind),
-            )
-        case [Normalisation(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
+            order = _transition(behind)
+            return _BlockTurn(children, order, block=block, behind=tuple(behind))
+        case [NormRelu(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
             return _PoolTurn(children, norm=norm, relu=relu, pool=pool)
     return _Turn(children)
 
@@ -249,6 +240,6 @@ def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
 def _transition(behind: Sequence[Step]) -> tuple[Node, ...]:
     """The nodes of a transition, the pool before the convolution; none where they do not commute"""
     match behind:
-        case [Normalisation() as first, Convolution(conv=conv, pool=Node() as pool)]:
+        case [NormRelu() as first, Convolution(conv=conv, pool=Node() as pool)]:
             return (*first.nodes, pool, conv)
     return ()

@@ -19,10 +19,10 @@ Placed = Sequence[tuple[list[str], Node]]
 
 
 @dataclass(frozen=True)
-class _Call:
-    """The call of a child: it reads values by name and gives one; then some are needed no more."""
+class _Child:
+    """A child: it reads values by name and gives one, after which some are needed no more."""
 
-    child: str
+    name: str
     reads: tuple[str, ...]
     gives: str
     spent: tuple[str, ...]
@@ -50,7 +50,7 @@ class Part(nn.Module):
             outer = dict.fromkeys(n for _, node in members for n in node.inputs if n not in inner)
             reads.append((child, tuple(outer), last.name))
         self._entry = reads[0][1][0]
-        self._calls = _with_lifetimes(reads)
+        self._children = _with_lifetimes(reads)
 
     def _nested(self, graph: Graph, name: str, members: Placed, depth: int) -> Part:
         """Make a child that is a part itself."""
@@ -65,24 +65,24 @@ class Part(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values = {self._entry: x}
-        for call in self._calls:
-            x = self._modules[call.child](*[values[name] for name in call.reads])  # type: ignore[misc]
-            for name in call.spent:
+        for child in self._children:
+            x = self._modules[child.name](*[values[name] for name in child.reads])  # type: ignore[misc]
+            for name in child.spent:
                 del values[name]
-            values[call.gives] = x
+            values[child.gives] = x
         return x
 
 
-def _with_lifetimes(reads: Sequence[tuple[str, tuple[str, ...], str]]) -> tuple[_Call, ...]:
+def _with_lifetimes(reads: Sequence[tuple[str, tuple[str, ...], str]]) -> tuple[_Child, ...]:
     last_reader = {name: child for child, names, _ in reads for name in names}
     return tuple(
-        _Call(child, names, gives, tuple(n for n in names if last_reader[n] == child))
+        _Child(child, names, gives, tuple(n for n in names if last_reader[n] == child))
         for child, names, gives in reads
     )
 
 
 class DenseNet(Part):
-    """A DenseNet as a plain module: (batch, channels, *spatial) to logits, or features.
+    """A DenseNet as a plain module, which takes (batch, channels, *spatial) to logits or features.
 
     Module names are torchvision's, such as ``features.denseblock1.denselayer1.norm1``.
     """

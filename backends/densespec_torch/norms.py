@@ -55,7 +55,7 @@ class FrozenDropout(nn.Dropout):
 
 
 class _Counting:
-    """The share of a batch in the running statistics, as PyTorch's norms have it."""
+    """Counts batches for the running statistics, as PyTorch's norms do."""
 
     momentum: Any
     num_batches_tracked: Any
@@ -67,7 +67,7 @@ class _Counting:
 
 
 class _BiasedNorm(_Counting):
-    """Batch norm whose running variance averages variances over n values, as Keras's does.
+    """A batch norm whose running variance averages variances over n values, as Keras's does.
 
     PyTorch's averages them over n - 1. It is given an empty average to put the batch's variance
     into: the buffer itself may be saved for the backward pass, and must not change before that.
@@ -106,14 +106,14 @@ BIASED_NORM: dict[int, Any] = {1: BiasedNorm1d, 2: BiasedNorm2d, 3: BiasedNorm3d
 
 
 class SynchronisedNorm(_Counting, _BatchNorm):
-    """Batch norm by the statistics of the whole batch, whose parts are on several processes.
+    """A batch norm by the statistics of the whole batch, whose parts are on several processes.
 
     PyTorch's ``SyncBatchNorm`` runs on GPUs only and keeps the unbiased variance only. This one
     runs on any device that ``torch.distributed`` has a group for, and keeps either.
 
     Attributes:
-        biased: whether the running variance averages variances over n values, not n - 1.
-        process_group: the processes; None for all of them. Alone, it is a norm like any other.
+        biased: Whether the running variance averages variances over n values, not n - 1.
+        process_group: The processes; None for all of them. Alone, it is a norm like any other.
     """
 
     biased: bool = False
@@ -123,7 +123,7 @@ class SynchronisedNorm(_Counting, _BatchNorm):
 
     @classmethod
     def of(cls, norm: _BatchNorm, process_group: Any = None) -> SynchronisedNorm:
-        """The synchronised norm that takes a norm's place: it holds the same tensors."""
+        """Make the synchronised norm that takes a norm's place: it holds the same tensors."""
         with torch.device("meta"):
             new = cls(norm.num_features, norm.eps, norm.momentum)
         new._parameters.update(norm._parameters)
@@ -155,7 +155,7 @@ class SynchronisedNorm(_Counting, _BatchNorm):
 
 
 class _Synchronised(torch.autograd.Function):
-    """Normalisation by moments over all processes, and its gradient.
+    """Computes normalisation by moments over all processes, and its gradient.
 
     Means and sums of squares about them are joined by Chan's rule, which loses no digits.
     """
@@ -199,7 +199,7 @@ class _Synchronised(torch.autograd.Function):
 
 
 def _gathered(vector: Tensor, group: Any) -> Tensor:
-    """(processes, n) of a vector (n,) on each."""
+    """Gather a vector (n,) of each process: (processes, n)."""
     if not _together():
         return vector[None]
     parts = [torch.empty_like(vector) for _ in range(distributed.get_world_size(group))]
@@ -222,8 +222,8 @@ def _together() -> bool:
 def synchronise_norms(model: nn.Module, process_group: Any = None) -> nn.Module:
     """Synchronise a model's norms, in place; frozen ones stay as they are.
 
-    Like ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, on any device and for biased variance
-    as well. On a densespec model that one does the same as this one.
+    This does what ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` does, on any device and for
+    biased variance as well. On a densespec model that one does the same as this one.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():

@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from densespec_torch.primitives import (
-    Affine,
-    Arrays,
     Moments,
+    NormAffine,
     Sums,
+    UnitArrays,
     chunks_of,
     first,
     last,
@@ -29,7 +29,7 @@ from densespec_torch.primitives import (
 
 @dataclass(frozen=True)
 class NormPool:
-    """A norm, a ReLU and a max pool of two dimensions."""
+    """How a norm, a ReLU and a max pool of two dimensions are computed."""
 
     epsilon: float
     window: tuple[int, int]
@@ -37,14 +37,14 @@ class NormPool:
     padding: tuple[int, int]
 
     def pooled(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Maxima of y (n, h, w, c), and where they are."""
+        """Compute the maxima of y (n, h, w, c), and where they are."""
         values, places = functional.max_pool2d(
             first(y), self.window, self.stride, self.padding, return_indices=True
         )
         return values, places
 
     def unpooled(self, slope: Tensor, y: Tensor, places: Tensor) -> Tensor:
-        """The gradient of y."""
+        """Compute the gradient of y."""
         ones = [1, 1]
         dy = torch.ops.aten.max_pool2d_with_indices_backward(
             slope, first(y), self.window, self.stride, self.padding, ones, False, places
@@ -53,8 +53,11 @@ class NormPool:
 
 
 class FusedPool(torch.autograd.Function):
-    """``apply(op, x, gamma, beta)`` of x (n, c, h, w) gives the value, and the mean and biased
-    variance of x, which have no gradients."""
+    """Computes the end of a stem, as this module describes it.
+
+    ``apply(op, x, gamma, beta)`` of x (n, c, h, w) gives the value, and the mean and biased
+    variance of x, which have no gradients.
+    """
 
     @staticmethod
     def forward(
@@ -63,7 +66,7 @@ class FusedPool(torch.autograd.Function):
         xs = last(x).contiguous()
         cuts, scratch = chunks_of(xs, x.shape[1])
         moments = moments_of([xs[cut] for cut in cuts])
-        norm = Affine.of(Arrays(gamma, beta), moments, op.epsilon)
+        norm = NormAffine.of(UnitArrays(gamma, beta), moments, op.epsilon)
         parts = [op.pooled(norm(xs[cut], scratch, relu=False))[0].relu_() for cut in cuts]
         ctx.op = op
         ctx.save_for_backward(xs, gamma, beta, *moments)
@@ -78,8 +81,8 @@ class FusedPool(torch.autograd.Function):
             return None, None, None, None
         xs, gamma, beta, *moments = ctx.saved_tensors
         cuts, scratch = chunks_of(xs, xs.shape[-1])
-        arrays = Arrays(gamma, beta)
-        norm = Affine.of(arrays, Moments(*moments), ctx.op.epsilon)
+        arrays = UnitArrays(gamma, beta)
+        norm = NormAffine.of(arrays, Moments(*moments), ctx.op.epsilon)
         sums, ts = Sums(norm, arrays), []
         for cut in cuts:
             y = norm(xs[cut], scratch, relu=False)

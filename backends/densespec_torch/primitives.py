@@ -26,7 +26,7 @@ _STEADY = 64.0
 """How much larger than gamma beta may be for dgamma to be derived from the kernel's gradient."""
 
 
-class Arrays(NamedTuple):
+class UnitArrays(NamedTuple):
     gamma: Tensor
     beta: Tensor
     kernel: Any = None
@@ -34,7 +34,7 @@ class Arrays(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and biased variance of channels."""
+    """The mean and the biased variance of each channel."""
 
     mean: Tensor
     variance: Tensor
@@ -43,8 +43,8 @@ class Moments(NamedTuple):
         return Moments(self.mean[:channels], self.variance[:channels])
 
 
-class Affine(NamedTuple):
-    """A norm as scale and shift of its channels, with the moments it came from."""
+class NormAffine(NamedTuple):
+    """A norm as a scale and a shift of each channel, with the moments that it came from."""
 
     scale: Tensor
     shift: Tensor
@@ -52,21 +52,24 @@ class Affine(NamedTuple):
     inverse: Tensor
 
     @classmethod
-    def of(cls, arrays: Arrays, moments: Moments, epsilon: float) -> Affine:
+    def of(cls, arrays: UnitArrays, moments: Moments, epsilon: float) -> NormAffine:
         inverse = (moments.variance + epsilon).rsqrt()
         scale = arrays.gamma * inverse
         return cls(scale, arrays.beta - moments.mean * scale, moments.mean, inverse)
 
     def __call__(self, x: Tensor, scratch: Scratch, *, relu: bool = True) -> Tensor:
-        """Norm and ReLU of x (..., c), in the scratch buffer."""
+        """Compute norm and ReLU of x (..., c), in the scratch buffer."""
         y = torch.addcmul(self.shift, x, self.scale, out=scratch.of(x.shape))
         return y.relu_() if relu else y
 
     def slope(
         self, t: Tensor, x: Tensor, dgamma: Tensor, dbeta: Tensor, out: Tensor | None = None
     ) -> Tensor:
-        """The gradient at the input x, given that at the output, where x has no other reader, and
-        those of gamma and beta, divided by the number of values."""
+        """Compute the gradient at the input x, which no other reads, of that at the output, ``t``.
+
+        Args:
+            dgamma, dbeta: The gradients of gamma and beta, divided by the number of values.
+        """
         factor = -self.scale * dgamma * self.inverse
         shift = -self.scale * dbeta - self.mean * factor
         return torch.addcmul(shift, x, factor, out=out).addcmul_(t, self.scale)
@@ -83,14 +86,14 @@ class Scratch:
 
 
 class Sums:
-    """Sums over positions, gathered chunk by chunk, that are the gradients of a unit's arrays.
+    """Gathers sums over positions, chunk by chunk, that are the gradients of a unit's arrays.
 
     The kernel's gradient tells most of dgamma: sum_o kernel dkernel, over outputs and windows, is
     the sum of t (gamma (x - m) i + beta). Where gamma is too small to divide by, and where there
     is no kernel, dgamma is summed directly.
     """
 
-    def __init__(self, norm: Affine, arrays: Arrays) -> None:
+    def __init__(self, norm: NormAffine, arrays: UnitArrays) -> None:
         self.norm, self.arrays = norm, arrays
         self.beta = torch.zeros_like(norm.mean)
         self.kernel: Tensor | None = None
@@ -110,7 +113,7 @@ class Sums:
         kernel: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> None:
-        """A chunk's share; ``spare`` is memory of x's shape that may be written to."""
+        """Add a chunk's share; ``spare`` is memory of x's shape that may be written to."""
         t, x = _rows(t), _rows(x)
         self.beta += t.sum(0)
         if len(self.direct) == len(self.beta):
@@ -122,7 +125,7 @@ class Sums:
         self.bias = _plus(self.bias, bias)
 
     def gradients(self) -> list[Tensor]:
-        """Of gamma, beta, the kernel and the bias, as far as there are any."""
+        """Give the gradients of gamma, beta, the kernel and the bias, as far as there are any."""
         found = (self._gamma(), self.beta, self.kernel, self.bias)
         return [gradient for gradient in found if gradient is not None]
 
@@ -143,12 +146,12 @@ def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
 
 
 def masked(slope: Tensor, y: Tensor) -> Tensor:
-    """A gradient where a ReLU gave more than 0, in place."""
+    """Set a gradient to 0, in place, where a ReLU gave 0."""
     return torch.ops.aten.threshold_backward.grad_input(slope, y, 0, grad_input=slope)
 
 
 def moments_of(parts: Sequence[Tensor]) -> Moments:
-    """Of the channels of contiguous chunks (n, *spatial, c), joined by Chan's rule."""
+    """Compute the moments of contiguous chunks (n, *spatial, c), joined by Chan's rule."""
     found = [_own_moments(part) for part in parts]
     if len(found) == 1:
         return found[0]
@@ -167,12 +170,12 @@ def _own_moments(x: Tensor) -> Moments:
 
 
 def first(x: Tensor) -> Tensor:
-    """(n, *spatial, c) as (n, c, *spatial), in the same memory."""
+    """View (n, *spatial, c) as (n, c, *spatial), in the same memory."""
     return x.movedim(-1, 1)
 
 
 def last(x: Tensor) -> Tensor:
-    """(n, c, *spatial) as (n, *spatial, c), in the same memory."""
+    """View (n, c, *spatial) as (n, *spatial, c), in the same memory."""
     return x.movedim(1, -1)
 
 
@@ -181,7 +184,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _flat(x: Tensor) -> Tensor:
-    """(n, *spatial, c) as images of one line for 1x1 convolutions: (images, c, 1, positions)."""
+    """View (n, *spatial, c) as images of one line for 1x1 kernels: (images, c, 1, positions)."""
     positions = math.prod(x.shape[1:-1])
     divisors = (n for n in range(1, _IMAGE) if positions % n == 0 and positions // n <= _IMAGE)
     pieces = next(divisors, 1)
@@ -196,8 +199,8 @@ def _is_pointwise(kernel: Tensor) -> bool:
 CONV: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
-def conv(x: Tensor, arrays: Arrays, padding: tuple[int, ...]) -> Tensor:
-    """A convolution of stride 1 of (n, *spatial, c), as contiguous memory."""
+def conv(x: Tensor, arrays: UnitArrays, padding: tuple[int, ...]) -> Tensor:
+    """Convolve (n, *spatial, c) with stride 1, into contiguous memory."""
     kernel, bias = arrays.kernel, arrays.bias
     if _is_pointwise(kernel):
         y = last(functional.conv2d(_flat(x), kernel.reshape(*kernel.shape[:2], 1, 1), bias))
@@ -207,9 +210,9 @@ def conv(x: Tensor, arrays: Arrays, padding: tuple[int, ...]) -> Tensor:
 
 
 def conv_slopes(
-    slope: Tensor, x: Tensor, arrays: Arrays, padding: tuple[int, ...]
+    slope: Tensor, x: Tensor, arrays: UnitArrays, padding: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of a convolution's input, kernel and bias."""
+    """Compute the gradients of a convolution's input, kernel and bias."""
     kernel, wanted = arrays.kernel, arrays.bias is not None
     if _is_pointwise(kernel):
         flat = kernel.reshape(*kernel.shape[:2], 1, 1)
@@ -230,7 +233,7 @@ def _convolution_backward(
 
 
 def avg_pool(x: Tensor) -> Tensor:
-    """Means over windows of 2 in each dimension of (n, c, *spatial)."""
+    """Average windows of 2 in each dimension of (n, c, *spatial)."""
     if x.dim() == 5:
         return functional.avg_pool3d(x, 2)
     if x.dim() == 4:
@@ -239,7 +242,7 @@ def avg_pool(x: Tensor) -> Tensor:
 
 
 def avg_pool_slope(slope: Tensor, x: Tensor) -> Tensor:
-    """The gradient of that pool's input x (n, *spatial, c), in x's layout."""
+    """Compute the gradient of that pool's input x (n, *spatial, c), in x's layout."""
     x = first(x)
     if x.dim() == 3:
         window, stretched = [1, 2], (slope.unsqueeze(2), x.unsqueeze(2))
@@ -257,8 +260,11 @@ def on_cpu(x: Tensor) -> bool:
 
 
 def chunks_of(x: Tensor, width: int) -> tuple[list[slice], Scratch]:
-    """Samples of x (n, *spatial, c) in chunks of up to ``CHUNK`` bytes, if one is not larger, where
-    they have ``width`` channels; and scratch memory for a chunk. Other devices take all at once."""
+    """Cut x (n, *spatial, c) into chunks of samples, and give scratch memory for a chunk.
+
+    With ``width`` channels a chunk has up to ``CHUNK`` bytes, unless one sample has more. Other
+    devices than processors take all samples at once.
+    """
     samples, *spatial, _ = x.shape
     size = math.prod(spatial) * width
     chunk = max(1, CHUNK // (size * x.element_size())) if on_cpu(x) else samples

@@ -257,7 +257,7 @@ def _plain_conv(
 def _packed_conv(
     kernel: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, ...], relu: bool
 ) -> Apply:
-    """A convolution by oneDNN whose kernel is in the layout that its input's size asks for."""
+    """Make a convolution by oneDNN, its kernel in the layout that its input's size asks for."""
     strides, ones = [stride] * len(pads), [1] * len(pads)
     after, packed = "relu" if relu else "none", None
 
@@ -311,7 +311,7 @@ def lacks_bfloat16() -> bool:
 
 @functools.cache
 def _cache() -> int:
-    """Bytes of the processor's last cache."""
+    """Give the size of the processor's last cache, in bytes."""
     try:
         return os.sysconf("SC_LEVEL3_CACHE_SIZE") or _CACHE_IF_UNKNOWN
     except (ValueError, OSError, AttributeError):

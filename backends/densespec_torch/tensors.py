@@ -1,4 +1,4 @@
-"""Between numpy and tensors, and between a wrapped model and the model."""
+"""What leads from numpy to tensors and back, and from a wrapped model to the model."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from torch import Tensor, nn
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """A copy as a tensor; ``torch.tensor`` is many times slower at that."""
+    """Copy an array into a tensor; ``torch.tensor`` is many times slower at that."""
     return torch.from_numpy(np.array(array))
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A copy as numpy; bfloat16, which numpy lacks, as float32."""
+    """Copy a tensor into an array; bfloat16, which numpy lacks, becomes float32."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
 
 
 def like(x: np.ndarray, model: nn.Module) -> Tensor:
-    """An array in the type and on the device of a model's parameters."""
+    """Make a tensor of an array, in the type and on the device of a model's parameters."""
     parameter = next(model.parameters())
     contiguous = torch.as_tensor(np.ascontiguousarray(x))
     return contiguous.to(device=parameter.device, dtype=parameter.dtype)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile`` and data-parallel wrappers: its keys have no prefix."""
+    """Give the module inside ``torch.compile`` and data-parallel wrappers, without key prefixes."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module

@@ -62,7 +62,7 @@ LINE = 0.155
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _DrawnStage:
     """One stage as it is drawn.
 
     Attributes:
@@ -126,7 +126,7 @@ def _totals(graph: Graph) -> str:
     return ", ".join(parts)
 
 
-def _stages(graph: Graph) -> list[_Stage]:
+def _stages(graph: Graph) -> list[_DrawnStage]:
     halvings: dict[str, float | None] = {}
     for node in graph.nodes:
         before = halvings[node.inputs[0]] if node.inputs else 0.0
@@ -142,7 +142,7 @@ def _stages(graph: Graph) -> list[_Stage]:
         after = halvings[nodes[-1].name]
         slices = _slices(graph, nodes)
         stages.append(
-            _Stage(
+            _DrawnStage(
                 cells=(
                     _heading(name),
                     _operations(nodes, slices),
@@ -222,7 +222,7 @@ def _color(nodes: Sequence[Node]) -> str:
 class _Painter:
     """Lays stages out, each in a cell as wide as its shape and its texts need, and paints them."""
 
-    def __init__(self, stages: Sequence[_Stage], title: str, totals: str) -> None:
+    def __init__(self, stages: Sequence[_DrawnStage], title: str, totals: str) -> None:
         self.stages, self.title, self.totals = stages, title, totals
         deepest = max(stage.after or 0.0 for stage in stages)
         self._step = (TALLEST - SHORTEST) / max(deepest, 4.0)
@@ -257,13 +257,13 @@ class _Painter:
     def _height(self, halvings: float | None) -> float:
         return VECTOR if halvings is None else TALLEST - self._step * halvings
 
-    def _width(self, stage: _Stage) -> float:
+    def _width(self, stage: _DrawnStage) -> float:
         if stage.slices:
             width = WIDEST_BLOCK * math.sqrt(sum(stage.slices) / self._broadest)
             return max(NARROWEST_BLOCK, min(width, WIDEST_SLICE * len(stage.slices)))
         return BAR if stage.before == stage.after else FUNNEL
 
-    def _cell_width(self, stage: _Stage) -> float:
+    def _cell_width(self, stage: _DrawnStage) -> float:
         heading, *others = stage.cells
         lines = [line for cell in others for line in cell.split("\n")]
         texts = max(_text_width(line, TEXT) for line in lines)
@@ -279,14 +279,14 @@ class _Painter:
         y = top - ROW_HEIGHTS[0]
         axes.plot([left, right], [y, y], color=RULE, linewidth=0.8)
 
-    def _paint_cells(self, axes: Axes, stage: _Stage, x: float, top: float) -> None:
+    def _paint_cells(self, axes: Axes, stage: _DrawnStage, x: float, top: float) -> None:
         for index, (text, y) in enumerate(zip(stage.cells, _row_centers(top), strict=True)):
             if index == 0:
                 _write(axes, x, y, text, HEADING, weight="bold")
             else:
                 _write(axes, x, y, text, TEXT)
 
-    def _paint_stage(self, axes: Axes, stage: _Stage, x: float, y: float) -> None:
+    def _paint_stage(self, axes: Axes, stage: _DrawnStage, x: float, y: float) -> None:
         from matplotlib.patches import Polygon
 
         if stage.slices:
@@ -299,7 +299,7 @@ class _Painter:
         corners.append((x + half, y - right))
         axes.add_patch(Polygon(corners, closed=True, facecolor=stage.color, linewidth=0))
 
-    def _paint_block(self, axes: Axes, stage: _Stage, x: float, y: float) -> None:
+    def _paint_block(self, axes: Axes, stage: _DrawnStage, x: float, y: float) -> None:
         from matplotlib.patches import Rectangle
 
         width, height = self._width(stage), self._height(stage.after)

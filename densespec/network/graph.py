@@ -243,11 +243,11 @@ class Graph:
         return tuple(node for node in self.nodes if node.drop_rate > 0)
 
     def nodes_of(self, *kinds: type[Op]) -> tuple[Node, ...]:
-        """The nodes whose op is of one of some kinds, in order."""
+        """Give the nodes whose op is of one of some kinds, in order."""
         return tuple(node for node in self.nodes if isinstance(node.op, kinds))
 
     def stages(self) -> tuple[Stage, ...]:
-        """The network, stage by stage, without the input."""
+        """Give the network, stage by stage, without the input."""
         groups: dict[str, list[Node]] = {}
         for node in self.nodes[1:]:
             groups.setdefault(node.stage, []).append(node)
@@ -264,16 +264,16 @@ class Graph:
         return readers
 
     def readers(self, node: Node) -> tuple[Node, ...]:
-        """The nodes that read a node's value, in order."""
+        """Give the nodes that read a node's value, in order."""
         return tuple(self._readers[node.name])
 
     def reader(self, node: Node) -> Node | None:
-        """The only node that reads a node's value; None if several do, or none."""
+        """Give the only node that reads a node's value; None if several do, or none."""
         readers = self._readers[node.name]
         return readers[0] if len(readers) == 1 else None
 
     def source(self, node: Node) -> Node:
-        """The node whose value is read by a node with one input."""
+        """Give the node whose value is read by a node with one input."""
         (name,) = node.inputs
         return self[name]
 
@@ -313,7 +313,7 @@ class _Builder:
     def conv(
         self, name: str, x: str, filters: int, *, window: int, stride: int = 1, role: ConvRole
     ) -> str:
-        """A convolution, and the dropout after it where the spec wants one there."""
+        """Add a convolution, and the dropout after it where the spec wants one there."""
         spec, size = self.spec, (window,) * self.spec.spatial_dims
         padding = self._padding(x, window, stride)
         op = Conv(self.channels(x), filters, size, stride, padding, spec.conv_bias)
@@ -439,7 +439,7 @@ def without(graph: Graph, names: Collection[str]) -> Graph:
 
 
 def head_of(spec: DenseNetSpec) -> str:
-    """The first part of a network's head, which follows the global pool."""
+    """Give the name of the first part of a network's head, which follows the global pool."""
     return "head1" if spec.head_units else CLASSIFIER
 
 

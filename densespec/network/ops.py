@@ -1,4 +1,4 @@
-"""The op kinds of a graph: what each computes is documented in ``reference.py``, op by op.
+"""The op kinds of a graph: what each computes, ``densespec/reference`` documents op by op.
 
 An op is a value: it knows its parameters, and from the shapes of its inputs it works out the
 shape of its output, its weights and its multiply-adds. It knows nothing of other ops.
@@ -125,7 +125,7 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Values held between two bounds of each channel; infinite ones bound nothing.
+    """Holds values between two bounds of each channel; infinite ones bound nothing.
 
     A batch norm and a ReLU before a linear op are this and another kernel of that op; see
     ``passes.py``.
@@ -235,12 +235,12 @@ Op = (
 
 
 def weights_of(op: Op) -> tuple[Weight, ...]:
-    """The op's arrays, in a fixed order."""
+    """Give the arrays of an op, in a fixed order."""
     return op.weights() if isinstance(op, Conv | BatchNorm | Affine | Clip | Dense) else ()
 
 
 def multiply_adds(op: Op, output: Shape) -> int | None:
-    """Multiply-adds of one sample; None where a spatial size is unknown.
+    """Count the multiply-adds of one sample; None where a spatial size is unknown.
 
     Convolutions and the classifier count, as in the figures torchvision publishes; biases,
     norms, activations and pools are left out. One multiply-add is two floating-point operations.
@@ -266,7 +266,7 @@ def _product(sizes: Sequence[int | None]) -> int | None:
 def resolve_padding(
     padding: Padding, sizes: Sequence[int | None], window: Sequence[int], stride: int
 ) -> Padding:
-    """Explicit pads; ``"same"`` stays as it is while a size is unknown.
+    """Make pads explicit; ``"same"`` stays as it is while a size is unknown.
 
     ``"same"`` is TensorFlow's rule: the output has ceil(size / stride) positions, and an odd
     number of padded positions puts the extra one at the end.
@@ -285,7 +285,7 @@ def resolve_padding(
 def _slide(
     sizes: Sequence[int | None], window: Sequence[int], stride: int, padding: Padding
 ) -> Shape:
-    """Positions of a sliding window along each dimension."""
+    """Count the positions of a sliding window along each dimension."""
     if padding == "same":
         return tuple(None if size is None else -(-size // stride) for size in sizes)
     return tuple(

@@ -35,7 +35,7 @@ class DenseNetSpec(Record):
     """A DenseNet as data: frozen, hashable, checked when it is made.
 
     Raises:
-        SpecError: naming the field, its value and what is allowed.
+        SpecError: A value is not allowed; the message names the field, its value and what is.
     """
 
     NOUN: ClassVar[str] = "spec"
@@ -158,7 +158,7 @@ class DenseNetSpec(Record):
 
     @property
     def stem_channels(self) -> int:
-        """Feature maps of the stem, the ``2k`` rule worked out."""
+        """The feature maps that the stem gives, with the ``2k`` rule worked out."""
         return 2 * self.growth_rate if self.stem_width == "2k" else self.stem_width
 
     @property
@@ -168,11 +168,11 @@ class DenseNetSpec(Record):
         return self.stem_stride > 1 or self.stem_pool is not None
 
     def compressed(self, channels: int) -> int:
-        """Feature maps a transition keeps of ``channels``: floor(theta * m), as in the paper."""
+        """Count the feature maps that a transition keeps: floor(theta * m), as in the paper."""
         return math.floor(self.compression * channels)
 
     @property
     def depth(self) -> int:
-        """Layers as the paper counts them: convolutions and the classifier."""
+        """The number of layers as the paper counts them: convolutions and the classifier."""
         per_layer = 1 if self.bottleneck_width is None else 2
         return per_layer * sum(self.blocks) + len(self.blocks) + 1

@@ -11,6 +11,7 @@ Dropouts that drop nothing stand in between for nothing: take them out first, wi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ from densespec.network.ops import (
 
 
 class _Together:
-    """What every step has."""
+    """Tells of a step where it begins and where it ends."""
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -59,7 +60,7 @@ class Single(_Together):
 
 
 @dataclass(frozen=True)
-class Normalisation(_Together):
+class NormRelu(_Together):
     """A norm, and the ReLU behind it if there is one."""
 
     norm: Node
@@ -124,12 +125,12 @@ class Layer:
         """The nodes of the layer, in order."""
         return (*_nodes(self.steps), self.concat)
 
-    @property
+    @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
         """The layer as one unit after another.
 
         Raises:
-            ValueError: The layer is none, as in networks that were rewritten for inference.
+            ValueError: The layer has none, as in networks that were rewritten for inference.
         """
         return tuple(_units(_nodes(self.steps)))
 
@@ -140,7 +141,7 @@ class Block(_Together):
 
     layers: tuple[Layer, ...]
 
-    @property
+    @functools.cached_property
     def nodes(self) -> tuple[Node, ...]:
         return tuple(node for layer in self.layers for node in layer.nodes)
 
@@ -150,7 +151,7 @@ class Block(_Together):
         return tuple(layer.concat for layer in self.layers)
 
 
-Step = Single | Normalisation | Convolution | Block
+Step = Single | NormRelu | Convolution | Block
 
 
 def steps(graph: Graph, batch: Callable[[Node], bool]) -> tuple[Step, ...]:
@@ -178,18 +179,18 @@ def steps(graph: Graph, batch: Callable[[Node], bool]) -> tuple[Step, ...]:
 
 
 def relu_behind(graph: Graph, node: Node) -> Node | None:
-    """The ReLU that alone reads a node."""
+    """Find the ReLU that alone reads a node."""
     return _behind(graph, node, Relu)
 
 
 def conv_before(graph: Graph, norm: Node) -> Node | None:
-    """The convolution that a norm, and no other node, reads."""
+    """Find the convolution that a norm, and no other node, reads."""
     conv = graph.source(norm)
     return conv if isinstance(conv.op, Conv) and graph.reader(conv) is norm else None
 
 
 def pool_behind(graph: Graph, conv: Node) -> Node | None:
-    """The average pool that alone reads a 1x1 convolution, with which it commutes."""
+    """Find the average pool that alone reads a 1x1 convolution, with which it commutes."""
     pointwise = isinstance(conv.op, Conv) and conv.op.is_pointwise
     return _behind(graph, conv, AvgPool) if pointwise else None
 
@@ -210,7 +211,7 @@ class LinearBehind:
 
 
 def linear_behind(graph: Graph, norm: Node) -> LinearBehind | None:
-    """The linear op that reads a norm: by a ReLU and average pools, or directly, and alone."""
+    """Find the linear op that alone reads a norm, directly or through a ReLU and average pools."""
     relu = relu_behind(graph, norm)
     node, pools = graph.reader(relu or norm), []
     while node is not None and _averages(node.op):
@@ -229,7 +230,7 @@ def _averages(op: Op) -> bool:
 
 
 def _is_linear(op: Op) -> bool:
-    """Whether an op does the same to every position and to sums: where pads come in, it does not"""
+    """Whether a scale and a shift before an op can become part of it: pads would be shifted too."""
     return isinstance(op, Dense) or (isinstance(op, Conv) and op.pads_nothing)
 
 
@@ -237,11 +238,11 @@ def _is_linear(op: Op) -> bool:
 
 
 def _step(graph: Graph, node: Node | None, batch: Callable[[Node], bool]) -> Step | None:
-    """The step that starts with a node."""
+    """Find the step that starts with a node."""
     if node is None:
         return None
     if isinstance(node.op, BatchNorm):
-        return Normalisation(node, relu_behind(graph, node))
+        return NormRelu(node, relu_behind(graph, node))
     if isinstance(node.op, Conv):
         return _convolution(graph, node, batch)
     return Single(node)
@@ -255,7 +256,7 @@ def _convolution(graph: Graph, conv: Node, batch: Callable[[Node], bool]) -> Con
 
 
 def _block(graph: Graph, x: Node, batch: Callable[[Node], bool]) -> Block | None:
-    """The dense layers that begin with a value."""
+    """Find the dense layers that begin with a value."""
     layers: list[Layer] = []
     while (layer := _layer(graph, x, batch)) is not None:
         layers.append(layer)
@@ -264,7 +265,7 @@ def _block(graph: Graph, x: Node, batch: Callable[[Node], bool]) -> Block | None
 
 
 def _layer(graph: Graph, x: Node, batch: Callable[[Node], bool]) -> Layer | None:
-    """The dense layer that reads a value, which the concatenation at its end reads as well."""
+    """Find the dense layer that reads a value, which the concatenation at its end reads too."""
     readers = graph.readers(x)
     if len(readers) != 2 or not isinstance(readers[1].op, Concat):
         return None
@@ -277,7 +278,8 @@ def _layer(graph: Graph, x: Node, batch: Callable[[Node], bool]) -> Layer | None
             return None
         found.append(step)
         node = graph.reader(step.output)
-    return Layer(tuple(found), concat)
+    behind = concat.inputs == (x.name, found[-1].output.name)
+    return Layer(tuple(found), concat) if behind else None
 
 
 def _units(nodes: Sequence[Node]) -> Iterator[Unit]:

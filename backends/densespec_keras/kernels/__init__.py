@@ -8,7 +8,7 @@
 - ``block(x, layers, recompute)``: dense layers one after another, each of which puts its features
   behind those it reads; with ``recompute`` the backward pass computes activations again
 
-``x`` is :class:`Features`, except for ``conv`` and the pools, which take an array.
+``x`` is :class:`FeatureMaps`, except for ``conv`` and the pools, which take an array.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from densespec.network import ops
 
 
-class Features(NamedTuple):
-    """A feature map, and its mean and biased variance of each channel where they are known."""
+class FeatureMaps(NamedTuple):
+    """Feature maps, and their mean and biased variance of each channel where those are known."""
 
     x: Any
     mean: Any = None
@@ -30,13 +30,13 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Norm:
-    """A batch norm in one step or inference.
+class NormOperands:
+    """What a batch norm computes with, in a step of training or in inference.
 
     Attributes:
-        mean, variance: running ones.
-        batch: whether it normalises with the statistics of the batch.
-        record: is then given their mean, biased variance and number of values.
+        mean, variance: The running statistics.
+        batch: Whether it normalises with the statistics of the batch.
+        record: Takes their mean, biased variance and number of values in that case.
     """
 
     gamma: Any
@@ -49,20 +49,29 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A norm, a ReLU, a convolution that keeps the size, and dropout as a factor, or None."""
+class UnitOperands:
+    """What a unit of a dense layer computes with: a norm, a ReLU, and a convolution that keeps the
+    size.
 
-    norm: Norm
+    Attributes:
+        relu: Whether there is a ReLU.
+        bias: None where there is none.
+        scale: The dropout behind the convolution, as a factor; None where nothing is dropped.
+        folded: Whether the norm becomes part of the convolution of the unit before.
+    """
+
+    norm: NormOperands
     relu: bool
     kernel: Any
     bias: Any
     op: ops.Conv
     scale: Any
+    folded: bool
 
 
-Layers = Sequence[Sequence[Unit]]
+BlockOperands = Sequence[Sequence[UnitOperands]]
 
 
 def load(engine: str) -> Any:
-    """The functions of an engine, which is imported with them."""
+    """Give the functions of an engine, which is imported with them."""
     return importlib.import_module(f"{__name__}.{engine}")

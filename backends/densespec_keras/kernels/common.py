@@ -28,7 +28,7 @@ def avg_pool(x: Array, op: ops.AvgPool) -> Array:
 
 
 def _padded(x: Array, op: ops.Conv | ops.MaxPool, value: float) -> tuple[Array, str]:
-    """The input, padded where Keras has no word for an op's padding, and that word."""
+    """Pad the input where Keras has no word for an op's padding, and give that word."""
     padding = keras_padding(op)
     if padding is None:
         x = keras_ops.pad(x, [(0, 0), *op.padding, (0, 0)], constant_values=value)
@@ -36,7 +36,7 @@ def _padded(x: Array, op: ops.Conv | ops.MaxPool, value: float) -> tuple[Array, 
 
 
 def count(x: Array) -> Any:
-    """Values per channel: a number where the shape is known."""
+    """Count the values of a channel: a number where the shape is known."""
     total: Any = 1
     for size in keras_ops.shape(x)[:-1]:
         total = total * size

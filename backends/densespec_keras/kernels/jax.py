@@ -16,14 +16,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from densespec.network import ops
-from densespec_keras.kernels import Features, Layers, Norm, Unit
-from densespec_keras.plan import is_pointwise
+from densespec_keras.kernels import BlockOperands, FeatureMaps, NormOperands, UnitOperands
 
 Array = Any
 
 
-class _Kind(NamedTuple):
-    """What of a unit is no array."""
+class _UnitStatic(NamedTuple):
+    """What of a unit is no array, and so is known when a function is compiled."""
 
     op: ops.Conv
     epsilon: float
@@ -31,8 +30,8 @@ class _Kind(NamedTuple):
     relu: bool
 
 
-class _Arrays(NamedTuple):
-    """What of a unit is; the mean and the variance are running ones."""
+class _UnitArrays(NamedTuple):
+    """The arrays of a unit; the mean and the variance are running ones."""
 
     gamma: Array
     beta: Array
@@ -48,7 +47,7 @@ class _Statistics(NamedTuple):
     variance: Array
 
 
-def norm(features: Features, norm: Norm, relu: bool) -> Array:
+def norm(features: FeatureMaps, norm: NormOperands, relu: bool) -> Array:
     x = features.x
     mean, variance = norm.mean, norm.variance
     if norm.batch:
@@ -63,27 +62,28 @@ def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
     return y if bias is None else y + bias
 
 
-def block(features: Features, layers: Layers, recompute: bool) -> Features:
-    kinds = tuple(
-        tuple(_Kind(u.op, u.norm.epsilon, u.norm.batch, u.relu) for u in units) for units in layers
+def block(features: FeatureMaps, layers: BlockOperands, recompute: bool) -> FeatureMaps:
+    statics = tuple(
+        tuple(_UnitStatic(u.op, u.norm.epsilon, u.norm.batch, u.relu) for u in units)
+        for units in layers
     )
     arrays = tuple(tuple(_arrays(unit) for unit in units) for units in layers)
     entry = _Statistics(features.mean, features.variance)
-    if entry.mean is None and any(kind.batch for units in kinds for kind in units):
+    if entry.mean is None and any(static.batch for units in statics for static in units):
         entry = _Statistics(*_moments(features.x))
-    x, whole, inner = _block((kinds, recompute), features.x, entry, arrays)
+    x, whole, inner = _block((statics, recompute), features.x, entry, arrays)
     for units, moments in zip(layers, inner, strict=True):
         for place, unit in enumerate(units):
             if unit.norm.batch:
                 channels = unit.op.in_channels
                 mean, variance = (m[:channels] for m in whole) if not place else moments[place]
                 unit.norm.record(lax.stop_gradient(mean), lax.stop_gradient(variance), _count(x))
-    return Features(x, *whole)
+    return FeatureMaps(x, *whole)
 
 
-def _arrays(unit: Unit) -> _Arrays:
+def _arrays(unit: UnitOperands) -> _UnitArrays:
     norm = unit.norm
-    return _Arrays(
+    return _UnitArrays(
         norm.gamma, norm.beta, norm.mean, norm.variance, unit.kernel, unit.bias, unit.scale
     )
 
@@ -101,7 +101,7 @@ def _count(x: Array) -> int:
 
 @jax.custom_vjp
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel."""
+    """Compute the mean and the biased variance of each channel."""
     mean = x.mean(_axes(x))
     return mean, jnp.square(x - mean).mean(_axes(x))
 
@@ -129,22 +129,22 @@ _moments.defvjp(_moments_forward, _moments_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _normalised(
-    kind: tuple[float, bool], x: Array, mean: Array, variance: Array, gamma: Array, beta: Array
+    static: tuple[float, bool], x: Array, mean: Array, variance: Array, gamma: Array, beta: Array
 ) -> Array:
-    epsilon, relu = kind
+    epsilon, relu = static
     y = (x - mean) * (gamma * lax.rsqrt(variance + epsilon)) + beta
     return jnp.maximum(y, 0) if relu else y
 
 
-def _normalised_forward(kind: Any, *args: Array) -> tuple[Array, Any]:
-    return _normalised(kind, *args), args
+def _normalised_forward(static: Any, *args: Array) -> tuple[Array, Any]:
+    return _normalised(static, *args), args
 
 
-def _normalised_backward(kind: tuple[float, bool], kept: Any, dy: Array) -> tuple[Array, ...]:
+def _normalised_backward(static: tuple[float, bool], kept: Any, dy: Array) -> tuple[Array, ...]:
     x, mean, variance, gamma, _ = kept
-    y = _normalised(kind, *kept)
-    g = jnp.where(y > 0, dy, 0) if kind[1] else dy
-    inverse = lax.rsqrt(variance + kind[0])
+    y = _normalised(static, *kept)
+    g = jnp.where(y > 0, dy, 0) if static[1] else dy
+    inverse = lax.rsqrt(variance + static[0])
     dbeta = g.sum(_axes(x))
     dscale = (g * (x - mean)).sum(_axes(x))
     scale = gamma * inverse
@@ -159,7 +159,7 @@ _normalised.defvjp(_normalised_forward, _normalised_backward)
 
 
 def _convolved(x: Array, kernel: Array, op: ops.Conv) -> Array:
-    if is_pointwise(op):
+    if op.is_pointwise:
         return _product(x, kernel.reshape(kernel.shape[-2:]))
     spatial = "DHW"[3 - len(op.window) :]
     layout = f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"
@@ -192,7 +192,7 @@ def _max_pool(op: ops.MaxPool, x: Array) -> Array:
 
 
 def _views(op: ops.MaxPool, x: Array) -> tuple[Array, list[Array]]:
-    """The padded input, and each place in a window over all positions, in row-major order."""
+    """Pad the input, and view each place in a window over all positions, in row-major order."""
     dims = len(op.window)
     padding = ops.resolve_padding(op.padding, x.shape[1:-1], op.window, op.stride)
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
@@ -212,7 +212,7 @@ def _max_pool_forward(op: ops.MaxPool, x: Array) -> tuple[Array, Any]:
 
 
 def _max_pool_backward(op: ops.MaxPool, kept: Any, dy: Array) -> tuple[Array]:
-    """The gradient goes to the first maximum of a window."""
+    """Send the gradient to the first maximum of each window."""
     x, y = kept
     padded, views = _views(op, x)
     dx, unclaimed = jnp.zeros_like(padded), jnp.ones(y.shape, bool)
@@ -236,29 +236,29 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 # Dense blocks
 
 
-Kinds = tuple[tuple[_Kind, ...], ...]
+BlockStatic = tuple[tuple[_UnitStatic, ...], ...]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _block(config: tuple[Kinds, bool], x: Array, entry: _Statistics, arrays: Any) -> Any:
+def _block(config: tuple[BlockStatic, bool], x: Array, entry: _Statistics, arrays: Any) -> Any:
     return _block_forward(config, x, entry, arrays)[0]
 
 
 def _block_forward(
-    config: tuple[Kinds, bool], x: Array, entry: _Statistics, arrays: Any
+    config: tuple[BlockStatic, bool], x: Array, entry: _Statistics, arrays: Any
 ) -> tuple[Any, Any]:
-    """The features, their moments, and the moments of what lies between a layer's convolutions."""
-    kinds, recompute = config
+    """Compute the features, their moments, and those of what lies between convolutions."""
+    statics, recompute = config
     shared = entry.mean is not None
     whole, kept, inner = entry, [], []
-    for units, layer in zip(kinds, arrays, strict=True):
+    for units, layer in zip(statics, arrays, strict=True):
         z, values = x, []
         moments: list[Any] = [whole]
-        for place, (kind, unit) in enumerate(zip(units, layer, strict=True)):
+        for place, (static, unit) in enumerate(zip(units, layer, strict=True)):
             if place:
                 values.append(z)
-                moments.append(_Statistics(*_moments(z)) if kind.batch else None)
-            z = _unit(kind, unit, z, moments[place])
+                moments.append(_Statistics(*_moments(z)) if static.batch else None)
+            z = _unit(static, unit, z, moments[place])
         x = jnp.concatenate([x, z], -1)
         if shared:
             whole = _Statistics(*map(_joined, whole, _moments(z)))
@@ -271,26 +271,28 @@ def _joined(a: Array, b: Array) -> Array:
     return jnp.concatenate([a, b])
 
 
-def _unit(kind: _Kind, unit: _Arrays, x: Array, moments: Any) -> Array:
-    a = _normalised((kind.epsilon, kind.relu), x, *_of(kind, unit, moments), unit.gamma, unit.beta)
-    z = conv(a, unit.kernel, unit.bias, kind.op)
+def _unit(static: _UnitStatic, unit: _UnitArrays, x: Array, moments: Any) -> Array:
+    a = _normalised(
+        (static.epsilon, static.relu), x, *_of(static, unit, moments), unit.gamma, unit.beta
+    )
+    z = conv(a, unit.kernel, unit.bias, static.op)
     return z if unit.scale is None else z * unit.scale
 
 
-def _of(kind: _Kind, unit: _Arrays, moments: Any) -> tuple[Array, Array]:
-    """The statistics that a unit normalises with."""
-    return (moments.mean, moments.variance) if kind.batch else (unit.mean, unit.variance)
+def _of(static: _UnitStatic, unit: _UnitArrays, moments: Any) -> tuple[Array, Array]:
+    """Give the statistics that a unit normalises with."""
+    return (moments.mean, moments.variance) if static.batch else (unit.mean, unit.variance)
 
 
-def _block_backward(config: tuple[Kinds, bool], residual: Any, grown: Any) -> Any:
-    kinds, _ = config
+def _block_backward(config: tuple[BlockStatic, bool], residual: Any, grown: Any) -> Any:
+    statics, _ = config
     x, whole, inner, kept, arrays = residual
     dx, dwhole, _ = grown
     shared = whole.mean is not None
-    gradients: list[Any] = [None] * len(kinds)
+    gradients: list[Any] = [None] * len(statics)
     zero: Any = 0 * dx.ravel()[0]
-    for index in reversed(range(len(kinds))):
-        units, layer = kinds[index], arrays[index]
+    for index in reversed(range(len(statics))):
+        units, layer = statics[index], arrays[index]
         channels, end = units[0].op.in_channels, dx.shape[-1]
         before, y = x[..., :channels], x[..., channels:end]
         moments: list[Any] = [
@@ -324,7 +326,7 @@ def _block_backward(config: tuple[Kinds, bool], residual: Any, grown: Any) -> An
 
 
 def _zero_after(arrays: Any) -> Array:
-    """A zero that is known only when these arrays are.
+    """Give a zero that is known only when these arrays are.
 
     XLA chooses the order of what does not depend on each other. Left alone, it would begin the
     backward pass of every layer at once, and have the memory for all of them.
@@ -333,29 +335,29 @@ def _zero_after(arrays: Any) -> Array:
 
 
 def _values(units: Any, layer: Any, x: Array, moments: Sequence[Any]) -> tuple[Array, ...]:
-    """What lies between a layer's convolutions, computed again."""
+    """Compute again what lies between a layer's convolutions."""
     values = []
-    for kind, unit, its in zip(units[:-1], layer[:-1], moments[:-1], strict=True):
-        x = _unit(kind, unit, x, its)
+    for static, unit, its in zip(units[:-1], layer[:-1], moments[:-1], strict=True):
+        x = _unit(static, unit, x, its)
         values.append(x)
     return tuple(values)
 
 
 def _unit_backward(
-    kind: _Kind, unit: _Arrays, x: Array, moments: Any, dz: Array
-) -> tuple[Array, tuple[Array, Array], _Arrays]:
-    """Gradients of the input, of its moments, and of the arrays."""
-    mean, variance = _of(kind, unit, moments)
-    norm = (kind.epsilon, kind.relu)
+    static: _UnitStatic, unit: _UnitArrays, x: Array, moments: Any, dz: Array
+) -> tuple[Array, tuple[Array, Array], _UnitArrays]:
+    """Compute the gradients of the input, of its moments, and of the arrays."""
+    mean, variance = _of(static, unit, moments)
+    norm = (static.epsilon, static.relu)
     a = _normalised(norm, x, mean, variance, unit.gamma, unit.beta)
     dscale = None
     if unit.scale is not None:
         dscale, dz = jnp.zeros_like(unit.scale), dz * unit.scale
-    da, dkernel = _convolved_backward(kind.op, a, unit.kernel, dz)
+    da, dkernel = _convolved_backward(static.op, a, unit.kernel, dz)
     dx, dmean, dvariance, dgamma, dbeta = _normalised_backward(
         norm, (x, mean, variance, unit.gamma, unit.beta), da
     )
-    gradients = _Arrays(
+    gradients = _UnitArrays(
         dgamma,
         dbeta,
         jnp.zeros_like(unit.mean),

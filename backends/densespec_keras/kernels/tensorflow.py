@@ -11,15 +11,14 @@ import tensorflow as tf
 
 from densespec.network import ops
 from densespec.network.passes import SMALLEST_SCALE
-from densespec_keras.kernels import Features, Layers, Norm, Unit, common
+from densespec_keras.kernels import BlockOperands, FeatureMaps, NormOperands, UnitOperands, common
 from densespec_keras.kernels.common import avg_pool as avg_pool
 from densespec_keras.kernels.common import max_pool as max_pool
-from densespec_keras.plan import is_pointwise
 
 Array = Any
 
 
-def norm(features: Features, norm: Norm, relu: bool) -> Array:
+def norm(features: FeatureMaps, norm: NormOperands, relu: bool) -> Array:
     y, mean, variance = _normalised(features.x, norm)
     if norm.batch:
         norm.record(mean, variance, common.count(features.x))
@@ -31,8 +30,8 @@ def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
     return y if bias is None else tf.nn.bias_add(y, bias)  # which is fused, where + is not
 
 
-def _normalised(x: Array, norm: Norm) -> tuple[Array, Array, Array]:
-    """The norm, and the mean and the biased variance that it used."""
+def _normalised(x: Array, norm: NormOperands) -> tuple[Array, Array, Array]:
+    """Compute a norm, and the mean and the biased variance that it used."""
     if x.dtype != tf.float32:
         return _composed(x, norm)
     flat = x if len(x.shape) == 4 else tf.reshape(x, (tf.shape(x)[0], 1, -1, x.shape[-1]))
@@ -52,7 +51,7 @@ def _normalised(x: Array, norm: Norm) -> tuple[Array, Array, Array]:
     return tf.reshape(y, tf.shape(x)) if flat is not x else y, mean, variance
 
 
-def _composed(x: Array, norm: Norm) -> tuple[Array, Array, Array]:
+def _composed(x: Array, norm: NormOperands) -> tuple[Array, Array, Array]:
     mean, variance = norm.mean, norm.variance
     if norm.batch:
         mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
@@ -60,27 +59,26 @@ def _composed(x: Array, norm: Norm) -> tuple[Array, Array, Array]:
     return y, mean, variance
 
 
-def block(features: Features, layers: Layers, recompute: bool) -> Features:
+def block(features: FeatureMaps, layers: BlockOperands, recompute: bool) -> FeatureMaps:
     if recompute and any(unit.norm.batch for units in layers for unit in units):
-        return Features(_remembered(features.x, layers))
+        return FeatureMaps(_remembered(features.x, layers))
     x = features.x
     for units in layers:
         new, moments = _layer(x, units)
         _record(units, moments, x)
         x = tf.concat([x, new], -1)
-    return Features(x)
+    return FeatureMaps(x)
 
 
-def _layer(x: Array, units: Sequence[Unit]) -> tuple[Array, list[tuple[Array, Array]]]:
-    """What a dense layer adds, and the statistics that its norms used."""
+def _layer(x: Array, units: Sequence[UnitOperands]) -> tuple[Array, list[tuple[Array, Array]]]:
+    """Compute what a dense layer adds, and the statistics that its norms used."""
     moments = []
-    before: Unit | None = None
     for unit, after in zip(units, [*units[1:], None], strict=True):
         mean, variance = unit.norm.mean, unit.norm.variance
         kernel, bias = unit.kernel, unit.bias
-        if after is not None and _folds(unit, after):
+        if after is not None and after.folded:
             kernel, bias = _folded(kernel, bias, after.norm)
-        if before is not None and _folds(before, unit):
+        if unit.folded:
             x = tf.nn.relu(x) if unit.relu else x
         elif _clips(unit):
             x, kernel, bias = _clipped(x, kernel, bias, unit.norm)
@@ -90,29 +88,25 @@ def _layer(x: Array, units: Sequence[Unit]) -> tuple[Array, list[tuple[Array, Ar
         x = conv(x, kernel, bias, unit.op)
         x = x if unit.scale is None else x * unit.scale
         moments.append((mean, variance))
-        before = unit
     return x, moments
 
 
-def _folds(unit: Unit, after: Unit) -> bool:
-    """Whether the norm behind a convolution is but another kernel and bias."""
-    return unit.scale is None and not after.norm.batch
-
-
-def _folded(kernel: Array, bias: Array, norm: Norm) -> tuple[Array, Array]:
-    """Kernel and bias of a convolution with the norm behind it."""
+def _folded(kernel: Array, bias: Array, norm: NormOperands) -> tuple[Array, Array]:
+    """Make a norm part of the convolution before it: give that one's kernel and bias."""
     scale = norm.gamma * tf.math.rsqrt(norm.variance + norm.epsilon)
     mean = norm.mean if bias is None else norm.mean - bias
     return kernel * scale, norm.beta - mean * scale
 
 
-def _clips(unit: Unit) -> bool:
+def _clips(unit: UnitOperands) -> bool:
     """Whether a norm and its ReLU become a clip, as in ``densespec.network.passes``."""
-    return unit.relu and not unit.norm.batch and is_pointwise(unit.op)
+    return unit.relu and not unit.norm.batch and unit.op.is_pointwise
 
 
-def _clipped(x: Array, kernel: Array, bias: Array, norm: Norm) -> tuple[Array, Array, Array]:
-    """What is left of a norm and its ReLU: one pass over x; and kernel and bias of what follows."""
+def _clipped(
+    x: Array, kernel: Array, bias: Array, norm: NormOperands
+) -> tuple[Array, Array, Array]:
+    """Make a norm part of the convolution behind it: clip x, and give kernel and bias of that."""
     scale = norm.gamma * tf.math.rsqrt(norm.variance + norm.epsilon)
     least = tf.where(scale < 0, -SMALLEST_SCALE, SMALLEST_SCALE)
     scale = tf.where(tf.abs(scale) < SMALLEST_SCALE, tf.cast(least, scale.dtype), scale)
@@ -127,14 +121,16 @@ def _clipped(x: Array, kernel: Array, bias: Array, norm: Norm) -> tuple[Array, A
     return y, kernel, -held if bias is None else bias - held
 
 
-def _record(units: Sequence[Unit], moments: Sequence[tuple[Array, Array]], x: Array) -> None:
+def _record(
+    units: Sequence[UnitOperands], moments: Sequence[tuple[Array, Array]], x: Array
+) -> None:
     for unit, (mean, variance) in zip(units, moments, strict=True):
         if unit.norm.batch:
             unit.norm.record(mean, variance, common.count(x))
 
 
-def _remembered(x: Array, layers: Layers) -> Array:
-    """The features of a block whose backward pass has nothing else to start from."""
+def _remembered(x: Array, layers: BlockOperands) -> Array:
+    """Compute the features of a block whose backward pass has nothing else to start from."""
     arrays = [[_arrays(unit) for unit in units] for units in layers]
     found: list[Any] = []
 
@@ -171,13 +167,15 @@ def _remembered(x: Array, layers: Layers) -> Array:
     return features
 
 
-def _arrays(unit: Unit) -> list[Array]:
+def _arrays(unit: UnitOperands) -> list[Array]:
     arrays = [unit.norm.gamma, unit.norm.beta, unit.kernel]
     arrays += [] if unit.bias is None else [unit.bias]
     return [tf.convert_to_tensor(array) for array in arrays]
 
 
-def _with_arrays(units: Sequence[Unit], arrays: Sequence[Sequence[Array]]) -> list[Unit]:
+def _with_arrays(
+    units: Sequence[UnitOperands], arrays: Sequence[Sequence[Array]]
+) -> list[UnitOperands]:
     return [
         replace(
             unit,

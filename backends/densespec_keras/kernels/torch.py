@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from densespec.network import ops
-from densespec_keras.kernels import Features, Layers, Norm, Unit, common
+from densespec_keras.kernels import BlockOperands, FeatureMaps, NormOperands, UnitOperands, common
 from densespec_torch import blocks
 from densespec_torch.primitives import CONV
 
@@ -34,7 +34,7 @@ def _last(x: Array) -> Array:
     return x.movedim(1, -1)
 
 
-def norm(features: Features, norm: Norm, relu: bool) -> Array:
+def norm(features: FeatureMaps, norm: NormOperands, relu: bool) -> Array:
     x = _first(features.x)
     if not norm.batch:
         y = functional.batch_norm(
@@ -68,7 +68,7 @@ def _oihw(kernel: Array) -> Array:
 
 
 def _padded(x: Array, padding: Any, value: float) -> tuple[Array, tuple[int, ...]]:
-    """The input, padded where PyTorch can't pad by itself, and what it shall pad by itself."""
+    """Pad the input where PyTorch can't by itself, and give what it shall pad by itself."""
     if all(before == after for before, after in padding):
         return x, tuple(before for before, _ in padding)
     flat = [side for pair in reversed(padding) for side in pair]
@@ -85,21 +85,21 @@ def avg_pool(x: Array, op: ops.AvgPool) -> Array:
     return common.avg_pool(x, op)
 
 
-def block(features: Features, layers: Layers, recompute: bool) -> Features:
+def block(features: FeatureMaps, layers: BlockOperands, recompute: bool) -> FeatureMaps:
     if _fuses(features.x, layers):
         return _fused(features.x, layers, recompute)
     x = features.x
     for units in layers:
         y = x
         for unit in units:
-            y = norm(Features(y), unit.norm, unit.relu)
+            y = norm(FeatureMaps(y), unit.norm, unit.relu)
             y = conv(y, unit.kernel, unit.bias, unit.op)
             y = y if unit.scale is None else y * unit.scale
         x = torch.cat([x, y], -1)
-    return Features(x)
+    return FeatureMaps(x)
 
 
-def _fuses(x: Array, layers: Layers) -> bool:
+def _fuses(x: Array, layers: BlockOperands) -> bool:
     units = [unit for layer in layers for unit in layer]
     return (
         all(unit.norm.batch and unit.relu for unit in units)
@@ -114,7 +114,7 @@ def _symmetric(op: ops.Conv) -> bool:
     return pads != "same" and all(before == after for before, after in pads)
 
 
-def _fused(x: Array, layers: Layers, recompute: bool) -> Features:
+def _fused(x: Array, layers: BlockOperands, recompute: bool) -> FeatureMaps:
     described = tuple(tuple(_described(unit) for unit in units) for units in layers)
     arrays = [array for units in layers for unit in units for array in _arrays(unit)]
     plan = blocks.BlockConfig(described, None, keep=not recompute)
@@ -127,10 +127,10 @@ def _fused(x: Array, layers: Layers, recompute: bool) -> Features:
         for unit in others:
             mean, variance = next(rest)
             unit.norm.record(mean, variance, count)
-    return Features(_last(y), whole[0], whole[1])
+    return FeatureMaps(_last(y), whole[0], whole[1])
 
 
-def _described(unit: Unit) -> blocks.UnitConfig:
+def _described(unit: UnitOperands) -> blocks.UnitConfig:
     kept, scale = None, None
     if unit.scale is not None:
         kept, scale = unit.scale != 0, unit.scale.amax()
@@ -139,6 +139,6 @@ def _described(unit: Unit) -> blocks.UnitConfig:
     return blocks.UnitConfig(unit.norm.epsilon, padding, unit.bias is not None, kept, scale)
 
 
-def _arrays(unit: Unit) -> Sequence[Array]:
+def _arrays(unit: UnitOperands) -> Sequence[Array]:
     arrays = [unit.norm.gamma, unit.norm.beta, _oihw(unit.kernel)]
     return arrays if unit.bias is None else [*arrays, unit.bias]
