@@ -1,4 +1,4 @@
-"""What a case is: one claim about a backend, and how it is checked."""
+"""A case is one claim about a backend, and how it is checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Tier = Literal["quick", "full"]
 
 
 Check = Callable[[Target, Reference], Outcome]
-"""Raises ``Mismatch`` where the claim does not hold, ``Unsupported`` where it can't be asked."""
+"""A check raises ``Mismatch`` where the claim does not hold, and ``Unsupported`` where it can't be
+asked."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Case:
     """One claim that a backend has to meet.
 
     Attributes:
-        id: ``group/what-is-special``; reads as a phrase, unique.
-        claim: the claim, as a sentence.
-        check: how it is checked.
-        tier: ``quick`` cases run always, ``full`` ones on request.
-        tier_in_modes: the tier for backends in another mode than ``layers``, where it is another:
+        id: The unique name ``group/what-is-special``, which reads as a phrase.
+        claim: The claim as a sentence.
+        check: The function that checks it.
+        tier: The tier: ``quick`` cases run always, ``full`` ones on request.
+        tier_in_modes: The tier for backends in another mode than ``layers``, if it is another:
             what a mode leaves as it is need not be asked again each time.
-        cost: roughly, seconds on the slowest backend; cheap cases run first.
+        cost: Roughly the seconds that it takes the slowest backend; cheap cases run first.
     """
 
     id: str
@@ -40,6 +41,6 @@ class Case:
     cost: float = 1.0
 
     def in_mode(self, mode: str) -> Case:
-        """The case as it is asked of a backend in a mode."""
+        """Give the case as a backend in a mode is asked it."""
         tier = self.tier if mode == LAYERS else self.tier_in_modes
         return replace(self, tier=tier or self.tier)

@@ -1,4 +1,4 @@
-"""Plain constructors of networks as backends: torchvision's, timm's, keras.applications', your own.
+"""Plain constructors of networks are made into backends: torchvision's, timm's, Keras's, your own.
 
 ``backend_for("torchvision.models:densenet121", spec)`` answers what a backend written for densespec
 does, for one network. Nothing here imports a framework before the constructor does.

@@ -1,4 +1,4 @@
-"""A constructor as a :class:`densespec.backends.Backend` of one network."""
+"""A constructor is made into a :class:`densespec.backends.Backend` of one network."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ from densespec_conformance.asking.questions import natural_size
 from densespec_conformance.asking.requests import NetworkToBuild
 
 FRAMEWORKS = (("keras", "keras_models"), ("torch", "torch_modules"))
-"""Frameworks, and the modules here that know them, which import them. Keras's models are modules of
+"""Each framework, and the module here that knows it and imports it. Keras's models are modules of
 PyTorch on one engine, so Keras is asked first."""
 
 
 def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> Backend:
-    """The backend of a target: what it names, if that is one, or else its constructor's.
+    """Find the backend that a target names, or make one of the constructor that it names.
 
     Args:
-        target: ``module:callable``, or a short form; see
+        target: The text ``module:callable``, or a short form; see
             :mod:`densespec_conformance.asking.constructor`.
-        weights: file whose weights the network has where none are given.
+        spec: The network that the constructor makes.
+        weights: The file with the weights that the network has where none are given.
 
     Raises:
-        ConstructorError: the target can't be imported.
+        ConstructorError: The target can't be imported.
     """
     constructor = parse(target)
     choose_engine(constructor)
@@ -57,7 +58,7 @@ def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> 
 
 @dataclass(frozen=True)
 class Built:
-    """A network of the constructor, about to be asked something."""
+    """A network of the constructor that is about to be asked something."""
 
     network: ForeignNetwork
     graph: Graph
@@ -69,7 +70,7 @@ class Built:
 
     @property
     def how(self) -> str:
-        """How its arrays were told, or why they could not be."""
+        """The way in which its arrays were told, or the reason why they could not be."""
         try:
             return self.match.how
         except WeightsError as error:
@@ -77,7 +78,7 @@ class Built:
 
     @functools.cached_property
     def part_of(self) -> dict[str, str]:
-        """The module or layer of every node that has weights; none of another network's."""
+        """The module or layer of every node that has weights; it is empty for another network."""
         try:
             keys = self.match.keys
         except WeightsError:
@@ -87,7 +88,7 @@ class Built:
 
 @dataclass
 class _Kept:
-    """A network that was made once, to be used for many questions."""
+    """A network that was made once and is used for many questions."""
 
     network: ForeignNetwork
     names: ForeignNames
@@ -96,10 +97,10 @@ class _Kept:
 
 
 class ConstructorBackend:
-    """What a constructor makes, as a backend of the one network that it is.
+    """A backend of the one network that a constructor makes.
 
-    Each network is made once for a dtype and, where it has a fixed one, an input size, and is
-    reset before every question.
+    Each network is made once for a dtype and, where it has a fixed one, an input size. It is reset
+    before every question.
     """
 
     def __init__(
@@ -112,16 +113,17 @@ class ConstructorBackend:
     def describe(
         self, size: tuple[int, ...] | None, dtype: str
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Options of ``densespec.build`` with which it is this network, and notes on it."""
+        """Give the options of ``densespec.build`` with which it is this network, and notes on
+        it."""
         kept = self._kept(dtype, size or natural_size(self.spec))
         built = Built(kept.network, lower(self.spec, size, **kept.options), kept.names)
         return kept.options, (*kept.notes, built.how)
 
     def construct(self, asked: NetworkToBuild) -> tuple[Built, Graph]:
-        """The network that is asked for, and its graph.
+        """Give the network that is asked for, and its graph.
 
         Raises:
-            ConstructorError: another one than the constructor's is asked for.
+            ConstructorError: Another network than the constructor's is asked for.
         """
         if asked.spec != self.spec:
             raise ConstructorError(f"{self.constructor.text} makes one network, and not any other")
@@ -144,7 +146,7 @@ class ConstructorBackend:
         data_format: DataFormat,
         name: str,
     ) -> Built:
-        """The network with these weights; without any, with its own."""
+        """Give the network these weights, or where there are none, its own."""
         size = tuple(n for n in graph.input.shape[1:] if n is not None)
         kept = self._kept(dtype or "float32", size or natural_size(self.spec))
         kept.network.reset()
@@ -170,10 +172,10 @@ class ConstructorBackend:
         return model.network.count_parameters()
 
     def forward(self, model: Built, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-        """Its output, and those taps that can be seen from outside.
+        """Give its output, and those taps that can be seen from outside.
 
-        What a part with weights gives is a node's value, and what it reads is that of the node
-        before: so a ReLU without a module is seen by the convolution after it.
+        What a part with weights gives is a node's value, and what it reads is the value of the node
+        before. So a ReLU without a module is seen by the convolution after it.
         """
         output = graph.output.name
         inner = set(taps) - {output}
@@ -226,7 +228,8 @@ class ConstructorBackend:
         )
 
     def _load(self, built: Built, path: Path) -> str:
-        """Load a weight file by the framework's own means, or else by a layout; says which."""
+        """Load a weight file by the framework's own means, or else by a layout; the text says
+        which."""
         try:
             built.network.load(path)
             return f"weights of {path} as its framework loads them"
@@ -247,7 +250,7 @@ class ConstructorBackend:
 
 
 def _imported_frameworks() -> Iterator[Any]:
-    """The modules here that know the frameworks which this process has imported."""
+    """Give the modules here that know the frameworks which this process has imported."""
     for framework, module in FRAMEWORKS:
         if framework in sys.modules:
             yield importlib.import_module(f"densespec_conformance.adapters.{module}")
@@ -255,8 +258,8 @@ def _imported_frameworks() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _making(dtype: str) -> Iterator[None]:
-    """The surroundings in which a constructor is called: seeded, and with the dtype as default
-    where a framework has no other way to have it."""
+    """Seed generators and set the default dtype of frameworks for a while, to call a
+    constructor."""
     random.seed(0)
     np.random.seed(0)
     with contextlib.ExitStack() as stack:
@@ -266,7 +269,8 @@ def _making(dtype: str) -> Iterator[None]:
 
 
 def _options(names: ForeignNames, output: np.ndarray) -> dict[str, Any]:
-    """Options of ``densespec.build`` for what a network ends in, seen by its output."""
+    """Find the options of ``densespec.build`` for what a network ends in, which its output
+    shows."""
     try:
         headless = not names.has_classifier
     except WeightsError:
@@ -277,7 +281,7 @@ def _options(names: ForeignNames, output: np.ndarray) -> dict[str, Any]:
 
 
 SUM_TO_ONE = 1e-2
-"""How far from 1 the outputs of a softmax may sum up to, in any dtype."""
+"""The distance from 1 that the sum of a softmax may have, in any dtype."""
 
 
 def _is_softmax(output: np.ndarray) -> bool:
@@ -287,7 +291,7 @@ def _is_softmax(output: np.ndarray) -> bool:
 
 
 def _values(model: Built, inputs: Arrays, outputs: Arrays) -> Arrays:
-    """The values of nodes, by what was seen of the parts that have weights."""
+    """Find the values of nodes in what was seen of the parts that have weights."""
     graph = model.graph
     values: Arrays = {}
     for node in graph.nodes:
@@ -303,16 +307,16 @@ def _values(model: Built, inputs: Arrays, outputs: Arrays) -> Arrays:
 
 
 def _seen_as(graph: Graph, node: Node, value: np.ndarray) -> Node:
-    """The node whose value a part shows. Some norms have the ReLU after them in them: then nothing
-    is negative."""
+    """Find the node whose value a part shows. Some norms have the ReLU after them in them: then
+    nothing is negative."""
     after = graph.reader(node)
     fused = isinstance(node.op, BatchNorm) and after is not None and isinstance(after.op, Relu)
     return after if fused and after is not None and value.min() >= 0 else node
 
 
 def _is_pooled_beforehand(graph: Graph, node: Node, value: np.ndarray) -> bool:
-    """Whether a convolution reads what is pooled already: that is the same as to pool afterwards,
-    and cheaper."""
+    """Tell whether a convolution reads what is pooled already. That gives the same as to pool
+    afterwards, and is cheaper."""
     after = graph.reader(node)
     while after is not None and isinstance(after.op, Dropout):
         after = graph.reader(after)

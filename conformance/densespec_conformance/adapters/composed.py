@@ -1,4 +1,4 @@
-"""Networks that their package has its users compose: a backbone, and a classifier on it."""
+"""Networks that users compose themselves: a backbone, and a classifier on it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ models = importlib.import_module("keras_hub.models")
 def DenseNetImageClassifier(  # noqa: N802 (it is called as the package calls it)
     stackwise_num_repeats: Any, num_classes: Any, **options: Any
 ) -> Any:
-    """keras-hub's classifier on its ``DenseNetBackbone``, which takes the options."""
+    """Make keras-hub's classifier on its ``DenseNetBackbone``, which takes the options."""
     backbone = models.DenseNetBackbone(stackwise_num_repeats, **options)
     return models.DenseNetImageClassifier(backbone, num_classes=num_classes)

@@ -1,4 +1,4 @@
-"""Calling a constructor: its module is imported, and the network made without any download."""
+"""A constructor is called: its module is imported, and the network made without a download."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from densespec_conformance.asking.constructor import ENGINES, Constructor, Const
 COMPOSED = {
     "keras_hub.models:DenseNetImageClassifier": "densespec_conformance.adapters.composed",
 }
-"""Constructors that take another network, and the module that has one of the same name which makes
-both."""
+"""Constructors that take another network, and for each the module that has a constructor of the
+same name which makes both."""
 
 WITHOUT_DOWNLOAD: Mapping[str, Any] = {"weights": None, "pretrained": False}
 LOGITS: Mapping[str, Any] = {"classifier_activation": None}
-"""Parameters, by name, that get these values unless the text gives others."""
+"""The values that parameters of these names get unless the text gives others."""
 
 FROM_SPEC: Mapping[str, Callable[[DenseNetSpec], Any]] = {
     "spatial_dims": lambda spec: spec.spatial_dims,
@@ -35,15 +35,15 @@ FROM_SPEC: Mapping[str, Callable[[DenseNetSpec], Any]] = {
     "classes": lambda spec: spec.classes,
     "stackwise_num_repeats": lambda spec: list(spec.blocks),
 }
-"""Parameters without a default, by name, and what they are given of the spec."""
+"""What parameters of these names are given of the spec if they have no default."""
 
 IMAGE_SHAPE = ("input_shape", "image_shape")
-"""Parameters of Keras's constructors that take sizes and channels."""
+"""The names of parameters of Keras's constructors that take sizes and channels."""
 
 
 def choose_engine(constructor: Constructor) -> None:
-    """Settle Keras's engine, before anything imports Keras: the target's own, ``KERAS_BACKEND``,
-    or else the first that is installed."""
+    """Settle Keras's engine before anything imports Keras: it is the target's own, or else the one
+    in ``KERAS_BACKEND``, or else the first that is installed."""
     installed = (name for name in ENGINES if importlib.util.find_spec(name) is not None)
     if constructor.engine is not None:
         os.environ["KERAS_BACKEND"] = constructor.engine
@@ -52,10 +52,10 @@ def choose_engine(constructor: Constructor) -> None:
 
 
 def load(constructor: Constructor) -> Any:
-    """What the text names, imported.
+    """Import what the text names.
 
     Raises:
-        ConstructorError: there is no such thing, or its import fails.
+        ConstructorError: There is no such thing, or its import fails.
     """
     found = _imported(constructor)
     for part in constructor.attribute.split("."):
@@ -86,8 +86,11 @@ _declared: list[Any] = []
 
 
 def import_module(name: str) -> Any:
-    """Import a module. Beside a build of PyTorch that it was not made for, such as a CPU one,
-    torchvision misses operators of its own, which no network needs: they are declared."""
+    """Import a module.
+
+    A torchvision that was made for another build of PyTorch, such as a CPU one, misses operators of
+    its own, which no network needs: they are declared.
+    """
     for _ in range(10):
         try:
             return importlib.import_module(name)
@@ -104,7 +107,7 @@ def import_module(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Made:
-    """A network that a constructor made, and the arguments that it was given besides the text's."""
+    """A network that a constructor made, and the arguments that were added to the text's."""
 
     network: Any
     added: Mapping[str, Any]
@@ -116,11 +119,11 @@ def construct(
     """Call a constructor, without letting it load anything.
 
     Args:
-        function: what :func:`load` gave.
-        size: spatial size of the input, for those that want to know.
+        function: What :func:`load` gave.
+        size: The spatial size of the input, for those that want to know it.
 
     Raises:
-        ConstructorError: it is not callable, raises, or wants to download.
+        ConstructorError: It is not callable, raises an error, or wants to download.
     """
     if not callable(function):
         raise ConstructorError(
@@ -175,7 +178,7 @@ def _in_words(arguments: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[list[str]]:
-    """Refuse to look hosts up for a while; gives the list of those asked for."""
+    """Refuse to look hosts up for a while, and list those that were asked for."""
     hosts: list[str] = []
     before = socket.getaddrinfo
 

@@ -23,9 +23,9 @@ class Observation:
     """What was seen of one run in inference mode, channels first.
 
     Attributes:
-        output: what the network gives.
-        inputs: what each watched part reads, by the part's name, in the order in which they run.
-        outputs: what each watched part gives, likewise.
+        output: What the network gave.
+        inputs: What each watched part read, by the part's name, in the order in which they ran.
+        outputs: What each watched part gave, likewise.
     """
 
     output: np.ndarray
@@ -38,9 +38,9 @@ class ForeignArray:
     """One array of a network.
 
     Attributes:
-        tensor: the array in the framework's order of axes.
-        part: the name of the module or layer that holds it.
-        leaf: what it would be called canonically, such as ``gamma``; empty where that is unknown.
+        tensor: The array in the framework's order of axes.
+        part: The name of the module or layer that holds it.
+        leaf: Its canonical name without the node's, such as ``gamma``; empty where that is unknown.
     """
 
     tensor: Tensor
@@ -52,10 +52,10 @@ class ForeignNetwork(Protocol):
     """A network of a framework.
 
     Attributes:
-        containers: the kinds of weight file whose layouts may know its names.
-        axes: the order of axes of its kernels.
-        any_size: whether it takes inputs of any size.
-        notes: what a user should know of how it is run.
+        axes: The order of axes of its kernels.
+        containers: The kinds of weight file whose layouts may know its names.
+        any_size: Whether it takes inputs of any size.
+        notes: What a user should know of how it is run.
     """
 
     axes: Axes
@@ -70,7 +70,7 @@ class ForeignNetwork(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
     def arrays(self) -> dict[str, ForeignArray]:
-        """Every array but counters, by the framework's name."""
+        """Give every array but counters, by the framework's name."""
         ...
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -90,7 +90,7 @@ class ForeignNetwork(Protocol):
         ...
 
     def count_parameters(self) -> tuple[int, int]:
-        """Trainable parameters and running statistics, as the framework counts them."""
+        """Count trainable parameters and running statistics as the framework does."""
         ...
 
     def run(self, x: np.ndarray, parts: Collection[str]) -> Observation:
@@ -98,15 +98,15 @@ class ForeignNetwork(Protocol):
         ...
 
     def trainer(self, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe) -> Trainer:
-        """A trainer; ``keys`` are the framework's names of arrays, by canonical name."""
+        """Make a trainer; ``keys`` are the framework's names of arrays, by canonical name."""
         ...
 
 
 def canonical_arrays(network: ForeignNetwork, keys: Mapping[str, str]) -> Arrays:
-    """A network's arrays by canonical name, in the canonical order of axes.
+    """Read a network's arrays by canonical name, in the canonical order of axes.
 
     Args:
-        keys: the framework's names of arrays, by canonical name.
+        keys: The framework's names of arrays, by canonical name.
     """
     arrays = network.arrays()
     return {
@@ -119,7 +119,7 @@ class ForeignTrainer:
     """What trainers of somebody else's network have in common; frameworks add the steps.
 
     Raises:
-        ValueError: the network gives no logits.
+        ValueError: The network gives no logits.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class ForeignTrainer:
         """Refuse dropout masks, which only a network that densespec built can be given.
 
         Raises:
-            Unsupported: there are masks.
+            Unsupported: There are masks.
         """
         if masks:
             raise Unsupported("it draws its own dropout masks, and can't be given any")

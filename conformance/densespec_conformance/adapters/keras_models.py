@@ -36,8 +36,14 @@ LEAVES = {
 
 @contextlib.contextmanager
 def computing_in(dtype: str) -> Iterator[None]:
-    """Make models, and train them, in a dtype. Keras keeps losses in ``floatx``, whatever the
-    model's dtype, and has nothing but its global policy for layers that name none."""
+    """Make models, and train them, in a dtype for a while.
+
+    Keras keeps losses in ``floatx``, whatever the model's dtype, and layers that name no dtype take
+    that of its global policy.
+
+    Raises:
+        Unsupported: Keras has no such dtype.
+    """
     if dtype == "float64":
         keep_float64()
     before, floatx = keras.config.dtype_policy(), keras.config.floatx()
@@ -55,24 +61,23 @@ def computing_in(dtype: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def making(dtype: str) -> Iterator[None]:
-    """The surroundings in which a constructor is called: generators are seeded, and layers have
-    the dtype, as Keras has no other way to give it to them."""
+    """Seed generators, and give layers a dtype, while a constructor is called."""
     keras.utils.set_random_seed(0)
     with computing_in(dtype):
         yield
 
 
 def adapt(made: object, dtype: str, dims: int) -> KerasNetwork | None:
-    """The network, if it is one of Keras.
+    """Give the network, or None if it is not one of Keras.
 
     Raises:
-        ConstructorError: its layers' names do not tell them apart.
+        ConstructorError: The model is not built, or its layers' names do not tell them apart.
     """
     return KerasNetwork(made, dtype, dims) if isinstance(made, keras.Model) else None
 
 
 class KerasNetwork:
-    """A model, nested or not. Its layers are told by their names."""
+    """A model, nested or not, whose layers are told apart by their names."""
 
     containers = ("keras-weights", "keras", "keras-legacy")
     axes: Axes = "window_in_out"
@@ -108,7 +113,7 @@ class KerasNetwork:
         }
 
     def variables(self, keys: Mapping[str, str]) -> dict[str, Any]:
-        """Variables by canonical name, given the model's names of them."""
+        """Give variables by canonical name, for the model's names of them."""
         own = self._variables()
         return {name: own[key] for name, key in keys.items()}
 
@@ -155,7 +160,11 @@ class KerasNetwork:
         return see
 
     def images(self, x: np.ndarray) -> Any:
-        """A channels-first array as the model's input."""
+        """Give an array, which is channels first, as the model's input.
+
+        Raises:
+            Unsupported: The model takes inputs of another size.
+        """
         if not all(size in (None, got) for size, got in zip(self._sizes, x.shape[2:], strict=True)):
             sizes = "x".join(str(size or "any") for size in self._sizes)
             raise Unsupported(
@@ -173,7 +182,7 @@ class KerasNetwork:
 
 
 def _leaves(layer: Any) -> Iterator[Any]:
-    """The layers that hold variables of their own, however deep."""
+    """Give the layers that hold variables of their own, however deep they are."""
     inner = list(layer._layers) if hasattr(layer, "_layers") else []
     if not inner and layer.variables:
         yield layer
@@ -194,7 +203,8 @@ def _has_format(layer: Any) -> bool:
 
 
 def _sizes(model: Any, data_format: str) -> tuple[int | None, ...]:
-    """Spatial sizes that the model is built for, None for any; nothing where it does not say."""
+    """Give the spatial sizes that the model is built for, None for any, or nothing if it does not
+    say."""
     try:
         shape = tuple(model.input_shape)[1:]
     except (AttributeError, ValueError, TypeError):  # it is no functional model
@@ -227,14 +237,14 @@ def _array(key: str, variable: Any) -> ForeignArray:
 
 
 class ForeignSGD(WatchedSGD):
-    """The recipe's SGD on variables that have other names than densespec's layers."""
+    """The recipe's SGD, for variables that have other names than densespec's layers."""
 
     recipe: TrainingRecipe
     names: Mapping[int, str]
 
     @classmethod
     def of(cls, recipe: TrainingRecipe, trained: Mapping[str, Any]) -> ForeignSGD:
-        """The optimizer of a recipe, for variables by canonical name."""
+        """Make the optimizer of a recipe for variables by canonical name."""
         sgd = cls.from_recipe(recipe)
         sgd.recipe = recipe
         sgd.names = {id(variable): name for name, variable in trained.items()}
@@ -249,8 +259,11 @@ class ForeignSGD(WatchedSGD):
 
 class ForeignKerasTrainer(ForeignTrainer):
     """Steps through Keras's own ``compile`` and ``train_on_batch``, with the loss and the optimizer
-    that the Keras backends have. It is the network that is under test, not what its package puts
-    around training, such as keras-hub's preprocessing."""
+    that the Keras backends have.
+
+    It is the network that is under test, not what its package puts around training, such as
+    keras-hub's preprocessing.
+    """
 
     def __init__(
         self, network: KerasNetwork, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe

@@ -1,4 +1,5 @@
-"""Which array of somebody else's network is which: by names that a layout knows, or by order."""
+"""Which array of somebody else's network is which is told by names that a layout knows, or by
+order."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from densespec.weights.tensors import Tensor
 from densespec_conformance.adapters.foreign import ForeignArray
 
 LEGACY = "keras-legacy"
-"""Container in which Keras's layouts use the names of layers, as live models have them."""
+"""The container in which Keras's layouts use the names of layers, as live models have them."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """Names of a network's arrays by canonical name, and how they were found."""
+    """The names of a network's arrays by canonical name, and how they were found."""
 
     keys: Mapping[str, str]
     how: str
@@ -30,13 +31,15 @@ class Match:
 
 @dataclass(frozen=True)
 class ForeignNames:
-    """The arrays of a network as far as its names and shapes tell, whatever it should be.
+    """What the names and shapes of a network's arrays tell, whatever network it should be.
 
     Attributes:
-        layout: that knows the names; None where none does.
-        keys: names in the network, by the layout's.
-        tensors: by the layout's names.
-        order: names of parts in the order in which they run.
+        layout: The layout that knows the names; None if none does.
+        keys: The names in the network, by the layout's names.
+        tensors: The arrays by the layout's names.
+        arrays: The arrays by the network's names.
+        order: The names of parts in the order in which they run.
+        axes: The order of axes of kernels.
     """
 
     layout: Layout | None
@@ -62,10 +65,10 @@ class ForeignNames:
         )
 
     def fields(self) -> dict[str, Any]:
-        """The fields of a spec that the shapes determine.
+        """Give the fields of a spec that the shapes determine.
 
         Raises:
-            WeightsError: they are no DenseNet's.
+            WeightsError: The shapes are not those of a DenseNet.
         """
         return inferred_fields(self._evidence())
 
@@ -73,7 +76,7 @@ class ForeignNames:
 def names_of(
     arrays: Mapping[str, ForeignArray], order: Sequence[str], containers: Sequence[str], axes: Axes
 ) -> ForeignNames:
-    """What the names of a network's arrays tell."""
+    """Find out what the names of a network's arrays tell."""
     by_name = {name: seen.tensor for name, seen in arrays.items()}
     parts = {"layer_names": json.dumps({seen.part: seen.part for seen in arrays.values()})}
     found = [
@@ -98,7 +101,7 @@ def match(graph: Graph, names: ForeignNames) -> Match:
     """Find every array of a graph in a network.
 
     Raises:
-        WeightsError: the network is another one than the graph's; says in what.
+        WeightsError: The network is another one than the graph's; the message says in what.
     """
     by_layout = names.layout is not None
     found, problems = _by_layout(graph, names) if by_layout else _by_order(graph, names)
@@ -157,7 +160,8 @@ def _by_order(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[s
 
 
 class _Parts:
-    """The parts of a network by kind, in order; each as names of arrays by what they are."""
+    """The parts of a network by kind, in order; each is a table of names of arrays by canonical
+    leaf."""
 
     def __init__(self, names: ForeignNames) -> None:
         self._names = names
@@ -187,7 +191,7 @@ class _Parts:
 
 
 def _another(spec: DenseNetSpec, names: ForeignNames, problems: Sequence[str]) -> str:
-    """Why a network is another one: the fields that tell it, or else its arrays."""
+    """Say why a network is another one: by the fields that tell it, or else by its arrays."""
     try:
         theirs = names.fields()
     except WeightsError:

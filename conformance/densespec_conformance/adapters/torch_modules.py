@@ -44,13 +44,13 @@ NORM_LEAVES = {
 
 @contextlib.contextmanager
 def making(dtype: str) -> Iterator[None]:
-    """The surroundings in which a constructor is called: the generator is seeded."""
+    """Seed the generator while a constructor is called."""
     torch.manual_seed(0)
     yield
 
 
 def adapt(made: object, dtype: str, dims: int) -> TorchNetwork | None:
-    """The network, if it is one of PyTorch.
+    """Give the network, or None if it is not one of PyTorch.
 
     Raises:
         Unsupported: PyTorch has no such dtype.
@@ -91,7 +91,7 @@ class TorchNetwork:
         return {key: _array(key, state) for key in state if not key.endswith(COUNTER)}
 
     def parameters(self, keys: Mapping[str, str]) -> dict[str, nn.Parameter]:
-        """Parameters by canonical name, given the module's names of them."""
+        """Give parameters by canonical name, for the module's names of them."""
         own = dict(self._inner.named_parameters())
         return {name: own[key] for name, key in keys.items()}
 
@@ -137,7 +137,7 @@ class TorchNetwork:
         return Observation(to_numpy(y), inputs, outputs)
 
     def logits(self, x: np.ndarray) -> Tensor:
-        """What it gives in training mode. Its own ``train()`` may do more than to set modes."""
+        """Run it in training mode. Its own ``train()`` may do more than to set modes."""
         self._module.train()
         return self._call(x)
 

@@ -1,1 +1,1 @@
-"""A target's own process: frameworks are imported here, and requests are answered."""
+"""A target's own process, in which frameworks are imported and requests answered."""

@@ -1,4 +1,4 @@
-"""What a target answers: a backend does what a request asks, in this process."""
+"""What a target answers: its backend does what a request asks, in this process."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from densespec_conformance.asking.requests import (
 from densespec_conformance.asking.subject import Subject, SubjectError
 
 NAME = "densenet"
-"""What models are called that have names."""
+"""The name of models, where models have names."""
 
 
 def handle(target: str | Subject | Backend, request: Request) -> Answer:
     """Do what is asked, in this process.
 
     Args:
-        target: a subject, a backend by name, or a backend itself.
+        target: A subject, a backend's name, or a backend itself.
 
     Raises:
-        Unsupported: the target can't be asked that.
+        Unsupported: The target can't be asked that.
     """
     subject, backend = _resolved(target)
     if isinstance(request, About):
@@ -87,10 +87,10 @@ def _resolved(target: str | Subject | Backend) -> tuple[Subject, Any]:
 
 @functools.cache
 def backend_of(subject: Subject) -> Any:
-    """The backend that a subject names, or the one that its constructor is made into.
+    """Find the backend that a subject names, or make one of the constructor that it names.
 
     Raises:
-        SubjectError: what it names is no backend, and there is no spec to hold it to.
+        SubjectError: What it names is no backend, and there is no spec to hold it to.
     """
     if ":" in subject.name and subject.spec is not None:
         return backend_for(subject.name, subject.spec, subject.weights)
@@ -122,7 +122,7 @@ def _describe(backend: Any, network: NetworkToBuild) -> Description:
 
 
 def _build(backend: Any, subject: Subject, network: NetworkToBuild) -> tuple[Any, Graph]:
-    """The network in the target's framework, and its graph."""
+    """Build the network in the target's framework, and give its graph too."""
     data_format: DataFormat = backend.data_format(None)
     environment.settle()
     if isinstance(backend, ConstructorBackend):
@@ -144,7 +144,7 @@ def _build(backend: Any, subject: Subject, network: NetworkToBuild) -> tuple[Any
 
 
 def graph_of(network: NetworkToBuild) -> Graph:
-    """The graph of a network, frozen where its options say so."""
+    """Lower a network to its graph, which is frozen where its options say so."""
     options: dict[str, Any] = dict(network.options)
     part = options.pop("trainable_from", None)
     graph = lower(network.spec, network.input_size, **options)
@@ -152,13 +152,14 @@ def graph_of(network: NetworkToBuild) -> Graph:
 
 
 def _arrays(graph: Graph, network: NetworkToBuild, file: str | None) -> Arrays:
-    """The weights that are asked for, or those of the target's file, or initial ones."""
+    """Give the weights that are asked for, or those of the target's file, or initial ones."""
     weights = file if network.weights is None else network.weights
     return initial_weights(graph, network.seed) if weights is None else weights_for(graph, weights)
 
 
 def _refusal(dtype: str, error: ValueError) -> Exception:
-    """A backend that raises ValueError about the dtype says that it has none of that kind."""
+    """Tell a refusal from an error: a backend that raises ValueError about the dtype says that it
+    has no such dtype."""
     return Unsupported(str(error)) if "dtype" in str(error) and dtype in str(error) else error
 
 
@@ -177,7 +178,7 @@ def _train(backend: Any, model: Any, graph: Graph, request: Train) -> list[StepT
 
 
 def _trainer(backend: Any, model: Any, graph: Graph, request: Train | ReadVelocity) -> Trainer:
-    """A trainer that has taken up the momentum which it is given."""
+    """Make a trainer that has taken up the momentum which is given."""
     try:
         trainer: Trainer = backend.trainer(model, graph, request.recipe)
     except Untrainable as refusal:

@@ -1,4 +1,4 @@
-"""What a target's process computes with: how frameworks are set up there, and what came of it."""
+"""How a target's process sets frameworks up, and what it computes with."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from importlib import metadata
 from typing import Any
 
 ALLOW_TF32 = "DENSESPEC_TF32"
-"""Environment variable: 1 leaves TF32 as the frameworks have it. It has a 10-bit mantissa, and
-some use it for float32 on GPUs unless told otherwise."""
+"""The name of an environment variable. If it is 1, TF32 is left as the frameworks have it: its
+mantissa has 10 bits, and some use it for float32 on GPUs unless told otherwise."""
 
 # Read by frameworks when they are imported: less chatter, float64 where it is asked for, and no
 # more of a GPU's memory than is used, as several processes may share it.
@@ -35,7 +35,7 @@ DISTRIBUTIONS = {
     "monai": ("monai",),
     "keras_hub": ("keras-hub",),
 }
-"""Packages whose versions are stated where they were imported, by module."""
+"""The distributions of packages whose versions are stated, by module."""
 
 
 def prepare(threads: int) -> None:
@@ -67,7 +67,8 @@ _IN_FULL: dict[str, Callable[[Any], None]] = {
 def settle() -> None:
     """Have the frameworks that are imported by now compute float32 in float32.
 
-    Only in processes of targets: elsewhere, it is not for the suite to set frameworks up.
+    This is done in processes of targets only: elsewhere it is not for the suite to set frameworks
+    up.
     """
     if allows_tf32() or multiprocessing.parent_process() is None:
         return
@@ -77,7 +78,7 @@ def settle() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that this process has imported."""
+    """Give the versions of the packages that this process has imported."""
     found = {"Python": platform.python_version(), "numpy": metadata.version("numpy")}
     for module, names in DISTRIBUTIONS.items():
         if module in sys.modules:
@@ -93,13 +94,14 @@ def _version(distribution: str) -> str | None:
 
 
 def device() -> str:
-    """What the imported framework computes on unless told otherwise."""
+    """Name what the imported framework computes on unless told otherwise."""
     names = [name for find in _DEVICES.values() for name in find()]
     return names[0] if names else f"CPU ({platform.machine()})"
 
 
 def _keras_runs_elsewhere(engine: str) -> bool:
-    """Whether Keras runs, and on another engine: that one's device is the one that counts."""
+    """Tell whether Keras runs, and on another engine: then that engine's device is the one that
+    counts."""
     keras = sys.modules.get("keras")
     return keras is not None and keras.config.backend() != engine
 
@@ -134,7 +136,7 @@ _DEVICES: dict[str, Callable[[], list[str]]] = {
 
 
 def threads() -> int | None:
-    """Threads of the kernels, as the framework says, or as OpenMP was told."""
+    """Count the threads of the kernels, as the framework says, or as OpenMP was told."""
     torch = sys.modules.get("torch")
     if torch is not None and not _keras_runs_elsewhere("torch"):
         return int(torch.get_num_threads())
@@ -149,11 +151,11 @@ OUT_OF_MEMORY = (
 """What frameworks say, in lower case, when memory is short."""
 
 MEMORY_ERRORS = ("MemoryError", "OutOfMemoryError", "ResourceExhaustedError")
-"""Names of the exceptions that mean nothing else."""
+"""The names of exceptions that mean nothing else."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is short, whichever framework raised it."""
+    """Tell whether an exception says that memory is short, whichever framework raised it."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if not kinds.isdisjoint(MEMORY_ERRORS):
         return True

@@ -1,4 +1,4 @@
-"""One target's process: it answers requests until the suite hangs up."""
+"""A target's process answers requests until the suite hangs up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from densespec_conformance.asking.subject import Subject
 def serve(subject: Subject, pipe: Connection, log: str, threads: int) -> None:
     """Answer requests until the other side hangs up. What the framework prints goes to ``log``.
 
-    An answer is its kind, which is ``answer`` or the status to report, and itself or the reason.
+    An answer is a pair: ``answer`` and the answer itself, or the status to report and the reason.
     """
     _lead_a_group()
     _redirect_output(log)

@@ -1,1 +1,1 @@
-"""What a target is and what it can be asked: plain data, and seeded inputs."""
+"""What a target is and what it can be asked, as plain data; and seeded inputs."""

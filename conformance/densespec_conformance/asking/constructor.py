@@ -1,6 +1,7 @@
-"""Constructors of networks as text: ``torchvision.models:densenet121``, with arguments or without.
+"""Constructors of networks are given as text: ``torchvision.models:densenet121``, with arguments or
+without.
 
-The text is parsed, never evaluated: arguments are literals.
+The text is parsed and never evaluated: arguments are literals.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ ENGINES = ("tensorflow", "torch", "jax")
 
 
 class ConstructorError(DensespecError):
-    """A constructor can't be understood, found or called: says which, and what to do."""
+    """A constructor can't be understood, found or called; the message says which, and what to
+    do."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Constructor:
     """A callable that makes a network, and what it is called with.
 
     Attributes:
-        text: as typed.
-        engine: of Keras that it is to run on; None to leave it to ``KERAS_BACKEND``.
+        text: The constructor as it was typed.
+        engine: The engine of Keras that it is to run on; None leaves it to ``KERAS_BACKEND``.
     """
 
     text: str
@@ -42,7 +44,7 @@ class Constructor:
 
     @property
     def network(self) -> str:
-        """What the network is called: the attribute, or its name in a registry of models."""
+        """The network's name: the attribute, or the name in a registry of models."""
         by_name = self.attribute in {short.function for short in SHORT_FORMS.values()}
         return str(self.arguments[0]) if by_name and self.arguments else self.attribute
 
@@ -68,10 +70,10 @@ FORM = re.compile(
 
 
 def parse(text: str) -> Constructor:
-    """A constructor from its text: ``module:name(arguments)@engine``, the last two optional.
+    """Read a constructor from its text: ``module:name(arguments)@engine``, the last two optional.
 
     Raises:
-        ConstructorError: the text has another form, or an argument is no literal.
+        ConstructorError: The text has another form, or an argument is no literal.
     """
     match = FORM.fullmatch(text.strip())
     if match is None:
@@ -91,12 +93,12 @@ def parse(text: str) -> Constructor:
 
 
 def is_short(text: str) -> bool:
-    """Whether a target is in short form, as no backend is."""
+    """Tell whether a target is in short form, as no backend is."""
     return text.partition(":")[0] in SHORT_FORMS
 
 
 def _expanded(found: Constructor) -> Constructor:
-    """The constructor that a short form stands for."""
+    """Give the constructor that a short form stands for."""
     short = SHORT_FORMS.get(found.module)
     if short is None or found.attribute == short.function:
         return found

@@ -1,4 +1,4 @@
-"""Seeded inputs, weights and questions: nothing is at its initial value, so nothing can hide."""
+"""Seeded inputs, weights and questions. Nothing is at its initial value, so nothing can hide."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from densespec_conformance.asking.requests import Batch, Forward, NetworkToBuild
 
 
 def stream(label: str) -> np.random.Generator:
-    """The random stream of a label."""
+    """Give the random stream of a label."""
     return np.random.default_rng(zlib.crc32(label.encode()))
 
 
 def random_weights(graph: Graph, label: str) -> Arrays:
-    """Weights as after some training: norms, biases and statistics are all away from 0 and 1."""
+    """Draw weights as after some training: norms, biases and statistics are away from 0 and 1."""
     arrays = initial_weights(graph, zlib.crc32(label.encode()))
     for name, array in arrays.items():
         draw = stream(f"{label} {name}")
@@ -36,7 +36,7 @@ def random_weights(graph: Graph, label: str) -> Arrays:
 
 
 def with_variances(arrays: Arrays, factor: float) -> Arrays:
-    """Weights with running variances times a factor, and gammas that make up for it."""
+    """Multiply running variances by a factor, and have gammas make up for it."""
     factors = {"running_variance": factor, "gamma": factor**0.5}
     return {
         name: array * factors.get(name.rpartition(".")[2], 1.0) for name, array in arrays.items()
@@ -44,8 +44,8 @@ def with_variances(arrays: Arrays, factor: float) -> Arrays:
 
 
 def with_signs(arrays: Arrays) -> Arrays:
-    """Weights with gammas of either sign, every fifth of them 0: norms may turn values over, or
-    give the same for all."""
+    """Give gammas either sign, and make every fifth 0: then norms turn values over, or give the
+    same for all."""
     signs = np.array([1.0, -1.0, 1.0, -1.0, 0.0])
     return {
         name: array * np.resize(signs, array.shape) if name.endswith(".gamma") else array
@@ -54,14 +54,15 @@ def with_signs(arrays: Arrays) -> Arrays:
 
 
 def images(spec: DenseNetSpec, size: tuple[int, ...], batch: int, label: str) -> np.ndarray:
-    """Normal numbers of shape (batch, channels, *size)."""
+    """Draw normal numbers of shape (batch, channels, *size)."""
     return stream(f"{label} images").standard_normal((batch, spec.in_channels, *size))
 
 
 def batches(
     graph: Graph, recipe: TrainingRecipe, *, steps: int, batch: int, label: str
 ) -> tuple[Batch, ...]:
-    """Training batches, one an epoch of the recipe, with its learning rates and dropout masks."""
+    """Draw training batches, one an epoch of the recipe, with its learning rates and dropout
+    masks."""
     draw = stream(f"{label} batches")
     return tuple(
         Batch(
@@ -84,22 +85,22 @@ def _known(shape: Shape) -> tuple[int, ...]:
 
 
 SIDES = ((64, 32), (64, 32), (32, 16))
-"""Sides of inputs that are quick to compute, for networks that shrink early and others, in 1 to 3
-dimensions. The last block still has more than one position."""
+"""The sides of inputs that are quick to compute, for networks that shrink early and for others, in
+1 to 3 dimensions. The last block still has more than one position."""
 
 
 def natural_size(spec: DenseNetSpec) -> tuple[int, ...]:
-    """A size of inputs that the network accepts, and that is quick to compute."""
+    """Give a size of inputs that the network accepts, and that is quick to compute."""
     shrinking, others = SIDES[spec.spatial_dims - 1]
     return ((shrinking if spec.shrinks_early else others),) * spec.spatial_dims
 
 
 SAMPLES, STEPS = 2, 2
-"""Of the questions that any network can be asked: samples in a batch, steps in training."""
+"""The samples in a batch and the steps of training, in questions that any network can be asked."""
 
 
 def forward_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Forward:
-    """The value of every op of any network, in float64."""
+    """Ask for the value of every op of any network, in float64."""
     graph = lower(spec, size)
     network = NetworkToBuild(spec, input_size=size, weights=random_weights(graph, "network"))
     taps = tuple(node.name for node in graph.nodes[1:])
@@ -107,7 +108,7 @@ def forward_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Forward:
 
 
 def training_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Train:
-    """A few float64 training steps of any network, with the learning rate dropping after one."""
+    """Ask for float64 training steps of any network; the learning rate drops after the first."""
     recipe = TrainingRecipe(epochs=STEPS, milestones=(1 / STEPS,), learning_rate=0.05)
     graph = lower(spec, size)
     network = NetworkToBuild(spec, input_size=size, weights=random_weights(graph, "network"))

@@ -1,4 +1,4 @@
-"""What a target can be asked, and what it answers: plain data that crosses to the worker and back.
+"""What a target can be asked, and what it answers: plain data that crosses to its process and back.
 
 All arrays are canonical: numpy, channels first, by canonical name and shape.
 """
@@ -19,7 +19,7 @@ Arrayed = Mapping[str, np.ndarray]
 
 
 class Unsupported(Exception):
-    """A case's question is one that the target says it can't be asked; the message says why."""
+    """The target says that it can't be asked a case's question; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class NetworkToBuild:
     """A network to build.
 
     Attributes:
-        input_size: spatial size it is built for; None for any size.
-        weights: by canonical name; None for the initial weights of ``seed``.
-        options: further arguments of ``densespec.build``, such as ``include_top``.
+        input_size: The spatial size that it is built for; None stands for any size.
+        weights: The arrays by canonical name; None stands for the initial weights of ``seed``.
+        options: Further arguments of ``densespec.build``, such as ``include_top``.
     """
 
     spec: DenseNetSpec
@@ -52,13 +52,13 @@ class Description:
     """A target as its own process sees it.
 
     Attributes:
-        versions: of the frameworks that it imported, by package.
-        device: that it computes on.
-        threads: of its kernels; None where the framework does not say.
-        tensor_float_32: whether float32 products may be rounded to TF32 where the device can.
-        options: of ``densespec.build`` with which it is the network: ``include_top`` is false of a
-            backbone, say.
-        notes: how the target was understood, where that is not obvious.
+        versions: The versions of the frameworks that it imported, by package.
+        device: The device that it computes on.
+        threads: The number of threads of its kernels; None where the framework does not say.
+        tensor_float_32: Whether float32 products may be rounded to TF32 where the device can.
+        options: The options of ``densespec.build`` with which it is the network: ``include_top`` is
+            false for a backbone, say.
+        notes: How the target was understood, where that is not obvious.
     """
 
     versions: Mapping[str, str]
@@ -107,12 +107,13 @@ class ReadWeights:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's input.
+    """The input of one training step.
 
     Attributes:
-        x: (batch, channels, *spatial).
-        labels: (batch,) integers.
-        masks: by dropout node: 1 keeps a value, 0 drops it.
+        x: Images of shape (batch, channels, *spatial).
+        labels: Integers of shape (batch,).
+        learning_rate: The learning rate of the step.
+        masks: A mask for each dropout node, by name: 1 keeps a value, 0 drops it.
     """
 
     x: np.ndarray
@@ -126,8 +127,8 @@ class Train:
     """What does each of these training steps do?
 
     Attributes:
-        velocity: momentum to go on from; None to start without any.
-        replicas: devices among which each batch is split.
+        velocity: The momentum to go on from; None starts without any.
+        replicas: The number of devices among which each batch is split.
     """
 
     network: NetworkToBuild
@@ -142,7 +143,7 @@ class ReadVelocity:
     """Which momentum does a trainer hold that has taken no step yet?
 
     Attributes:
-        velocity: the momentum that it is to take up; None to start without any.
+        velocity: The momentum that it is to take up; None starts without any.
     """
 
     network: NetworkToBuild
@@ -155,10 +156,10 @@ class StepTrace:
     """All there is to see of one training step.
 
     Attributes:
-        loss: before the step.
-        gradients: of the loss alone, by trainable weight.
-        velocity: the optimizer's momentum after the step, by trainable weight.
-        weights: after the step, running statistics included.
+        loss: The loss before the step.
+        gradients: The gradients of the loss alone, by trainable weight.
+        velocity: The optimizer's momentum after the step, by trainable weight.
+        weights: All arrays after the step, running statistics included.
     """
 
     loss: float

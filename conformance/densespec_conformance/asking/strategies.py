@@ -1,4 +1,4 @@
-"""Random specs for hypothesis, small enough to build and run in a moment."""
+"""Random specs for hypothesis, which are small enough to build and run in a moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
 
 @st.composite
 def specs(draw: st.DrawFn, spatial_dims: st.SearchStrategy[int] | None = None) -> DenseNetSpec:
-    """Valid specs over every field; they shrink to the plain DenseNet."""
+    """Draw valid specs over every field; they shrink to the plain DenseNet."""
     fields: dict[str, Any] = {
         "blocks": draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)),
         "growth_rate": draw(st.integers(1, 6)),
@@ -48,7 +48,7 @@ def specs(draw: st.DrawFn, spatial_dims: st.SearchStrategy[int] | None = None) -
 
 @dataclass(frozen=True)
 class Sample:
-    """A network with an input size it accepts."""
+    """A network, and an input size that it accepts."""
 
     spec: DenseNetSpec
     size: tuple[int, ...]
@@ -56,7 +56,7 @@ class Sample:
 
 @st.composite
 def samples(draw: st.DrawFn, largest: int = 40) -> Sample:
-    """Specs with input sizes they accept."""
+    """Draw specs with input sizes that they accept."""
     spec = draw(specs())
     sizes = st.integers(1, largest)
     size = draw(st.tuples(*[sizes] * spec.spatial_dims))

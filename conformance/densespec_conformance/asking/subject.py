@@ -24,11 +24,11 @@ class Subject:
     """What is under test.
 
     Attributes:
-        name: as typed.
-        spec: the network it is held to; None for a backend, which builds any.
-        weights: file whose weights it has; None for those it is built with.
-        kind: ``module:attribute`` with a spec is a constructor until its process has imported it:
-            it may turn out to be a backend, and answers the same questions.
+        name: The target as it was typed.
+        spec: The network that it is held to; None stands for a backend, which builds any.
+        weights: The file whose weights it has; None stands for those it is built with.
+        kind: The kind of target. ``module:attribute`` with a spec is a constructor until its
+            process has imported it: it may turn out to be a backend, and answers the same.
     """
 
     name: str
@@ -38,18 +38,19 @@ class Subject:
 
 
 def subject_of(target: str, spec: str | None = None, weights: str | None = None) -> Subject:
-    """The subject of what a user typed. Imports nothing of the target's.
+    """Make the subject of what a user typed. Nothing of the target's is imported.
 
     Args:
-        target: a backend's name, ``module:BACKEND``, or a constructor such as
+        target: A backend's name, ``module:BACKEND``, or a constructor such as
             ``torchvision.models:densenet121``, ``timm:densenet169``,
             ``monai.networks.nets:DenseNet121(spatial_dims=2, in_channels=3, out_channels=10)``.
-        spec: a variant's name, the path of a spec file, or a spec as JSON; None for any network,
-            or for the variant of the constructor's own name.
-        weights: path of a weight file.
+        spec: A variant's name, the path of a spec file, or a spec as JSON; None stands for any
+            network, or for the variant of the constructor's own name.
+        weights: The path of a weight file.
 
     Raises:
-        SubjectError, UnknownName, SpecError, SpecFileError: says what can't be understood.
+        SubjectError, UnknownName, SpecError, SpecFileError: Something can't be understood; the
+            message says what.
     """
     given = None if spec is None else _spec(spec)
     if ":" not in target:
@@ -79,16 +80,17 @@ def _spec(text: str) -> DenseNetSpec:
 
 
 def _named(constructor: Constructor) -> DenseNetSpec | None:
-    """The variant that a constructor is called after, such as ``DenseNet201``."""
+    """Give the variant that a constructor is called after, such as ``DenseNet201``."""
     name = constructor.network.lower()
     return resolve(name) if name in variants() else None
 
 
 def input_size_of(text: str, spec: DenseNetSpec) -> tuple[int, ...]:
-    """A spatial size as typed: ``64``, ``64x96``, or with the channels first, ``3x64x96``.
+    """Read a spatial size as it is typed: ``64``, ``64x96``, or with the channels first,
+    ``3x64x96``.
 
     Raises:
-        SubjectError: it is of another form, or does not fit the spec.
+        SubjectError: It is of another form, or does not fit the spec.
     """
     parts = text.lower().split("x")
     if not all(part.isdecimal() and int(part) for part in parts):

@@ -1,6 +1,6 @@
 """The cases: each module here holds one concern as a tuple ``CASES``, and is found by itself.
 
-One without ``CASES`` makes them for a network that is given.
+A module without ``CASES`` makes them for a network that is given.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from densespec_conformance.case import Case
 
 
 def all_cases(mode: str = LAYERS) -> tuple[Case, ...]:
-    """Every case of every module, the cheap ones first.
+    """Give every case of every module, the cheap ones first.
 
     Args:
-        mode: the mode of the backend that is asked, which decides about some tiers.
+        mode: The mode of the backend that is asked, which decides about some tiers.
     """
     modules = [
         importlib.import_module(f"{__name__}.{module.name}")

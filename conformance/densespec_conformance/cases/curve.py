@@ -65,7 +65,7 @@ def _data() -> Dataset:
 
 @functools.cache
 def whole_run() -> Train:
-    """All fifty steps."""
+    """Ask for all fifty steps."""
     graph = lower(SPEC, SIZE)
     given = Batches.for_training(_data(), RECIPE, dtype="float64")
     batches = []
@@ -87,7 +87,7 @@ def _check_curve(target: Target, reference: Reference) -> Outcome:
 
 
 def taken_up(after: StepTrace) -> Train:
-    """The second half of the run, from a checkpoint of the step before it."""
+    """Ask for the second half of the run, from a checkpoint of the step before it."""
     whole, graph = whole_run(), lower(SPEC, SIZE)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "half.safetensors"

@@ -29,7 +29,7 @@ from densespec_conformance.judging.outcome import Outcome
 SPEC, SIZE = SMALL.replace(blocks=(1, 2)), (16, 16)
 RECIPE = TrainingRecipe(epochs=1, learning_rate=0.05)
 MARGIN = 1e-4
-"""Least distance from zero of any ReLU's input: a thousand times float32's rounding."""
+"""The least distance from zero of any ReLU's input: a thousand times float32's rounding."""
 
 
 def _distance_from_zero(request: Train) -> float:
@@ -53,7 +53,7 @@ def _request(label: str) -> Train:
 
 @functools.cache
 def decided_step() -> Train:
-    """The first step, in a fixed order, whose ReLUs are all decided."""
+    """Find the first step, in a fixed order, whose ReLUs are all decided."""
     for attempt in range(10_000):
         request = _request(f"float32 step {attempt}")
         if _distance_from_zero(request) >= MARGIN:

@@ -35,22 +35,22 @@ SMALL = DenseNetSpec(
     stem_stride=2,
     stem_pool=3,
 )
-"""An ImageNet network in small; the rows below each change what they are about."""
+"""A small ImageNet network; the rows below each change what they are about."""
 
 PREACTIVATION = {"stem_kind": "norm-relu-conv", "conv_bias": True, "final_norm": False}
 PLAIN = {"bottleneck_width": None, "compression": 1.0, "stem_kind": "conv", "stem_width": 16}
 UNPOOLED = {"blocks": (2,), "stem_pool": None}
-"""TensorFlow has no float64 kernels for three-dimensional pools."""
+"""A network without three-dimensional pools, for which TensorFlow has no float64 kernels."""
 CIFAR_STEM = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": None}
 
 
 @dataclass(frozen=True)
 class ForwardRow:
-    """One network and the input size it is run at.
+    """One network, and the input size at which it is run.
 
     Attributes:
-        variance: factor on running variances; outputs stay of the same size.
-        signs: whether gammas have either sign, or are 0.
+        variance: The factor on running variances; outputs stay of the same size.
+        signs: Whether gammas have either sign, or are 0.
     """
 
     name: str
@@ -115,7 +115,7 @@ ROWS = (
 
 
 def request(row: ForwardRow, dtype: str | None = None) -> Forward:
-    """The question a row asks: the value of every op, in its own dtype unless told another."""
+    """Ask what a row asks: the value of every op, in its own dtype unless another is given."""
     options: dict[str, Any] = dict(row.options)
     graph = lower(row.spec, row.size, **options)
     weights = with_variances(random_weights(graph, row.name), row.variance)
@@ -131,14 +131,14 @@ def request(row: ForwardRow, dtype: str | None = None) -> Forward:
 
 
 def check(row: ForwardRow, dtype: str, target: Target, reference: Reference) -> Outcome:
-    """Every op's value is within its bound."""
+    """Check that every op's value is within its bound."""
     asked = request(row, dtype)
     expected = reference.expect(f"forward {row.name} {dtype}", lambda: asked)
     return compare(target, asked, expected)
 
 
 def compare(target: Target, asked: Forward, expected: Expectation) -> Outcome:
-    """The value of every op, or of a mode that fuses ops of every one that it computes."""
+    """Compare the value of every op, or in a mode that fuses ops, of every one that it computes."""
     answer = target.ask(asked)
     fuses = split_mode(target.name)[1] != LAYERS
     order = shown(answer, asked.taps) if fuses else asked.taps

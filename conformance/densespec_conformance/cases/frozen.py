@@ -24,7 +24,7 @@ DROPOUT = {"dropout_rate": 0.4, "dropout_place": "every-conv"}
 
 @dataclass(frozen=True)
 class FrozenRow:
-    """One network, the part it trains from, and what is changed of the recipe."""
+    """One network, the part that it trains from, and what is changed of the recipe."""
 
     name: str
     trainable_from: str
@@ -47,7 +47,7 @@ ROWS = (
 
 
 def request(row: FrozenRow) -> Train:
-    """The question a row asks."""
+    """Ask what a row asks."""
     spec = SMALL.replace(**row.changes)
     recipe = TrainingRecipe(
         epochs=STEPS, milestones=(0.5,), learning_rate=0.05, **row.recipe_changes

@@ -24,13 +24,14 @@ CLAIM = "before its first step a trainer holds zeros, or the momentum it was giv
 
 
 def random_velocity(graph: Graph, label: str) -> Arrays:
-    """Momentum as after some training, of every trainable weight."""
+    """Draw momentum as after some training, for every trainable weight."""
     draw = stream(f"{label} velocity")
     return {w.name: draw.standard_normal(w.shape) for w in graph.weights if w.trainable}
 
 
 def assert_momentum_is_held(target: Target, network: NetworkToBuild, graph: Graph) -> Outcome:
-    """A new trainer of a float64 network has no momentum, and one that goes on has what it had."""
+    """Check that a new trainer of a float64 network has no momentum, and one that goes on has what
+    it had."""
     asked = ReadVelocity(network, RECIPE)
     given = random_velocity(graph, "momentum")
     zeros = {name: np.zeros_like(array) for name, array in given.items()}

@@ -1,4 +1,4 @@
-"""Is this one network? Cases for a given spec, on any target: a backend, or a constructor.
+"""Is this one network? The cases are for a given spec, on any target: a backend, or a constructor.
 
 They ask for what can be seen from outside: the counts, the shapes, the outputs, the training steps,
 and of the ops in between whatever the target lets be seen.
@@ -59,7 +59,7 @@ class Question:
     """One network at one input size.
 
     Attributes:
-        samples: in inference.
+        samples: The number of images in inference.
     """
 
     spec: DenseNetSpec
@@ -67,7 +67,7 @@ class Question:
     samples: int = 2
 
     def network(self, target: Target, dtype: str) -> NetworkToBuild:
-        """The network as the target has it, which may end in its features or a softmax."""
+        """Give the network as the target has it, which may end in its features or a softmax."""
         network = NetworkToBuild(self.spec, input_size=self.size, dtype=dtype)
         about: Description = target.ask(About(network))
         return replace(network, options=about.options)
@@ -77,7 +77,7 @@ class Question:
         return lower(self.spec, self.size, **options)
 
     def key(self, network: NetworkToBuild, *more: object) -> str:
-        """Of a request, among all that the reference answers."""
+        """Name a request among all that the reference answers."""
         return f"{self.spec} {self.size} {network.dtype} {sorted(network.options.items())} {more}"
 
 
@@ -105,7 +105,7 @@ def _forward(dtype: str, question: Question, target: Target, reference: Referenc
 
 
 def _forward_as_built(question: Question, target: Target, reference: Reference) -> Outcome:
-    """The weights are the target's own, so the reference gets them from it."""
+    """Compare the weights that are the target's own: the reference gets them from it."""
     network = question.network(target, "float64")
     own: Mapping[str, np.ndarray] = target.ask(ReadWeights(network))
     asked = _every_op(question, replace(network, weights=own))
@@ -114,7 +114,7 @@ def _forward_as_built(question: Question, target: Target, reference: Reference) 
 
 
 def _features(question: Question, target: Target, reference: Reference) -> Outcome:
-    """The last feature map, as what follows it reads it or as it is before its ReLU."""
+    """Compare the last feature map, as what follows it reads it or as it is before its ReLU."""
     network = question.network(target, "float64")
     graph = question.graph(network)
     maps = [node.name for node in graph.nodes if len(node.shape) > 1][-2:]
@@ -133,7 +133,7 @@ def _every_op(question: Question, network: NetworkToBuild) -> Forward:
 
 
 def _compare(key: str, asked: Forward, target: Target, reference: Reference) -> Outcome:
-    """What the target shows of the ops is right, and its output in any case."""
+    """Compare what the target shows of the ops, and its output in any case."""
     answer = target.ask(asked)
     expected = reference.expect(key, lambda: asked)
     return assert_close(actual=answer, expected=expected, order=shown(answer, asked.taps))
@@ -159,10 +159,10 @@ def _momentum(question: Question, target: Target, reference: Reference) -> Outco
 
 
 def _trainable(question: Question, target: Target) -> tuple[NetworkToBuild, Graph]:
-    """The network and its graph.
+    """Give a network that can be trained, and its graph.
 
     Raises:
-        Unsupported: the target gives no logits.
+        Unsupported: The target gives no logits.
     """
     network = question.network(target, "float64")
     if network.options:
@@ -180,14 +180,14 @@ def _smoothing(graph: Graph) -> TrainingRecipe:
 
 
 def _by_layer(graph: Graph) -> TrainingRecipe:
-    """The first and the last part that train have learning rates of their own."""
+    """Give the first and the last part that train learning rates of their own."""
     parts = [stage.name for stage in graph.stages() if stage.parameters.trainable]
     rates = ((parts[0], 0.5), (parts[-1], 2.0))
     return TrainingRecipe(epochs=1, learning_rate=0.05, layer_rates=rates)
 
 
 def _odd(size: Size) -> Size:
-    """Another size, whose sides are odd and differ, so that no padding works out evenly."""
+    """Give another size, whose sides are odd and differ, so that no padding works out evenly."""
     return tuple(side + 3 + 4 * index for index, side in enumerate(size))
 
 
@@ -209,13 +209,13 @@ class _NetworkRow:
 
 
 def network_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[Case, ...]:
-    """Cases that say whether a target is the network of a spec.
+    """Give the cases that say whether a target is the network of a spec.
 
     Args:
-        input_size: the only one to use; None for several.
+        input_size: The only size to use; None stands for several.
 
     Raises:
-        SpecError: the network does not accept that size.
+        SpecError: The network does not accept that size.
     """
     here = Question(spec, input_size or natural_size(spec))
     lower(spec, here.size)

@@ -46,7 +46,7 @@ ROWS = (
 
 
 def request(row: ParallelRow) -> Train:
-    """The question a row asks."""
+    """Ask what a row asks."""
     spec = SMALL.replace(**row.changes)
     recipe = TrainingRecipe(
         epochs=STEPS,

@@ -28,13 +28,13 @@ QUICK = (
     "preactivation-stem-odd-size",
     "variances-as-small-as-epsilon",
 )
-"""Rows of ``forward`` that are run in every dtype always; the others in the full tier."""
+"""The rows of ``forward`` that are run in every dtype always; the full tier runs the others."""
 POOLS_OF_THREE_DIMENSIONS = "three-dimensions-with-pools"
-"""PyTorch has no 16-bit kernels for these, as TensorFlow has none in float64."""
+"""A row that PyTorch has no 16-bit kernels for, as TensorFlow has none in float64."""
 
 
 def _full_size(dtype: str, every_op: bool) -> Forward:
-    """densenet169-bc as people run it."""
+    """Ask about densenet169-bc as people run it."""
     spec = get("densenet169-bc")
     graph = lower(spec, SIZE)
     network = NetworkToBuild(spec, input_size=SIZE, weights=random_weights(graph, "precision"))
@@ -52,7 +52,7 @@ def _check_full_size(dtype: str, target: Target, reference: Reference) -> Outcom
 
 
 def _compare(dtype: str, target: Target, reference: Reference, *, every_op: bool) -> Outcome:
-    """Of the output alone, which is quick, or of every op, which names the first that differs."""
+    """Compare the output alone, which is quick, or every op, which names the first that differs."""
     asked = _full_size(dtype, every_op)
     expected = reference.expect(f"precision {dtype}, every op: {every_op}", lambda: asked)
     return compare(target, asked, expected)

@@ -29,13 +29,13 @@ from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import EXACT, Outcome
 
 SHRINKING = 20.0
-"""Seconds for finding a smaller network that fails."""
+"""The seconds that are spent on finding a smaller network that fails."""
 
 Compare = Callable[[Sample, Target, Reference], Outcome]
 
 
 def _compare_forward(sample: Sample, target: Target, reference: Reference) -> Outcome:
-    """Shapes, counts and the value of every op."""
+    """Compare shapes, counts and the value of every op."""
     request = forward_request(sample.spec, sample.size)
     found = target.ask(Inspect(request.network, sample.size))
     assert_structure(found, lower(sample.spec, sample.size))
@@ -44,7 +44,7 @@ def _compare_forward(sample: Sample, target: Target, reference: Reference) -> Ou
 
 
 def _compare_training(sample: Sample, target: Target, reference: Reference) -> Outcome:
-    """Two training steps, with dropout masks where the network has dropout."""
+    """Compare two training steps, with dropout masks where the network has dropout."""
     request = training_request(sample.spec, sample.size)
     actual = target.ask(request)
     expected = reference.expect(f"random training {sample}", lambda: request)
@@ -70,7 +70,7 @@ def _check(compare: Compare, examples: int, target: Target, reference: Reference
 
 
 class _Search:
-    """Tries networks out until hypothesis has had enough of them."""
+    """A search tries networks out until hypothesis has had enough of them."""
 
     def __init__(self, compare: Compare, target: Target, reference: Reference) -> None:
         self.compare, self.target, self.reference = compare, target, reference
@@ -109,7 +109,7 @@ class _Found(Exception):
         self.sample, self.failure = sample, failure
 
     def reported(self, target: str, about: str) -> Mismatch | TargetError:
-        """The failure with the network, and the command that shows it again."""
+        """Give the failure with the network, and the command that shows it again."""
         failure = self.failure
         text = f"{about}:\n{command(target, self.sample)}"
         if isinstance(failure, Mismatch):
@@ -119,14 +119,14 @@ class _Found(Exception):
 
 
 def command(target: str, sample: Sample) -> str:
-    """The command that runs the suite on one network."""
+    """Write the command that runs the suite on one network."""
     size = "x".join(map(str, (sample.spec.in_channels, *sample.size)))
     arguments = [target, "--spec", _stated(sample.spec), "--input", size]
     return shlex.join(["python", "-m", "densespec_conformance", *arguments])
 
 
 def _stated(spec: DenseNetSpec) -> str:
-    """A spec as JSON, without fields that have their defaults."""
+    """Write a spec as JSON, without the fields that have their defaults."""
     plain = spec.to_dict()
     stated = {
         field.name: plain[field.name]

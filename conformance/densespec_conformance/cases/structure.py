@@ -32,7 +32,7 @@ PUBLISHED_TOTALS = (14_160_238, 154_950)
 
 
 def assert_structure(found: Inspected, graph: Graph) -> None:
-    """The framework sees the graph's stage shapes and parameter counts."""
+    """Check that the framework sees the graph's stage shapes and parameter counts."""
     for name, shape in found.shapes.items():
         assert_equal(
             where=f"shape of {name}", actual=shape, expected=graph[name].shape, source="the graph"
@@ -61,7 +61,7 @@ def _check(variant: Variant, target: Target, reference: Reference) -> Outcome:
 
 
 def sample_size(variant: Variant) -> tuple[int, ...]:
-    """The input size the variant was published for: ImageNet's or CIFAR's."""
+    """Give the input size that the variant was published for: ImageNet's or CIFAR's."""
     side = 224 if variant.spec.shrinks_early else 32
     return (side,) * variant.spec.spatial_dims
 

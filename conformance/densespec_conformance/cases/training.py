@@ -1,7 +1,7 @@
 """Twelve training steps in float64 with a learning-rate drop half-way equal the reference.
 
-Compared after every step: the loss, each gradient, each momentum buffer, each weight and each
-running statistic.
+After every step the loss, each gradient, each momentum buffer, each weight and each running
+statistic is compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS, BATCH = 12, 4
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One network and what is changed of the recipe."""
+    """One network, and what is changed of the recipe."""
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -85,7 +85,7 @@ ROWS = (
 
 
 def request(row: TrainingRow) -> Train:
-    """The question a row asks."""
+    """Ask what a row asks."""
     graph = lower(row.spec, row.size)
     network = NetworkToBuild(row.spec, input_size=row.size, weights=random_weights(graph, row.name))
     given = batches(graph, row.recipe, steps=STEPS, batch=BATCH, label=row.name)

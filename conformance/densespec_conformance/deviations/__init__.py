@@ -1,6 +1,6 @@
 """Known ways in which implementations of a DenseNet differ, as data.
 
-Each family of them is a module here, with a tuple ``DEVIATIONS``. A deviation is tried on the
+Each module here is a family of them, with a tuple ``DEVIATIONS``. A deviation is tried on the
 reference; if it then computes what a target does, that is what the target does differently
 (``densespec_conformance.explaining.diagnosis``).
 """
@@ -19,12 +19,12 @@ FAMILIES = (
     *("spec", "op", "weights", "norm", "dropout", "loss", "gradient", "optimizer"),
     *("schedule", "checkpoint", "distribution", "init", "precision"),
 )
-"""In the order in which they are tried and named: what is more common comes first."""
+"""The families in the order in which they are tried and named: what is more common comes first."""
 
 
 @functools.cache
 def families() -> Mapping[str, tuple[Deviation, ...]]:
-    """Every deviation, by family."""
+    """Give every deviation, by family."""
     return {
         family: importlib.import_module(f"{__name__}.{family}").DEVIATIONS for family in FAMILIES
     }
@@ -32,7 +32,7 @@ def families() -> Mapping[str, tuple[Deviation, ...]]:
 
 @functools.cache
 def catalogue() -> Mapping[str, Deviation]:
-    """Every deviation by its id."""
+    """Give every deviation by its id."""
     found = [deviation for group in families().values() for deviation in group]
     by_id = {deviation.id: deviation for deviation in found}
     assert len(by_id) == len(found), "ids are unique"

@@ -1,4 +1,4 @@
-"""What a deviation is."""
+"""A deviation is one way in which an implementation may differ."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ class Deviation:
     """One way in which an implementation may differ from the spec.
 
     Attributes:
-        id: unique.
-        phrase: completes "matches the reference if ...".
-        source: where it is met.
-        change: makes the reference so.
-        dtype: of the arithmetic, where that is what differs: the values are then those of the
-            reference within what this type rounds.
-        recognises: whether initial weights are of its kind, where that is what differs.
+        id: The unique name.
+        phrase: The words that complete "matches the reference if ...".
+        source: The implementations that do it.
+        change: The function that makes the reference do it.
+        dtype: The dtype of the arithmetic, where that is what differs: the values are then those of
+            the reference within what this type rounds.
+        recognises: The function that tells whether initial weights are of its kind, where that is
+            what differs.
     """
 
     id: str
@@ -39,7 +40,7 @@ class Deviation:
 
 
 def both(*changes: Change) -> Change:
-    """One change after the other."""
+    """Make one change after the other."""
 
     def change(variant: Variant) -> Variant:
         for each in changes:

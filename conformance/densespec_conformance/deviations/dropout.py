@@ -23,7 +23,7 @@ def _dropout(**choices: Any) -> Change:
 
 
 def _without(*names: str) -> Change:
-    """Leave out the dropout of these nodes, by the ends of their names."""
+    """Leave out the dropout of nodes whose names end so."""
 
     def change(variant: Variant) -> Variant:
         nodes = [node.name for node in variant.graph.nodes_of(ops.Dropout)]
@@ -36,7 +36,7 @@ def _without(*names: str) -> Change:
 
 
 def _after_inner(variant: Variant) -> Variant:
-    """Dropout after all but the last convolution of a layer is left out."""
+    """Leave out dropout after all but the last convolution of a layer."""
     layers: dict[str, str] = {}
     nodes = [node.name for node in variant.graph.nodes_of(ops.Dropout)]
     for name in nodes:

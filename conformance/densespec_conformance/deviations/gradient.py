@@ -18,7 +18,7 @@ def _with_decay(gradients: Arrays, weights: Arrays, recipe: TrainingRecipe) -> A
 
 
 def _clipped_by_norm(margin: float) -> Seen:
-    """To a norm of 1, a margin added to the norm that is divided by."""
+    """Clip gradients to a norm of 1; the margin is added to the norm that is divided by."""
 
     def clipped(gradients: Arrays, weights: Arrays, recipe: TrainingRecipe) -> Arrays:
         length = np.sqrt(sum(float((g**2).sum()) for g in gradients.values()))

@@ -1,4 +1,4 @@
-"""Initial weights of another kind, told by their spread: no two streams of numbers are alike."""
+"""Initial weights of another kind are told by their spread: no two streams of numbers are alike."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Shape = tuple[int, ...]
 Form = Literal["normal", "uniform", "truncated"]
 
 ABSOLUTE_MEAN: dict[Form, float] = {"normal": 0.7979, "truncated": 0.8217, "uniform": 0.8660}
-"""Mean magnitude over deviation, by the form of a distribution; truncated at two deviations."""
+"""The mean magnitude over the deviation, by the form of a distribution; truncated at two
+deviations."""
 
 SURE = 5.0
-"""Deviations that an estimate may be off by: one in a million is further."""
+"""How many deviations an estimate may be off by: one in a million is further."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,15 @@ class Scheme:
     """How convolution kernels are drawn.
 
     Attributes:
-        deviation: of a kernel's values, by its shape.
-        form: of the distribution.
+        deviation: The function that gives the deviation of a kernel's values, for its shape.
+        form: The form of the distribution.
     """
 
     deviation: Callable[[Shape], float]
     form: Form
 
     def recognises(self, arrays: Arrays, graph: Graph) -> bool:
-        """Whether every kernel has the scheme's spread, and all together its form."""
+        """Tell whether every kernel has the scheme's spread, and all together have its form."""
         kernels = [arrays.get(f"{node.name}.kernel") for node in graph.nodes_of(Conv)]
         scaled = [k.astype(np.float64) / self.deviation(k.shape) for k in kernels if k is not None]
         if not scaled:

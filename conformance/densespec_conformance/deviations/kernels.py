@@ -23,7 +23,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Reversed:
-    """Channels in reverse."""
+    """An op that reverses the channels."""
 
     def output(self, x: ops.Shape) -> ops.Shape:
         return x
@@ -31,7 +31,7 @@ class Reversed:
 
 @dataclass(frozen=True, slots=True)
 class Turned:
-    """The first two spatial axes exchanged, and back again afterwards."""
+    """An op that exchanges the first two spatial axes."""
 
     def output(self, x: ops.Shape) -> ops.Shape:
         return (x[0], x[2], x[1], *x[3:])
@@ -39,10 +39,10 @@ class Turned:
 
 @dataclass(frozen=True, slots=True)
 class PartialPool:
-    """Average pool whose last windows may reach over the edge.
+    """An average pool whose last windows may reach over the edge.
 
     Attributes:
-        divisor: whether such a window averages what is ``there``, or counts zeros for the rest.
+        divisor: Whether such a window averages what is ``there``, or counts zeros for the rest.
     """
 
     window: tuple[int, ...]
@@ -55,7 +55,7 @@ class PartialPool:
 
 @dataclass(frozen=True, slots=True)
 class LateFirst:
-    """Concatenation that puts new feature maps right behind the first ones."""
+    """A concatenation that puts new feature maps right behind the first ones."""
 
     first: int
 
@@ -125,18 +125,18 @@ class LateFirstKernel:
 
 @dataclass(frozen=True)
 class Norm(reference.BatchNormKernel):
-    """Batch norm with its choices as fields; the defaults are the reference's.
+    """Batch norm with its choices as fields, whose defaults are the reference's.
 
     Attributes:
-        moments: whether training normalises by the ``batch``, by each ``sample``, or by what is
+        moments: Whether training normalises by the ``batch``, by each ``sample``, or by what is
             ``running``, once that is updated.
-        in_inference: whether inference normalises by the batch too.
-        corrected: whether the variance that normalises divides by n - 1.
-        constant: whether no gradient flows through mean and variance.
-        updates: of the running statistics in a step.
-        updated: last part of the names of the norms that this is so of; empty for all.
-        epsilon: whether it is added to the ``variance`` or to the ``deviation``.
-        root: whether the square root is taken of the variance.
+        in_inference: Whether inference normalises by the batch too.
+        corrected: Whether the variance that normalises divides by n - 1.
+        constant: Whether no gradient flows through mean and variance.
+        updates: How often a step updates the running statistics.
+        updated: The last part of the names of the norms that this is so of; empty stands for all.
+        epsilon: Whether it is added to the ``variance`` or to the ``deviation``.
+        root: Whether the square root is taken of the variance.
     """
 
     moments: Literal["batch", "sample", "running"] = "batch"
@@ -177,7 +177,7 @@ class Norm(reference.BatchNormKernel):
     def _measure(
         self, op: ops.BatchNorm, ctx: Context, x: Array
     ) -> tuple[Array, Array, tuple[int, ...] | None]:
-        """Mean, deviation, and the axes they were taken over, None for running ones."""
+        """Give mean, deviation, and the axes they were taken over, None for running ones."""
         running = self.moments == "running" or not (ctx.training or self.in_inference)
         spatial = tuple(range(2, x.ndim))
         axes = None if running else spatial if self.moments == "sample" else (0, *spatial)
@@ -224,7 +224,7 @@ class ReversedConcat(reference.ConcatKernel):
 
 
 class FlippedConv(reference.ConvKernel):
-    """Convolution in the mathematician's sense: the kernel is flipped."""
+    """A convolution in the mathematician's sense: the kernel is flipped."""
 
     def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
         return super().forward(op, self._flipped(ctx), x)
@@ -241,7 +241,8 @@ class FlippedConv(reference.ConvKernel):
 
 
 class ZeroPaddedMaxPool(reference.MaxPoolKernel):
-    """Zeros stand outside, and win over what is negative. The gradient is as without padding."""
+    """A maximum pool outside of which stand zeros, which win over what is negative. The gradient is
+    as without padding."""
 
     def forward(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
         return super().forward(*self._outside(op, ctx, x))
@@ -263,7 +264,7 @@ class StemAverage(reference.MaxPoolKernel):
     """An average where the maximum was asked for.
 
     Attributes:
-        counted: whether padding counts, as zeros.
+        counted: Whether padding counts, as zeros.
     """
 
     counted: bool
@@ -291,15 +292,15 @@ class StemAverage(reference.MaxPoolKernel):
 
 @dataclass(frozen=True)
 class Dropout(reference.DropoutKernel):
-    """Dropout with its choices as fields; the defaults are the reference's.
+    """Dropout with its choices as fields, whose defaults are the reference's.
 
     Attributes:
-        ignored: starts of names of the nodes that do nothing.
-        scale: what is kept is divided by the rate that is ``kept``, by the one ``dropped``, or by
+        ignored: The starts of names of the nodes that do nothing.
+        scale: What is kept is divided by the rate that is ``kept``, by the one ``dropped``, or by
             ``none``; ``twice`` divides by the kept rate again.
-        inverted: whether a mask's 1 drops.
-        spatial: whether a feature map is dropped as a whole, by the mask's first value.
-        in_inference: what inference multiplies by: 1, or the rate that is kept.
+        inverted: Whether a mask's 1 drops.
+        spatial: Whether a feature map is dropped as a whole, by the mask's first value.
+        in_inference: Whether inference multiplies by 1, or by the rate that is kept.
     """
 
     ignored: tuple[str, ...] = ()

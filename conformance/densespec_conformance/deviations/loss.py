@@ -38,7 +38,7 @@ def _unsmoothed(logits: Array, labels: Array, smoothing: float) -> tuple[float, 
 
 
 def _over_the_others(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
-    """The label keeps 1 - smoothing, and the other classes share the rest."""
+    """Give the label 1 - smoothing, and share the rest among the other classes."""
     classes = logits.shape[1]
     return cross_entropy(logits, labels, smoothing * classes / max(classes - 1, 1))
 
@@ -49,7 +49,7 @@ def _squared(logits: Array, labels: Array, smoothing: float) -> tuple[float, Arr
 
 
 def _sigmoids(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
-    """Binary cross-entropy of each class, as for several labels a sample."""
+    """Take the binary cross-entropy of each class, as for several labels a sample."""
     target = np.eye(logits.shape[1])[labels]
     loss = np.logaddexp(0, logits) - target * logits
     return float(loss.mean()), (1 / (1 + np.exp(-logits)) - target) / logits.size

@@ -71,7 +71,7 @@ def _concat_activated(variant: Variant) -> Variant:
 
 
 def _each_that_applies(*changes: Change) -> Change:
-    """One change after the other, without those that have no meaning for the network."""
+    """Make one change after the other, without those that have no meaning for the network."""
 
     def change(variant: Variant) -> Variant:
         start = variant
@@ -105,7 +105,7 @@ def _partial(divisor: str) -> Change:
 
 
 def _ceil_mode(node: Node, graph: Graph) -> Any:
-    """PyTorch's ceil_mode: one more window where one would start inside."""
+    """Pool as PyTorch's ceil_mode: there is one more window where one would start inside."""
     op, sizes = node.op, graph[node.inputs[0]].shape[1:]
     assert isinstance(op, ops.MaxPool)
     assert op.padding != "same"

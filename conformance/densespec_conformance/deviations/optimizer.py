@@ -16,7 +16,7 @@ def _update(**choices: Any) -> Change:
 
 
 def _of(*kinds: str, factor: float = 1.0) -> Callable[[TrainingRecipe, str], float]:
-    """Weight decay of these kinds of weights alone."""
+    """Decay these kinds of weights alone."""
     return lambda recipe, name: (
         factor * recipe.weight_decay if name.rpartition(".")[2] in kinds else 0.0
     )

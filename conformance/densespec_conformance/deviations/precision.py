@@ -1,7 +1,8 @@
 """Arithmetic of fewer bits than were asked for.
 
-What it rounds is not foreseen value by value: such a deviation is tried last, holds only where the
-first values that differ are off by as much as its type rounds, and then allows what the type does.
+What it rounds is not foreseen value by value. So such a deviation is tried last, holds only where
+the first values that differ are off by as much as its type rounds, and then allows what the type
+does.
 """
 
 from __future__ import annotations

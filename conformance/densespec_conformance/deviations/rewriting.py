@@ -1,4 +1,4 @@
-"""Changes of a variant's graph: other ops, ops added or left out, another order."""
+"""A variant's graph is changed: other ops, ops added or left out, another order."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from densespec_conformance.deviations.kernels import Identity
 from densespec_conformance.deviations.variant import Variant
 
 Rewrite = Callable[[Any, Graph], Any]
-"""A node's op to another."""
+"""A function that gives another op for a node's."""
 
 
 def replace_ops(names: str, kind: type | tuple[type, ...], rewrite: Rewrite) -> Change:
     """Exchange the op of every node of a kind whose name fits a pattern.
 
     Raises, when applied:
-        NotApplicable: no op is exchanged.
+        NotApplicable: No op is exchanged.
     """
 
     def change(variant: Variant) -> Variant:
@@ -51,7 +51,7 @@ def after(names: str, kind: type, make: Callable[[Node], Any], *, seen: bool) ->
     """Put an op behind every node of a kind.
 
     Args:
-        seen: whether the node's value is seen with the new op done.
+        seen: Whether the node's value is seen with the new op done.
     """
 
     def change(variant: Variant) -> Variant:
@@ -81,7 +81,7 @@ def reorder(parts: str, order: Sequence[str]) -> Change:
     order by their last names. Names that a part lacks are passed over.
 
     Raises, when applied:
-        NotApplicable: every part has that order already.
+        NotApplicable: Every part has that order already.
     """
 
     def change(variant: Variant) -> Variant:
@@ -122,7 +122,7 @@ def _rechained(graph: Graph, chain: Sequence[Node], wanted: Sequence[Node]) -> G
 
 
 def relinked(graph: Graph) -> Graph:
-    """The graph with channels and shapes that follow from its ops and their order."""
+    """Give the graph the channels and shapes that follow from its ops and their order."""
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
         if not node.inputs:

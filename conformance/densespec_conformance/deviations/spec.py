@@ -1,4 +1,4 @@
-"""Another value of a field of the spec than the one asked for."""
+"""A field of the spec has another value than the one asked for."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _none(names: str) -> Change:
 
 
 def _kept(rounded: Callable[[float], int]) -> Change:
-    """Feature maps that transitions keep, rounded otherwise."""
+    """Round otherwise how many feature maps transitions keep."""
 
     def rewrite(node: Node, graph: Graph) -> Any:
         op = node.op

@@ -24,7 +24,7 @@ from densespec_conformance.asking.requests import Batch, NetworkToBuild, StepTra
 from densespec_conformance.deviations.kernels import KERNELS
 
 Loss = Callable[[Array, Array, float], tuple[float, Array]]
-"""Logits, labels and label smoothing to the loss and its gradient."""
+"""A function of logits, labels and label smoothing that gives the loss and its gradient."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Update:
     """How one weight moves, every choice spelled out; the defaults are the recipe's.
 
     Attributes:
-        decay: ``coupled`` to the gradient; ``decoupled`` from it, times the learning rate; or
-            decoupled and ``unscaled``.
-        decay_of: coefficient of a weight, by its name.
-        nesterov, momentum: instead of the recipe's.
-        dampening: share of the gradient that the velocity does not take, after the first step.
-        velocity: whether it holds the learning rate, and is shown so (``raw``) or ``scaled`` back.
+        decay: Weight decay is ``coupled`` to the gradient; ``decoupled`` from it, times the
+            learning rate; or decoupled and ``unscaled``.
+        decay_of: The function that gives the coefficient of a weight, by its name.
+        nesterov, momentum: What replaces the recipe's.
+        dampening: The share of the gradient that the velocity does not take, after the first step.
+        velocity: Whether it holds the learning rate, and is shown so (``raw``) or ``scaled`` back.
     """
 
     decay: Literal["coupled", "decoupled", "unscaled"] = "coupled"
@@ -50,7 +50,7 @@ class Update:
     def step(
         self, recipe: TrainingRecipe, name: str, w: Array, g: Array, v: Array, rate: float
     ) -> tuple[Array, Array]:
-        """New weight and velocity."""
+        """Give the new weight and velocity."""
         momentum = recipe.momentum if self.momentum is None else self.momentum
         nesterov = recipe.nesterov if self.nesterov is None else self.nesterov
         decay = self.decay_of(recipe, name)
@@ -66,11 +66,11 @@ class Update:
         return w - (rate / scale) * ahead, v
 
     def shown(self, v: Array, rate: float) -> Array:
-        """The velocity as the optimizer's state shows it."""
+        """Give the velocity as the optimizer's state shows it."""
         return {"plain": v, "raw": -v, "scaled": v / rate}[self.velocity]
 
     def kept(self, shown: Array, rate: float) -> Array:
-        """The velocity that is shown so."""
+        """Give the velocity that is shown so."""
         return {"plain": shown, "raw": -shown, "scaled": shown * rate}[self.velocity]
 
 
@@ -83,17 +83,17 @@ class Rules:
     """How a network is trained.
 
     Attributes:
-        loss: of logits, and its gradient.
-        reported: what is said of the loss, given the weights and the size of the batch.
-        gradients: what becomes of them before the step.
-        shown: what is shown of them.
-        accumulate: whether the gradients of earlier steps are added.
-        rate: the learning rate of a step, by all rates and the step's index.
-        update: how each weight moves.
-        resumes: whether momentum that is given is taken up.
-        recipe: what the recipe is taken for.
-        across: what is made of several devices' gradients, and of their loss.
-        statistics: what is made of their running statistics.
+        loss: The loss of logits, and its gradient.
+        reported: What is said of the loss, given the weights and the size of the batch.
+        gradients: What becomes of the gradients before the step.
+        shown: What is shown of the gradients.
+        accumulate: Whether the gradients of earlier steps are added.
+        rate: The learning rate of a step, by all rates and the step's index.
+        update: How each weight moves.
+        resumes: Whether momentum that is given is taken up.
+        recipe: What the recipe is taken for.
+        across: What is made of several devices' gradients, and of their loss.
+        statistics: What is made of their running statistics.
     """
 
     loss: Loss = cross_entropy
@@ -116,10 +116,10 @@ class Variant:
     """A network as some implementation has it.
 
     Attributes:
-        weights: by canonical name, float64.
-        kernels: how each kind of op is computed.
-        shown: by tap, the node whose value is seen there, where it is another one.
-        trainable_statistics: whether running statistics are counted as trainable.
+        weights: The arrays by canonical name, in float64.
+        kernels: How each kind of op is computed.
+        shown: By tap, the node whose value is seen there, where it is another one.
+        trainable_statistics: Whether running statistics are counted as trainable.
     """
 
     graph: Graph
@@ -131,7 +131,7 @@ class Variant:
 
     @classmethod
     def of(cls, network: NetworkToBuild, size: tuple[int, ...] | None) -> Variant:
-        """The reference itself, for inputs of a spatial size."""
+        """Give the reference itself, for inputs of a spatial size."""
         model = densespec.build(
             network.spec,
             backend="numpy",
@@ -144,15 +144,15 @@ class Variant:
         return cls(model.densespec.graph, model.weights)
 
     def train_by(self, **changes: Any) -> Variant:
-        """With other rules."""
+        """Give the variant with other rules."""
         return replace(self, rules=replace(self.rules, **changes))
 
     def update_by(self, **changes: Any) -> Variant:
-        """With another update of the weights."""
+        """Give the variant with another update of the weights."""
         return self.train_by(update=replace(self.rules.update, **changes))
 
     def compute_by(self, kind: type, kernel: Kernel) -> Variant:
-        """With another kernel for a kind of op."""
+        """Give the variant with another kernel for a kind of op."""
         return replace(self, kernels={**self.kernels, kind: kernel})
 
 
@@ -161,7 +161,7 @@ class Memo:
     """What was computed before, by all that decides it.
 
     Attributes:
-        open: whether more is put in; afterwards things are only looked up.
+        open: Whether more is put in; afterwards things are only looked up.
     """
 
     open: bool = True
@@ -169,7 +169,7 @@ class Memo:
     _arrays: dict[tuple[Any, ...], Array] = field(default_factory=dict)
 
     def get(self, key: Any, parts: Sequence[Array], compute: Callable[[], Any]) -> Any:
-        """A result that ``key`` and these very arrays decide."""
+        """Give a result that ``key`` and these very arrays decide."""
         key = (key, *map(id, parts))
         if key in self._known:
             return self._known[key][0]
@@ -179,7 +179,7 @@ class Memo:
         return result
 
     def same(self, array: Array) -> Array:
-        """An equal array that was seen before, or this one."""
+        """Give an equal array that was seen before, or this one."""
         key = array.shape, array.tobytes()
         return self._arrays.setdefault(key, array) if self.open else self._arrays.get(key, array)
 
@@ -201,7 +201,7 @@ def run(
     training: bool = False,
     masks: Mapping[str, Array] | None = None,
 ) -> Iterator[Computed]:
-    """Each node in order, computed when it is asked for."""
+    """Give each node in order; it is computed when it is asked for."""
     first, *rest = variant.graph.nodes
     values = {first.name: x}
     for node in rest:
@@ -224,11 +224,11 @@ def _compute(node: Node, kernel: Kernel, context: Context, inputs: Sequence[Arra
 def train(
     variant: Variant, request: Train, memo: Memo, seen: Sequence[StepTrace] = ()
 ) -> Iterator[tuple[str, Array]]:
-    """What there is to see of each step, by label, in the order in which it comes about:
+    """Give what there is to see of each step, by label, in the order in which it comes about:
     running statistics, loss, gradients from the last to the first, momentum, weights.
 
     Args:
-        seen: another run's steps: each step then goes on from what that run had come to, so that
+        seen: Another run's steps: each step then goes on from what that run had come to, so that
             rounding and unstable training do not drive the two apart.
     """
     rules = variant.rules
@@ -284,7 +284,7 @@ class _TrainingStep:
     """One step's forward and backward pass, on as many devices as there are.
 
     Attributes:
-        found: new running statistics, once all have been asked for.
+        found: The new running statistics, once all have been asked for.
     """
 
     variant: Variant
@@ -330,7 +330,8 @@ class _TrainingStep:
 
 
 class _Pass:
-    """Forward and backward on one device's part of the batch; None for all of it."""
+    """The forward and backward pass on one device's part of the batch; None stands for all of
+    it."""
 
     def __init__(self, step: _TrainingStep, part: Array | None) -> None:
         batch, variant, memo = step.batch, step.variant, step.memo

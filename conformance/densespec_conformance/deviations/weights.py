@@ -56,14 +56,14 @@ def _in_and_out(kernel: Array) -> Array:
 
 
 def _misread(kernel: Array) -> Array:
-    """Values in the order (out, in, *window), taken for (*window, in, out)."""
+    """Take values in the order (out, in, *window) for the order (*window, in, out)."""
     out, inner, *window = kernel.shape
     axes = range(kernel.ndim)
     return kernel.reshape(*window, inner, out).transpose(axes[-1], axes[-2], *axes[:-2])
 
 
 def _reshaped(kernel: Array) -> Array:
-    """An array of the order (*window, in, out) that is reshaped to (out, in, *window)."""
+    """Reshape an array of the order (*window, in, out) to (out, in, *window)."""
     axes = range(kernel.ndim)
     return np.ascontiguousarray(kernel.transpose(*axes[2:], 1, 0)).reshape(kernel.shape)
 
@@ -77,7 +77,7 @@ def _rounded(dtype: str) -> Callable[[Array], Array]:
 
 
 def to_bfloat16(array: Array) -> Array:
-    """The nearest values of 8 bits, ties to even."""
+    """Round to the nearest values of 8 bits, ties to even."""
     bits = array.astype(np.float32).view(np.uint32)
     rounded = bits + 0x7FFF + ((bits >> BFLOAT16_BITS) & 1)
     return (rounded & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)

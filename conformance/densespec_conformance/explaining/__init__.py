@@ -1,1 +1,1 @@
-"""Finding the known deviation that explains a wrong answer."""
+"""Known deviations are found that explain a wrong answer."""

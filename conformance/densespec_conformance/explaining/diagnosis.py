@@ -18,16 +18,16 @@ from densespec_conformance.explaining.trial import FAMILIES, Attempt, Trial
 from densespec_conformance.judging.expected import Expectation
 
 SECONDS = 15.0
-"""How long a diagnosis may take."""
+"""The seconds that a diagnosis may take."""
 
 AT_ONCE = 4
-"""Deviations at most that are combined."""
+"""The largest number of deviations that are combined."""
 
 KEPT = 8
-"""Combinations that are built upon."""
+"""The number of combinations that are built upon."""
 
 SHOWN = 5
-"""Suspects at most."""
+"""The largest number of suspects."""
 
 Ids = tuple[str, ...]
 
@@ -37,12 +37,12 @@ class Suspect:
     """Deviations that would explain an answer, wholly or in part.
 
     Attributes:
-        deviations: ids, all of which are needed; empty where no known one helps.
-        text: a sentence for people.
-        remaining: relative error of the first part that differs still; of a complete match, the
-            largest.
-        complete: whether the whole answer is explained.
-        alike: ids of deviations that explain the same answer as well.
+        deviations: The ids of deviations, all of which are needed; empty where no known one helps.
+        text: A sentence for people.
+        remaining: The relative error of the first part that differs still; for a complete match,
+            the largest.
+        complete: Whether the whole answer is explained.
+        alike: The ids of deviations that explain the same answer as well.
     """
 
     deviations: tuple[str, ...]
@@ -59,12 +59,12 @@ def diagnose(
     *,
     seconds: float = SECONDS,
 ) -> tuple[Suspect, ...]:
-    """Explanations of an answer that is not the reference's, the best first.
+    """Find explanations of an answer that is not the reference's, the best first.
 
     Args:
-        answer: of the target; parts of it may be missing.
-        expected: what the reference answers to a ``Forward`` or ``Train``, with bounds.
-        seconds: after which the search stops.
+        answer: The target's answer, of which parts may be missing.
+        expected: What the reference answers to a ``Forward`` or ``Train``, with bounds.
+        seconds: The time after which the search stops.
     """
     if type(request) not in FAMILIES:
         return ()
@@ -79,7 +79,7 @@ def diagnose(
 
 
 def _search(trial: Trial, start: Attempt) -> dict[Ids, Attempt]:
-    """The best attempts with the fewest deviations, by the deviations they make."""
+    """Find the best attempts with the fewest deviations, by the deviations that they make."""
     candidates = [deviation.id for deviation in trial.candidates()]
     order = {id_: index for index, id_ in enumerate(candidates)}
     kept: dict[Ids, Attempt] = {(): start}
@@ -114,7 +114,7 @@ def _does_something(attempt: Attempt, before: Attempt) -> bool:
 
 
 def _order(ids: Ids, order: Mapping[str, int]) -> tuple[bool, Sequence[int]]:
-    """Deviations foreseen to the last digit come before those of precision."""
+    """Put deviations that are foreseen to the last digit before those of precision."""
     rounds = any(catalogue()[each].dtype for each in ids)
     return rounds, sorted(order[each] for each in ids)
 
@@ -158,6 +158,6 @@ def _partial(trial: Trial, start: Attempt, found: Mapping[Ids, Attempt]) -> tupl
 
 
 def phrase(ids: Sequence[str]) -> str:
-    """Deviations in words, with where each is met."""
+    """Put deviations in words, with where each is met."""
     phrases = [f"{catalogue()[i].phrase} ({catalogue()[i].source})" for i in ids]
     return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)

@@ -10,15 +10,15 @@ import numpy as np
 Array = np.ndarray
 
 CLOSE = 1e-6
-"""Relative difference at which two arrays are taken for the same."""
+"""The relative difference at which two arrays are taken for the same."""
 
 
 def peculiarities(actual: Array, expected: Array) -> tuple[str, ...]:
-    """Remarks that complete the array's name to a sentence; the first of them that holds is enough
-    of how the values relate, and others say where they differ.
+    """Give remarks that complete the array's name to a sentence. The first that holds of how the
+    values relate is enough; others say where they differ.
 
     Args:
-        actual, expected: (batch, channels, *spatial), or of any other shape.
+        actual, expected: Arrays of shape (batch, channels, *spatial), or of any other.
     """
     if actual.shape != expected.shape:
         return (f"has shape {actual.shape}, but should have {expected.shape}",)
@@ -59,7 +59,7 @@ def _is_shifted(actual: Array, expected: Array) -> Iterator[str]:
 
 
 def _is_multiple_by_channel(actual: Array, expected: Array) -> Iterator[str]:
-    """A factor, an offset or both in each channel."""
+    """Find a factor, an offset or both in each channel."""
     a, b = _by_channel(actual), _by_channel(expected)
     if a is None or b is None or a.shape[1] < 4:
         return
@@ -102,7 +102,7 @@ def _is_turned(actual: Array, expected: Array) -> Iterator[str]:
 
 
 def _is_moved(actual: Array, expected: Array) -> Iterator[str]:
-    """The expected picture, one place further along some axes."""
+    """Find the expected picture one place further along some axes."""
     spatial = expected.ndim - 2
     if spatial < 1 or min(expected.shape[2:]) < 4:
         return
@@ -165,14 +165,15 @@ def _channels(wrong: Array) -> Iterator[str]:
 
 
 def _of_few_bits(actual: Array, expected: Array) -> Iterator[str]:
-    """Values that are all of a narrower type, next to values that are not."""
+    """Find values that are all of a narrower type, next to values that are not."""
     narrow = narrowest(actual)
     if narrow and narrowest(expected) != narrow:
         yield f"has values of {BITS[narrow]} bits alone, as {narrow} has"
 
 
 def narrowest(array: Array) -> str | None:
-    """The narrowest type that holds all values of an array; None if there are none to tell by."""
+    """Name the narrowest type that holds all values of an array; None if there are none to tell
+    by."""
     if array.size < 4 or (array == np.rint(array)).all():
         return None
     return next((dtype for dtype, bits in BITS.items() if _has_bits(array, bits)), None)
@@ -184,7 +185,7 @@ def _has_bits(array: Array, bits: int) -> bool:
 
 
 def _by_channel(array: Array) -> Array | None:
-    """(channels, everything else)."""
+    """Give the array in the shape (channels, everything else)."""
     return None if array.ndim < 2 else np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
 
 
@@ -194,7 +195,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24}
-"""Significant bits."""
+"""The number of significant bits."""
 
 Finder = Callable[[Array, Array], Iterator[str]]
 

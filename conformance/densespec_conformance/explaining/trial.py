@@ -1,4 +1,4 @@
-"""Trying deviations on the reference: how far does it then agree with an answer?"""
+"""Deviations are tried on the reference: how far does it then agree with an answer?"""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ FAMILIES: Mapping[type, tuple[str, ...]] = {
 """The families of deviations that can show in an answer, by what was asked."""
 
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""Relative rounding of a single operation."""
+"""The relative rounding of a single operation."""
 
 UNFORESEEN = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
-"""What a deviation raises on a network for which it has no meaning."""
+"""The errors that a deviation raises on a network for which it has no meaning."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Attempt:
     """How far a variant of the reference agrees with an answer.
 
     Attributes:
-        agreeing: how many parts of the answer do, before the first that does not.
-        where: the first that does not; empty where all do.
-        error: its relative error, or the largest there is where all agree.
-        predicted: what the variant computes there.
+        agreeing: How many parts of the answer agree, before the first that does not.
+        where: The first part that does not; it is empty where all do.
+        error: Its relative error, or the largest there is where all agree.
+        predicted: What the variant computes there.
     """
 
     agreeing: int
@@ -69,7 +69,7 @@ class Attempt:
 
     @property
     def rank(self) -> tuple[bool, int, float]:
-        """Better attempts are larger."""
+        """Better attempts have larger ranks."""
         return self.complete, self.agreeing, -self.error
 
 
@@ -78,7 +78,7 @@ class Trial:
     """A question, the answer to it, and what the reference says.
 
     Attributes:
-        deadline: of the clock ``time.monotonic``; attempts after it are given up.
+        deadline: A time of the clock ``time.monotonic``; attempts after it are given up.
     """
 
     request: Request
@@ -104,7 +104,7 @@ class Trial:
         self._memo.open = False
 
     def candidates(self) -> tuple[Deviation, ...]:
-        """Deviations that can show in such an answer and do something to this network."""
+        """Give the deviations that can show in such an answer and do something to this network."""
         drawn = isinstance(self.request, ReadWeights) and self.request.network.weights is None
         return tuple(
             deviation
@@ -116,7 +116,7 @@ class Trial:
     def attempt(self, ids: Iterable[str]) -> Attempt | None:
         """Apply deviations to the reference and compare, until a part differs.
 
-        None where they can't be applied to this network, or time is up.
+        The result is None where they can't be applied to this network, or time is up.
         """
         deviations = [catalogue()[each] for each in ids]
         try:
@@ -155,7 +155,7 @@ class Trial:
         return Attempt(agreeing, "", worst)
 
     def _error(self, name: str, actual: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-        """Difference and what is allowed of it, relative to the larger magnitude."""
+        """Give the difference and what is allowed of it, relative to the larger magnitude."""
         finite = np.isfinite(predicted)
         if actual.shape != predicted.shape or not np.array_equal(np.isfinite(actual), finite):
             return float("inf"), 0.0
@@ -234,14 +234,14 @@ class _TimeIsUp(Exception):
 
 @dataclass
 class _Tier:
-    """Bounds of another dtype, which hold if the first values that differ look like its own."""
+    """The bounds of another dtype, which hold if the first values that differ look like its own."""
 
     dtype: str
     bounds: Callable[[], Bounds]
     fits: bool = False
 
     def of(self, name: str, error: float, actual: np.ndarray) -> float:
-        """What is allowed of a part that is off by an error."""
+        """Say what is allowed of a part that is off by an error."""
         if not self.fits and not self._could_be(error, actual):
             return 0.0
         self.fits = True
@@ -268,7 +268,7 @@ def _size(request: Request) -> tuple[int, ...] | None:
 
 
 def _observed(answer: Any) -> Parts:
-    """The parts of an answer by name, in float64."""
+    """Give the parts of an answer by name, in float64."""
     match answer:
         case list():
             parts = parts_of_steps(answer)

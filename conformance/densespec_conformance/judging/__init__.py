@@ -1,1 +1,1 @@
-"""How far an answer may be from the reference's, and comparing the two."""
+"""How far an answer may be from the reference's, and the comparison of the two."""

@@ -1,4 +1,4 @@
-"""Comparisons that say where, what was, what should have been, and how far apart the two may be."""
+"""Comparisons say where an answer differs, what was, what should have been, and how far apart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from densespec_conformance.judging.tolerance import Bounds
 
 @dataclass(frozen=True)
 class Stats:
-    """An array in a few figures; those of its values that are finite."""
+    """An array in a few figures, which are those of its finite values."""
 
     shape: tuple[int, ...]
     mean: float
@@ -37,7 +37,7 @@ class Stats:
 
 
 def stats(array: np.ndarray) -> Stats:
-    """The figures of an array."""
+    """Work out the figures of an array."""
     finite = array[np.isfinite(array)].astype(np.float64)
     kept = finite if finite.size else np.full(1, np.nan)
     return Stats(
@@ -52,7 +52,7 @@ def stats(array: np.ndarray) -> Stats:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One array of an answer beside what it should be; errors are relative."""
+    """One array of an answer beside what it should be. Errors are relative."""
 
     name: str
     error: float
@@ -65,7 +65,7 @@ class Comparison:
         return self.error <= self.allowed
 
     def describe(self, reason: str) -> str:
-        """What is wrong with the array, after its name."""
+        """Say what is wrong with the array, after its name."""
         if self.actual.shape != self.expected.shape:
             return f"has shape {self.actual.shape}, but should have {self.expected.shape}"
         has, have = ("has", "have") if self.expected.shape else ("is", "be")
@@ -79,8 +79,8 @@ class Mismatch(AssertionError):
     """A target's answer differs from what it should be.
 
     Attributes:
-        where: the op, weight or figure that differs first.
-        comparisons: every array that was compared, in order; empty where none was.
+        where: The op, weight or figure that differs first.
+        comparisons: Every array that was compared, in order; it is empty where none was.
     """
 
     def __init__(self, where: str, message: str, comparisons: tuple[Comparison, ...] = ()) -> None:
@@ -89,13 +89,13 @@ class Mismatch(AssertionError):
 
 
 def assert_equal(*, where: str, actual: object, expected: object, source: str) -> None:
-    """Both are the same; ``source`` says where the expectation comes from."""
+    """Check that both are the same; ``source`` says where the expectation comes from."""
     if actual != expected:
         raise Mismatch(where, f"is {actual!r}, but should be {expected!r} ({source})")
 
 
 def assert_identical(*, actual: Mapping[str, np.ndarray], expected: Arrays) -> Outcome:
-    """Same names, dtypes, shapes and bits."""
+    """Check that names, dtypes, shapes and bits are the same."""
     assert_equal(
         where="names", actual=sorted(actual), expected=sorted(expected), source="the graph"
     )
@@ -111,20 +111,20 @@ def assert_identical(*, actual: Mapping[str, np.ndarray], expected: Arrays) -> O
 
 
 def shown(answer: Mapping[str, np.ndarray], taps: Sequence[str]) -> list[str]:
-    """The taps that an answer has, and in any case the last, which is the output."""
+    """Give the taps that an answer has, and in any case the last, which is the output."""
     return [name for name in taps if name in answer or name == taps[-1]]
 
 
 def assert_close(
     *, actual: Mapping[str, np.ndarray], expected: Expectation, order: Iterable[str]
 ) -> Outcome:
-    """Arrays are within their bounds, or the first in ``order`` that is not is named."""
+    """Check that arrays are within their bounds, and name the first in ``order`` that is not."""
     assert isinstance(expected.values, dict)
     return _assert_within(actual, expected.values, expected, order)
 
 
 def assert_same_steps(*, actual: list[StepTrace], expected: Expectation) -> Outcome:
-    """Training steps match: each one's loss, then gradients, momentum, weights and statistics."""
+    """Check training steps: the loss of each, its gradients, momentum, weights and statistics."""
     assert isinstance(expected.values, list)
     source = "those that were asked for"
     assert_equal(

@@ -4,8 +4,8 @@
 the size that float32's rounding has there. Other draws move them by other amounts. How far such
 backends end up from the reference is how far a right one that computes in float32 may be.
 
-Where an op sums n products, each factor is moved by sqrt(n) roundoffs: as far as n roundings of
-the partial sums, of random sign, move the sum.
+Where an op sums n products, each factor is moved by sqrt(n) roundoffs. That moves the sum as far as
+n roundings of the partial sums, of random sign, do.
 """
 
 from __future__ import annotations
@@ -40,43 +40,43 @@ from densespec_conformance.judging.rounding import ARITHMETIC, Arithmetic
 
 
 class Noise:
-    """Random roundings of one arithmetic."""
+    """The random roundings of one arithmetic."""
 
     def __init__(self, arithmetic: Arithmetic, draw: int) -> None:
         self.arithmetic = arithmetic
         self._random = np.random.default_rng(draw)
 
     def relative(self, x: Array, roundoff: float) -> Array:
-        """Every value moved by up to ``roundoff`` of itself."""
+        """Move every value by up to ``roundoff`` of itself."""
         return x + self.of_size(np.abs(x) * roundoff)
 
     def of_size(self, size: Array) -> Array:
         return size * self._random.uniform(-1, 1, np.shape(size))
 
     def result(self, y: Array) -> Array:
-        """Every value moved as by rounding it."""
+        """Move every value as rounding it does."""
         return y + self.of_size(np.abs(y) * self.arithmetic.unit + self.arithmetic.smallest)
 
     def factor(self, x: Array, terms: int) -> Array:
-        """A factor of products, ``terms`` of which are summed."""
+        """Move a factor of products, ``terms`` of which are summed."""
         return self.relative(x, self.arithmetic.sums * math.sqrt(terms) + self.arithmetic.factors)
 
     def factors(self, ctx: Context, terms: int) -> Context:
-        """The kernel of an op as such a factor."""
+        """Move the kernel of an op as such a factor."""
         kernel = self.factor(ctx.weights["kernel"], terms)
         return _with_weights(ctx, {**ctx.weights, "kernel": kernel})
 
     def summed(self, total: Array, terms: int) -> Array:
-        """A sum moved as by the roundings of its partial sums where its terms have one sign."""
+        """Move a sum as the roundings of its partial sums do where its terms have one sign."""
         return self.relative(total, self.arithmetic.sums * math.sqrt(terms))
 
     def summed_alike(self, total: Array, terms: int) -> Array:
-        """A sum of terms that may all be equal: then every rounding has the same sign for long, and
-        kernels that add in order drift by an eighth of a roundoff with each term."""
+        """Move a sum of terms that may all be equal. Then every rounding has the same sign for
+        long, and kernels that add in order drift by an eighth of a roundoff with each term."""
         return self.relative(total, self.arithmetic.sums * terms / 8)
 
     def mean(self, x: Array, axes: tuple[int, ...]) -> Array:
-        """What summing ``x`` over axes moves its mean by, in the shape of the mean."""
+        """Work out what summing ``x`` over axes moves its mean by, in the shape of the mean."""
         count = math.prod(x.shape[axis] for axis in axes)
         spread = np.sqrt((x * x).mean(axes, keepdims=True))
         drift = math.sqrt(count) * np.abs(x.mean(axes, keepdims=True))
@@ -84,7 +84,7 @@ class Noise:
 
 
 def _with_weights(ctx: Context, weights: Mapping[str, Array]) -> Context:
-    """The context with other weights; statistics go where they went."""
+    """Give the context other weights; statistics go where they went."""
     return Context(ctx.node, weights, ctx.training, ctx.mask, ctx.statistics)
 
 
@@ -211,7 +211,7 @@ class _Softmax(SoftmaxKernel):
 
 
 def _results(noise: Noise, dxs: list[Array], gradients: Arrays, terms: int = 1) -> Gradients:
-    """Slopes of inputs, and gradients of weights that are sums of ``terms`` terms."""
+    """Move slopes of inputs, and gradients of weights that are sums of ``terms`` terms."""
     return (
         [noise.result(dx) for dx in dxs],
         {name: noise.result(noise.summed(g, terms)) for name, g in gradients.items()},
@@ -227,7 +227,7 @@ DISTURBED: Mapping[type, Any] = {
     ops.Dense: _Dense,
     ops.Softmax: _Softmax,
 }
-"""The ops that round; a ReLU, a maximum and a concatenation give what they are given."""
+"""The ops that round. A ReLU, a maximum and a concatenation give what they are given."""
 
 
 class _DisturbedModel(ReferenceModel):
@@ -256,8 +256,8 @@ class DisturbedBackend(NumpyBackend):
     """The reference with the roundings of an arithmetic, in one of many random ways.
 
     Args:
-        arithmetic: its name in :data:`densespec_conformance.judging.rounding.ARITHMETIC`.
-        draw: the seed of the roundings.
+        arithmetic: Its name in :data:`densespec_conformance.judging.rounding.ARITHMETIC`.
+        draw: The seed of the roundings.
     """
 
     def __init__(self, arithmetic: str, draw: int) -> None:
@@ -268,4 +268,4 @@ class DisturbedBackend(NumpyBackend):
 
 
 FLOAT64 = DisturbedBackend("float64", 1000)
-"""A backend whose roundings no bound was derived from, as a target that should pass every case."""
+"""A backend whose roundings no bound was derived from: as a target, it should pass every case."""

@@ -24,9 +24,13 @@ class Expectation:
 
 
 def expectation(request: Request) -> Expectation:
-    """What the reference computes in float64, with bounds for the dtype that was asked for.
+    """Compute in float64 what a request's answer should be, with bounds for the dtype that it asks
+    for.
 
-    It computes from weights and inputs that are rounded to that dtype first.
+    Weights and inputs are rounded to that dtype first.
+
+    Raises:
+        TypeError: The answer to such a request has no rounding to allow for.
     """
     dtype, exact = request.network.dtype, _in_float64(request)
     values = handle("numpy", exact)
@@ -41,7 +45,7 @@ def expectation(request: Request) -> Expectation:
 
 
 def given_in(dtype: str, request: Forward) -> Forward:
-    """The same question to a network of another dtype, with weights and inputs rounded to it."""
+    """Ask the same of a network of another dtype, with weights and inputs rounded to it."""
     network = request.network
     weights = None if network.weights is None else _rounded(network.weights, dtype)
     network = replace(network, dtype=dtype, weights=weights)
@@ -57,7 +61,7 @@ def _rounded(arrays: Mapping[str, np.ndarray], dtype: str) -> Arrays:
 
 
 class Reference:
-    """The numpy reference as what every target is compared with; each request is computed once.
+    """The numpy reference, with which every target is compared; each request is computed once.
 
     Several targets may ask at a time: those that ask the same wait for the first of them.
     """
@@ -67,7 +71,8 @@ class Reference:
         self._known: dict[str, _Once] = {}
 
     def expect(self, key: str, request: Callable[[], Request]) -> Expectation:
-        """What a request's answer should be; it is made when ``key`` is asked the first time."""
+        """Give what a request's answer should be; it is made when ``key`` is asked for the first
+        time."""
         with self._lock:
             once = self._known.setdefault(key, _Once())
         return once.of(request)

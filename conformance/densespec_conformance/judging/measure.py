@@ -13,7 +13,8 @@ LOSS = "loss"
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference over the largest expected magnitude; infinite where that is no number."""
+    """Divide the largest difference by the largest expected magnitude; it is infinite where that is
+    no number."""
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
     if expected.size == 0:
@@ -24,9 +25,10 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def parts_of_steps(steps: Sequence[StepTrace]) -> Arrays:
-    """Every array of training steps by a label such as ``step 2, gradient stem.conv.kernel``.
+    """Name every array of training steps by a label such as ``step 2, gradient stem.conv.kernel``.
 
-    In the order in which a step computes them: loss, gradients, momentum, weights, statistics.
+    They are in the order in which a step computes them: loss, gradients, momentum, weights,
+    statistics.
     """
     return {
         f"step {index}, {label}": array

@@ -10,10 +10,10 @@ class Outcome:
     """The closest call of a check that passed: the error that came nearest to its bound.
 
     Attributes:
-        error: relative to the largest magnitude of what it was compared with.
-        allowed: how large it might have been.
-        where: the op, weight or figure it belongs to.
-        reason: why that much is allowed.
+        error: The error, relative to the largest magnitude of what it was compared with.
+        allowed: The largest error that was allowed.
+        where: The op, weight or figure that it belongs to.
+        reason: Why that much is allowed.
     """
 
     error: float
@@ -28,4 +28,4 @@ class Outcome:
 
 
 EXACT = Outcome(0.0, 0.0, "", "exact")
-"""Of checks that leave nothing to rounding."""
+"""The outcome of checks that leave nothing to rounding."""

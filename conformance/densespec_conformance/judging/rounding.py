@@ -15,12 +15,11 @@ class Arithmetic:
     """How a dtype computes.
 
     Attributes:
-        about: what it is called where a bound is explained.
-        unit: roundoff of every value: the largest relative error of rounding to the dtype.
-        sums: roundoff of the sums that convolutions, means and the classifier accumulate.
-        factors: roundoff of what convolutions and the classifier multiply, where it is coarser.
-        smallest: half the distance between the smallest numbers of the dtype.
-        about: said with every bound.
+        about: What it is called where a bound is explained.
+        unit: The roundoff of every value: the largest relative error of rounding to the dtype.
+        sums: The roundoff of the sums that convolutions, means and the classifier accumulate.
+        factors: The roundoff of what convolutions and the classifier multiply, where it is coarser.
+        smallest: Half the distance between the smallest numbers of the dtype.
     """
 
     about: str
@@ -37,21 +36,21 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "float16": Arithmetic("float16 with sums in float32", 2.0**-11, 2.0**-24, smallest=2.0**-25),
     "bfloat16": Arithmetic("bfloat16 with sums in float32", 2.0**-8, 2.0**-24),
 }
-"""By name. Kernel libraries accumulate products of 16-bit numbers in float32."""
+"""Arithmetic by name. Kernel libraries accumulate products of 16-bit numbers in float32."""
 
 
 def arithmetic_of(dtype: str) -> str:
-    """The name of the arithmetic that a dtype is computed in."""
+    """Name the arithmetic that a dtype is computed in."""
     return "tf32" if dtype == "float32" and allows_tf32() else dtype
 
 
 def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
-    """The nearest values that a dtype has, ties to even; those of bfloat16 held in float32."""
+    """Round to the nearest values that a dtype has, ties to even; bfloat16 is held in float32."""
     return _bfloat16(array) if dtype == "bfloat16" else np.asarray(array).astype(dtype)
 
 
 def _bfloat16(array: np.ndarray) -> np.ndarray:
-    """float32 with the lower half of its bits rounded away: numpy has no bfloat16."""
+    """Round away the lower half of the bits of float32: numpy has no bfloat16."""
     bits = np.asarray(array, np.float32).view(np.uint32)
     even = (bits >> 16) & 1
     return ((bits + 0x7FFF + even) & 0xFFFF0000).astype(np.uint32).view(np.float32)

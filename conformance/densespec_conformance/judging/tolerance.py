@@ -1,4 +1,4 @@
-"""How far an answer may be from the reference: derived from the dtype and the network.
+"""How far an answer may be from the reference is derived from the dtype and the network.
 
 The reference is run a few times more with every op's result moved by as much as the dtype's
 rounding moves it there (:mod:`densespec_conformance.judging.disturbed`). How far that carries each
@@ -25,7 +25,8 @@ as the draws, and 4 times among thousands of values. The rest is for kernels tha
 ways, such as Winograd's."""
 
 ENOUGH = 8
-"""Values of each array that the draws should show together; never fewer than 2 draws."""
+"""The values of each array that the draws should show together; there are never fewer than 2
+draws."""
 MOST_DRAWS = 4
 
 
@@ -34,8 +35,8 @@ class Bounds:
     """How far each value may be from the reference, relative to its largest magnitude.
 
     Attributes:
-        relative: by tap, or by part of a training step.
-        reason: the dtype, and how the bounds were derived.
+        relative: The bounds by tap, or by part of a training step.
+        reason: The dtype, and how the bounds were derived.
     """
 
     relative: Mapping[str, float]
@@ -46,12 +47,13 @@ class Bounds:
 
 
 def forward_bounds(request: Forward, exact: Arrays, dtype: str) -> Bounds:
-    """Bounds of every tap of ``exact``, the float64 answer to a float64 request."""
+    """Derive bounds of every tap of ``exact``, the float64 answer to a float64 request."""
     return _bounds(request, exact, dtype, _taps)
 
 
 def training_bounds(request: Train, exact: list[StepTrace], dtype: str) -> Bounds:
-    """Bounds of every part of every step of ``exact``, the float64 answer to a float64 request."""
+    """Derive bounds of every part of every step of ``exact``, the float64 answer to a float64
+    request."""
     return _bounds(request, parts_of_steps(exact), dtype, _parts)
 
 
@@ -81,7 +83,7 @@ def _bounds(
 
 
 def reason(kind: str) -> str:
-    """What is said with every bound of an arithmetic."""
+    """Say what is said with every bound of an arithmetic."""
     arithmetic = ARITHMETIC[kind]
     return (
         f"{arithmetic.about}: {SAFETY:g} times as far as roundings of "
