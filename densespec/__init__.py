@@ -18,12 +18,6 @@ from densespec.backends import Backend as Backend
 from densespec.backends import Trainer as Trainer
 from densespec.backends import backends as backends
 from densespec.backends import get_backend as get_backend
-from densespec.building import build as build
-from densespec.building import in_mode as in_mode
-from densespec.building import load_weights as load_weights
-from densespec.building import optimize as optimize
-from densespec.building import read_weights as read_weights
-from densespec.building import save as save
 from densespec.errors import DensespecError as DensespecError
 from densespec.network.catalogue import catalogue as catalogue
 from densespec.network.catalogue import get as get
@@ -40,11 +34,14 @@ from densespec.recipes.presets import read_recipe as read_recipe
 from densespec.recipes.presets import write_recipe as write_recipe
 from densespec.recipes.recipe import TrainingRecipe as TrainingRecipe
 from densespec.version import __version__ as __version__
-from densespec.weights.comparing import compare as compare
-from densespec.weights.convert import convert as convert
-from densespec.weights.opening import open_weights as open_weights
 
 if TYPE_CHECKING:
+    from densespec.building import build as build
+    from densespec.building import in_mode as in_mode
+    from densespec.building import load_weights as load_weights
+    from densespec.building import optimize as optimize
+    from densespec.building import read_weights as read_weights
+    from densespec.building import save as save
     from densespec.deploy import export as export
     from densespec.hub import from_pretrained as from_pretrained
     from densespec.hub import push_to_hub as push_to_hub
@@ -52,10 +49,19 @@ if TYPE_CHECKING:
     from densespec.training import train as train
     from densespec.transfer_learning import train_from as train_from
     from densespec.transfer_learning import transfer as transfer
+    from densespec.weights.comparing import compare as compare
+    from densespec.weights.convert import convert as convert
+    from densespec.weights.opening import open_weights as open_weights
 
 
 # Imported on first use, to keep ``import densespec`` fast.
 _LATE = {
+    "build": "densespec.building",
+    "in_mode": "densespec.building",
+    "load_weights": "densespec.building",
+    "optimize": "densespec.building",
+    "read_weights": "densespec.building",
+    "save": "densespec.building",
     "export": "densespec.deploy",
     "from_pretrained": "densespec.hub",
     "push_to_hub": "densespec.hub",
@@ -63,6 +69,9 @@ _LATE = {
     "train": "densespec.training",
     "train_from": "densespec.transfer_learning",
     "transfer": "densespec.transfer_learning",
+    "compare": "densespec.weights.comparing",
+    "convert": "densespec.weights.convert",
+    "open_weights": "densespec.weights.opening",
 }
 
 

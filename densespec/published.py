@@ -1,4 +1,4 @@
-"""What installed packages publish as entry points: backends, layouts, export formats, feeds.
+"""What installed packages publish as entry points: backends, layouts, export formats, ...
 
 Each kind has an entry-point group of its own, and the project's own packages use the same groups as
 everybody else's. Nothing is imported until it is asked for by name.
@@ -38,6 +38,22 @@ def load(group: str, kind: str, name: str) -> Any:
     if not entries:
         raise UnknownName(kind, name, names(group))
     return loaded(kind, name, entries[0].load)
+
+
+def load_all(group: str, kind: str) -> dict[str, Any]:
+    """Load everything that packages publish under a group, by name, sorted.
+
+    Args:
+        group: The entry-point group.
+        kind: What the group is of, as messages call it.
+
+    Raises:
+        PackageMissing, BackendUnavailable: One can't be loaded; the message says which.
+    """
+    from importlib import metadata
+
+    entries = {entry.name: entry for entry in metadata.entry_points(group=group)}
+    return {name: loaded(kind, name, entries[name].load) for name in sorted(entries)}
 
 
 def loaded(kind: str, name: str, load: Callable[[], Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from densespec.backends import get_backend
-from densespec.building import build, save
+from densespec.building import build, origin_of, read_weights, save
 from densespec.cli import rendering
 from densespec.cli.shared import (
     DTYPES,
@@ -25,6 +25,7 @@ from densespec.cli.shared import (
 )
 from densespec.cli.sizes import InputShape, check_shape, input_option
 from densespec.network.catalogue import resolve
+from densespec.network.graph import Count
 
 
 @click.command("build")
@@ -81,7 +82,7 @@ def build_command(
         start = time.perf_counter()
         model = build(spec, backend=backend, include_top=not no_top, **options)
         seconds = time.perf_counter() - start
-        record = rendering.built_record(name, model) | {"seconds": round(seconds, 3)}
+        record = _built_record(name, model) | {"seconds": round(seconds, 3)}
         if output is not None:
             save(model, output)
     if as_json:
@@ -90,6 +91,21 @@ def build_command(
         rendering.show_built(record)
     if output is not None:
         say_written(output)
+
+
+def _built_record(name: str, model: Any) -> dict[str, Any]:
+    """Turn a built model into JSON values; its parameters are counted on the arrays it holds."""
+    origin = origin_of(model)
+    trainable = {weight.name for weight in origin.graph.weights if weight.trainable}
+    sizes = {name: array.size for name, array in read_weights(model).items()}
+    learnt = sum(size for name, size in sizes.items() if name in trainable)
+    return {
+        "name": name,
+        "backend": origin.backend,
+        "model": f"{type(model).__module__}.{type(model).__qualname__}",
+        "input": list(origin.graph.input.shape),
+        "parameters": rendering.count_record(Count(learnt, sum(sizes.values()) - learnt)),
+    }
 
 
 def _check_output(path: Path) -> None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from densespec.building import origin_of, read_weights
 from densespec.network.catalogue import Variant
 from densespec.network.graph import Count, Graph, lower
 from densespec.network.spec import DenseNetSpec
@@ -67,21 +66,6 @@ def graph_record(name: str, graph: Graph) -> dict[str, Any]:
         ],
         "parameters": count_record(graph.parameters),
         "multiply_adds": graph.multiply_adds,
-    }
-
-
-def built_record(name: str, model: Any) -> dict[str, Any]:
-    """Turn a built model into JSON values; its parameters are counted on the arrays it holds."""
-    origin = origin_of(model)
-    trainable = {weight.name for weight in origin.graph.weights if weight.trainable}
-    sizes = {name: array.size for name, array in read_weights(model).items()}
-    learnt = sum(size for name, size in sizes.items() if name in trainable)
-    return {
-        "name": name,
-        "backend": origin.backend,
-        "model": f"{type(model).__module__}.{type(model).__qualname__}",
-        "input": list(origin.graph.input.shape),
-        "parameters": count_record(Count(learnt, sum(sizes.values()) - learnt)),
     }
 
 

@@ -80,7 +80,7 @@ class ExportFormat:
 
 def formats() -> Mapping[str, ExportFormat]:
     """Find every format that installed packages offer, by name; frameworks may be absent."""
-    return {name: get_format(name) for name in published.names(GROUP)}
+    return published.load_all(GROUP, "format")
 
 
 def get_format(name: str) -> ExportFormat:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
+from densespec import published
 from densespec.atomic import atomic_path
 from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
@@ -44,15 +44,16 @@ def writer_of(layout: Layout, target: Path) -> ModelWriter:
     Raises:
         WeightsError: No installed package does.
     """
-    writers = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    writers = published.names(GROUP)
     if layout.name not in writers:
-        known = " or ".join(sorted(writers)) or "none"
+        known = " or ".join(writers) or "none"
         raise WeightsError(
             f"{target}: a {target.suffix} file holds a whole model, which can be written of these "
             f"layouts: {known}; write a .weights.h5 in layout {layout.name!r}, and let its model "
             "load that"
         )
-    return cast(ModelWriter, writers[layout.name].load())
+    writer: ModelWriter = published.load(GROUP, "writer of whole models", layout.name)
+    return writer
 
 
 def write_model(layout: Layout, target: Path, graph: Graph, arrays: Arrays, *, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from densespec import published
 from densespec.errors import UnknownName, WeightsError
 from densespec.network.differences import fields_of
 from densespec.network.graph import Graph
@@ -84,9 +85,7 @@ class Layout:
 
 def layouts() -> dict[str, Layout]:
     """Every layout that installed packages offer, by name."""
-    from importlib import metadata
-
-    return {entry.name: entry.load() for entry in metadata.entry_points(group=GROUP)}
+    return published.load_all(GROUP, "layout")
 
 
 def get_layout(name: str) -> Layout:
