@@ -34,7 +34,7 @@ from densespec.network.ops import BatchNorm
 from densespec.reference.model import ReferenceModel
 from densespec.weights.checkpoint import write_checkpoint
 from densespec_conformance.asking.questions import images, random_weights, with_variances
-from densespec_conformance.cases.forward import ROWS, SMALL, Row
+from densespec_conformance.cases.forward import ROWS, SMALL, ForwardRow
 from tests.publishing import publish
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -43,7 +43,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not ins
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
-def network(row: Row = ROWS[0], **options: Any) -> WeightedGraph:
+def network(row: ForwardRow = ROWS[0], **options: Any) -> WeightedGraph:
     """A row's network with every array random."""
     size = None if row.any_size else row.size
     graph = lower(row.spec, size, **(dict(row.options) | options))
@@ -92,7 +92,7 @@ def failure(*arguments: str | Path) -> str:
 
 
 @every_row
-def test_every_value_of_an_onnx_file_is_the_reference_s(row: Row) -> None:
+def test_every_value_of_an_onnx_file_is_the_reference_s(row: ForwardRow) -> None:
     """In float64, in ONNX's own evaluator, with an epsilon that is a float32, as ONNX has them."""
     from onnx.reference import ReferenceEvaluator
 
@@ -113,7 +113,7 @@ def test_every_value_of_an_onnx_file_is_the_reference_s(row: Row) -> None:
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "as-it-is"])
 @every_row
 def test_onnx_runtime_gives_what_the_reference_does(
-    row: Row, optimize: bool, tmp_path: Path
+    row: ForwardRow, optimize: bool, tmp_path: Path
 ) -> None:
     found = network(row)
     export(found, tmp_path / "net.onnx", optimize=optimize, check=False)
@@ -123,7 +123,7 @@ def test_onnx_runtime_gives_what_the_reference_does(
 
 
 @every_row
-def test_an_optimized_network_has_no_norm_that_could_be_folded(row: Row) -> None:
+def test_an_optimized_network_has_no_norm_that_could_be_folded(row: ForwardRow) -> None:
     found = network(row)
     graph, arrays = optimized(found.graph, found.arrays)
     norms = {node.name for node in graph.nodes if isinstance(node.op, BatchNorm)}
@@ -134,7 +134,7 @@ def test_an_optimized_network_has_no_norm_that_could_be_folded(row: Row) -> None
 
 
 def test_a_file_for_any_size_takes_every_size_and_batch(tmp_path: Path) -> None:
-    found = network(Row("same", {"padding": "same"}, any_size=True))
+    found = network(ForwardRow("same", {"padding": "same"}, any_size=True))
     export(found, tmp_path / "net.onnx")
     reference = ReferenceModel(found.graph, found.arrays)
     for batch, height in enumerate(range(33, 45), start=1):
@@ -149,7 +149,7 @@ def test_a_fixed_size_and_batch_stand_in_the_file(tmp_path: Path) -> None:
 
 
 def test_float16_is_as_near_as_float16_can_be(tmp_path: Path) -> None:
-    tiny_variances = Row("variances-as-small-as-epsilon", variance=1e-5)
+    tiny_variances = ForwardRow("variances-as-small-as-epsilon", variance=1e-5)
     done = export(network(tiny_variances), tmp_path / "net.onnx", dtype="float16")
     assert done.measured is not None
     assert 1e-6 < done.measured.difference < TOLERANCES["float16"]
@@ -161,7 +161,7 @@ def test_float16_is_as_near_as_float16_can_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [13, 25])
 def test_the_first_and_the_last_opset_run(opset: int, tmp_path: Path) -> None:
     for name, options in (("top", {}), ("max", {"include_top": False, "pooling": "max"})):
-        row = Row(name, {"padding": "same"}, options=options, any_size=True)
+        row = ForwardRow(name, {"padding": "same"}, options=options, any_size=True)
         export(network(row), tmp_path / "net.onnx", opset=opset, optimize=False)
     assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == opset
 
@@ -226,7 +226,7 @@ def test_probabilities_and_features_of_a_file_with_a_classifier(net: Path, tmp_p
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.options], ids=lambda row: row.name)
-def test_a_built_model_is_exported_as_it_ends(row: Row) -> None:
+def test_a_built_model_is_exported_as_it_ends(row: ForwardRow) -> None:
     graph = lower(row.spec, row.size, **row.options)
     model = densespec.build(row.spec, backend="numpy", input_shape=(3, *row.size), **row.options)
     assert network_of(model, WantedEnds()).graph == graph
@@ -244,7 +244,7 @@ def test_a_spec_alone_has_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_network_that_needs_large_inputs_is_checked_on_such(tmp_path: Path) -> None:
-    found = network(Row("deep", {"blocks": (1,) * 6}, (125, 125), any_size=True))
+    found = network(ForwardRow("deep", {"blocks": (1,) * 6}, (125, 125), any_size=True))
     done = export(found, tmp_path / "net.onnx")
     assert done.measured is not None
     assert done.measured.shapes == ((2, 3, 125, 125), (1, 3, 125, 125))
@@ -448,7 +448,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "as-it-is"])
 def test_a_torch_program_takes_any_batch_and_size(optimize: bool, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    found = network(Row("any", any_size=True))
+    found = network(ForwardRow("any", any_size=True))
     export(found, tmp_path / "net.pt2", optimize=optimize)
     program = torch.export.load(tmp_path / "net.pt2").module()
     reference = ReferenceModel(found.graph, found.arrays)
@@ -461,7 +461,7 @@ def test_a_torch_program_takes_any_batch_and_size(optimize: bool, tmp_path: Path
 
 def test_a_size_is_asked_for_where_torch_can_t_do_without(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    row = Row("line", {"spatial_dims": 1, "padding": "same"}, size=(49,), any_size=True)
+    row = ForwardRow("line", {"spatial_dims": 1, "padding": "same"}, size=(49,), any_size=True)
     with pytest.raises(ValueError, match="give the size"):
         export(network(row), tmp_path / "net.pt2")
     done = export(network(row), tmp_path / "net.pt2", size=(49,))
