@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -41,6 +41,7 @@ class OpenFile(Protocol):
         container: kind of file, such as ``safetensors`` or ``keras-weights``.
         tensors: in the order of the file.
         metadata: what the file says besides.
+        notes: what a user should know of how the file was read, a sentence each.
     """
 
     @property
@@ -51,6 +52,9 @@ class OpenFile(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def close(self) -> None: ...
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from densespec.errors import WeightsError
-from densespec.weights.containers import msgpack, open_file, write_file
+from densespec.weights.containers import flax_msgpack, open_file, write_file
 from tests.containers.samples import DTYPES, assert_holds, bits, network, refusal, tensors
 
 
@@ -77,7 +77,7 @@ def test_flax_restores_into_a_target(serialization: Any, path: Path) -> None:
 def test_big_arrays_are_in_chunks(
     serialization: Any, path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(msgpack, "CHUNK_SIZE", size)
+    monkeypatch.setattr(flax_msgpack, "CHUNK_SIZE", size)
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", size)
     arrays = {"a/big": bits("float32", (5, 6)), "a/small": bits("float32", (2,))}
     arrays |= {"b": bits("bfloat16", (40,)), "c": bits("float64", (2, 2, 5))}
