@@ -8,7 +8,7 @@ pickle, and are read when one of their tensors is.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from densespec.weights.containers.torch_state import (
     FoundState,
     StateSearch,
     attributes_of,
+    is_array,
     named_parts,
 )
 from densespec.weights.containers.torch_tensors import Storage, storage_of, tensor_of
@@ -34,12 +35,15 @@ from densespec.weights.containers.zips import Archive
 from densespec.weights.pickles.arrays import PickledArray, array_of
 from densespec.weights.pickles.instructions import PickleError
 from densespec.weights.pickles.machine import PickleReader
-from densespec.weights.pickles.standins import text_of
+from densespec.weights.pickles.standins import Made, called, described, text_of
 
 ZIP = b"PK\3\4"
 PICKLE = "data.pkl"
 LARGEST_PICKLE = 64 * 2**20
 """The most bytes of a compressed pickle."""
+
+MOST_NOTED = 3
+"""How many of a kind a note names."""
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
@@ -74,7 +78,7 @@ def read(opened: Opened) -> None:
         for name, value in state.entries.items():
             _add(opened, pickled, name, value)
     except PickleError as error:
-        raise Damaged(f"its pickle {error}") from error
+        raise Damaged(str(error)) from error
     _describe(opened, state)
 
 
@@ -82,19 +86,41 @@ def _describe(opened: Opened, state: FoundState) -> None:
     """Say where the arrays lay, and what lay beside them."""
     texts = named_parts(attributes_of(state.value).get("metadata"))
     opened.metadata |= {key: text for key, text in texts.items() if isinstance(text, str)}
-    for name in state.left:
-        opened.skip(name)
     if state.place:
         opened.metadata["unwrapped"] = state.place
+    for name in state.left:
+        opened.skip(name)
+    opened.notes += _notes(state)
+
+
+def _notes(state: FoundState) -> Iterator[str]:
+    made = [
+        f"{shown(name)} ({described(value)})"
+        for name, value in state.entries.items()
+        if isinstance(value, Made) and not is_array(value)
+    ]
+    if made:
+        yield f"left out what is no array: {_first(made)}"
     if state.alike:
-        opened.notes.append(
-            f"it has other values of these arrays under {', '.join(map(repr, state.alike))}, such "
-            f"as averages: choose them by their key (--key {state.alike[0]})"
+        yield (
+            f"it has other values of these arrays under {_first(map(shown, state.alike))}, such as "
+            f"averages: choose them by their key (--key {shown(state.alike[0])[1:-1]})"
         )
+
+
+def _first(things: Iterable[str]) -> str:
+    """The first few of things, and how many more there are."""
+    listed = list(things)
+    more = f" and {len(listed) - MOST_NOTED} more" if len(listed) > MOST_NOTED else ""
+    return f"{', '.join(listed[:MOST_NOTED])}{more}"
 
 
 def _add(opened: Opened, file: PickledFile, name: str, value: Any) -> None:
     found = tensor_of(value, name) or array_of(value)
+    if found is None and called(value).startswith("torch"):
+        raise Refused(
+            f"{shown(name)} is {described(value)}, but should be a dense tensor; save it as one"
+        )
     if found is None:
         opened.skip(name)
     elif isinstance(found, PickledArray):
@@ -143,9 +169,7 @@ def _folder(archive: Archive) -> str:
     end = f"/{PICKLE}"
     folders = [name.removesuffix(end) for name in archive.members if name.endswith(end)]
     if any(f"{folder}/constants.pkl" in archive.members for folder in folders):
-        raise Refused(
-            f"a TorchScript program, but should be a state_dict; nothing was run. {RESAVE}"
-        )
+        raise Refused(f"a TorchScript program, but should be a state_dict. {RESAVE}")
     if len(folders) != 1:
         raise Refused(
             f"a zip archive without {PICKLE} in one folder, so no PyTorch file; it has "

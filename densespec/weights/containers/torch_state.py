@@ -34,8 +34,8 @@ NAME = 100
 DICTS = ("builtins.dict", "collections.OrderedDict", "collections.defaultdict")
 
 RESAVE = (
-    "If you trust whoever made it, load it in the program that saved it and save its weights "
-    "alone: torch.save(model.state_dict(), 'weights.pth')"
+    "Nothing in it was run. If you trust whoever made it, load it in the program that saved it and "
+    "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
 )
 
 
@@ -179,7 +179,8 @@ class StateSearch:
     def _checked(self, value: Any) -> dict[str, Any]:
         entries = self.entries(value)
         if not is_module(value) and pairs_of(value) is None:
-            raise Refused(f"it should be a state_dict, but is {described(value)}. {RESAVE}")
+            what = "a tensor" if is_array(value) else described(value)
+            raise Refused(f"it should be a state_dict, but is {what}. {RESAVE}")
         for key, entry in pairs_of(value) or ():
             if text_of(key, "utf-8") is None and is_array(entry):
                 raise Refused(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from densespec.errors import shown
-from densespec.weights.pickles.instructions import PickleError
+from densespec.weights.pickles.instructions import damaged
 from densespec.weights.pickles.standins import Made, called, text_of
 
 RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
@@ -75,12 +75,9 @@ def _array(shape: Any, kind: Any, order: Any, content: Any) -> PickledArray | No
         return None
     sizes = shape if isinstance(shape, tuple) else (-1,)
     if len(sizes) > MAX_DIMS or any(type(size) is not int or size < 0 for size in sizes):
-        raise PickleError(f"is damaged: an array's shape should be up to {MAX_DIMS} whole numbers")
+        raise damaged(f"an array's shape should be up to {MAX_DIMS} whole numbers")
     if len(elements) != math.prod(sizes) * np.dtype(code).itemsize:
-        raise PickleError(
-            f"is damaged: an array of shape {shown(sizes)} and type {code} has {len(elements)} "
-            "bytes"
-        )
+        raise damaged(f"an array of shape {shown(sizes)} and type {code} has {len(elements)} bytes")
     return PickledArray(sizes, _NUMBERS[code], byte_order, order, elements)
 
 
@@ -109,4 +106,4 @@ def _encoded(content: memoryview | bytes | str) -> memoryview | bytes:
     try:
         return content.encode("latin1") if isinstance(content, str) else content
     except UnicodeEncodeError as error:
-        raise PickleError("is damaged: an array's elements are no bytes") from error
+        raise damaged("an array's elements are no bytes") from error

@@ -18,6 +18,11 @@ class PickleError(DensespecError, ValueError):
     """A pickle is damaged, or holds what it should not. Nothing in it was run."""
 
 
+def damaged(problem: str) -> PickleError:
+    """The error that a pickle is damaged."""
+    return PickleError(f"its pickle is damaged: {problem}")
+
+
 class Instructions:
     """Instructions that are read one after another from bytes.
 
@@ -26,7 +31,7 @@ class Instructions:
     """
 
     def __init__(self, content: Any) -> None:
-        self._content = memoryview(content).cast("B")
+        self._content = memoryview(content)
         self.position = 0
 
     def next(self) -> tuple[str, Any]:
@@ -36,7 +41,7 @@ class Instructions:
             PickleError: there is none, or it is damaged.
         """
         if self.position >= len(self._content):
-            raise PickleError(f"is damaged: it does not end within its {len(self._content)} bytes")
+            raise damaged(f"it does not end within its {len(self._content)} bytes")
         name, argument = _KNOWN[self._content[self.position]]
         self.position += 1
         try:
@@ -44,7 +49,7 @@ class Instructions:
         except PickleError:
             raise
         except (ValueError, OverflowError) as error:
-            raise PickleError(f"is damaged: {shown(str(error))} in {name}") from error
+            raise damaged(f"{shown(str(error))} in {name}") from error
 
     def take(self, size: int) -> memoryview:
         """A view of the next bytes.
@@ -54,9 +59,7 @@ class Instructions:
         """
         start, end = self.position, self.position + size
         if size < 0 or end > len(self._content):
-            raise PickleError(
-                f"is damaged: {size} bytes should follow at {start} of {len(self._content)}"
-            )
+            raise damaged(f"{size} bytes should follow at {start} of {len(self._content)}")
         self.position = end
         return self._content[start:end]
 
@@ -65,7 +68,7 @@ class Instructions:
         start, size = self.position, 64
         while (end := bytes(self._content[start : start + size]).find(b"\n")) < 0:
             if start + size >= len(self._content):
-                raise PickleError(f"is damaged: a line that starts at {start} does not end")
+                raise damaged(f"a line that starts at {start} does not end")
             size *= 2
         self.position = start + end + 1
         return bytes(self._content[start : start + end])
@@ -98,7 +101,7 @@ def _long(form: str) -> Argument:
 
 def _checked_size(size: int) -> int:
     if size > LONGEST_NUMBER:
-        raise PickleError(f"has a whole number of {size} bytes, which no file needs")
+        raise PickleError(f"its pickle has a whole number of {size} bytes, which no file needs")
     return size
 
 
@@ -116,7 +119,7 @@ def _quoted(line: bytes) -> memoryview:
     """Bytes of Python 2, between quotes and with escapes."""
     line = line.strip()
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1]:
-        raise PickleError("is damaged: a text has no quotes")
+        raise damaged("a text has no quotes")
     return memoryview(codecs.escape_decode(line[1:-1])[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from densespec.weights.pickles.instructions import Instructions, PickleError
+from densespec.weights.pickles.instructions import Instructions, PickleError, damaged
 from densespec.weights.pickles.standins import Dict, Global, Made
 
 MOST_STEPS = 1_000_000
@@ -22,7 +22,7 @@ Resolve = Callable[[Any], Any]
 
 
 def _unresolved(reference: Any) -> Any:
-    raise PickleError("refers to what lies outside of it")
+    raise PickleError("its pickle refers to what lies outside of it")
 
 
 class PickleReader:
@@ -47,12 +47,14 @@ class PickleReader:
         while True:
             self._steps -= 1
             if self._steps < 0:
-                raise PickleError(f"takes more than {MOST_STEPS} steps to read; it is a trap")
+                raise PickleError(f"its pickle takes more than {MOST_STEPS} steps: it is a trap")
             name, argument = self.source.next()
             if name == "STOP":
                 return machine.pop()
             if name not in _ACTIONS:
-                raise PickleError(f"has the instruction {name}, which data have no need of")
+                raise PickleError(
+                    f"its pickle has the instruction {name}, which data have no need of"
+                )
             _ACTIONS[name](machine, argument)
 
     def spend(self, size: int) -> None:
@@ -63,7 +65,7 @@ class PickleReader:
         """
         self._bytes -= size
         if self._bytes < 0:
-            raise PickleError(f"takes more than {MOST_BYTES} bytes of memory; it is a trap")
+            raise PickleError(f"its pickle takes more than {MOST_BYTES} bytes: it is a trap")
 
 
 class _Machine:
@@ -78,12 +80,12 @@ class _Machine:
 
     def pop(self) -> Any:
         if not self.stack:
-            raise PickleError("is damaged: it takes what it has not made")
+            raise damaged("it takes what it has not made")
         return self.stack.pop()
 
     def top(self) -> Any:
         if not self.stack:
-            raise PickleError("is damaged: it looks at what it has not made")
+            raise damaged("it looks at what it has not made")
         return self.stack[-1]
 
     def push(self, value: Any) -> None:
@@ -101,7 +103,7 @@ class _Machine:
 
     def pop_to_mark(self) -> list[Any]:
         if not self.below:
-            raise PickleError("is damaged: it goes back to a mark that it has not set")
+            raise damaged("it goes back to a mark that it has not set")
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -111,7 +113,7 @@ class _Machine:
 
     def get(self, index: int) -> None:
         if str(index) not in self.memo:
-            raise PickleError("is damaged: it recalls what it has not kept")
+            raise damaged("it recalls what it has not kept")
         self.push(self.memo[str(index)])
 
 
@@ -130,7 +132,7 @@ def _global(machine: _Machine, names: tuple[str, str]) -> None:
 def _stack_global(machine: _Machine, _: None) -> None:
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        raise PickleError("is damaged: a name should be a text")
+        raise damaged("a name should be a text")
     _global(machine, (module, name))
 
 
@@ -158,7 +160,7 @@ def _object(machine: _Machine, _: None) -> None:
 def _build(machine: _Machine, _: None) -> None:
     state, made = machine.pop(), machine.top()
     if not isinstance(made, Made):
-        raise PickleError("is damaged: it gives attributes to what has none")
+        raise damaged("it gives attributes to what has none")
     made.state = state
 
 
@@ -178,12 +180,12 @@ def _extend(machine: _Machine, items: list[Any]) -> None:
         case Made() as made:
             made.items = _grown(made.items, items)
         case _:
-            raise PickleError("is damaged: it adds items to what holds none")
+            raise damaged("it adds items to what holds none")
 
 
 def _set(machine: _Machine, items: list[Any]) -> None:
     if len(items) % 2:
-        raise PickleError("is damaged: a key has no value")
+        raise damaged("a key has no value")
     machine.spend(CONTAINER * (1 + len(items) // 2))
     pairs = list(zip(items[::2], items[1::2], strict=True))
     match machine.top():
@@ -192,7 +194,7 @@ def _set(machine: _Machine, items: list[Any]) -> None:
         case Made() as made:
             made.pairs = _grown(made.pairs, pairs)
         case _:
-            raise PickleError("is damaged: it sets values by key in what holds none")
+            raise damaged("it sets values by key in what holds none")
 
 
 def _set_one(machine: _Machine, _: None) -> None:
