@@ -9,7 +9,7 @@ because the package would make whatever they claim.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -133,13 +133,7 @@ class _TreeReader:
         )
 
     def read(self) -> Any:
-        try:
-            tree = self._value(0)
-        except (self.package.UnpackException, self.package.StackError) as error:
-            at = self.unpacker.tell()
-            raise Damaged(
-                f"it is cut off, or no msgpack, at {at} ({type(error).__name__})"
-            ) from error
+        tree = self._value(0)
         if self.unpacker.tell() != len(self.bytes):
             raise Damaged(f"it ends after {self.unpacker.tell()} of {len(self.bytes)} bytes")
         return tree
@@ -152,11 +146,20 @@ class _TreeReader:
             )
         match self._kind():
             case "map":
-                return self._map(self.unpacker.read_map_header(), depth + 1)
+                return self._map(self._next(self.unpacker.read_map_header), depth + 1)
             case "list":
-                count = self.unpacker.read_array_header()
+                count = self._next(self.unpacker.read_array_header)
                 return [self._value(depth + 1) for _ in range(count)]
-        return self._leaf(self.unpacker.unpack())
+        return self._leaf(self._next(self.unpacker.unpack))
+
+    def _next(self, take: Callable[[], Any]) -> Any:
+        """What the package takes next."""
+        try:
+            return take()
+        except (self.package.UnpackException, ValueError) as error:
+            kind = f"{type(error).__name__} {error}".strip()
+            at = self.unpacker.tell()
+            raise Damaged(f"it is cut off, or no msgpack, from {at} on ({kind})") from error
 
     def _kind(self) -> str:
         """What the next byte starts, which the package does not tell before it reads it."""

@@ -144,8 +144,8 @@ def _zipped(opened: Opened) -> PickledFile:
     def resolve(reference: Any) -> Storage:
         storage = storage_of(reference)
         member = archive.members.get(f"{folder}/data/{storage.key}")
-        if member is None or member.file_size != storage.byte_count:
-            size = "none" if member is None else f"{member.file_size} bytes"
+        size = member.file_size if member else 0
+        if storage.item_size and size != storage.byte_count:
             raise Damaged(
                 f"the storage {shown(storage.key)} should have {storage.byte_count} bytes, but the "
                 f"archive has {size}"

@@ -129,11 +129,12 @@ class StateSearch:
         rest = key.strip(".")
         while rest:
             entries = self.entries(value)
-            part = rest if rest in entries else rest.partition(".")[0]
-            if part not in entries:
+            fitting = [name for name in entries if name and f"{rest}.".startswith(f"{name}.")]
+            if not fitting:
                 raise Refused(
                     f"there is nothing under the key {shown(key)}; there are {_listed(entries)}"
                 )
+            part = max(fitting, key=len)
             beside |= self._beside(value, path, part)
             path.append(part)
             value, rest = entries[part], rest.removeprefix(part).strip(".")
