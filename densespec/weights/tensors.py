@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -42,6 +42,7 @@ class OpenFile(Protocol):
         container: The kind of file, such as ``safetensors`` or ``keras-weights``.
         tensors: The file's tensors by name, in the order of the file.
         metadata: The texts that the file has beside them.
+        notes: What a user should know of how the file was read, a sentence each.
     """
 
     @property
@@ -52,6 +53,9 @@ class OpenFile(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def close(self) -> None: ...
 

@@ -237,15 +237,32 @@ def legacy(path: Path, layers: Any, weights: Any) -> Path:
         ("a", ["w"], "its attribute layer_names should be a list of names"),
         (["a"], "w", "its attribute weight_names should be a list of names"),
         (np.zeros(3), ["w"], "its attribute layer_names should be a list of names"),
-        (["a/w"], ["w"], ""),
+        (["a/w"], ["w"], "it has an array 'a/w' that none of its lists of names has"),
+        ([], ["w"], "it has an array 'a/w' that none of its lists of names has"),
+        (["a"], [], "it has an array 'a/w' that none of its lists of names has"),
     ],
 )
 def test_legacy_lists_that_lie(tmp_path: Path, layers: Any, weights: Any, said: str) -> None:
-    path = legacy(tmp_path / "net.h5", layers, weights)
-    if said:
-        assert said in refusal(path)
-    else:
-        assert read_all(path) == {}
+    assert said in refusal(legacy(tmp_path / "net.h5", layers, weights))
+
+
+def test_a_layer_without_its_list_of_names(tmp_path: Path) -> None:
+    path = legacy(tmp_path / "net.h5", ["a"], ["w"])
+    with h5py.File(path, "r+") as file:
+        del file["a"].attrs["weight_names"]
+    assert "it has an array 'a/w' that none of its lists" in refusal(path)
+
+
+def test_weights_of_a_model_itself(tmp_path: Path) -> None:
+    """Keras 2 keeps them in a group that is no layer."""
+    path = legacy(tmp_path / "net.h5", ["a"], ["w"])
+    with h5py.File(path, "r+") as file:
+        group = file.create_group("top_level_model_weights")
+        group.attrs["weight_names"] = np.array([], "S1")
+        assert set(read_all(path)) == {"w"}
+        group.attrs["weight_names"] = [b"scale:0"]
+        group["scale:0"] = np.zeros(1)
+    assert set(read_all(path)) == {"w", "scale:0"}
 
 
 @pytest.mark.parametrize("layers", ['{"l": []}', '{"l": ["a", "a"]}', '{"l": ["b"]}', '{"l": 1}'])

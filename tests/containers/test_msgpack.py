@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from densespec.errors import WeightsError
-from densespec.weights.containers import msgpack, open_file, write_file
+from densespec.weights.containers import flax_msgpack, open_file, write_file
 from tests.containers.samples import DTYPES, assert_holds, bits, network, refusal, tensors
 
 
@@ -77,7 +77,7 @@ def test_flax_restores_into_a_target(serialization: Any, path: Path) -> None:
 def test_big_arrays_are_in_chunks(
     serialization: Any, path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(msgpack, "CHUNK_SIZE", size)
+    monkeypatch.setattr(flax_msgpack, "CHUNK_SIZE", size)
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", size)
     arrays = {"a/big": bits("float32", (5, 6)), "a/small": bits("float32", (2,))}
     arrays |= {"b": bits("bfloat16", (40,)), "c": bits("float64", (2, 2, 5))}
@@ -151,27 +151,29 @@ def array(shape: Any, dtype: Any, data: bytes, *more: Any) -> library.ExtType:
         pytest.param({"a": array([0, 2**62], "float32", b"")}, "too large", id="huge and empty"),
         pytest.param({"a": array([1.0], "float32", bytes(4))}, "whole numbers", id="fraction"),
         pytest.param({"a": array([True], "float32", bytes(4))}, "whole numbers", id="boolean"),
-        pytest.param({"a": array([[1]], "float32", bytes(4))}, "of type ''", id="nested shape"),
+        pytest.param({"a": array([[1]], "float32", bytes(4))}, "whole numbers", id="nested shape"),
         pytest.param({"a": array([1] * 65, "uint8", b"x")}, "at most 64", id="too many axes"),
-        pytest.param({"a": array("ab", "uint8", b"x")}, "shape is no list", id="shape is text"),
+        pytest.param({"a": array("ab", "uint8", b"x")}, "not of shape, type", id="shape is text"),
         pytest.param({"a": array([1], "object", bytes(8))}, "of type 'object'", id="objects"),
         pytest.param({"a": array([1], "i4,f4", bytes(8))}, "of type 'i4,f4'", id="records"),
-        pytest.param({"a": array([1], 5, bytes(8))}, "of type ''", id="type is a number"),
-        pytest.param({"a": array([8], "uint8", 8)}, "in 8 bytes", id="data are a number"),
+        pytest.param({"a": array([1], 5, bytes(8))}, "not of shape, type", id="type is a number"),
+        pytest.param({"a": array([8], "uint8", 8)}, "not of shape, type", id="data are a number"),
         pytest.param({"a": array([1], "uint8", b"x", 1)}, "not of shape, type", id="four parts"),
-        pytest.param({"a": library.ExtType(1, b"")}, "announced", id="nothing"),
-        pytest.param({"a": library.ExtType(1, b"\x93\x91\x01\xa5u")}, "announced", id="cut"),
+        pytest.param({"a": library.ExtType(1, b"")}, "not of shape, type", id="nothing"),
+        pytest.param(
+            {"a": library.ExtType(1, b"\x93\x91\x01\xa5u")}, "not of shape, type", id="cut"
+        ),
         pytest.param([1, 2], "no known kind", id="a list"),
         pytest.param(b"\x82\xa1a\xc0\xa1a\xc0", "twice", id="twice"),
         pytest.param(b"\x81\xc0\xc0", "no known kind", id="key of None"),
         pytest.param(b"\x82\xa1a\xc0\xc0\xc0", "neither a text nor", id="second key of None"),
-        pytest.param(b"\xdf\xff\xff\xff\xff\xa1a", "announced", id="four billion entries"),
-        pytest.param(b"\x81\xa1a\xdd\xff\xff\xff\xff", "announced", id="four billion items"),
-        pytest.param(b"\x81\xa1a\xc6\xff\xff\xff\xff", "announced", id="four gigabytes"),
+        pytest.param(b"\xdf\xff\xff\xff\xff\xa1a", "OutOfData", id="four billion entries"),
+        pytest.param(b"\x81\xa1a\xdd\xff\xff\xff\xff", "OutOfData", id="four billion items"),
+        pytest.param(b"\x81\xa1a\xc6\xff\xff\xff\xff", "OutOfData", id="four gigabytes"),
         pytest.param(b"\x81\xa1a" + b"\x91" * 10**5 + b"\xc0", "nested deeper", id="deep lists"),
         pytest.param(b"\x81\xa1a" * 10**5 + b"\xc0", "nested deeper", id="deep maps"),
-        pytest.param(b"\x81\xa1a\xdc\xff\xff" + b"\xc0" * 10**4, "announced", id="short list"),
-        pytest.param(b"\x81\xa1a\xc1", "0xc1", id="no such byte"),
+        pytest.param(b"\x81\xa1a\xdc\xff\xff" + b"\xc0" * 10**4, "OutOfData", id="short list"),
+        pytest.param(b"\x81\xa1a\xc1", "FormatError", id="no such byte"),
         pytest.param(b"\x81\xa1a\xc0\xc0", "after 4 of 5 bytes", id="rest"),
         pytest.param(b"\x81\xa1\xff\xc0", "UnicodeDecodeError", id="not UTF-8"),
     ],
@@ -183,8 +185,8 @@ def test_trees_that_lie(path: Path, content: Any, said: str) -> None:
 
 
 def test_too_many_entries(path: Path) -> None:
-    path.write_bytes(b"\x81\xa1a\xdd" + (2 * 10**6).to_bytes(4, "big") + b"\xc0" * 2 * 10**6)
-    assert "more than 1000000 entries" in refusal(path)
+    path.write_bytes(b"\x81\xa1a\xdd" + (4 * 10**5).to_bytes(4, "big") + b"\xc0" * 4 * 10**5)
+    assert "more than 300000 entries" in refusal(path)
 
 
 def test_two_ways_to_one_name(path: Path) -> None:

@@ -276,7 +276,7 @@ def test_keras_archives_are_read(tmp_path: Path) -> None:
         ({"config.json": b"{}"}, "should have model.weights.h5"),
         ({"config.json": b"{}", "model.weights.npz": b""}, "should have model.weights.h5"),
         ({"model.weights.h5": b""}, "should have config.json"),
-        ({"config.json": b"{}", "model.weights.h5": b""}, "ValueError"),
+        ({"config.json": b"{}", "model.weights.h5": b""}, "it ends at 0 bytes"),
         ({"config.json": b"{}", "model.weights.h5": b"x" * 99}, "does not start as HDF5 does"),
     ],
 )

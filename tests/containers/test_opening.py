@@ -198,7 +198,7 @@ def test_types_that_a_container_lacks(tmp_path: Path, container: str, dtype: str
 
 
 def test_nothing_is_imported_before_it_is_needed(tmp_path: Path) -> None:
-    for name in ("net.safetensors", "net.npz", "net.msgpack", "archive.keras", "old.weights.h5"):
+    for name in ("net.safetensors", "net.npz", "zip.pth", "archive.keras", "old.weights.h5"):
         sample(tmp_path, name, network())
     code = """
 import sys
@@ -206,7 +206,7 @@ import densespec
 from densespec.weights.containers import open_file, write_file
 for number, path in enumerate(sys.argv[1:]):
     with open_file(path) as opened:
-        for suffix in (".safetensors", ".pth", ".npz", ".msgpack"):
+        for suffix in (".safetensors", ".pth", ".npz"):
             write_file(f"{path}-{number}{suffix}", opened.tensors)
 late = {"torch", "h5py", "safetensors", "msgpack", "flax", "jax", "ml_dtypes", "keras"}
 assert not late & set(sys.modules), late & set(sys.modules)
@@ -218,7 +218,12 @@ assert not late & set(sys.modules), late & set(sys.modules)
 @pytest.mark.parametrize(
     ("name", "package", "said"),
     [
-        ("net.pth", "torch", "reading PyTorch files needs the package 'torch', which is not"),
+        (
+            "net.msgpack",
+            "msgpack",
+            "reading msgpack files needs the package 'msgpack', which",
+        ),
+        ("half.pth", "ml_dtypes", "reading bfloat16 arrays needs the package 'ml_dtypes', which"),
         ("half.npz", "ml_dtypes", "reading bfloat16 arrays needs the package 'ml_dtypes', which"),
     ],
 )
@@ -231,15 +236,19 @@ def test_packages_that_are_missing_to_read(
         read_all(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "said"),
+    [
+        ("net.weights.h5", "h5py", r"^writing HDF5 files needs .*pip install 'densespec\[hdf5\]'"),
+        ("net.msgpack", "msgpack", r"^writing msgpack files .*pip install 'densespec\[msgpack\]'"),
+    ],
+)
 def test_packages_that_are_missing_to_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, said: str
 ) -> None:
-    _hide(monkeypatch, "h5py")
-    path = tmp_path / "net.weights.h5"
-    with pytest.raises(
-        PackageMissing, match=r"^writing HDF5 files needs .*pip install 'densespec\[hdf5\]'"
-    ):
-        write_file(path, tensors(network()))
+    _hide(monkeypatch, package)
+    with pytest.raises(PackageMissing, match=said):
+        write_file(tmp_path / name, tensors(network()))
     assert list(tmp_path.iterdir()) == []
 
 

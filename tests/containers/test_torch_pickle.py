@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import io
+import json
 import os
 import pickle
 import tarfile
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from densespec.errors import WeightsError
 from densespec.weights.containers import open_file, write_file
 from tests.containers.samples import (
     DTYPES,
@@ -131,6 +135,8 @@ STATE = {"conv.weight": torch.ones(2), "conv.bias": torch.zeros(2)}
         ({"net": STATE, "acc": 90.1, "epoch": 9}, "net"),
         ({"weights": STATE}, "weights"),
         ({"module": STATE}, "module"),
+        ({"params": STATE}, "params"),
+        ({"params_ema": STATE}, "params_ema"),
         ({"model": {"state_dict": STATE, "epoch": 3}}, "model.state_dict"),
     ],
 )
@@ -161,9 +167,11 @@ SELF["model"] = SELF
     ("value", "said"),
     [
         ({"model": STATE, "module": STATE}, "a state_dict under each of model and module"),
-        (torch.ones(3), "is of type Tensor"),
-        ([torch.ones(3)], "is of type list"),
-        ({"epoch": 3, "ema": STATE}, "['epoch', 'ema'] and none of them is a tensor"),
+        (torch.ones(3), "but is a tensor"),
+        ([torch.ones(3)], "but is a list"),
+        ({"epoch": 3, "other": STATE}, "has ['epoch', 'other'] and none of them is a tensor"),
+        ({"epoch": 3, "other": STATE}, "Choose one by its key (--key other)"),
+        ({"params_ema": STATE, "ema": STATE}, "under each of params_ema and ema; choose one"),
         ({1: torch.ones(3)}, "the key 1, but keys should be texts"),
         ({"a": torch.eye(3).to_sparse()}, "sparse, quantized or without values"),
         ({"a": torch.ones(2, device="meta")}, "sparse, quantized or without values"),
@@ -176,12 +184,117 @@ def test_what_is_no_state_dict_is_refused(path: Path, value: Any, said: str) -> 
     assert said in refusal(save(value, path))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@formats
+def test_types_that_are_not_read_are_refused(path: Path, zipped: bool) -> None:
+    quantized = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+    complex_half = torch.ones(2, dtype=torch.complex32)
+    said = "'a' is sparse, quantized or without values" if zipped else "QInt8Storage, which is not"
+    assert said in refusal(save({"a": quantized}, path, zipped))
+    assert "'a' is of type 'complex32'" in refusal(save({"a": complex_half}, path, zipped))
+
+
 @pytest.mark.parametrize("name", ["keys", "values", "get", "metadata"])
 def test_state_dicts_with_attributes_of_their_own(path: Path, name: str) -> None:
     state = OrderedDict(STATE)
     state.__dict__[name] = {"a": 1}
     save(state, path)
     assert set(read_all(path)) == set(STATE)
+
+
+# Beside the tensors
+
+
+BESIDE = {
+    "epoch": np.int64(3),
+    "loss": np.float32(0.5),
+    "args": argparse.Namespace(lr=0.1, data=Path("/data")),
+    "date": datetime.datetime(2020, 1, 2),
+    "history": defaultdict(list, {"loss": [1.0]}),
+    "counts": Counter("aab"),
+    "transform": torch.nn.functional.relu,
+    "rng": np.random.default_rng(0),
+    "table": np.arange(6.0).reshape(2, 3),
+    "objects": np.array([{}, None], dtype=object),
+}
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@formats
+def test_objects_beside_the_state_are_named(path: Path, zipped: bool, protocol: int) -> None:
+    torch.save(
+        {**BESIDE, "state_dict": STATE},
+        path,
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )
+    with open_file(path) as opened:
+        assert_holds(opened, {name: tensor.numpy() for name, tensor in STATE.items()})
+        assert json.loads(opened.metadata["skipped"]) == list(BESIDE)
+        assert list(opened.notes) == []
+
+
+def test_numpy_arrays_in_a_state_are_read(path: Path) -> None:
+    save({**BESIDE, **STATE}, path)
+    with open_file(path) as opened:
+        arrays = {name: tensor.numpy() for name, tensor in STATE.items()}
+        assert_holds(opened, arrays | {"table": BESIDE["table"]})
+        assert "left out what is no array: 'epoch' (what numpy" in opened.notes[0]
+
+
+def test_tensors_of_unknown_kinds_are_no_objects_to_leave_out(path: Path) -> None:
+    save({**STATE, "odd": torch.Size([1, 2])}, path)
+    assert "'odd' is what torch.Size would make, but should be a dense tensor" in refusal(path)
+
+
+# Averaged weights, and keys
+
+
+AVERAGED = {name: tensor + 1 for name, tensor in STATE.items()}
+
+
+@pytest.mark.parametrize("averaged", ["state_dict_ema", "model_ema", "params_ema", "swa"])
+def test_averages_are_named_and_chosen_by_their_key(path: Path, averaged: str) -> None:
+    save({"epoch": 1, "state_dict": STATE, averaged: AVERAGED, "optimizer": {0: STATE}}, path)
+    with open_file(path) as opened:
+        assert_holds(opened, {name: tensor.numpy() for name, tensor in STATE.items()})
+        assert opened.notes[0].startswith(f"it has other values of these arrays under '{averaged}'")
+        assert f"(--key {averaged})" in opened.notes[0]
+    with open_file(path, key=averaged) as opened:
+        assert_holds(opened, {name: tensor.numpy() for name, tensor in AVERAGED.items()})
+        assert opened.metadata["unwrapped"] == averaged
+        assert "'state_dict'" in opened.notes[0]
+
+
+def test_keys_within_keys(path: Path) -> None:
+    save({"ema.1": {"inner": {"module": STATE}}, "b": {"model": AVERAGED}}, path)
+    for key in ("ema.1.inner", "ema.1.inner.module", "ema.1.inner."):
+        with open_file(path, key=key) as opened:
+            assert_holds(opened, {name: tensor.numpy() for name, tensor in STATE.items()})
+            assert opened.metadata["unwrapped"] == "ema.1.inner.module"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("state", "there is nothing under the key 'state'; there are ['state_dict', 'n']"),
+        ("state_dict.conv", "there are ['conv.weight', 'conv.bias']"),
+        ("n", "it should be a state_dict, but is 3"),
+        ("state_dict.conv.bias", "it should be a state_dict, but is a tensor"),
+    ],
+)
+def test_keys_that_lead_nowhere(path: Path, key: str, said: str) -> None:
+    save({"state_dict": STATE, "n": 3}, path)
+    with pytest.raises(WeightsError) as failure:
+        open_file(path, key=key)
+    assert str(failure.value).startswith(f"{path}: ")
+    assert said in str(failure.value)
+
+
+def test_only_pytorch_files_have_keys(path: Path) -> None:
+    write_file(path.with_suffix(".npz"), tensors(network()))
+    with pytest.raises(WeightsError, match="no key 'a': only PyTorch files have keys"):
+        open_file(path.with_suffix(".npz"), key="a")
 
 
 # Code is not run
@@ -227,11 +340,21 @@ def test_pickles_with_code_are_not_run(
     torch.load(path, weights_only=False)
     assert mark.exists(), "the trap should work where code is run"
     mark.unlink()
-    said = refusal(path)
+    function = name.replace("builtins.open", "io.open")
+    if where == "whole":
+        said = refusal(path)
+        assert f"it should be a state_dict, but is what {function} would make" in said
+        assert "Nothing in it was run" in said
+    elif where == "key":
+        assert f"has the key what {function} would make, but keys should be texts" in refusal(path)
+    else:
+        with open_file(path) as opened:
+            left = {"value": "conv.weight", "beside": "epoch"}[where]
+            assert json.loads(opened.metadata["skipped"]) == [left]
+            assert set(opened.tensors) == set(STATE) - {left}
+            noted = f"left out what is no array: 'conv.weight' (what {function} would make)"
+            assert list(opened.notes) == ([noted] if where == "value" else [])
     assert not mark.exists()
-    assert "which is code" in said
-    assert "nothing was run" in said
-    assert name.partition(".")[2] in said
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -250,7 +373,7 @@ def test_a_pickle_under_another_suffix_is_not_run(tmp_path: Path, mark: Path) ->
     for suffix in (".h5", ".npz", ".safetensors", ".msgpack", ".keras", ""):
         path = tmp_path / f"trap{suffix}"
         save({"a": Trap(open, str(mark), "w")}, path)
-        assert "nothing was run" in refusal(path)
+        assert "Nothing in it was run" in refusal(path)
         path.write_bytes(pickle.dumps(Trap(open, str(mark), "w")))
         assert refusal(path)
     assert not mark.exists()
@@ -269,11 +392,55 @@ def test_a_tar_archive_with_code_is_not_run(tmp_path: Path, mark: Path) -> None:
     assert not mark.exists()
 
 
+class Buffers(torch.nn.Module):
+    """It has parts of every kind, some of which its state dict leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.arange(3))
+        self.register_buffer("left", torch.arange(4), persistent=False)
+        self.register_buffer("nothing", None)
+        self.scale = torch.nn.Parameter(torch.ones(2, 3))
+        self.net = Net()
+        self.again = self.net
+        self.rest = torch.nn.ModuleDict({"a": torch.nn.Identity(), "b": torch.nn.PReLU()})
+        self.listed = torch.nn.ParameterList([torch.ones(1), torch.zeros(2)])
+        self.absent = None
+        self.function = torch.nn.functional.relu
+        self.options = argparse.Namespace(rate=0.1, place=Path("/data"))
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("wrapped", [False, True])
 @formats
-def test_whole_modules_are_refused_with_a_way_out(path: Path, zipped: bool) -> None:
-    said = refusal(save(torch.nn.Sequential(torch.nn.Linear(2, 2)), path, zipped))
-    assert "asks for torch.nn.modules.container.Sequential, which is code" in said
-    assert "torch.save(model.state_dict(), 'weights.pth')" in said
+def test_whole_modules_are_read_as_their_state(
+    path: Path, zipped: bool, protocol: int, wrapped: bool
+) -> None:
+    module = Buffers()
+    torch.save(
+        {"model": module, "epoch": 3} if wrapped else module,
+        path,
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )
+    with open_file(path) as opened:
+        state = module.state_dict()
+        assert list(opened.tensors) == list(state)
+        assert_holds(opened, {name: tensor.numpy() for name, tensor in state.items()})
+        assert opened.metadata.get("unwrapped") == ("model" if wrapped else None)
+
+
+def test_modules_that_lead_back_to_themselves_are_refused(path: Path) -> None:
+    module = torch.nn.Linear(1, 1)
+    module._modules["inner"] = module
+    assert "its modules are nested deeper than 64" in refusal(save(module, path))
+
+
+def test_modules_that_are_there_many_times_over_are_refused(path: Path) -> None:
+    module: torch.nn.Module = torch.nn.Linear(1, 1)
+    for _ in range(60):
+        module = torch.nn.Sequential(module, module)
+    assert "its modules have more parts than any network" in refusal(save(module, path))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

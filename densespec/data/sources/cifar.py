@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from densespec.data import pickles
 from densespec.data.dataset import BYTE, DataError, Dataset, Normalisation, Split
 from densespec.errors import shown
+from densespec.weights.pickles.arrays import array_of
+from densespec.weights.pickles.instructions import PickleError
+from densespec.weights.pickles.machine import PickleReader
+from densespec.weights.pickles.standins import Dict, described, text_of
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 IMAGE = (3, 32, 32)
@@ -97,29 +100,26 @@ def _binary(content: bytes, label_bytes: int) -> Labelled:
 
 def _pickled(content: bytes, key: str) -> Labelled:
     table = _table(content)
-    pixels, labels = table.get("data"), table.get(key)
-    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS:
+    pixels, labels = array_of(table.get("data")), table.get(key)
+    if pixels is None or pixels.dtype != "uint8" or pixels.shape[1:] != (PIXELS,):
         raise DataError(f"its 'data' should be an array of rows of {PIXELS} bytes")
     if not isinstance(labels, list) or any(type(label) is not int for label in labels):
         raise DataError(f"its {key!r} should be a list of whole numbers")
-    if len(labels) != len(pixels) or not labels:
-        raise DataError(f"has {len(pixels)} images and {len(labels)} labels")
+    if len(labels) != pixels.shape[0] or not labels:
+        raise DataError(f"has {pixels.shape[0]} images and {len(labels)} labels")
     try:
-        return pixels.reshape(-1, *IMAGE), np.array(labels, np.int64)
+        return pixels.read().reshape(-1, *IMAGE), np.array(labels, np.int64)
     except OverflowError as error:
         raise DataError(f"its {key!r} has numbers that are no labels") from error
 
 
 def _table(content: bytes) -> dict[str, Any]:
-    """Read a pickled dict; keys of Python 2 are bytes."""
-    value = pickles.read(content)
-    if not isinstance(value, dict):
-        raise DataError(f"it should be a table, but is of type {type(value).__name__}")
-    return {_text(key): item for key, item in value.items()}
-
-
-def _text(value: object) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+    """What a pickled dict has under texts, which Python 2 wrote as bytes."""
+    value = PickleReader(content).read()
+    if not isinstance(value, Dict):
+        raise DataError(f"it should be a table, but is {described(value)}")
+    named = ((text_of(key, "latin1"), item) for key, item in value.pairs)
+    return {name: item for name, item in named if name is not None}
 
 
 def _names(content: bytes, key: str | None) -> tuple[str, ...]:
@@ -127,9 +127,10 @@ def _names(content: bytes, key: str | None) -> tuple[str, ...]:
     if key is None:
         return tuple(content.decode("latin1").split())
     listed = _table(content).get(key)
-    if not isinstance(listed, list) or any(not isinstance(name, str | bytes) for name in listed):
+    names = [text_of(name, "latin1") for name in listed] if isinstance(listed, list) else [None]
+    if None in names:
         raise DataError(f"its {key!r} should be a list of names")
-    return tuple(map(_text, listed))
+    return tuple(filter(None, names))
 
 
 BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -353,7 +354,7 @@ def _labelled(
     where = f"{place}, {name}"
     try:
         images, labels = release.read_images(files[name], release.labels)
-    except (DataError, pickles.PickleError) as error:
+    except (DataError, PickleError) as error:
         raise DataError(f"{where}: {error}") from error
     wrong = np.flatnonzero((labels < 0) | (labels >= published.classes))
     if len(wrong):
@@ -378,7 +379,7 @@ def _class_names(
         return tuple(map(str, range(published.classes)))
     try:
         names = _names(files[release.names], release.names_key)
-    except (DataError, pickles.PickleError) as error:
+    except (DataError, PickleError) as error:
         raise DataError(f"{place}, {release.names}: {error}") from error
     if len(names) != published.classes:
         raise DataError(

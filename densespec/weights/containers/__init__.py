@@ -15,12 +15,14 @@ from pathlib import Path
 from densespec.atomic import atomic_path
 from densespec.errors import UnknownName, WeightsError, shown
 from densespec.weights.containers import (
+    flax_msgpack,
     hdf5,
     keras_zip,
-    msgpack,
     npz,
     safetensors,
     torch_pickle,
+    torch_writer,
+    zips,
 )
 from densespec.weights.containers.base import Opened, Output, Progress, Refused, damage
 from densespec.weights.tensors import OpenFile, Tensor
@@ -46,16 +48,16 @@ READERS: dict[str, Callable[[Opened], None]] = {
     "keras-weights": hdf5.read,
     "keras-legacy": hdf5.read,
     "keras": keras_zip.read,
-    "msgpack": msgpack.read,
+    "msgpack": flax_msgpack.read,
     "npz": npz.read,
 }
 
 WRITERS: dict[str, Callable[[Output], None]] = {
     "safetensors": safetensors.write,
-    "torch": torch_pickle.write,
+    "torch": torch_writer.write,
     "keras-weights": hdf5.write_weights,
     "keras-legacy": hdf5.write_legacy,
-    "msgpack": msgpack.write,
+    "msgpack": flax_msgpack.write,
     "npz": npz.write,
 }
 
@@ -71,20 +73,27 @@ FOREIGN = {
 """What files that are no container start with, and what to say of them."""
 
 
-def open_file(path: str | os.PathLike[str]) -> OpenFile:
+def open_file(path: str | os.PathLike[str], *, key: str | None = None) -> OpenFile:
     """Open a file of named arrays, whatever its kind. Use it in a ``with`` statement.
 
-    Its tensors are read when they are asked for. Names of entries that are not arrays, such as the
-    step of a training checkpoint, are listed in the metadata ``skipped``, as JSON.
+    Its tensors are read when they are asked for. Whatever else the file holds, such as the step of
+    a training checkpoint, is named in the metadata ``skipped``, as JSON.
+
+    Args:
+        key: where a PyTorch file keeps the state dict that is wanted, such as ``state_dict_ema``;
+            keys within keys are joined by dots. None for where it mostly lies.
 
     Raises:
-        WeightsError: the file is absent, of no kind that is known, damaged or hostile, or a package
-            is missing to read it; starts with the path.
+        WeightsError: the file is absent, of no kind that is known, damaged or hostile, or has
+            nothing under the key; starts with the path.
+        PackageMissing: a package is missing to read it.
     """
     path = Path(path)
     with damage(path, "file"):
         container = _container(path)
-        opened = Opened(path, container)
+        if key is not None and container != "torch":
+            raise Refused(f"it has no key {shown(key)}: only PyTorch files have keys")
+        opened = Opened(path, container, key)
     try:
         with damage(path, f"{container} file"):
             READERS[container](opened)
@@ -173,16 +182,13 @@ def _container_in(head: bytes, size: int, path: Path) -> str | None:
 
 
 def _container_in_zip(path: Path) -> str | None:
-    import zipfile
-
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        names = zips.names_in(path)
     except Exception:
         return None
     if keras_zip.CONFIG in names:
         return "keras"
-    if any(name.endswith("/data.pkl") for name in names):
+    if any(name.endswith(f"/{torch_pickle.PICKLE}") for name in names):
         return "torch"
     if names and all(name.endswith(npz.SUFFIX) for name in names):
         return "npz"

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import math
 import mmap
+import os
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,14 +21,14 @@ from densespec.errors import LONGEST, PackageMissing, WeightsError, shown
 from densespec.installed import require
 from densespec.weights.tensors import Tensor, Tensors
 
-Read = Callable[[np.dtype], np.ndarray]
-"""Reads an array, given its type, from a file that is open."""
+ReadArray = Callable[[np.dtype], np.ndarray]
+"""It reads an array, given its type, from a file that is open."""
 
-Order = Literal["<", ">"]
-"""Of bytes in a file: little-endian, big-endian."""
+ByteOrder = Literal["<", ">"]
+"""How the bytes of numbers lie in a file: little-endian or big-endian."""
 
 Progress = Callable[[int], None]
-"""Told the number of bytes of each array after it is written."""
+"""It is told the number of bytes of each array after the array is written."""
 
 ITEM_SIZES = {
     "bool": 1,
@@ -48,16 +49,18 @@ ITEM_SIZES = {
     "float8_e4m3fn": 1,
     "float8_e5m2": 1,
 }
-"""Bytes of one element, by the name of a type: numpy's, then those of ``ml_dtypes``."""
+"""The bytes of one element, by the name of its type: numpy's, then those of ``ml_dtypes``."""
 
 EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 MAX_DIMS = 64  # numpy's
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 100_000
+MOST_NAMES = 32 * 2**20
+"""The most characters of all names together."""
 MAX_DEPTH = 64
-"""Parts of a name that are joined by "/"."""
+"""The most parts of a name that are joined by "/"."""
 MAX_PART = 1000
-"""Bytes of such a part."""
+"""The most bytes of such a part."""
 
 FLOOR = 64 * 2**20
 MAX_EXPANSION = 100
@@ -128,26 +131,28 @@ class Opened:
     """An :class:`~densespec.weights.tensors.OpenFile` that a container fills.
 
     Attributes:
-        size: of the file in bytes.
-        skipped: names of entries that are not arrays; they end up in the metadata.
-        resources: closed with the file.
+        size: the size of the file in bytes.
+        key: where in the file the arrays lie that are asked for; None for where they mostly do.
+        skipped: the names of entries that are not arrays; they end up in the metadata.
+        resources: what is closed with the file.
     """
 
-    def __init__(self, path: Path, container: str) -> None:
-        self.path, self.container = path, container
+    def __init__(self, path: Path, container: str, key: str | None = None) -> None:
+        self.path, self.container, self.key = path, container, key
         self.size = path.stat().st_size
         self.metadata: dict[str, str] = {}
+        self.notes: list[str] = []
         self.skipped: list[str] = []
         self.resources = contextlib.ExitStack()
         self._tensors: dict[str, Tensor] = {}
-        self._readers: dict[str, Read] = {}
-        self._claimed = 0
+        self._readers: dict[str, ReadArray] = {}
+        self._claimed, self._names_left = 0, MOST_NAMES
 
     @property
     def tensors(self) -> Tensors:
         return self._tensors
 
-    def add(self, name: str, shape: tuple[int, ...], dtype: str, read: Read) -> None:
+    def add(self, name: str, shape: tuple[int, ...], dtype: str, read: ReadArray) -> None:
         """Add a tensor, once its name, shape and type are known to be sound."""
         if name in self._tensors:
             raise Refused(f"{shown(name)} is there twice")
@@ -157,6 +162,7 @@ class Opened:
                 f"{', '.join(ITEM_SIZES)}"
             )
         check_shape(shape, name)
+        self._count(name)
         self._claimed += byte_size(shape, dtype)
         if not plausible(self._claimed, self.size) or len(self._tensors) == MAX_TENSORS:
             raise Refused(
@@ -165,6 +171,16 @@ class Opened:
             )
         self._readers[name] = read
         self._tensors[name] = Tensor(shape, dtype, functools.partial(self._read, name))
+
+    def skip(self, name: str) -> None:
+        """Note an entry that is no array."""
+        self._count(name)
+        self.skipped.append(name)
+
+    def _count(self, name: str) -> None:
+        self._names_left -= len(name)
+        if self._names_left < 0:
+            raise Refused(f"its names take more than {MOST_NAMES} characters; it is a trap")
 
     def _read(self, name: str) -> np.ndarray:
         if name not in self._readers:
@@ -204,28 +220,45 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 class MappedFile:
-    """A file's bytes, mapped into memory."""
+    """The bytes of a file, or of a part of one, mapped into memory."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, content: np.ndarray) -> None:
+        self.bytes = content
+
+    @classmethod
+    def of(cls, file: IO[bytes]) -> Self:
+        """The bytes of an open file, which may be closed afterwards."""
+        if not os.fstat(file.fileno()).st_size:
+            return cls(np.empty(0, np.uint8))  # which can't be mapped
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.bytes = np.frombuffer(mapped, np.uint8)
+        return cls(np.frombuffer(mapped, np.uint8))
 
     @classmethod
     def at(cls, path: Path) -> Self:
         with path.open("rb") as file:
-            return cls(file)
+            return cls.of(file)
 
     def take(self, start: int, size: int) -> bytes:
         """A copy of some bytes; fewer where the file ends."""
         return self.bytes[start : start + size].tobytes()
 
     def array(
-        self, start: int, shape: tuple[int, ...], dtype: np.dtype, order: Order = "<"
+        self, start: int, shape: tuple[int, ...], dtype: np.dtype, order: ByteOrder = "<"
     ) -> np.ndarray:
         """A view of elements in this byte order, or a copy where they are not aligned."""
         view = self.bytes[start : start + math.prod(shape) * dtype.itemsize]
-        array = view.view(dtype.newbyteorder(order)).reshape(shape)
-        return array if array.flags.aligned else array.copy()
+        return elements(view, dtype, order).reshape(shape)
+
+
+def elements(content: np.ndarray, dtype: np.dtype, order: ByteOrder) -> np.ndarray:
+    """Bytes as elements: a view in this byte order, or a copy where they are not aligned.
+
+    Elements of ``ml_dtypes`` have no byte order of their own, so theirs is changed here.
+    """
+    stored = np.dtype(f"u{dtype.itemsize}") if dtype.name in EXTENDED else dtype
+    array = content.view(stored.newbyteorder(order))
+    array = array if array.flags.aligned else array.copy()
+    return array if stored is dtype else array.astype(stored, copy=False).view(dtype)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,11 @@ import numpy as np
 
 from densespec.errors import shown
 from densespec.installed import require
+from densespec.weights.containers import json_texts
 from densespec.weights.containers.base import (
     ITEM_SIZES,
     MAX_DEPTH,
+    MOST_NAMES,
     Damaged,
     MappedFile,
     Opened,
@@ -39,6 +41,15 @@ WEIGHT_NAMES = "weight_names"
 LAYERS = "layers"
 LONGEST_ATTRIBUTE = 64512
 """Bytes beyond which Keras cuts a list into several attributes."""
+
+UNLISTED = ("top_level_model_weights",)
+"""Groups of weights that no layer has, which Keras 2 doesn't list among the layers."""
+
+OPTIMIZER = "optimizer_weights"
+"""The group of an optimizer's state."""
+
+DESCRIPTIONS = ("model_config", "training_config")
+"""Texts that describe a model as JSON."""
 
 OLD_LAYERS = "_layer_checkpoint_dependencies"
 """What Keras 2.13 called ``layers``."""
@@ -62,11 +73,14 @@ def read_from(opened: Opened, file: MappedFile) -> None:
     layers = _names(weights, LAYER_NAMES)
     if layers is None and weights is root:
         opened.container = "keras-weights"
-        noted = dict(_walk(opened, file, root, "", set()))
+        noted = dict(_walk(opened, file, root))
         opened.metadata[LAYER_NAMES] = json.dumps(noted, ensure_ascii=False)
     else:
         opened.container = "keras-legacy"
         _read_layers(opened, file, weights, layers or [])
+    for key in DESCRIPTIONS:
+        if key in opened.metadata:
+            json_texts.parsed(opened.metadata[key], f"its {key}")
 
 
 def _texts(node: Node) -> dict[str, str]:
@@ -74,33 +88,54 @@ def _texts(node: Node) -> dict[str, str]:
     return {key: text for key, text in texts if isinstance(text, str) and key != LAYER_NAMES}
 
 
-def _walk(
-    opened: Opened, file: MappedFile, group: Node, path: str, seen: set[int]
-) -> Iterator[tuple[str, str]]:
+def _walk(opened: Opened, file: MappedFile, group: Node) -> Iterator[tuple[str, str]]:
     """Add every array below a group. Yields the noted names of layers, by path."""
-    if group.address in seen or path.count("/") > MAX_DEPTH:
-        raise Damaged(f"the group {shown(path)} leads back to itself, or lies too deep")
-    seen.add(group.address)
-    for part in group.links:
-        member = group[part]
-        outer = "layers" if part == OLD_LAYERS else part
-        inner = f"{path}/{outer}" if path else outer
+    for path, member in _below(group):
+        inner = "/".join("layers" if part == OLD_LAYERS else part for part in path.split("/"))
+        name = member.attributes.get("name") if path.endswith("vars") else None
         if member.is_array:
             _add(opened, file, inner, member)
+        elif isinstance(name, str):
+            yield inner.removesuffix("vars").removesuffix("/"), name
+
+
+def _below(group: Node) -> Iterator[tuple[str, Node]]:
+    """Every group and array below a group, with its path.
+
+    Raises:
+        Damaged: a group leads back to itself, or lies too deep.
+    """
+    seen, room = {group.address}, MOST_NAMES
+    open_groups = [("", group, iter(group.links))]
+    while open_groups:
+        above, parent, parts = open_groups[-1]
+        part = next(parts, None)
+        if part is None:
+            open_groups.pop()
             continue
-        name = member.attributes.get("name") if part == "vars" else None
-        if isinstance(name, str):
-            yield path, name
-        yield from _walk(opened, file, member, inner, seen)
+        path, node = f"{above}{part}", parent[part]
+        room -= len(path)
+        yield path, node
+        if node.is_array:
+            continue
+        if node.address in seen or len(open_groups) > MAX_DEPTH or room < 0:
+            raise Damaged(f"the group {shown(path)} leads back to itself, or lies too deep")
+        seen.add(node.address)
+        open_groups.append((f"{path}/", node, iter(node.links)))
 
 
 def _read_layers(opened: Opened, file: MappedFile, weights: Node, layers: list[str]) -> None:
-    listed = {}
-    for layer in layers:
+    listed, named = {}, set()
+    for layer in [*layers, *(name for name in UNLISTED if name in weights.links)]:
         group = _at(weights, layer)
         listed[layer] = _names(group, WEIGHT_NAMES) or []
         for name in listed[layer]:
-            _add(opened, file, name, _at(group, name))
+            node = _at(group, name)
+            named.add(node.address)
+            _add(opened, file, name, node)
+    for path, node in _below(weights):
+        if node.is_array and node.address not in named and not path.startswith(OPTIMIZER):
+            raise Damaged(f"it has an array {shown(path)} that none of its lists of names has")
     if any(_layer_of(name) != layer for layer, names in listed.items() for name in names):
         listed = {layer: names for layer, names in listed.items() if names}
         opened.metadata[LAYERS] = json.dumps(listed, ensure_ascii=False)

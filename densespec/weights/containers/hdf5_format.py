@@ -19,18 +19,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from densespec.errors import shown
-from densespec.weights.containers.base import Damaged, MappedFile, Order, Refused
+from densespec.weights.containers.base import ByteOrder, Damaged, MappedFile, Refused
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 2**64 - 1
-MOST_STEPS = 5_000_000
-MOST_TEXT = 2**28
+MOST_STEPS = 1_000_000
+MOST_TEXT = 2**24
 
 LONGEST_NAME = 1024
+TABLE_K, TREE_K = 4, 16
+"""Half of the most entries of a table of symbols, and of a node of a tree, if no file says so."""
 
 
-class Kind:
-    """Types of messages in an object's header."""
+class MessageType:
+    """The numbers of the types of messages in an object's header."""
 
     DATASPACE = 0x01
     LINK_INFO = 0x02
@@ -60,7 +62,7 @@ BOOLS = (b"FALSE\0\0\0TRUE\0\0\0\0\0\1", b"FALSE\0TRUE\0\0\1")
 
 
 @dataclass(frozen=True)
-class Type:
+class ElementType:
     """Type of elements.
 
     Attributes:
@@ -71,23 +73,23 @@ class Type:
     """
 
     name: str | None
-    order: Order
+    order: ByteOrder
     size: int
     variable: bool = False
 
 
 @dataclass(frozen=True)
-class Array:
+class StoredArray:
     """Where an array lies: its elements start at ``start``, and ``stored`` bytes are there."""
 
     shape: tuple[int, ...]
     dtype: str
-    order: Order
+    order: ByteOrder
     start: int
     stored: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """A message of an object's header: its type, flags, and where it lies."""
 
@@ -107,6 +109,7 @@ class HDF5File:
     def __init__(self, file: MappedFile) -> None:
         self.file = file
         self.size = len(file.bytes)
+        self.table_k, self.tree_k = TABLE_K, TREE_K
         self._steps = MOST_STEPS
         self._text_left = MOST_TEXT
         self._nodes: dict[int, Node] = {}
@@ -119,6 +122,7 @@ class HDF5File:
         (version,) = self.unpack("B", 8)
         if version in (0, 1):
             sizes = self.unpack("BB", 13)
+            self.table_k, self.tree_k = self.unpack("HH", 16)
             base, _, end, _, _, root = self.unpack("6Q", 24 + 4 * version)
         elif version in (2, 3):
             sizes = self.unpack("BB", 9)
@@ -196,7 +200,7 @@ class Node:
 
     @property
     def is_array(self) -> bool:
-        return self._find(Kind.LAYOUT) is not None
+        return self._find(MessageType.LAYOUT) is not None
 
     def __getitem__(self, name: str) -> Node:
         address = self.links.get(name)
@@ -217,11 +221,11 @@ class Node:
     def _links(self) -> Iterator[tuple[str, int]]:
         for message in self.messages:
             match message.kind:
-                case Kind.SYMBOL_TABLE:
+                case MessageType.SYMBOL_TABLE:
                     yield from _symbols(self.file, *self.file.unpack("QQ", message.start))
-                case Kind.LINK:
+                case MessageType.LINK:
                     yield _link(self.file, message.start)
-                case Kind.LINK_INFO:
+                case MessageType.LINK_INFO:
                     for start, _ in _dense(self.file, message.start, 8, LINKS_BY_NAME, 4, 7):
                         yield _link(self.file, start)
 
@@ -231,21 +235,21 @@ class Node:
 
     def _attributes(self) -> Iterator[tuple[int, int]]:
         for message in self.messages:
-            if message.kind == Kind.ATTRIBUTE and not message.flags & 2:  # 2: elsewhere
+            if message.kind == MessageType.ATTRIBUTE and not message.flags & 2:  # 2: elsewhere
                 yield message.start, message.size
-            elif message.kind == Kind.ATTRIBUTE_INFO:
+            elif message.kind == MessageType.ATTRIBUTE_INFO:
                 yield from _dense(self.file, message.start, 2, ATTRIBUTES_BY_NAME, 0, 8)
 
-    def array(self) -> Array:
+    def array(self) -> StoredArray:
         """Where an array lies.
 
         Raises:
             Refused: in another file, in chunks, or nowhere; or of a type that is not read.
         """
         file = self.file
-        shape = _shape(file, self._own(Kind.DATASPACE))
-        kind = _type(file, self._own(Kind.DATATYPE))
-        if self._find(Kind.EXTERNAL_FILES):
+        shape = _shape(file, self._own(MessageType.DATASPACE))
+        kind = _type(file, self._own(MessageType.DATATYPE))
+        if self._find(MessageType.EXTERNAL_FILES):
             raise Refused("it lies in another file; save the array itself")
         if shape is None or kind.name is None or kind.name == "text":
             raise Refused("it should be an array of numbers; save it as one")
@@ -256,11 +260,11 @@ class Node:
                 f"it claims {claimed} bytes, of which {stored} are stored, at {start} in a file of "
                 f"{file.size}; get the file anew"
             )
-        return Array(shape, kind.name, kind.order, start if claimed else 0, stored)
+        return StoredArray(shape, kind.name, kind.order, start if claimed else 0, stored)
 
     def _place(self) -> tuple[int, int]:
         """Where elements start, and how many bytes there are of them."""
-        start = self._own(Kind.LAYOUT)
+        start = self._own(MessageType.LAYOUT)
         version, layout = self.file.unpack("BB", start)
         if version not in (3, 4):
             raise Refused(f"its layout is of version {version}; save it anew")
@@ -301,7 +305,7 @@ def _messages(file: HDF5File, address: int) -> Iterator[Message]:
             raise Damaged(f"the header at {address} continues in itself")
         seen.add(start)
         for message in _block(file, start, start + size, head):
-            if message.kind == Kind.CONTINUATION:
+            if message.kind == MessageType.CONTINUATION:
                 blocks.append(_continued(file, message.start, head))
             else:
                 yield message
@@ -342,15 +346,22 @@ def _symbols(file: HDF5File, tree: int, heap: int) -> Iterator[tuple[str, int]]:
                 raise Damaged("a name lies outside its heap")
             name = _terminated(file, names + offset, size - offset)
             if cache == 2:
-                raise Refused(_refused(name, "soft"))
-            yield name, address
+                raise Refused(_refused(name.decode(), "soft"))
+            yield name.decode(), address
+        _check_rest(file, start + 4 + 40 * count, 2 * file.table_k - count, 40)
 
 
-def _terminated(file: HDF5File, start: int, most: int) -> str:
+def _check_rest(file: HDF5File, start: int, free: int, size: int) -> None:
+    """Check that a list has no more entries than it says: HDF5 clears those that it drops."""
+    if free > 0 and any(file.take(start, size)):
+        raise Damaged(f"a group's list of members at {start} has more of them than it says")
+
+
+def _terminated(file: HDF5File, start: int, most: int) -> bytes:
     name, zero, _ = file.file.take(start, min(most, LONGEST_NAME)).partition(b"\0")
     if not zero:
         raise Damaged(f"a name of a group does not end, or is longer than {LONGEST_NAME} bytes")
-    return name.decode()
+    return name
 
 
 def _tables(file: HDF5File, node: int, above: int | None, seen: set[int]) -> Iterator[int]:
@@ -359,6 +370,7 @@ def _tables(file: HDF5File, node: int, above: int | None, seen: set[int]) -> Ite
     if kind or node in seen or (above is not None and level != above - 1):
         raise Damaged(f"the tree of a group is tangled at {node}")
     seen.add(node)
+    _check_rest(file, node + 24 + 8 + 16 * count, 2 * file.tree_k - count, 8)
     for number in range(count):
         (child,) = file.unpack("Q", node + 24 + 8 + 16 * number)
         if level:
@@ -532,28 +544,30 @@ def _shape(file: HDF5File, start: int) -> tuple[int, ...] | None:
     return None if kind == 2 else file.unpack(f"{rank}Q", start + 4)
 
 
-def _type(file: HDF5File, start: int) -> Type:
+def _type(file: HDF5File, start: int) -> ElementType:
     first, bits, _, _, size = file.unpack("BBBBI", start)
-    order: Order = ">" if bits & 1 else "<"
+    order: ByteOrder = ">" if bits & 1 else "<"
     match first & 15:
         case 0:
             plain = file.unpack("HH", start + 8) == (0, 8 * size)
             name = f"{'' if bits & 8 else 'u'}int{8 * size}" if plain else None
-            return Type(name, order, size)
+            return ElementType(name, order, size)
         case 1:
             known = not bits & 0x40  # else VAX
             fields = (size, *file.unpack("HHBBBBI", start + 8))
-            return Type(FLOATS.get(fields) if known else None, order, size)
+            return ElementType(FLOATS.get(fields) if known else None, order, size)
         case 3:
-            return Type("text", order, size)
+            return ElementType("text", order, size)
         case 5:  # opaque, as h5py keeps a type that HDF5 lacks
-            return Type("bfloat16" if size == 2 else None, "<", size)
+            return ElementType("bfloat16" if size == 2 else None, "<", size)
         case 8:
             members = file.file.take(start + 20, 18)
-            return Type("bool" if members.startswith(BOOLS) and size == 1 else None, "<", size)
+            return ElementType(
+                "bool" if members.startswith(BOOLS) and size == 1 else None, "<", size
+            )
         case 9:
-            return Type("text" if bits & 15 == 1 else None, order, size, variable=True)
-    return Type(None, order, size)
+            return ElementType("text" if bits & 15 == 1 else None, order, size, variable=True)
+    return ElementType(None, order, size)
 
 
 def _attribute(file: HDF5File, start: int, size: int) -> tuple[str, Texts]:
@@ -578,7 +592,7 @@ def _attribute(file: HDF5File, start: int, size: int) -> tuple[str, Texts]:
     return name, texts if shape else texts[0]
 
 
-def _element(file: HDF5File, start: int, kind: Type) -> str:
+def _element(file: HDF5File, start: int, kind: ElementType) -> str:
     if not kind.variable:
         return file.text(start, kind.size)
     length, address, number = file.unpack("IQI", start)

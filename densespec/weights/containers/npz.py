@@ -7,72 +7,87 @@ not look.
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 
 from densespec.errors import shown
-from densespec.weights.containers import zips
+from densespec.weights.containers import json_texts
 from densespec.weights.containers.base import (
     EXTENDED,
     ITEM_SIZES,
+    ByteOrder,
     Damaged,
     Opened,
     Output,
-    Read,
+    ReadArray,
     Refused,
     byte_size,
+    elements,
     write_little_endian,
 )
+from densespec.weights.containers.zips import Archive, leaves_archive
 
 SUFFIX = ".npy"
 LONGEST_COMMENT = 65535
+LONGEST_HEADER = 2**16
+"""The bytes in which a member's header is looked for; numpy reads none of more than 10,000."""
 
 TYPES = {name: np.dtype(name).newbyteorder("<").str for name in ITEM_SIZES if name not in EXTENDED}
 TYPES |= {"bfloat16": "<V2"}
-"""How headers spell each type."""
+"""How headers spell the name of each type."""
 
 
 def read(opened: Opened) -> None:
-    archive = zips.open_archive(opened)
+    archive = Archive(opened)
     opened.metadata.update(_metadata(archive.comment))
-    for member in archive.infolist():
-        if member.filename.endswith(SUFFIX):
-            _add(opened, archive, member)
+    for name in archive.members:
+        if name.endswith(SUFFIX):
+            _add(opened, archive, name)
         else:
-            opened.skipped.append(member.filename)
+            opened.skip(name)
 
 
 def _metadata(comment: bytes) -> dict[str, str]:
     try:
-        metadata = json.loads(comment)
-    except (ValueError, RecursionError):
+        metadata = json_texts.parsed(comment, "its comment")
+    except Damaged:
         return {}
     texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
     return metadata if texts else {}
 
 
-def _add(opened: Opened, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    name = member.filename.removesuffix(SUFFIX)
-    with archive.open(member) as file:
-        shape, dtype, start = _header(name, file)
-    opened.add(name, shape, dtype, _reader(archive, member))
-    if start + byte_size(shape, dtype) != member.file_size:
-        raise Damaged(
-            f"{shown(name)} has {member.file_size} bytes, but by its header "
-            f"{start + byte_size(shape, dtype)}"
-        )
+def _add(opened: Opened, archive: Archive, member: str) -> None:
+    name = member.removesuffix(SUFFIX)
+    header = _header(name, io.BytesIO(archive.head(member, LONGEST_HEADER)))
+    opened.add(name, header.shape, header.dtype, _reader(archive, member, header))
+    size, expected = archive.members[member].file_size, header.start
+    expected += byte_size(header.shape, header.dtype)
+    if size != expected:
+        raise Damaged(f"{shown(name)} has {size} bytes, but by its header {expected}")
 
 
-def _header(name: str, file: Any) -> tuple[tuple[int, ...], str, int]:
-    """Shape and type of an array, and where its elements start."""
+@dataclass(frozen=True)
+class _Header:
+    """What a member says of its array, and where the elements start."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    byte_order: ByteOrder
+    axes_order: Literal["C", "F"]
+    start: int
+
+
+def _header(name: str, file: BinaryIO) -> _Header:
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
     else:
         raise Refused(
             f"{shown(name)} is of version {version} of .npy, but should be of version 1 or 2; save "
@@ -83,15 +98,20 @@ def _header(name: str, file: Any) -> tuple[tuple[int, ...], str, int]:
             f"{shown(name)} holds Python objects, which can run code when they are read; it should "
             "hold numbers"
         )
-    return shape, "bfloat16" if dtype.str[1:] == "V2" else dtype.name, file.tell()
+    return _Header(
+        shape,
+        "bfloat16" if dtype.str[1:] == "V2" else dtype.name,
+        ">" if dtype.str.startswith(">") else "<",
+        "F" if fortran else "C",
+        file.tell(),
+    )
 
 
-def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Read:
+def _reader(archive: Archive, member: str, header: _Header) -> ReadArray:
     def read(dtype: np.dtype) -> np.ndarray:
-        with archive.open(member) as file:
-            array = np.lib.format.read_array(cast(BinaryIO, file), allow_pickle=False)
-            file.read()  # to the end, where the checksum is compared
-        return array.view(dtype) if array.dtype.kind == "V" else array
+        content = archive.content(member)[header.start :]
+        array = elements(content, dtype, header.byte_order)
+        return array.reshape(header.shape, order=header.axes_order)
 
     return read
 
@@ -100,7 +120,7 @@ def write(output: Output) -> None:
     output.check_types(TYPES, ".npz files")
     for name in output.tensors:
         member = name + SUFFIX
-        if zipfile.ZipInfo(member).filename != member or zips.leaves_archive(member):
+        if zipfile.ZipInfo(member).filename != member or leaves_archive(member):
             raise Refused(f"{shown(name)} can't be a name in a .npz file")
     with zipfile.ZipFile(output.temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.comment = _comment(output)

@@ -1,7 +1,8 @@
 """safetensors: a JSON header with types, shapes and offsets, then the elements.
 
-Written and read here rather than by the ``safetensors`` package, which needs all arrays in memory
-to write them, and has no bfloat16 for numpy. The rules for headers are the package's.
+It is read and written here rather than by the ``safetensors`` package, which copies every array
+that it reads, needs all of them in memory to write them, and makes gigabytes of a hostile header.
+The rules for headers are the package's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from densespec.errors import shown
+from densespec.weights.containers import json_texts
 from densespec.weights.containers.base import (
     ITEM_SIZES,
     Damaged,
@@ -45,7 +47,6 @@ TYPES = {
 }
 CODES = {dtype: code for code, dtype in TYPES.items()}
 
-LONGEST_HEADER = 100_000_000
 ALIGNMENT = 8
 
 
@@ -64,10 +65,12 @@ def read(opened: Opened) -> None:
 
 def _header(opened: Opened, file: MappedFile) -> tuple[dict[str, Any], int]:
     size = struct.unpack("<Q", file.take(0, 8))[0] if opened.size >= 8 else 2**64
-    if size > min(LONGEST_HEADER, opened.size - 8):
-        raise Damaged(f"it has {opened.size} bytes, but says that its header has {size}")
-    text = file.take(8, size).decode()
-    header = json.loads(text, object_pairs_hook=_without_repeats)
+    if size > min(json_texts.LONGEST, opened.size - 8):
+        raise Damaged(
+            f"it has {opened.size} bytes, but says that its header has {size}, of at "
+            f"most {json_texts.LONGEST}"
+        )
+    header = json_texts.parsed(file.take(8, size), "its header", _without_repeats)
     if not isinstance(header, dict):
         raise Damaged(f"its header should be a JSON object, but is {shown(header)}")
     return header, 8 + size

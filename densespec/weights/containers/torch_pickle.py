@@ -1,313 +1,235 @@
 """PyTorch's files: a pickled dict of tensors, in a zip archive or, before PyTorch 1.6, bare.
 
-Pickles can run code. They are only opened by PyTorch's restricted unpickler, which builds tensors
-and plain containers, and refuses everything else without running it.
+Pickles can run code. They are read by a machine that runs nothing: what stands for a tensor is read
+as an array, what stands for anything else is named and left alone. Storages lie outside of the
+pickle, and are read when one of their tensors is.
 """
 
 from __future__ import annotations
 
-import math
-import pickle
-import re
 import tarfile
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from densespec.errors import shown
-from densespec.installed import require
-from densespec.weights.containers import zips
 from densespec.weights.containers.base import (
-    EXTENDED,
+    ByteOrder,
+    Damaged,
+    MappedFile,
     Opened,
-    Output,
-    Read,
     Refused,
-    write_little_endian,
 )
-from densespec.weights.tensors import Tensor, Tensors
-
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "module")
-"""Keys under which training scripts keep the state dict."""
-
-DEEPEST = 4
-"""Wrappers within wrappers that are opened."""
+from densespec.weights.containers.torch_state import (
+    RESAVE,
+    FoundState,
+    StateSearch,
+    attributes_of,
+    is_array,
+    named_parts,
+)
+from densespec.weights.containers.torch_tensors import Storage, storage_of, tensor_of
+from densespec.weights.containers.zips import Archive
+from densespec.weights.pickles.arrays import PickledArray, array_of
+from densespec.weights.pickles.instructions import PickleError
+from densespec.weights.pickles.machine import PickleReader
+from densespec.weights.pickles.standins import Made, called, described, text_of
 
 ZIP = b"PK\3\4"
-LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
-"""In the first pickle of a file that is not an archive."""
+PICKLE = "data.pkl"
+LARGEST_PICKLE = 64 * 2**20
+"""The most bytes of a compressed pickle."""
 
-RESAVE = (
-    "If you trust whoever made it, load it in the program that saved it and save its weights "
-    "alone: torch.save(model.state_dict(), 'weights.pth')"
+MOST_NOTED = 3
+"""How many of a kind a note names."""
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_VERSION = 1001
+"""In the first two pickles of a file that is not an archive."""
+
+NOT_TORCH = (
+    "a pickle that torch.save did not write, or damaged; pickles can run code, so it was not "
+    "opened. If you trust whoever made it, load it in the program that saved it and save its "
+    "arrays as .npz or .safetensors"
 )
+
+
+@dataclass(frozen=True)
+class PickledFile:
+    """What a file's pickle holds, and where its storages are.
+
+    Attributes:
+        content: gives the bytes of a storage by its key.
+        order: the byte order of the numbers in them.
+    """
+
+    value: Any
+    content: Callable[[str], np.ndarray]
+    order: ByteOrder = "<"
 
 
 def read(opened: Opened) -> None:
-    require("reading PyTorch files", "torch", extra="torch")
-    state = _state_dict(opened, _load(opened))
-    for name, value in _entries(state).items():
-        _add(opened, name, value)
-    opened.metadata |= _metadata(state)
+    file = MappedFile.at(opened.path)
+    try:
+        pickled = _zipped(opened) if file.take(0, 4) == ZIP else _legacy(opened, file)
+        state = StateSearch().find(pickled.value, opened.key)
+        for name, value in state.entries.items():
+            _add(opened, pickled, name, value)
+    except PickleError as error:
+        raise Damaged(str(error)) from error
+    _describe(opened, state)
 
 
-def _metadata(state: dict[Any, Any]) -> dict[str, str]:
-    """Texts that :func:`write` has attached to a state dict."""
-    found = getattr(state, "metadata", None)
-    if not isinstance(found, dict):
-        return {}
-    return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, str)}
+def _describe(opened: Opened, state: FoundState) -> None:
+    """Say where the arrays lay, and what lay beside them."""
+    texts = named_parts(attributes_of(state.value).get("metadata"))
+    opened.metadata |= {key: text for key, text in texts.items() if isinstance(text, str)}
+    if state.place:
+        opened.metadata["unwrapped"] = state.place
+    for name in state.left:
+        opened.skip(name)
+    opened.notes += _notes(state)
 
 
-def _load(opened: Opened) -> Any:
-    import torch
+def _notes(state: FoundState) -> Iterator[str]:
+    made = [
+        f"{shown(name)} ({described(value)})"
+        for name, value in state.entries.items()
+        if isinstance(value, Made) and not is_array(value)
+    ]
+    if made:
+        yield f"left out what is no array: {_first(made)}"
+    if state.alike:
+        yield (
+            f"it has other values of these arrays under {_first(map(shown, state.alike))}, such as "
+            f"averages: choose them by their key (--key {shown(state.alike[0])[1:-1]})"
+        )
 
-    mapped = _check(opened)
-    with opened.path.open("rb") as file:
-        try:
-            return torch.load(
-                opened.path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
+
+def _first(things: Iterable[str]) -> str:
+    """The first few of things, and how many more there are."""
+    listed = list(things)
+    more = f" and {len(listed) - MOST_NOTED} more" if len(listed) > MOST_NOTED else ""
+    return f"{', '.join(listed[:MOST_NOTED])}{more}"
+
+
+def _add(opened: Opened, file: PickledFile, name: str, value: Any) -> None:
+    found = tensor_of(value, name) or array_of(value)
+    if found is None and called(value).startswith("torch"):
+        raise Refused(
+            f"{shown(name)} is {described(value)}, but should be a dense tensor; save it as one"
+        )
+    if found is None:
+        opened.skip(name)
+    elif isinstance(found, PickledArray):
+        opened.add(name, found.shape, found.dtype, lambda dtype: found.read())
+    else:
+        content = found.storage.key
+        reader = found.reader(lambda: file.content(content), file.order)
+        opened.add(name, found.shape, found.dtype, reader)
+        found.check(name)
+
+
+# Archives
+
+
+def _zipped(opened: Opened) -> PickledFile:
+    archive = Archive(opened)
+    folder = _folder(archive)
+    spelt = f"{folder}/byteorder"
+    big = spelt in archive.members and archive.content(spelt).tobytes() == b"big"
+
+    def resolve(reference: Any) -> Storage:
+        storage = storage_of(reference)
+        member = archive.members.get(f"{folder}/data/{storage.key}")
+        size = member.file_size if member else 0
+        if storage.item_size and size != storage.byte_count:
+            raise Damaged(
+                f"the storage {shown(storage.key)} should have {storage.byte_count} bytes, but the "
+                f"archive has {size}"
             )
-        except pickle.UnpicklingError as error:
-            raise Refused(_refusal(str(error))) from error
+        return storage
+
+    value = PickleReader(archive.content(f"{folder}/{PICKLE}"), resolve).read()
+    return PickledFile(
+        value,
+        lambda key: archive.content(f"{folder}/data/{key}"),
+        ">" if big else "<",
+    )
 
 
-def _check(opened: Opened) -> bool:
-    """Check a file before PyTorch reads it. Returns whether its tensors can be mapped."""
-    with opened.path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(ZIP):
-        return _check_archive(opened)
+def _folder(archive: Archive) -> str:
+    """The folder that everything is in.
+
+    Raises:
+        Refused: the archive is of another kind.
+    """
+    end = f"/{PICKLE}"
+    folders = [name.removesuffix(end) for name in archive.members if name.endswith(end)]
+    if any(f"{folder}/constants.pkl" in archive.members for folder in folders):
+        raise Refused(f"a TorchScript program, but should be a state_dict. {RESAVE}")
+    if len(folders) != 1:
+        raise Refused(
+            f"a zip archive without {PICKLE} in one folder, so no PyTorch file; it has "
+            f"{shown(list(archive.members))}"
+        )
+    return folders[0]
+
+
+# Files that are no archives: several pickles, then the storages
+
+
+def _legacy(opened: Opened, file: MappedFile) -> PickledFile:
     if tarfile.is_tarfile(opened.path):
         raise Refused(
             "a PyTorch file of 2016 (a tar archive), but should be a zip archive or a pickle of "
             "PyTorch's; load it with PyTorch and save it anew"
         )
-    if LEGACY_MAGIC not in head:
-        raise Refused(
-            "a pickle that torch.save did not write, or damaged; pickles can run code, so it was "
-            "not opened. If you trust whoever made it, load it in the program that saved it and "
-            "save its arrays as .npz or .safetensors"
-        )
-    return False
+    storages: dict[str, Storage] = {}
+
+    def resolve(reference: Any) -> Any:
+        match reference:
+            case (str() | memoryview() as kind, whole, *_) if text_of(kind, "utf-8") == "module":
+                return whole
+        storage = storage_of(reference)
+        first = storages.setdefault(storage.key, storage)
+        if first.byte_count != storage.byte_count:
+            raise Damaged(f"the storage {shown(storage.key)} has two sizes")
+        return storage
+
+    reader = PickleReader(file.bytes, resolve)
+    if reader.read() != LEGACY_MAGIC or reader.read() != LEGACY_VERSION:
+        raise Refused(NOT_TORCH)
+    reader.read()  # about the system
+    value, keys = reader.read(), reader.read()
+    places = _places(file, reader.source.position, keys, storages)
+    return PickledFile(value, lambda key: places[key])
 
 
-def _check_archive(opened: Opened) -> bool:
-    archive = zips.open_archive(opened)
-    names = {name.partition("/")[2] for name in archive.namelist()}
-    if "constants.pkl" in names:
-        raise Refused(
-            f"a TorchScript program, but should be a state_dict; nothing was run. {RESAVE}"
-        )
-    if "data.pkl" not in names:
-        raise Refused(
-            "a zip archive without data.pkl, so no PyTorch file; it has "
-            f"{shown(archive.namelist())}"
-        )
-    # By this suffix PyTorch would take a path for another kind of file.
-    return zips.stored(archive) and opened.path.suffix != ".safetensors"
+def _places(
+    file: MappedFile, start: int, keys: Any, storages: Mapping[str, Storage]
+) -> dict[str, np.ndarray]:
+    """The bytes of each storage, which follow one another in the order of their keys.
 
-
-def _refusal(message: str) -> str:
-    """What to say of a pickle that PyTorch refused, by PyTorch's message."""
-    named = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", message)
-    if named:
-        return (
-            f"its pickle asks for {named[1]}, which is code; it should be a state_dict of tensors, "
-            f"and nothing was run. {RESAVE}"
-        )
-    last = message.split(" Please visit ")[0].split("Check the documentation")[0].strip()
-    reason = last.splitlines()[-1] if last else "no reason given"
-    return (
-        "its pickle should be a state_dict of tensors, but PyTorch's restricted unpickler refused "
-        f"it: {shown(reason)}; nothing was run. {RESAVE}"
-    )
-
-
-def _state_dict(opened: Opened, value: Any) -> dict[Any, Any]:
-    """The state dict within the object of a file; notes what it was unwrapped from."""
-    unwrapped: list[str] = []
-    while found := _wrapped(value):
-        if len(found) > 1:
-            raise Refused(
-                f"it has a state_dict under each of {' and '.join(found)}; save the one you mean "
-                "alone"
-            )
-        if len(unwrapped) == DEEPEST:
-            raise Refused(f"its state_dict lies too deep, below {'.'.join(unwrapped)}")
-        unwrapped += found
-        value = _entries(value)[found[0]]
-    if not isinstance(value, dict):
-        raise Refused(f"it should be a state_dict, but is of type {type(value).__name__}. {RESAVE}")
-    entries = _entries(value)
-    if entries and not any(_is_tensor(entry) for entry in entries.values()):
-        raise Refused(
-            f"it should be a state_dict, or have one under {', '.join(WRAPPERS)}, but has "
-            f"{shown(list(entries))} and none of them is a tensor. {RESAVE}"
-        )
-    if unwrapped:
-        opened.metadata["unwrapped"] = ".".join(unwrapped)
-    return value
-
-
-def _entries(value: Any) -> dict[Any, Any]:
-    """The entries of a dict. A pickle can hide a dict's methods behind attributes."""
-    return dict(dict.items(value)) if isinstance(value, dict) else {}
-
-
-def _wrapped(value: Any) -> list[str]:
-    """Keys of a dict under which state dicts, or wrappers of them, lie."""
-    entries = _entries(value)
-    return [key for key in WRAPPERS if _holds_tensors(entries.get(key), DEEPEST)]
-
-
-def _holds_tensors(value: Any, depth: int) -> bool:
-    entries = _entries(value) if depth else {}
-    return any(_is_tensor(entry) for entry in entries.values()) or any(
-        _holds_tensors(entries[key], depth - 1) for key in WRAPPERS if key in entries
-    )
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
-def _add(opened: Opened, name: Any, value: Any) -> None:
-    if not isinstance(name, str):
-        raise Refused(f"its state_dict has the key {shown(name)}, but keys should be texts")
-    if not _is_tensor(value):
-        opened.skipped.append(name)
-        return
-    if str(value.layout) != "torch.strided" or value.device.type != "cpu" or value.is_quantized:
-        raise Refused(
-            f"{shown(name)} is sparse, quantized or without values, but should be a dense tensor; "
-            "save it as one"
-        )
-    dtype = str(value.dtype).removeprefix("torch.")
-    opened.add(name, tuple(value.shape), dtype, _reader(value))
-
-
-def _reader(tensor: Any) -> Read:
-    def read(dtype: np.dtype) -> np.ndarray:
-        import torch
-
-        array = tensor.detach().resolve_conj().resolve_neg().contiguous()
-        if dtype.name not in EXTENDED:
-            return array.numpy()
-        bits = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
-        return array.view(bits).numpy().view(dtype)
-
-    return read
-
-
-# Writing. torch.save needs all tensors in memory; this writes the same file one by one.
-
-STORAGES = {
-    "float32": "FloatStorage",
-    "float64": "DoubleStorage",
-    "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage",
-    "int32": "IntStorage",
-    "int16": "ShortStorage",
-    "int8": "CharStorage",
-    "uint8": "ByteStorage",
-    "bool": "BoolStorage",
-    "complex64": "ComplexFloatStorage",
-    "complex128": "ComplexDoubleStorage",
-}
-
-FOLDER = "archive"
-ALIGNMENT = 64
-LOCAL_HEADER, EXTRA_HEADER, ZIP64_EXTRA = 30, 4, 20
-PADDING_ID = b"FB"  # PyTorch's own
-
-
-def write(output: Output) -> None:
-    output.check_types(STORAGES, "PyTorch files written here")
-    with zipfile.ZipFile(output.temporary, "w", zipfile.ZIP_STORED) as archive:
-        pickled = _pickle(output.tensors, output.metadata)
-        archive.writestr(zipfile.ZipInfo(f"{FOLDER}/data.pkl"), pickled)
-        archive.writestr(zipfile.ZipInfo(f"{FOLDER}/byteorder"), "little")
-        for number, (_, array) in enumerate(output.arrays()):
-            with archive.open(_record(archive, number, array.nbytes), "w") as record:
-                write_little_endian(array, record)
-        archive.writestr(zipfile.ZipInfo(f"{FOLDER}/version"), "3\n")
-
-
-def _record(archive: zipfile.ZipFile, number: int, size: int) -> zipfile.ZipInfo:
-    """A member whose content is aligned, so that it can be mapped into memory."""
-    info = zipfile.ZipInfo(f"{FOLDER}/data/{number}")
-    info.file_size = size
-    assert archive.fp is not None
-    start = archive.fp.tell() + LOCAL_HEADER + len(info.filename) + EXTRA_HEADER
-    if size * 1.05 > zipfile.ZIP64_LIMIT:  # as zipfile decides
-        start += ZIP64_EXTRA
-    padding = -start % ALIGNMENT
-    info.extra = PADDING_ID + padding.to_bytes(2, "little") + b"\0" * padding
-    return info
-
-
-def _pickle(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
-    """An OrderedDict of tensors whose elements lie in numbered records.
-
-    Metadata become its attribute, which ``load_state_dict`` does not look at.
+    Raises:
+        Refused: one is of a type that is not read.
+        Damaged: they are not the storages of the pickle, or do not end where the file does.
     """
-    items = b"".join(
-        _plain(name) + _tensor(number, tensor)
-        for number, (name, tensor) in enumerate(tensors.items())
-    )
-    state = _plain({"metadata": dict(metadata)}) + pickle.BUILD if metadata else b""
-    return (
-        (pickle.PROTO + b"\2" + _ordered_dict() + pickle.MARK + items + pickle.SETITEMS)
-        + state
-        + pickle.STOP
-    )
-
-
-def _tensor(number: int, tensor: Tensor) -> bytes:
-    storage = (
-        _plain("storage")
-        + _name("torch", STORAGES[tensor.dtype])
-        + b"".join(map(_plain, (str(number), "cpu", math.prod(tensor.shape))))
-    )
-    arguments = (
-        pickle.MARK
-        + storage
-        + pickle.TUPLE
-        + pickle.BINPERSID
-        + _plain(0)
-        + _plain(tensor.shape)
-        + _plain(_strides(tensor.shape))
-        + _plain(False)
-        + _ordered_dict()
-    )
-    return (
-        _name("torch._utils", "_rebuild_tensor_v2")
-        + pickle.MARK
-        + arguments
-        + pickle.TUPLE
-        + pickle.REDUCE
-    )
-
-
-def _plain(value: object) -> bytes:
-    """Instructions that push a plain value."""
-    return pickle.dumps(value, 2)[len(pickle.PROTO) + 1 : -len(pickle.STOP)]
-
-
-def _name(module: str, name: str) -> bytes:
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
-
-
-def _ordered_dict() -> bytes:
-    return _name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a C-contiguous tensor, in elements."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    names = [text_of(key, "utf-8") for key in keys] if isinstance(keys, list) else []
+    if set(names) != storages.keys() or len(names) != len(storages):
+        raise Damaged(f"its {len(storages)} storages are not the {len(names)} that it lists")
+    places = {}
+    for name in names:
+        storage = storages[name]
+        if not storage.item_size:
+            raise Refused(f"it has a {storage.dtype[:100]}, which is not read; save dense tensors")
+        announced = int.from_bytes(file.take(start, 8), "little")
+        places[name] = file.bytes[start + 8 : start + 8 + storage.byte_count]
+        start += 8 + storage.byte_count
+        if announced != storage.size:
+            raise Damaged(f"a storage has {announced} elements, but should have {storage.size}")
+    if start != len(file.bytes):
+        raise Damaged(f"it has {len(file.bytes)} bytes, but should have {start}")
+    return places

@@ -1,37 +1,157 @@
-"""Zip archives that are read without trusting what they say of themselves. Nothing is extracted."""
+"""Zip archives that are read without trusting what they say of themselves. Nothing is extracted.
+
+Members that are stored as they are are mapped into memory, others are unpacked to disk. Whatever is
+read of an archive is compared with its checksum once.
+"""
 
 from __future__ import annotations
 
+import shutil
+import struct
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from densespec.errors import shown
-from densespec.weights.containers.base import MAX_TENSORS, Opened, Refused, plausible
+from densespec.weights.containers.base import (
+    MAX_TENSORS,
+    Damaged,
+    MappedFile,
+    Opened,
+    Refused,
+    plausible,
+)
 
 MOST_UNPACKED = 16 * 2**30
-"""Bytes of a compressed member."""
+"""The most bytes of a compressed member."""
+
+LARGEST_DIRECTORY = 8 * 2**20
+"""The most bytes of an archive's list of its members, of which each takes a hundred times more."""
+
+LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
+LONGEST_END = 56 + 20 + 22 + 2**16 - 1
+"""The most bytes of what follows the directory: its end, in two spellings, and a comment."""
+
+UTF8 = 0x800
+"""The flag of members whose names are in UTF-8."""
 
 
-def open_archive(opened: Opened) -> zipfile.ZipFile:
-    """The archive at the path of ``opened``, closed with it.
+class Archive:
+    """An archive of named members.
 
-    Raises:
-        Refused: its members are traps: repeated, outside the archive, encrypted, overlapping
-            or far larger than what is stored.
+    Attributes:
+        members: what its directory says of each member, by name.
+        comment: bytes that belong to the archive as a whole.
     """
-    archive = opened.resources.enter_context(zipfile.ZipFile(opened.path))
-    for problem in _problems(archive.infolist(), opened.size):
-        raise Refused(f"{problem}; the archive is damaged or a trap")
+
+    def __init__(self, opened: Opened) -> None:
+        """Open the archive at the path of ``opened``, and close it with that.
+
+        Raises:
+            Refused: its members are traps: repeated, outside the archive, encrypted, overlapping
+                or far larger than what is stored.
+            Damaged: its directory contradicts itself.
+        """
+        self._file = MappedFile.at(opened.path)
+        self._resources = opened.resources
+        self._zip = opened.resources.enter_context(_opened(opened.path, self._file))
+        self.members = {member.filename: member for member in self._zip.infolist()}
+        self.comment = self._zip.comment
+        self._checked: dict[str, np.ndarray] = {}
+        for problem in _problems(self._zip.infolist(), opened.size):
+            raise Refused(f"{problem}; the archive is damaged or a trap")
+
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of a member. They are not compared with its checksum."""
+        with self._zip.open(name) as file:
+            return file.read(size)
+
+    def content(self, name: str) -> np.ndarray:
+        """The bytes of a member, mapped into memory and compared with its checksum.
+
+        Raises:
+            Damaged: there is no such member, or it is not what its checksum says.
+        """
+        if name not in self._checked:
+            member = self.members.get(name)
+            if member is None:
+                raise Damaged(f"the archive has no member {shown(name)}")
+            packed = member.compress_type != zipfile.ZIP_STORED
+            self._checked[name] = self._unpacked(member) if packed else self._stored(member)
+        return self._checked[name]
+
+    def _stored(self, member: zipfile.ZipInfo) -> np.ndarray:
+        at = member.header_offset
+        fields = LOCAL_HEADER.unpack(self._file.take(at, LOCAL_HEADER.size))
+        start = at + LOCAL_HEADER.size + fields[-2] + fields[-1]
+        content = self._file.bytes[start : start + member.file_size]
+        name = self._file.take(at + LOCAL_HEADER.size, fields[-2])
+        if fields[0] != b"PK\3\4" or name != _spelt(member):
+            raise Damaged(f"{shown(member.filename)} is not where the archive's directory says")
+        if zlib.crc32(content) != member.CRC:
+            raise Damaged(f"the checksum of {shown(member.filename)} is wrong")
+        return content
+
+    def _unpacked(self, member: zipfile.ZipInfo) -> np.ndarray:
+        """The bytes of a compressed member, unpacked to a file without a name."""
+        unpacked = tempfile.TemporaryFile()  # noqa: SIM115
+        self._resources.enter_context(unpacked)
+        with self._zip.open(member) as packed:  # which compares the checksum
+            shutil.copyfileobj(packed, unpacked, 2**20)
+        unpacked.flush()
+        return MappedFile.of(unpacked).bytes
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of an archive's members."""
+    with _opened(path, MappedFile.at(path)) as archive:
+        return archive.namelist()
+
+
+def _opened(path: Path, file: MappedFile) -> zipfile.ZipFile:
+    """The archive, once it is known that its directory is small."""
+    count, size = _announced(file)
+    if size > LARGEST_DIRECTORY or count > MAX_TENSORS:
+        raise Refused(
+            f"its directory has {count} members in {size} bytes, but should have at most "
+            f"{MAX_TENSORS} in {LARGEST_DIRECTORY}"
+        )
+    archive = zipfile.ZipFile(path)
+    if len(archive.infolist()) != count:
+        archive.close()
+        raise Damaged(
+            f"its directory has {len(archive.infolist())} members, but says that it has {count}"
+        )
     return archive
+
+
+def _announced(file: MappedFile) -> tuple[int, int]:
+    """How many members an archive's directory has, and how many bytes, as its end says."""
+    size = len(file.bytes)
+    tail = file.take(max(0, size - LONGEST_END), LONGEST_END)
+    end = tail.rfind(b"PK\5\6")
+    if end < 0:
+        raise Damaged("it has no directory at its end")
+    if end >= 76 and tail[end - 20 :].startswith(b"PK\6\7"):
+        count, length = struct.unpack_from("<QQ", tail, end - 76 + 32)
+    else:
+        count, length = struct.unpack_from("<HI", tail, end + 10)
+    return count, length
+
+
+def _spelt(member: zipfile.ZipInfo) -> bytes:
+    """The bytes in which an archive spells a member's name."""
+    return member.orig_filename.encode("utf-8" if member.flag_bits & UTF8 else "cp437")
 
 
 def _problems(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:
     names = [member.filename for member in members]
     if len(set(names)) != len(names):
         yield "a member is there twice"
-    if len(names) > MAX_TENSORS:
-        yield f"has {len(names)} members, but should have at most {MAX_TENSORS}"
     if sum(member.compress_size for member in members) > size:
         yield "its members overlap"
     for member in members:
@@ -40,20 +160,17 @@ def _problems(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:
         if member.flag_bits & 1:
             yield f"{shown(member.filename)} is encrypted"
         packed = member.compress_type != zipfile.ZIP_STORED
-        most = MOST_UNPACKED if packed else size
+        most = MOST_UNPACKED if packed else member.compress_size
         if member.file_size > most or not plausible(member.file_size, member.compress_size):
             yield (
                 f"{shown(member.filename)} claims {member.file_size} bytes, but only "
                 f"{member.compress_size} are stored"
             )
+    if not plausible(sum(member.file_size for member in members), size):
+        yield f"its members claim far more than its {size} bytes"
 
 
 def leaves_archive(name: str) -> bool:
     """Whether a member's name points out of the archive."""
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts
-
-
-def stored(archive: zipfile.ZipFile) -> bool:
-    """Whether no member is compressed."""
-    return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())

@@ -1,0 +1,109 @@
+"""numpy's arrays in pickles, from their stand-ins: numpy trusts what it is told of memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from densespec.errors import shown
+from densespec.weights.pickles.instructions import damaged
+from densespec.weights.pickles.standins import Made, called, text_of
+
+RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
+
+MAX_DIMS = 64
+"""The most axes of an array that numpy holds."""
+
+_NUMBERS = {np.dtype(code).str[1:]: np.dtype(code).name for code in "?bBhHiIqQefdFD"}
+"""Names of types by their code in a pickle; arrays of objects, texts and records are not read."""
+
+
+@dataclass(frozen=True)
+class PickledArray:
+    """A numpy array in a pickle.
+
+    Attributes:
+        dtype: the name of its type, such as ``float32``.
+        byte_order: of its elements, as numpy spells it.
+        order: ``C``, or ``F`` where the first axis moves fastest.
+        content: its elements, as bytes or as a text of a character for each byte.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    byte_order: str
+    order: Literal["C", "F"]
+    content: memoryview | bytes | str
+
+    def read(self) -> np.ndarray:
+        """The array, in the machine's byte order.
+
+        Raises:
+            PickleError: its elements are a text that is no bytes.
+        """
+        stored = np.dtype(self.dtype).newbyteorder(self.byte_order)
+        elements = np.frombuffer(_encoded(self.content), stored)
+        return elements.reshape(self.shape, order=self.order).astype(self.dtype, copy=False)
+
+
+def array_of(value: Any) -> PickledArray | None:
+    """The numpy array that a value stands for; None where it is none, or not one of numbers.
+
+    Raises:
+        PickleError: its parts contradict one another.
+    """
+    match called(value), value:
+        case name, Made(state=(int(), shape, kind, bool() | int() as fortran, content)) if (
+            name in RECONSTRUCT
+        ):
+            return _array(shape, kind, "F" if fortran else "C", content)
+        case name, Made(arguments=(content, kind, shape, "C" | "F" as order)) if (
+            name in FROM_BUFFER
+        ):
+            return _array(shape, kind, order, content)
+    return None
+
+
+def _array(shape: Any, kind: Any, order: Any, content: Any) -> PickledArray | None:
+    code, byte_order = _type_of(kind)
+    elements = _bytes_of(content)
+    if code not in _NUMBERS or elements is None:
+        return None
+    sizes = shape if isinstance(shape, tuple) else (-1,)
+    if len(sizes) > MAX_DIMS or any(type(size) is not int or size < 0 for size in sizes):
+        raise damaged(f"an array's shape should be up to {MAX_DIMS} whole numbers")
+    if len(elements) != math.prod(sizes) * np.dtype(code).itemsize:
+        raise damaged(f"an array of shape {shown(sizes)} and type {code} has {len(elements)} bytes")
+    return PickledArray(sizes, _NUMBERS[code], byte_order, order, elements)
+
+
+def _type_of(kind: Any) -> tuple[str, str]:
+    """The code of an array's type, and its byte order; empty where it is none of numpy's own."""
+    match called(kind), kind:
+        case "numpy.dtype", Made(arguments=(str() | memoryview() as code, *_), state=state):
+            order = text_of(state[1], "latin1") if isinstance(state, tuple) and state[1:] else None
+            return (text_of(code, "latin1") or "").lstrip("|"), ">" if order == ">" else "<"
+    return "", "<"
+
+
+def _bytes_of(value: Any) -> memoryview | bytes | str | None:
+    """Bytes, which Python 3 writes as a text and a call in old protocols."""
+    match called(value), value:
+        case _, memoryview() | bytes():
+            return value
+        case "_codecs.encode", Made(arguments=(str() as text, "latin1")):
+            return text
+        case (("builtins.bytes" | "builtins.bytearray"), Made(arguments=())):
+            return b""
+    return None
+
+
+def _encoded(content: memoryview | bytes | str) -> memoryview | bytes:
+    try:
+        return content.encode("latin1") if isinstance(content, str) else content
+    except UnicodeEncodeError as error:
+        raise damaged("an array's elements are no bytes") from error

@@ -1,0 +1,80 @@
+"""What the values of a pickle are read as.
+
+Numbers, texts, None, lists and tuples are themselves. Bytes are views of the pickle. The rest are
+stand-ins, which compare by identity and hash nothing that the pickle chose: a tuple that holds
+another twice, which does the same sixty times over, can't be hashed, compared or printed in a
+lifetime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Pair = tuple[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A name of a function or class, such as ``collections.OrderedDict``. It is not looked up."""
+
+    path: str
+
+
+@dataclass(eq=False, slots=True, repr=False)
+class Dict:
+    """A dict, as its keys and values in the order in which they were set."""
+
+    pairs: list[Pair]
+
+
+@dataclass(eq=False, slots=True, repr=False)
+class Made:
+    """What a call would have made, which was not called.
+
+    Attributes:
+        function: what would have been called, mostly a :class:`Global`.
+        arguments: what it would have been called with, mostly a tuple.
+        state: what its attributes would have been set from afterwards.
+        items: what would have been appended or added to it.
+        pairs: what would have been set in it by key.
+    """
+
+    function: Any
+    arguments: Any
+    state: Any = None
+    items: Sequence[Any] = ()
+    pairs: Sequence[Pair] = ()
+
+
+def called(value: Any) -> str:
+    """The name of what would have made a value; empty for other values."""
+    named = isinstance(value, Made) and isinstance(value.function, Global)
+    return value.function.path if named else ""
+
+
+def text_of(value: Any, encoding: str) -> str | None:
+    """A text, or Python 2's bytes as one; None for other values."""
+    match value:
+        case str():
+            return value
+        case memoryview() | bytes():
+            return str(value, encoding)
+    return None
+
+
+def described(value: Any) -> str:
+    """A few words on a value, which may be too tangled to be shown."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return repr(value)[:100]
+        case Global():
+            return f"the name {value.path[:100]}"
+        case Made() if called(value):
+            return f"what {called(value)[:100]} would make"
+        case memoryview() | bytes():
+            return "bytes"
+        case Dict():
+            return "a dict"
+    return f"a {type(value).__name__.lower()}"
