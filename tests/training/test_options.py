@@ -119,3 +119,15 @@ def test_of_a_folder_that_cannot_be_locked_the_last_process_is_told(
     notes = Notes()
     resumed(tmp_path, epochs=2, progress=notes)
     assert any("the last one was process 17 on another" in text for text in notes.texts)
+
+
+def test_what_is_wrong_within_the_run_file_is_named(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1)
+    path = tmp_path / "run" / "run.toml"
+    text = path.read_text()
+    path.write_text(text.replace("growth_rate = 2", "growth_rate = -2"))
+    with pytest.raises(TrainingError, match=r"run\.toml does not .* growth_rate = -2, .*\[S2\]"):
+        resumed(tmp_path)
+    path.write_text(text.replace("from_step = 0", "from_step = 'none'"))
+    with pytest.raises(TrainingError, match=r"run\.toml does not .* from_step = 'none', but "):
+        resumed(tmp_path)
