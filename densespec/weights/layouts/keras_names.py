@@ -13,6 +13,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from densespec.errors import WeightsError
 from densespec.network import ops
@@ -148,12 +149,21 @@ def metadata(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str]
 
 def notes_names(metadata: Mapping[str, str]) -> bool:
     """Whether a Keras 3 file says what its layers are called; Keras 2.12 to 2.15 wrote none."""
-    return metadata.get("layer_names", "{}") != "{}" or "config" in metadata
+    return bool(_noted_names(metadata)) or "config" in metadata
+
+
+def _noted_names(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """Names of layers by group; none where another file has other metadata under that key."""
+    try:
+        names = json.loads(metadata.get("layer_names", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return names if isinstance(names, dict) else {}
 
 
 def stem_layer(metadata: Mapping[str, str]) -> str | None:
     """Name of the first convolution's layer, where a Keras 3 file notes names."""
-    names: dict[str, str] = json.loads(metadata.get("layer_names", "{}"))
+    names = _noted_names(metadata)
     for dims in (2, 1, 3):
         for group, name in names.items():
             if group.endswith(f"layers/conv{dims}d"):
