@@ -137,23 +137,36 @@ def give_masks(model: Any) -> None:
             module.eval().register_forward_hook(masked)
 
 
-def assert_same_step(plain: Any, other: Any, x: Any) -> None:
-    """Equal outputs, gradients and running statistics; rounding is relative to the largest."""
+def assert_same_step(plain: Any, other: Any, x: Any, third: Any = None) -> None:
+    """Equal outputs, gradients and running statistics; rounding is relative to the largest.
+
+    Norms over few values amplify rounding. How much, a third network tells, equal to the plain one:
+    it takes the step on an input that is rounded anew.
+    """
     outputs = step(plain, x), step(other, x)
-    close(*outputs, "output", outputs[0].abs().max())
+    slack = step(third, rounded_anew(x)) - outputs[0] if third else None
+    close(*outputs, "output", outputs[0].abs().max(), slack)
     gradients = [{n: p.grad for n, p in net.named_parameters()} for net in (plain, other)]
     largest = max(g.abs().max() for g in gradients[0].values() if g is not None)
     for name, gradient in gradients[0].items():
         if gradient is None:
             assert gradients[1][name] is None, name
         else:
-            close(gradient, gradients[1][name], name, largest)
+            slack = third.get_parameter(name).grad - gradient if third else None
+            close(gradient, gradients[1][name], name, largest, slack)
     for (name, buffer), own in zip(plain.named_buffers(), other.buffers(), strict=True):
         close(buffer.double(), own.double(), name, 1 + buffer.abs().max())
 
 
-def close(expected: Any, actual: Any, name: str, scale: Any) -> None:
-    assert (actual - expected).abs().max() <= 1e-12 * scale, name
+def rounded_anew(x: Any) -> Any:
+    """An array of other values in the last digits."""
+    generator = torch.Generator().manual_seed(2)
+    return x * (1 + 2**-50 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+
+
+def close(expected: Any, actual: Any, name: str, scale: Any, slack: Any = None) -> None:
+    allowed = 1e-12 * scale + (0 if slack is None else 4 * slack.abs().max())
+    assert (actual - expected).abs().max() <= allowed, name
 
 
 # The same network
@@ -204,7 +217,7 @@ def test_random_networks_take_the_same_step(
     if refused(networks[0], x):
         assert refused(networks[1], x)
     else:
-        assert_same_step(*networks, x)
+        assert_same_step(*networks, x, copy.deepcopy(networks[0]))
 
 
 def refused(network: Any, x: Any) -> bool:
