@@ -134,6 +134,7 @@ CASES = (
         id="curve/taken-over-from-the-reference",
         claim="a run that the reference stopped after 25 steps goes on as if it had not stopped",
         check=partial(_check_resumed, "the reference"),
+        tier_in_modes="full",
         cost=3,
     ),
 )

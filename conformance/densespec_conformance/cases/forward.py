@@ -18,7 +18,7 @@ from densespec_conformance.asking.questions import (
     with_variances,
 )
 from densespec_conformance.asking.requests import Forward, NetworkToBuild
-from densespec_conformance.case import Case
+from densespec_conformance.case import Case, Tier
 from densespec_conformance.judging.compare import assert_close, shown
 from densespec_conformance.judging.expected import Expectation, Reference, given_in
 from densespec_conformance.judging.outcome import Outcome
@@ -51,6 +51,7 @@ class ForwardRow:
     Attributes:
         variance: The factor on running variances; outputs stay of the same size.
         signs: Whether gammas have either sign, or are 0.
+        tier_in_modes: The tier in modes, which need not be asked again about a mere number.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ForwardRow:
     dtype: str = "float64"
     variance: float = 1.0
     signs: bool = False
+    tier_in_modes: Tier = "quick"
 
     @property
     def spec(self) -> DenseNetSpec:
@@ -80,26 +82,33 @@ ROWS = (
     ForwardRow("same-padding-any-size", {"padding": "same"}, size=(38, 31), any_size=True),
     ForwardRow("same-padding-preactivation", PREACTIVATION | {"padding": "same"}),
     ForwardRow("even-kernel-and-stride-3", {"padding": "same", "stem_kernel": 6, "stem_stride": 3}),
-    ForwardRow("pool-of-2", {"stem_pool": 2}, size=(31, 32)),
-    ForwardRow("pool-of-5", {"stem_pool": 5}, size=(40, 33)),
-    ForwardRow("keras-epsilon", {"batch_norm_epsilon": 1e-3}),
-    ForwardRow("keras-applications-epsilon", {"batch_norm_epsilon": 1.001e-5}),
+    ForwardRow("pool-of-2", {"stem_pool": 2}, size=(31, 32), tier_in_modes="full"),
+    ForwardRow("pool-of-5", {"stem_pool": 5}, size=(40, 33), tier_in_modes="full"),
+    ForwardRow("keras-epsilon", {"batch_norm_epsilon": 1e-3}, tier_in_modes="full"),
+    ForwardRow(
+        "keras-applications-epsilon", {"batch_norm_epsilon": 1.001e-5}, tier_in_modes="full"
+    ),
     ForwardRow("variances-as-small-as-epsilon", variance=1e-5),
     ForwardRow("gammas-of-either-sign-or-zero", signs=True),
     ForwardRow(
         "biased-variance-and-slow-momentum",
         {"running_variance": "biased", "batch_norm_momentum": 0.01},
+        tier_in_modes="full",
     ),
     ForwardRow("convolutions-with-bias", {"conv_bias": True}),
     ForwardRow("transition-without-relu", {"transition_relu": False}),
     ForwardRow("no-final-norm", {"final_norm": False}),
-    ForwardRow("theta-rounds-down", {"compression": 0.3, "growth_rate": 5}),
+    ForwardRow("theta-rounds-down", {"compression": 0.3, "growth_rate": 5}, tier_in_modes="full"),
     ForwardRow("one-block", {"blocks": (3,)}),
     ForwardRow("four-blocks", {"blocks": (1, 2, 1, 1)}, size=(65, 64)),
     ForwardRow("one-channel-and-one-class", {"in_channels": 1, "classes": 1}),
-    ForwardRow("five-channels", {"in_channels": 5, "stem_width": 7}),
+    ForwardRow("five-channels", {"in_channels": 5, "stem_width": 7}, tier_in_modes="full"),
     ForwardRow("dropout-is-off", {"dropout_rate": 0.5, "dropout_place": "every-conv"}),
-    ForwardRow("dropout-of-layers-is-off", {"dropout_rate": 0.5, "dropout_place": "layer"}),
+    ForwardRow(
+        "dropout-of-layers-is-off",
+        {"dropout_rate": 0.5, "dropout_place": "layer"},
+        tier_in_modes="full",
+    ),
     ForwardRow("one-dimension", {"spatial_dims": 1}, size=(50,)),
     ForwardRow("one-dimension-same-padding", {"spatial_dims": 1, "padding": "same"}, size=(49,)),
     ForwardRow("three-dimensions", UNPOOLED | {"spatial_dims": 3}, size=(12, 11, 10)),
@@ -150,6 +159,7 @@ CASES = tuple(
         id=f"forward/{row.name}",
         claim=f"every op of the network computes what the reference does, in {row.dtype}",
         check=partial(check, row, row.dtype),
+        tier_in_modes=row.tier_in_modes,
         cost=1.5,
     )
     for row in ROWS

@@ -30,6 +30,11 @@ class ParallelRow:
     changes: dict[str, Any] = field(default_factory=dict)
     tier: Tier = "quick"
 
+    @property
+    def tier_in_modes(self) -> Tier:
+        """Norms that are synchronised are what modes have to do otherwise."""
+        return self.tier if self.batch_norm == "synchronised" else "full"
+
 
 ROWS = (
     ParallelRow("synchronised-norms", "synchronised", 6, {"dropout_rate": 0.2}),
@@ -77,6 +82,7 @@ CASES = tuple(
         ),
         check=partial(_check, row),
         tier=row.tier,
+        tier_in_modes=row.tier_in_modes,
         cost=6,
     )
     for row in ROWS

@@ -143,6 +143,7 @@ def _cases(examples: int, tier: Tier, cost: float) -> tuple[Case, Case]:
             claim="random networks have the graph's structure and compute what the reference does",
             check=partial(_check, _compare_forward, examples),
             tier=tier,
+            tier_in_modes="full",
             cost=cost,
         ),
         Case(
@@ -150,6 +151,7 @@ def _cases(examples: int, tier: Tier, cost: float) -> tuple[Case, Case]:
             claim="random networks take the training steps that the reference takes",
             check=partial(_check, _compare_training, examples // 2),
             tier=tier,
+            tier_in_modes="full",
             cost=cost,
         ),
     )

@@ -78,7 +78,7 @@ class Trial:
     """A question, the answer to it, and what the reference says.
 
     Attributes:
-        deadline: A time of the clock ``time.monotonic``; attempts after it are given up.
+        deadline: A time of the clock ``time.thread_time``; attempts after it are given up.
     """
 
     request: Request
@@ -195,7 +195,7 @@ class Trial:
                 yield from _inspected(variant)
 
     def _check_time(self) -> None:
-        if time.monotonic() > self.deadline:
+        if time.thread_time() > self.deadline:
             raise _TimeIsUp
 
     def _tier(self, dtypes: list[str]) -> _Tier | None:
