@@ -78,6 +78,19 @@ def test_arrays_of_numbers_are_read(protocol: int, dtype: str, shape: Any, order
     np.testing.assert_array_equal(found.read(), array)
 
 
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_may_be_long(protocol: int) -> None:
+    """Old protocols write their elements as texts, which are read when the array is."""
+    array = np.random.default_rng(0).integers(0, 256, (300, 400), np.uint8)
+    content = pickle.dumps(array, protocol)
+    found = array_of(read(content))
+    assert found is not None
+    np.testing.assert_array_equal(found.read(), array)
+    shorter = read(content.replace(b"M\x2c\x01", b"M\x2b\x01", 1))
+    with pytest.raises(PickleError, match=r"an array of shape \(299, 400\).* has 120000 bytes"):
+        getattr(array_of(shorter), "read", lambda: None)()
+
+
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
 def test_what_python_2_pickled_is_read_as_pickle_itself_does(array: np.ndarray) -> None:
     content = python2({"data": array, "labels": [3, 4], "batch_label": b"\xe9 of 5"})

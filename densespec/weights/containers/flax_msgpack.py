@@ -21,7 +21,7 @@ from densespec.weights.containers.base import (
     ITEM_SIZES,
     MAX_DEPTH,
     MAX_TENSORS,
-    MOST_NAMES,
+    MOST_TEXT,
     Damaged,
     MappedFile,
     Opened,
@@ -124,7 +124,7 @@ class _TreeReader:
         import msgpack
 
         self.package, self.bytes = msgpack, file.bytes
-        self.entries_left, self.texts_left = MOST_ENTRIES, MOST_NAMES
+        self.entries_left, self.texts_left = MOST_ENTRIES, MOST_TEXT
         self.unpacker = msgpack.Unpacker(
             stream,
             max_buffer_size=min(LARGEST_BUFFER, max(SMALLEST_BUFFER, len(file.bytes))),
@@ -185,7 +185,7 @@ class _TreeReader:
             case str():
                 self.texts_left -= len(value)
                 if self.texts_left < 0:
-                    raise Refused(f"its texts take more than {MOST_NAMES} characters")
+                    raise Refused(f"its texts take more than {MOST_TEXT} characters")
                 return value
             case (code, bytes() as content) if code in (NDARRAY, SCALAR):
                 return self._array(content)

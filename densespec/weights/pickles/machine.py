@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from densespec.weights.pickles.instructions import Instructions, PickleError, damaged
-from densespec.weights.pickles.standins import Dict, Global, Made
+from densespec.weights.pickles.standins import Dict, Global, LongText, Made
 
 MOST_STEPS = 1_000_000
 """The most instructions of a file's pickles: a tensor takes about 25, an epoch's images fewer."""
@@ -117,8 +117,9 @@ class _Machine:
         self.push(self.memo[str(index)])
 
 
-def _text(machine: _Machine, text: str) -> None:
-    machine.spend(4 * len(text))
+def _text(machine: _Machine, text: str | LongText) -> None:
+    if isinstance(text, str):
+        machine.spend(4 * len(text))
     machine.push_new(text)
 
 
