@@ -203,7 +203,7 @@ def members(path: Path, count: int, announced: int) -> None:
 
 def bombs(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member in range(20):
+        for member in range(3):
             archive.writestr(f"{member}.npy", bytes(MUCH))
 
 
@@ -239,7 +239,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "objects.safetensors": lambda path: safetensors(path, objects(30_000_000)),
     "few objects.safetensors": lambda path: safetensors(path, objects(4 * 10**5)),
     "texts.safetensors": lambda path: safetensors(
-        path, '{"__metadata__":{' + ",".join(f'"{n}":""' for n in range(4 * 10**6)) + "}}"
+        path, '{"__metadata__":{' + ",".join(f'"{n}":""' for n in range(2 * 10**6)) + "}}"
     ),
     "empty arrays.safetensors": lambda path: safetensors(
         path,

@@ -247,6 +247,8 @@ DAMAGED = {
     "attributes for a list": b"\x80\x02]}b.",
     "a name of numbers": b"\x80\x04K\x01K\x02\x93.",
     "no end": b"\x80\x02]",
+    "two values": b"\x80\x02]].",
+    "a mark that is left": b"\x80\x02(].",
     "no start": b"",
     "no pickle": b"label\xff\xfe",
     "a line without an end": b"cos",
@@ -297,11 +299,11 @@ def test_memory_at_a_far_place_takes_no_room() -> None:
     ids=["None", "number", "twice", "recalled", "dropped"],
 )
 def test_steps_have_a_limit(monkeypatch: pytest.MonkeyPatch, instruction: bytes) -> None:
-    start = b"\x80\x02Nq\0"
+    start, end = b"\x80\x02Nq\0(N", b"t0."
     monkeypatch.setattr(machine, "MOST_STEPS", 1000)
-    read(start + instruction * 490 + b".")
+    read(start + instruction * 490 + end)
     with pytest.raises(PickleError, match="takes more than 1000 steps: it is a trap"):
-        read(start + instruction * 1000 + b".")
+        read(start + instruction * 1000 + end)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +319,7 @@ def test_memory_has_a_limit(monkeypatch: pytest.MonkeyPatch, instruction: bytes)
 
 def test_pickles_of_a_file_share_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MOST_STEPS", 1000)
-    reader = PickleReader((b"N" * 400 + b".") * 3)
+    reader = PickleReader((b"(" + b"N" * 400 + b"t.") * 3)
     reader.read()
     reader.read()
     with pytest.raises(PickleError, match="1000 steps"):

@@ -34,8 +34,11 @@ from densespec.weights.containers.base import (
 CHUNKED = "__msgpack_chunked_array__"
 METADATA = "__metadata__"
 CHUNK_SIZE = 2**30
-NDARRAY, SCALAR = 1, 3
-"""Flax's extension types of arrays; of complex Python numbers there is another."""
+NDARRAY, COMPLEX, SCALAR = 1, 2, 3
+"""Flax's extension types: of arrays, of complex Python numbers, and of numpy's scalars."""
+
+LONGEST_COMPLEX = 19
+"""The bytes of a list of two floating-point numbers."""
 
 SMALLEST_BUFFER, LARGEST_BUFFER = 2**16, 2**31 - 1
 """Limits of the bytes that are read ahead; the largest entry has to fit."""
@@ -187,8 +190,12 @@ class _TreeReader:
                 if self.texts_left < 0:
                     raise Refused(f"its texts take more than {MOST_TEXT} characters")
                 return value
-            case (code, bytes() as content) if code in (NDARRAY, SCALAR):
+            case (int(code), bytes() as content) if code in (NDARRAY, SCALAR):
                 return self._array(content)
+            case (int(code), bytes() as content) if (
+                code != COMPLEX or len(content) > LONGEST_COMPLEX
+            ):
+                raise Damaged(f"it has {len(content)} bytes of the extension {code}, not Flax's")
             case bool() | int() | float():
                 return value
         return None

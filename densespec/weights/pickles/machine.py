@@ -50,7 +50,7 @@ class PickleReader:
                 raise PickleError(f"its pickle takes more than {MOST_STEPS} steps: it is a trap")
             name, argument = self.source.next()
             if name == "STOP":
-                return machine.pop()
+                return machine.end()
             if name not in _ACTIONS:
                 raise PickleError(
                     f"its pickle has the instruction {name}, which data have no need of"
@@ -82,6 +82,13 @@ class _Machine:
         if not self.stack:
             raise damaged("it takes what it has not made")
         return self.stack.pop()
+
+    def end(self) -> Any:
+        """The value that is left."""
+        value = self.pop()
+        if self.stack or self.below:
+            raise damaged("it ends with more than one value")
+        return value
 
     def top(self) -> Any:
         if not self.stack:
