@@ -78,6 +78,19 @@ def test_arrays_of_numbers_are_read(protocol: int, dtype: str, shape: Any, order
     np.testing.assert_array_equal(found.read(), array)
 
 
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_may_be_long(protocol: int) -> None:
+    """Old protocols write their elements as texts, which are read when the array is."""
+    array = np.random.default_rng(0).integers(0, 256, (300, 400), np.uint8)
+    content = pickle.dumps(array, protocol)
+    found = array_of(read(content))
+    assert found is not None
+    np.testing.assert_array_equal(found.read(), array)
+    shorter = read(content.replace(b"M\x2c\x01", b"M\x2b\x01", 1))
+    with pytest.raises(PickleError, match=r"an array of shape \(299, 400\).* has 120000 bytes"):
+        getattr(array_of(shorter), "read", lambda: None)()
+
+
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
 def test_what_python_2_pickled_is_read_as_pickle_itself_does(array: np.ndarray) -> None:
     content = python2({"data": array, "labels": [3, 4], "batch_label": b"\xe9 of 5"})
@@ -234,6 +247,8 @@ DAMAGED = {
     "attributes for a list": b"\x80\x02]}b.",
     "a name of numbers": b"\x80\x04K\x01K\x02\x93.",
     "no end": b"\x80\x02]",
+    "two values": b"\x80\x02]].",
+    "a mark that is left": b"\x80\x02(].",
     "no start": b"",
     "no pickle": b"label\xff\xfe",
     "a line without an end": b"cos",
@@ -284,11 +299,11 @@ def test_memory_at_a_far_place_takes_no_room() -> None:
     ids=["None", "number", "twice", "recalled", "dropped"],
 )
 def test_steps_have_a_limit(monkeypatch: pytest.MonkeyPatch, instruction: bytes) -> None:
-    start = b"\x80\x02Nq\0"
+    start, end = b"\x80\x02Nq\0(N", b"t0."
     monkeypatch.setattr(machine, "MOST_STEPS", 1000)
-    read(start + instruction * 490 + b".")
+    read(start + instruction * 490 + end)
     with pytest.raises(PickleError, match="takes more than 1000 steps: it is a trap"):
-        read(start + instruction * 1000 + b".")
+        read(start + instruction * 1000 + end)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +319,7 @@ def test_memory_has_a_limit(monkeypatch: pytest.MonkeyPatch, instruction: bytes)
 
 def test_pickles_of_a_file_share_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MOST_STEPS", 1000)
-    reader = PickleReader((b"N" * 400 + b".") * 3)
+    reader = PickleReader((b"(" + b"N" * 400 + b"t.") * 3)
     reader.read()
     reader.read()
     with pytest.raises(PickleError, match="1000 steps"):

@@ -467,6 +467,13 @@ def test_pytorch_reads_what_is_written(path: Path, mapped: bool) -> None:
         assert state[name].reshape(-1).view(torch.uint8).numpy().tobytes() == array.tobytes()
 
 
+def test_metadata_may_be_long(path: Path) -> None:
+    metadata = {"long": "я" * 70_000, "short": "x"}
+    write_file(path, tensors(network()), metadata)
+    with open_file(path) as opened:
+        assert metadata.items() <= opened.metadata.items()
+
+
 def test_pytorch_reads_without_restrictions_too(path: Path) -> None:
     write_file(path, tensors(network()), {"spec": "{}"})
     state = torch.load(path, weights_only=False)

@@ -55,8 +55,8 @@ EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 MAX_DIMS = 64  # numpy's
 MAX_TENSORS = 100_000
-MOST_NAMES = 32 * 2**20
-"""The most characters of all names together."""
+MOST_TEXT = 32 * 2**20
+"""The most characters of all names and texts together."""
 MAX_DEPTH = 64
 """The most parts of a name that are joined by "/"."""
 MAX_PART = 1000
@@ -146,7 +146,7 @@ class Opened:
         self.resources = contextlib.ExitStack()
         self._tensors: dict[str, Tensor] = {}
         self._readers: dict[str, ReadArray] = {}
-        self._claimed, self._names_left = 0, MOST_NAMES
+        self._claimed, self._texts_left = 0, MOST_TEXT
 
     @property
     def tensors(self) -> Tensors:
@@ -162,7 +162,7 @@ class Opened:
                 f"{', '.join(ITEM_SIZES)}"
             )
         check_shape(shape, name)
-        self._count(name)
+        self.count_text(len(name))
         self._claimed += byte_size(shape, dtype)
         if not plausible(self._claimed, self.size) or len(self._tensors) == MAX_TENSORS:
             raise Refused(
@@ -174,13 +174,18 @@ class Opened:
 
     def skip(self, name: str) -> None:
         """Note an entry that is no array."""
-        self._count(name)
+        self.count_text(len(name))
         self.skipped.append(name)
 
-    def _count(self, name: str) -> None:
-        self._names_left -= len(name)
-        if self._names_left < 0:
-            raise Refused(f"its names take more than {MOST_NAMES} characters; it is a trap")
+    def count_text(self, size: int) -> None:
+        """Count characters of names and other texts.
+
+        Raises:
+            Refused: there are far too many.
+        """
+        self._texts_left -= size
+        if self._texts_left < 0:
+            raise Refused(f"its texts take more than {MOST_TEXT} characters; it is a trap")
 
     def _read(self, name: str) -> np.ndarray:
         if name not in self._readers:

@@ -21,7 +21,7 @@ from densespec.weights.containers.base import (
     ITEM_SIZES,
     MAX_DEPTH,
     MAX_TENSORS,
-    MOST_NAMES,
+    MOST_TEXT,
     Damaged,
     MappedFile,
     Opened,
@@ -34,8 +34,11 @@ from densespec.weights.containers.base import (
 CHUNKED = "__msgpack_chunked_array__"
 METADATA = "__metadata__"
 CHUNK_SIZE = 2**30
-NDARRAY, SCALAR = 1, 3
-"""Flax's extension types of arrays; of complex Python numbers there is another."""
+NDARRAY, COMPLEX, SCALAR = 1, 2, 3
+"""Flax's extension types: of arrays, of complex Python numbers, and of numpy's scalars."""
+
+LONGEST_COMPLEX = 19
+"""The bytes of a list of two floating-point numbers."""
 
 SMALLEST_BUFFER, LARGEST_BUFFER = 2**16, 2**31 - 1
 """Limits of the bytes that are read ahead; the largest entry has to fit."""
@@ -124,7 +127,7 @@ class _TreeReader:
         import msgpack
 
         self.package, self.bytes = msgpack, file.bytes
-        self.entries_left, self.texts_left = MOST_ENTRIES, MOST_NAMES
+        self.entries_left, self.texts_left = MOST_ENTRIES, MOST_TEXT
         self.unpacker = msgpack.Unpacker(
             stream,
             max_buffer_size=min(LARGEST_BUFFER, max(SMALLEST_BUFFER, len(file.bytes))),
@@ -185,10 +188,14 @@ class _TreeReader:
             case str():
                 self.texts_left -= len(value)
                 if self.texts_left < 0:
-                    raise Refused(f"its texts take more than {MOST_NAMES} characters")
+                    raise Refused(f"its texts take more than {MOST_TEXT} characters")
                 return value
-            case (code, bytes() as content) if code in (NDARRAY, SCALAR):
+            case (int(code), bytes() as content) if code in (NDARRAY, SCALAR):
                 return self._array(content)
+            case (int(code), bytes() as content) if (
+                code != COMPLEX or len(content) > LONGEST_COMPLEX
+            ):
+                raise Damaged(f"it has {len(content)} bytes of the extension {code}, not Flax's")
             case bool() | int() | float():
                 return value
         return None

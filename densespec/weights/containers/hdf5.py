@@ -27,7 +27,7 @@ from densespec.weights.containers import json_texts
 from densespec.weights.containers.base import (
     ITEM_SIZES,
     MAX_DEPTH,
-    MOST_NAMES,
+    MOST_TEXT,
     Damaged,
     MappedFile,
     Opened,
@@ -105,7 +105,7 @@ def _below(group: Node) -> Iterator[tuple[str, Node]]:
     Raises:
         Damaged: a group leads back to itself, or lies too deep.
     """
-    seen, room = {group.address}, MOST_NAMES
+    seen, room = {group.address}, MOST_TEXT
     open_groups = [("", group, iter(group.links))]
     while open_groups:
         above, parent, parts = open_groups[-1]

@@ -46,6 +46,9 @@ class MessageType:
     ATTRIBUTE_INFO = 0x15
 
 
+LINKING = (MessageType.SYMBOL_TABLE, MessageType.LINK, MessageType.LINK_INFO)
+"""Types of messages that groups have and arrays have not."""
+
 # Types of records in a B-tree of version 2.
 HUGE_OBJECTS, LINKS_BY_NAME, ATTRIBUTES_BY_NAME = 1, 5, 8
 
@@ -198,9 +201,10 @@ class Node:
         self.file, self.address = file, address
         self.messages = list(_messages(file, address))
 
-    @property
-    def is_array(self) -> bool:
-        return self._find(MessageType.LAYOUT) is not None
+        kinds = {message.kind for message in self.messages}
+        self.is_array = MessageType.LAYOUT in kinds
+        if not kinds & {*LINKING, MessageType.LAYOUT}:
+            raise Damaged(f"what lies at {address} is neither a group nor an array")
 
     def __getitem__(self, name: str) -> Node:
         address = self.links.get(name)

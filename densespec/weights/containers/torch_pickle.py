@@ -35,7 +35,7 @@ from densespec.weights.containers.zips import Archive
 from densespec.weights.pickles.arrays import PickledArray, array_of
 from densespec.weights.pickles.instructions import PickleError
 from densespec.weights.pickles.machine import PickleReader
-from densespec.weights.pickles.standins import Made, called, described, text_of
+from densespec.weights.pickles.standins import LongText, Made, called, described, text_of
 
 ZIP = b"PK\3\4"
 PICKLE = "data.pkl"
@@ -84,8 +84,12 @@ def read(opened: Opened) -> None:
 
 def _describe(opened: Opened, state: FoundState) -> None:
     """Say where the arrays lay, and what lay beside them."""
-    texts = named_parts(attributes_of(state.value).get("metadata"))
-    opened.metadata |= {key: text for key, text in texts.items() if isinstance(text, str)}
+    for key, value in named_parts(attributes_of(state.value).get("metadata")).items():
+        if isinstance(value, LongText):
+            opened.count_text(len(value.view))
+            opened.metadata[key] = str(value.view, "utf-8")
+        elif isinstance(value, str):
+            opened.metadata[key] = value
     if state.place:
         opened.metadata["unwrapped"] = state.place
     for name in state.left:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from densespec.errors import shown
-from densespec.weights.containers.base import MAX_DEPTH, MOST_NAMES, Refused
+from densespec.weights.containers.base import MAX_DEPTH, MOST_TEXT, Refused
 from densespec.weights.containers.torch_tensors import is_tensor
 from densespec.weights.pickles.arrays import array_of
 from densespec.weights.pickles.standins import Dict, Made, Pair, called, described, text_of
@@ -65,7 +65,7 @@ class StateSearch:
         self._entries: dict[int, dict[str, Any]] = {}
         self._modules: dict[int, Module] = {}
         self._holding: dict[tuple[int, int], bool] = {}
-        self._names_left = MOST_NAMES
+        self._names_left = MOST_TEXT
 
     def find(self, value: Any, key: str | None) -> FoundState:
         """The state dict in a value.

@@ -33,7 +33,11 @@ LARGEST_DIRECTORY = 8 * 2**20
 """The most bytes of an archive's list of its members, of which each takes a hundred times more."""
 
 LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
-LONGEST_END = 56 + 20 + 22 + 2**16 - 1
+LOCATOR = 20
+LARGE_END = 56 + LOCATOR
+"""The bytes that large archives have between the directory and its usual end."""
+
+LONGEST_END = LARGE_END + 22 + 2**16 - 1
 """The most bytes of what follows the directory: its end, in two spellings, and a comment."""
 
 UTF8 = 0x800
@@ -64,6 +68,24 @@ class Archive:
         self._checked: dict[str, np.ndarray] = {}
         for problem in _problems(self._zip.infolist(), opened.size):
             raise Refused(f"{problem}; the archive is damaged or a trap")
+        self._starts = {name: self._start(member) for name, member in self.members.items()}
+
+    def _start(self, member: zipfile.ZipInfo) -> int:
+        """Where a member's content starts.
+
+        Raises:
+            Damaged: the archive's directory has another name for it, or it is somewhere else.
+        """
+        at = member.header_offset
+        header = self._file.take(at, LOCAL_HEADER.size)
+        if len(header) < LOCAL_HEADER.size:
+            header = bytes(LOCAL_HEADER.size)
+        signature, *_, name_size, extra_size = LOCAL_HEADER.unpack(header)
+        name_at = at + LOCAL_HEADER.size
+        spelt = member.orig_filename.encode("utf-8" if member.flag_bits & UTF8 else "cp437")
+        if signature != b"PK\3\4" or self._file.take(name_at, name_size) != spelt:
+            raise Damaged(f"{shown(member.filename)} is not where the archive's directory says")
+        return name_at + name_size + extra_size
 
     def head(self, name: str, size: int) -> bytes:
         """The first bytes of a member. They are not compared with its checksum."""
@@ -85,13 +107,8 @@ class Archive:
         return self._checked[name]
 
     def _stored(self, member: zipfile.ZipInfo) -> np.ndarray:
-        at = member.header_offset
-        fields = LOCAL_HEADER.unpack(self._file.take(at, LOCAL_HEADER.size))
-        start = at + LOCAL_HEADER.size + fields[-2] + fields[-1]
+        start = self._starts[member.filename]
         content = self._file.bytes[start : start + member.file_size]
-        name = self._file.take(at + LOCAL_HEADER.size, fields[-2])
-        if fields[0] != b"PK\3\4" or name != _spelt(member):
-            raise Damaged(f"{shown(member.filename)} is not where the archive's directory says")
         if zlib.crc32(content) != member.CRC:
             raise Damaged(f"the checksum of {shown(member.filename)} is wrong")
         return content
@@ -114,7 +131,7 @@ def names_in(path: Path) -> list[str]:
 
 def _opened(path: Path, file: MappedFile) -> zipfile.ZipFile:
     """The archive, once it is known that its directory is small."""
-    count, size = _announced(file)
+    count, size = _directory(file)
     if size > LARGEST_DIRECTORY or count > MAX_TENSORS:
         raise Refused(
             f"its directory has {count} members in {size} bytes, but should have at most "
@@ -129,23 +146,25 @@ def _opened(path: Path, file: MappedFile) -> zipfile.ZipFile:
     return archive
 
 
-def _announced(file: MappedFile) -> tuple[int, int]:
-    """How many members an archive's directory has, and how many bytes, as its end says."""
-    size = len(file.bytes)
-    tail = file.take(max(0, size - LONGEST_END), LONGEST_END)
+def _directory(file: MappedFile) -> tuple[int, int]:
+    """How many members an archive's directory has, and how many bytes, as its end says.
+
+    Raises:
+        Damaged: the directory is not right before its end.
+    """
+    before = max(0, len(file.bytes) - LONGEST_END)
+    tail = file.take(before, LONGEST_END)
     end = tail.rfind(b"PK\5\6")
     if end < 0:
         raise Damaged("it has no directory at its end")
-    if end >= 76 and tail[end - 20 :].startswith(b"PK\6\7"):
-        count, length = struct.unpack_from("<QQ", tail, end - 76 + 32)
+    if end >= LARGE_END and tail.startswith(b"PK\6\7", end - LOCATOR):
+        end -= LARGE_END
+        count, size, start = struct.unpack_from("<QQQ", tail, end + 32)
     else:
-        count, length = struct.unpack_from("<HI", tail, end + 10)
-    return count, length
-
-
-def _spelt(member: zipfile.ZipInfo) -> bytes:
-    """The bytes in which an archive spells a member's name."""
-    return member.orig_filename.encode("utf-8" if member.flag_bits & UTF8 else "cp437")
+        count, size, start = struct.unpack_from("<HII", tail, end + 10)
+    if start + size != before + end:
+        raise Damaged(f"its directory should take {size} bytes from {start} on, but does not")
+    return count, size
 
 
 def _problems(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from densespec.errors import shown
 from densespec.weights.pickles.instructions import damaged
-from densespec.weights.pickles.standins import Made, called, text_of
+from densespec.weights.pickles.standins import LongText, Made, called, text_of
 
 RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
@@ -37,16 +37,19 @@ class PickledArray:
     dtype: str
     byte_order: str
     order: Literal["C", "F"]
-    content: memoryview | bytes | str
+    content: memoryview | bytes | LongText
 
     def read(self) -> np.ndarray:
         """The array, in the machine's byte order.
 
         Raises:
-            PickleError: its elements are a text that is no bytes.
+            PickleError: its elements are a text that is not as many bytes.
         """
         stored = np.dtype(self.dtype).newbyteorder(self.byte_order)
-        elements = np.frombuffer(_encoded(self.content), stored)
+        content = _encoded(self.content)
+        if len(content) != math.prod(self.shape) * stored.itemsize:
+            raise damaged(f"an array of shape {self.shape} has {len(content)} bytes")
+        elements = np.frombuffer(content, stored)
         return elements.reshape(self.shape, order=self.order).astype(self.dtype, copy=False)
 
 
@@ -76,9 +79,17 @@ def _array(shape: Any, kind: Any, order: Any, content: Any) -> PickledArray | No
     sizes = shape if isinstance(shape, tuple) else (-1,)
     if len(sizes) > MAX_DIMS or any(type(size) is not int or size < 0 for size in sizes):
         raise damaged(f"an array's shape should be up to {MAX_DIMS} whole numbers")
-    if len(elements) != math.prod(sizes) * np.dtype(code).itemsize:
-        raise damaged(f"an array of shape {shown(sizes)} and type {code} has {len(elements)} bytes")
+    found, expected = _sizes(elements), math.prod(sizes) * np.dtype(code).itemsize
+    if not found[0] <= expected <= found[1]:
+        raise damaged(f"an array of shape {shown(sizes)} and type {code} has {found[1]} bytes")
     return PickledArray(sizes, _NUMBERS[code], byte_order, order, elements)
+
+
+def _sizes(content: memoryview | bytes | LongText) -> tuple[int, int]:
+    """The fewest and the most bytes that a content may be; UTF-8 takes one or two for each."""
+    if isinstance(content, LongText):
+        return len(content.view) // 2, len(content.view)
+    return len(content), len(content)
 
 
 def _type_of(kind: Any) -> tuple[str, str]:
@@ -90,20 +101,23 @@ def _type_of(kind: Any) -> tuple[str, str]:
     return "", "<"
 
 
-def _bytes_of(value: Any) -> memoryview | bytes | str | None:
+def _bytes_of(value: Any) -> memoryview | bytes | LongText | None:
     """Bytes, which Python 3 writes as a text and a call in old protocols."""
     match called(value), value:
         case _, memoryview() | bytes():
             return value
-        case "_codecs.encode", Made(arguments=(str() as text, "latin1")):
+        case "_codecs.encode", Made(arguments=(LongText() as text, "latin1")):
             return text
+        case "_codecs.encode", Made(arguments=(str() as text, "latin1")):
+            return _encoded(text)
         case (("builtins.bytes" | "builtins.bytearray"), Made(arguments=())):
             return b""
     return None
 
 
-def _encoded(content: memoryview | bytes | str) -> memoryview | bytes:
+def _encoded(content: memoryview | bytes | str | LongText) -> memoryview | bytes:
     try:
-        return content.encode("latin1") if isinstance(content, str) else content
-    except UnicodeEncodeError as error:
+        text = str(content.view, "utf-8") if isinstance(content, LongText) else content
+        return text.encode("latin1") if isinstance(text, str) else text
+    except UnicodeError as error:
         raise damaged("an array's elements are no bytes") from error

@@ -9,9 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from densespec.errors import DensespecError, shown
+from densespec.weights.pickles.standins import LongText
 
 LONGEST_NUMBER = 256
 """The most bytes of a whole number that are read."""
+
+LONGEST_LINE = 2**20
+"""The most bytes of an argument that ends with a line."""
+
+LONGEST_NAME = 2**16
+"""The most bytes of a text that may be a name."""
 
 
 class PickleError(DensespecError, ValueError):
@@ -65,13 +72,13 @@ class Instructions:
 
     def line(self) -> bytes:
         """The bytes up to the next end of a line, without it."""
-        start, size = self.position, 64
-        while (end := bytes(self._content[start : start + size]).find(b"\n")) < 0:
-            if start + size >= len(self._content):
-                raise damaged(f"a line that starts at {start} does not end")
-            size *= 2
-        self.position = start + end + 1
-        return bytes(self._content[start : start + end])
+        start = self.position
+        for size in (64, LONGEST_LINE):
+            line, end, _ = bytes(self._content[start : start + size]).partition(b"\n")
+            if end:
+                self.position = start + len(line) + 1
+                return line
+        raise damaged(f"a line that starts at {start} does not end within {LONGEST_LINE} bytes")
 
 
 Argument = Callable[[Instructions], Any]
@@ -89,7 +96,11 @@ def _bytes(form: str) -> Argument:
 
 def _text(form: str) -> Argument:
     view = _bytes(form)
-    return lambda source: str(view(source), "utf-8", "surrogatepass")
+    return lambda source: _decoded(view(source))
+
+
+def _decoded(view: memoryview) -> str | LongText:
+    return LongText(view) if len(view) > LONGEST_NAME else str(view, "utf-8", "surrogatepass")
 
 
 def _long(form: str) -> Argument:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from densespec.weights.pickles.instructions import Instructions, PickleError, damaged
-from densespec.weights.pickles.standins import Dict, Global, Made
+from densespec.weights.pickles.standins import Dict, Global, LongText, Made
 
 MOST_STEPS = 1_000_000
 """The most instructions of a file's pickles: a tensor takes about 25, an epoch's images fewer."""
@@ -50,7 +50,7 @@ class PickleReader:
                 raise PickleError(f"its pickle takes more than {MOST_STEPS} steps: it is a trap")
             name, argument = self.source.next()
             if name == "STOP":
-                return machine.pop()
+                return machine.end()
             if name not in _ACTIONS:
                 raise PickleError(
                     f"its pickle has the instruction {name}, which data have no need of"
@@ -82,6 +82,13 @@ class _Machine:
         if not self.stack:
             raise damaged("it takes what it has not made")
         return self.stack.pop()
+
+    def end(self) -> Any:
+        """The value that is left."""
+        value = self.pop()
+        if self.stack or self.below:
+            raise damaged("it ends with more than one value")
+        return value
 
     def top(self) -> Any:
         if not self.stack:
@@ -117,8 +124,9 @@ class _Machine:
         self.push(self.memo[str(index)])
 
 
-def _text(machine: _Machine, text: str) -> None:
-    machine.spend(4 * len(text))
+def _text(machine: _Machine, text: str | LongText) -> None:
+    if isinstance(text, str):
+        machine.spend(4 * len(text))
     machine.push_new(text)
 
 

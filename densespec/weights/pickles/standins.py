@@ -1,9 +1,9 @@
 """What the values of a pickle are read as.
 
-Numbers, texts, None, lists and tuples are themselves. Bytes are views of the pickle. The rest are
-stand-ins, which compare by identity and hash nothing that the pickle chose: a tuple that holds
-another twice, which does the same sixty times over, can't be hashed, compared or printed in a
-lifetime.
+Numbers, texts, None, lists and tuples are themselves. Bytes are views of the pickle, and so are
+long texts, which are mostly arrays in disguise. The rest are stand-ins, which compare by identity
+and hash nothing that the pickle chose: a tuple that holds another twice, which does the same sixty
+times over, can't be hashed, compared or printed in a lifetime.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ class Global:
     """A name of a function or class, such as ``collections.OrderedDict``. It is not looked up."""
 
     path: str
+
+
+@dataclass(eq=False, slots=True, repr=False)
+class LongText:
+    """A text that is too long for a name, in UTF-8."""
+
+    view: memoryview
 
 
 @dataclass(eq=False, slots=True, repr=False)
@@ -69,6 +76,8 @@ def described(value: Any) -> str:
     match value:
         case None | bool() | int() | float() | str():
             return repr(value)[:100]
+        case LongText():
+            return "a long text"
         case Global():
             return f"the name {value.path[:100]}"
         case Made() if called(value):
