@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
-from rich.console import Console
 
 from densespec.backends import backends as installed_backends
 from densespec.errors import DensespecError
@@ -19,10 +18,17 @@ from densespec.network.catalogue import variants
 from densespec_conformance.running.options import OPTIONS
 
 EPILOG = """\b
+pytest runs the cases, and takes all of its options, such as
+  -k "training and not dropout"   cases by the words in their id
+  -x                              stop at the first failure
+  --lf                            only the cases that failed last
+  --junitxml FILE                 a report for continuous integration
+  --durations N                   list the slowest cases
+\b
 Examples:
   python -m densespec_conformance torch.nn
   python -m densespec_conformance tensorflow torch jax torch.nn numpy --html report.html
-  python -m densespec_conformance my_package.backend:BACKEND -k "training and not dropout"
+  python -m densespec_conformance my_package.backend:BACKEND -k training
   python -m densespec_conformance torchvision.models:densenet121 --spec densenet121
 \b
 Exit status: 0 if every case is as it should be, 1 if not, 2 for unusable arguments, 130 if
@@ -32,14 +38,15 @@ interrupted. `export FOLDER` writes the cases as data instead. See docs/conforma
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERRUPTED = 130
-WORDS = "densespec_conformance.words"
+TYPED = "densespec_conformance.typed"
+"""What was typed, in the context's notes."""
 
 
 class Suite(click.Group):
     """Commands, of which ``run`` is meant where none is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[WORDS] = tuple(args)
+        ctx.meta[TYPED] = shlex.join(["python", "-m", "densespec_conformance", *args])
         if not args or args[0] not in self.commands:
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -75,12 +82,13 @@ def _complete_spec(
 
 
 def _suite_options(*names: str) -> Callable[[Command], Command]:
-    """Options of the suite, as its command has them; all but the targets if none is named."""
+    """Options of the suite as its command has them; all but the targets if none is named."""
 
     def add(command: Command) -> Command:
         for one in reversed(OPTIONS):
             if one.name in names or (not names and one.name != "target"):
                 option = click.option(
+                    *((one.short,) if one.short else ()),
                     f"--{one.name}",
                     one.key,
                     metavar=one.metavar or None,
@@ -95,66 +103,36 @@ def _suite_options(*names: str) -> Callable[[Command], Command]:
     return add
 
 
-_expression_option = click.option(
-    "-k",
-    "expression",
-    default="",
-    metavar="EXPRESSION",
-    help='Which cases, as pytest chooses: "training and not dropout".',
+@main.command("run", epilog=EPILOG, context_settings={"ignore_unknown_options": True})
+@click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="TARGET...",
+    shell_complete=_complete_target,
 )
-
-
-@main.command("run", epilog=EPILOG)
-@click.argument("targets", nargs=-1, shell_complete=_complete_target)
 @_suite_options()
-@_expression_option
-@click.option("--last-failed", "--lf", is_flag=True, help="Only the cases that failed last.")
-@click.option("--exitfirst", "-x", is_flag=True, help="Stop at the first failure.")
-@click.option(
-    "--junitxml", "--junit", metavar="FILE", help="Write pytest's report for CI systems there."
-)
-@click.option("--durations", type=click.IntRange(0), default=0, help="List the slowest cases.")
 @click.option("--list", "list_cases", is_flag=True, help="List the cases and stop.")
 @click.pass_context
 def run_command(
-    ctx: click.Context,
-    /,
-    targets: tuple[str, ...],
-    expression: str,
-    last_failed: bool,
-    exitfirst: bool,
-    junitxml: str | None,
-    durations: int,
-    list_cases: bool,
-    **options: Any,
+    ctx: click.Context, /, words: tuple[str, ...], list_cases: bool, **options: Any
 ) -> None:
-    """Compare TARGETS with the float64 reference.
+    """Compare targets with the float64 reference.
 
     A target is a backend: its name, if an installed package offers it, or module:attribute. Or it
     is what makes one network, such as torchvision.models:densenet121, with the --spec to hold it
     to. Each runs in a process of its own.
     """
-    from densespec_conformance.plugin.alone import chosen_cases, run_cases
-    from densespec_conformance.report.terminal import case_table
+    from densespec_conformance.plugin import alone
 
-    if not targets and not list_cases:
-        known = ", ".join(installed_backends())
-        raise click.UsageError(f"no target given, so there is nothing to check. Known: {known}")
-    words = _words(targets or ("numpy",), expression, options)
-    words += ["--last-failed"] * last_failed + ["--exitfirst"] * exitfirst
-    words += [f"--junitxml={junitxml}"] if junitxml else []
-    console = Console(width=None if Console().is_terminal else 120)
-    if list_cases:
-        console.print(case_table(chosen_cases(words)))
-    else:
-        command = shlex.join(["python", "-m", "densespec_conformance", *ctx.meta[WORDS]])
-        ctx.exit(run_cases(words, command, console, durations=durations))
+    words += ("--collect-only",) * list_cases + _in_words_of_pytest(options)
+    ctx.exit(alone.run_cases(words, ctx.meta[TYPED]))
 
 
 @main.command("export")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @_suite_options("spec", "input", "tier", "case")
-@_expression_option
+@click.option("-k", "expression", default="", metavar="EXPRESSION", help="Which, as for pytest.")
 def export_command(folder: Path, expression: str, **options: Any) -> None:
     """Write the cases into FOLDER as data: JSON and safetensors.
 
@@ -167,9 +145,9 @@ def export_command(folder: Path, expression: str, **options: Any) -> None:
       python -m densespec_conformance export cases -k forward --spec densenet121 --input 3x64x64
     """
     from densespec_conformance.export import export_cases
-    from densespec_conformance.plugin.alone import chosen_cases
+    from densespec_conformance.plugin import alone
 
-    cases = chosen_cases(_words(("numpy",), expression, options))
+    cases = alone.chosen_cases(("-k", expression, *_in_words_of_pytest(options)))
     with click.progressbar(cases, label="exporting", file=sys.stderr) as bar:
         done = export_cases(folder, cases, lambda case: bar.update(1))
     click.echo(f"wrote {done.questions} questions into {folder} ({done.bytes / 1e6:.0f} MB)")
@@ -177,16 +155,14 @@ def export_command(folder: Path, expression: str, **options: Any) -> None:
         click.echo(f"left out {id_}: too large", err=True)
 
 
-def _words(targets: Sequence[str], expression: str, options: dict[str, Any]) -> list[str]:
-    """Targets and options in the words of pytest's command line."""
-    words = [f"--densespec-target={name}" for name in targets]
-    for one in OPTIONS:
-        value = options.get(one.key)
-        if value and not one.metavar:
-            words.append(one.flag)
-        elif value:
-            words += [f"{one.flag}={each}" for each in (value if one.many else (value,))]
-    return [*words, "-k", expression] if expression else words
+def _in_words_of_pytest(options: dict[str, Any]) -> tuple[str, ...]:
+    """The suite's options as its plugin has them."""
+    given = {one: options[one.key] for one in OPTIONS if options.get(one.key)}
+    return tuple(
+        f"{one.flag}={each}" if one.metavar else one.flag
+        for one, value in given.items()
+        for each in (value if one.many else (value,))
+    )
 
 
 if __name__ == "__main__":

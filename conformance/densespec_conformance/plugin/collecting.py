@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,12 @@ class CaseItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, f"{self.case.id} on {self.parent.name}"
+
+
+def cases_of(items: Iterable[pytest.Item]) -> list[Case]:
+    """The cases among some tests, each once, whichever targets meet it."""
+    found = {item.case.id: item.case for item in items if isinstance(item, CaseItem)}
+    return list(found.values())
 
 
 def _lines(result: Result) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -19,11 +19,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from densespec_conformance.plugin.collecting import CaseItem
+from densespec_conformance.plugin.collecting import CaseItem, cases_of
 from densespec_conformance.plugin.findings import RECORD
 from densespec_conformance.report.reading import first_line
 from densespec_conformance.report.record import Json
-from densespec_conformance.report.terminal import print_report, style_of
+from densespec_conformance.report.terminal import case_table, print_report, style_of
 
 LINE = 100
 """Characters of a failure's first line that are shown while others run."""
@@ -33,15 +33,12 @@ class SuiteTerminal:
     """Shows a bar for each target and failures as they come; at the end, everything there is.
 
     Where the output is no terminal, it has a line for each case instead of the bars.
-
-    Args:
-        durations: how many of the slowest cases to list.
     """
 
     NAME = "densespec-terminal"
 
-    def __init__(self, console: Console, durations: int = 0) -> None:
-        self._console, self._durations = console, durations
+    def __init__(self) -> None:
+        console = self._console = Console(width=None if Console().is_terminal else 120)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -55,8 +52,11 @@ class SuiteTerminal:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, bool, bool]:
-        for line in _lines_of(_notes(session)):
-            self._console.print(Text(line, style="dim"))
+        if session.config.option.collectonly:
+            self._console.print(case_table(cases_of(session.items)))
+            return (yield)
+        for note in _notes(session):
+            self._console.print(Text(note, style="dim"))
         self._prepare(Counter(_target(item) for item in session.items))
         with self._progress:
             return (yield)
@@ -98,7 +98,7 @@ class SuiteTerminal:
         record = session.config.stash.get(RECORD, None)
         if record is None:
             return
-        print_report(record, self._console, durations=self._durations)
+        print_report(record, self._console, durations=session.config.option.durations)
         if exitstatus == pytest.ExitCode.OK and not record["ok"]:  # nothing passed
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -117,13 +117,10 @@ def _target(item: pytest.Item) -> str:
     return item.parent.name if item.parent else ""
 
 
-def _notes(session: pytest.Session) -> Sequence[str | list[str]]:
-    """What pytest's plugins say of the choice of tests, such as ``--lf``."""
+def _notes(session: pytest.Session) -> list[str]:
+    """What pytest says of the choice of tests, such as that of ``--lf``."""
     config = session.config
-    return config.hook.pytest_report_collectionfinish(
-        config=config, start_path=config.invocation_params.dir, items=session.items
+    found = config.hook.pytest_report_collectionfinish(
+        config=config, start_path=config.rootpath, items=session.items
     )
-
-
-def _lines_of(notes: Iterable[str | list[str]]) -> list[str]:
-    return [line for note in notes for line in ([note] if isinstance(note, str) else note)]
+    return [note if isinstance(note, str) else "\n".join(note) for note in found]

@@ -30,17 +30,17 @@ SUSPECTS = 3
 """Explanations shown of one failure."""
 
 
-def print_report(record: Json, console: Console, *, durations: int = 0) -> None:
+def print_report(record: Json, console: Console, *, durations: int | None = None) -> None:
     """Print everything that a reader of a terminal wants to know of a run.
 
     Args:
         record: as ``record.as_record`` makes it.
-        durations: how many of the slowest cases to list.
+        durations: how many of the slowest cases to list; 0 for all, None for no list.
     """
     parts: list[RenderableType] = []
     if record["results"]:
         parts += [Text(TITLE, style="bold"), *_matrices(record), *_failures(record)]
-    if durations:
+    if durations is not None:
         parts.append(_slowest(record["results"], durations))
     parts.append(Text(_where_it_ran(record["environment"]), style="dim"))
     parts += [Text(f"warning: {text}", style="yellow") for text in record["warnings"]]
@@ -147,7 +147,7 @@ def _slowest(results: Sequence[Json], count: int) -> Table:
     table.add_column("seconds", justify="right")
     table.add_column("target")
     table.add_column("case")
-    for result in sorted(results, key=lambda result: -float(result["seconds"]))[:count]:
+    for result in sorted(results, key=lambda result: -float(result["seconds"]))[: count or None]:
         table.add_row(f"{result['seconds']:.1f}", Text(result["target"]), Text(result["case"]))
     return table
 

@@ -15,6 +15,7 @@ class SuiteOption:
         metavar: stands for the value in help texts; empty for a switch.
         many: it can be given several times.
         path: it is relative to the configuration file where it stands in one.
+        short: another name that the suite's own command has for it.
     """
 
     name: str
@@ -22,6 +23,7 @@ class SuiteOption:
     metavar: str = ""
     many: bool = False
     path: bool = False
+    short: str = ""
 
     @property
     def flag(self) -> str:
@@ -68,6 +70,7 @@ OPTIONS = (
         "jobs",
         f"Processes at a time; a target that is alone has them all.  [default: {JOBS}]",
         "N",
+        short="-n",
     ),
     SuiteOption("json", "Write everything there, as JSON.", "FILE", path=True),
     SuiteOption("html", "Write a page there, for reading.", "FILE", path=True),
