@@ -25,7 +25,13 @@ from densespec_conformance.answering.target import (
     TargetOutOfMemory,
     TargetTimeout,
 )
-from densespec_conformance.asking.requests import NetworkToBuild, ReadWeights, Request, Train, Unsupported
+from densespec_conformance.asking.requests import (
+    NetworkToBuild,
+    ReadWeights,
+    Request,
+    Train,
+    Unsupported,
+)
 
 SPEC = DenseNetSpec(blocks=(1,), growth_rate=2)
 ASKED = ReadWeights(NetworkToBuild(SPEC))
