@@ -7,26 +7,26 @@ to densespec's variant of their name, and once, where that is another network, t
 from __future__ import annotations
 
 import datetime
-import itertools
+import json
 import platform
+import subprocess
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from densespec.atomic import atomic_path
 from densespec.network.catalogue import get
 from densespec.network.spec import DenseNetSpec
-from densespec_conformance.asking.requests import Description
-from densespec_conformance.asking.subject import Subject
-from densespec_conformance.cases.network import network_cases
-from densespec_conformance.running.runner import Ended, Observer, Plan, Result, run
 from docs.peers_table import markdown
 from tests.peers.networks import KERAS
 
 PAGE = Path(__file__).with_name("status.md")
 VARIANT = "densenet121"
-OWN: dict[str, DenseNetSpec] = {
+OWN: Mapping[str, DenseNetSpec] = {
     "keras.applications:DenseNet121": get(VARIANT).replace(**KERAS),
     "keras_hub:DenseNetImageClassifier": get(VARIANT).replace(**KERAS, padding="same"),
 }
@@ -39,93 +39,99 @@ TARGETS = (
     *OWN,
 )
 
+Json = dict[str, Any]
+
 
 @dataclass(frozen=True)
-class Row:
-    """One target held to one spec."""
+class Standing:
+    """One target held to one spec, and what came of it, as the suite's JSON report says."""
 
-    subject: Subject
+    target: str
     held_to: str
-
-    @property
-    def plan(self) -> Plan:
-        assert self.subject.spec is not None
-        cases = network_cases(self.subject.spec)
-        return Plan(self.subject, tuple(case for case in cases if case.tier == "quick"))
+    results: Sequence[Json]
+    runs_on: Json | None
 
 
-def rows() -> list[Row]:
+def standings() -> list[Standing]:
     """Every target, held to the variant and to its own spec."""
-    claimed = [
-        Row(Subject(target, get(VARIANT), kind="constructor"), f"`{VARIANT}`") for target in TARGETS
+    found = _held_to(TARGETS, VARIANT, f"`{VARIANT}`")
+    for target, spec in OWN.items():
+        found += _held_to([target], json.dumps(spec.to_dict()), "its own spec")
+    return found
+
+
+def _held_to(targets: Sequence[str], spec: str, held_to: str) -> list[Standing]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "densespec_conformance", *targets, "--spec", spec]
+        subprocess.run([*command, "--json", str(path)], check=False)  # they need not conform
+        report = json.loads(path.read_text())
+    return [
+        Standing(
+            target["name"],
+            held_to,
+            [one for one in report["results"] if one["target"] == target["name"]],
+            target["runs_on"],
+        )
+        for target in report["targets"]
     ]
-    own = [
-        Row(Subject(target, spec, kind="constructor"), "its own spec")
-        for target, spec in OWN.items()
-    ]
-    return [*claimed, *own]
 
 
-class _Told(Observer):
-    """Says on the terminal what was done."""
-
-    def done(self, result: Result) -> None:
-        about = f"{result.status:12} {result.seconds:6.1f} s"
-        print(f"{result.target:40} {about}  {result.case.id}", flush=True)
-
-
-def page(ended: Ended, found: Sequence[Row]) -> str:
-    """The page of a run's results."""
-    results = iter(ended.results)
-    of = {row: list(itertools.islice(results, len(row.plan.cases))) for row in found}
-    groups = list(dict.fromkeys(result.group for some in of.values() for result in some))
+def page(found: Sequence[Standing]) -> str:
+    """The page of what came of every target."""
+    groups = list(dict.fromkeys(_group(result) for one in found for result in one.results))
     head = ("network", "held to", *groups, "what explains it")
     lines = [
         [
-            f"`{row.subject.name}`",
-            row.held_to,
-            *(_cell([result for result in some if result.group == group]) for group in groups),
-            _explanation(some),
+            f"`{one.target}`",
+            one.held_to,
+            *(_cell([each for each in one.results if _group(each) == group]) for group in groups),
+            _explanation(one.results),
         ]
-        for row, some in of.items()
+        for one in found
     ]
     return PAGE_TEXT.format(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         machine=platform.machine(),
         table=markdown(head, lines),
-        failures="\n".join(_failures(of)),
-        environments="\n".join(_environments(ended.descriptions)),
+        failures="\n".join(_failures(found)),
+        environments="\n".join(_environments(found)),
     )
 
 
-def _cell(results: Sequence[Result]) -> str:
-    passed = sum(result.status == "passed" for result in results)
-    refused = sum(result.status == "unsupported" for result in results)
+def _group(result: Json) -> str:
+    return str(result["case"].partition("/")[0])
+
+
+def _cell(results: Sequence[Json]) -> str:
+    passed = sum(result["status"] == "passed" for result in results)
+    refused = sum(result["status"] == "unsupported" for result in results)
     asked = len(results) - refused
     return f"{'**' if passed < asked else ''}{passed}/{asked}{'**' if passed < asked else ''}"
 
 
-def _explanation(results: Iterable[Result]) -> str:
+def _explanation(results: Iterable[Json]) -> str:
     """Why the cases fail that do: each explanation once, whole ones of most cases first."""
-    causes = Counter(_cause(result) for result in results if not result.ok)
+    causes = Counter(_cause(result) for result in results if not result["ok"])
     ordered = sorted(causes, key=lambda cause: (not cause[0], -causes[cause], cause[1]))
     return "; ".join(text for _, text in ordered)
 
 
-def _cause(result: Result) -> tuple[bool, str]:
+def _cause(result: Json) -> tuple[bool, str]:
     """The best explanation of a failure, after whether it explains all of it."""
-    if result.diagnosis:
-        return result.diagnosis[0].complete, _escaped(result.diagnosis[0].text)
-    return False, f"nothing known, first at {result.where or result.status}"
+    if result["diagnosis"]:
+        best = result["diagnosis"][0]
+        return best["complete"], _escaped(best["text"])
+    return False, f"nothing known, first at {result['first_difference'] or result['status']}"
 
 
-def _failures(of: dict[Row, list[Result]]) -> list[str]:
+def _failures(found: Sequence[Standing]) -> list[str]:
     return [
-        f"- `{row.subject.name}` held to {row.held_to}, `{result.case.id}`: "
-        f"{_escaped(result.first_line)}"
-        for row, some in of.items()
-        for result in some
-        if not result.ok
+        f"- `{one.target}` held to {one.held_to}, `{result['case']}`: "
+        f"{_escaped(result['message'].splitlines()[0])}"
+        for one in found
+        for result in one.results
+        if not result["ok"]
     ]
 
 
@@ -133,11 +139,12 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _environments(descriptions: dict[str, Description]) -> list[str]:
+def _environments(found: Sequence[Standing]) -> list[str]:
+    about = {one.target: one.runs_on for one in found if one.runs_on}
     return [
-        f"- `{name}`: {', '.join(f'{package} {v}' for package, v in about.versions.items())}; "
-        f"{about.device}; {'; '.join(about.notes)}"
-        for name, about in descriptions.items()
+        f"- `{name}`: {', '.join(f'{package} {v}' for package, v in process['versions'].items())}; "
+        f"{process['device']}; {'; '.join(process['notes'])}"
+        for name, process in about.items()
     ]
 
 
@@ -170,8 +177,6 @@ python -m densespec_conformance torchvision.models:densenet121 --spec densenet12
 
 
 if __name__ == "__main__":
-    wanted = rows()
-    done = run([row.plan for row in wanted], observer=_Told())
-    text = page(done, wanted)
+    text = page(standings())
     with atomic_path(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")

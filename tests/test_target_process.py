@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from densespec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering import environment
 from densespec_conformance.answering.target import (
     ProcessTarget,
+    TargetCrashed,
     TargetError,
     TargetOutOfMemory,
     TargetTimeout,
 )
-from densespec_conformance.asking.requests import NetworkToBuild, ReadWeights, Unsupported
+from densespec_conformance.asking.requests import (
+    NetworkToBuild,
+    ReadWeights,
+    Request,
+    Train,
+    Unsupported,
+)
 
 SPEC = DenseNetSpec(blocks=(1,), growth_rate=2)
 ASKED = ReadWeights(NetworkToBuild(SPEC))
@@ -86,6 +96,28 @@ def test_time_limit_is_for_all_questions_of_a_case() -> None:
         target.timeout = 60
         target.start_case()
         target.ask(ASKED)
+
+
+IN_PARALLEL = Train(NetworkToBuild(SPEC), TrainingRecipe(), (), replicas=2)
+
+
+@pytest.mark.parametrize("request_", [ASKED, IN_PARALLEL], ids=["one", "several-devices"])
+def test_target_that_was_interrupted_starts_no_process(request_: Request) -> None:
+    with backend("SLOW") as target:
+        target.interrupt()
+        with pytest.raises(TargetCrashed, match="interrupted"):
+            target.ask(request_)
+        assert not multiprocessing.active_children()
+
+
+def test_interrupt_ends_what_another_thread_is_waiting_for() -> None:
+    with backend("PARENT") as target, ThreadPoolExecutor() as other:
+        asked = other.submit(target.ask, ASKED)
+        child = _child_in(target.log)
+        target.interrupt()
+        with pytest.raises(TargetCrashed):
+            asked.result()
+        assert _ends(child)
 
 
 def _is_running(process: int) -> bool:

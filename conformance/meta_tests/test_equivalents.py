@@ -7,7 +7,7 @@ import pytest
 from densespec_conformance.answering.target import LocalTarget
 from densespec_conformance.cases import all_cases
 from densespec_conformance.judging.expected import Reference
-from densespec_conformance.running.runner import run_case
+from densespec_conformance.running.one_case import run_case
 from meta_tests.equivalents import EQUIVALENTS
 
 CHEAP = [case for case in all_cases() if case.tier == "quick" and case.cost <= 3]

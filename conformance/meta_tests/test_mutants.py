@@ -14,7 +14,7 @@ from densespec_conformance.cases import all_cases
 from densespec_conformance.cases.forward import ROWS
 from densespec_conformance.deviations import catalogue
 from densespec_conformance.judging.expected import Reference
-from densespec_conformance.running.runner import run_case
+from densespec_conformance.running.one_case import run_case
 from meta_tests.mutants import MUTANTS
 
 CASES = {case.id: case for case in all_cases()}

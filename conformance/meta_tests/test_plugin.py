@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -45,6 +46,24 @@ def test_cases_are_tests_among_others(project: Path) -> None:
     assert ("test_own", "test_initial_own") in names
 
 
+@pytest.mark.parametrize("processes", ["0", "2"], ids=["one-pytest", "xdist"])
+def test_reports_hold_the_cases_alone_and_all_of_them(project: Path, processes: str) -> None:
+    targets = ("numpy", "meta_tests.mutants:OTHER_SEED")
+    words = [word for name in targets for word in ("--densespec-target", name)]
+    words += ["-k", "initial", "-n", processes, "--densespec-no-diagnosis"]
+    words += ["--densespec-json", "report.json", "--densespec-html", "report.html"]
+    done = _pytest(project, *words)
+    assert done.returncode == 1
+    assert "4 failed, 5 passed" in done.stdout
+    report = json.loads((project / "report.json").read_text())
+    statuses = {target["name"]: target["counts"] for target in report["targets"]}
+    assert [statuses[name]["passed"] for name in targets] == [4, 0]
+    assert [statuses[name]["failed"] for name in targets] == [0, 4]
+    assert all(target["runs_on"] for target in report["targets"])
+    assert report["command"].startswith("python -m pytest")
+    assert "1 of 2 targets conform" in (project / "report.html").read_text()
+
+
 def test_failure_shows_the_difference_and_no_traceback_and_runs_again_alone(project: Path) -> None:
     target = ("--densespec-target", "meta_tests.mutants:EPSILON_OF_KERAS")
     done = _pytest(project, *target, "-k", "torchvision-stem and forward or initial")
@@ -52,7 +71,7 @@ def test_failure_shows_the_difference_and_no_traceback_and_runs_again_alone(proj
     assert "stem.norm: has mean" in done.stdout
     assert "diagnosis: matches the reference if norms use" in done.stdout
     assert "Traceback" not in done.stdout
-    assert "runner.py" not in done.stdout
+    assert "collecting.py" not in done.stdout
     assert "1 failed, 5 passed" in done.stdout
     again = _pytest(project, *target, "--lf", "--densespec-no-diagnosis")
     assert "1 failed" in again.stdout

@@ -7,23 +7,30 @@ import json
 from html.parser import HTMLParser
 from importlib import resources
 from typing import Any
-from xml.etree import ElementTree
 
 import jsonschema
 import numpy as np
 import pytest
 from rich.console import Console
 
+from densespec_conformance.asking.requests import Description
 from densespec_conformance.asking.subject import Subject
 from densespec_conformance.case import Case
 from densespec_conformance.explaining.diagnosis import Suspect
 from densespec_conformance.judging.compare import Comparison, stats
 from densespec_conformance.judging.outcome import Outcome
 from densespec_conformance.report.html import page
-from densespec_conformance.report.junit import junit
-from densespec_conformance.report.record import SHOWN, Record, Run, as_record
+from densespec_conformance.report.record import (
+    SHOWN,
+    Findings,
+    Json,
+    as_record,
+    result_record,
+    runs_on_record,
+)
 from densespec_conformance.report.terminal import print_report
-from densespec_conformance.running.runner import STATUSES, Result
+from densespec_conformance.running.choosing import Assignment
+from densespec_conformance.running.result import STATUSES, Result
 
 NASTY = '</script><img src="http://evil.example/x" onerror=alert(1)> & \x1b[31m ü'
 SUBJECTS = (Subject("numpy"), Subject(f'mine:make("{NASTY}")', kind="constructor"))
@@ -52,23 +59,33 @@ def _result(target: str, status: Any) -> Result:
     )
 
 
-RUN = Run(
-    subjects=SUBJECTS,
-    results=tuple(_result(one.name, status) for one in SUBJECTS for status in STATUSES),
-    tier="quick",
-    command=f"python -m densespec_conformance numpy '{NASTY}'",
-    options=("--spec", "densenet121"),
-    seconds=12.5,
-    warnings=(NASTY,),
-)
+RUNS_ON = Description({"numpy": np.__version__}, NASTY, 2, False, notes=(NASTY,))
+
+
+def _findings(*results: Result, **about: Any) -> Findings:
+    assignments = []
+    for subject in SUBJECTS:
+        cases = tuple(result.case for result in results if result.target == subject.name)
+        assignments.append(Assignment(subject, cases, cases))
+    options = ("--spec", "densenet121")
+    records = {(one.target, one.case.id): result_record(one, options) for one in results}
+    return Findings(tuple(assignments), "quick", results=records, **about)
 
 
 @pytest.fixture(scope="module")
-def record() -> Record:
-    return as_record(RUN)
+def record() -> Json:
+    results = [_result(one.name, status) for one in SUBJECTS for status in STATUSES]
+    findings = _findings(
+        *results,
+        command=f"python -m densespec_conformance numpy '{NASTY}'",
+        runs_on={SUBJECTS[1].name: runs_on_record(RUNS_ON)},
+        seconds=12.5,
+        warnings=[NASTY],
+    )
+    return as_record(findings)
 
 
-def test_record_meets_its_published_schema(record: Record) -> None:
+def test_record_meets_its_published_schema(record: Json) -> None:
     text = resources.files("densespec_conformance.report").joinpath("schema.json").read_text()
     written = json.loads(json.dumps(record, allow_nan=False))
     jsonschema.Draft202012Validator(json.loads(text)).validate(written)
@@ -76,7 +93,7 @@ def test_record_meets_its_published_schema(record: Record) -> None:
     assert not record["ok"]
 
 
-def test_record_keeps_the_comparisons_about_the_first_difference(record: Record) -> None:
+def test_record_keeps_the_comparisons_about_the_first_difference(record: Json) -> None:
     failed = next(one for one in record["results"] if one["status"] == "failed")
     names = [one["name"] for one in failed["comparisons"]]
     assert len(names) == SHOWN
@@ -86,41 +103,22 @@ def test_record_keeps_the_comparisons_about_the_first_difference(record: Record)
     assert failed["comparisons"][-1]["error"] == "inf"
 
 
-def test_every_result_has_the_command_that_repeats_it(record: Record) -> None:
+def test_every_result_has_the_command_that_repeats_it(record: Json) -> None:
     command = "python -m densespec_conformance numpy --spec densenet121 --case group-6/passed"
     assert record["results"][0]["reproduce"] == command
 
 
-def test_run_in_which_nothing_passed_is_not_ok() -> None:
-    unsupported = _result("numpy", "unsupported")
-    assert not Run(SUBJECTS[:1], (unsupported,), "quick").ok
-    assert Run(SUBJECTS[:1], (unsupported, _result("numpy", "passed")), "quick").ok
+def test_run_is_ok_if_it_was_not_ended_early_and_something_passed() -> None:
+    unsupported, passed = (_result("numpy", status) for status in ("unsupported", "passed"))
+    assert not as_record(_findings(unsupported))["ok"]
+    assert as_record(_findings(unsupported, passed))["ok"]
+    assert not as_record(_findings(passed, interrupted=True))["ok"]
 
 
-def test_junit_holds_each_case_once_with_what_came_of_it(record: Record) -> None:
-    root = ElementTree.fromstring(junit(record).encode())
-    assert root.tag == "testsuites"
-    suites = root.findall("testsuite")
-    assert [suite.get("name", "")[:4] for suite in suites] == ["nump", "mine"]
-    for suite in suites:
-        cases = suite.findall("testcase")
-        found = {case.get("name"): [child.tag for child in case] for case in cases}
-        assert len(found) == len(STATUSES)
-        assert found["group-6/passed"] == []
-        assert found["group-6/failed"] == found["group-7/xpassed"] == ["failure"]
-        assert found["group-11/unsupported"] == found["group-7/xfailed"] == ["skipped"]
-        assert found["group-13/out-of-memory"] == found["group-7/crashed"] == ["error"]
-        for attribute, tag in (
-            ("failures", "failure"),
-            ("errors", "error"),
-            ("skipped", "skipped"),
-        ):
-            assert int(suite.get(attribute, "")) == len(suite.findall(f"testcase/{tag}"))
-        properties = {one.get("name"): one.get("value") for one in suite.iter("property")}
-        assert properties["version.numpy"] == np.__version__
-    failure = suites[0].find("testcase/failure")
-    assert failure is not None
-    assert "diagnosis: matches if </script>" in (failure.text or "")
+def test_results_stand_in_the_order_of_targets_and_cases_however_they_came() -> None:
+    found = _findings(*(_result("numpy", status) for status in STATUSES))
+    found.results = dict(reversed(found.results.items()))
+    assert [one["status"] for one in as_record(found)["results"]] == list(STATUSES)
 
 
 class Page(HTMLParser):
@@ -163,11 +161,11 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def parsed(record: Record) -> Page:
+def parsed(record: Json) -> Page:
     return Page(page(record))
 
 
-def test_page_is_well_formed_and_loads_nothing(record: Record, parsed: Page) -> None:
+def test_page_is_well_formed_and_loads_nothing(record: Json, parsed: Page) -> None:
     assert parsed.open == []
     assert all(link.startswith("#") for link in parsed.links)
     assert parsed.handlers == []
@@ -177,7 +175,7 @@ def test_page_is_well_formed_and_loads_nothing(record: Record, parsed: Page) -> 
     assert "@import" not in style
 
 
-def test_page_shows_every_result_and_says_what_came_of_it(record: Record, parsed: Page) -> None:
+def test_page_shows_every_result_and_says_what_came_of_it(record: Json, parsed: Page) -> None:
     for index, result in enumerate(record["results"]):
         assert f"result-{index}" in parsed.ids
         start = f"{result['case']} on {result['target']}: {result['status']}"
@@ -188,26 +186,27 @@ def test_page_shows_every_result_and_says_what_came_of_it(record: Record, parsed
 
 
 def test_page_holds_the_whole_record_and_escapes_what_targets_say(
-    record: Record, parsed: Page
+    record: Json, parsed: Page
 ) -> None:
     data, script = parsed.scripts
     assert json.loads(data) == record
     assert "<" not in data
     assert "innerHTML" not in script
     assert NASTY in parsed.text
+    assert SUBJECTS[1].name in parsed.text
+    assert "wbr" not in parsed.text
 
 
 def test_page_of_one_target_that_conforms_says_so() -> None:
-    run = Run(SUBJECTS[:1], (_result("numpy", "passed"),), "quick")
-    text = Page(page(as_record(run))).text
+    text = Page(page(as_record(_findings(_result("numpy", "passed"))))).text
     assert "numpy conforms" in text
     assert "What is wrong" not in text
     assert "20%" in text
 
 
-def test_terminal_shows_difference_diagnosis_and_command() -> None:
+def test_terminal_shows_difference_diagnosis_and_command(record: Json) -> None:
     console = Console(width=200, record=True, file=io.StringIO())
-    print_report(RUN, console, durations=3)
+    print_report(record, console, durations=3)
     text = console.export_text()
     assert "diagnosis: matches if </script>" in text
     assert "again: python -m densespec_conformance numpy --spec densenet121" in text

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import textwrap
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -16,30 +17,33 @@ from click.testing import CliRunner
 from densespec.cli import main
 from densespec_conformance.asking.subject import Subject
 from densespec_conformance.cases import all_cases
-from densespec_conformance.running.runner import Plan, Result, run
+from densespec_conformance.judging.expected import Reference
+from densespec_conformance.running.examiner import Examiner
+from densespec_conformance.running.result import Result
 
 CASES = tuple(case for case in all_cases() if case.id.startswith("initial/"))
 
 
-def _run(attribute: str, timeout: float = 60, count: int = len(CASES)) -> tuple[Result, ...]:
-    plan = Plan(Subject(f"meta_tests.mutants:{attribute}"), CASES[:count])
-    return run([plan], timeout=timeout).results
+def _results(attribute: str, timeout: float = 60, count: int = len(CASES)) -> list[Result]:
+    subject = Subject(f"meta_tests.mutants:{attribute}")
+    with Examiner(subject, Reference(), timeout=timeout) as examiner:
+        return [examiner.examine(case) for case in CASES[:count]]
 
 
 def test_crash_is_reported_with_its_exit_code_for_every_case() -> None:
-    results = _run("CRASHES")
+    results = _results("CRASHES")
     assert [result.status for result in results] == ["crashed"] * len(CASES)
     assert "exit code 41" in results[0].message
 
 
 def test_hang_is_ended_and_reported() -> None:
-    results = _run("HANGS", timeout=3, count=1)
+    results = _results("HANGS", timeout=3, count=1)
     assert [result.status for result in results] == ["timeout"]
     assert "3 s" in results[0].message
 
 
 def test_exception_is_reported_with_its_message_and_what_was_asked() -> None:
-    results = _run("RAISES")
+    results = _results("RAISES")
     assert [result.status for result in results] == ["error"] * len(CASES)
     assert results[0].first_line == "RuntimeError: no kernel image is available"
     assert '"growth_rate": 4' in results[0].message
@@ -56,8 +60,10 @@ def _suite(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     [
         pytest.param([], "no target given", id="no-target"),
         pytest.param(["torch.n"], "Did you mean torch.nn", id="misspelt-backend"),
-        pytest.param(["numpy", "-k", "nonsense"], "no quick case", id="no-case"),
-        pytest.param(["numpy", "-k", "a and"], "should be a word", id="bad-expression"),
+        pytest.param(["no_such_package:BACKEND"], "no package 'no_such_package'", id="no-package"),
+        pytest.param(["numpy", "-k", "nonsense"], "no case is left", id="no-case"),
+        pytest.param(["numpy", "-k", "a and"], "at column 6", id="bad-expression"),
+        pytest.param(["numpy", "--jobs", "0"], "from 1 on", id="jobs"),
         pytest.param(
             ["numpy", "--case", "initial/same"], "Did you mean initial/same-bits", id="id"
         ),
@@ -74,47 +80,78 @@ def test_unusable_arguments_are_an_error_not_a_skip(
     done = _suite(*arguments, folder=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
-    assert not list(tmp_path.glob(".densespec*"))
 
 
-def test_backend_that_cannot_be_imported_fails_every_case(tmp_path: Path) -> None:
-    done = _suite("no_such_module:BACKEND", "-k", "initial", folder=tmp_path)
+def test_backend_that_cannot_be_loaded_fails_every_case(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("")
+    done = _suite("empty:BACKEND", "-k", "initial", folder=tmp_path)
     assert done.returncode == 1
     assert "can't be loaded" in done.stdout
     assert "0 passed, 0 failed, 4 error" in done.stdout
 
 
 def test_run_that_passes_exits_with_0_and_writes_every_report(tmp_path: Path) -> None:
-    paths = {kind: tmp_path / f"report.{kind}" for kind in ("json", "junit", "html")}
+    paths = {kind: tmp_path / f"report.{kind}" for kind in ("json", "junitxml", "html")}
     options = [word for kind, path in paths.items() for word in (f"--{kind}", str(path))]
-    done = _suite("numpy", "-k", "initial", *options, folder=tmp_path)
+    done = _suite("numpy", "-k", "initial", "--durations", "1", *options, folder=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "4 passed, 0 failed" in done.stdout
+    assert "The slowest cases" in done.stdout
     report = json.loads(paths["json"].read_text())
     assert report["counts"]["passed"] == 4
+    assert report["command"].startswith("python -m densespec_conformance numpy -k initial")
     assert {result["status"] for result in report["results"]} == {"passed"}
     assert report["targets"][0]["runs_on"]["versions"]["numpy"]
-    assert "<testsuites" in paths["junit"].read_text()
+    named = {
+        (case.get("classname"), case.get("name"))
+        for case in ElementTree.parse(paths["junitxml"]).iter("testcase")
+    }
+    assert named == {("numpy", case.id) for case in CASES}
     assert paths["html"].read_text().startswith("<!doctype html>")
+
+
+def test_what_the_folder_sets_up_for_its_own_tests_has_no_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    (tmp_path / "conftest.py").write_text("raise SystemExit(7)\n")
+    (tmp_path / "test_own.py").write_text("def test_initial() -> None:\n    assert False\n")
+    done = _suite("numpy", "-k", "initial", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed, 0 failed" in done.stdout
+    assert not (tmp_path / ".hypothesis").exists()
+    assert not (tmp_path / ".pytest_cache").exists()
 
 
 def test_cases_that_failed_last_run_alone_until_they_pass(tmp_path: Path) -> None:
     backend = tmp_path / "changing.py"
-    backend.write_text(
-        "from meta_tests.mutants import MUTANTS\nBACKEND = MUTANTS['OTHER_SEED'].backend\n"
-    )
-    first = _suite("changing:BACKEND", "-k", "initial", "--no-diagnosis", folder=tmp_path)
+    backend.write_text("from meta_tests import mutants\nBACKEND = mutants.EPSILON_OF_KERAS\n")
+    words = ("changing:BACKEND", "-k", "initial or forward/torchvision-stem", "--no-diagnosis")
+    first = _suite(*words, folder=tmp_path)
     assert first.returncode == 1
-    failed = json.loads((tmp_path / ".densespec_conformance/last_failed.json").read_text())
-    ids = failed["failed"]["changing:BACKEND"]
-    assert 0 < len(ids) <= 4
+    assert "4 passed, 1 failed" in first.stdout
     backend.write_text("from densespec.reference.backend import BACKEND\n")
-    again = _suite("changing:BACKEND", "-k", "initial", "--last-failed", folder=tmp_path)
+    again = _suite(*words, "--last-failed", folder=tmp_path)
     assert again.returncode == 0, again.stdout
-    assert f"{len(ids)} passed, 0 failed" in again.stdout
-    third = _suite("changing:BACKEND", "-k", "initial", "--last-failed", folder=tmp_path)
-    assert "knows of no failures" in third.stdout
-    assert "4 passed" in third.stdout
+    assert "1 passed, 0 failed" in again.stdout
+    third = _suite(*words, "--last-failed", folder=tmp_path)
+    assert "no previously failed tests" in third.stdout
+    assert "5 passed" in third.stdout
+
+
+def test_first_failure_can_end_the_run(tmp_path: Path) -> None:
+    done = _suite(
+        "meta_tests.mutants:RAISES", "-k", "initial", "-x", "--jobs", "1", folder=tmp_path
+    )
+    assert done.returncode == 1
+    assert "0 passed, 0 failed, 1 error" in done.stdout
+
+
+def test_run_in_which_nothing_passed_fails(tmp_path: Path) -> None:
+    done = _suite("numpy", "-k", "bfloat16", folder=tmp_path)
+    assert done.returncode == 1
+    assert "unsupported" in done.stdout
 
 
 def test_densespec_runs_the_suite_and_says_what_to_install_where_it_is_not(
@@ -125,9 +162,8 @@ def test_densespec_runs_the_suite_and_says_what_to_install_where_it_is_not(
     assert listed.exit_code == 0
     assert "initial/same-bits-in-float32" in listed.output
     monkeypatch.setitem(sys.modules, "hypothesis", None)
-    monkeypatch.delitem(sys.modules, "densespec.cli.conformance")  # which looks when imported
     refused = CliRunner().invoke(main, arguments)
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "pip install 'densespec[conformance]'" in refused.output
 
 
@@ -139,27 +175,39 @@ def test_cases_are_exported_by_the_command_of_that_name(tmp_path: Path) -> None:
     assert json.loads((folder / "index.json").read_text())["questions"]
 
 
+WAITS = """
+    import os
+    from densespec.reference.backend import NumpyBackend
+
+    class Waits(NumpyBackend):
+        def read_weights(self, model, graph):
+            if str(next(iter(model.weights.values())).dtype) == "float64":
+                with open("asked", "w") as asked:
+                    asked.write("x")
+                    asked.flush()
+                    open("answer").read()
+            return super().read_weights(model, graph)
+
+    BACKEND = Waits()
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_interrupt_shows_what_has_come_so_far_and_leaves_no_process(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(
-        "import time\n"
-        "from densespec.reference.backend import NumpyBackend\n"
-        "class Slow(NumpyBackend):\n"
-        "    def read_weights(self, model, graph):\n"
-        "        if str(next(iter(model.weights.values())).dtype) == 'float64':\n"
-        "            time.sleep(60)\n"
-        "        return super().read_weights(model, graph)\n"
-        "BACKEND = Slow()\n"
-    )
-    command = [sys.executable, "-m", "densespec_conformance", "slow:BACKEND", "-k", "initial"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    """The target holds ``asked`` open while it lives, and waits for an answer that never comes."""
+    (tmp_path / "waits.py").write_text(textwrap.dedent(WAITS))
+    os.mkfifo(tmp_path / "asked")
+    os.mkfifo(tmp_path / "answer")
+    words = ["waits:BACKEND", "-k", "initial and not same-bits-in-float64", "--jobs", "1"]
+    command = [sys.executable, "-m", "densespec_conformance", *words]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(2)]
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=30)
+        with (tmp_path / "asked").open() as asked:
+            assert asked.read(1) == "x"
+            process.send_signal(signal.SIGINT)
+            rest = process.stdout.read()
+            assert asked.read() == ""  # ends with the last process that has it open
     assert all("passed" in line for line in lines)
     assert process.returncode == 130
     assert "interrupted: these are the results that came before" in rest

@@ -21,7 +21,7 @@ from densespec_conformance.judging.compare import Mismatch, assert_close, assert
 from densespec_conformance.judging.disturbed import DisturbedBackend
 from densespec_conformance.judging.expected import Expectation, Reference, expectation
 from densespec_conformance.judging.rounding import ARITHMETIC, arithmetic_of, rounded
-from densespec_conformance.running.runner import run_case
+from densespec_conformance.running.one_case import run_case
 from meta_tests.mutants import MUTANTS
 
 CASES = {case.id: case for case in all_cases()}

@@ -9,6 +9,7 @@ import multiprocessing.util  # so that its own exit hook, which waits for proces
 import os
 import signal
 import tempfile
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -103,6 +104,8 @@ class ProcessTarget:
         self._pipe: Any = None
         self._left: float | None = None
         self._apart: ProcessTarget | None = None
+        self._changing = threading.Lock()
+        self._interrupted = False
         _open_targets.add(self)
 
     def __enter__(self) -> ProcessTarget:
@@ -130,8 +133,10 @@ class ProcessTarget:
     def _for_several_devices(self) -> ProcessTarget:
         """A process of its own: frameworks are told of their devices before they do anything."""
         if self._apart is None:
-            self._apart = ProcessTarget(self.name, self.timeout, self.threads)
-            self._apart.subject = self.subject
+            apart = ProcessTarget(self.name, self.timeout, self.threads)
+            apart.subject = self.subject
+            with self._changing:
+                self._apart, apart._interrupted = apart, self._interrupted
         self._apart._left = self._left
         return self._apart
 
@@ -166,33 +171,37 @@ class ProcessTarget:
             return
         self._pipe.close()
         self._process.join(1)
-        self._kill()
+        _kill(self._process)
         self._process.join()
-        self._process = None
+        with self._changing:
+            self._process = None
 
     def interrupt(self) -> None:
-        """End the process from another thread: what it was asked then ends in a crash."""
-        if self._apart is not None:
-            self._apart.interrupt()
-        if self._process is not None:
-            self._kill()
+        """End the process for good, from any thread: whatever is asked of it ends in a crash.
 
-    def _kill(self) -> None:
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        if self._process.is_alive():
-            self._process.kill()
+        The thread that asks may be about to start the process, or to close it, at this moment.
+        """
+        with self._changing:
+            self._interrupted = True
+            apart, process = self._apart, self._process
+        if apart is not None:
+            apart.interrupt()
+        if process is not None:
+            _kill(process)
 
     def _start(self) -> None:
         if self._process is not None:
             return
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
+        pipe, theirs = context.Pipe()
+        process = context.Process(
             target=serve, args=(self.subject, theirs, str(self.log), self.threads)
         )
-        self._process.start()
+        with self._changing:
+            if self._interrupted:
+                raise TargetCrashed("the run was interrupted")
+            process.start()
+            self._process, self._pipe = process, pipe
         theirs.close()
 
     def _crash(self) -> TargetError:
@@ -207,14 +216,23 @@ class ProcessTarget:
         return TargetCrashed("\n".join(lines))
 
 
+def _kill(process: Any) -> None:
+    """End a process, and those that it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.is_alive():
+        process.kill()
+
+
 _open_targets: weakref.WeakSet[ProcessTarget] = weakref.WeakSet()
 
 
 @atexit.register
-def _close_targets() -> None:
+def _end_targets() -> None:
     """Worker processes may have children, so they are no daemons: nobody else ends them."""
     for target in list(_open_targets):
-        target.close()
+        target.interrupt()
 
 
 class LocalTarget:

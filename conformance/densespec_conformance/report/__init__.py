@@ -1,7 +1,4 @@
-"""Results for a reader: on the terminal, as JSON, as JUnit's XML, and as a page.
-
-All but the terminal's are made of one record, which the JSON report holds as it is.
-"""
+"""Results for a reader: on the terminal, as JSON and as a page, all made of one record."""
 
 from __future__ import annotations
 
@@ -11,25 +8,23 @@ from pathlib import Path
 
 from densespec.atomic import atomic_path
 from densespec_conformance.report.html import page
-from densespec_conformance.report.junit import junit
-from densespec_conformance.report.record import Record, Run, as_record
+from densespec_conformance.report.record import Json
 
 
-def _json(record: Record) -> str:
+def _json(record: Json) -> str:
     return json.dumps(record, indent=1) + "\n"
 
 
-WRITERS: Mapping[str, Callable[[Record], str]] = {"json": _json, "junit": junit, "html": page}
-"""By format, the text of a record."""
+WRITERS: Mapping[str, Callable[[Json], str]] = {"json": _json, "html": page}
+"""The text of a record, by format."""
 
 
-def write_reports(run: Run, paths: Mapping[str, Path]) -> None:
+def write_reports(record: Json, paths: Mapping[str, Path]) -> None:
     """Write a run in some formats, each file whole or not at all.
 
     Args:
         paths: by format, one of ``WRITERS``.
     """
-    record = as_record(run)
     for kind, path in paths.items():
         with atomic_path(path) as temporary:
             temporary.write_text(WRITERS[kind](record), encoding="utf-8")

@@ -11,16 +11,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import densespec
 from densespec_conformance.asking.requests import Description
 from densespec_conformance.asking.subject import Subject
+from densespec_conformance.case import Case
+from densespec_conformance.explaining.diagnosis import Suspect
 from densespec_conformance.judging.compare import Comparison, Stats
-from densespec_conformance.running.runner import STATUSES, Result
-
-if TYPE_CHECKING:
-    from densespec_conformance.explaining.diagnosis import Suspect
+from densespec_conformance.judging.outcome import Outcome
+from densespec_conformance.running.choosing import Assignment
+from densespec_conformance.running.result import STATUSES, Result
 
 FORMAT = 1
 """Version of the JSON report; it goes up when a reader of an older one would misread it."""
@@ -33,38 +34,34 @@ PACKAGES = (
     *("torchvision", "timm", "monai", "keras-hub", "hypothesis"),
 )
 
-Record = dict[str, Any]
+COMMAND = ("python", "-m", "densespec_conformance")
+
+Json = dict[str, Any]
+"""What JSON calls an object."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """Everything there is to know of a run.
+@dataclass
+class Findings:
+    """What has come of a run so far.
 
     Attributes:
         command: that repeats it.
-        options: what the command says of every target, such as ``--spec``.
-        interrupted: it was ended early, and ``results`` are those that came before.
-        descriptions: by target, what it ran on, as far as it could say.
+        results: by target and case, as ``result_record`` makes them.
+        runs_on: by target, what its process says of itself, as far as it could say.
+        interrupted: the run was ended early.
     """
 
-    subjects: tuple[Subject, ...]
-    results: tuple[Result, ...]
+    assignments: tuple[Assignment, ...]
     tier: str
     command: str = ""
-    options: tuple[str, ...] = ()
+    results: dict[tuple[str, str], Json] = field(default_factory=dict)
+    runs_on: dict[str, Json] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
-    warnings: tuple[str, ...] = ()
-    descriptions: Mapping[str, Description] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """All that ran is as it should be, and something did pass."""
-        held = any(result.status in ("passed", "xfailed") for result in self.results)
-        return held and not self.interrupted and all(result.ok for result in self.results)
 
 
-def environment() -> Record:
+def environment() -> Json:
     """Versions and machine that the results belong to, without importing a framework."""
     versions = {"densespec": densespec.__version__}
     for package in PACKAGES:
@@ -80,68 +77,90 @@ def environment() -> Record:
     }
 
 
-def as_record(run: Run) -> Record:
+def as_record(found: Findings) -> Json:
     """The run as JSON values; ``schema.json`` beside this file is its JSON Schema."""
-    cases = {result.case.id: result.case for result in run.results}
+    results = [
+        found.results[assignment.subject.name, case.id]
+        for assignment in found.assignments
+        for case in assignment.wanted
+        if (assignment.subject.name, case.id) in found.results
+    ]
     return {
         "format": FORMAT,
         "environment": environment(),
-        "command": run.command,
-        "tier": run.tier,
-        "seconds": round(run.seconds, 3),
-        "ok": run.ok,
-        "interrupted": run.interrupted,
-        "warnings": list(run.warnings),
-        "counts": _counts(run.results),
-        "targets": [_target(subject, run) for subject in run.subjects],
-        "cases": [
-            {
-                "id": case.id,
-                "group": case.id.partition("/")[0],
-                "claim": case.claim,
-                "tier": case.tier,
-                "cost": case.cost,
-            }
-            for case in cases.values()
+        "command": found.command,
+        "tier": found.tier,
+        "seconds": round(found.seconds, 3),
+        "ok": not found.interrupted and _holds(results),
+        "interrupted": found.interrupted,
+        "warnings": list(dict.fromkeys(found.warnings)),
+        "counts": _counts(results),
+        "targets": [
+            _target(one.subject, results, found.runs_on) for one in found.assignments if one.wanted
         ],
-        "results": [_result(result, run) for result in run.results],
+        "cases": _cases(found.assignments, results),
+        "results": results,
     }
 
 
-def _counts(results: Sequence[Result]) -> dict[str, int]:
-    found = Counter(result.status for result in results)
+def _holds(results: Sequence[Json]) -> bool:
+    """Whether all that ran is as it should be, and something did pass."""
+    held = any(result["status"] in ("passed", "xfailed") for result in results)
+    return held and all(result["ok"] for result in results)
+
+
+def _counts(results: Sequence[Json]) -> dict[str, int]:
+    found = Counter(result["status"] for result in results)
     return {status: found[status] for status in STATUSES}
 
 
-def _target(subject: Subject, run: Run) -> Record:
-    own = [result for result in run.results if result.target == subject.name]
+def _target(subject: Subject, results: Sequence[Json], runs_on: Mapping[str, Json]) -> Json:
+    own = [result for result in results if result["target"] == subject.name]
     return {
         "name": subject.name,
         "kind": subject.kind,
         "spec": subject.spec.to_dict() if subject.spec else None,
         "weights": subject.weights,
-        "runs_on": _runs_on(run.descriptions.get(subject.name)),
-        "ok": bool(own) and all(result.ok for result in own),
+        "runs_on": runs_on.get(subject.name),
+        "ok": bool(own) and all(result["ok"] for result in own),
         "counts": _counts(own),
-        "seconds": round(sum(result.seconds for result in own), 3),
+        "seconds": round(sum(result["seconds"] for result in own), 3),
     }
 
 
-def _runs_on(description: Description | None) -> Record | None:
-    """What a target's own process says of itself; None where it said nothing."""
-    if description is None:
-        return None
+def _cases(assignments: Sequence[Assignment], results: Sequence[Json]) -> list[Json]:
+    """The cases that ran, whichever target met them."""
+    known = {case.id: case for one in assignments for case in one.wanted}
+    return [_case(known[id_]) for id_ in dict.fromkeys(result["case"] for result in results)]
+
+
+def _case(case: Case) -> Json:
     return {
-        "versions": dict(description.versions),
-        "device": description.device,
-        "threads": description.threads,
-        "tensor_float_32": description.tensor_float_32,
-        "notes": list(description.notes),
+        "id": case.id,
+        "group": case.id.partition("/")[0],
+        "claim": case.claim,
+        "tier": case.tier,
+        "cost": case.cost,
     }
 
 
-def _result(result: Result, run: Run) -> Record:
-    outcome = result.outcome
+def runs_on_record(found: Description) -> Json:
+    """What a target's own process says of itself."""
+    return {
+        "versions": dict(found.versions),
+        "device": found.device,
+        "threads": found.threads,
+        "tensor_float_32": found.tensor_float_32,
+        "notes": list(found.notes),
+    }
+
+
+def result_record(result: Result, options: Sequence[str] = ()) -> Json:
+    """One result as JSON values.
+
+    Args:
+        options: what the command line says of every target, such as ``--spec densenet121``.
+    """
     kept = around_first_difference(result.comparisons)
     return {
         "target": result.target,
@@ -151,18 +170,21 @@ def _result(result: Result, run: Run) -> Record:
         "message": result.message,
         "first_difference": result.where,
         "expected_failure": result.expected,
-        "closest": outcome
-        and {
-            "where": outcome.where,
-            "error": number(outcome.error),
-            "allowed": number(outcome.allowed),
-            "reason": outcome.reason,
-        },
+        "closest": result.outcome and _outcome(result.outcome),
         "diagnosis": [_suspect(suspect) for suspect in result.diagnosis],
         "comparisons": [_comparison(comparison) for comparison in kept],
         "comparisons_left_out": len(result.comparisons) - len(kept),
         "seconds": round(result.seconds, 3),
-        "reproduce": reproduce(result, run),
+        "reproduce": shlex.join([*COMMAND, result.target, *options, "--case", result.case.id]),
+    }
+
+
+def _outcome(outcome: Outcome) -> Json:
+    return {
+        "where": outcome.where,
+        "error": number(outcome.error),
+        "allowed": number(outcome.allowed),
+        "reason": outcome.reason,
     }
 
 
@@ -173,7 +195,7 @@ def around_first_difference(comparisons: Sequence[Comparison]) -> Sequence[Compa
     return comparisons[start : start + SHOWN]
 
 
-def _suspect(suspect: Suspect) -> Record:
+def _suspect(suspect: Suspect) -> Json:
     return {
         "text": suspect.text,
         "deviations": list(suspect.deviations),
@@ -182,7 +204,7 @@ def _suspect(suspect: Suspect) -> Record:
     }
 
 
-def _comparison(comparison: Comparison) -> Record:
+def _comparison(comparison: Comparison) -> Json:
     return {
         "name": comparison.name,
         "ok": comparison.ok,
@@ -193,7 +215,7 @@ def _comparison(comparison: Comparison) -> Record:
     }
 
 
-def _stats(stats: Stats) -> Record:
+def _stats(stats: Stats) -> Json:
     values = asdict(stats)
     return {
         name: number(value) if isinstance(value, float) else value for name, value in values.items()
@@ -203,9 +225,3 @@ def _stats(stats: Stats) -> Record:
 def number(value: float) -> float | str:
     """For JSON, which has no infinities: six digits, or one of "inf", "-inf" and "nan"."""
     return float(f"{value:.6g}") if math.isfinite(value) else str(float(value))
-
-
-def reproduce(result: Result, run: Run) -> str:
-    """The command that repeats one result."""
-    words = ["python", "-m", "densespec_conformance", result.target, *run.options]
-    return shlex.join([*words, "--case", result.case.id])

@@ -10,10 +10,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from densespec_conformance.asking.subject import Subject
 from densespec_conformance.case import Case
-from densespec_conformance.report.record import Run, environment, reproduce
-from densespec_conformance.running.runner import STATUSES, Result
+from densespec_conformance.report.reading import closest_call, first_line, percent
+from densespec_conformance.report.record import Json
+from densespec_conformance.running.result import STATUSES
 
 STYLES = {
     "passed": "green",
@@ -30,28 +30,29 @@ SUSPECTS = 3
 """Explanations shown of one failure."""
 
 
-def print_report(run: Run, console: Console, *, durations: int = 0) -> None:
+def print_report(record: Json, console: Console, *, durations: int | None = None) -> None:
     """Print everything that a reader of a terminal wants to know of a run.
 
     Args:
-        durations: how many of the slowest cases to list.
+        record: as ``record.as_record`` makes it.
+        durations: how many of the slowest cases to list; 0 for all, None for no list.
     """
     parts: list[RenderableType] = []
-    if run.results:
-        parts += [Text(TITLE, style="bold"), *_matrices(run), *_failures(run)]
-    if durations:
-        parts.append(_slowest(run.results, durations))
-    parts.append(Text(_where_it_ran(), style="dim"))
-    parts += [Text(f"warning: {text}", style="yellow") for text in run.warnings]
-    if run.interrupted:
+    if record["results"]:
+        parts += [Text(TITLE, style="bold"), *_matrices(record), *_failures(record)]
+    if durations is not None:
+        parts.append(_slowest(record["results"], durations))
+    parts.append(Text(_where_it_ran(record["environment"]), style="dim"))
+    parts += [Text(f"warning: {text}", style="yellow") for text in record["warnings"]]
+    if record["interrupted"]:
         parts.append(Text("interrupted: these are the results that came before", style="yellow"))
     console.print(Group(*parts))
-    console.print(summary(run.results))
+    console.print(summary(record["results"]))
 
 
-def summary(results: Iterable[Result]) -> Text:
+def summary(results: Iterable[Json]) -> Text:
     """``71 passed, 2 failed, 1 xfailed``, always with the first two."""
-    found = Counter(result.status for result in results)
+    found = Counter(result["status"] for result in results)
     shown = [status for status in STATUSES if found[status] or status in ("passed", "failed")]
     return Text(", ").join(
         Text(f"{found[status]} {status}", style=style_of(status) if found[status] else "")
@@ -63,96 +64,91 @@ def style_of(status: str) -> str:
     return STYLES.get(status, OTHER_STYLE)
 
 
-def _where_it_ran() -> str:
-    about = environment()
+def _where_it_ran(about: Json) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return f"{versions}; Python {about['python']}; {about['machine']}"
 
 
-def _matrices(run: Run) -> list[RenderableType]:
+def _matrices(record: Json) -> list[RenderableType]:
     """The results of all targets, some of them side by side."""
-    starts = range(0, len(run.subjects), SIDE_BY_SIDE)
-    return [_matrix(run, run.subjects[start : start + SIDE_BY_SIDE]) for start in starts]
+    names = [target["name"] for target in record["targets"]]
+    starts = range(0, len(names), SIDE_BY_SIDE)
+    return [_matrix(record, names[start : start + SIDE_BY_SIDE]) for start in starts]
 
 
-def _matrix(run: Run, subjects: Sequence[Subject]) -> Table:
-    groups = list(dict.fromkeys(result.group for result in run.results))
+def _matrix(record: Json, targets: Sequence[str]) -> Table:
+    group_of = {case["id"]: case["group"] for case in record["cases"]}
     table = Table()
     table.add_column("cases")
-    for subject in subjects:
-        table.add_column(Text(subject.name), justify="right", overflow="fold")
-    for group in sorted(groups):
-        cells = [
-            _cell([r for r in run.results if r.target == subject.name and r.group == group])
-            for subject in subjects
-        ]
+    for name in targets:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for group in sorted(set(group_of.values())):
+        members = [result for result in record["results"] if group_of[result["case"]] == group]
+        cells = [_cell([one for one in members if one["target"] == name]) for name in targets]
         table.add_row(group, *cells)
     return table
 
 
-def _cell(results: Sequence[Result]) -> Text:
+def _cell(results: Sequence[Json]) -> Text:
     if not results:
         return Text("")
-    asked = [result for result in results if result.status != "unsupported"]
+    asked = [result for result in results if result["status"] != "unsupported"]
     if not asked:
         return Text("unsupported", style="dim")
-    passed = [result for result in asked if result.status == "passed"]
-    calls = [result.outcome for result in passed if result.outcome and result.outcome.allowed]
-    closest = f"  {_percent(max(call.strain for call in calls))}" if calls else ""
-    known = [result for result in asked if result.status == "xfailed"]
-    expected = f"  {len(known)} xfailed" if known else ""
-    style = "green" if all(result.ok for result in asked) else "bold red"
-    return Text(f"{len(passed)}/{len(asked)}{expected}{closest}", style=style)
+    passed = sum(result["status"] == "passed" for result in asked)
+    calls = [call for result in asked if (call := closest_call(result)) is not None]
+    closest = f"  {percent(max(calls))}" if calls else ""
+    known = sum(result["status"] == "xfailed" for result in asked)
+    expected = f"  {known} xfailed" if known else ""
+    style = "green" if all(result["ok"] for result in asked) else "bold red"
+    return Text(f"{passed}/{len(asked)}{expected}{closest}", style=style)
 
 
-def _percent(part: float) -> str:
-    return f"{part:.0%}" if part >= 0.01 else "<1%"
-
-
-def _failures(run: Run) -> list[RenderableType]:
+def _failures(record: Json) -> list[RenderableType]:
     """A panel for each failure; cases that failed for the same reason share one."""
-    groups: dict[tuple[str, str, str], list[Result]] = {}
-    for result in run.results:
-        if not result.ok:
-            reason = result.first_line if result.status != "failed" else _cause(result)
-            groups.setdefault((result.target, result.status, reason), []).append(result)
-    return [_failure(members, run) for members in groups.values()]
+    claims = {case["id"]: case["claim"] for case in record["cases"]}
+    groups: dict[tuple[str, str, str], list[Json]] = {}
+    for result in record["results"]:
+        if not result["ok"]:
+            reason = _cause(result) if result["status"] == "failed" else first_line(result)
+            groups.setdefault((result["target"], result["status"], reason), []).append(result)
+    return [_failure(members, claims[members[0]["case"]]) for members in groups.values()]
 
 
-def _cause(result: Result) -> str:
+def _cause(result: Json) -> str:
     """What failures have in common: the explanation, or else the difference itself."""
-    if result.diagnosis and result.diagnosis[0].complete:
-        return result.diagnosis[0].text
-    return result.message
+    best = result["diagnosis"][:1]
+    return str(best[0]["text"] if best and best[0]["complete"] else result["message"])
 
 
-def _failure(members: Sequence[Result], run: Run) -> Panel:
+def _failure(members: Sequence[Json], claim: str) -> Panel:
     first = members[0]
-    lines = [Text(first.case.claim + ".", style="italic"), Text(first.message)]
-    lines += [_suspect(rank, first) for rank in range(min(SUSPECTS, len(first.diagnosis)))]
+    lines = [Text(claim + ".", style="italic"), Text(first["message"])]
+    lines += [
+        _suspect(suspect, "or" if rank else "diagnosis")
+        for rank, suspect in enumerate(first["diagnosis"][:SUSPECTS])
+    ]
     if len(members) > 1:
-        others = ", ".join(result.case.id for result in members[1:])
+        others = ", ".join(result["case"] for result in members[1:])
         lines.append(Text(f"likewise: {others}", style="dim"))
-    lines.append(Text(f"again: {reproduce(first, run)}", style="dim"))
+    lines.append(Text(f"again: {first['reproduce']}", style="dim"))
     more = f" and {len(members) - 1} more" if len(members) > 1 else ""
-    title = Text(f"{first.target}: {first.case.id}{more}: {first.status}")
-    style = style_of(first.status).removeprefix("bold ")
+    title = Text(f"{first['target']}: {first['case']}{more}: {first['status']}")
+    style = style_of(first["status"]).removeprefix("bold ")
     return Panel(Group(*lines), title=title, title_align="left", border_style=style)
 
 
-def _suspect(rank: int, result: Result) -> Text:
-    suspect = result.diagnosis[rank]
-    label = "diagnosis" if rank == 0 else "or"
-    return Text(f"{label}: {suspect.text}", style="bold" if suspect.complete else "")
+def _suspect(suspect: Json, label: str) -> Text:
+    return Text(f"{label}: {suspect['text']}", style="bold" if suspect["complete"] else "")
 
 
-def _slowest(results: Sequence[Result], count: int) -> Table:
+def _slowest(results: Sequence[Json], count: int) -> Table:
     table = Table(title="The slowest cases", title_justify="left", box=None, pad_edge=False)
     table.add_column("seconds", justify="right")
     table.add_column("target")
     table.add_column("case")
-    for result in sorted(results, key=lambda result: -result.seconds)[:count]:
-        table.add_row(f"{result.seconds:.1f}", Text(result.target), Text(result.case.id))
+    for result in sorted(results, key=lambda result: -float(result["seconds"]))[: count or None]:
+        table.add_row(f"{result['seconds']:.1f}", Text(result["target"]), Text(result["case"]))
     return table
 
 

@@ -1,1 +1,1 @@
-"""Choosing cases, running them on targets and gathering the results."""
+"""One case on one target, and what comes of it; the plugin runs them all."""

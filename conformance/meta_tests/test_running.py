@@ -1,9 +1,7 @@
-"""What the runner does around the cases: choosing, expecting, remembering, limiting, explaining."""
+"""One case on one target: choosing, expecting, limiting, explaining."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,32 +10,22 @@ import pytest
 from densespec.network.catalogue import get
 from densespec_conformance.answering.target import LocalTarget, TargetCrashed, TargetError
 from densespec_conformance.asking.requests import NetworkToBuild, ReadWeights, Unsupported
-from densespec_conformance.asking.subject import Subject
+from densespec_conformance.asking.subject import Subject, SubjectError
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
 from densespec_conformance.judging.compare import Mismatch
 from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import EXACT, Outcome
+from densespec_conformance.running.choosing import assigned
+from densespec_conformance.running.examiner import Examiner, limit_of
 from densespec_conformance.running.expectations import (
     ExpectationError,
     ExpectedFailure,
     read_expectations,
     unmatched,
 )
-from densespec_conformance.running.last_failed import read_last_failed, write_last_failed
-from densespec_conformance.running.plans import Choice
-from densespec_conformance.running.runner import (
-    Observer,
-    Plan,
-    Recorder,
-    Result,
-    Status,
-    limit_of,
-    run,
-    run_case,
-    settled,
-)
-from densespec_conformance.running.selection import KeywordError, keyword
+from densespec_conformance.running.one_case import Conversation, run_case, settled
+from densespec_conformance.running.result import Result, Status
 
 CASES = {case.id: case for case in all_cases()}
 STEM = CASES["forward/torchvision-stem"]
@@ -57,43 +45,20 @@ def _result_of(case: Case) -> Result:
     return run_case(case, LocalTarget("numpy"), Reference(), diagnosis=False)
 
 
-@pytest.mark.parametrize(
-    ("expression", "ids"),
-    [
-        ("", ["a/one", "a/two-three", "b/one"]),
-        ("ONE", ["a/one", "b/one"]),
-        ("a/ and not two", ["a/one"]),
-        ("not (two or b/)", ["a/one"]),
-        ("b or two and three", ["a/two-three", "b/one"]),
-        ("not not b/one", ["b/one"]),
-    ],
-)
-def test_keywords_choose_as_those_of_pytest_do(expression: str, ids: list[str]) -> None:
-    keep = keyword(expression)
-    assert [id_ for id_ in ("a/one", "a/two-three", "b/one") if keep(id_)] == ids
+def test_full_cases_run_on_request_or_by_their_id_and_cheap_ones_first() -> None:
+    (full, *_) = (case for case in CASES.values() if case.tier == "full")
+    quick = assigned(Subject("numpy"))
+    assert {case.tier for case in quick.wanted} == {"quick"}
+    costs = [case.cost for case in quick.wanted]
+    assert costs == sorted(costs)
+    assert set(quick.cases) == set(assigned(Subject("numpy"), tier="full").wanted)
+    assert assigned(Subject("numpy"), ids=[full.id]).wanted == (full,)
 
 
-@pytest.mark.parametrize(
-    ("expression", "message"),
-    [
-        ("a and", "the end at column 6, but should be a word"),
-        ("(a", r"should be '\)'"),
-        ("a b", "'b' at column 2"),
-        ("a)", r"'\)' at column 2, but should be 'and', 'or' or the end"),
-    ],
-)
-def test_expression_that_cannot_be_read_is_refused_with_its_place(
-    expression: str, message: str
-) -> None:
-    with pytest.raises(KeywordError, match=message):
-        keyword(expression)
-
-
-def test_full_cases_run_on_request_or_by_their_id() -> None:
-    full = replace(PASSES, id="fake/full", tier="full")
-    assert Choice().of([PASSES, full]) == (PASSES,)
-    assert Choice("full").of([PASSES, full]) == (PASSES, full)
-    assert Choice(ids=("fake/full",)).of([PASSES, full]) == (full,)
+def test_package_that_nobody_has_is_refused_without_importing_what_others_have() -> None:
+    with pytest.raises(SubjectError, match="no package 'no_such_package'"):
+        assigned(Subject("no_such_package.nets:NET"))
+    assert assigned(Subject("meta_tests.mutants:NOT_LOOKED_FOR")).wanted
 
 
 @pytest.mark.parametrize(
@@ -132,10 +97,10 @@ def test_nothing_more_is_asked_of_a_target_that_crashed_within_a_case() -> None:
             raise TargetCrashed("its process died")
 
     target = Crashing()
-    recorder = Recorder(target)
+    conversation = Conversation(target)
     for _ in range(3):
         with pytest.raises(TargetCrashed):
-            recorder.ask(ReadWeights(NetworkToBuild(get("densenet-40-12"))))
+            conversation.ask(ReadWeights(NetworkToBuild(get("densenet-40-12"))))
     assert target.asked == 1
 
 
@@ -219,59 +184,11 @@ def test_expected_failure_that_matches_no_case_is_warned_of_where_its_target_run
     assert unmatched(entries, {"other:BACKEND": ["a/b"]}) == ()
 
 
-def test_what_failed_is_remembered_until_it_passes(tmp_path: Path) -> None:
-    write_last_failed(tmp_path, [("one", "a", False), ("one", "b", False), ("two", "a", True)])
-    write_last_failed(tmp_path, [("one", "a", True)])
-    assert read_last_failed(tmp_path) == {"one": {"b"}}
-    folder = tmp_path / ".densespec_conformance"
-    assert (folder / ".gitignore").read_text().endswith("*\n")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"format": 99, "failed": {"a": ["b"]}}', '{"format": 1}']
-)
-def test_memory_that_is_damaged_or_of_another_version_is_no_memory(
-    text: str, tmp_path: Path
-) -> None:
-    write_last_failed(tmp_path, [("one", "a", False)])
-    (tmp_path / ".densespec_conformance" / "last_failed.json").write_text(text)
-    assert read_last_failed(tmp_path) == {}
-    write_last_failed(tmp_path, [("one", "b", False)])
-    kept = json.loads((tmp_path / ".densespec_conformance" / "last_failed.json").read_text())
-    assert kept["failed"] == {"one": ["b"]}
-
-
-class Log(Observer):
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def begun(self, subject: Subject, case: Case) -> None:
-        self.events.append(f"begun {case.id}")
-
-    def done(self, result: Result) -> None:
-        self.events.append(f"{result.status} {result.case.id}")
-
-
-def _case(name: str, cost: float, check: Callable[..., Outcome]) -> Case:
-    return Case(f"fake/{name}", "it holds", check, cost=cost)
-
-
-def test_cheap_cases_run_first_and_the_first_failure_can_end_the_run() -> None:
-    def differs(target: object, reference: object) -> Outcome:
-        raise Mismatch("stem.conv", "differs")
-
-    cases = (
-        _case("dear", 9, PASSES.check),
-        _case("wrong", 5, differs),
-        _case("cheap", 1, PASSES.check),
-    )
-    log = Log()
-    ended = run([Plan(Subject("numpy"), cases)], exit_first=True, observer=log)
-    assert log.events == [
-        "begun fake/cheap",
-        "passed fake/cheap",
-        "begun fake/wrong",
-        "failed fake/wrong",
-    ]
-    assert [result.status for result in ended.results] == ["passed", "failed"]
-    assert not ended.interrupted
+def test_target_is_described_with_the_first_case_that_it_answers() -> None:
+    cases = [_raises(TargetCrashed("died")), PASSES, PASSES]
+    with Examiner(Subject("numpy"), Reference()) as examiner:
+        crashed, first, second = (examiner.examine(case) for case in cases)
+    assert crashed.runs_on is None
+    assert first.runs_on is not None
+    assert "numpy" in first.runs_on.versions
+    assert second.runs_on is None

@@ -1,0 +1,85 @@
+"""Which cases a target has to meet, and which of them are wanted now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from densespec.backends import split_mode
+from densespec.errors import UnknownName
+from densespec.installed import is_installed, require
+from densespec_conformance.asking.subject import Subject, SubjectError, input_size_of
+from densespec_conformance.case import Case
+from densespec_conformance.cases import all_cases
+from densespec_conformance.cases.network import network_cases
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A target, and what is asked of it.
+
+    Attributes:
+        cases: every case that it has to meet, in both tiers.
+        wanted: those of them that are wanted now, cheap ones first.
+    """
+
+    subject: Subject
+    cases: tuple[Case, ...]
+    wanted: tuple[Case, ...]
+
+
+def assigned(
+    subject: Subject, *, size: str | None = None, tier: str = "quick", ids: Collection[str] = ()
+) -> Assignment:
+    """What is asked of a subject.
+
+    Args:
+        size: of the input, as :func:`input_size_of` reads it, for a subject with a spec.
+        tier: ``quick``, or ``full`` for all cases.
+        ids: these cases alone, whatever their tier; empty for no such limit.
+
+    Raises:
+        SubjectError: its package is not there, or there is a size, but no spec that it is for.
+        PackageMissing: what the suite itself needs is not installed.
+    """
+    _check_package(subject)
+    cases = _cases_of(subject, size)
+    wanted = [case for case in cases if case.id in ids or (not ids and tier in ("full", case.tier))]
+    return Assignment(subject, cases, tuple(sorted(wanted, key=lambda case: (case.cost, case.id))))
+
+
+def _check_package(subject: Subject) -> None:
+    """Refuse a module that nobody has, without importing one: that is for the target's process."""
+    module, _, attribute = subject.name.partition(":")
+    package = module.partition(".")[0]
+    if not attribute or is_installed(package):
+        return
+    if PathFinder.find_spec(package, [str(Path.cwd())]) is None:
+        raise SubjectError(
+            f"{subject.name}: there is no package {package!r}, neither installed nor in this folder"
+        )
+
+
+def _cases_of(subject: Subject, size: str | None) -> tuple[Case, ...]:
+    require("the conformance suite", "hypothesis", extra="conformance")
+    if subject.spec is not None:
+        return network_cases(
+            subject.spec, None if size is None else input_size_of(size, subject.spec)
+        )
+    if size is not None:
+        raise SubjectError(f"{subject.name}: an input size is of one network: give its --spec")
+    return all_cases(split_mode(subject.name)[1])
+
+
+def check_ids(ids: Collection[str], assignments: Collection[Assignment]) -> None:
+    """Check that each id is of a case that some target has to meet.
+
+    Raises:
+        UnknownName: one is not; the message suggests near ones.
+    """
+    known = {case.id for one in assignments for case in one.cases}
+    for one in ids:
+        if one not in known:
+            raise UnknownName("case", one, known)

@@ -1,0 +1,134 @@
+"""One case on one target: asking, comparing, explaining."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from densespec_conformance.answering.target import Target, TargetError
+from densespec_conformance.asking.requests import Answer, Forward, Request, Train, Unsupported
+from densespec_conformance.case import Case
+from densespec_conformance.explaining.diagnosis import SECONDS, diagnose
+from densespec_conformance.judging.compare import Mismatch
+from densespec_conformance.judging.expected import Reference, expectation
+from densespec_conformance.running.expectations import ExpectedFailure
+from densespec_conformance.running.result import Result
+
+
+class Conversation:
+    """A target seen through a case: keeps the last question and its answer.
+
+    After a crash, or once the time is used up, every further question of the case fails likewise:
+    a case that asks again and again, as random ones do, then ends.
+    """
+
+    request: Request | None = None
+    answer: Answer | None = None
+
+    def __init__(self, target: Target) -> None:
+        self.name = target.name
+        self._target = target
+        self._ended: TargetError | None = None
+
+    def ask(self, request: Request) -> Any:
+        if self._ended is not None:
+            raise self._ended
+        self.request, self.answer = request, None
+        try:
+            self.answer = self._target.ask(request)
+        except TargetError as failure:
+            self._ended = None if failure.status == "error" else failure
+            raise
+        return self.answer
+
+
+def run_case(case: Case, target: Target, reference: Reference, *, diagnosis: bool = True) -> Result:
+    """Run one case on one target. Never raises for what the target does.
+
+    Args:
+        diagnosis: look for what would explain a difference.
+    """
+    start = time.perf_counter()
+    conversation = Conversation(target)
+    result = _checked(case, conversation, reference)
+    result = replace(result, seconds=time.perf_counter() - start)
+    return _diagnosed(result, conversation) if diagnosis and result.status == "failed" else result
+
+
+def _checked(case: Case, conversation: Conversation, reference: Reference) -> Result:
+    result = Result(conversation.name, case, "passed")
+    try:
+        return replace(result, outcome=case.check(conversation, reference))
+    except Mismatch as mismatch:
+        return replace(
+            result,
+            status="failed",
+            message=str(mismatch),
+            where=mismatch.where,
+            comparisons=mismatch.comparisons,
+        )
+    except Unsupported as refusal:
+        return replace(result, status="unsupported", message=str(refusal))
+    except TargetError as failure:
+        message = f"{failure}\n{_asked(conversation.request)}".rstrip()
+        return replace(result, status=failure.status, message=message)
+    except Exception as error:
+        return replace(result, status="error", message=_not_checked(error))
+
+
+def _not_checked(error: Exception) -> str:
+    """Says that a case could not make sense of an answer: arrays of another kind, for instance."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"the answer could not be checked: {type(error).__name__}: {error} "
+        f"({Path(where.filename).name}, line {where.lineno})"
+    )
+
+
+def _asked(request: Request | None) -> str:
+    """What a target was asked when it failed, so that it can be asked again."""
+    if request is None:
+        return ""
+    network = request.network
+    size = "x".join(map(str, network.input_size)) if network.input_size else "any size"
+    options = f" with {dict(network.options)}" if network.options else ""
+    stated = {
+        one.name: value
+        for one in fields(network.spec)
+        if (value := getattr(network.spec, one.name)) != one.default
+    }
+    spec = json.dumps(stated)
+    return f"asked to {type(request).__name__} in {network.dtype} at {size}{options}: {spec}"
+
+
+def _diagnosed(result: Result, conversation: Conversation) -> Result:
+    """The result with explanations; what goes wrong in finding them must not cost the result."""
+    request, answer = conversation.request, conversation.answer
+    if request is None or answer is None:
+        return result
+    try:
+        compared = isinstance(request, Forward | Train)
+        expected = expectation(request) if compared else None
+        seconds = max(SECONDS, result.seconds)  # large networks take longer to try things on
+        found = diagnose(request, answer, expected, seconds=seconds)
+        return replace(result, diagnosis=found)
+    except Exception as error:
+        note = f"(the diagnosis failed: {type(error).__name__}: {error})"
+        return replace(result, message=f"{result.message}\n{note}")
+
+
+def settled(result: Result, known: ExpectedFailure | None) -> Result:
+    """The result in the light of what is expected: strictly, so a pass is then a failure."""
+    if known is None or result.status == "unsupported":
+        return result
+    if result.status == "passed":
+        message = f"passes, but is expected to fail: {known.reason}"
+        return replace(result, status="xpassed", message=message, expected=known.reason)
+    if known.covers(result.status, result.where):
+        return replace(result, status="xfailed", expected=known.reason)
+    note = f"(expected to fail, but otherwise: {known.reason})"
+    return replace(result, message=f"{result.message}\n{note}", expected=known.reason)

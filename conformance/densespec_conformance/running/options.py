@@ -1,0 +1,78 @@
+"""The options of the suite: listed once, for pytest and for the suite's own command."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SuiteOption:
+    """One option: ``--densespec-NAME`` of pytest, ``densespec_NAME`` in its configuration, and
+    ``--NAME`` of the suite's own command.
+
+    Attributes:
+        metavar: stands for the value in help texts; empty for a switch.
+        many: it can be given several times.
+        path: it is relative to the configuration file where it stands in one.
+        short: another name that the suite's own command has for it.
+    """
+
+    name: str
+    about: str
+    metavar: str = ""
+    many: bool = False
+    path: bool = False
+    short: str = ""
+
+    @property
+    def flag(self) -> str:
+        """As on pytest's command line."""
+        return f"--densespec-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """As in pytest's configuration, and as its parser stores it."""
+        return self.flag[2:].replace("-", "_")
+
+
+JOBS = min(2, os.cpu_count() or 1)
+
+OPTIONS = (
+    SuiteOption(
+        "target", "Backend or constructor to compare with the reference.", "TARGET", many=True
+    ),
+    SuiteOption(
+        "spec",
+        "The network that each target is held to: a variant's name, a spec file, or JSON.",
+        "SPEC",
+    ),
+    SuiteOption("weights", "Weights of the targets.", "FILE", path=True),
+    SuiteOption("input", "Input size for the spec, such as 3x64x96.", "CxHxW"),
+    SuiteOption(
+        "tier",
+        "quick or full; full takes minutes more, most of them for random networks.  "
+        "[default: quick]",
+        "TIER",
+    ),
+    SuiteOption("case", "Only this case; repeatable.", "ID", many=True),
+    SuiteOption(
+        "expect", "TOML file of expected failures; repeatable.", "FILE", many=True, path=True
+    ),
+    SuiteOption("xfail", "Case that is to fail; repeatable.", "ID", many=True),
+    SuiteOption(
+        "timeout",
+        "Seconds that a target's answers to one case may take.  [default: 300, or ten times what "
+        "the case usually takes]",
+        "SECONDS",
+    ),
+    SuiteOption(
+        "jobs",
+        f"Processes at a time; a target that is alone has them all.  [default: {JOBS}]",
+        "N",
+        short="-n",
+    ),
+    SuiteOption("json", "Write everything there, as JSON.", "FILE", path=True),
+    SuiteOption("html", "Write a page there, for reading.", "FILE", path=True),
+    SuiteOption("no-diagnosis", "Don't look for what would explain a failure."),
+)
