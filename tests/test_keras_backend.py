@@ -13,6 +13,11 @@ import pytest
 CHECKS = Path(__file__).with_name("keras_checks")
 ENGINES = ("tensorflow", "torch", "jax")
 every_engine = pytest.mark.parametrize("engine", ENGINES)
+torch_first = pytest.mark.parametrize(
+    "engine",
+    ["torch", *(pytest.param(name, marks=pytest.mark.full) for name in ("tensorflow", "jax"))],
+)
+"""What is the same code on every engine runs on the quickest one, and with --full on all."""
 
 
 def run_checks(engine: str, *files: str, **environment: str) -> None:
@@ -41,7 +46,7 @@ def test_models_are_what_was_asked_for(engine: str) -> None:
     run_checks(engine, "models", "dtypes", engine)
 
 
-@every_engine
+@torch_first
 def test_models_train_and_are_saved(engine: str) -> None:
     run_checks(engine, "training", "saving", "originals")
 
@@ -56,17 +61,17 @@ def test_float64_is_float64(engine: str) -> None:
     run_checks(engine, "float64", JAX_ENABLE_X64="1")
 
 
-@every_engine
+@torch_first
 def test_models_of_others_are_targets_of_the_suite(engine: str) -> None:
     run_checks(engine, "adapters", JAX_ENABLE_X64="1")
 
 
-@every_engine
+@torch_first
 def test_frozen_parts_are_left_alone(engine: str) -> None:
     run_checks(engine, "transfer")
 
 
-@every_engine
+@torch_first
 def test_fit_follows_the_recipe(engine: str) -> None:
     run_checks(engine, "fit", JAX_ENABLE_X64="1")
 
