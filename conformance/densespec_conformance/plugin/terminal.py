@@ -35,8 +35,6 @@ class SuiteTerminal:
     Where the output is no terminal, it has a line for each case instead of the bars.
     """
 
-    NAME = "densespec-terminal"
-
     def __init__(self) -> None:
         console = self._console = Console(width=None if Console().is_terminal else 120)
         columns = (
@@ -68,8 +66,7 @@ class SuiteTerminal:
             for target, count in counts.items()
         }
 
-    def begun(self, item: CaseItem) -> None:
-        """Show that a case is under way."""
+    def pytest_densespec_case_begun(self, item: CaseItem) -> None:
         bar = self._bars[_target(item)]
         self._progress.start_task(bar)
         self._progress.update(bar, case=item.case.id)
