@@ -1,4 +1,4 @@
-"""The suite as a plugin of pytest: each case of each target is a test.
+"""This package is a plugin of pytest: each case of each target is a test.
 
     pytest -p densespec_conformance.plugin --densespec-target my_package:BACKEND
 
@@ -53,7 +53,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _is_xdist_worker(config: pytest.Config) -> bool:
-    """Whether another process gathers the reports, and says which test to run next."""
+    """Say whether another process gathers the reports and says which test to run next."""
     return hasattr(config, "workerinput")
 
 
@@ -65,7 +65,7 @@ def _warn_of_unmatched(settings: Settings, config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Add the cases; early, so that ``-k``, ``-m`` and ``--lf`` choose among them too."""
+    """Add the cases early, so that ``-k``, ``-m`` and ``--lf`` choose among them too."""
     settings, reference = session.config.stash[SETTINGS], Reference()
     for one in settings.assignments:
         name = one.subject.name

@@ -1,4 +1,4 @@
-"""What the plugin tells other plugins, beside what pytest does."""
+"""The plugin tells other plugins this, beside what pytest tells them."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from densespec_conformance.plugin.collecting import CaseItem
 
 
 def pytest_densespec_case_begun(item: CaseItem) -> None:
-    """A case is under way; pytest hears of it when its result is there."""
+    """Hear that a case is under way; pytest hears of it when its result is there."""

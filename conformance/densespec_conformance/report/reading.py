@@ -1,4 +1,4 @@
-"""What several reports say of a result's record."""
+"""Several reports read this from a result's record."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from densespec_conformance.report.record import Json
 
 
 def first_line(result: Json) -> str:
-    """The first line of why it did not pass."""
+    """Give the first line of why it did not pass."""
     return str(result["message"].partition("\n")[0])
 
 
 def closest_call(result: Json) -> float | None:
-    """The largest error as a part of what is allowed; None where nothing was left to rounding."""
+    """Give the largest error as a part of what is allowed; None if nothing was left to rounding."""
     closest = result["closest"]
     if not closest or not float(closest["allowed"]):
         return None
