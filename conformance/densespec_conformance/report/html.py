@@ -14,7 +14,7 @@ from itertools import groupby
 import jinja2
 from markupsafe import Markup, escape
 
-from densespec_conformance.report.reading import closest_call, first_line, percent
+from densespec_conformance.report.reading import closest_call, failures_by_cause, percent
 from densespec_conformance.report.record import Json
 
 GLYPHS = {
@@ -153,25 +153,17 @@ def _closest(results: Sequence[Json]) -> str:
 
 def _problems(results: Sequence[Json]) -> list[Json]:
     """Group failures by target and likely cause, the most frequent first."""
-    causes: dict[tuple[str, str], list[tuple[int, Json]]] = {}
-    for index, result in enumerate(results):
-        if not result["ok"]:
-            causes.setdefault((result["target"], _cause(result)), []).append((index, result))
-    few = len(causes) <= 4
+    place = {(result["target"], result["case"]): index for index, result in enumerate(results)}
+    causes = sorted(failures_by_cause(results).items(), key=lambda item: -len(item[1]))
     return [
-        {"target": target, "cause": cause, "failures": found, "open": few and len(found) <= 8}
-        for (target, cause), found in sorted(causes.items(), key=lambda item: -len(item[1]))
+        {
+            "target": target,
+            "cause": cause,
+            "failures": [(place[target, result["case"]], result) for result in members],
+            "open": len(causes) <= 4 and len(members) <= 8,
+        }
+        for (target, cause), members in causes
     ]
-
-
-def _cause(result: Json) -> str:
-    if result["diagnosis"]:
-        return str(result["diagnosis"][0]["text"])
-    if result["status"] != "failed":
-        return f"{result['status']}: {first_line(result)}"
-    if result["first_difference"]:
-        return f"differs first at {result['first_difference']}"
-    return first_line(result)
 
 
 def _matrix(record: Json) -> list[Json]:

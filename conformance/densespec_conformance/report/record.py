@@ -223,5 +223,5 @@ def _stats(stats: Stats) -> Json:
 
 
 def number(value: float) -> float | str:
-    """Give six digits, or one of the texts "inf", "-inf" and "nan", which are no numbers in JSON."""
+    """Give six digits, or one of the texts "inf", "-inf" and "nan": JSON has no such numbers."""
     return float(f"{value:.6g}") if math.isfinite(value) else str(float(value))

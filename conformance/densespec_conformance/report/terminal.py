@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from densespec_conformance.case import Case
-from densespec_conformance.report.reading import closest_call, first_line, percent
+from densespec_conformance.report.reading import closest_call, failures_by_cause, percent
 from densespec_conformance.report.record import Json
 from densespec_conformance.running.result import STATUSES
 
@@ -107,18 +107,8 @@ def _cell(results: Sequence[Json]) -> Text:
 def _failures(record: Json) -> list[RenderableType]:
     """Make a panel for each failure; cases that failed for the same reason share one."""
     claims = {case["id"]: case["claim"] for case in record["cases"]}
-    groups: dict[tuple[str, str, str], list[Json]] = {}
-    for result in record["results"]:
-        if not result["ok"]:
-            reason = _cause(result) if result["status"] == "failed" else first_line(result)
-            groups.setdefault((result["target"], result["status"], reason), []).append(result)
-    return [_failure(members, claims[members[0]["case"]]) for members in groups.values()]
-
-
-def _cause(result: Json) -> str:
-    """Give what failures have in common: the explanation, or else the difference itself."""
-    best = result["diagnosis"][:1]
-    return str(best[0]["text"] if best and best[0]["complete"] else result["message"])
+    groups = failures_by_cause(record["results"]).values()
+    return [_failure(members, claims[members[0]["case"]]) for members in groups]
 
 
 def _failure(members: Sequence[Json], claim: str) -> Panel:
