@@ -1,4 +1,4 @@
-"""``python -m densespec_conformance TARGET...``: pytest on the suite's cases alone."""
+"""``python -m densespec_conformance TARGET...`` runs pytest on the suite's cases alone."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 TYPED = "densespec_conformance.typed"
-"""What was typed, in the context's notes."""
+"""The key of what was typed in click's context."""
 
 
 class Suite(click.Group):
-    """Commands, of which ``run`` is meant where none is named."""
+    """A group of commands, of which ``run`` is meant where none is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[TYPED] = shlex.join(["python", "-m", "densespec_conformance", *args])
@@ -82,7 +82,7 @@ def _complete_spec(
 
 
 def _suite_options(*names: str) -> Callable[[Command], Command]:
-    """Options of the suite as its command has them; all but the targets if none is named."""
+    """Add options of the suite to a command; all but the targets if none is named."""
 
     def add(command: Command) -> Command:
         for one in reversed(OPTIONS):
@@ -156,7 +156,7 @@ def export_command(folder: Path, expression: str, **options: Any) -> None:
 
 
 def _in_words_of_pytest(options: dict[str, Any]) -> tuple[str, ...]:
-    """The suite's options as its plugin has them."""
+    """Say the options as the suite's plugin has them."""
     given = {one: options[one.key] for one in OPTIONS if options.get(one.key)}
     return tuple(
         f"{one.flag}={each}" if one.metavar else one.flag

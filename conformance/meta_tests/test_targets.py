@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -173,6 +175,34 @@ def test_cases_are_exported_by_the_command_of_that_name(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert json.loads((folder / "index.json").read_text())["questions"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals")
+def test_terminal_has_a_bar_for_each_target_with_the_case_under_way(tmp_path: Path) -> None:
+    words = ["numpy", "meta_tests.mutants:RAISES", "-k", "initial and float32", "--jobs", "1"]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "densespec_conformance", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "150"},
+        stdout=theirs,
+    ):
+        os.close(theirs)
+        shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _all_of(ours))
+    assert re.search(r"numpy +━+ 0/2 0:00:\d\d initial/same-bits-in-float32", shown)
+    assert re.search(r"numpy +━+ 2/2 0:00:\d\d", shown)
+    assert re.search(r"RAISES +━+ 2/2", shown)
+    assert "RuntimeError: no kernel image is available" in shown
+    assert "2 passed, 0 failed, 2 error" in shown
+
+
+def _all_of(terminal: int) -> str:
+    """What is written to a terminal until nobody holds it any more."""
+    found = b""
+    with contextlib.suppress(OSError), open(terminal, "rb", buffering=0) as file:
+        while read := file.read(65536):
+            found += read
+    return found.decode()
 
 
 WAITS = """

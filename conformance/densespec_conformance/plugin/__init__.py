@@ -1,4 +1,4 @@
-"""The suite as a plugin of pytest: each case of each target is a test.
+"""This package is a plugin of pytest: each case of each target is a test.
 
     pytest -p densespec_conformance.plugin --densespec-target my_package:BACKEND
 
@@ -17,11 +17,11 @@ import pytest
 
 from densespec.errors import DensespecError
 from densespec_conformance.judging.expected import Reference
+from densespec_conformance.plugin import hooks
 from densespec_conformance.plugin.collecting import CaseItem, TargetCollector
 from densespec_conformance.plugin.findings import Gatherer, attach
 from densespec_conformance.plugin.jobs import Jobs
 from densespec_conformance.plugin.settings import Settings, add_options, settings_of
-from densespec_conformance.plugin.terminal import SuiteTerminal
 from densespec_conformance.running.expectations import unmatched
 
 SETTINGS = pytest.StashKey[Settings]()
@@ -29,6 +29,10 @@ SETTINGS = pytest.StashKey[Settings]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hooks)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,7 +53,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _is_xdist_worker(config: pytest.Config) -> bool:
-    """Whether another process gathers the reports, and says which test to run next."""
+    """Say whether another process gathers the reports and says which test to run next."""
     return hasattr(config, "workerinput")
 
 
@@ -61,7 +65,7 @@ def _warn_of_unmatched(settings: Settings, config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Add the cases; early, so that ``-k``, ``-m`` and ``--lf`` choose among them too."""
+    """Add the cases early, so that ``-k``, ``-m`` and ``--lf`` choose among them too."""
     settings, reference = session.config.stash[SETTINGS], Reference()
     for one in settings.assignments:
         name = one.subject.name
@@ -89,13 +93,11 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, bool, bool]:
 
 def _run(cases: Sequence[CaseItem], session: pytest.Session) -> None:
     """Report each case to pytest as its result comes in."""
-    terminal = session.config.pluginmanager.get_plugin(SuiteTerminal.NAME)
     jobs = Jobs(cases, session.config.stash[SETTINGS].jobs)
     try:
         for item, result in jobs:
             if result is None:
-                if terminal is not None:
-                    terminal.begun(item)
+                item.ihook.pytest_densespec_case_begun(item=item)
                 continue
             item.result = result
             item.ihook.pytest_runtest_protocol(item=item, nextitem=None)

@@ -1,4 +1,4 @@
-"""The suite's own command: pytest with the suite's cases alone, wherever it is called."""
+"""The suite's own command runs pytest with the suite's cases alone, wherever it is called."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALONE = (
     *("-p", "no:terminalreporter", "--capture=no", "-o", "cache_dir=.densespec_conformance"),
 )
 FOR_OTHER_TESTS = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
-"""What the folder and the user have set up for other tests has no say in these."""
+"""What the folder and the user have set up for other tests has no say in the suite's cases."""
 
 UNUSABLE = 2
 """The exit code of most command lines where arguments can't be used; pytest's is another."""
@@ -33,10 +33,10 @@ class NothingToRun(DensespecError, ValueError):
 
 
 class Alone:
-    """Takes what pytest would take for paths for targets, and keeps the cases that are chosen.
+    """A plugin that takes positional arguments for targets, and keeps the cases that are chosen.
 
     Args:
-        command: that repeats the run.
+        command: The command that repeats the run.
     """
 
     def __init__(self, command: str = "") -> None:
@@ -63,21 +63,21 @@ def run_cases(words: Sequence[str], command: str) -> int:
     """Run cases, show what comes of them, and give pytest's exit code.
 
     Args:
-        words: targets and options, as pytest takes paths and options.
-        command: that repeats the run.
+        words: Targets and options, as pytest takes paths and options.
+        command: The command that repeats the run.
 
     Raises:
-        NothingToRun: no case is left.
-        KeyboardInterrupt: the user ended the run; what had come by then was shown.
+        NothingToRun: No case is left.
+        KeyboardInterrupt: The user ended the run; what had come by then was shown.
     """
     return _pytest(words, Alone(command), SuiteTerminal())
 
 
 def chosen_cases(words: Sequence[str]) -> list[Case]:
-    """The cases that would run; those for any backend where no target is named.
+    """Give the cases that would run, or those for any backend where no target is named.
 
     Raises:
-        NothingToRun: there are none.
+        NothingToRun: There are none.
     """
     alone = Alone()
     _pytest([*words, "--collect-only"], alone)

@@ -1,4 +1,4 @@
-"""Targets and cases as pytest sees them: each case of each target is a test."""
+"""pytest sees a target as a collector, and each of its cases as a test."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TargetCollector(pytest.Collector):
             yield item
 
     def examiner(self, threads: int) -> Examiner:
-        """A new process of the target, and what examines it there."""
+        """Make an examiner, which starts a new process of the target."""
         return Examiner(
             self.assignment.subject,
             self._reference,
@@ -64,7 +64,7 @@ class TargetCollector(pytest.Collector):
         )
 
     def examine(self, case: Case) -> Result:
-        """What comes of a case, now: in a process that lives while this target's tests run."""
+        """Run a case now, in a process that lives while this target's tests run."""
         if self._examiner is None:
             self._examiner = self.examiner(threads=1)
         return self._examiner.examine(case)
@@ -76,10 +76,10 @@ class TargetCollector(pytest.Collector):
 
 
 class CaseItem(pytest.Item):
-    """One case on one target.
+    """A test: one case on one target.
 
     Attributes:
-        result: what came of it; it may be known before pytest comes to it.
+        result: What came of it, which may be known before pytest comes to it.
     """
 
     parent: TargetCollector
@@ -102,7 +102,7 @@ class CaseItem(pytest.Item):
                 raise CaseFailed(self.result)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """What differs and why, without a traceback: that would be of the suite."""
+        """Say what differs and why, without a traceback, which would be of the suite."""
         if isinstance(excinfo.value, CaseFailed):
             return "\n".join(_lines(excinfo.value.result))
         return super().repr_failure(excinfo, style)
@@ -112,7 +112,7 @@ class CaseItem(pytest.Item):
 
 
 def cases_of(items: Iterable[pytest.Item]) -> list[Case]:
-    """The cases among some tests, each once, whichever targets meet it."""
+    """Give the cases among some tests, each once, whichever targets meet it."""
     found = {item.case.id: item.case for item in items if isinstance(item, CaseItem)}
     return list(found.values())
 

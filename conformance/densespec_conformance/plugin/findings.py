@@ -1,6 +1,6 @@
-"""What a run of pytest finds on targets: gathered from its reports, and written where it was asked.
+"""What a run of pytest finds is gathered from its reports, and written where it was asked.
 
-The reports may come from other processes, as with pytest-xdist: they carry records, not objects.
+The reports may come from other processes, as with pytest-xdist, so they carry records, not objects.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from densespec_conformance.report.record import (
 from densespec_conformance.running.result import Result
 
 COMMAND = pytest.StashKey[str]()
-"""The command that repeats the run, where it was not one of pytest."""
+"""The command that repeats the run, where it was not one of pytest's."""
 RECORD = pytest.StashKey[Json]()
 """The record of a run, once it has ended."""
 
 
 def attach(result: Result, report: pytest.TestReport, settings: Settings) -> None:
-    """Give one of pytest's reports what came of a case."""
+    """Add what came of a case to pytest's report of it."""
     about: Any = report
     about.duration = result.seconds
     about.densespec_result = result_record(result, settings.network)
@@ -39,7 +39,7 @@ def attach(result: Result, report: pytest.TestReport, settings: Settings) -> Non
 
 
 class Gatherer:
-    """Hears of each case, and writes the reports at the end."""
+    """A plugin that hears of each case, and writes the suite's reports at the end."""
 
     def __init__(self, settings: Settings, config: pytest.Config) -> None:
         typed = shlex.join(["python", "-m", "pytest", *map(str, config.invocation_params.args)])

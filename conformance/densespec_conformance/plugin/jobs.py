@@ -1,7 +1,7 @@
-"""Several processes at a time: a thread waits for each, and the main thread hears of all of them.
+"""Several targets answer at a time: a thread waits for each, and the main thread hears of it all.
 
-Threads serve where processes of pytest's own would not: the targets have processes already, all of
-them are compared with one reference, and what is going on can be ended at any moment.
+Threads do here, as the targets have processes already. So all targets are compared with one
+reference, and the main thread can end whatever is going on at any moment.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Told = tuple[CaseItem, Result | None]
 T = TypeVar("T")
 
 GRACE = 2.0
-"""Seconds that the end of a run waits for what is under way."""
+"""Seconds that the end of a run waits for the threads."""
 
 
 class Jobs:
-    """Examines cases on their targets, some at a time, in the order in which they are given.
+    """Runs cases on their targets, some at a time, in the order in which they are given.
 
     Where there are fewer targets than jobs, a target has several processes, which share its cases.
     """
@@ -50,7 +50,7 @@ class Jobs:
         self._threads: list[threading.Thread] = []
 
     def __iter__(self) -> Iterator[Told]:
-        """Each case when it begins, and again with its result."""
+        """Run them all; give each case when it begins, and again with its result."""
         for _ in range(min(self._jobs, len(self._sittings))):
             thread = threading.Thread(target=self._work, daemon=True)
             thread.start()
@@ -66,7 +66,7 @@ class Jobs:
                     yield told
 
     def stop(self) -> None:
-        """End what is going on. A thread that computes for longer ends with the program."""
+        """End what is going on; a thread that computes for longer ends with the program."""
         self._stopped.set()
         for examiner in self._examiners:
             examiner.interrupt()
@@ -93,7 +93,7 @@ class Jobs:
 
 
 def _next(waiting: deque[T]) -> T | None:
-    """The next that no other thread has taken."""
+    """Take the next that no other thread has taken."""
     try:
         return waiting.popleft()
     except IndexError:
@@ -101,6 +101,6 @@ def _next(waiting: deque[T]) -> T | None:
 
 
 def _leave_interrupts_to_the_main_thread() -> None:
-    """Processes that this thread starts do not see Ctrl-C: they would die, and look crashed."""
+    """Hide Ctrl-C from the processes that this thread starts: they would die, and look crashed."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,4 +1,4 @@
-"""What the options of the suite mean, worked out once and checked before anything runs."""
+"""The options of the suite are understood and checked here, once, before anything runs."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ def add_options(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options say, understood.
+    """What the options mean.
 
     Attributes:
-        network: words of the command line that say of every target which network it is.
-        timeout: seconds; None for a limit by the cost of a case.
-        reports: paths by format.
+        network: Words of the command line that say of every target which network it is.
+        timeout: Seconds that the answers to a case may take; None for a limit by its cost.
+        jobs: Processes at a time.
+        reports: Paths by format.
     """
 
     assignments: tuple[Assignment, ...]
@@ -60,10 +61,10 @@ class Settings:
 
 
 def settings_of(config: pytest.Config) -> Settings:
-    """What the command line says, or else the configuration.
+    """Read the options from the command line, or else from the configuration.
 
     Raises:
-        DensespecError: it can't be used; the message says what to change.
+        DensespecError: One can't be used; the message says what to change.
     """
     given = {one.name: _value(config, one) for one in OPTIONS}
     if not given["target"]:
@@ -143,7 +144,7 @@ def _jobs(text: str) -> int:
 
 
 def _writable(text: str) -> Path:
-    """Where a report goes, refused before the time of a run is spent."""
+    """Check where a report is to go, before the time of a run is spent."""
     path = Path(text)
     if not path.absolute().parent.is_dir():
         raise OptionError(f"no folder {path.parent} to write {path.name} into")

@@ -1,4 +1,4 @@
-"""What the suite's own command shows in place of pytest's terminal."""
+"""The suite's own command shows this in place of pytest's terminal."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ LINE = 100
 
 
 class SuiteTerminal:
-    """Shows a bar for each target and failures as they come; at the end, everything there is.
+    """A plugin that shows a bar for each target, failures as they come, and everything at the end.
 
     Where the output is no terminal, it has a line for each case instead of the bars.
     """
-
-    NAME = "densespec-terminal"
 
     def __init__(self) -> None:
         console = self._console = Console(width=None if Console().is_terminal else 120)
@@ -68,8 +66,7 @@ class SuiteTerminal:
             for target, count in counts.items()
         }
 
-    def begun(self, item: CaseItem) -> None:
-        """Show that a case is under way."""
+    def pytest_densespec_case_begun(self, item: CaseItem) -> None:
         bar = self._bars[_target(item)]
         self._progress.start_task(bar)
         self._progress.update(bar, case=item.case.id)
@@ -104,7 +101,7 @@ class SuiteTerminal:
 
 
 def _brief(result: Json) -> str:
-    """Why a case did not pass, or how close its closest call was."""
+    """Say why a case did not pass, or how close its closest call was."""
     if not result["ok"]:
         return textwrap.shorten(first_line(result), LINE)
     call = result["closest"]
@@ -118,7 +115,7 @@ def _target(item: pytest.Item) -> str:
 
 
 def _notes(session: pytest.Session) -> list[str]:
-    """What pytest says of the choice of tests, such as that of ``--lf``."""
+    """Ask pytest's plugins what they say of the choice of tests, as that of ``--lf`` does."""
     config = session.config
     found = config.hook.pytest_report_collectionfinish(
         config=config, start_path=config.rootpath, items=session.items

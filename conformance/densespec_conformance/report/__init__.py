@@ -1,4 +1,4 @@
-"""Results for a reader: on the terminal, as JSON and as a page, all made of one record."""
+"""Readers see results on the terminal, as JSON or as a page; all are made of one record."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _json(record: Json) -> str:
 
 
 WRITERS: Mapping[str, Callable[[Json], str]] = {"json": _json, "html": page}
-"""The text of a record, by format."""
+"""What makes the text of a record, by format."""
 
 
 def write_reports(record: Json, paths: Mapping[str, Path]) -> None:
     """Write a run in some formats, each file whole or not at all.
 
     Args:
-        paths: by format, one of ``WRITERS``.
+        paths: Where to write, by format, which is one of ``WRITERS``.
     """
     for kind, path in paths.items():
         with atomic_path(path) as temporary:

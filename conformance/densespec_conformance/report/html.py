@@ -1,4 +1,4 @@
-"""One self-contained page: nothing is loaded from elsewhere, so it works from a file or an archive.
+"""The page is self-contained: it loads nothing, so it works from a file or an archive.
 
 ``page.html`` is its template, which escapes all that a target or a user wrote. What a cell of the
 matrix opens is made by ``page.js`` of the record that is embedded in the page.
@@ -14,7 +14,7 @@ from itertools import groupby
 import jinja2
 from markupsafe import Markup, escape
 
-from densespec_conformance.report.reading import closest_call, first_line, percent
+from densespec_conformance.report.reading import closest_call, failures_by_cause, percent
 from densespec_conformance.report.record import Json
 
 GLYPHS = {
@@ -43,7 +43,7 @@ SLOWEST = 12
 
 
 def page(record: Json) -> str:
-    """The page of a record, as ``record.as_record`` makes it."""
+    """Make the page of a record, which is one of ``record.as_record``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("densespec_conformance", "report"),
         autoescape=True,
@@ -68,17 +68,17 @@ def page(record: Json) -> str:
 
 
 def _part_of_page(name: str) -> Markup:
-    """A file of ours, which stands in the page as it is."""
+    """Read a file of ours, which stands in the page as it is."""
     return Markup(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
 def breakable(name: str) -> Markup:
-    """A name that may break after its dots, colons, slashes and underscores."""
+    """Let a name break after its dots, colons, slashes and underscores."""
     return Markup(re.sub("([._:/])", r"\1<wbr>", str(escape(name))))
 
 
 def slug(status: str) -> str:
-    """A status as part of the name of a class."""
+    """Make a status part of the name of a class."""
     return status.replace(" ", "-")
 
 
@@ -107,7 +107,7 @@ def _meta(record: Json) -> str:
 
 
 def _card(target: Json, record: Json) -> Json:
-    """What stands on a target's card, beside what its record holds."""
+    """Make what stands on a target's card, beside what its record holds."""
     counts = {status: count for status, count in target["counts"].items() if count}
     own = [one for one in record["results"] if one["target"] == target["name"]]
     failing = "does not conform" if own else "nothing ran"
@@ -133,7 +133,7 @@ def _held_to(target: Json) -> str:
 
 
 def _likeliest(results: Sequence[Json]) -> str:
-    """The explanation of most failures of a target."""
+    """Say what explains most failures of a target."""
     texts = [one["diagnosis"][0]["text"] for one in results if one["diagnosis"] and not one["ok"]]
     if not texts:
         return ""
@@ -143,7 +143,7 @@ def _likeliest(results: Sequence[Json]) -> str:
 
 
 def _closest(results: Sequence[Json]) -> str:
-    """The closest call of a target that conforms."""
+    """Say what the closest call of a target was."""
     calls = {one["case"]: part for one in results if (part := closest_call(one)) is not None}
     if not calls:
         return ""
@@ -152,30 +152,22 @@ def _closest(results: Sequence[Json]) -> str:
 
 
 def _problems(results: Sequence[Json]) -> list[Json]:
-    """Failures by target and likely cause, the most frequent first."""
-    causes: dict[tuple[str, str], list[tuple[int, Json]]] = {}
-    for index, result in enumerate(results):
-        if not result["ok"]:
-            causes.setdefault((result["target"], _cause(result)), []).append((index, result))
-    few = len(causes) <= 4
+    """Group failures by target and likely cause, the most frequent first."""
+    place = {(result["target"], result["case"]): index for index, result in enumerate(results)}
+    causes = sorted(failures_by_cause(results).items(), key=lambda item: -len(item[1]))
     return [
-        {"target": target, "cause": cause, "failures": found, "open": few and len(found) <= 8}
-        for (target, cause), found in sorted(causes.items(), key=lambda item: -len(item[1]))
+        {
+            "target": target,
+            "cause": cause,
+            "failures": [(place[target, result["case"]], result) for result in members],
+            "open": len(causes) <= 4 and len(members) <= 8,
+        }
+        for (target, cause), members in causes
     ]
 
 
-def _cause(result: Json) -> str:
-    if result["diagnosis"]:
-        return str(result["diagnosis"][0]["text"])
-    if result["status"] != "failed":
-        return f"{result['status']}: {first_line(result)}"
-    if result["first_difference"]:
-        return f"differs first at {result['first_difference']}"
-    return first_line(result)
-
-
 def _matrix(record: Json) -> list[Json]:
-    """The rows of the matrix, group by group; a cell is None where the case did not run."""
+    """Make the rows of the matrix, group by group; a cell is None where the case did not run."""
     targets = [target["name"] for target in record["targets"]]
     cells = {
         (result["case"], result["target"]): _cell(index, result)
@@ -201,7 +193,7 @@ def _row(case: Json, cells: Sequence[Json | None]) -> Json:
 
 
 def _total(cells: Sequence[Json | None]) -> Json | None:
-    """How many of a target's results in one group are as they should be."""
+    """Count how many of a target's results in one group are as they should be."""
     results = [cell["result"] for cell in cells if cell is not None]
     if not results:
         return None
@@ -219,7 +211,7 @@ def _cell(index: int, result: Json) -> Json:
 
 
 def _brief(result: Json) -> str:
-    """What a cell says beside its sign."""
+    """Give what a cell says beside its sign."""
     if result["status"] != "passed":
         return str(result["first_difference"] or result["status"])
     call = closest_call(result)

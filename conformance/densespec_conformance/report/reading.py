@@ -1,17 +1,36 @@
-"""What several reports say of a result's record."""
+"""Several reports read this from a result's record."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from densespec_conformance.report.record import Json
 
 
 def first_line(result: Json) -> str:
-    """The first line of why it did not pass."""
+    """Give the first line of why it did not pass."""
     return str(result["message"].partition("\n")[0])
 
 
+def failures_by_cause(results: Sequence[Json]) -> dict[tuple[str, str], list[Json]]:
+    """Group what is not as it should be by target and likely cause, in the order of results."""
+    groups: dict[tuple[str, str], list[Json]] = {}
+    for result in results:
+        if not result["ok"]:
+            groups.setdefault((result["target"], _cause(result)), []).append(result)
+    return groups
+
+
+def _cause(result: Json) -> str:
+    if result["status"] != "failed":
+        return f"{result['status']}: {first_line(result)}"
+    if result["diagnosis"]:
+        return str(result["diagnosis"][0]["text"])
+    return f"differs first at {result['first_difference']}"
+
+
 def closest_call(result: Json) -> float | None:
-    """The largest error as a part of what is allowed; None where nothing was left to rounding."""
+    """Give the largest error as a part of what is allowed; None if nothing was left to rounding."""
     closest = result["closest"]
     if not closest or not float(closest["allowed"]):
         return None

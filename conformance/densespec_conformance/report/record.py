@@ -1,4 +1,4 @@
-"""A run as plain data: what the JSON report holds, and what the other reports are made of."""
+"""A run becomes plain data, which the JSON report holds and the other reports are made of."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from densespec_conformance.running.choosing import Assignment
 from densespec_conformance.running.result import STATUSES, Result
 
 FORMAT = 1
-"""Version of the JSON report; it goes up when a reader of an older one would misread it."""
+"""The version of the JSON report; it goes up when a reader of an older one would misread it."""
 
 SHOWN = 60
 """Compared tensors that a report keeps of one result: those about the first difference."""
@@ -45,10 +45,10 @@ class Findings:
     """What has come of a run so far.
 
     Attributes:
-        command: that repeats it.
-        results: by target and case, as ``result_record`` makes them.
-        runs_on: by target, what its process says of itself, as far as it could say.
-        interrupted: the run was ended early.
+        command: The command that repeats it.
+        results: What ``result_record`` makes, by target and case.
+        runs_on: What the process of a target says of itself, by target, as far as it could say.
+        interrupted: Whether the run was ended early.
     """
 
     assignments: tuple[Assignment, ...]
@@ -62,7 +62,7 @@ class Findings:
 
 
 def environment() -> Json:
-    """Versions and machine that the results belong to, without importing a framework."""
+    """Say which versions and machine the results belong to, without importing a framework."""
     versions = {"densespec": densespec.__version__}
     for package in PACKAGES:
         try:
@@ -78,7 +78,7 @@ def environment() -> Json:
 
 
 def as_record(found: Findings) -> Json:
-    """The run as JSON values; ``schema.json`` beside this file is its JSON Schema."""
+    """Make JSON values of a run; ``schema.json`` beside this file is their JSON Schema."""
     results = [
         found.results[assignment.subject.name, case.id]
         for assignment in found.assignments
@@ -104,7 +104,7 @@ def as_record(found: Findings) -> Json:
 
 
 def _holds(results: Sequence[Json]) -> bool:
-    """Whether all that ran is as it should be, and something did pass."""
+    """Say whether all that ran is as it should be, and something did pass."""
     held = any(result["status"] in ("passed", "xfailed") for result in results)
     return held and all(result["ok"] for result in results)
 
@@ -129,7 +129,7 @@ def _target(subject: Subject, results: Sequence[Json], runs_on: Mapping[str, Jso
 
 
 def _cases(assignments: Sequence[Assignment], results: Sequence[Json]) -> list[Json]:
-    """The cases that ran, whichever target met them."""
+    """List the cases that ran, whichever target met them."""
     known = {case.id: case for one in assignments for case in one.wanted}
     return [_case(known[id_]) for id_ in dict.fromkeys(result["case"] for result in results)]
 
@@ -145,7 +145,7 @@ def _case(case: Case) -> Json:
 
 
 def runs_on_record(found: Description) -> Json:
-    """What a target's own process says of itself."""
+    """Make JSON values of what a target's own process says of itself."""
     return {
         "versions": dict(found.versions),
         "device": found.device,
@@ -156,10 +156,10 @@ def runs_on_record(found: Description) -> Json:
 
 
 def result_record(result: Result, options: Sequence[str] = ()) -> Json:
-    """One result as JSON values.
+    """Make JSON values of one result.
 
     Args:
-        options: what the command line says of every target, such as ``--spec densenet121``.
+        options: What the command line says of every target, such as ``--spec densenet121``.
     """
     kept = around_first_difference(result.comparisons)
     return {
@@ -189,7 +189,7 @@ def _outcome(outcome: Outcome) -> Json:
 
 
 def around_first_difference(comparisons: Sequence[Comparison]) -> Sequence[Comparison]:
-    """A few comparisons before the first that fails, and those that follow, up to ``SHOWN``."""
+    """Keep a few comparisons before the first that fails and those that follow, up to ``SHOWN``."""
     first = next((index for index, one in enumerate(comparisons) if not one.ok), 0)
     start = max(0, min(first - SHOWN // 12, len(comparisons) - SHOWN))
     return comparisons[start : start + SHOWN]
@@ -223,5 +223,5 @@ def _stats(stats: Stats) -> Json:
 
 
 def number(value: float) -> float | str:
-    """For JSON, which has no infinities: six digits, or one of "inf", "-inf" and "nan"."""
+    """Give six digits, or one of the texts "inf", "-inf" and "nan": JSON has no such numbers."""
     return float(f"{value:.6g}") if math.isfinite(value) else str(float(value))

@@ -1,4 +1,4 @@
-"""Results on the terminal: a matrix of groups by targets, then what failed and why."""
+"""The terminal shows a matrix of groups by targets, then what failed and why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from densespec_conformance.case import Case
-from densespec_conformance.report.reading import closest_call, first_line, percent
+from densespec_conformance.report.reading import closest_call, failures_by_cause, percent
 from densespec_conformance.report.record import Json
 from densespec_conformance.running.result import STATUSES
 
@@ -34,8 +34,8 @@ def print_report(record: Json, console: Console, *, durations: int | None = None
     """Print everything that a reader of a terminal wants to know of a run.
 
     Args:
-        record: as ``record.as_record`` makes it.
-        durations: how many of the slowest cases to list; 0 for all, None for no list.
+        record: What ``record.as_record`` makes.
+        durations: How many of the slowest cases to list; 0 for all, None for no list.
     """
     parts: list[RenderableType] = []
     if record["results"]:
@@ -51,7 +51,7 @@ def print_report(record: Json, console: Console, *, durations: int | None = None
 
 
 def summary(results: Iterable[Json]) -> Text:
-    """``71 passed, 2 failed, 1 xfailed``, always with the first two."""
+    """Count, as in ``71 passed, 2 failed, 1 xfailed``, always with the first two."""
     found = Counter(result["status"] for result in results)
     shown = [status for status in STATUSES if found[status] or status in ("passed", "failed")]
     return Text(", ").join(
@@ -70,7 +70,7 @@ def _where_it_ran(about: Json) -> str:
 
 
 def _matrices(record: Json) -> list[RenderableType]:
-    """The results of all targets, some of them side by side."""
+    """Show the results of all targets, some of them side by side."""
     names = [target["name"] for target in record["targets"]]
     starts = range(0, len(names), SIDE_BY_SIDE)
     return [_matrix(record, names[start : start + SIDE_BY_SIDE]) for start in starts]
@@ -105,20 +105,10 @@ def _cell(results: Sequence[Json]) -> Text:
 
 
 def _failures(record: Json) -> list[RenderableType]:
-    """A panel for each failure; cases that failed for the same reason share one."""
+    """Make a panel for each failure; cases that failed for the same reason share one."""
     claims = {case["id"]: case["claim"] for case in record["cases"]}
-    groups: dict[tuple[str, str, str], list[Json]] = {}
-    for result in record["results"]:
-        if not result["ok"]:
-            reason = _cause(result) if result["status"] == "failed" else first_line(result)
-            groups.setdefault((result["target"], result["status"], reason), []).append(result)
-    return [_failure(members, claims[members[0]["case"]]) for members in groups.values()]
-
-
-def _cause(result: Json) -> str:
-    """What failures have in common: the explanation, or else the difference itself."""
-    best = result["diagnosis"][:1]
-    return str(best[0]["text"] if best and best[0]["complete"] else result["message"])
+    groups = failures_by_cause(record["results"]).values()
+    return [_failure(members, claims[members[0]["case"]]) for members in groups]
 
 
 def _failure(members: Sequence[Json], claim: str) -> Panel:
@@ -153,7 +143,7 @@ def _slowest(results: Sequence[Json], count: int) -> Table:
 
 
 def case_table(cases: Sequence[Case]) -> Table:
-    """The cases as a list."""
+    """List cases in a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("id", overflow="fold")
     table.add_column("claim")

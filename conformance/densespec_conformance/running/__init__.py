@@ -1,1 +1,1 @@
-"""One case on one target, and what comes of it; the plugin runs them all."""
+"""A case runs on a target here, within its limits; the plugin runs them all."""

@@ -1,4 +1,4 @@
-"""Which cases a target has to meet, and which of them are wanted now."""
+"""The cases that a target has to meet are chosen here, and those that are wanted now."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Assignment:
     """A target, and what is asked of it.
 
     Attributes:
-        cases: every case that it has to meet, in both tiers.
-        wanted: those of them that are wanted now, cheap ones first.
+        cases: Every case that it has to meet, in both tiers.
+        wanted: Those of them that are wanted now, cheap ones first.
     """
 
     subject: Subject
@@ -33,16 +33,16 @@ class Assignment:
 def assigned(
     subject: Subject, *, size: str | None = None, tier: str = "quick", ids: Collection[str] = ()
 ) -> Assignment:
-    """What is asked of a subject.
+    """Work out what is asked of a subject.
 
     Args:
-        size: of the input, as :func:`input_size_of` reads it, for a subject with a spec.
+        size: The input size, as :func:`input_size_of` reads it, for a subject with a spec.
         tier: ``quick``, or ``full`` for all cases.
-        ids: these cases alone, whatever their tier; empty for no such limit.
+        ids: The only cases that are wanted, whatever their tier; empty for no such limit.
 
     Raises:
-        SubjectError: its package is not there, or there is a size, but no spec that it is for.
-        PackageMissing: what the suite itself needs is not installed.
+        SubjectError: Its package is not there, or there is a size, but no spec that it is for.
+        PackageMissing: What the suite itself needs is not installed.
     """
     _check_package(subject)
     cases = _cases_of(subject, size)
@@ -51,7 +51,7 @@ def assigned(
 
 
 def _check_package(subject: Subject) -> None:
-    """Refuse a module that nobody has, without importing one: that is for the target's process."""
+    """Refuse a package that is not there; importing one is for the target's process."""
     module, _, attribute = subject.name.partition(":")
     package = module.partition(".")[0]
     if not attribute or is_installed(package):
@@ -77,7 +77,7 @@ def check_ids(ids: Collection[str], assignments: Collection[Assignment]) -> None
     """Check that each id is of a case that some target has to meet.
 
     Raises:
-        UnknownName: one is not; the message suggests near ones.
+        UnknownName: One is not; the message suggests near ones.
     """
     known = {case.id for one in assignments for case in one.cases}
     for one in ids:

@@ -1,4 +1,4 @@
-"""One target under examination: its process, its time limits, and what has been spent on it."""
+"""A target is examined here: its process, its time limits, and what has been spent on it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LEAST_LIMIT, COSTS_IN_LIMIT = 300.0, 10.0
 
 DESCRIPTION_SECONDS = 60.0
 DIAGNOSIS_SECONDS = 120.0
-"""Spent on one target's diagnoses: what is wrong in fifty cases is mostly one thing."""
+"""Seconds spent on one target's diagnoses: what is wrong in fifty cases is mostly one thing."""
 
 
 def limit_of(case: Case, timeout: float | None) -> float:
-    """Seconds that a target's answers to a case may take."""
+    """Give the seconds that a target's answers to a case may take."""
     return max(LEAST_LIMIT, COSTS_IN_LIMIT * case.cost) if timeout is None else timeout
 
 
@@ -33,11 +33,11 @@ class Examiner:
     """Runs cases on a target, one after the other, in a process of the target's own.
 
     Args:
-        reference: what the target is compared with; examiners may share one.
-        known: failures that are expected.
-        timeout: seconds that the answers to a case may take; None for a limit by its cost.
-        threads: that the target's kernels may use.
-        diagnosis: look for what would explain a failure.
+        reference: What the target is compared with; examiners may share one.
+        known: Failures that are expected.
+        timeout: Seconds that the answers to a case may take; None for a limit by its cost.
+        threads: Threads that the target's kernels may use.
+        diagnosis: Whether to look for what would explain a failure.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Examiner:
         self._target.__exit__(*details)
 
     def examine(self, case: Case) -> Result:
-        """What comes of a case; never an error for what the target does."""
+        """Run a case; whatever the target does is a result, never an error."""
         known = expected_for(self._known, self.subject.name, case.id)
         explain = self._diagnosis and known is None and self._diagnosing < DIAGNOSIS_SECONDS
         self._allow(limit_of(case, self._timeout))

@@ -1,4 +1,4 @@
-"""Cases that are known to fail: strictly, so that what is mended is noticed.
+"""Cases may be known to fail; strictly, so that what is mended is noticed.
 
 A file lists them by target; both the target and the case may be patterns, as of file names::
 
@@ -25,7 +25,7 @@ FAILURES = ("failed", "error", "crashed", "timeout", "out of memory")
 
 
 class ExpectationError(DensespecError, ValueError):
-    """A file of expected failures can't be used: where, and why."""
+    """A file of expected failures can't be used; the message says where, and why."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class ExpectedFailure:
     """A failure that is known.
 
     Attributes:
-        case: id, or a pattern of ids.
-        target: name as typed, or a pattern.
-        status: the only kind of failure that is meant; empty for any.
-        where: pattern of the first difference that is meant; empty for any.
+        case: The id of a case, or a pattern of ids.
+        target: The name of a target as typed, or a pattern of names.
+        status: The only kind of failure that is meant; empty for any.
+        where: A pattern of the first difference that is meant; empty for any.
     """
 
     case: str
@@ -46,11 +46,11 @@ class ExpectedFailure:
     where: str = ""
 
     def concerns(self, target: str, case: str) -> bool:
-        """It is about this case on this target."""
+        """Say whether it is about this case on this target."""
         return _matches(target, self.target) and _matches(case, self.case)
 
     def covers(self, status: str, where: str) -> bool:
-        """A failure of this kind, at this place, is the one that is meant."""
+        """Say whether a failure of this kind, at this place, is the one that is meant."""
         return (
             status in FAILURES
             and self.status in ("", status)
@@ -59,7 +59,7 @@ class ExpectedFailure:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Names hold brackets of their own, so a name is a pattern of itself first."""
+    """Match a name, which is a pattern of itself first: names hold brackets of their own."""
     return name == pattern or fnmatchcase(name, pattern)
 
 
@@ -67,10 +67,10 @@ KEYS = tuple(field.name for field in fields(ExpectedFailure) if field.name != "t
 
 
 def read_expectations(path: Path) -> tuple[ExpectedFailure, ...]:
-    """The expected failures in a file.
+    """Read the expected failures in a file.
 
     Raises:
-        ExpectationError: it is absent, not TOML, or says what is not understood.
+        ExpectationError: It is absent, not TOML, or says what is not understood.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -113,17 +113,17 @@ def _entry(value: Any, target: str, where: str) -> ExpectedFailure:
 def expected_for(
     failures: Iterable[ExpectedFailure], target: str, case: str
 ) -> ExpectedFailure | None:
-    """The first entry about a case on a target."""
+    """Find the first entry about a case on a target."""
     return next((one for one in failures if one.concerns(target, case)), None)
 
 
 def unmatched(
     failures: Iterable[ExpectedFailure], cases_of: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
-    """A warning for each entry about one of the targets that no case of theirs matches.
+    """Give a warning for each entry about one of the targets that no case of theirs matches.
 
     Args:
-        cases_of: by target, the ids of all its cases, whichever of them run.
+        cases_of: The ids of all cases of a target, whichever of them run, by target.
     """
     found = []
     for one in failures:

@@ -1,4 +1,4 @@
-"""One case on one target: asking, comparing, explaining."""
+"""One case is run on one target: it is asked, its answer is compared, and a failure explained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from densespec_conformance.running.result import Result
 
 
 class Conversation:
-    """A target seen through a case: keeps the last question and its answer.
+    """A target as one case asks it; the last question and its answer are kept.
 
     After a crash, or once the time is used up, every further question of the case fails likewise:
     a case that asks again and again, as random ones do, then ends.
@@ -47,10 +47,10 @@ class Conversation:
 
 
 def run_case(case: Case, target: Target, reference: Reference, *, diagnosis: bool = True) -> Result:
-    """Run one case on one target. Never raises for what the target does.
+    """Run one case on one target; whatever the target does is a result, never an error.
 
     Args:
-        diagnosis: look for what would explain a difference.
+        diagnosis: Whether to look for what would explain a difference.
     """
     start = time.perf_counter()
     conversation = Conversation(target)
@@ -81,7 +81,7 @@ def _checked(case: Case, conversation: Conversation, reference: Reference) -> Re
 
 
 def _not_checked(error: Exception) -> str:
-    """Says that a case could not make sense of an answer: arrays of another kind, for instance."""
+    """Say that a case could not make sense of an answer, as of arrays of another kind."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"the answer could not be checked: {type(error).__name__}: {error} "
@@ -90,7 +90,7 @@ def _not_checked(error: Exception) -> str:
 
 
 def _asked(request: Request | None) -> str:
-    """What a target was asked when it failed, so that it can be asked again."""
+    """Say what a target was asked when it failed, so that it can be asked again."""
     if request is None:
         return ""
     network = request.network
@@ -106,7 +106,7 @@ def _asked(request: Request | None) -> str:
 
 
 def _diagnosed(result: Result, conversation: Conversation) -> Result:
-    """The result with explanations; what goes wrong in finding them must not cost the result."""
+    """Add explanations to a result; what goes wrong in finding them must not cost the result."""
     request, answer = conversation.request, conversation.answer
     if request is None or answer is None:
         return result
@@ -122,7 +122,7 @@ def _diagnosed(result: Result, conversation: Conversation) -> Result:
 
 
 def settled(result: Result, known: ExpectedFailure | None) -> Result:
-    """The result in the light of what is expected: strictly, so a pass is then a failure."""
+    """Turn a result into what it is where a failure is expected: a pass is then a failure."""
     if known is None or result.status == "unsupported":
         return result
     if result.status == "passed":

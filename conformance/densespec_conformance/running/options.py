@@ -1,4 +1,4 @@
-"""The options of the suite: listed once, for pytest and for the suite's own command."""
+"""The options of the suite are listed here, once for pytest and for the suite's own command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class SuiteOption:
     ``--NAME`` of the suite's own command.
 
     Attributes:
-        metavar: stands for the value in help texts; empty for a switch.
-        many: it can be given several times.
-        path: it is relative to the configuration file where it stands in one.
-        short: another name that the suite's own command has for it.
+        metavar: What stands for the value in help texts; empty for a switch.
+        many: Whether it can be given several times.
+        path: Whether it is relative to the configuration file where it stands in one.
+        short: Another name that the suite's own command has for it.
     """
 
     name: str
@@ -27,12 +27,12 @@ class SuiteOption:
 
     @property
     def flag(self) -> str:
-        """As on pytest's command line."""
+        """Its name on pytest's command line."""
         return f"--densespec-{self.name}"
 
     @property
     def key(self) -> str:
-        """As in pytest's configuration, and as its parser stores it."""
+        """Its name in pytest's configuration, and where pytest keeps its value."""
         return self.flag[2:].replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""What can come of a case on a target."""
+"""What can come of a case on a target is said by a ``Result``."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Result:
     """What came of one case on one target.
 
     Attributes:
-        target: its name, as typed.
-        message: why it did not pass; empty if it did.
-        where: the first op, weight or figure that differs, where one does.
-        outcome: the closest call of a case that passed.
-        comparisons: every tensor that was compared, in order, where one differs.
-        diagnosis: what would explain a difference, the best explanation first.
-        expected: why it is expected to fail; empty if it is not.
-        seconds: how long it took.
-        runs_on: what the target's process says of itself; only of the first case that it answered.
+        target: The target's name, as typed.
+        message: Why it did not pass; empty if it did.
+        where: The first op, weight or figure that differs, where one does.
+        outcome: The closest call of a case that passed.
+        comparisons: Every tensor that was compared, in order, where one differs.
+        diagnosis: What would explain a difference, the best explanation first.
+        expected: Why it is expected to fail; empty if it is not.
+        seconds: How long it took.
+        runs_on: What the target's process says of itself; of the first case that it answers alone.
     """
 
     target: str
