@@ -54,7 +54,7 @@ ITEM_SIZES = {
 EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 MAX_DIMS = 64  # numpy's
-MAX_TENSORS = 100_000
+MAX_TENSORS = 50_000
 MOST_TEXT = 32 * 2**20
 """The most characters of all names and texts together."""
 MAX_DEPTH = 64
