@@ -32,6 +32,10 @@ from densespec.network.initial import initial_weights
 from densespec.reference.backend import BACKEND as NUMPY
 from densespec.reference.model import ReferenceModel
 from densespec.weights.checkpoint import read_checkpoint
+from densespec.weights.containers import write_file
+from densespec.weights.layouts import canonical
+from densespec.weights.tensors import Tensor
+from tests.containers.samples import DTYPES, dtype_of
 from tests.strategies import named, tiny
 
 Arrays = dict[str, np.ndarray]
@@ -61,6 +65,25 @@ def _numpy(spec: Any = None, **options: Any) -> ReferenceModel:
     model = build(spec or tiny(), backend="numpy", **options)
     assert isinstance(model, ReferenceModel)
     return model
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES[:4], "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("from_file", [True, False])
+def test_weights_of_any_type_reach_a_backend_in_one_of_numpys(
+    tmp_path: Path, noting: str, dtype: str, from_file: bool
+) -> None:
+    model = _numpy()
+    arrays = {name: array.astype(dtype_of(dtype)) for name, array in read_weights(model).items()}
+    path = tmp_path / "net.safetensors"
+    tensors = {name: Tensor.of(array) for name, array in arrays.items()}
+    write_file(path, tensors, canonical.metadata(origin_of(model).graph))
+    for backend in (noting, "torch.nn"):
+        built = build(tiny(), backend=backend, weights=path if from_file else arrays)
+        found = built.weights if backend == noting else read_weights(built)
+        for name, array in arrays.items():
+            assert found[name].dtype.kind == "f"
+            assert found[name].dtype.isbuiltin
+            np.testing.assert_array_equal(found[name], array.astype(found[name].dtype))
 
 
 def _random_weights(graph: Graph, dtype: Any = np.float64) -> Arrays:

@@ -13,6 +13,7 @@ from densespec.network.arrays import Arrays, select_weights
 from densespec.network.differences import TRAINING_ONLY, spec_differences
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
+from densespec.weights.containers.base import EXTENDED
 from densespec.weights.opening import IdentifiedWeights, open_weights
 
 WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
@@ -69,7 +70,13 @@ def fitted(graph: Graph, given: GivenWeights) -> Arrays:
     if isinstance(given, IdentifiedWeights):
         _check_same_network(graph, given)
         given = given.arrays()
-    return select_weights(graph, {name: np.asarray(array) for name, array in given.items()})
+    return select_weights(graph, {name: _widened(array) for name, array in given.items()})
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """Give an array in a type of numpy's own: float32 holds every value of the shorter others."""
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype.name in EXTENDED else array
 
 
 def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:

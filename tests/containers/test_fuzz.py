@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 import sys
 import zlib
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from densespec.errors import WeightsError
 from tests.containers.samples import SAMPLES, Arrays, network, read_all, sample
+from tests.fuzz.mutations import damaged
 
 ROUNDS = 2000
 """Damaged files of each sample."""
@@ -23,36 +23,6 @@ SUMMED |= {"archive.keras", "packed.keras"}
 
 UNCOUNTED = {"legacy.pth", "net.msgpack", "new.weights.h5"}
 """Files that do not tell how many arrays they have, so that one may become something else."""
-
-EXTREMES = (0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)
-
-
-def damaged(content: bytes, choose: random.Random) -> bytes:
-    """A copy with one kind of damage."""
-    copy = bytearray(content)
-    at = choose.randrange(len(copy))
-    match choose.randrange(8):
-        case 0:
-            del copy[at:]
-        case 1:
-            del copy[at : at + choose.randrange(1, 40)]
-        case 2:
-            copy[at:at] = choose.randbytes(choose.randrange(1, 40))
-        case 3:
-            end = at + choose.randrange(1, 40)
-            copy[at:at] = copy[at:end]
-        case 4:
-            form = choose.choice("BHIQ")
-            number = choose.choice(EXTREMES) % 256 ** struct.calcsize(form)
-            field = struct.pack(choose.choice("<>") + form, number)
-            copy[at : at + len(field)] = field
-        case 5:
-            other = choose.randrange(len(copy))
-            copy[at : at + 8], copy[other : other + 8] = copy[other : other + 8], copy[at : at + 8]
-        case _:
-            for _ in range(choose.choice([1, 1, 1, 2, 5])):
-                copy[choose.randrange(len(copy))] ^= 1 << choose.randrange(8)
-    return bytes(copy)
 
 
 def resident() -> int:

@@ -54,7 +54,7 @@ ITEM_SIZES = {
 EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 MAX_DIMS = 64  # numpy's
-MAX_TENSORS = 100_000
+MAX_TENSORS = 50_000
 MOST_TEXT = 32 * 2**20
 """The most characters of all names and texts together."""
 MAX_DEPTH = 64
@@ -331,8 +331,8 @@ class Output:
                     raise Refused(f"{shown(parent)} is an array, and so is {shown(name)}")
 
 
-def write_little_endian(array: np.ndarray, file: IO[bytes]) -> None:
-    """Write a C-contiguous array's elements, without a copy where the machine is little-endian."""
+def little_endian_bytes(array: np.ndarray) -> memoryview:
+    """A C-contiguous array's elements, without a copy where the machine is little-endian."""
     if sys.byteorder == "big":
         array = array.byteswap()
-    file.write(array.reshape(-1).view(np.uint8).data)
+    return array.reshape(-1).view(np.uint8).data

@@ -29,6 +29,7 @@ from densespec.weights.containers.base import (
     Refused,
     byte_size,
     check_shape,
+    little_endian_bytes,
 )
 
 CHUNKED = "__msgpack_chunked_array__"
@@ -282,7 +283,7 @@ class _TreeWriter:
         self.value({CHUNKED: True, "shape": _numbering(array.shape), "chunks": _numbering(chunks)})
 
     def _array(self, array: np.ndarray) -> None:
-        elements = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        elements = little_endian_bytes(array)
         parts = self.package.packb((array.shape, array.dtype.name, elements))
         self.file.write(self.packer.pack_ext_type(NDARRAY, parts))
 

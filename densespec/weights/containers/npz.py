@@ -28,7 +28,7 @@ from densespec.weights.containers.base import (
     Refused,
     byte_size,
     elements,
-    write_little_endian,
+    little_endian_bytes,
 )
 from densespec.weights.containers.zips import Archive, leaves_archive
 
@@ -131,7 +131,7 @@ def write(output: Output) -> None:
             header = {"descr": descr, "fortran_order": False, "shape": array.shape}
             with archive.open(info, "w") as file:
                 np.lib.format.write_array_header_1_0(cast(BinaryIO, file), header)
-                write_little_endian(array, file)
+                file.write(little_endian_bytes(array))
 
 
 def _comment(output: Output) -> bytes:

@@ -23,7 +23,7 @@ from densespec.weights.containers.base import (
     Refused,
     byte_size,
     check_shape,
-    write_little_endian,
+    little_endian_bytes,
 )
 from densespec.weights.tensors import Tensors
 
@@ -132,7 +132,7 @@ def write(output: Output) -> None:
     with output.temporary.open("wb") as file:
         file.write(_written_header(output.tensors, order, output.metadata))
         for _, array in output.arrays(order):
-            write_little_endian(array, file)
+            file.write(little_endian_bytes(array))
 
 
 def _written_header(tensors: Tensors, order: list[str], metadata: Mapping[str, str]) -> bytes:

@@ -7,7 +7,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 
-from densespec.weights.containers.base import Output, write_little_endian
+from densespec.weights.containers.base import Output, little_endian_bytes
 from densespec.weights.containers.torch_tensors import STORAGES
 from densespec.weights.tensors import Tensor, Tensors
 
@@ -32,7 +32,7 @@ def write(output: Output) -> None:
         archive.writestr(zipfile.ZipInfo(f"{FOLDER}/byteorder"), "little")
         for number, (_, array) in enumerate(output.arrays()):
             with archive.open(_record(archive, number, array.nbytes), "w") as record:
-                write_little_endian(array, record)
+                record.write(little_endian_bytes(array))
         archive.writestr(zipfile.ZipInfo(f"{FOLDER}/version"), "3\n")
 
 
