@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from densespec.errors import WeightsError
@@ -12,6 +12,7 @@ from densespec.network.differences import TRAINING_ONLY, fields_of, variant_of
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence, inferred_fields, spec_from
 from densespec.weights.layouts import Layout
+from densespec.weights.stated.network import StatedNetwork, check_agreement
 from densespec.weights.tensors import Tensors
 
 NOT_IN_SHAPES = frozenset(
@@ -32,11 +33,13 @@ class InferredNetwork:
 
     Attributes:
         notes: What a user should know of how it was worked out, in sentences.
+        ends: The arguments of ``lower`` that say how it ends, beside ``include_top``.
     """
 
     spec: DenseNetSpec
     has_classifier: bool
     notes: tuple[str, ...] = ()
+    ends: Mapping[str, Any] = field(default_factory=dict)
 
 
 def infer_network(
@@ -49,7 +52,7 @@ def infer_network(
 ) -> InferredNetwork:
     """Work out the network of a layout's arrays.
 
-    A given spec decides, then what the metadata states, then the layout's implementation with the
+    What the metadata state decides, and a given spec has to agree; then a given spec, then the layout's implementation with the
     shapes of the arrays; where that leaves something open, the spec to take otherwise, or what the
     catalogue's networks with such shapes, or at least such a stem, all have. Classes and channels
     are those of the arrays.
@@ -58,23 +61,27 @@ def infer_network(
         tensors: The network's, by the layout's names.
 
     Raises:
-        WeightsError: The arrays belong to no DenseNet, or to several that shapes can't tell apart.
+        WeightsError: The metadata state another network than was given, or than the arrays are of;
+            or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
     evidence = layout.evidence(tensors)
     has_classifier = evidence.classifier is not None
     decided = layout.implements.keys() >= NOT_IN_SHAPES
-    if given is None:
-        stated = layout.stated_spec(metadata)
-        if stated is not None:
-            _check_extent(stated, tensors)
-            return InferredNetwork(stated, has_classifier)
-        if not decided:
-            given = otherwise
+    stated = layout.stated_network(metadata)
+    if stated is not None:
+        _check_extent(stated.spec, tensors)
+        _check_top(stated, has_classifier)
+        spec = stated.spec if given is None else _with_evident_ends(resolve(given), evidence)
+        check_agreement(stated, spec)
+        return InferredNetwork(spec, has_classifier, stated.notes, stated.other_ends)
+    if given is None and not decided:
+        given = otherwise
     if given is not None:
         return InferredNetwork(_with_evident_ends(resolve(given), evidence), has_classifier)
     fields = inferred_fields(evidence)
     if decided:
-        return InferredNetwork(_named(spec_from(fields, layout.implements)), has_classifier)
+        spec = _named(spec_from(fields, layout.implements))
+        return InferredNetwork(spec, has_classifier, _head_notes(spec))
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
     spec, note = _from_catalogue(lasting | fields)
     return InferredNetwork(spec, has_classifier, (note,))
@@ -90,12 +97,30 @@ def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
         )
 
 
+def _check_top(stated: StatedNetwork, has_classifier: bool) -> None:
+    if stated.include_top not in (None, has_classifier):
+        there, here = ("", "no") if stated.include_top else ("no", "")
+        raise WeightsError(
+            f"it states a network with {there or 'a'} classifier, but its arrays have "
+            f"{here or 'one'}: it is damaged, or was put together of two"
+        )
+
+
 def _with_evident_ends(spec: DenseNetSpec, evidence: Evidence) -> DenseNetSpec:
     """The spec with the classes and channels that the arrays have, as users expect of a name."""
     changes = {"in_channels": evidence.convs[0].shape[1]}
     if evidence.classifier is not None:
         changes["classes"] = evidence.classifier.shape[0]
     return spec.replace(**changes)
+
+
+def _head_notes(spec: DenseNetSpec) -> tuple[str, ...]:
+    if not spec.head_units:
+        return ()
+    return (
+        "a ReLU is assumed as the activation between the dense layers of its head, of which the "
+        "arrays say nothing",
+    )
 
 
 def _named(spec: DenseNetSpec) -> DenseNetSpec:

@@ -31,7 +31,8 @@ class IdentifiedWeights:
         container: The kind of file, or in memory the kind whose names the arrays have.
         layout: Whose names they have.
         spec: The network's. What shapes leave open is as the layout's implementation has it.
-        graph: The network; it has a classifier only if the arrays have one.
+        graph: The network, which ends as the file states; it has a classifier only if the arrays
+            have one.
         tensors: The network's arrays by canonical name, with canonical axes, read when needed.
         extra: What else is there, such as an optimizer's state, by its name in the layout.
         metadata: The texts that a file has beside its arrays.
@@ -157,7 +158,7 @@ def _identify_as(
     normal = layout.normalise(tensors)
     own = {name: tensor for name, tensor in normal.items() if not layout.ignored(name)}
     network = infer_network(layout, own, metadata, given=spec, otherwise=otherwise)
-    graph = lower(network.spec, include_top=network.has_classifier)
+    graph = lower(network.spec, include_top=network.has_classifier, **network.ends)
     return IdentifiedWeights(
         container=container,
         layout=layout,

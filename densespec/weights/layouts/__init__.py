@@ -18,6 +18,7 @@ from densespec.network.differences import fields_of
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence
+from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensor, Tensors
 
 GROUP = "densespec.layouts"
@@ -54,7 +55,7 @@ class Layout:
         constants: arrays that files have besides the network's, such as counters.
         ignored: names in files that are no weights, such as optimizer state.
         metadata: what files say beside their arrays.
-        stated_spec: the spec that a file's metadata states, if it does.
+        stated_network: the network that a file's metadata state, if they do.
         notes: what is taken for granted of a file of these metadata, for want of a word in it.
     """
 
@@ -70,7 +71,7 @@ class Layout:
     constants: Callable[[Graph], dict[str, Tensor]] = _no_constants
     ignored: Callable[[str], bool] = lambda name: False
     metadata: Callable[[Graph, str], Mapping[str, str]] = lambda graph, container: {}
-    stated_spec: Callable[[Mapping[str, str]], DenseNetSpec | None] = lambda metadata: None
+    stated_network: Callable[[Mapping[str, str]], StatedNetwork | None] = lambda metadata: None
     notes: Callable[[Mapping[str, str]], tuple[str, ...]] = _no_notes
 
     def differences(self, spec: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
