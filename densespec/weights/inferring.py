@@ -45,29 +45,29 @@ class InferredNetwork:
 def infer_network(
     layout: Layout,
     tensors: Tensors,
-    metadata: Mapping[str, str],
+    stated: StatedNetwork | None,
     *,
     given: SpecLike | None,
     otherwise: SpecLike | None,
 ) -> InferredNetwork:
     """Work out the network of a layout's arrays.
 
-    What the metadata state decides, and a given spec has to agree; then a given spec, then the layout's implementation with the
-    shapes of the arrays; where that leaves something open, the spec to take otherwise, or what the
-    catalogue's networks with such shapes, or at least such a stem, all have. Classes and channels
-    are those of the arrays.
+    What is stated decides, and a given spec has to agree; then a given spec, then the layout's
+    implementation with the shapes of the arrays; where that leaves something open, the spec to
+    take otherwise, or what the catalogue's networks with such shapes, or at least such a stem, all
+    have. Classes and channels are those of the arrays.
 
     Args:
         tensors: The network's, by the layout's names.
+        stated: What the file states, or what is beside it.
 
     Raises:
-        WeightsError: The metadata state another network than was given, or than the arrays are of;
+        WeightsError: Another network is stated than was given, or than the arrays are of;
             or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
     evidence = layout.evidence(tensors)
     has_classifier = evidence.classifier is not None
     decided = layout.implements.keys() >= NOT_IN_SHAPES
-    stated = layout.stated_network(metadata)
     if stated is not None:
         _check_extent(stated.spec, tensors)
         _check_top(stated, has_classifier)

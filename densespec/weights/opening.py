@@ -20,6 +20,7 @@ from densespec.weights.evidence import Contradiction
 from densespec.weights.inferring import infer_network
 from densespec.weights.layouts import Layout, get_layout
 from densespec.weights.naming import canonical_tensors, claimants
+from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensors
 
 
@@ -76,6 +77,7 @@ def open_weights(
     layout: str | None = None,
     spec: SpecLike | None = None,
     otherwise: SpecLike | None = None,
+    stated: StatedNetwork | None = None,
 ) -> Iterator[IdentifiedWeights]:
     """Open a weight file of any layout; its tensors can be read until the block ends.
 
@@ -83,6 +85,7 @@ def open_weights(
         layout: The file's layout; it is found by inspection otherwise.
         spec: The network's; it is worked out from metadata, shapes and layout otherwise.
         otherwise: The spec to take if it can't be worked out.
+        stated: The network that is stated beside the file; what the file states itself otherwise.
 
     Raises:
         WeightsError: The file can't be read, or its arrays do not fit the network; names the file
@@ -98,6 +101,7 @@ def open_weights(
                 layout=layout,
                 spec=spec,
                 otherwise=otherwise,
+                stated=stated,
                 path=path,
             )
         except WeightsError as error:
@@ -117,6 +121,7 @@ def identify(
     layout: str | None = None,
     spec: SpecLike | None = None,
     otherwise: SpecLike | None = None,
+    stated: StatedNetwork | None = None,
     path: Path | None = None,
 ) -> IdentifiedWeights:
     """Work out which network named arrays are of, and which of its arrays each is.
@@ -126,13 +131,13 @@ def identify(
         metadata: Texts that come with them.
         container: The kind of file that they are in, or would have these names in.
         path: The file's, if they are in one.
-        layout, spec, otherwise: As for :func:`open_weights`.
+        layout, spec, otherwise, stated: As for :func:`open_weights`.
 
     Raises:
         WeightsError: They are of no layout, of no DenseNet, or do not fit the network.
     """
     *likelier, last = [get_layout(layout)] if layout else claimants(tensors, metadata)
-    given: dict[str, Any] = {"spec": spec, "otherwise": otherwise, "path": path}
+    given: dict[str, Any] = {"spec": spec, "otherwise": otherwise, "stated": stated, "path": path}
     ruled_out = []
     for known in likelier:
         try:
@@ -153,11 +158,13 @@ def _identify_as(
     *,
     spec: SpecLike | None,
     otherwise: SpecLike | None,
+    stated: StatedNetwork | None,
     path: Path | None,
 ) -> IdentifiedWeights:
     normal = layout.normalise(tensors)
     own = {name: tensor for name, tensor in normal.items() if not layout.ignored(name)}
-    network = infer_network(layout, own, metadata, given=spec, otherwise=otherwise)
+    stated = stated or layout.stated_network(metadata)
+    network = infer_network(layout, own, stated, given=spec, otherwise=otherwise)
     graph = lower(network.spec, include_top=network.has_classifier, **network.ends)
     return IdentifiedWeights(
         container=container,

@@ -1,7 +1,8 @@
 """Keras's files of models within models, under the names of one flat model.
 
-Transfer learning puts a network into a Sequential or a functional model and adds dense layers, under
-any names: those that have a kernel of two axes are the head, in the order in which they are used.
+Transfer learning puts a network into a Sequential or a functional model and adds dense layers,
+under any names: those that have a kernel of two axes are the head, in the order in which they are
+used.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def _dense_paths(tensors: Tensors) -> list[str]:
     parents = {path.rpartition("/")[0] for path in kernels}
     if len(parents) > 1 and any(features == units for features, units in kernels.values()):
         raise WeightsError(
-            f"the order of its dense layers can't be told: {listed(sorted(kernels))} are in several "
-            "models, and one has as many features as units"
+            f"the order of its dense layers can't be told: {listed(sorted(kernels))} are in "
+            "several models, and one has as many features as units"
         )
     return sorted(kernels, key=_innermost_first)
 

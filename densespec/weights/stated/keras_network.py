@@ -56,8 +56,14 @@ def _ends(stated: StatedOps) -> dict[str, Any]:
     return {
         "include_top": top,
         "pooling": last.kind if isinstance(last, ops.GlobalPool) and not top else None,
-        "classifier_activation": "softmax" if isinstance(last, ops.Softmax) and top else None,
+        "classifier_activation": type(last).__name__.lower()
+        if top and _is_activation(last)
+        else None,
     }
+
+
+def _is_activation(op: ops.Op) -> bool:
+    return isinstance(op, ops.Softmax | ops.Sigmoid)
 
 
 def _end_notes(ends: Mapping[str, Any]) -> Iterator[str]:

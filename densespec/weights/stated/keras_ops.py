@@ -15,8 +15,6 @@ from densespec.network import ops
 from densespec.weights.stated.keras_layers import OWN, StatedLayer, StatedModel
 from densespec.weights.stated.network import StatedOtherwise
 
-SIGMOID = "sigmoid"
-
 TRANSPARENT = ("Identity", "ActivityRegularization", "Flatten")
 """Layers that pass on what they read; a Flatten only after the global pool."""
 
@@ -57,7 +55,6 @@ class StatedOps:
 
     Attributes:
         output: The name of the op whose value the model gives.
-        activation: ``"sigmoid"`` if the model ends in sigmoids, which are no op.
         notes: What was passed over, in sentences.
     """
 
@@ -368,6 +365,7 @@ _KINDS: Mapping[str, _Read] = {
 _ACTIVATIONS: Mapping[str, ops.Op] = {
     "relu": ops.Relu(),
     "softmax": ops.Softmax(),
+    "sigmoid": ops.Sigmoid(),
 }
 
 
