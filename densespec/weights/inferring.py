@@ -10,7 +10,13 @@ from densespec.errors import WeightsError
 from densespec.network.catalogue import SpecLike, catalogue, resolve
 from densespec.network.differences import TRAINING_ONLY, fields_of, variant_of
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.evidence import Evidence, inferred_fields, spec_from
+from densespec.weights.evidence import (
+    Evidence,
+    body_fields,
+    check_implemented,
+    head_fields,
+    spec_from,
+)
 from densespec.weights.layouts import Layout
 from densespec.weights.stated.network import StatedNetwork, check_agreement
 from densespec.weights.tensors import Tensors
@@ -28,63 +34,68 @@ OPEN = ("classes", "in_channels")
 
 
 @dataclass(frozen=True)
-class InferredNetwork:
-    """A network that was worked out.
+class InferredBody:
+    """A network that was worked out, but for its head.
 
     Attributes:
-        notes: What a user should know of how it was worked out, in sentences.
+        spec: The network's. Its head is the file's only where it is stated.
+        stated: Whether a file or a user states the spec, the head included.
         ends: The arguments of ``lower`` that say how it ends, beside ``include_top``.
+        assumptions: What was taken for granted, in sentences.
+        notes: What else a user should know of how it was worked out, in sentences.
     """
 
     spec: DenseNetSpec
-    has_classifier: bool
-    notes: tuple[str, ...] = ()
+    stated: bool = False
     ends: Mapping[str, Any] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def infer_network(
+def infer_body(
     layout: Layout,
     tensors: Tensors,
     stated: StatedNetwork | None,
+    evidence: Evidence,
     *,
     given: SpecLike | None,
     otherwise: SpecLike | None,
-) -> InferredNetwork:
-    """Work out the network of a layout's arrays.
+) -> InferredBody:
+    """Work out the network of a layout's arrays, but for its head.
 
     What is stated decides, and a given spec has to agree; then a given spec, then the layout's
     implementation with the shapes of the arrays; where that leaves something open, the spec to
     take otherwise, or what the catalogue's networks with such shapes, or at least such a stem, all
-    have. Classes and channels are those of the arrays.
+    have. Channels are those of the arrays.
 
     Args:
         tensors: The network's, by the layout's names.
         stated: What the file states, or what is beside it.
+        evidence: What the shapes of the tensors say.
 
     Raises:
         WeightsError: Another network is stated than was given, or than the arrays are of;
             or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
-    evidence = layout.evidence(tensors)
-    has_classifier = evidence.classifier is not None
     decided = layout.implements.keys() >= NOT_IN_SHAPES
     if stated is not None:
         _check_extent(stated.spec, tensors)
-        _check_top(stated, has_classifier)
         spec = stated.spec if given is None else _with_evident_ends(resolve(given), evidence)
         check_agreement(stated, spec)
-        return InferredNetwork(spec, has_classifier, stated.notes, stated.other_ends)
+        return InferredBody(spec, stated=True, ends=stated.other_ends, notes=stated.notes)
     if given is None and not decided:
         given = otherwise
     if given is not None:
-        return InferredNetwork(_with_evident_ends(resolve(given), evidence), has_classifier)
-    fields = inferred_fields(evidence)
+        spec = _with_evident_ends(resolve(given), evidence)
+        return InferredBody(spec, stated=bool(spec.head_units))
+    fields = body_fields(evidence)
+    if evidence.head:  # in names that the layout has for one
+        check_implemented(head_fields(evidence), layout.implements)
     if decided:
-        spec = _named(spec_from(fields, layout.implements))
-        return InferredNetwork(spec, has_classifier, _head_notes(spec))
+        return InferredBody(_named(spec_from(fields, layout.implements)))
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
-    spec, note = _from_catalogue(lasting | fields)
-    return InferredNetwork(spec, has_classifier, (note,))
+    spec, assumption = _from_catalogue(lasting | fields)
+    return InferredBody(spec, assumptions=(assumption,))
 
 
 def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
@@ -97,30 +108,12 @@ def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
         )
 
 
-def _check_top(stated: StatedNetwork, has_classifier: bool) -> None:
-    if stated.include_top not in (None, has_classifier):
-        there, here = ("", "no") if stated.include_top else ("no", "")
-        raise WeightsError(
-            f"it states a network with {there or 'a'} classifier, but its arrays have "
-            f"{here or 'one'}: it is damaged, or was put together of two"
-        )
-
-
 def _with_evident_ends(spec: DenseNetSpec, evidence: Evidence) -> DenseNetSpec:
     """The spec with the classes and channels that the arrays have, as users expect of a name."""
     changes = {"in_channels": evidence.convs[0].shape[1]}
     if evidence.classifier is not None:
         changes["classes"] = evidence.classifier.shape[0]
     return spec.replace(**changes)
-
-
-def _head_notes(spec: DenseNetSpec) -> tuple[str, ...]:
-    if not spec.head_units:
-        return ()
-    return (
-        "a ReLU is assumed as the activation between the dense layers of its head, of which the "
-        "arrays say nothing",
-    )
 
 
 def _named(spec: DenseNetSpec) -> DenseNetSpec:
@@ -144,7 +137,7 @@ def _from_catalogue(fields: Mapping[str, Any]) -> tuple[DenseNetSpec, str]:
         which = f"fit {' and '.join(fitting)}" if fitting else "fit no named variant"
         raise WeightsError(
             f"its shapes {which}, and this layout says nothing of padding, epsilon and the like: "
-            "give the spec"
+            "give the spec (--spec NAME or FILE)"
         )
     spec = spec_from({**fields_of(next(iter(kin.values()))), **fields}, {})
     if fitting:
