@@ -18,7 +18,18 @@ from densespec.network.graph import Graph, Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
-from densespec.weights.given import WeightsLike, fitted, opened, stated_spec, weights_for
+from densespec.weights.given import (
+    GivenWeights,
+    WeightsLike,
+    fitted,
+    opened,
+    stated_spec,
+    weights_for,
+)
+from densespec.weights.opening import IdentifiedWeights
+
+LOGITS = "linear"
+"""What Keras calls the activation that changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,8 @@ def build(
             None in it, stands for any size. Its channels replace the spec's.
         pooling: The global pool of a network without a classifier, ``"avg"`` or ``"max"``.
         classes: The number of classes; it replaces the spec's.
-        classifier_activation: ``"softmax"`` for probabilities, None for logits.
+        classifier_activation: ``"softmax"`` or ``"sigmoid"`` for probabilities, ``"linear"`` for
+            logits; None takes what a weight file states, or else logits.
         seed: The seed of the initial weights.
         dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
             is float64).
@@ -101,7 +113,7 @@ def build(
             size,
             include_top=include_top,
             pooling=pooling,
-            classifier_activation=classifier_activation,
+            classifier_activation=_activation(classifier_activation, given, include_top),
         )
         if trainable_from is not None:
             graph = freeze(graph, trainable_from)
@@ -184,6 +196,13 @@ def load_weights(model: Any, weights: WeightsLike) -> None:
     origin = origin_of(model)
     arrays = weights_for(origin.graph, weights)
     get_backend(origin.backend).write_weights(model, origin.graph, arrays)
+
+
+def _activation(asked: str | None, given: GivenWeights, include_top: bool) -> str | None:
+    """What is to follow the classifier, in the words of :func:`lower`."""
+    if asked is None and include_top and isinstance(given, IdentifiedWeights):
+        return given.graph.classifier_activation
+    return None if asked == LOGITS else asked
 
 
 def _split_shape(

@@ -26,7 +26,6 @@ from densespec.backends import split_mode
 from densespec.building import Origin, build, origin_of, read_weights
 from densespec.errors import DensespecError, WeightsError, shown
 from densespec.installed import require
-from densespec.network.catalogue import catalogue
 from densespec.network.differences import nearest_variant
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import Graph
@@ -34,6 +33,7 @@ from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.containers import SUFFIXES
 from densespec.weights.opening import open_weights
+from densespec.weights.stated.timm import states_network, timm_network
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -130,8 +130,10 @@ def from_pretrained(
         PackageMissing: The backend's framework, or for the Hub huggingface_hub, is missing.
     """
     file, config = _locate(path_or_hub_id, revision, token)
-    with open_weights(file, otherwise=_spec_in(config)) as found:
-        build_options.setdefault("include_top", found.has_classifier)
+    with open_weights(file, **_stated_in(config)) as found:
+        if build_options.setdefault("include_top", found.has_classifier):
+            activation = found.graph.classifier_activation
+            build_options.setdefault("classifier_activation", activation)
         build_options.setdefault("name", found.variant)
         return build(found.spec, backend=backend, weights=found.arrays(), **build_options)
 
@@ -146,7 +148,7 @@ def preprocessing_of(
     file, config = _locate(path_or_hub_id, revision, token)
     if config is not None and (stated := _stated_preprocessing(config)):
         return stated
-    with open_weights(file, otherwise=_spec_in(config)) as found:
+    with open_weights(file, **_stated_in(config)) as found:
         text = found.metadata.get(PREPROCESSING)
     return Preprocessing.from_dict(_json(text, file)) if text else None
 
@@ -221,18 +223,23 @@ def _json(text: str, path: Path) -> dict[str, Any]:
     return entries
 
 
-def _spec_in(config: _Config | None) -> DenseNetSpec | None:
-    """The spec that a config states, ours or timm's; weight files may know better."""
+def _stated_in(config: _Config | None) -> dict[str, Any]:
+    """What a config states, ours or timm's, as options of :func:`open_weights`.
+
+    Our weight files state their spec themselves, and may know better than the config.
+    """
     if config is None:
-        return None
-    if "spec" in config.entries:
-        try:
-            return spec_from_json(json.dumps(config.entries["spec"]))
-        except DensespecError as error:
-            raise WeightsError(f"{config.path}: spec: {error}") from error
-    name = config.entries.get("architecture")
-    known = catalogue()
-    return known[name].spec if isinstance(name, str) and name in known else None
+        return {}
+    try:
+        if "spec" in config.entries:
+            return {"otherwise": spec_from_json(json.dumps(config.entries["spec"]))}
+        if states_network(config.entries):
+            return {"stated": timm_network(config.entries)}
+    except WeightsError as error:
+        raise type(error)(f"{config.path}: {error}") from error
+    except DensespecError as error:
+        raise WeightsError(f"{config.path}: spec: {error}") from error
+    return {}
 
 
 def _stated_preprocessing(config: _Config) -> Preprocessing | None:

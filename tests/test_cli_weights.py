@@ -148,7 +148,7 @@ def test_convert_back_gives_the_same_checkpoint(net: Path, theirs: Path, tmp_pat
 
 def test_convert_with_a_check_runs_both(net: Path, tmp_path: Path) -> None:
     said = output("convert", net, tmp_path / "a.safetensors", "--to", "torchvision", "--check")
-    assert said.endswith("checked: largest relative difference at the feature map 0.0e+00\n")
+    assert said.endswith("checked: largest relative difference at the output 0.0e+00\n")
 
 
 def test_the_check_sees_what_a_cast_costs(net: Path, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_another_network_is_written_where_it_is_allowed(net: Path, tmp_path: Pat
         "in the target" in lines
     )
     (effect,) = re.findall(r"different: the feature map, by (\S+) of its largest value", said)
-    (checked,) = re.findall(r"checked: .* at the feature map (\S+)", said)
+    (checked,) = re.findall(r"checked: .* at the output (\S+)", said)
     assert float(checked) == pytest.approx(float(effect), rel=0.06)
     with open_weights(target) as found:
         assert "padding is 'same' there" in found.metadata["densespec.differences"]
@@ -302,7 +302,7 @@ def test_verify_finds_the_same_network_in_two_layouts(net: Path, theirs: Path) -
     count = len(lower(SPEC).weights)
     assert lines[-3:] == [
         f"{count} of {count} arrays are identical",
-        "largest relative difference at the feature map: 0.0e+00",
+        "largest relative difference at the output: 0.0e+00",
         "the same network",
     ]
     assert not any(line.startswith("different") for line in lines)

@@ -151,6 +151,8 @@ class Emitter:
                 return self._layer(layers.Dense, name, op.units, **self._initial(node))
             case ops.Softmax():
                 return self._layer(layers.Softmax, name)
+            case ops.Sigmoid():
+                return self._layer(layers.Activation, name, "sigmoid")
         raise TypeError(f"Keras has no layer for {node.op!r}")
 
     def _initial(self, node: Node) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from densespec.backends import with_mode
 from densespec.building import Origin
 from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
-from densespec.network.graph import Graph, Pooling, freeze, lower
+from densespec.network.graph import Graph, freeze, lower
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.weights.checkpoint import TrainingState
-from densespec.weights.layouts.densespec_keras import layer_name, spec_of_config
+from densespec.weights.layouts.densespec_keras import layer_name
+from densespec.weights.stated.keras_network import network_of_entry
 from densespec_keras import variables
 from densespec_keras.optimizers import SGD
 from densespec_keras.running import formats_of
@@ -143,19 +144,10 @@ def graph_of(model: Any) -> Graph:
         WeightsError: it is none of densespec's.
     """
     layers = {layer.name: layer for layer in model.layers}
-    spec = spec_of_config(model.get_config())
+    stated = network_of_entry({"class_name": "Functional", "config": model.get_config()})
     outer = formats_of(model).outer
     size = model.input_shape[2:] if outer == "channels_first" else model.input_shape[1:-1]
-    pool = type(layers["global_pool"]).__name__ if "global_pool" in layers else ""
-    pooling: Pooling = "max" if "Max" in pool else "avg"
-    top = "classifier" in layers
-    graph = lower(
-        spec,
-        size,
-        include_top=top,
-        pooling=pooling if pool and not top else None,
-        classifier_activation="softmax" if "softmax" in layers else None,
-    )
+    graph = lower(stated.spec, size, **stated.ends)
     missing = [node.name for node in graph.nodes[1:] if layer_name(node.name) not in layers]
     if missing:
         raise WeightsError(f"the model is none of densespec's: it has no layer for {missing[0]}")

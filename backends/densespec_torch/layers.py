@@ -56,6 +56,8 @@ def _module(node: Node) -> nn.Module:
             return nn.Linear(op.features, op.units)
         case ops.Softmax():
             return nn.Softmax(dim=1)
+        case ops.Sigmoid():
+            return nn.Sigmoid()
     raise TypeError(f"torch.nn has no module for {node.op!r}")
 
 

@@ -208,6 +208,8 @@ class Program:
                 return lambda x: functional.linear(x, kernel, bias)
             case ops.Softmax():
                 return lambda x: torch.softmax(x, 1)
+            case ops.Sigmoid():
+                return torch.sigmoid
         raise TypeError(f"no step for {node.op!r}")
 
     def _weight(self, node: Node, short: str) -> Tensor:

@@ -118,6 +118,7 @@ OPS: dict[str, Callable[..., Array]] = {
     ),
     "Dense": lambda node, w, x: x @ w["kernel"].T + w["bias"],
     "Softmax": softmax,
+    "Sigmoid": lambda node, w, x: 1 / (1 + np.exp(-x)),
 }
 
 

@@ -153,6 +153,7 @@ def _check(source: Path, done: Conversion, spec: str | None) -> float | None:
         done.path,
         specs=(given, None if done.layout.implements else given),
         layouts=(done.source.layout.name, done.layout.name),
+        logits=not done.keeps_activation,
     ).output_difference
 
 
@@ -176,6 +177,8 @@ def _network(found: IdentifiedWeights) -> str:
     elif differences:
         name += f" with {', '.join(f'{n} = {ours!r}' for n, (ours, _) in differences.items())}"
     head = f"{spec.classes} classes" if found.has_classifier else "no classifier"
+    if activation := found.graph.classifier_activation:
+        head += f" with {activation}"
     return f"{name}, {spec.in_channels} channels in, {head}, {' and '.join(found.dtypes)}"
 
 
@@ -191,6 +194,8 @@ def _say_conversion(done: Conversion, apart: float | None) -> None:
     click.echo(f"written {done.path} in layout {done.layout.name}")
     for line in in_words(done.differences, "in the source", "in the target"):
         click.echo(f"different: {line}")
+    for note in done.notes:
+        click.echo(f"note: {note}")
     if done.consequence is not None:
         click.echo(f"different: the feature map, by {done.consequence:.1e} of its largest value")
     for line in in_words(done.training_differences, "in the source", "in the target"):
@@ -199,7 +204,7 @@ def _say_conversion(done: Conversion, apart: float | None) -> None:
         names = ", ".join(done.not_finite[:SHOWN])
         click.echo(f"warning: NaN or infinite values in {names}", err=True)
     if apart is not None:
-        click.echo(f"checked: largest relative difference at the feature map {apart:.1e}")
+        click.echo(f"checked: largest relative difference at the output {apart:.1e}")
 
 
 def _say_comparison(done: WeightsComparison) -> None:
@@ -207,6 +212,12 @@ def _say_comparison(done: WeightsComparison) -> None:
     _say(done.second)
     for line in in_words(done.spec_differences, "in the first", "in the second"):
         click.echo(f"different: {line}")
+    first, second = done.activations
+    if first != second:
+        click.echo(
+            f"different: {first or 'nothing'} follows the classifier in the first, "
+            f"{second or 'nothing'} in the second"
+        )
     for label, names in (("first", done.only_first), ("second", done.only_second)):
         if names:
             click.echo(f"different: only the {label} has {', '.join(names[:SHOWN])}")
@@ -217,7 +228,7 @@ def _say_comparison(done: WeightsComparison) -> None:
     count = len(done.tensor_differences)
     click.echo(f"{count - len(differing)} of {count} arrays are identical")
     if done.output_difference is not None:
-        click.echo(f"largest relative difference at the feature map: {done.output_difference:.1e}")
+        click.echo(f"largest relative difference at the output: {done.output_difference:.1e}")
     click.echo("the same network" if done.same_network else "not the same network")
 
 
@@ -229,6 +240,7 @@ def _record(found: IdentifiedWeights) -> dict[str, Any]:
         "variant": found.variant,
         "spec": found.spec.to_dict(),
         "classifier": found.has_classifier,
+        "classifier_activation": found.graph.classifier_activation,
         "dtypes": list(found.dtypes),
         "notes": list(found.notes),
     }
@@ -242,6 +254,7 @@ def _conversion_record(done: Conversion, apart: float | None) -> dict[str, Any]:
         "consequence": done.consequence,
         "training_differences": {n: list(pair) for n, pair in done.training_differences.items()},
         "not_finite": list(done.not_finite),
+        "notes": list(done.notes),
         "checked": apart,
     }
 
@@ -255,5 +268,6 @@ def _comparison_record(done: WeightsComparison) -> dict[str, Any]:
         "only_first": list(done.only_first),
         "only_second": list(done.only_second),
         "tensor_differences": {n: v for n, v in done.tensor_differences.items() if v},
+        "activations": list(done.activations),
         "output_difference": done.output_difference,
     }

@@ -179,6 +179,8 @@ class _Emitter:
                 self._add(node, "Gemm", *self._arrays_of(node), transB=1)
             case ops.Softmax():
                 self._add(node, "Softmax", axis=1)
+            case ops.Sigmoid():
+                self._add(node, "Sigmoid")
             case _:
                 raise TypeError(f"ONNX has no node for {node.op!r}")
 

@@ -30,6 +30,7 @@ from densespec.network.ops import (
     Dense,
     GlobalPool,
     MaxPool,
+    Sigmoid,
     Softmax,
 )
 
@@ -206,6 +207,8 @@ def _operation(node: Node) -> str:
             return "linear"
         case Softmax():
             return "softmax"
+        case Sigmoid():
+            return "sigmoid"
     return ""
 
 

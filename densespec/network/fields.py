@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import math
 import operator
+import textwrap
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -40,6 +41,9 @@ def _reject_unless(condition: bool) -> None:
     if not condition:
         raise ValueError
 
+
+LINE = 100
+"""Characters of a line of documentation."""
 
 LIMIT = 2**31
 """Integers stay below it: sizes are 32-bit in places of every framework."""
@@ -217,6 +221,22 @@ class Flag:
 
     def schema(self) -> dict[str, Any]:
         return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Values of some classes, taken as they are."""
+
+    allowed: str
+    classes: tuple[type, ...]
+
+    def parse(self, value: Any) -> Any:
+        if not isinstance(value, self.classes):
+            raise TypeError
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -413,3 +433,13 @@ def _check_names(record: type, names: Iterable[str], known: Iterable[str]) -> No
     for name in names:
         if name not in known:
             raise UnknownName(f"field of {record.__name__}", name, known)
+
+
+def described(fields: Iterable[dataclasses.Field[Any]]) -> str:
+    """What each field means, as the arguments of a docstring."""
+    texts = [
+        f"{field.name}: {field.metadata['meaning']}. Allowed: {field.metadata['domain'].allowed}."
+        for field in fields
+    ]
+    wrapper = textwrap.TextWrapper(LINE, initial_indent=" " * 8, subsequent_indent=" " * 12)
+    return "\n".join(wrapper.fill(text) for text in texts).lstrip()

@@ -32,6 +32,7 @@ from densespec.network.ops import (
     Padding,
     Relu,
     Shape,
+    Sigmoid,
     Softmax,
     Weight,
     multiply_adds,
@@ -42,7 +43,8 @@ from densespec.network.spec import DenseNetSpec
 
 Pooling = Literal["avg", "max"]
 POOLINGS = ("avg", "max")
-ACTIVATIONS = ("softmax",)
+_ACTIVATIONS: dict[str, Op] = {"softmax": Softmax(), "sigmoid": Sigmoid()}
+ACTIVATIONS = tuple(_ACTIVATIONS)
 
 CLASSIFIER = "classifier"
 """The name of the classifier's node."""
@@ -199,7 +201,7 @@ class Graph:
 
     @property
     def gives_logits(self) -> bool:
-        """Whether the output is what losses take: the classifier's, without a softmax."""
+        """Whether the output is what losses take: the classifier's, with nothing after it."""
         return isinstance(self.output.op, Dense)
 
     @property
@@ -211,7 +213,7 @@ class Graph:
     @property
     def classifier_activation(self) -> str | None:
         """What follows the classifier: ``lower``'s argument."""
-        return "softmax" if isinstance(self.output.op, Softmax) else None
+        return self.output.name if isinstance(self.output.op, Softmax | Sigmoid) else None
 
     # What it consists of
 
@@ -362,7 +364,7 @@ def lower(
             also in single dimensions. Where it is known, shapes, paddings and multiply-adds are.
         include_top: Whether the classifier is part of the network.
         pooling: Without the classifier, ``"avg"`` or ``"max"`` adds a global pool.
-        classifier_activation: ``"softmax"``, or None for logits.
+        classifier_activation: ``"softmax"`` or ``"sigmoid"``, or None for logits.
 
     Raises:
         SpecError: The input size has the wrong number of dimensions or shrinks below one pixel.
@@ -386,7 +388,7 @@ def lower(
             x = net.add(f"head{index}.relu", Relu(), x)
         x = net.add(CLASSIFIER, Dense(net.channels(x), spec.classes), x)
     if classifier_activation:
-        net.add("softmax", Softmax(), x)
+        net.add(classifier_activation, _ACTIVATIONS[classifier_activation], x)
     return Graph(spec, tuple(net.nodes.values()))
 
 
@@ -517,7 +519,8 @@ def _check_head(include_top: bool, pooling: Pooling | None, activation: str | No
         raise ValueError(f"pooling = {pooling!r}, but should be 'avg', 'max' or None")
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(
-            f"classifier_activation = {activation!r}, but should be 'softmax' or None (logits)"
+            f"classifier_activation = {activation!r}, but should be 'softmax', 'sigmoid' or None "
+            "(logits)"
         )
     if include_top and pooling:
         raise ValueError("pooling is for include_top=False: the classifier has its own global pool")

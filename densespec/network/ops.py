@@ -217,6 +217,12 @@ class Softmax:
         return x
 
 
+@dataclass(frozen=True, slots=True)
+class Sigmoid:
+    def output(self, x: Shape) -> Shape:
+        return x
+
+
 Op = (
     Input
     | Conv
@@ -231,6 +237,7 @@ Op = (
     | GlobalPool
     | Dense
     | Softmax
+    | Sigmoid
 )
 
 

@@ -339,6 +339,17 @@ class SoftmaxKernel:
         return [y * (dy - (dy * y).sum(1, keepdims=True))], {}
 
 
+class SigmoidKernel:
+    """y = 1 / (1 + exp(-x))."""
+
+    def forward(self, op: ops.Sigmoid, ctx: Context, x: Array) -> Array:
+        return np.exp(-np.logaddexp(0, -x))
+
+    def backward(self, op: ops.Sigmoid, ctx: Context, dy: Array, x: Array) -> Gradients:
+        y = self.forward(op, ctx, x)
+        return [dy * y * (1 - y)], {}
+
+
 KERNELS: Mapping[type, Kernel] = {
     ops.Conv: ConvKernel(),
     ops.BatchNorm: BatchNormKernel(),
@@ -352,6 +363,7 @@ KERNELS: Mapping[type, Kernel] = {
     ops.GlobalPool: GlobalPoolKernel(),
     ops.Dense: DenseKernel(),
     ops.Softmax: SoftmaxKernel(),
+    ops.Sigmoid: SigmoidKernel(),
 }
 
 

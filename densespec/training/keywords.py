@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import textwrap
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from densespec.network.fields import described
 from densespec.training.options import RunOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-LINE = 100
-"""Characters of a line of documentation."""
 
 
 def _taking(
@@ -31,7 +28,9 @@ def _taking(
             return function({name: value for name, value in given.items() if value is not None})
 
         returned = inspect.signature(function).return_annotation
-        told = (function.__doc__ or "").replace("{options}", _described())
+        told = (function.__doc__ or "").replace(
+            "{options}", described(dataclasses.fields(RunOptions))
+        )
         called.__doc__ = told
         called.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
         return called
@@ -45,13 +44,3 @@ takes_options = _taking(RunOptions)
 None is what nobody says. Only so can what holds of a run that is resumed be told from the defaults
 of a new one.
 """
-
-
-def _described() -> str:
-    """What each option means, as the arguments of a docstring."""
-    texts = [
-        f"{field.name}: {field.metadata['meaning']}. Allowed: {field.metadata['domain'].allowed}."
-        for field in dataclasses.fields(RunOptions)
-    ]
-    wrapper = textwrap.TextWrapper(LINE, initial_indent=" " * 8, subsequent_indent=" " * 12)
-    return "\n".join(wrapper.fill(text) for text in texts).lstrip()

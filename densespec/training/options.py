@@ -21,6 +21,7 @@ from densespec.network.fields import (
     Domain,
     Either,
     Flag,
+    Instance,
     Integer,
     Integers,
     OrNone,
@@ -43,22 +44,6 @@ AUTO = "auto"
 
 DataLike = str | os.PathLike[str] | Dataset
 """What :func:`densespec.data.load` takes, or a data set."""
-
-
-@dataclass(frozen=True)
-class Instance:
-    """Values of some classes, taken as they are."""
-
-    allowed: str
-    classes: tuple[type, ...]
-
-    def parse(self, value: Any) -> Any:
-        if not isinstance(value, self.classes):
-            raise TypeError
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        return {}
 
 
 @dataclass(frozen=True)

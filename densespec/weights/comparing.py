@@ -13,8 +13,7 @@ from densespec.backends import REFERENCE, get_backend
 from densespec.network.arrays import Arrays, select_weights
 from densespec.network.catalogue import SpecLike
 from densespec.network.differences import spec_differences
-from densespec.network.graph import lower
-from densespec.network.spec import DenseNetSpec
+from densespec.network.graph import Graph, lower
 from densespec.weights.opening import IdentifiedWeights, open_weights
 
 PROBE_SIZE = 64
@@ -30,8 +29,9 @@ class WeightsComparison:
         only_first: Canonical names of arrays that only the first has.
         only_second: Canonical names of arrays that only the second has.
         tensor_differences: The largest absolute difference of each array that both have.
-        output_difference: The largest relative difference at the feature map; None if one network
-            can't hold the other's arrays.
+        activations: What follows the first's and the second's classifier, None for nothing.
+        output_difference: The largest relative difference at the output, which is the feature map
+            where one has no classifier; None if one network can't hold the other's arrays.
     """
 
     first: IdentifiedWeights
@@ -40,6 +40,7 @@ class WeightsComparison:
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     tensor_differences: Mapping[str, float]
+    activations: tuple[str | None, str | None]
     output_difference: float | None
 
     @property
@@ -51,7 +52,8 @@ class WeightsComparison:
     @property
     def same_network(self) -> bool:
         """Whether both have the same arrays and compute the same from them."""
-        return self.same_tensors and self.output_difference == 0.0
+        same_ends = self.activations[0] == self.activations[1]
+        return self.same_tensors and same_ends and self.output_difference == 0.0
 
 
 def compare(
@@ -61,6 +63,7 @@ def compare(
     specs: tuple[SpecLike | None, SpecLike | None] = (None, None),
     layouts: tuple[str | None, str | None] = (None, None),
     backend: str = REFERENCE,
+    logits: bool = False,
 ) -> WeightsComparison:
     """Compare two weight files of any layouts: their specs, their arrays, and what they compute.
 
@@ -68,6 +71,7 @@ def compare(
         specs: Of the first and of the second network; worked out otherwise.
         layouts: Of the first and of the second file; found by inspection otherwise.
         backend: The one that computes; the float64 reference unless another is named.
+        logits: Whether what follows the classifiers is left out of the comparison.
 
     Raises:
         WeightsError: A file can't be read, or does not fit its network.
@@ -80,6 +84,7 @@ def compare(
         both = [name for name in arrays_a if name in arrays_b]
         same_shapes = all(arrays_a[name].shape == arrays_b[name].shape for name in both)
         comparable = same_shapes and len(both) >= max(len(arrays_a), len(arrays_b)) - 2
+        ends = _ends(a.graph, b.graph, logits)
         return WeightsComparison(
             first=a,
             second=b,
@@ -87,8 +92,10 @@ def compare(
             only_first=tuple(name for name in arrays_a if name not in arrays_b),
             only_second=tuple(name for name in arrays_b if name not in arrays_a),
             tensor_differences={name: _apart(arrays_a[name], arrays_b[name]) for name in both},
+            activations=(a.graph.classifier_activation, b.graph.classifier_activation),
             output_difference=largest_difference(
-                features(b.spec, arrays_b, backend), features(a.spec, arrays_a, backend)
+                outputs(lower(b.spec, **ends[1]), arrays_b, backend),
+                outputs(lower(a.spec, **ends[0]), arrays_a, backend),
             )
             if comparable
             else None,
@@ -100,15 +107,27 @@ def exact(weights: IdentifiedWeights) -> Arrays:
     return {name: np.asarray(array, np.float64) for name, array in weights.arrays().items()}
 
 
-def features(spec: DenseNetSpec, arrays: Arrays, backend: str = REFERENCE) -> np.ndarray:
-    """Compute the feature map, before the global pool, of two seeded inputs.
+def _ends(first: Graph, second: Graph, logits: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Where two networks are compared: at their outputs, or before heads that only one has."""
+    heads = [graph.spec.head_units if graph.has_classifier else None for graph in (first, second)]
+    if None in heads or heads[0] != heads[1]:
+        return {"include_top": False}, {"include_top": False}
+    of_first, of_second = (
+        {"classifier_activation": None if logits else graph.classifier_activation}
+        for graph in (first, second)
+    )
+    return of_first, of_second
+
+
+def outputs(graph: Graph, arrays: Arrays, backend: str = REFERENCE) -> np.ndarray:
+    """Compute what a network gives for two seeded inputs.
 
     It is computed in the backend's default dtype, which is the reference's float64.
 
     Returns:
-        The feature map, (2, channels, *spatial).
+        The output, (2, channels, *spatial), or (2, classes) of a network with a classifier.
     """
-    graph, engine = lower(spec, include_top=False), get_backend(backend)
+    engine = get_backend(backend)
     model = engine.build(
         graph,
         select_weights(graph, arrays),
@@ -116,7 +135,7 @@ def features(spec: DenseNetSpec, arrays: Arrays, backend: str = REFERENCE) -> np
         data_format=engine.data_format(None),
         name="densenet",
     )
-    shape = (2, spec.in_channels, *(PROBE_SIZE,) * spec.spatial_dims)
+    shape = (2, graph.spec.in_channels, *(PROBE_SIZE,) * graph.spec.spatial_dims)
     x, name = np.random.default_rng(0).standard_normal(shape), graph.output.name
     return engine.forward(model, graph, x, [name])[name]
 

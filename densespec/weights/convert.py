@@ -13,10 +13,12 @@ import numpy as np
 from densespec.errors import DensespecError, WeightsError, in_words
 from densespec.network.catalogue import SpecLike
 from densespec.network.differences import TRAINING_ONLY
-from densespec.weights.comparing import exact, features, largest_difference
+from densespec.network.graph import Graph, lower
+from densespec.weights.comparing import exact, largest_difference, outputs
 from densespec.weights.containers import WRITERS, container_of, write_file
 from densespec.weights.containers.base import byte_size, numpy_dtype
 from densespec.weights.layouts import Layout, get_layout
+from densespec.weights.layouts.canonical import ACTIVATION
 from densespec.weights.naming import layout_tensors
 from densespec.weights.opening import IdentifiedWeights, open_weights
 from densespec.weights.tensors import Tensor, Tensors
@@ -53,6 +55,7 @@ class Conversion:
         consequence: What they change: the largest relative difference at the feature map.
         training_differences: Fields in which the target only trains otherwise.
         not_finite: Canonical names of arrays with NaN or infinite values.
+        notes: What the target can't say of the source, in sentences.
     """
 
     source: IdentifiedWeights
@@ -63,6 +66,12 @@ class Conversion:
     consequence: float | None = None
     training_differences: Differences = field(default_factory=dict)
     not_finite: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def keeps_activation(self) -> bool:
+        """Whether the target states what follows the classifier, if anything does."""
+        return not self.notes
 
 
 def convert(
@@ -117,7 +126,19 @@ def convert(
             consequence=consequence,
             training_differences={k: v for k, v in differences.items() if k in TRAINING_ONLY},
             not_finite=tuple(dict.fromkeys(bad)),
+            notes=_unsaid(found.graph, layout, container),
         )
+
+
+def _unsaid(graph: Graph, layout: Layout, container: str) -> tuple[str, ...]:
+    activation = graph.classifier_activation
+    says_it = container not in WRITERS or ACTIVATION in layout.metadata(graph, container)
+    if activation is None or says_it:
+        return ()
+    return (
+        f"the source ends in a {activation}, which a {container} file of layout {layout.name!r} "
+        f"can't say: it gives logits; build it with classifier_activation={activation!r}",
+    )
 
 
 def _cast(tensor: Tensor, dtype: str | None) -> Tensor:
@@ -203,6 +224,7 @@ def _consequence(found: IdentifiedWeights, differences: Differences) -> float | 
     try:
         other = found.spec.replace(**{name: theirs for name, (_, theirs) in differences.items()})
         arrays = exact(found)
-        return largest_difference(features(other, arrays), features(found.spec, arrays))
+        graphs = [lower(spec, include_top=False) for spec in (other, found.spec)]
+        return largest_difference(*(outputs(graph, arrays) for graph in graphs))
     except DensespecError:
         return None

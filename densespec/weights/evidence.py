@@ -138,6 +138,15 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
     Raises:
         WeightsError: The shapes belong to no DenseNet; says at which convolution.
     """
+    return body_fields(evidence) | head_fields(evidence)
+
+
+def body_fields(evidence: Evidence) -> dict[str, Any]:
+    """Work out the fields of a spec that the shapes of the body determine.
+
+    Raises:
+        WeightsError: The shapes belong to no DenseNet; says at which convolution.
+    """
     found = _blocks(evidence.convs)
     stem = evidence.convs[0].shape
     fields: dict[str, Any] = {
@@ -158,17 +167,26 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
     elif stem[0] != stem[1]:
         first = evidence.stem_norm == stem[1]
         fields["stem_kind"] = "norm-relu-conv" if first else "conv-norm-relu"
-    given = found.channels
+    return fields
+
+
+def head_fields(evidence: Evidence) -> dict[str, Any]:
+    """Work out the fields of a spec that the shapes of the head determine; none without a head.
+
+    Raises:
+        WeightsError: A layer reads other features than what comes before it gives.
+    """
+    given = _blocks(evidence.convs).channels
     for key, (units, features) in evidence.dense:
         if features != given:
             raise WeightsError(
                 f"{key} reads {features} features, but what comes before it gives {given}"
             )
         given = units
-    if evidence.classifier is not None:
-        fields["classes"] = given
-        fields["head_units"] = tuple(kernel.shape[0] for kernel in evidence.head)
-    return fields
+    if evidence.classifier is None:
+        return {}
+    units = tuple(kernel.shape[0] for kernel in evidence.head)
+    return {"classes": given, "head_units": units}
 
 
 @dataclass(frozen=True)
@@ -265,12 +283,21 @@ def spec_from(fields: Mapping[str, Any], implemented: Mapping[str, Any]) -> Dens
         Contradiction: The implementation decides otherwise.
         WeightsError: They make no valid spec.
     """
+    check_implemented(fields, implemented)
+    try:
+        return DenseNetSpec(**{**implemented, **fields})
+    except SpecError as error:
+        raise WeightsError(f"the arrays' shapes make no valid spec: {error}") from error
+
+
+def check_implemented(fields: Mapping[str, Any], implemented: Mapping[str, Any]) -> None:
+    """Check that an implementation can have fields that were inferred.
+
+    Raises:
+        Contradiction: It can't; says in which field.
+    """
     for name, value in implemented.items():
         if name in fields and fields[name] != value:
             raise Contradiction(
                 f"{name} is {fields[name]!r} by the arrays' shapes, but {value!r} in this layout"
             )
-    try:
-        return DenseNetSpec(**{**implemented, **fields})
-    except SpecError as error:
-        raise WeightsError(f"the arrays' shapes make no valid spec: {error}") from error

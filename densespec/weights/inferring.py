@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from densespec.errors import WeightsError
 from densespec.network.catalogue import SpecLike, catalogue, resolve
 from densespec.network.differences import TRAINING_ONLY, fields_of, variant_of
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.evidence import Evidence, inferred_fields, spec_from
+from densespec.weights.evidence import (
+    Evidence,
+    body_fields,
+    check_implemented,
+    head_fields,
+    spec_from,
+)
 from densespec.weights.layouts import Layout
+from densespec.weights.stated.network import StatedNetwork, check_agreement
 from densespec.weights.tensors import Tensors
 
 NOT_IN_SHAPES = frozenset(
@@ -27,57 +34,68 @@ OPEN = ("classes", "in_channels")
 
 
 @dataclass(frozen=True)
-class InferredNetwork:
-    """A network that was worked out.
+class InferredBody:
+    """A network that was worked out, but for its head.
 
     Attributes:
-        notes: What a user should know of how it was worked out, in sentences.
+        spec: The network's. Its head is the file's only where it is stated.
+        stated: Whether a file or a user states the spec, the head included.
+        ends: The arguments of ``lower`` that say how it ends, beside ``include_top``.
+        assumptions: What was taken for granted, in sentences.
+        notes: What else a user should know of how it was worked out, in sentences.
     """
 
     spec: DenseNetSpec
-    has_classifier: bool
+    stated: bool = False
+    ends: Mapping[str, Any] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def infer_network(
+def infer_body(
     layout: Layout,
     tensors: Tensors,
-    metadata: Mapping[str, str],
+    stated: StatedNetwork | None,
+    evidence: Evidence,
     *,
     given: SpecLike | None,
     otherwise: SpecLike | None,
-) -> InferredNetwork:
-    """Work out the network of a layout's arrays.
+) -> InferredBody:
+    """Work out the network of a layout's arrays, but for its head.
 
-    A given spec decides, then what the metadata states, then the layout's implementation with the
-    shapes of the arrays; where that leaves something open, the spec to take otherwise, or what the
-    catalogue's networks with such shapes, or at least such a stem, all have. Classes and channels
-    are those of the arrays.
+    What is stated decides, and a given spec has to agree; then a given spec, then the layout's
+    implementation with the shapes of the arrays; where that leaves something open, the spec to
+    take otherwise, or what the catalogue's networks with such shapes, or at least such a stem, all
+    have. Channels are those of the arrays.
 
     Args:
         tensors: The network's, by the layout's names.
+        stated: What the file states, or what is beside it.
+        evidence: What the shapes of the tensors say.
 
     Raises:
-        WeightsError: The arrays belong to no DenseNet, or to several that shapes can't tell apart.
+        WeightsError: Another network is stated than was given, or than the arrays are of;
+            or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
-    evidence = layout.evidence(tensors)
-    has_classifier = evidence.classifier is not None
     decided = layout.implements.keys() >= NOT_IN_SHAPES
-    if given is None:
-        stated = layout.stated_spec(metadata)
-        if stated is not None:
-            _check_extent(stated, tensors)
-            return InferredNetwork(stated, has_classifier)
-        if not decided:
-            given = otherwise
+    if stated is not None:
+        _check_extent(stated.spec, tensors)
+        spec = stated.spec if given is None else _with_evident_ends(resolve(given), evidence)
+        check_agreement(stated, spec)
+        return InferredBody(spec, stated=True, ends=stated.other_ends, notes=stated.notes)
+    if given is None and not decided:
+        given = otherwise
     if given is not None:
-        return InferredNetwork(_with_evident_ends(resolve(given), evidence), has_classifier)
-    fields = inferred_fields(evidence)
+        spec = _with_evident_ends(resolve(given), evidence)
+        return InferredBody(spec, stated=bool(spec.head_units))
+    fields = body_fields(evidence)
+    if evidence.head:  # in names that the layout has for one
+        check_implemented(head_fields(evidence), layout.implements)
     if decided:
-        return InferredNetwork(_named(spec_from(fields, layout.implements)), has_classifier)
+        return InferredBody(_named(spec_from(fields, layout.implements)))
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
-    spec, note = _from_catalogue(lasting | fields)
-    return InferredNetwork(spec, has_classifier, (note,))
+    spec, assumption = _from_catalogue(lasting | fields)
+    return InferredBody(spec, assumptions=(assumption,))
 
 
 def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
@@ -119,7 +137,7 @@ def _from_catalogue(fields: Mapping[str, Any]) -> tuple[DenseNetSpec, str]:
         which = f"fit {' and '.join(fitting)}" if fitting else "fit no named variant"
         raise WeightsError(
             f"its shapes {which}, and this layout says nothing of padding, epsilon and the like: "
-            "give the spec"
+            "give the spec (--spec NAME or FILE)"
         )
     spec = spec_from({**fields_of(next(iter(kin.values()))), **fields}, {})
     if fitting:

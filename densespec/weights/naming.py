@@ -1,51 +1,30 @@
-"""Whose names arrays have, and each array by its canonical name, and back by the layout's."""
+"""Each array of a network by its canonical name, and back by the layout's."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 from densespec.errors import WeightsError, listed
 from densespec.network.graph import Graph
-from densespec.weights.layouts import Layout, from_canonical, layouts, to_canonical
+from densespec.weights.layer_arrays import COLLECTIONS
+from densespec.weights.layouts import Layout, from_canonical, to_canonical
 from densespec.weights.tensors import Tensor, Tensors
 
 
-def claimants(tensors: Tensors, metadata: Mapping[str, str]) -> list[Layout]:
-    """Find the layouts that may have such names, the likeliest first.
-
-    A layout whose program does one thing comes before one of which anything is true.
-
-    Raises:
-        WeightsError: No layout claims them, or several that are equally likely do.
-    """
-    claiming = [layout for layout in layouts().values() if layout.claims(tensors, metadata)]
-    if not claiming:
-        first = ", ".join(list(tensors)[:3]) or "none"
-        raise WeightsError(
-            f"no known layout (known: {', '.join(layouts())}). Its first arrays: {first}"
-        )
-    claiming.sort(key=lambda layout: not layout.implements)
-    for one, other in itertools.pairwise(claiming):
-        if bool(one.implements) == bool(other.implements):
-            names = ", ".join(layout.name for layout in claiming)
-            raise WeightsError(f"the layout could be any of {names}: say which")
-    return claiming
-
-
 def canonical_tensors(
-    layout: Layout, container: str, graph: Graph, tensors: Tensors
+    layout: Layout, keys: Mapping[str, str], graph: Graph, tensors: Tensors
 ) -> dict[str, Tensor]:
-    """Give a network's tensors by canonical name, with canonical axes.
+    """Give the tensors of a network, or of a part of one, by canonical name with canonical axes.
 
     Args:
-        container: The kind of file that they have the names of.
-        tensors: Those of the network by the layout's names, and no others.
+        keys: The layout's name of each array of the network, by its canonical name.
+        graph: The network, or the part.
+        tensors: Tensors by the layout's names.
 
     Raises:
-        WeightsError: Some are missing, unexpected, or of another shape; names the first ones.
+        WeightsError: Some are missing, or of another shape, or others lie among them; names the
+            first ones.
     """
-    keys = layout.keys(graph, container)
     found, problems = {}, []
     for weight in graph.weights:
         key = keys[weight.name]
@@ -57,11 +36,23 @@ def canonical_tensors(
             problems.append(
                 f"{key} has shape {tensor.shape} ({weight.name}), but should have {weight.shape}"
             )
-    expected = set(keys.values())
-    problems += [f"{key} is unexpected" for key in tensors if key not in expected]
+    known, roots = set(keys.values()), {_root(keys[weight.name]) for weight in graph.weights}
+    problems += [
+        f"{name} is unexpected"
+        for name in tensors
+        if layout.names_tell and name not in known and _root(name) in roots
+    ]
     if problems:
         raise WeightsError(f"its arrays do not fit the network ({layout.name}): {listed(problems)}")
     return found
+
+
+def _root(name: str) -> str:
+    """The outermost part of a network that an array lies in, such as ``features``."""
+    for collection in COLLECTIONS:
+        name = name.removeprefix(collection)
+    parts = name.split("/" if "/" in name else ".")
+    return parts[1] if parts[0] == "layers" and len(parts) > 1 else parts[0]
 
 
 def layout_tensors(

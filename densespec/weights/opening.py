@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,18 @@ from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike
 from densespec.network.differences import variant_of
-from densespec.network.graph import Graph, lower
+from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.containers import open_file
+from densespec.weights.channels import fitted_channels
+from densespec.weights.containers import SUFFIXES, open_file
 from densespec.weights.evidence import Contradiction
-from densespec.weights.inferring import infer_network
+from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
+from densespec.weights.fitting import fit
 from densespec.weights.layouts import Layout, get_layout
-from densespec.weights.naming import canonical_tensors, claimants
+from densespec.weights.nearest import no_known_layout
+from densespec.weights.order import ORDER, layout_in_order
+from densespec.weights.reading import ReadingOptions, takes_reading_options
+from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensors
 
 
@@ -31,11 +36,14 @@ class IdentifiedWeights:
         container: The kind of file, or in memory the kind whose names the arrays have.
         layout: Whose names they have.
         spec: The network's. What shapes leave open is as the layout's implementation has it.
-        graph: The network; it has a classifier only if the arrays have one.
+        graph: The network, which ends as the file states; it has a classifier only if the arrays
+            have one.
         tensors: The network's arrays by canonical name, with canonical axes, read when needed.
         extra: What else is there, such as an optimizer's state, by its name in the layout.
         metadata: The texts that a file has beside its arrays.
-        notes: What a user should know of how the arrays were read, in sentences.
+        assumptions: What was taken for granted, for want of a word in the file, in sentences.
+        remarks: What else a user should know of how the arrays were read, in sentences.
+        headless: Why no classifier was told, if linear layers are there; empty otherwise.
         path: The file's; None for arrays in memory.
     """
 
@@ -46,8 +54,16 @@ class IdentifiedWeights:
     tensors: Tensors
     extra: Tensors = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    headless: str = ""
     path: Path | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Everything that a user should know of how the arrays were read, in sentences."""
+        head = (f"the head is left out: {self.headless}",) if self.headless else ()
+        return (*self.remarks, *head, *self.assumptions)
 
     @property
     def variant(self) -> str | None:
@@ -69,39 +85,50 @@ class IdentifiedWeights:
 
 
 @contextlib.contextmanager
+@takes_reading_options
 def open_weights(
     path: str | os.PathLike[str],
     *,
-    layout: str | None = None,
-    spec: SpecLike | None = None,
     otherwise: SpecLike | None = None,
+    stated: StatedNetwork | None = None,
+    **reading: Any,
 ) -> Iterator[IdentifiedWeights]:
     """Open a weight file of any layout; its tensors can be read until the block ends.
 
     Args:
-        layout: The file's layout; it is found by inspection otherwise.
-        spec: The network's; it is worked out from metadata, shapes and layout otherwise.
         otherwise: The spec to take if it can't be worked out.
+        stated: The network that is stated beside the file; what the file states itself otherwise.
+        {reading}
 
     Raises:
         WeightsError: The file can't be read, or its arrays do not fit the network; names the file
             and the first arrays that are missing, unexpected or of another shape.
     """
-    path = Path(path)
-    with contextlib.closing(open_file(path)) as file:
+    path, options = Path(path), ReadingOptions(**reading)
+    _check_no_folder(path)
+    with contextlib.closing(open_file(path, key=options.key)) as file:
         try:
             identified = identify(
                 file.tensors,
                 file.metadata,
                 file.container,
-                layout=layout,
-                spec=spec,
+                options,
                 otherwise=otherwise,
+                stated=stated,
                 path=path,
             )
         except WeightsError as error:
             raise type(error)(_with_path(path, error)) from error
-        yield identified
+        yield replace(identified, remarks=(*file.notes, *identified.remarks))
+
+
+def _check_no_folder(path: Path) -> None:
+    if not path.is_dir():
+        return
+    suffixes = tuple(SUFFIXES)
+    files = sorted(file.name for file in path.iterdir() if file.name.lower().endswith(suffixes))
+    within = f"give the weight file in it: {' or '.join(files[:3])}" if files else "has none in it"
+    raise WeightsError(f"{path}: a folder, but should be a weight file; {within}")
 
 
 def _with_path(path: Path, error: WeightsError) -> str:
@@ -112,10 +139,10 @@ def identify(
     tensors: Tensors,
     metadata: Mapping[str, str],
     container: str,
+    options: ReadingOptions | None = None,
     *,
-    layout: str | None = None,
-    spec: SpecLike | None = None,
     otherwise: SpecLike | None = None,
+    stated: StatedNetwork | None = None,
     path: Path | None = None,
 ) -> IdentifiedWeights:
     """Work out which network named arrays are of, and which of its arrays each is.
@@ -124,49 +151,63 @@ def identify(
         tensors: The arrays by the names that they have where they come from, a file or not.
         metadata: Texts that come with them.
         container: The kind of file that they are in, or would have these names in.
+        options: What a user says of them.
+        otherwise: The spec to take if it can't be worked out.
+        stated: The network that is stated beside them; what the metadata state otherwise.
         path: The file's, if they are in one.
-        layout, spec, otherwise: As for :func:`open_weights`.
 
     Raises:
         WeightsError: They are of no layout, of no DenseNet, or do not fit the network.
     """
-    *likelier, last = [get_layout(layout)] if layout else claimants(tensors, metadata)
-    given: dict[str, Any] = {"spec": spec, "otherwise": otherwise, "path": path}
+    options = options or ReadingOptions()
+    if options.prefix is not None:
+        tensors = under_prefix(tensors, options.prefix)
+    *likelier, last = _claims(tensors, metadata, options)
+    given: dict[str, Any] = {"options": options, "otherwise": otherwise, "stated": stated}
     ruled_out = []
-    for known in likelier:
+    for claim in likelier:
         try:
-            return _identify_as(known, tensors, metadata, container, **given)
+            return _identified(claim, metadata, container, path, **given)
         except Contradiction as error:
-            ruled_out.append(f"it is not {known.name}'s, as {error}")
+            ruled_out.append(f"it is not {claim.layout.name}'s, as {error}")
     try:
-        return _identify_as(last, tensors, metadata, container, **given)
+        return _identified(last, metadata, container, path, **given)
     except WeightsError as error:
         raise type(error)("; ".join([str(error), *ruled_out])) from error
 
 
-def _identify_as(
-    layout: Layout,
-    tensors: Tensors,
+def _claims(tensors: Tensors, metadata: Mapping[str, str], options: ReadingOptions) -> list[Claim]:
+    if options.layout == ORDER:
+        return [claim_of(layout_in_order(tensors), tensors)]
+    if options.layout is not None:
+        return [claim_of(get_layout(options.layout), tensors)]
+    claims = claims_on(tensors, metadata)
+    if not claims:
+        raise WeightsError(no_known_layout(tensors))
+    return claims
+
+
+def _identified(
+    claim: Claim,
     metadata: Mapping[str, str],
     container: str,
-    *,
-    spec: SpecLike | None,
-    otherwise: SpecLike | None,
     path: Path | None,
+    **given: Any,
 ) -> IdentifiedWeights:
-    normal = layout.normalise(tensors)
-    own = {name: tensor for name, tensor in normal.items() if not layout.ignored(name)}
-    network = infer_network(layout, own, metadata, given=spec, otherwise=otherwise)
-    graph = lower(network.spec, include_top=network.has_classifier)
+    found = fit(claim, container, metadata, **given)
+    channels = given["options"].in_channels or found.graph.spec.in_channels
+    graph, tensors, note = fitted_channels(found.graph, found.tensors, channels)
     return IdentifiedWeights(
         container=container,
-        layout=layout,
-        spec=network.spec,
+        layout=claim.layout,
+        spec=graph.spec,
         graph=graph,
-        tensors=canonical_tensors(layout, container, graph, own),
-        extra={name: tensor for name, tensor in normal.items() if name not in own},
+        tensors=tensors,
+        extra=found.extra,
         metadata=metadata,
-        notes=(*_unwrapped(metadata), *layout.notes(metadata), *network.notes),
+        assumptions=(*found.assumptions, *note),
+        remarks=(*_unwrapped(metadata), *found.remarks),
+        headless=found.headless,
         path=path,
     )
 

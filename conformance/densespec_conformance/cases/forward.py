@@ -117,6 +117,7 @@ ROWS = (
     ),
     ForwardRow("dense-layers-before-the-classifier", {"head_units": (6, 4)}),
     ForwardRow("softmax", options={"classifier_activation": "softmax"}),
+    ForwardRow("sigmoid", options={"classifier_activation": "sigmoid"}),
     ForwardRow("features", options={"include_top": False}),
     ForwardRow("features-averaged", options={"include_top": False, "pooling": "avg"}),
     ForwardRow("features-maximum", options={"include_top": False, "pooling": "max"}),

@@ -33,6 +33,7 @@ from densespec.reference.kernels import (
     GlobalPoolKernel,
     Gradients,
     Kernel,
+    SigmoidKernel,
     SoftmaxKernel,
 )
 from densespec.reference.model import ReferenceModel
@@ -210,6 +211,14 @@ class _Softmax(SoftmaxKernel):
         return self.noise.result(super().forward(op, ctx, self.noise.result(x)))
 
 
+class _Sigmoid(SigmoidKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.Sigmoid, ctx: Context, x: Array) -> Array:
+        return self.noise.result(super().forward(op, ctx, self.noise.result(x)))
+
+
 def _results(noise: Noise, dxs: list[Array], gradients: Arrays, terms: int = 1) -> Gradients:
     """Move slopes of inputs, and gradients of weights that are sums of ``terms`` terms."""
     return (
@@ -226,6 +235,7 @@ DISTURBED: Mapping[type, Any] = {
     ops.GlobalPool: _GlobalPool,
     ops.Dense: _Dense,
     ops.Softmax: _Softmax,
+    ops.Sigmoid: _Sigmoid,
 }
 """The ops that round. A ReLU, a maximum and a concatenation give what they are given."""
 

@@ -18,6 +18,8 @@ from densespec.network.differences import fields_of
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.evidence import Evidence
+from densespec.weights.layouts.parts import Parts, whole
+from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensor, Tensors
 
 GROUP = "densespec.layouts"
@@ -48,14 +50,16 @@ class Layout:
         keys: name of every array in a container, by canonical name.
         axes: order of axes of kernels.
         implements: fields of the spec that its implementation fixes; others are free.
-        claims: whether a file's names and metadata are this layout's.
+        parts: finds where in a file networks of such names lie, whatever stands before the names.
+        claims: whether the names under which one lies, and a file's metadata, are this layout's.
         evidence: what the shapes of normalised tensors say of the network.
-        normalise: strips prefixes and old spellings from a file's names.
+        normalise: gives names in old spellings the layout's own.
         constants: arrays that files have besides the network's, such as counters.
         ignored: names in files that are no weights, such as optimizer state.
         metadata: what files say beside their arrays.
-        stated_spec: the spec that a file's metadata states, if it does.
+        stated_network: the network that a file's metadata state, if they do.
         notes: what is taken for granted of a file of these metadata, for want of a word in it.
+        names_tell: whether names tell where an array belongs, so that more of them are too many.
     """
 
     name: str
@@ -66,12 +70,14 @@ class Layout:
     claims: Callable[[Tensors, Mapping[str, str]], bool]
     evidence: Callable[[Tensors], Evidence]
     implements: Mapping[str, Any] = field(default_factory=dict)
+    parts: Parts = whole
     normalise: Callable[[Tensors], dict[str, Tensor]] = _as_they_are
     constants: Callable[[Graph], dict[str, Tensor]] = _no_constants
     ignored: Callable[[str], bool] = lambda name: False
     metadata: Callable[[Graph, str], Mapping[str, str]] = lambda graph, container: {}
-    stated_spec: Callable[[Mapping[str, str]], DenseNetSpec | None] = lambda metadata: None
+    stated_network: Callable[[Mapping[str, str]], StatedNetwork | None] = lambda metadata: None
     notes: Callable[[Mapping[str, str]], tuple[str, ...]] = _no_notes
+    names_tell: bool = True
 
     def differences(self, spec: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
         """Fields in which this implementation is another network: (the spec's value, its own)."""

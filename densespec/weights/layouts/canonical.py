@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from densespec.errors import DensespecError, WeightsError
+from densespec.errors import DensespecError, WeightsError, shown
 from densespec.network.files import spec_from_json, to_json
-from densespec.network.graph import Graph
-from densespec.network.spec import DenseNetSpec
+from densespec.network.graph import ACTIVATIONS, Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
 from densespec.weights.layouts import Layout
+from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensors
 
 VERSION = "1"
@@ -19,18 +19,24 @@ VELOCITY = "velocity/"
 """What the optimizer's arrays are called, before the canonical name of their weight."""
 
 
+ACTIVATION = "classifier_activation"
+"""What follows the classifier, under this metadata key; without it, nothing does."""
+
+
 def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
     """What makes a checkpoint describe itself."""
+    activation = graph.classifier_activation
     return {
         "format": "np",
         "densespec": VERSION,
         "spec": to_json(graph.spec),
         "classifier": "yes" if graph.has_classifier else "no",
+        **({ACTIVATION: activation} if activation else {}),
     }
 
 
-def stated_spec(metadata: Mapping[str, str]) -> DenseNetSpec | None:
-    """The spec in a checkpoint's metadata.
+def stated_network(metadata: Mapping[str, str]) -> StatedNetwork:
+    """The network that a checkpoint's metadata state.
 
     Raises:
         WeightsError: it is none of ours, of another version, or no spec.
@@ -41,9 +47,16 @@ def stated_spec(metadata: Mapping[str, str]) -> DenseNetSpec | None:
             f"not a densespec checkpoint of version {VERSION}: its metadata says {version}"
         )
     try:
-        return spec_from_json(metadata.get("spec", ""))
+        spec = spec_from_json(metadata.get("spec", ""))
     except DensespecError as error:
         raise WeightsError(f"the spec in its metadata: {error}") from error
+    activation = metadata.get(ACTIVATION)
+    if activation not in (None, *ACTIVATIONS):
+        raise WeightsError(
+            f"its metadata has {ACTIVATION} = {shown(activation)}, but should have "
+            f"{' or '.join(ACTIVATIONS)}, or none"
+        )
+    return StatedNetwork(spec, {ACTIVATION: activation} if activation else {})
 
 
 def _keys(graph: Graph, container: str) -> dict[str, str]:
@@ -66,5 +79,5 @@ LAYOUT = Layout(
     evidence=_evidence,
     ignored=lambda name: name.startswith(VELOCITY),
     metadata=metadata,
-    stated_spec=stated_spec,
+    stated_network=stated_network,
 )

@@ -16,6 +16,7 @@ LAYOUT = Layout(
     axes="out_in_window",
     claims=torch_names.claims(),
     evidence=torch_names.evidence(),
+    parts=torch_names.parts,
     normalise=torch_names.normalise,
     constants=torch_names.counters(),
     ignored=torch_names.is_counter,

@@ -25,14 +25,13 @@ LAYOUT = Layout(
     containers=("torch", "safetensors"),
     keys=torch_names.keys(key),
     axes="out_in_window",
-    claims=lambda tensors, metadata: (
-        claims(tensors, metadata) and torch_names.has(tensors, STEM_NORM)
-    ),
+    claims=lambda tensors, metadata: claims(tensors, metadata) and STEM_NORM in tensors,
     evidence=torch_names.evidence(key),
     implements={
         **{name: v for name, v in torch_names.IMPLEMENTS.items() if name != "compression"},
         "spatial_dims": 2,
     },
+    parts=torch_names.parts,
     normalise=torch_names.normalise,
     constants=torch_names.counters(key),
     ignored=torch_names.is_counter,

@@ -11,7 +11,7 @@ LAYOUT = replace(
     name="gpleiss-cifar",
     about="efficient_densenet_pytorch with small_inputs=True, for CIFAR",
     claims=lambda tensors, metadata: (
-        gpleiss.claims(tensors, metadata) and not torch_names.has(tensors, gpleiss.STEM_NORM)
+        gpleiss.claims(tensors, metadata) and gpleiss.STEM_NORM not in tensors
     ),
     implements={**gpleiss.LAYOUT.implements, **torch_names.CIFAR},
 )

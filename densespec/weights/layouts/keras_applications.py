@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 
 from densespec.weights.layouts import Layout, keras_names, renamed
+from densespec.weights.layouts.keras_flat import flat
+from densespec.weights.stated.keras_network import stated_network
 from densespec.weights.tensors import Tensor, Tensors
 
 MARK = "conv2_block1_0_bn"
@@ -33,8 +35,11 @@ def _modern(name: str) -> str:
     return name
 
 
+_flat = flat(layer_name)
+
+
 def _normalise(tensors: Tensors) -> dict[str, Tensor]:
-    return renamed(keras_names.normalise(tensors), _modern)
+    return _flat(renamed(tensors, _modern))
 
 
 def _is_nameless(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
@@ -73,5 +78,6 @@ LAYOUT = Layout(
     normalise=_normalise,
     ignored=keras_names.is_bookkeeping,
     metadata=keras_names.metadata(layer_name),
+    stated_network=stated_network,
     notes=_notes,
 )

@@ -40,7 +40,6 @@ PORT = {
     "conv_bias": False,
     "dropout_rate": 0.0,
     "final_norm": True,
-    "head_units": (),
     "running_variance": "biased",
     "spatial_dims": 2,
     "stem_kernel": 7,

@@ -18,6 +18,7 @@ LAYOUT = Layout(
     claims=torch_names.claims("monai-0.3"),
     evidence=torch_names.evidence(_key),
     implements=torch_names.IMPLEMENTS,
+    parts=torch_names.parts,
     normalise=torch_names.normalise,
     constants=torch_names.counters(_key),
     ignored=torch_names.is_counter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from densespec.weights.layouts import Layout, original, torch_names
+from densespec.weights.layouts.parts import under
 from densespec.weights.layouts.places import UNIT, by_place
 
 _key = torch_names.key_of(
@@ -22,10 +23,10 @@ LAYOUT = Layout(
     containers=("torch", "safetensors"),
     keys=torch_names.keys(_key),
     axes="out_in_window",
-    claims=lambda tensors, metadata: torch_names.has(tensors, _STEM),
+    claims=lambda tensors, metadata: _STEM in tensors,
     evidence=torch_names.evidence(_key),
     implements=original.implements("densenet169-bc-pytorch"),
-    normalise=torch_names.unwrapped(_STEM),
+    parts=under(_STEM),
     constants=torch_names.counters(_key),
     ignored=torch_names.is_counter,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from densespec.weights.layouts import Layout, torch_names
+from densespec.weights.layouts.parts import Parts, under
 from densespec.weights.layouts.places import UNIT, by_place
 
 key = torch_names.key_of(
@@ -18,16 +19,24 @@ key = torch_names.key_of(
     )
 )
 
+
+def parts(stem: str) -> Parts:
+    """Where networks lie whose stem's kernel has this name."""
+    return under(
+        stem, root="features.", first="stage1.unit1.", body=r"init_block|stage\d+|post_activ"
+    )
+
+
 LAYOUT = Layout(
     name="pytorchcv",
     about="pytorchcv's densenet121 to densenet201",
     containers=("torch", "safetensors"),
     keys=torch_names.keys(key),
     axes="out_in_window",
-    claims=lambda tensors, metadata: torch_names.has(tensors, key("stem.conv.kernel")),
+    claims=lambda tensors, metadata: key("stem.conv.kernel") in tensors,
     evidence=torch_names.evidence(key),
     implements={**torch_names.IMPLEMENTS, "bottleneck_width": 4, "spatial_dims": 2},
-    normalise=torch_names.unwrapped(key("stem.conv.kernel")),
+    parts=parts(key("stem.conv.kernel")),
     constants=torch_names.counters(key),
     ignored=torch_names.is_counter,
 )

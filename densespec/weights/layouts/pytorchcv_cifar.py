@@ -43,10 +43,10 @@ LAYOUT = Layout(
     containers=("torch", "safetensors"),
     keys=_keys,
     axes="out_in_window",
-    claims=lambda tensors, metadata: torch_names.has(tensors, _STEM),
+    claims=lambda tensors, metadata: _STEM in tensors,
     evidence=_evidence,
     implements={**torch_names.IMPLEMENTS, **torch_names.CIFAR},
-    normalise=torch_names.unwrapped(_STEM),
+    parts=pytorchcv.parts(_STEM),
     constants=_counters,
     ignored=torch_names.is_counter,
 )

@@ -10,6 +10,7 @@ import numpy as np
 from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
 from densespec.weights.layouts import renamed
+from densespec.weights.layouts.parts import under
 from densespec.weights.tensors import Tensor, Tensors
 
 COUNTER = "num_batches_tracked"
@@ -23,8 +24,6 @@ _MARKS = {
     "gpleiss": "norm_final.",
 }
 """What is in some key of a spelling, but in none of torchvision's."""
-
-_STEM = re.compile(r"(.*?)features[._]conv0\.weight")
 
 _WHOLE = {"stem_pool": "features.pool0", "final.norm": "features.norm5", "final.relu": "relu"}
 _LEAVES = {
@@ -43,7 +42,6 @@ _OLD_SPELLINGS = (
     (".conv.2.", ".conv2."),
     (".bn.norm_", ".norm1."),  # gpleiss' first layer that saves memory
     (".bn.conv_", ".conv1."),
-    ("classifier.0.", "classifier."),  # a head that is wrapped in a Sequential
 )
 
 
@@ -120,8 +118,7 @@ def claims(spelling: str = "torchvision") -> Callable[[Tensors, Mapping[str, str
     """Whether a file has torchvision's names in this spelling."""
 
     def of(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-        has_stem = any(_STEM.fullmatch(name) for name in tensors)
-        return has_stem and _spelling(tensors) == spelling
+        return state_key("stem.conv.kernel") in tensors and _spelling(tensors) == spelling
 
     return of
 
@@ -133,36 +130,29 @@ def _spelling(tensors: Tensors) -> str:
     return "torchvision"
 
 
-def has(tensors: Tensors, key: str) -> bool:
-    """Whether a network in a file has an array of this key, whatever stands before it."""
-    return any(name == key or name.endswith(f".{key}") for name in tensors)
-
-
 def normalise(tensors: Tensors) -> dict[str, Tensor]:
-    """Strip whatever stands before ``features``, and modernise old spellings.
-
-    A checkpoint of a wrapped model has names such as ``module.densenet121.features.conv0.weight``,
-    and timm's feature extractor has ``features_conv0.weight``.
-    """
-    prefix = next((stem[1] for name in tensors if (stem := _STEM.fullmatch(name))), "")
-    return renamed(tensors, lambda name: _modern(name.removeprefix(prefix)))
+    """Modernise old spellings."""
+    return renamed(tensors, _modern)
 
 
 def _modern(name: str) -> str:
     for old, new in _OLD_SPELLINGS:
         name = name.replace(old, new)
-    return re.sub(r"^features_", "features.", name)
+    return name
 
 
-def unwrapped(stem: str) -> Callable[[Tensors], dict[str, Tensor]]:
-    """Strip whatever stands before the stem's kernel, which has this key in a bare network."""
+parts = under(
+    "features.conv0.weight",
+    root="features.",
+    first="denseblock1.denselayer1.",
+    body=r"conv0|norm0|denseblock\d+|transition\d+|norm5|norm_final",
+)
+"""Where networks of torchvision's names lie.
 
-    def normalised(tensors: Tensors) -> dict[str, Tensor]:
-        found = (name.removesuffix(stem) for name in tensors if name.endswith(stem))
-        prefix = next(found, "")
-        return renamed(tensors, lambda name: name.removeprefix(prefix))
-
-    return normalised
+A checkpoint of a wrapped model has names such as ``module.densenet121.features.conv0.weight``,
+timm's feature extractor has ``features_conv0.weight``, and what keeps the features alone has
+``backbone.conv0.weight``.
+"""
 
 
 IMPLEMENTS: Mapping[str, object] = {

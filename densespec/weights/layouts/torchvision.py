@@ -13,6 +13,7 @@ LAYOUT = Layout(
     claims=torch_names.claims(),
     evidence=torch_names.evidence(),
     implements={**torch_names.IMPLEMENTS, "spatial_dims": 2},
+    parts=torch_names.parts,
     normalise=torch_names.normalise,
     constants=torch_names.counters(),
     ignored=torch_names.is_counter,

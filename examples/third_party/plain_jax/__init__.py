@@ -79,6 +79,8 @@ def _infer(node: Node, w: Values, x: jax.Array, *others: jax.Array) -> jax.Array
             return jnp.matmul(x, w["kernel"].T, precision="highest") + w["bias"]
         case ops.Softmax():
             return jax.nn.softmax(x, axis=1)
+        case ops.Sigmoid():
+            return jax.nn.sigmoid(x)
     raise NotImplementedError(f"{node.name}: {node.op}")
 
 

@@ -1,0 +1,76 @@
+"""Weights of a network for images of another number of channels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from densespec.errors import WeightsError
+from densespec.network.graph import Graph, lower
+from densespec.weights.tensors import Tensor, Tensors
+
+KERNEL = "stem.conv.kernel"
+RGB = 3
+
+
+def fitted_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Fit the kernel of a first convolution to another number of channels.
+
+    For one channel it is summed over its channels, so that a grey image gives what the same image
+    in grey colours did. For more, its channels are repeated in turn, and scaled by the share that
+    they had.
+
+    Args:
+        kernel: (out, in, *window).
+
+    Returns:
+        (out, channels, *window), in the dtype of the kernel.
+    """
+    wide = kernel.astype(np.float32) if kernel.dtype.itemsize < 4 else kernel
+    had = kernel.shape[1]
+    if channels == 1:
+        return wide.sum(axis=1, keepdims=True).astype(kernel.dtype)
+    repeated = np.take(wide, np.arange(channels) % had, axis=1)
+    return (repeated * wide.dtype.type(had / channels)).astype(kernel.dtype)
+
+
+def fitted_channels(
+    graph: Graph, tensors: Tensors, channels: int
+) -> tuple[Graph, dict[str, Tensor], tuple[str, ...]]:
+    """Fit a network to images of another number of channels.
+
+    Args:
+        tensors: The network's, by canonical name.
+
+    Returns:
+        The network for that many channels, its tensors, and a note of what was done; what was
+        given, without a note, if it takes as many.
+
+    Raises:
+        WeightsError: There is no rule for it.
+    """
+    had = graph.spec.in_channels
+    if had == channels:
+        return graph, dict(tensors), ()
+    if channels != 1 and had not in (1, RGB):
+        raise WeightsError(
+            f"weights for {had} channels can't be fitted to {channels}: there is a rule for one "
+            f"channel, and for weights of 1 or {RGB} channels"
+        )
+    if graph.spec.stem_kind == "norm-relu-conv":
+        raise WeightsError(
+            f"weights for {had} channels can't be fitted to {channels}: the network normalises "
+            "each channel of its input, and there is no rule for that"
+        )
+    fitted = lower(
+        graph.spec.replace(in_channels=channels),
+        graph.input_size,
+        include_top=graph.has_classifier,
+        pooling=graph.pooling,
+        classifier_activation=graph.classifier_activation,
+    )
+    kernel = tensors[KERNEL]
+    shape = (kernel.shape[0], channels, *kernel.shape[2:])
+    new = Tensor(shape, kernel.dtype, lambda: fitted_kernel(kernel.read(), channels))
+    how = "summed" if channels == 1 else f"repeated and scaled by {had}/{channels}"
+    note = f"the kernel of its first convolution, for {had} channels, is {how} for {channels}"
+    return fitted, {**tensors, KERNEL: new}, (note,)

@@ -1,0 +1,215 @@
+"""Fitting named arrays into a network: its body by names, its head by shapes, the rest noted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from densespec.errors import WeightsError, listed
+from densespec.network.catalogue import SpecLike
+from densespec.network.graph import Graph, in_head, lower
+from densespec.weights.evidence import Evidence, head_fields
+from densespec.weights.finding import Claim
+from densespec.weights.heads import FoundHead, HeadTensors, find_head, head_tensors
+from densespec.weights.inferring import InferredBody, infer_body
+from densespec.weights.layer_arrays import layers_of
+from densespec.weights.naming import canonical_tensors
+from densespec.weights.reading import ReadingOptions
+from densespec.weights.stated.network import StatedNetwork
+from densespec.weights.tensors import Tensor, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedNetwork:
+    """A network whose arrays were found.
+
+    Attributes:
+        graph: The network; it has a classifier only if the arrays have one.
+        tensors: Its arrays by canonical name, with canonical axes.
+        extra: The other arrays that were there.
+        assumptions: What was taken for granted, for want of a word, in sentences.
+        remarks: What else a user should know, in sentences.
+        headless: Why no classifier was told, if linear layers are there; empty otherwise.
+    """
+
+    graph: Graph
+    tensors: Tensors
+    extra: Tensors
+    assumptions: tuple[str, ...]
+    remarks: tuple[str, ...]
+    headless: str
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A network up to its features.
+
+    Attributes:
+        keys: The layout's name of each array by its canonical name, those of a head included if
+            arrays have such names.
+        tensors: By canonical name.
+        ignored: Arrays that are nobody's weights, such as counters.
+        rest: The other arrays, by their full names.
+        inside: Those names of them that are under the network's prefix.
+    """
+
+    inferred: InferredBody
+    evidence: Evidence
+    keys: Mapping[str, str]
+    tensors: Tensors
+    ignored: Tensors
+    rest: Tensors
+    inside: frozenset[str]
+
+    @property
+    def channels(self) -> int:
+        return lower(self.inferred.spec, include_top=False).output.channels
+
+
+def fit(
+    claim: Claim,
+    container: str,
+    metadata: Mapping[str, str],
+    *,
+    options: ReadingOptions,
+    otherwise: SpecLike | None,
+    stated: StatedNetwork | None,
+) -> FittedNetwork:
+    """Fit what a layout takes for a network into the network that it is.
+
+    Args:
+        container: The kind of file that the arrays have their names in.
+        metadata: Texts that come with the arrays.
+        options: What a user says of them.
+        otherwise: The spec to take if it can't be worked out.
+        stated: The network that is stated beside the arrays; what metadata state otherwise.
+
+    Raises:
+        WeightsError: The arrays belong to no DenseNet, or do not fit it.
+    """
+    stated = stated or claim.layout.stated_network(metadata)
+    body = _body(claim, container, stated, options.spec, otherwise)
+    named = frozenset(claim.prefix + key for name, key in body.keys.items() if in_head(name))
+    head = _head(claim, body, named)
+    _check_top(stated, bool(head.layers))
+    tell_relu = body.inferred.stated or not claim.layout.implements
+    telling = named if tell_relu else frozenset[str]()
+    found = head_tensors(head, body.rest, claim.layout.axes, telling, options.head_activation)
+    left = {name: tensor for name, tensor in body.rest.items() if name not in head.names}
+    graph = _graph(body.inferred, found)
+    return FittedNetwork(
+        graph=graph,
+        tensors=_of_graph(graph, {**body.tensors, **found.tensors}),
+        extra={**body.ignored, **left},
+        assumptions=(
+            *claim.layout.notes(metadata),
+            *body.inferred.assumptions,
+            *found.assumptions,
+        ),
+        remarks=(*claim.notes, *body.inferred.notes, *found.notes, *_left_out(left)),
+        headless=head.missing,
+    )
+
+
+def _body(
+    claim: Claim,
+    container: str,
+    stated: StatedNetwork | None,
+    given: SpecLike | None,
+    otherwise: SpecLike | None,
+) -> _Body:
+    layout = claim.layout
+    normal = layout.normalise(claim.tensors)
+    own = {name: tensor for name, tensor in normal.items() if not layout.ignored(name)}
+    evidence = layout.evidence(own)
+    inferred = infer_body(layout, own, stated, evidence, given=given, otherwise=otherwise)
+    keys = layout.keys(_as_named(inferred, evidence), container)
+    graph = lower(inferred.spec, include_top=False)
+    tensors = canonical_tensors(layout, keys, graph, own)
+    taken = {keys[weight.name] for weight in graph.weights}
+    rest = {claim.prefix + name: tensor for name, tensor in own.items() if name not in taken}
+    outside = {name: t for name, t in claim.outside.items() if not layout.ignored(name)}
+    return _Body(
+        inferred,
+        evidence,
+        keys,
+        tensors,
+        {name: tensor for name, tensor in normal.items() if name not in own},
+        {**rest, **outside},
+        frozenset(rest),
+    )
+
+
+def _as_named(inferred: InferredBody, evidence: Evidence) -> Graph:
+    """The network with as much of a head as arrays have the layout's own names for."""
+    if evidence.classifier is None:
+        return lower(inferred.spec, include_top=False)
+    if inferred.stated:
+        return lower(inferred.spec)
+    units = tuple(kernel.shape[0] for kernel in evidence.head)
+    classes = evidence.classifier.shape[0]
+    return lower(inferred.spec.replace(classes=classes, head_units=units))
+
+
+def _head(claim: Claim, body: _Body, named: frozenset[str]) -> FoundHead:
+    """The head, by the shapes of what is under the network's prefix, or else of all there is.
+
+    Raises:
+        WeightsError: It has the layout's own names, but does not fit the body.
+    """
+    layers = layers_of(body.rest, claim.layout.axes)
+    inside = [layer for layer in layers if body.inside.issuperset(layer.all_names)]
+    head = find_head([inside, layers], body.channels, claim.prefix)
+    kernels = {layer.names["kernel"] for layer in layers if layer.kind == "linear"}
+    if not head.layers and kernels <= named:
+        head_fields(body.evidence)
+    return head
+
+
+def _check_top(stated: StatedNetwork | None, has_classifier: bool) -> None:
+    if stated and stated.include_top not in (None, has_classifier):
+        there, here = ("a", "none") if stated.include_top else ("no", "one")
+        raise WeightsError(
+            f"it states a network with {there} classifier, but its arrays have {here}: it is "
+            "damaged, or was put together of two"
+        )
+
+
+def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:
+    if head.classes is None:
+        return lower(inferred.spec, include_top=False, **inferred.ends)
+    spec = inferred.spec
+    if not inferred.stated:
+        spec = spec.replace(classes=head.classes, head_units=head.units)
+    return lower(spec, **inferred.ends)
+
+
+def _of_graph(graph: Graph, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors of a graph, in its order.
+
+    Raises:
+        WeightsError: Some are missing, or of another shape.
+    """
+    problems = []
+    for weight in graph.weights:
+        if weight.name not in tensors:
+            problems.append(f"{weight.name} is missing")
+        elif (shape := tensors[weight.name].shape) != weight.shape:
+            problems.append(f"{weight.name} has shape {shape}, but should have {weight.shape}")
+    if problems:
+        raise WeightsError(f"its arrays do not fit the network: {listed(problems)}")
+    return {weight.name: tensors[weight.name] for weight in graph.weights}
+
+
+def _left_out(names: Iterable[str]) -> tuple[str, ...]:
+    """A note of what is no part of the network, by the outermost part of the names."""
+    names = list(names)
+    parts = Counter(_outermost(name) for name in names)
+    told = [name for name in names if parts[_outermost(name)] == 1]
+    told += [f"{part} ({count} arrays)" for part, count in parts.items() if count > 1]
+    return (f"left out, as no part of the network: {listed(told)}",) if told else ()
+
+
+def _outermost(name: str) -> str:
+    return name.partition("/" if "/" in name else ".")[0]

@@ -1,0 +1,211 @@
+"""The head of a network, found by the shapes of linear layers, whatever their names are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from densespec.errors import WeightsError, listed
+from densespec.network.graph import CLASSIFIER
+from densespec.weights.layer_arrays import LayerArrays
+from densespec.weights.layouts import Axes, to_canonical
+from densespec.weights.tensors import Tensor, Tensors
+
+HeadActivation = Literal["relu", "none"]
+
+Linear = tuple[Tensor, Tensor]
+"""The kernel of a linear layer, (units, features), and its bias."""
+
+
+@dataclass(frozen=True)
+class FoundHead:
+    """What follows the global pool of a network.
+
+    Attributes:
+        layers: Its linear layers in order, the classifier last; empty where none was told.
+        missing: Why none was told, if linear layers are there.
+    """
+
+    layers: tuple[LayerArrays, ...] = ()
+    missing: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The full names of its arrays."""
+        return frozenset(name for layer in self.layers for name in layer.all_names)
+
+
+@dataclass(frozen=True)
+class HeadTensors:
+    """The arrays of a head.
+
+    Attributes:
+        tensors: Each by its canonical name.
+        units: The units of each dense layer before the classifier.
+        classes: The outputs of the classifier; None without one.
+        assumptions: What was taken for granted, for want of a word in the names.
+        notes: What else a user should know.
+    """
+
+    tensors: Tensors
+    units: tuple[int, ...] = ()
+    classes: int | None = None
+    assumptions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def find_head(
+    scopes: Iterable[Sequence[LayerArrays]], features: int, prefix: str = ""
+) -> FoundHead:
+    """Find the linear layers that make a head of features, by their shapes.
+
+    Nothing else that computes may lie beside them, for it may lie between.
+
+    Args:
+        scopes: The layers that are no part of the body, first those of the network itself, then
+            all there are. The first scope that has a linear layer counts.
+        features: The number of features that the body gives.
+        prefix: What stands before the names of the network. What it is in is no part of a head.
+    """
+    for layers in scopes:
+        linears = [layer for layer in layers if layer.kind == "linear"]
+        if linears:
+            return _head_among(layers, linears, features, prefix)
+    return FoundHead()
+
+
+def _head_among(
+    layers: Sequence[LayerArrays], linears: Sequence[LayerArrays], features: int, prefix: str
+) -> FoundHead:
+    chain = _in_order(linears, features) or _by_shape(linears, features)
+    if chain is None:
+        paths = listed([f"{layer.path} {layer.shapes['kernel']}" for layer in linears])
+        return FoundHead(
+            missing=f"its linear layers are no chain that starts at {features} features: {paths}"
+        )
+    homes = {_parent(linear.path) for linear in chain}
+    homes = {home for home in homes if home and not prefix.startswith(f"{home}.")}
+    between = [
+        layer
+        for layer in layers
+        if layer not in chain and (layer.kind != "none" or _parent(layer.path) in homes)
+    ]
+    if between:
+        paths = listed([f"{layer.path} ({_described(layer)})" for layer in between])
+        return FoundHead(missing=f"other layers may stand within it: {paths}")
+    return FoundHead(tuple(chain))
+
+
+def _in_order(linears: Sequence[LayerArrays], given: int) -> Sequence[LayerArrays] | None:
+    """All of them as they come, if each reads what the one before it gives."""
+    for layer in linears:
+        units, reads = layer.shapes["kernel"]
+        if reads != given:
+            return None
+        given = units
+    return linears
+
+
+def _by_shape(linears: Sequence[LayerArrays], given: int) -> Sequence[LayerArrays] | None:
+    """All of them, in the one order in which each reads what the one before it gives."""
+    left, chain = list(linears), []
+    while left:
+        fitting = [layer for layer in left if layer.shapes["kernel"][1] == given]
+        if len(fitting) != 1:
+            return None
+        left.remove(fitting[0])
+        chain.append(fitting[0])
+        given = fitting[0].shapes["kernel"][0]
+    return chain
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/" if "/" in path else ".")[0]
+
+
+def _described(layer: LayerArrays) -> str:
+    return "arrays of its own" if layer.kind in ("none", "unknown") else f"a {layer.kind}"
+
+
+# Its arrays
+
+
+def head_tensors(
+    head: FoundHead,
+    tensors: Tensors,
+    axes: Axes,
+    named: Collection[str],
+    activation: HeadActivation | None,
+) -> HeadTensors:
+    """Give the arrays of a head by canonical name.
+
+    Args:
+        tensors: The arrays by full name.
+        axes: The order of axes of their kernels.
+        named: The full names that the layout has for a head with ReLUs, if arrays have them.
+        activation: What stands between linear layers by the user's word; None for a ReLU.
+
+    Raises:
+        WeightsError: The names tell that something else stands between them.
+    """
+    if not head.layers:
+        return HeadTensors({})
+    paths = " and ".join(layer.path for layer in head.layers)
+    layers = [_linear(layer, tensors, axes) for layer in head.layers]
+    notes = [
+        f"{layer.path} has no bias, which is the same as one of zeros"
+        for layer in head.layers
+        if "bias" not in layer.names
+    ]
+    assumptions = []
+    if len(layers) > 1 and {layer.names["kernel"] for layer in head.layers} <= set(named):
+        if activation == "none":
+            raise WeightsError(f"head_activation = 'none', but {paths} have ReLUs between them")
+    elif len(layers) > 1 and activation == "none":
+        notes.append(f"{paths} are one linear layer, as nothing stands between them")
+        layers = [_composed(layers)]
+    elif len(layers) > 1 and activation is None:
+        assumptions.append(
+            f"a ReLU is assumed between {paths}, which no name tells; if nothing stands there, say "
+            "so (--head-activation none)"
+        )
+    units = [kernel.shape[0] for kernel, _ in layers]
+    return HeadTensors(
+        dict(_canonical(layers)), tuple(units[:-1]), units[-1], tuple(assumptions), tuple(notes)
+    )
+
+
+def _linear(layer: LayerArrays, tensors: Tensors, axes: Axes) -> Linear:
+    kernel = to_canonical("classifier.kernel", tensors[layer.names["kernel"]], axes)
+    if "bias" in layer.names:
+        return kernel, tensors[layer.names["bias"]]
+    shape = kernel.shape[:1]
+    return kernel, Tensor(shape, kernel.dtype, lambda: np.zeros(shape, kernel.read().dtype))
+
+
+def _canonical(layers: Sequence[Linear]) -> Iterator[tuple[str, Tensor]]:
+    nodes = [*(f"head{number}.dense" for number in range(1, len(layers))), CLASSIFIER]
+    for node, (kernel, bias) in zip(nodes, layers, strict=True):
+        yield f"{node}.kernel", kernel
+        yield f"{node}.bias", bias
+
+
+def _composed(layers: Sequence[Linear]) -> Linear:
+    """One linear layer that computes what several do, one after the other."""
+    last, (_, first_reads) = layers[-1][0], layers[0][0].shape
+
+    def product(which: int) -> np.ndarray:
+        kernel, bias = np.eye(first_reads), np.zeros(first_reads)
+        for linear in layers:
+            weight, offset = (np.asarray(part.read(), np.float64) for part in linear)
+            kernel, bias = weight @ kernel, weight @ bias + offset
+        return np.asarray((kernel, bias)[which]).astype(last.read().dtype)
+
+    units = last.shape[0]
+    return (
+        Tensor((units, first_reads), last.dtype, lambda: product(0)),
+        Tensor((units,), last.dtype, lambda: product(1)),
+    )

@@ -1,0 +1,115 @@
+"""Home-made names: arrays are taken in the order in which they are there, and shapes checked."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from densespec.errors import WeightsError
+from densespec.network import ops
+from densespec.network.graph import Graph, Node
+from densespec.weights.evidence import Evidence, Kernel, body_fields, evidence_in_order
+from densespec.weights.layer_arrays import LayerArrays, LayerKind, layers_of
+from densespec.weights.layouts import Axes, Layout
+from densespec.weights.tensors import Tensors
+
+ORDER = "order"
+"""What stands for a layout's name where there is none."""
+
+LEAVES = {
+    ops.Conv: {"kernel": "kernel", "bias": "bias"},
+    ops.BatchNorm: {
+        "gamma": "kernel",
+        "beta": "bias",
+        "running_mean": "mean",
+        "running_variance": "variance",
+    },
+}
+"""What the arrays of a layer are called here, by their canonical names in a node."""
+
+
+def layout_in_order(tensors: Tensors) -> Layout:
+    """Make the layout of a file whose names tell no more than which arrays are one layer's.
+
+    Convolutions and norms are taken in the order in which the file has them.
+
+    Raises:
+        WeightsError: In that order they are no DenseNet.
+    """
+    axes = _axes(tensors)
+    layers = layers_of(tensors, axes)
+    return Layout(
+        name=ORDER,
+        about="arrays in the order in which the file has them",
+        containers=(),
+        keys=lambda graph, container: dict(_keys(graph, layers)),
+        axes=axes,
+        claims=lambda tensors, metadata: False,
+        evidence=lambda tensors: evidence_of(layers),
+        notes=lambda metadata: (_warning(layers),),
+        names_tell=False,
+    )
+
+
+def _axes(tensors: Tensors) -> Axes:
+    """The order of axes in which the kernels make a DenseNet; PyTorch's if neither does."""
+    orders: tuple[Axes, ...] = ("out_in_window", "window_in_out")
+    for axes in orders:
+        try:
+            body_fields(evidence_of(layers_of(tensors, axes)))
+        except WeightsError:
+            continue
+        return axes
+    return "out_in_window"
+
+
+def evidence_of(layers: Sequence[LayerArrays]) -> Evidence:
+    """Collect what the shapes of layers in their order say of a body.
+
+    Raises:
+        WeightsError: They are no DenseNet.
+    """
+    convs, norms = _of_kind(layers, "convolution"), _of_kind(layers, "norm")
+    return evidence_in_order(
+        convs=[Kernel(conv.names["kernel"], conv.shapes["kernel"]) for conv in convs],
+        norms=[math.prod(next(iter(norm.shapes.values()))) for norm in norms],
+        conv_bias=any("bias" in conv.names for conv in convs),
+        dense=(),
+    )
+
+
+def _of_kind(layers: Sequence[LayerArrays], kind: LayerKind) -> list[LayerArrays]:
+    return [layer for layer in layers if layer.kind == kind]
+
+
+def _keys(graph: Graph, layers: Sequence[LayerArrays]) -> Iterator[tuple[str, str]]:
+    convs, norms = _of_kind(layers, "convolution"), _of_kind(layers, "norm")
+    for op, found, what in ((ops.Conv, convs, "convolutions"), (ops.BatchNorm, norms, "norms")):
+        nodes = graph.nodes_of(op)
+        if len(nodes) != len(found):
+            raise WeightsError(
+                f"it has {len(found)} {what}, but the network has {len(nodes)}: if others lie "
+                "beside the network's, say what its names start with (--prefix)"
+            )
+        for node, layer in zip(nodes, found, strict=True):
+            yield from _keys_of(node, layer)
+
+
+def _keys_of(node: Node, layer: LayerArrays) -> Iterator[tuple[str, str]]:
+    """Names of the arrays of a node; a word that is no name for one that the layer lacks."""
+    for weight in node.weights:
+        leaf = LEAVES[type(node.op)][weight.name.rpartition(".")[2]]
+        yield weight.name, layer.names.get(leaf, f"the {leaf} of {layer.path} ({weight.name})")
+
+
+def _warning(layers: Sequence[LayerArrays]) -> str:
+    convs = _of_kind(layers, "convolution")
+    counts = Counter(conv.shapes["kernel"] for conv in convs)
+    certain = sum(counts[conv.shapes["kernel"]] == 1 for conv in convs)
+    return (
+        "ORDER WAS ALL THAT THERE WAS: each array was taken for the one in its place, and every "
+        f"shape fits, but of {len(convs)} convolutions only {certain} have a shape that no other "
+        "has. Compare outputs with those of the program that saved it: if it uses its layers in "
+        "another order, these are wrong"
+    )

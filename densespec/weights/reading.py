@@ -1,0 +1,127 @@
+"""How weights are to be read, where they do not tell enough themselves.
+
+What may be said is declared once, in the fields here: the keywords of the functions and the flags
+of the commands that read weights follow from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from densespec.errors import SpecError, WeightsError
+from densespec.network.catalogue import SpecLike
+from densespec.network.fields import (
+    Choice,
+    Instance,
+    Integer,
+    OrNone,
+    Record,
+    Text,
+    described,
+    parse_fields,
+    stated,
+)
+from densespec.network.spec import DenseNetSpec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(Record):
+    """What a user says of weights that are read; None is what nobody says.
+
+    Raises:
+        WeightsError: A value is not allowed; names the option.
+    """
+
+    NOUN: ClassVar[str] = "set of options"
+
+    layout: str | None = stated(
+        OrNone(Text()),
+        "whose names the arrays have, such as torchvision; order stands for names of no layout: "
+        "then arrays are taken in the order in which they are there; found by inspection otherwise",
+        default=None,
+        flag="--from",
+        metavar="LAYOUT",
+    )
+    spec: SpecLike | None = stated(
+        OrNone(
+            Instance(
+                "a variant's name, a spec, or the path of a spec file",
+                (str, os.PathLike, DenseNetSpec),
+            )
+        ),
+        "the network that they are of, but for its classes and channels; worked out otherwise",
+        default=None,
+        metavar="SPEC",
+    )
+    key: str | None = stated(
+        OrNone(Text()),
+        "where a PyTorch file keeps them, such as state_dict_ema; keys within keys are joined by "
+        "dots; found otherwise",
+        default=None,
+        metavar="KEY",
+    )
+    prefix: str | None = stated(
+        OrNone(Text()),
+        "what the names of the arrays that are wanted start with, such as encoder.; all of them "
+        "otherwise",
+        default=None,
+        metavar="PREFIX",
+    )
+    head_activation: Literal["relu", "none"] | None = stated(
+        OrNone(Choice(("relu", "none"))),
+        "what stands between the linear layers of a head, where their names do not tell; a ReLU is "
+        "assumed otherwise",
+        default=None,
+    )
+    in_channels: int | None = stated(
+        OrNone(Integer(1)),
+        "how many channels the network is to take; the weights of its first convolution are fitted "
+        "to them: summed for one channel, repeated and scaled for more",
+        default=None,
+        metavar="N",
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            parse_fields(self)
+        except SpecError as error:
+            raise WeightsError(str(error)) from error
+
+    def said(self) -> dict[str, Any]:
+        """Give what was said, by name."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return {name: value for name in fields if (value := getattr(self, name)) is not None}
+
+    @classmethod
+    def taken(cls, keywords: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """Split keywords of a function into these options and the others."""
+        own = {field.name for field in dataclasses.fields(cls)}
+        others = {name: value for name, value in keywords.items() if name not in own}
+        return cls(**{name: keywords[name] for name in keywords if name in own}), others
+
+
+def takes_reading_options(function: F) -> F:
+    """Show the options that a function takes as ``**reading`` in its signature and its docstring.
+
+    Those that it has as parameters of its own are left alone.
+    """
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    rest = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    names = {parameter.name for parameter in own}
+    fields = [field for field in dataclasses.fields(ReadingOptions) if field.name not in names]
+    added = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for field in fields
+    ]
+    kept = [parameter for parameter in rest if parameter.name != "reading"]
+    function.__signature__ = signature.replace(parameters=[*own, *added, *kept])  # type: ignore[attr-defined]
+    function.__doc__ = (function.__doc__ or "").replace("{reading}", described(fields))
+    return function

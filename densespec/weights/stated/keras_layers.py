@@ -1,0 +1,245 @@
+"""The layers of a Keras model by its config, which is JSON: models within models laid out flat.
+
+Nothing is made or run. Keras 2 and 3 say in different ways which layer reads which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from typing import Any
+
+from densespec.errors import WeightsError, shown
+from densespec.weights.stated.network import StatedOtherwise
+
+FUNCTIONAL, SEQUENTIAL = ("Functional", "Model"), "Sequential"
+OWN = "densespec>"
+"""How the registered names of densespec's own classes begin."""
+
+DEEPEST = 8
+"""How many models may lie within one another."""
+
+MOST_LAYERS = 20_000
+LONGEST_CONFIG = 2**26
+
+
+@dataclass(frozen=True)
+class StatedLayer:
+    """A layer of a model.
+
+    Attributes:
+        name: Its path: the names of the models that it is in, and its own.
+        kind: The name of its class.
+        config: What its class was made with.
+        sources: The paths of the layers that it reads.
+        arguments: What it is called with besides.
+        registered: The name under which its class is registered, if it is not Keras's own.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    sources: tuple[str, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    registered: str = ""
+
+    def __str__(self) -> str:
+        return f"layer {shown(self.name)} ({self.kind})"
+
+
+@dataclass(frozen=True)
+class StatedModel:
+    """The layers that a model's output depends on, each after those that it reads.
+
+    Attributes:
+        output: The path of the last one.
+    """
+
+    layers: tuple[StatedLayer, ...]
+    output: str
+
+
+def read_config(text: str) -> Any:
+    """Parse a config.
+
+    Raises:
+        WeightsError: It is not JSON, or larger than that of any network.
+    """
+    if len(text) > LONGEST_CONFIG:
+        raise WeightsError(f"its config has {len(text)} characters, more than any network's")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"its config is not JSON: {error}") from error
+
+
+def model_of(entry: Mapping[str, Any]) -> StatedModel:
+    """Lay a model out flat.
+
+    Args:
+        entry: The model's class name and config, as in ``config.json`` of a ``.keras`` file.
+
+    Raises:
+        WeightsError: It has several inputs or outputs, is neither functional nor sequential, or the
+            config is none of Keras's; says which layer it is.
+    """
+    flat = _Flat()
+    try:
+        output = flat.add_model(entry, "", None, 0)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"its config states no model that is known: {error!r}") from error
+    return StatedModel(tuple(_needed(flat.layers, output)), output)
+
+
+def _needed(layers: Mapping[str, StatedLayer], output: str) -> Iterator[StatedLayer]:
+    wanted, found = [output], set()
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found.add(name)
+            wanted.extend(layers[name].sources)
+    return (layer for name, layer in layers.items() if name in found)
+
+
+class _Flat:
+    def __init__(self) -> None:
+        self.layers: dict[str, StatedLayer] = {}
+
+    def add_model(
+        self, entry: Mapping[str, Any], prefix: str, source: str | None, depth: int
+    ) -> str:
+        """Add the layers of a model that reads a source. Gives the path of its output."""
+        if depth > DEEPEST:
+            raise WeightsError(f"more than {DEEPEST} models lie within one another")
+        config = entry["config"]
+        if _kind(entry) == SEQUENTIAL:
+            layers = config if isinstance(config, list) else config["layers"]
+            return self._add_sequence(layers, prefix, source, depth)
+        return self._add_functional(config, prefix, source, depth)
+
+    def _add_sequence(
+        self, layers: Sequence[Mapping[str, Any]], prefix: str, source: str | None, depth: int
+    ) -> str:
+        for entry in layers:
+            shape = _input_shape(entry["config"]) if source is None else None
+            if shape is not None and entry["class_name"] != "InputLayer":
+                source = self._add_input(f"{prefix}input", shape)
+            if entry["class_name"] == "InputLayer" and source is not None:
+                continue
+            sources = () if source is None else (source,)
+            source = self._add(entry, prefix, sources, {}, depth)
+        if source is None:
+            raise WeightsError("it states a model without layers")
+        return source
+
+    def _add_functional(
+        self, config: Mapping[str, Any], prefix: str, source: str | None, depth: int
+    ) -> str:
+        entries = {_name(entry): entry for entry in config["layers"]}
+        calls = {name: _call(name, entry) for name, entry in entries.items()}
+        start = _only(config["input_layers"], "inputs")
+        refs = {start: source} if source is not None else {}
+        for name in TopologicalSorter(
+            {n: sources for n, (sources, _) in calls.items()}
+        ).static_order():
+            if name in refs:
+                continue
+            sources, arguments = calls[name]
+            inputs = tuple(refs[of] for of in sources)
+            refs[name] = self._add(entries[name], prefix, inputs, arguments, depth)
+        return refs[_only(config["output_layers"], "outputs")]
+
+    def _add(
+        self,
+        entry: Mapping[str, Any],
+        prefix: str,
+        sources: tuple[str, ...],
+        arguments: Mapping[str, Any],
+        depth: int,
+    ) -> str:
+        name = f"{prefix}{_name(entry)}"
+        if arguments.get("training"):
+            raise StatedOtherwise(
+                f"layer {shown(name)} is called with training={arguments['training']!r}, whatever "
+                "the model does, which no spec can say"
+            )
+        if _kind(entry) in (*FUNCTIONAL, SEQUENTIAL):
+            (source,) = sources or (None,)
+            return self.add_model(entry, f"{name}/", source, depth + 1)
+        layer = StatedLayer(
+            name=name,
+            kind=entry["class_name"],
+            config=entry["config"],
+            sources=sources,
+            arguments=arguments,
+            registered=entry.get("registered_name") or "",
+        )
+        return self._keep(layer)
+
+    def _add_input(self, name: str, shape: Sequence[Any]) -> str:
+        return self._keep(StatedLayer(name, "InputLayer", {"batch_shape": shape}, ()))
+
+    def _keep(self, layer: StatedLayer) -> str:
+        if layer.name in self.layers or len(self.layers) > MOST_LAYERS:
+            raise WeightsError(f"layer {shown(layer.name)} is there twice, or one of too many")
+        self.layers[layer.name] = layer
+        return layer.name
+
+
+def _kind(entry: Mapping[str, Any]) -> str:
+    """The name of an entry's class; densespec's own models are functional ones."""
+    own = (entry.get("registered_name") or "").startswith(OWN)
+    return FUNCTIONAL[0] if own and "output_layers" in entry["config"] else str(entry["class_name"])
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    config = entry["config"]
+    name = entry.get("name") or (config.get("name") if isinstance(config, dict) else None)
+    return str(name or entry["class_name"].lower())
+
+
+def _input_shape(config: Any) -> Sequence[Any] | None:
+    """The shape of a batch that a layer states, as the first one of a Sequential may."""
+    if not isinstance(config, dict):
+        return None
+    return config.get("batch_shape") or config.get("batch_input_shape")
+
+
+def _only(ends: Any, what: str) -> str:
+    """The name of the only layer among a model's inputs or outputs."""
+    if isinstance(ends, list) and ends and isinstance(ends[0], str):
+        return ends[0]
+    if not isinstance(ends, list) or len(ends) != 1:
+        raise StatedOtherwise(f"it states a model of {len(ends)} {what}, but a spec has one")
+    return str(ends[0][0])
+
+
+def _call(name: str, entry: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The names of the layers that a layer reads, and what it is called with besides."""
+    calls = entry.get("inbound_nodes") or []
+    if len(calls) > 1:
+        raise StatedOtherwise(
+            f"layer {shown(name)} is used {len(calls)} times, but a spec's layers are used once"
+        )
+    if not calls:
+        return [], {}
+    (call,) = calls
+    if isinstance(call, dict):
+        arguments = call.get("kwargs") or {}
+        return list(_tensors([call["args"], arguments], DEEPEST)), arguments
+    tensors = [call] if isinstance(call[0], str) else call
+    arguments = {key: value for tensor in tensors for key, value in (*tensor[3:], {})[0].items()}
+    return [tensor[0] for tensor in tensors], arguments
+
+
+def _tensors(value: Any, depth: int) -> Iterator[str]:
+    """The names of the layers whose outputs are among Keras 3's arguments."""
+    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
+        yield value["config"]["keras_history"][0]
+    elif isinstance(value, dict | list) and depth:
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part, depth - 1)

@@ -1,0 +1,222 @@
+"""Which network the layers of a Keras model are, whatever they are called.
+
+The spec is worked out from the layers, and the graph of the spec is then compared with them, op by
+op: a model is either what its spec says, or it is refused by the layer that is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields as fields_of_op
+from typing import Any
+
+from densespec.errors import shown
+from densespec.network import ops
+from densespec.network.graph import Graph, Node, lower
+from densespec.weights.evidence import Kernel, evidence_in_order, inferred_fields, spec_from
+from densespec.weights.stated.keras_layers import model_of, read_config
+from densespec.weights.stated.keras_ops import StatedOp, StatedOps, ops_of
+from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_inference
+
+CONFIG_KEYS = ("config", "model_config")
+"""Where a ``.keras`` archive and a whole-model ``.h5`` have the model's config, as metadata."""
+
+
+def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
+    """Read the network that a file's metadata state; None if there is no config of a model.
+
+    Raises:
+        WeightsError: The config can't be read, or no spec says what it states; names the layer.
+    """
+    for key in CONFIG_KEYS:
+        if key in metadata:
+            return network_of_entry(read_config(metadata[key]))
+    return None
+
+
+def network_of_entry(entry: Mapping[str, Any]) -> StatedNetwork:
+    """Read the network that the class name and the config of a model state.
+
+    Raises:
+        WeightsError: As for :func:`stated_network`.
+    """
+    stated = ops_of(model_of(entry))
+    spec = spec_from(_fields(stated), {})
+    ends = _ends(stated)
+    graph = lower(spec, stated.of(ops.Input)[0].shape[1:], **ends)
+    _check_same(stated, in_inference(graph))
+    return StatedNetwork(
+        spec, ends, (*stated.notes, *_training_notes(stated, graph), *_end_notes(ends))
+    )
+
+
+def _ends(stated: StatedOps) -> dict[str, Any]:
+    last = stated.by_name[stated.output].op
+    top = bool(stated.of(ops.Dense))
+    return {
+        "include_top": top,
+        "pooling": last.kind if isinstance(last, ops.GlobalPool) and not top else None,
+        "classifier_activation": type(last).__name__.lower()
+        if top and _is_activation(last)
+        else None,
+    }
+
+
+def _is_activation(op: ops.Op) -> bool:
+    return isinstance(op, ops.Softmax | ops.Sigmoid)
+
+
+def _end_notes(ends: Mapping[str, Any]) -> Iterator[str]:
+    if ends["pooling"]:
+        yield (f"the model ends in its global pool: pooling={ends['pooling']!r} builds it so")
+
+
+# The spec
+
+
+def _fields(stated: StatedOps) -> dict[str, Any]:
+    convs, norms, pools = (stated.of(kind) for kind in (ops.Conv, ops.BatchNorm, ops.MaxPool))
+    if not convs or not norms:
+        raise StatedOtherwise(
+            "it states a model without convolutions or norms, which is no DenseNet"
+        )
+    stem, norm = convs[0].op, norms[-1].op
+    assert isinstance(stem, ops.Conv) and isinstance(norm, ops.BatchNorm)
+    evidence = evidence_in_order(
+        convs=[Kernel(conv.name, _kernel(conv.op)) for conv in convs],
+        norms=[norm.op.channels for norm in norms],
+        conv_bias=stem.bias,
+        dense=[Kernel(d.name, (d.op.units, d.op.features)) for d in stated.of(ops.Dense)],
+    )
+    found = inferred_fields(evidence)
+    blocks, per_layer = found["blocks"], 1 if found["bottleneck_width"] is None else 2
+    transitions = _transitions(blocks, per_layer)
+    return found | {
+        "stem_kind": _stem_kind(stated, norms[0], evidence.stem_norm),
+        "stem_stride": stem.stride,
+        "stem_pool": pools[0].op.window[0] if pools else None,
+        "padding": "same" if any(map(_pads_as_same, (*convs, *pools))) else "symmetric",
+        "batch_norm_epsilon": norm.epsilon,
+        "batch_norm_momentum": norm.momentum,
+        "running_variance": "unbiased" if norm.unbiased else "biased",
+        "transition_relu": all(
+            isinstance(stated.source(convs[index]).op, ops.Relu) for index in transitions
+        ),
+        **_dropout_fields(stated, convs, transitions, per_layer),
+    }
+
+
+def _kernel(op: Any) -> tuple[int, ...]:
+    return (op.filters, op.in_channels, *op.window)
+
+
+def _transitions(blocks: tuple[int, ...], per_layer: int) -> list[int]:
+    """Which of the convolutions, counted from the stem's, are the transitions'."""
+    found, index = [], 1
+    for layers in blocks[:-1]:
+        index += layers * per_layer
+        found.append(index)
+        index += 1
+    return found
+
+
+def _stem_kind(stated: StatedOps, norm: StatedOp, channels: int | None) -> str:
+    if channels is None:
+        return "conv"
+    first = isinstance(stated.source(norm).op, ops.Input)
+    return "norm-relu-conv" if first else "conv-norm-relu"
+
+
+def _pads_as_same(stated: StatedOp) -> bool:
+    """Whether a layer says "same" where that matters, or pads as nothing else does."""
+    op = stated.op
+    assert isinstance(op, ops.Conv | ops.MaxPool)
+    if stated.says_same:
+        return op.stride > 1 or op.window[0] % 2 == 0
+    return op.padding != "same" and any(before != after for before, after in op.padding)
+
+
+def _dropout_fields(
+    stated: StatedOps, convs: list[StatedOp], transitions: list[int], per_layer: int
+) -> dict[str, Any]:
+    """The dropouts of the body; those of the head are no part of a spec."""
+    after = {op.sources[0]: op.op.rate for op in stated.of(ops.Dropout) if op.op.rate}
+    dropped = [index for index, conv in enumerate(convs) if conv.name in after]
+    if not dropped:
+        return {}
+    inner = [
+        index
+        for index in dropped
+        if index in transitions or not _is_last(index, transitions, per_layer)
+    ]
+    place = "every-conv" if 0 in dropped else "conv" if inner else "layer"
+    return {"dropout_rate": max(after[convs[i].name] for i in dropped), "dropout_place": place}
+
+
+def _is_last(index: int, transitions: list[int], per_layer: int) -> bool:
+    """Whether a convolution is the last of its dense layer."""
+    start = max((t for t in transitions if t < index), default=0)
+    return (index - start) % per_layer == 0
+
+
+def _training_notes(stated: StatedOps, graph: Graph) -> Iterator[str]:
+    there = stated.of(ops.Dropout)
+    said = sorted(node.drop_rate for node in graph.dropouts)
+    if sorted(op.op.rate for op in there if op.op.rate) != said:
+        first = next(op for op in reversed(there))
+        yield (
+            f"dropout stands where the spec has none ({first.layer}, rate {first.op.rate}): it acts "
+            "in training alone, and is left out"
+        )
+
+
+# The comparison
+
+
+def _check_same(stated: StatedOps, graph: Graph) -> None:
+    """Compare a model with the graph of its spec, from the output back.
+
+    Raises:
+        StatedOtherwise: They differ; names the first layer that does.
+    """
+    problems: dict[str, str] = {}
+    pairs, seen = [(stated.output, graph.output.name)], set()
+    while pairs:
+        pair = pairs.pop()
+        if pair in seen:
+            continue
+        seen.add(pair)
+        ours, node = _active(stated, pair[0]), graph[pair[1]]
+        problem = _difference(ours, node)
+        if problem:
+            problems[ours.name] = problem
+        elif not isinstance(node.op, ops.Input):
+            pairs += zip(ours.sources, node.inputs, strict=True)
+    for name in stated.by_name:
+        if name in problems:
+            raise StatedOtherwise(problems[name])
+
+
+def _active(stated: StatedOps, name: str) -> StatedOp:
+    """The op whose value it is in inference."""
+    while isinstance(stated.by_name[name].op, ops.Dropout):
+        (name,) = stated.by_name[name].sources
+    return stated.by_name[name]
+
+
+def _difference(ours: StatedOp, node: Node) -> str | None:
+    if type(ours.op) is not type(node.op) or len(ours.sources) != len(node.inputs):
+        return (
+            f"{ours.layer} stands where a spec's network has {type(node.op).__name__} "
+            f"({node.name}), and no spec says so"
+        )
+    if isinstance(node.op, ops.Input):
+        return None
+    for part in fields_of_op(node.op):
+        stated, said = getattr(ours.op, part.name), getattr(node.op, part.name)
+        if stated != said and part.name not in ("momentum", "unbiased"):
+            return (
+                f"{ours.layer} has {part.name} = {shown(stated)}, but {shown(said)} is what its "
+                f"spec says of {node.name}, and no spec says both"
+            )
+    return None

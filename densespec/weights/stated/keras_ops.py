@@ -1,0 +1,431 @@
+"""What the layers of a Keras model compute, in the ops of a network's graph.
+
+A layer that does nothing in inference is passed over, with a note; one that computes what no graph
+has is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from densespec.errors import shown
+from densespec.network import ops
+from densespec.weights.stated.keras_layers import OWN, StatedLayer, StatedModel
+from densespec.weights.stated.network import StatedOtherwise
+
+TRANSPARENT = ("Identity", "ActivityRegularization", "Flatten")
+"""Layers that pass on what they read; a Flatten only after the global pool."""
+
+TRAINING_ONLY = (
+    "GaussianNoise",
+    "GaussianDropout",
+    "AlphaDropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+)
+"""Layers that are there for training alone, as are all whose names begin with Random."""
+
+RESCALING = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Lambda")
+"""Layers that people put in front of a network so that it takes other images."""
+
+
+@dataclass(frozen=True)
+class StatedOp:
+    """An op that a layer computes.
+
+    Attributes:
+        sources: The names of the ops that it reads.
+        says_same: Whether the layer pads by Keras's word "same".
+    """
+
+    name: str
+    layer: StatedLayer
+    op: ops.Op
+    sources: tuple[str, ...]
+    shape: ops.Shape
+    says_same: bool = False
+
+
+@dataclass
+class StatedOps:
+    """The ops of a model in order, by name.
+
+    Attributes:
+        output: The name of the op whose value the model gives.
+        notes: What was passed over, in sentences.
+    """
+
+    by_name: dict[str, StatedOp] = field(default_factory=dict)
+    output: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, *kinds: type[Any]) -> list[StatedOp]:
+        """Give the ops of some kinds, in order."""
+        return [op for op in self.by_name.values() if isinstance(op.op, kinds)]
+
+    def source(self, op: StatedOp) -> StatedOp:
+        """Give the first op that an op reads."""
+        return self.by_name[op.sources[0]]
+
+
+@dataclass(frozen=True)
+class _Pads:
+    """Pads that a layer of its own puts around a value, for the next layer to slide over."""
+
+    pads: ops.Pads
+    fill: float
+
+
+def ops_of(model: StatedModel) -> StatedOps:
+    """Say what the layers of a model compute.
+
+    Raises:
+        StatedOtherwise: A layer computes what no graph has; names it, and what it says.
+    """
+    return _Reader(model).read()
+
+
+class _Reader:
+    def __init__(self, model: StatedModel) -> None:
+        self.model = model
+        self.channels_first = _is_channels_first(model)
+        self.found = StatedOps()
+        self.values: dict[str, str] = {}  # The op whose value a layer gives, by the layer's name
+        self.pads: dict[str, _Pads] = {}
+
+    def read(self) -> StatedOps:
+        for layer in self.model.layers:
+            try:
+                self.values[layer.name] = self._read(layer)
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+                if isinstance(error, StatedOtherwise):
+                    raise
+                raise StatedOtherwise(f"{layer} can't be understood: {error!r}") from error
+        if self.model.output in self.pads:
+            raise StatedOtherwise(f"it ends in the padding of layer {shown(self.model.output)}")
+        self.found.output = self.values[self.model.output]
+        return self.found
+
+    def _read(self, layer: StatedLayer) -> str:
+        kind, plain = layer.kind, layer.kind.rstrip("D").rstrip("123")
+        if layer.registered and not _is_own(layer) and kind != "Pad":
+            raise _unknown(layer)
+        if kind == "InputLayer":
+            return self._input(layer)
+        if plain == "ZeroPadding" or kind == "Pad":
+            self.pads[layer.name] = self._padding(layer)
+            return self._source(layer)
+        if plain in _SLIDING:
+            return _SLIDING[plain](self, layer)
+        self._check_unpadded(layer)
+        if kind in _KINDS:
+            return _KINDS[kind](self, layer)
+        if plain in ("GlobalAveragePooling", "GlobalMaxPooling"):
+            return self._global_pool(layer, "max" if "Max" in plain else "avg")
+        return self._passed_over(layer)
+
+    # What passes on what it reads
+
+    def _passed_over(self, layer: StatedLayer) -> str:
+        source = self._source(layer)
+        if layer.kind == "Flatten" and len(self.found.by_name[source].shape) != 1:
+            raise StatedOtherwise(f"{layer} stands where a spec has a global pool")
+        if layer.kind in TRANSPARENT:
+            return source
+        if layer.kind in TRAINING_ONLY or layer.kind.startswith("Random"):
+            self.found.notes.append(f"{layer} acts in training alone, and is left out")
+            return source
+        raise _unknown(layer)
+
+    def _permute(self, layer: StatedLayer) -> str:
+        source = self.found.by_name[self._source(layer)]
+        dims = len(source.shape) - 1
+        inwards = [*range(2, dims + 2), 1]
+        outwards = [dims + 1, *range(1, dims + 1)]
+        order = list(layer.config["dims"])
+        if isinstance(source.op, ops.Input) and order in (inwards, outwards):
+            shape = self._canonical([self._ordered(source.shape)[axis - 1] for axis in order])
+            self.found.by_name[source.name] = StatedOp(
+                source.name, source.layer, ops.Input(shape), (), shape
+            )
+        elif layer.name != self.model.output or order not in (inwards, outwards):
+            raise _unknown(layer)
+        return source.name
+
+    # Ops
+
+    def _input(self, layer: StatedLayer) -> str:
+        shape = layer.config.get("batch_shape") or layer.config["batch_input_shape"]
+        canonical = self._canonical(shape[1:])
+        if not all(size is None or type(size) is int for size in canonical) or not canonical[0]:
+            raise StatedOtherwise(
+                f"{layer} has the shape {shown(shape)}, without a channels' number"
+            )
+        return self._add(layer, ops.Input(canonical))
+
+    def _conv(self, layer: StatedLayer) -> str:
+        config, source = layer.config, self._value(layer)
+        window = tuple(config["kernel_size"])
+        _check(layer, "dilation_rate", set(config.get("dilation_rate", [1])) == {1}, 1)
+        _check(layer, "groups", config.get("groups", 1) == 1, 1)
+        stride = _stride(layer, config["strides"])
+        padding, says_same = self._pads_of(layer, window, stride)
+        channels = source.shape[0] or 0
+        op = ops.Conv(channels, config["filters"], window, stride, padding, config["use_bias"])
+        name = self._add(layer, op, says_same=says_same)
+        return self._activated(layer, name)
+
+    def _max_pool(self, layer: StatedLayer) -> str:
+        window = tuple(layer.config["pool_size"])
+        stride = _stride(layer, layer.config["strides"] or window)
+        padding, says_same = self._pads_of(layer, window, stride)
+        return self._add(layer, ops.MaxPool(window, stride, padding), says_same=says_same)
+
+    def _avg_pool(self, layer: StatedLayer) -> str:
+        self._check_unpadded(layer)
+        window = tuple(layer.config["pool_size"])
+        _check(layer, "padding", layer.config["padding"] == "valid", "valid")
+        self._check_format(layer)
+        return self._add(
+            layer, ops.AvgPool(window, _stride(layer, layer.config["strides"] or window))
+        )
+
+    def _global_pool(self, layer: StatedLayer, kind: Any) -> str:
+        self._check_format(layer)
+        _check(layer, "keepdims", not layer.config.get("keepdims"), False)
+        return self._add(layer, ops.GlobalPool(kind))
+
+    def _norm(self, layer: StatedLayer) -> str:
+        config, source = layer.config, self._value(layer)
+        axis = config["axis"][0] if isinstance(config["axis"], list) else config["axis"]
+        self._check_axis(layer, axis, len(source.shape))
+        for name in ("scale", "center"):
+            _check(layer, name, config.get(name, True) is True, True)
+        op = ops.BatchNorm(
+            channels=source.shape[0] or 0,
+            epsilon=config["epsilon"],
+            momentum=round(1 - config["momentum"], 12),
+            unbiased=layer.registered == f"{OWN}BatchNormalization",
+        )
+        return self._add(layer, op)
+
+    def _concat(self, layer: StatedLayer) -> str:
+        rank = len(self._value(layer).shape)
+        self._check_axis(layer, layer.config.get("axis", -1), rank)
+        return self._add(layer, ops.Concat())
+
+    def _dropout(self, layer: StatedLayer) -> str:
+        return self._add(layer, ops.Dropout(layer.config["rate"]))
+
+    def _dense(self, layer: StatedLayer) -> str:
+        source = self._value(layer)
+        if len(source.shape) != 1:
+            raise StatedOtherwise(
+                f"{layer} reads a feature map, but a spec has a global pool before it"
+            )
+        _check(layer, "use_bias", layer.config.get("use_bias", True) is True, True)
+        name = self._add(layer, ops.Dense(source.shape[0] or 0, layer.config["units"]))
+        return self._activated(layer, name)
+
+    def _relu(self, layer: StatedLayer) -> str:
+        for name in ("max_value", "negative_slope", "threshold"):
+            _check(layer, name, not layer.config.get(name), 0)
+        return self._add(layer, ops.Relu())
+
+    def _softmax(self, layer: StatedLayer) -> str:
+        axis, rank = layer.config.get("axis", -1), len(self._value(layer).shape)
+        _check(layer, "axis", axis in (-1, [-1], rank), -1)
+        return self._add(layer, ops.Softmax())
+
+    def _activation(self, layer: StatedLayer) -> str:
+        return self._activated(layer, self._source(layer))
+
+    def _activated(self, layer: StatedLayer, source: str) -> str:
+        """Add what a layer does to its value at last."""
+        stated = _activation_of(layer.config.get("activation"))
+        if stated == "linear":
+            return source
+        if stated not in _ACTIVATIONS:
+            raise StatedOtherwise(
+                f"{layer} has the activation {shown(stated)}, but a spec has ReLU, and at the end "
+                f"{' or '.join(set(_ACTIVATIONS) - {'relu'})} (classifier_activation)"
+            )
+        return self._put(f"{layer.name} {stated}", layer, _ACTIVATIONS[stated], (source,))
+
+    # Reading
+
+    def _source(self, layer: StatedLayer) -> str:
+        (source,) = layer.sources
+        return self.values[source]
+
+    def _value(self, layer: StatedLayer) -> StatedOp:
+        return self.found.by_name[self.values[layer.sources[0]]]
+
+    def _add(self, layer: StatedLayer, op: ops.Op, *, says_same: bool = False) -> str:
+        sources = tuple(self.values[source] for source in layer.sources)
+        return self._put(layer.name, layer, op, sources, says_same)
+
+    def _put(
+        self,
+        name: str,
+        layer: StatedLayer,
+        op: ops.Op,
+        sources: tuple[str, ...],
+        says_same: bool = False,
+    ) -> str:
+        shape = op.output(*(self.found.by_name[source].shape for source in sources))
+        self.found.by_name[name] = StatedOp(name, layer, op, sources, shape, says_same)
+        return name
+
+    def _canonical(self, shape: Any) -> ops.Shape:
+        return tuple(shape) if self.channels_first else (shape[-1], *shape[:-1])
+
+    def _ordered(self, shape: ops.Shape) -> ops.Shape:
+        return shape if self.channels_first else (*shape[1:], shape[0])
+
+    # Padding and formats
+
+    def _padding(self, layer: StatedLayer) -> _Pads:
+        self._check_unpadded(layer)
+        if layer.kind == "Pad":
+            _check(layer, "mode", layer.config["mode"] == "constant", "constant")
+            _, *pads = self._canonical(layer.config["pad_width"])
+            return _Pads(_pairs(pads), layer.arguments.get("constant_values") or 0.0)
+        self._check_format(layer)
+        pads = layer.config["padding"]
+        single = layer.kind.endswith("1D") and not isinstance(pads[0], list)
+        return _Pads(_pairs([pads] if single else pads), 0.0)
+
+    def _pads_of(
+        self, layer: StatedLayer, window: tuple[int, ...], stride: int
+    ) -> tuple[ops.Padding, bool]:
+        """The pads that a layer slides over, and whether it says "same"."""
+        self._check_format(layer)
+        (before,) = layer.sources
+        outside = self.pads.get(before)
+        stated = layer.config["padding"]
+        source = self._value(layer)
+        if stated == "same" and outside is None:
+            return self._same(source, window, stride), True
+        _check(layer, "padding", stated == "valid", "valid")
+        if outside is None:
+            return ((0, 0),) * len(window), False
+        fill = -float("inf") if "Max" in layer.kind else 0.0
+        if outside.fill != fill and not isinstance(source.op, ops.Relu):
+            raise StatedOtherwise(
+                f"{layer} slides over pads of {outside.fill}, but a spec pads with {fill}"
+            )
+        return outside.pads, False
+
+    def _same(self, source: StatedOp, window: tuple[int, ...], stride: int) -> ops.Padding:
+        if stride == 1 and all(width % 2 for width in window):
+            return tuple((width // 2, width // 2) for width in window)
+        return ops.resolve_padding("same", source.shape[1:], window, stride)
+
+    def _check_unpadded(self, layer: StatedLayer) -> None:
+        for source in layer.sources:
+            if source in self.pads:
+                raise StatedOtherwise(
+                    f"{layer} reads the padding of layer {shown(source)}, but a spec pads "
+                    "convolutions and max pools alone"
+                )
+
+    def _check_format(self, layer: StatedLayer) -> None:
+        expected = "channels_first" if self.channels_first else "channels_last"
+        stated = layer.config.get("data_format") or expected
+        _check(layer, "data_format", stated == expected, expected)
+
+    def _check_axis(self, layer: StatedLayer, axis: int, rank: int) -> None:
+        """Check that an axis is the channels', in a value of this rank without the batch."""
+        right = (1,) if self.channels_first and rank > 1 else (-1, rank)
+        _check(layer, "axis", axis in right, right[0])
+
+
+_Read = Callable[[_Reader, StatedLayer], str]
+_SLIDING: Mapping[str, _Read] = {
+    "Conv": _Reader._conv,
+    "Convolution": _Reader._conv,
+    "MaxPooling": _Reader._max_pool,
+    "AveragePooling": _Reader._avg_pool,
+}
+_KINDS: Mapping[str, _Read] = {
+    "BatchNormalization": _Reader._norm,
+    "BiasedSynchronised": _Reader._norm,
+    "Concatenate": _Reader._concat,
+    "Dropout": _Reader._dropout,
+    "Dense": _Reader._dense,
+    "ReLU": _Reader._relu,
+    "Softmax": _Reader._softmax,
+    "Activation": _Reader._activation,
+    "Permute": _Reader._permute,
+}
+_ACTIVATIONS: Mapping[str, ops.Op] = {
+    "relu": ops.Relu(),
+    "softmax": ops.Softmax(),
+    "sigmoid": ops.Sigmoid(),
+}
+
+
+def _is_own(layer: StatedLayer) -> bool:
+    return layer.registered.startswith(OWN)
+
+
+def _is_channels_first(model: StatedModel) -> bool:
+    """Whether the convolutions are; the input may be permuted first."""
+    for layer in model.layers:
+        if layer.kind.startswith("Conv") and "kernel_size" in layer.config:
+            return layer.config.get("data_format") == "channels_first"
+    return False
+
+
+def _activation_of(stated: Any) -> str:
+    """The name of an activation, which Keras writes as a name or as an object's config."""
+    if stated is None:
+        return "linear"
+    if not isinstance(stated, dict):
+        return str(stated)
+    inner = stated.get("config")
+    if isinstance(inner, str):
+        return inner
+    name = str(stated["class_name"])
+    if name == "ReLU" and any(
+        inner.get(key) for key in ("max_value", "negative_slope", "threshold")
+    ):
+        return f"{name}({inner})"
+    return name.lower() if name in ("ReLU", "Softmax") else name
+
+
+def _stride(layer: StatedLayer, strides: Any) -> int:
+    strides = strides if isinstance(strides, list | tuple) else [strides]
+    _check(layer, "strides", len(set(strides)) == 1, "the same in every dimension")
+    return int(strides[0])
+
+
+def _pairs(pads: Any) -> ops.Pads:
+    return tuple((pad, pad) if isinstance(pad, int) else (pad[0], pad[1]) for pad in pads)
+
+
+def _check(layer: StatedLayer, name: str, right: bool, expected: object) -> None:
+    if not right:
+        raise StatedOtherwise(
+            f"{layer} has {name} = {shown(layer.config.get(name))}, but a spec can say only "
+            f"{expected!r} there"
+        )
+
+
+def _unknown(layer: StatedLayer) -> StatedOtherwise:
+    usual = ("name", "trainable", "dtype")
+    says = {key: value for key, value in layer.config.items() if key not in usual}
+    what = f"{layer}: {shown(says)}"
+    if layer.kind in RESCALING:
+        return StatedOtherwise(
+            f"it rescales its input by {what}, which no spec can say: take it out of the model, "
+            "and do to the images what it does"
+        )
+    return StatedOtherwise(
+        f"no spec has such a layer or activation as {what}: take it out of the model, if the "
+        "network can do without it"
+    )

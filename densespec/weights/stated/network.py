@@ -1,0 +1,63 @@
+"""A network as a file states it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from densespec.errors import WeightsError, in_words
+from densespec.network.differences import TRAINING_ONLY, spec_differences
+from densespec.network.graph import Graph, lower, without
+from densespec.network.spec import DenseNetSpec
+
+
+class StatedOtherwise(WeightsError):
+    """A file states what no spec can say."""
+
+
+@dataclass(frozen=True)
+class StatedNetwork:
+    """A network that a file states.
+
+    Attributes:
+        spec: The network's.
+        ends: The arguments of :func:`densespec.network.graph.lower` that say how the network ends;
+            without ``include_top``, the arrays tell whether there is a classifier.
+        notes: What the file states beyond the spec that leaves the outputs alone, in sentences.
+    """
+
+    spec: DenseNetSpec
+    ends: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def include_top(self) -> bool | None:
+        """Whether it has a classifier; None if the file does not say."""
+        return self.ends.get("include_top")
+
+    @property
+    def other_ends(self) -> dict[str, Any]:
+        """The ends beside ``include_top``."""
+        return {name: value for name, value in self.ends.items() if name != "include_top"}
+
+
+def check_agreement(stated: StatedNetwork, given: DenseNetSpec) -> None:
+    """Check that a given spec computes what a file states; training may differ.
+
+    Raises:
+        WeightsError: It does not; names the fields in which the two differ.
+    """
+    trains = {name: getattr(stated.spec, name) for name in TRAINING_ONLY}
+    alike = given.replace(**trains)
+    apart = spec_differences(stated.spec, alike)
+    if apart and lower(alike).nodes != lower(stated.spec).nodes:
+        raise WeightsError(
+            "it states another network than the spec given: "
+            f"{'; '.join(in_words(apart, 'in the file', 'in the spec'))}"
+        )
+
+
+def in_inference(graph: Graph) -> Graph:
+    """Give what of a network acts in inference: all but the dropouts."""
+    return without(graph, {node.name for node in graph.dropouts})

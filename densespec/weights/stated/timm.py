@@ -1,0 +1,126 @@
+"""What timm's ``config.json`` states of a DenseNet: the architecture, and the arguments it had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from densespec.errors import SpecError, WeightsError, shown
+from densespec.network.catalogue import catalogue
+from densespec.network.spec import DenseNetSpec
+from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
+
+ARCHITECTURE, ARGUMENTS = "architecture", "model_args"
+
+FIELDS = {
+    "growth_rate": "growth_rate",
+    "block_config": "blocks",
+    "bn_size": "bottleneck_width",
+    "num_classes": "classes",
+    "in_chans": "in_channels",
+    "proj_drop_rate": "dropout_rate",
+}
+"""The arguments that are fields of a spec, and the fields' names."""
+
+AVERAGES = ("avg", "fast", "fastavg")
+MAXIMA = ("max", "fastmax")
+
+SAYABLE: Mapping[str, tuple[Any, ...]] = {
+    "global_pool": AVERAGES,
+    "act_layer": ("relu", None),
+    "norm_layer": ("batchnorm2d", "batchnorm", "bn", None),
+    "aa_layer": (None, ""),
+    "stem_type": ("", None),
+}
+"""The values that a spec can say of arguments that are no fields."""
+
+IMMATERIAL = (
+    "aa_stem_only",
+    "cache_dir",
+    "checkpoint_path",
+    "drop_rate",
+    "exportable",
+    "memory_efficient",
+    "no_jit",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "scriptable",
+)
+"""Arguments that change nothing in inference."""
+
+
+def states_network(config: Mapping[str, Any]) -> bool:
+    """Say whether a config is one of timm's."""
+    return isinstance(config.get(ARCHITECTURE), str)
+
+
+def timm_network(config: Mapping[str, Any]) -> StatedNetwork:
+    """Read the network that a config of timm's states.
+
+    Raises:
+        WeightsError: It is no DenseNet, or none that a spec says; names the argument.
+    """
+    arguments = config.get(ARGUMENTS) or {}
+    if not isinstance(arguments, dict):
+        raise WeightsError(f"{ARGUMENTS} should be a JSON object, but is {shown(arguments)}")
+    stated = {
+        **{name: config[name] for name in ("global_pool", "num_classes") if name in config},
+        **arguments,
+    }
+    base = _architecture(config[ARCHITECTURE])
+    headless = stated.get("num_classes") == 0
+    for name, value in stated.items():
+        _check(name, value, headless)
+    return StatedNetwork(_spec(base, stated, headless), _ends(stated, headless), _notes(stated))
+
+
+def _architecture(name: str) -> DenseNetSpec:
+    plain = name.partition(".")[0].removeprefix("tv_")
+    known = {known: variant.spec for known, variant in catalogue().items() if known == plain}
+    if not plain.startswith("densenet") or not known:
+        raise StatedOtherwise(
+            f"its {ARCHITECTURE} is timm's {shown(name)}, which is no DenseNet that a spec says "
+            "(deep stems and blurred pools are none)"
+        )
+    return known[plain]
+
+
+def _check(name: str, value: Any, headless: bool) -> None:
+    if name in FIELDS or name in IMMATERIAL:
+        return
+    allowed = SAYABLE.get(name, ())
+    if name == "global_pool" and headless:
+        allowed = (*AVERAGES, *MAXIMA, "")
+    if isinstance(value, list | dict) or value not in allowed:
+        can = " or ".join(repr(one) for one in allowed) if allowed else "nothing of it"
+        raise StatedOtherwise(f"it has {name} = {shown(value)}, but a spec can say {can}")
+
+
+def _spec(base: DenseNetSpec, stated: Mapping[str, Any], headless: bool) -> DenseNetSpec:
+    changes = {FIELDS[name]: value for name, value in stated.items() if name in FIELDS}
+    if headless:
+        del changes["classes"]
+    if changes.get("growth_rate", base.growth_rate) != base.growth_rate:
+        changes["stem_width"] = "2k"
+    try:
+        return base.replace(**changes)
+    except SpecError as error:
+        raise WeightsError(f"its {ARGUMENTS} make no valid spec: {error}") from error
+
+
+def _ends(stated: Mapping[str, Any], headless: bool) -> dict[str, Any]:
+    if not headless:
+        return {"include_top": True}
+    kind = stated.get("global_pool", "avg")
+    pooling = "avg" if kind in AVERAGES else "max" if kind in MAXIMA else None
+    return {"include_top": False, "pooling": pooling}
+
+
+def _notes(stated: Mapping[str, Any]) -> tuple[str, ...]:
+    if not stated.get("drop_rate"):
+        return ()
+    return (
+        f"drop_rate = {stated['drop_rate']!r}, a dropout before the classifier, acts in training "
+        "alone, and is left out",
+    )
