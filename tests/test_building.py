@@ -81,8 +81,7 @@ def test_weights_of_any_type_reach_a_backend_in_one_of_numpys(
         built = build(tiny(), backend=backend, weights=path if from_file else arrays)
         found = built.weights if backend == noting else read_weights(built)
         for name, array in arrays.items():
-            assert found[name].dtype.kind == "f"
-            assert found[name].dtype.isbuiltin
+            assert found[name].dtype in (np.float16, np.float32, np.float64)
             np.testing.assert_array_equal(found[name], array.astype(found[name].dtype))
 
 

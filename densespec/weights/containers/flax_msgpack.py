@@ -125,7 +125,7 @@ class _TreeReader:
     """It reads the tree of a file, but keeps no array's elements."""
 
     def __init__(self, stream: IO[bytes], file: MappedFile) -> None:
-        import msgpack
+        import msgpack  # type: ignore[import-untyped]
 
         self.package, self.bytes = msgpack, file.bytes
         self.entries_left, self.texts_left = MOST_ENTRIES, MOST_TEXT

@@ -221,7 +221,7 @@ def _places(
         Refused: one is of a type that is not read.
         Damaged: they are not the storages of the pickle, or do not end where the file does.
     """
-    names = [text_of(key, "utf-8") for key in keys] if isinstance(keys, list) else []
+    names = [text_of(key, "utf-8") or "" for key in keys] if isinstance(keys, list) else []
     if set(names) != storages.keys() or len(names) != len(storages):
         raise Damaged(f"its {len(storages)} storages are not the {len(names)} that it lists")
     places = {}

@@ -109,7 +109,7 @@ class Archive:
     def _stored(self, member: zipfile.ZipInfo) -> np.ndarray:
         start = self._starts[member.filename]
         content = self._file.bytes[start : start + member.file_size]
-        if zlib.crc32(content) != member.CRC:
+        if zlib.crc32(content.data) != member.CRC:
             raise Damaged(f"the checksum of {shown(member.filename)} is wrong")
         return content
 

@@ -28,14 +28,14 @@ class PickledArray:
 
     Attributes:
         dtype: the name of its type, such as ``float32``.
-        byte_order: of its elements, as numpy spells it.
+        byte_order: ``<`` or ``>``: little-endian or big-endian.
         order: ``C``, or ``F`` where the first axis moves fastest.
         content: its elements, as bytes or as a text of a character for each byte.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    byte_order: str
+    byte_order: Literal["<", ">"]
     order: Literal["C", "F"]
     content: memoryview | bytes | LongText
 
@@ -92,7 +92,7 @@ def _sizes(content: memoryview | bytes | LongText) -> tuple[int, int]:
     return len(content), len(content)
 
 
-def _type_of(kind: Any) -> tuple[str, str]:
+def _type_of(kind: Any) -> tuple[str, Literal["<", ">"]]:
     """The code of an array's type, and its byte order; empty where it is none of numpy's own."""
     match called(kind), kind:
         case "numpy.dtype", Made(arguments=(str() | memoryview() as code, *_), state=state):

@@ -258,7 +258,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "EMPTY_SET": lambda machine, _: machine.push_new(Made(Global("builtins.set"), ())),
     "MARK": lambda machine, _: machine.mark(),
     "POP": _pop,
-    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
+    "POP_MARK": lambda machine, _: machine.pop_to_mark().clear(),
     "DUP": lambda machine, _: machine.push(machine.top()),
     "TUPLE": lambda machine, _: machine.push_new(tuple(machine.pop_to_mark())),
     "TUPLE1": _tuple(1),
