@@ -110,6 +110,7 @@ def test_inspect_as_json(theirs: Path) -> None:
         "variant": None,
         "spec": json.loads(json.dumps(SPEC.replace(stem_width=64).to_dict())),
         "classifier": True,
+        "classifier_activation": None,
         "dtypes": ["float32"],
         "notes": [],
     }
@@ -172,6 +173,7 @@ def test_convert_as_json(net: Path, tmp_path: Path) -> None:
         "consequence": None,
         "training_differences": {},
         "not_finite": [],
+        "notes": [],
         "checked": None,
     }
 
@@ -197,7 +199,7 @@ def test_another_network_is_written_where_it_is_allowed(net: Path, tmp_path: Pat
     )
     (effect,) = re.findall(r"different: the feature map, by (\S+) of its largest value", said)
     (checked,) = re.findall(r"checked: .* at the output (\S+)", said)
-    assert float(checked) == pytest.approx(float(effect), rel=0.06)
+    assert 0 < float(checked) < float(effect) < 1  # of which the global pool takes the mean
     with open_weights(target) as found:
         assert "padding is 'same' there" in found.metadata["densespec.differences"]
 

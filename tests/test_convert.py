@@ -865,7 +865,7 @@ def test_a_keras_archive_of_another_model_is_refused(tmp_path: Path) -> None:
         archive.write(tmp_path / "net.weights.h5", "model.weights.h5")
         archive.writestr("metadata.json", "{}")
         archive.writestr("config.json", json.dumps({"config": {"layers": []}}))
-    assert refusal_of(path) == "the model in it is none of densespec's: KeyError('stem_conv')"
+    assert refusal_of(path) == "its config states no model that is known: KeyError('class_name')"
 
 
 def test_errors_of_specs_that_are_given_say_so(source: Path, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def _needed(layers: Mapping[str, StatedLayer], output: str) -> Iterator[StatedLa
 class _Flat:
     def __init__(self) -> None:
         self.layers: dict[str, StatedLayer] = {}
+        self._in_training: list[str] = []  # How the names in models begin that always train
 
     def add_model(
         self, entry: Mapping[str, Any], prefix: str, source: str | None, depth: int
@@ -162,14 +163,13 @@ class _Flat:
         depth: int,
     ) -> str:
         name = f"{prefix}{_name(entry)}"
-        if arguments.get("training"):
-            raise StatedOtherwise(
-                f"layer {shown(name)} is called with training={arguments['training']!r}, whatever "
-                "the model does, which no spec can say"
-            )
         if _kind(entry) in (*FUNCTIONAL, SEQUENTIAL):
             (source,) = sources or (None,)
+            if arguments.get("training"):
+                self._in_training.append(f"{name}/")
             return self.add_model(entry, f"{name}/", source, depth + 1)
+        if name.startswith(tuple(self._in_training)):
+            arguments = {**arguments, "training": True}
         layer = StatedLayer(
             name=name,
             kind=entry["class_name"],

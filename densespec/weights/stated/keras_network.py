@@ -56,14 +56,12 @@ def _ends(stated: StatedOps) -> dict[str, Any]:
     return {
         "include_top": top,
         "pooling": last.kind if isinstance(last, ops.GlobalPool) and not top else None,
-        "classifier_activation": type(last).__name__.lower()
-        if top and _is_activation(last)
-        else None,
+        "classifier_activation": _activation(last) if top else None,
     }
 
 
-def _is_activation(op: ops.Op) -> bool:
-    return isinstance(op, ops.Softmax | ops.Sigmoid)
+def _activation(op: ops.Op) -> str | None:
+    return {ops.Softmax: "softmax", ops.Sigmoid: "sigmoid"}.get(type(op))
 
 
 def _end_notes(ends: Mapping[str, Any]) -> Iterator[str]:
@@ -81,7 +79,8 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
             "it states a model without convolutions or norms, which is no DenseNet"
         )
     stem, norm = convs[0].op, norms[-1].op
-    assert isinstance(stem, ops.Conv) and isinstance(norm, ops.BatchNorm)
+    assert isinstance(stem, ops.Conv)
+    assert isinstance(norm, ops.BatchNorm)
     evidence = evidence_in_order(
         convs=[Kernel(conv.name, _kernel(conv.op)) for conv in convs],
         norms=[norm.op.channels for norm in norms],
@@ -163,9 +162,9 @@ def _training_notes(stated: StatedOps, graph: Graph) -> Iterator[str]:
     there = stated.of(ops.Dropout)
     said = sorted(node.drop_rate for node in graph.dropouts)
     if sorted(op.op.rate for op in there if op.op.rate) != said:
-        first = next(op for op in reversed(there))
+        last = there[-1]
         yield (
-            f"dropout stands where the spec has none ({first.layer}, rate {first.op.rate}): it acts "
+            f"dropout stands where the spec has none ({last.layer}, rate {last.op.rate}): it acts "
             "in training alone, and is left out"
         )
 
@@ -205,6 +204,8 @@ def _active(stated: StatedOps, name: str) -> StatedOp:
 
 
 def _difference(ours: StatedOp, node: Node) -> str | None:
+    if isinstance(node.op, ops.Relu) and not isinstance(ours.op, ops.Relu):
+        return f"{ours.layer} has no ReLU after it as its activation, as a spec has ({node.name})"
     if type(ours.op) is not type(node.op) or len(ours.sources) != len(node.inputs):
         return (
             f"{ours.layer} stands where a spec's network has {type(node.op).__name__} "

@@ -12,6 +12,7 @@ from typing import Any
 
 from densespec.errors import shown
 from densespec.network import ops
+from densespec.network.graph import ACTIVATIONS
 from densespec.weights.stated.keras_layers import OWN, StatedLayer, StatedModel
 from densespec.weights.stated.network import StatedOtherwise
 
@@ -26,7 +27,14 @@ TRAINING_ONLY = (
     "SpatialDropout2D",
     "SpatialDropout3D",
 )
-"""Layers that are there for training alone, as are all whose names begin with Random."""
+"""Layers that act in training alone, unless they are called with ``training=True``."""
+
+DIFFERENT_IN_TRAINING = ("BatchNormalization", "Dropout")
+
+RELU_OPTIONS = ("max_value", "negative_slope", "threshold")
+
+AUGMENTATIONS = ("AugMix", "CutMix", "MixUp", "RandAugment")
+"""Layers that change images in training alone, as do those whose names begin with Random."""
 
 RESCALING = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Lambda")
 """Layers that people put in front of a network so that it takes other images."""
@@ -37,13 +45,14 @@ class StatedOp:
     """An op that a layer computes.
 
     Attributes:
+        op: One of :data:`densespec.network.ops.Op`.
         sources: The names of the ops that it reads.
         says_same: Whether the layer pads by Keras's word "same".
     """
 
     name: str
     layer: StatedLayer
-    op: ops.Op
+    op: Any
     sources: tuple[str, ...]
     shape: ops.Shape
     says_same: bool = False
@@ -62,9 +71,9 @@ class StatedOps:
     output: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def of(self, *kinds: type[Any]) -> list[StatedOp]:
-        """Give the ops of some kinds, in order."""
-        return [op for op in self.by_name.values() if isinstance(op.op, kinds)]
+    def of(self, kind: type[Any]) -> list[StatedOp]:
+        """Give the ops of a kind, in order."""
+        return [op for op in self.by_name.values() if isinstance(op.op, kind)]
 
     def source(self, op: StatedOp) -> StatedOp:
         """Give the first op that an op reads."""
@@ -111,6 +120,11 @@ class _Reader:
 
     def _read(self, layer: StatedLayer) -> str:
         kind, plain = layer.kind, layer.kind.rstrip("D").rstrip("123")
+        if layer.arguments.get("training") and kind in (*TRAINING_ONLY, *DIFFERENT_IN_TRAINING):
+            raise StatedOtherwise(
+                f"{layer} is called with training=True, whatever the model does, which no spec "
+                "can say"
+            )
         if layer.registered and not _is_own(layer) and kind != "Pad":
             raise _unknown(layer)
         if kind == "InputLayer":
@@ -135,7 +149,7 @@ class _Reader:
             raise StatedOtherwise(f"{layer} stands where a spec has a global pool")
         if layer.kind in TRANSPARENT:
             return source
-        if layer.kind in TRAINING_ONLY or layer.kind.startswith("Random"):
+        if layer.kind in TRAINING_ONLY or _is_augmentation(layer):
             self.found.notes.append(f"{layer} acts in training alone, and is left out")
             return source
         raise _unknown(layer)
@@ -200,6 +214,8 @@ class _Reader:
 
     def _norm(self, layer: StatedLayer) -> str:
         config, source = layer.config, self._value(layer)
+        if len(source.shape) == 1:
+            raise StatedOtherwise(f"{layer} stands in the head, where a spec has no norms")
         axis = config["axis"][0] if isinstance(config["axis"], list) else config["axis"]
         self._check_axis(layer, axis, len(source.shape))
         for name in ("scale", "center"):
@@ -231,7 +247,7 @@ class _Reader:
         return self._activated(layer, name)
 
     def _relu(self, layer: StatedLayer) -> str:
-        for name in ("max_value", "negative_slope", "threshold"):
+        for name in RELU_OPTIONS:
             _check(layer, name, not layer.config.get(name), 0)
         return self._add(layer, ops.Relu())
 
@@ -251,7 +267,7 @@ class _Reader:
         if stated not in _ACTIVATIONS:
             raise StatedOtherwise(
                 f"{layer} has the activation {shown(stated)}, but a spec has ReLU, and at the end "
-                f"{' or '.join(set(_ACTIVATIONS) - {'relu'})} (classifier_activation)"
+                f"{' or '.join(ACTIVATIONS)} (classifier_activation)"
             )
         return self._put(f"{layer.name} {stated}", layer, _ACTIVATIONS[stated], (source,))
 
@@ -292,7 +308,7 @@ class _Reader:
         self._check_unpadded(layer)
         if layer.kind == "Pad":
             _check(layer, "mode", layer.config["mode"] == "constant", "constant")
-            _, *pads = self._canonical(layer.config["pad_width"])
+            _, *pads = self._canonical(layer.config["pad_width"][1:])
             return _Pads(_pairs(pads), layer.arguments.get("constant_values") or 0.0)
         self._check_format(layer)
         pads = layer.config["padding"]
@@ -369,6 +385,11 @@ _ACTIVATIONS: Mapping[str, ops.Op] = {
 }
 
 
+def _is_augmentation(layer: StatedLayer) -> bool:
+    random = layer.kind.startswith("Random") and layer.kind != "RandomCrop"  # which crops always
+    return random or layer.kind in AUGMENTATIONS
+
+
 def _is_own(layer: StatedLayer) -> bool:
     return layer.registered.startswith(OWN)
 
@@ -387,15 +408,14 @@ def _activation_of(stated: Any) -> str:
         return "linear"
     if not isinstance(stated, dict):
         return str(stated)
-    inner = stated.get("config")
+    inner = stated.get("config") or {}
     if isinstance(inner, str):
         return inner
     name = str(stated["class_name"])
-    if name == "ReLU" and any(
-        inner.get(key) for key in ("max_value", "negative_slope", "threshold")
-    ):
-        return f"{name}({inner})"
-    return name.lower() if name in ("ReLU", "Softmax") else name
+    changed = {key: inner[key] for key in RELU_OPTIONS if inner.get(key)}
+    if changed:
+        return f"{name} with {changed}"
+    return {"ReLU": "relu", "Softmax": "softmax"}.get(name, name)
 
 
 def _stride(layer: StatedLayer, strides: Any) -> int:
