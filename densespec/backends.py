@@ -172,6 +172,34 @@ class ModalBackend(Protocol):
 
 
 @runtime_checkable
+class InspectableBackend(Protocol):
+    """A backend that can tell what a model has become since it was built. Optional.
+
+    Users change models: another head, another epsilon, a hook. What a spec can say of that is
+    carried over to whatever is made of the model; the rest is refused.
+    """
+
+    def graph_of(self, model: Any, graph: Graph) -> Graph:
+        """The graph that the model is of now; ``graph`` is the one that it was built of.
+
+        Raises:
+            ModelChanged: no spec says what the model computes now; names the part.
+        """
+        ...
+
+    def keep_state(self, model: Any, source: Any, graph: Graph, *, trainable: bool) -> None:
+        """Give a new model what another of the same network has beyond values of arrays.
+
+        That is their types, their devices and whether the model is in training mode.
+
+        Args:
+            graph: the network of both.
+            trainable: whether what trains is kept too; the model's own graph says it otherwise.
+        """
+        ...
+
+
+@runtime_checkable
 class ShapingBackend(Protocol):
     """A backend whose framework knows the shapes of nodes without running them. Optional."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from densespec.backends import DataFormat, get_backend, with_mode
+from densespec.backends import DataFormat, InspectableBackend, get_backend, with_mode
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
@@ -137,13 +137,29 @@ def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
 def in_mode(model: Any, mode: str) -> Any:
     """Build the same network with the same weights in another mode; see :func:`build`.
 
+    Types, devices, what trains and whether it is in training mode stay as they are.
+
     Raises:
         DensespecError: densespec did not build the model.
+        ModelChanged: The model was changed into something that no spec says.
         UnknownName: The model's backend has no such mode.
     """
     origin = origin_of(model)
-    changed = replace(origin, backend=with_mode(origin.backend, mode))
-    return build_graph(changed, read_weights(model))
+    return rebuilt(model, replace(origin, backend=with_mode(origin.backend, mode)))
+
+
+def rebuilt(model: Any, origin: Origin, *, trainable: bool = True) -> Any:
+    """Build a model again with its weights and its state.
+
+    Args:
+        origin: What the new one is built from: the network that the model is of now.
+        trainable: Whether what trains stays as it is; the graph of ``origin`` says it otherwise.
+    """
+    new = build_graph(origin, read_weights(model))
+    backend = get_backend(origin.backend)
+    if isinstance(backend, InspectableBackend):
+        backend.keep_state(new, model, origin.graph, trainable=trainable)
+    return new
 
 
 def optimize(model: Any) -> Any:
@@ -156,10 +172,11 @@ def optimize(model: Any) -> Any:
 
 
 def origin_of(model: Any) -> Origin:
-    """Say what a model was built from.
+    """Say what a model could be built from as it is now.
 
     Raises:
         DensespecError: densespec did not build it.
+        ModelChanged: It was changed into something that no spec says; names the part.
     """
     origin = getattr(model, "densespec", None)
     if not isinstance(origin, Origin):
@@ -167,7 +184,10 @@ def origin_of(model: Any) -> Origin:
             f"this {type(model).__name__} was not built by densespec.build in this process, "
             "or has lost its attribute 'densespec'"
         )
-    return origin
+    backend = get_backend(origin.backend)
+    if not isinstance(backend, InspectableBackend):
+        return origin
+    return replace(origin, graph=backend.graph_of(model, origin.graph))
 
 
 def read_weights(model: Any) -> Arrays:

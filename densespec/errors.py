@@ -118,6 +118,26 @@ class Untrainable(DensespecError, ValueError):
         return type(self), (self._backend,)
 
 
+class ModelChanged(DensespecError):
+    """A built model was changed into something that no spec says.
+
+    Attributes:
+        part: The name of the module or layer, such as ``features.pool0``.
+        actual: What it is.
+        expected: What the spec says.
+    """
+
+    def __init__(self, part: str, actual: str, expected: str) -> None:
+        super().__init__(
+            f"{part} is {actual}, but the spec says {expected}: no spec can say what this model "
+            "computes now. Undo the change, or keep the model by its framework's own means"
+        )
+        self.part, self.actual, self.expected = part, actual, expected
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.part, self.actual, self.expected)
+
+
 class EngineConflict(DensespecError, RuntimeError):
     """Keras already runs on another engine in this process."""
 

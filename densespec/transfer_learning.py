@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from densespec.building import build, build_graph, origin_of, read_weights
+from densespec.building import build, origin_of, rebuilt
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import freeze, head_of, lower
 from densespec.network.initial import initial_weights
@@ -80,4 +80,4 @@ def train_from(model: Any, part: str | None) -> Any:
     """
     origin = origin_of(model)
     graph = freeze(origin.graph, part or origin.graph.nodes[1].name)
-    return build_graph(replace(origin, graph=graph), read_weights(model))
+    return rebuilt(model, replace(origin, graph=graph), trainable=False)

@@ -19,6 +19,8 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch import distributed
 from densespec_torch.inference import PreparedDenseNet
+from densespec_torch.inspecting import graph_of, keys_of
+from densespec_torch.keeping import keep_state
 from densespec_torch.modes import EfficientDenseNet, FastDenseNet
 from densespec_torch.modules import DenseNet
 from densespec_torch.parallel import ReplicatedTrainer
@@ -53,7 +55,7 @@ class TorchBackend:
         dtype: str | None,
         data_format: DataFormat,
         name: str,
-    ) -> DenseNet:
+    ) -> nn.Module:
         kind = _floating(dtype) if dtype else torch.get_default_dtype()
         with torch.device("meta"):
             model = MODELS[self.mode](graph)
@@ -67,16 +69,25 @@ class TorchBackend:
         model.load_state_dict(state, strict=True, assign=True)
         return model
 
+    def graph_of(self, model: nn.Module, graph: Graph) -> Graph:
+        """See :class:`densespec.backends.InspectableBackend`."""
+        return graph_of(unwrapped(model), graph, MODELS[self.mode])
+
+    def keep_state(
+        self, model: nn.Module, source: nn.Module, graph: Graph, *, trainable: bool
+    ) -> None:
+        """See :class:`densespec.backends.InspectableBackend`."""
+        keep_state(model, unwrapped(source), graph, trainable=trainable)
+
     def read_weights(self, model: nn.Module, graph: Graph) -> Arrays:
         return read_weights(model, graph)
 
     def write_weights(
         self, model: nn.Module, graph: Graph, weights: Mapping[str, np.ndarray]
     ) -> None:
-        state = unwrapped(model).state_dict()
-        with torch.no_grad():
-            for name, key in state_keys(graph).items():
-                state[key].copy_(from_numpy(weights[name]))
+        model = unwrapped(model)
+        state = {key: from_numpy(weights[name]) for name, key in keys_of(model, graph).items()}
+        model.load_state_dict(state, strict=False)  # which leaves the counters alone
 
     def count_parameters(self, model: nn.Module) -> tuple[int, int]:
         parameters = list(model.parameters())
@@ -136,7 +147,7 @@ class TorchBackend:
             raise Untrainable(with_mode("torch.nn", self.mode))
 
 
-MODELS: dict[str, type[DenseNet]] = {
+MODELS: dict[str, type[DenseNet] | type[PreparedDenseNet]] = {
     LAYERS: DenseNet,
     "fast": FastDenseNet,
     "efficient": EfficientDenseNet,

@@ -1,34 +1,47 @@
-"""Networks prepared for inference: a DenseNet's modules and state, run by a program."""
+"""Networks prepared for inference: what a DenseNet computes, run by a program."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from densespec.network.graph import Graph
 from densespec_torch.modules import DenseNet
 from densespec_torch.program import Program, Values
+from densespec_torch.read_only import ReadOnly
 from densespec_torch.training import read_weights
 
 
-class PreparedDenseNet(DenseNet):
-    """A DenseNet that runs as :func:`densespec.network.passes.prepare` rewrites it.
+class PreparedDenseNet(nn.Module):
+    """A network that runs as :func:`densespec.network.passes.prepare` rewrites it.
 
-    It has the modules and the state of the network as it was, under the same names; the program
-    that runs is made of them at the first call, and again when they have changed. Hooks on inner
-    modules are not called. Where gradients of the input are wanted, the modules themselves run.
+    It has the state of the network that it is made of, under the same names, but no modules, and
+    its parameters and buffers can only be read: what it computes can't differ from what it shows.
+    Loading a state and moving it to another type or device work as for every module. Where
+    gradients of the input are wanted, or where PyTorch traces, transforms or compiles, the modules
+    of the network compute.
     """
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__(graph)
-        self._graph, self._first = graph, next(name for name, _ in self.named_parameters())
+        super().__init__()
+        # Kept out of PyTorch's sight, which would show the modules.
+        self._graph, self._original = graph, (DenseNet(graph).eval(),)
         self._program: Program | None = None
-        self._made_from: list[Any] = []
-        self.train(False)
+        self.training = False
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[DenseNet]:
+        """Give the network that it is made of, to be changed; the program is made anew after."""
+        self._program = None
+        try:
+            yield self._original[0]
+        finally:
+            self._program = None
 
     def train(self, mode: bool = True) -> PreparedDenseNet:
         """Stay in inference mode.
@@ -41,13 +54,15 @@ class PreparedDenseNet(DenseNet):
                 "this network is prepared for inference and can't be trained: "
                 "densespec.in_mode(model, 'layers') turns it back"
             )
-        return super().train(False)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
-        if (torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling():
-            return super().forward(x)
-        self._check(x.shape)
+        if _transformed(x):
+            original: Tensor = self._original[0](x)
+            return original
+        self._original[0].check_size(x.shape)
         program = self.program()
+        program.check_type(x)
         return program.run(x, ())[program.output]
 
     def values(self, x: Tensor, names: Sequence[str]) -> Values:
@@ -55,11 +70,9 @@ class PreparedDenseNet(DenseNet):
         return self.program().run(x, names, whole=True)
 
     def program(self) -> Program:
-        """Give the program of the present weights: it is made anew where those have changed."""
-        state = self._versions()
-        if self._program is None or state != self._made_from:
-            self._program = Program(self._graph, read_weights(self, self._graph), self._like())
-            self._made_from = state
+        """Give the program, which is made when it is first needed."""
+        if self._program is None:
+            self._program = self._made()
         return self._program
 
     def folded(self) -> Folded:
@@ -67,34 +80,109 @@ class PreparedDenseNet(DenseNet):
 
         It can be compiled by ``torch.compile``, or exported.
         """
-        arrays = read_weights(self, self._graph)
-        return Folded(Program(self._graph, arrays, self._like(), traced=True))
+        return Folded(self._made(traced=True))
 
-    def _versions(self) -> list[Any]:
-        """Give what changes with every change of a parameter or buffer, in place or not.
+    def _made(self, *, traced: bool = False) -> Program:
+        original = self._original[0]
+        arrays, like = read_weights(original, self._graph), next(original.parameters())
+        return Program(self._graph, arrays, like, traced=traced)
 
-        Tensors that were made in PyTorch's inference mode tell no version: of those, only ones that
-        are replaced are noticed.
-        """
-        state = [t for held in self._holders for t in held.values() if t is not None]
-        return [*map(id, state), *([] if self._untracked else [t._version for t in state])]
+    # State, which can be read, loaded and moved
 
-    @functools.cached_property
-    def _holders(self) -> list[Any]:
-        """The dictionaries in which the modules keep their parameters and buffers."""
-        return [held for m in self.modules() for held in (m._parameters, m._buffers) if held]
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self._original[0].named_parameters(*args, **kwargs):
+            yield name, ReadOnly.of(parameter)  # type: ignore[misc]
 
-    @property
-    def _untracked(self) -> bool:
-        return self._like().is_inference()
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        for name, buffer in self._original[0].named_buffers(*args, **kwargs):
+            yield name, ReadOnly.of(buffer)
 
-    def _like(self) -> Tensor:
-        return self.get_parameter(self._first)
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = self._original[0].state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        for name in (name for name in state if name.startswith(prefix)):
+            state[name] = ReadOnly.of(state[name])
+        return state
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {
+            name.removeprefix(prefix): value
+            for name, value in state_dict.items()
+            if name.startswith(prefix)
+        }
+        assign = local_metadata.get("assign_to_params_buffers", False)
+        with self.changing() as original:
+            found = original.load_state_dict(own, strict=False, assign=assign)
+        missing_keys += [prefix + name for name in found.missing_keys]
+        unexpected_keys += [prefix + name for name in found.unexpected_keys if strict]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PreparedDenseNet:
+        with self.changing() as original:
+            original._apply(fn, recurse)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> PreparedDenseNet:
+        """Say whether its parameters are to train once it is turned back."""
+        with self.changing() as original:
+            original.requires_grad_(requires_grad)
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the program, which is made again: oneDNN's own tensors can't be copied."""
-        state = {k: v for k, v in self.__dict__.items() if k != "_holders"}
-        return state | {"_program": None, "_made_from": []}
+        return {**self.__dict__, "_program": None}
+
+    # What can't be changed
+
+    def __getattr__(self, name: str) -> Any:
+        original = self.__dict__.get("_original", (None,))[0]
+        if name in getattr(original, "_modules", ()):
+            _refuse(name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module | Tensor):
+            _refuse(name)
+        super().__setattr__(name, value)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Refuse to have modules."""
+        _refuse(name)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Refuse to have other parameters."""
+        _refuse(name)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Refuse to have other buffers."""
+        _refuse(name)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise AttributeError(
+        f"{name}: this network is prepared for inference, has no modules of its own and can't be "
+        "changed: change the network of mode 'layers' (densespec.in_mode(model, 'layers') gives "
+        "it), then call densespec.optimize again"
+    )
+
+
+def _transformed(x: Tensor) -> bool:
+    """Whether more is wanted of an input than the values that a program gives."""
+    return bool(
+        (torch.is_grad_enabled() and x.requires_grad)
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        or torch._C._are_functorch_transforms_active()  # type: ignore[no-untyped-call]
+        or forward_ad.unpack_dual(x).tangent is not None
+    )
 
 
 class Folded(nn.Module):

@@ -93,12 +93,17 @@ class DenseNet(Part):
         self._sizes = graph.input_size
 
     def forward(self, x: Tensor) -> Tensor:
-        if any(self._sizes):
-            self._check(x.shape)
+        self.check_size(x.shape)
         return super().forward(x)
 
-    def _check(self, shape: Sequence[int]) -> None:
-        """Refuse another size than the network was built for: its padding may depend on it."""
+    def check_size(self, shape: Sequence[int]) -> None:
+        """Refuse another size than the network was built for: its padding may depend on it.
+
+        Raises:
+            ValueError: The input, of a shape (batch, channels, *spatial), has another size.
+        """
+        if not any(self._sizes):
+            return
         sizes = shape[2:]
         fits = len(sizes) == len(self._sizes) and all(
             size in (None, actual) for size, actual in zip(self._sizes, sizes, strict=True)

@@ -113,6 +113,18 @@ class Program:
         """The name of the node whose value the program gives."""
         return self._segments[-1].gives
 
+    def check_type(self, x: Tensor) -> None:
+        """Check that an input has the type of the network's arrays and is on their device.
+
+        Raises:
+            RuntimeError: It has another type or is elsewhere.
+        """
+        if x.dtype != self._like.dtype or x.device != self._like.device:
+            raise RuntimeError(
+                f"the input is {x.dtype} on {x.device}, but this network, which is prepared for "
+                f"inference, is {self._like.dtype} on {self._like.device}: move one of them by .to"
+            )
+
     def run(self, x: Tensor, names: Sequence[str], *, whole: bool = False) -> Values:
         """Compute the output and those of the named nodes that the program computes.
 

@@ -21,6 +21,7 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch.distributed import average, rank_world, shard
+from densespec_torch.inspecting import keys_of
 from densespec_torch.norms import FrozenDropout, FrozenNorm, synchronise_norms
 from densespec_torch.tensors import from_numpy, like, to_numpy, unwrapped
 
@@ -267,8 +268,9 @@ def average_statistics(model: nn.Module) -> None:
 
 def read_weights(model: nn.Module, graph: Graph) -> Arrays:
     """Every array of a model by canonical name."""
-    state = unwrapped(model).state_dict()
-    return {name: to_numpy(state[key]) for name, key in state_keys(graph).items()}
+    model = unwrapped(model)
+    state = model.state_dict()
+    return {name: to_numpy(state[key]) for name, key in keys_of(model, graph).items()}
 
 
 def _widened(logits: Tensor) -> Tensor:

@@ -1,0 +1,237 @@
+"""What network a model's modules are now, whatever was changed since they were made.
+
+Numbers that a spec has (epsilon, momentum, the rate of dropouts, the layers of the head) are read
+from the modules. Everything else has to be what this package makes of the graph.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from densespec.errors import ModelChanged, shown
+from densespec.network.graph import CLASSIFIER, Graph, Pooling, in_head, lower
+from densespec.network.ops import BatchNorm, Dropout
+from densespec.network.spec import DenseNetSpec
+from densespec.weights.layouts.torch_names import key_of, module_path, state_keys
+from densespec_torch.as_built import untouched
+from densespec_torch.modules import Part
+from densespec_torch.norms import NORM, SynchronisedNorm
+
+SOFTMAX = "softmax"
+"""The name of what may end a network, behind its head."""
+
+IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
+"""Attributes of modules that change no value that is computed."""
+
+
+def graph_of(model: nn.Module, graph: Graph, kind: Callable[[Graph], nn.Module]) -> Graph:
+    """Give the graph that a model of some kind, which was built of another graph, is of now.
+
+    Raises:
+        ModelChanged: A module is not what any spec says.
+    """
+    if not model._modules:  # prepared for inference: nothing of it can be changed
+        _compare("", model, kind(graph))
+        return graph
+    now = _restated(model, graph)
+    with torch.device("meta"):
+        expected = kind(now)
+    children = {module_path(node.name).partition(".")[0] for node in graph.nodes[1:]}
+    _compare_names(model._modules, {name: model._modules.get(name) for name in children})
+    _compare_all(dict(_backbone(model)), dict(_backbone(expected)))
+    _compare_heads(model, expected)
+    return now
+
+
+def keys_of(model: nn.Module, graph: Graph) -> dict[str, str]:
+    """Give the key in a model's ``state_dict`` of every array of its graph, by canonical name."""
+    paths = _head_paths(model, graph)
+    return state_keys(graph, key_of(lambda node: paths.get(node) or module_path(node)))
+
+
+# What a spec can say
+
+
+def _restated(model: nn.Module, graph: Graph) -> Graph:
+    """Lower the graph anew, with the numbers that the modules have."""
+    spec = graph.spec.replace(**_numbers(model, graph))
+    options: dict[str, Any] = {
+        "include_top": graph.has_classifier,
+        "pooling": graph.pooling,
+        "classifier_activation": graph.classifier_activation,
+    }
+    if graph.has_classifier:
+        spec, options = _with_head(model, spec, options)
+    elif isinstance(pool := getattr(model, "global_pool", None), nn.Module) and graph.pooling:
+        options["pooling"] = _kind_of(pool) or graph.pooling
+    now = lower(spec, graph.input_size, **options)
+    frozen = {node.name for node in graph.nodes if node.frozen}
+    return Graph(now.spec, tuple(replace(n, frozen=n.name in frozen) for n in now.nodes))
+
+
+def _kind_of(pool: nn.Module) -> Pooling | None:
+    kind = getattr(pool, "kind", None)
+    return kind if kind in ("avg", "max") else None
+
+
+def _numbers(model: nn.Module, graph: Graph) -> dict[str, float]:
+    """Read what modules of one kind share: of the first one, with which the others have to agree.
+
+    Values of another type than a spec's are left to the comparison of modules.
+    """
+    numbers = {}
+    for op, field, attribute in (
+        (BatchNorm, "batch_norm_epsilon", "eps"),
+        (BatchNorm, "batch_norm_momentum", "momentum"),
+        (Dropout, "dropout_rate", "p"),
+    ):
+        for node in graph.nodes_of(op)[:1]:
+            value = getattr(_found(model, module_path(node.name)), attribute, None)
+            if isinstance(value, float) and 0 < value < 1:
+                numbers[field] = value
+    return numbers
+
+
+def _found(model: nn.Module, path: str) -> nn.Module | None:
+    module: Any = model
+    for name in path.split("."):
+        module = module._modules.get(name) if isinstance(module, nn.Module) else None
+    return module
+
+
+def _with_head(
+    model: nn.Module, spec: DenseNetSpec, options: dict[str, Any]
+) -> tuple[DenseNetSpec, dict[str, Any]]:
+    """Read the head from its modules; one that no spec can say is left to the comparison."""
+    leaves = [module for _, module in _head(model)]
+    if not leaves and isinstance(_found(model, CLASSIFIER), nn.Identity) and not spec.head_units:
+        return spec, {"include_top": False, "pooling": "avg", "classifier_activation": None}
+    activation = "softmax" if leaves and type(leaves[-1]) is nn.Softmax else None
+    linear = leaves[:-1] if activation else leaves
+    pattern = [nn.ReLU if place % 2 else nn.Linear for place in range(len(linear))]
+    if len(linear) % 2 == 0 or [type(module) for module in linear] != pattern:
+        return spec, options
+    *units, classes = [module.out_features for module in linear[::2]]
+    return spec.replace(classes=classes, head_units=units), options | {
+        "classifier_activation": activation
+    }
+
+
+def _head(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Give the layers of the head, in order, with their paths; a Sequential counts as its own."""
+    for name, module in model.named_children():
+        if _in_head(name):
+            yield from _flat(name, module)
+
+
+def _flat(path: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    if type(module) is nn.Identity:
+        return
+    if not module._modules:
+        yield path, module
+    for name, child in module.named_children():
+        yield from _flat(f"{path}.{name}", child)
+
+
+def _head_paths(model: nn.Module, graph: Graph) -> dict[str, str]:
+    """Give the path of the module of each node of the head."""
+    nodes = [node.name for node in graph.nodes if _in_head(node.name)]
+    return dict(zip(nodes, (path for path, _ in _head(model)), strict=False))
+
+
+# Whether modules are what the spec says
+
+
+def _backbone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Give the model itself and all modules before the head, by name."""
+    for name, module in model.named_modules():
+        if not _in_head(name):
+            yield name, module
+
+
+def _in_head(name: str) -> bool:
+    return in_head(name) or name == SOFTMAX
+
+
+def _compare_names(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name, module in actual.items():
+        if name not in expected:
+            _refuse(name, _described(module), "nothing there")
+    for name, module in expected.items():
+        if actual.get(name) is None:
+            _refuse(name, "not there", _described(module))
+
+
+def _compare_all(actual: Mapping[str, nn.Module], expected: Mapping[str, nn.Module]) -> None:
+    _compare_names(actual, expected)
+    for name, module in actual.items():
+        _compare(name, module, expected[name])
+
+
+def _compare_heads(model: nn.Module, expected: nn.Module) -> None:
+    """Compare the layers of the head in order; they may stand in a Sequential."""
+    for name, module in model.named_modules():
+        if _in_head(name) and (module._modules or type(module) is nn.Identity):
+            kinds_fit = type(module) in (nn.Sequential, nn.Identity, Part)
+            if not kinds_fit or not untouched(module):
+                _refuse(name, _described(module), "a head of dense layers")
+    pairs = itertools.zip_longest(_head(model), _head(expected), fillvalue=None)
+    for own, wanted in pairs:
+        if own is None:
+            _refuse(wanted[0], "not there", _described(wanted[1]))
+        if wanted is None:
+            _refuse(own[0], _described(own[1]), "nothing there")
+        _compare(own[0], own[1], wanted[1])
+
+
+def _compare(name: str, actual: nn.Module, expected: nn.Module) -> None:
+    if not untouched(actual):
+        _refuse(name, f"{_described(actual)} with hooks or another forward", _described(expected))
+    if not (_same_kind(actual, expected) and _same_settings(actual, expected)):
+        _refuse(name, _described(actual), _described(expected))
+    for held in ("_parameters", "_buffers"):
+        own, wanted = _shapes(getattr(actual, held)), _shapes(getattr(expected, held))
+        if own != wanted:
+            _refuse(name, f"{_described(actual)} with arrays {own}", f"arrays {wanted}")
+
+
+def _same_kind(actual: nn.Module, expected: nn.Module) -> bool:
+    if isinstance(actual, SynchronisedNorm):
+        unbiased = type(expected) in NORM.values()
+        return isinstance(expected, _BatchNorm) and actual.biased != unbiased
+    return type(actual) is type(expected)
+
+
+def _same_settings(actual: nn.Module, expected: nn.Module) -> bool:
+    own = vars(actual)
+    return all(
+        name in own and _plain(own[name]) == _plain(value)
+        for name, value in vars(expected).items()
+        if not name.startswith("_") and name not in IGNORED
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Give one number for a tuple of the same ones: PyTorch takes either."""
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        return _plain(value[0])
+    return value
+
+
+def _shapes(held: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in held.items() if tensor is not None}
+
+
+def _described(module: nn.Module) -> str:
+    return shown(module) if not module._modules else type(module).__name__
+
+
+def _refuse(name: str, actual: str, expected: str) -> NoReturn:
+    raise ModelChanged(name or "the model itself", actual, expected)

@@ -1,0 +1,52 @@
+"""What a model takes over from another of the same network, beyond the values of its arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+
+from densespec.network.graph import Graph
+from densespec.weights.layouts.torch_names import state_keys
+from densespec_torch.inference import PreparedDenseNet
+from densespec_torch.inspecting import keys_of
+from densespec_torch.norms import FrozenDropout, FrozenNorm
+
+
+def keep_state(model: nn.Module, source: nn.Module, graph: Graph, *, trainable: bool) -> None:
+    """Give a model the tensors of another, with their types and devices, and its training mode.
+
+    Args:
+        graph: The network of both.
+        trainable: Whether what wants gradients is taken over too.
+    """
+    names = {key: name for name, key in keys_of(source, graph).items()}
+    own = state_keys(graph)
+    renamed = {key: own[names[key]] if key in names else key for key in source.state_dict()}
+    state = {renamed[key]: t.detach().clone() for key, t in source.state_dict().items()}
+    wanted = {renamed[key]: p.requires_grad for key, p in source.named_parameters()}
+    with _changing(model) as inner:
+        inner.load_state_dict(state, assign=True)
+        for name, parameter in inner.named_parameters() if trainable else ():
+            parameter.requires_grad_(wanted[name])
+    if not isinstance(model, PreparedDenseNet):
+        _keep_modes(model, source)
+
+
+def _changing(model: nn.Module) -> AbstractContextManager[Any]:
+    if isinstance(model, PreparedDenseNet):
+        return model.changing()
+    return contextlib.nullcontext(model)
+
+
+def _keep_modes(model: nn.Module, source: nn.Module) -> None:
+    """Put each module into the mode that it is in there; those of another kind follow the whole."""
+    others = dict(source.named_modules())
+    model.train(source.training)
+    for name, module in model.named_modules():
+        if type(others.get(name)) is type(module) and not isinstance(
+            module, FrozenNorm | FrozenDropout
+        ):
+            module.training = others[name].training
