@@ -118,6 +118,8 @@ class HDF5File:
         self._nodes: dict[int, Node] = {}
         self._collections: dict[int, dict[int, tuple[int, int]]] = {}
         self.root = self.node(self._root_address())
+        if self.root.is_array:
+            raise Damaged("an array stands where everything else should be")
 
     def _root_address(self) -> int:
         if self.take(0, 8) != SIGNATURE:
@@ -294,25 +296,34 @@ class Node:
 
 
 def _messages(file: HDF5File, address: int) -> Iterator[Message]:
+    """The messages of an object's header, but for those that say where it continues.
+
+    Raises:
+        Damaged: there is no header, or it has more or fewer messages than it says.
+    """
+    count = None
     if file.take(address, 4) == b"OHDR":
         blocks, head = [_first_block(file, address)], 4
         if file.unpack("B", address + 5)[0] & 4:
             head = 6
     else:
-        version, size = file.unpack("BxxxxxxxI", address)
+        version, count, size = file.unpack("BxHxxxxI", address)
         if version != 1:
             raise Damaged(f"there is no group or array at {address}")
         blocks, head = [(address + 16, size)], 8
-    seen = set()
+    seen, found = set(), 0
     for start, size in blocks:  # which grow
         if start in seen:
             raise Damaged(f"the header at {address} continues in itself")
         seen.add(start)
         for message in _block(file, start, start + size, head):
+            found += 1
             if message.kind == MessageType.CONTINUATION:
                 blocks.append(_continued(file, message.start, head))
             else:
                 yield message
+    if count not in (None, found):
+        raise Damaged(f"the header at {address} has {found} messages, but says that it has {count}")
 
 
 def _first_block(file: HDF5File, address: int) -> tuple[int, int]:
