@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from densespec.weights.containers.base import MappedFile
-from densespec.weights.containers.hdf5_format import HDF5File, Node
+from densespec.weights.containers.hdf5_format import HDF5File, HDF5Object
 from tests.containers.samples import bits, network, read_all, refusal
 
 VERSIONS = {
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 # As the library reads it
 
 
-def assert_same(node: Node, expected: Any) -> None:
+def assert_same(node: HDF5Object, expected: Any) -> None:
     """Compare groups, attributes and arrays with what the library finds."""
     if isinstance(expected, h5py.Group):
         assert set(node.links) == set(expected)
