@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from densespec.weights.containers.base import MappedFile
-from densespec.weights.containers.hdf5_format import HDF5File, Node
+from densespec.weights.containers.hdf5_format import HDF5File, HDF5Object
 from tests.containers.samples import bits, network, read_all, refusal
 
 VERSIONS = {
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 # As the library reads it
 
 
-def assert_same(node: Node, expected: Any) -> None:
+def assert_same(node: HDF5Object, expected: Any) -> None:
     """Compare groups, attributes and arrays with what the library finds."""
     if isinstance(expected, h5py.Group):
         assert set(node.links) == set(expected)
@@ -293,6 +293,56 @@ def test_headers_that_continue_in_themselves(path: Path) -> None:
         assert at < root + 16 + size
     path.write_bytes(content[: at + 8] + struct.pack("<QQ", root + 16, size) + content[at + 24 :])
     assert "continues in itself" in refusal(path)
+
+
+# Members that are lost
+
+
+def written(path: Path, count: int = 3) -> bytearray:
+    with h5py.File(path, "w") as file:
+        for number in range(count):
+            file[f"w{number}"] = np.zeros(2)
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize(("count", "table"), [(3, b"SNOD"), (40, b"TREE")])
+def test_lists_that_have_more_members_than_they_say(path: Path, count: int, table: bytes) -> None:
+    content = written(path, count)
+    at = content.index(table) + 6
+    number = struct.unpack_from("<H", content, at)[0]
+    assert number > 1
+    struct.pack_into("<H", content, at, number - 1)
+    path.write_bytes(content)
+    assert "has more of them than it says" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", [0x11, 0x08])
+def test_headers_that_lose_what_their_object_is(path: Path, kind: int) -> None:
+    """A group that has no list of members, or an array without a place, is none."""
+    content = written(path)
+    objects = HDF5File(MappedFile.at(path))
+    node = objects.root if kind == 0x11 else objects.root["w1"]
+    (message,) = (message for message in node.messages if message.kind == kind)
+    struct.pack_into("<H", content, message.start - 8, 0)
+    path.write_bytes(content)
+    assert "is neither a group nor an array" in refusal(path)
+
+
+def test_headers_that_have_more_messages_than_they_say(path: Path) -> None:
+    content = written(path)
+    node = HDF5File(MappedFile.at(path)).root["w1"]
+    content[node.address + 2] -= 1
+    path.write_bytes(content)
+    assert "messages, but says that it has" in refusal(path)
+
+
+def test_an_array_is_no_root(path: Path) -> None:
+    content = written(path)
+    file = HDF5File(MappedFile.at(path))
+    at = content.index(struct.pack("<Q", file.root.address), 24)
+    struct.pack_into("<Q", content, at, file.root["w1"].address)
+    path.write_bytes(content)
+    assert "an array stands where everything else should be" in refusal(path)
 
 
 @versions

@@ -114,7 +114,7 @@ def _pickled(content: bytes, key: str) -> Labelled:
 
 
 def _table(content: bytes) -> dict[str, Any]:
-    """What a pickled dict has under texts, which Python 2 wrote as bytes."""
+    """Read what a pickled dict has under texts, which Python 2 wrote as bytes."""
     value = PickleReader(content).read()
     if not isinstance(value, Dict):
         raise DataError(f"it should be a table, but is {described(value)}")

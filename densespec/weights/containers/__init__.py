@@ -40,7 +40,7 @@ SUFFIXES = {
     ".msgpack": "msgpack",
     ".npz": "npz",
 }
-"""Container by suffix; where two fit, the first."""
+"""The container by suffix; if two fit, it is the first."""
 
 READERS: dict[str, Callable[[Opened], None]] = {
     "safetensors": safetensors.read,
@@ -70,7 +70,7 @@ FOREIGN = {
     (b'{"', b"{\n", b"{\r", b"{ "): "JSON text",
     (b"\x1f\x8b",): "compressed by gzip: unpack it first",
 }
-"""What files that are no container start with, and what to say of them."""
+"""What files start with that are no container, and what to say of them."""
 
 
 def open_file(path: str | os.PathLike[str], *, key: str | None = None) -> OpenFile:
@@ -139,7 +139,7 @@ def write_file(
 
 
 def _container(path: Path) -> str:
-    """Container by a file's content, or else by its suffix."""
+    """Find a file's container by its content, or else by its suffix."""
     head, size = _head(path)
     found = _container_in(head, size, path)
     foreign = None if found else _foreign(head)
@@ -151,7 +151,7 @@ def _container(path: Path) -> str:
 
 
 def _head(path: Path) -> tuple[bytes, int]:
-    """The first bytes of a file, and its size."""
+    """Read the first bytes of a file, and its size."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -169,7 +169,7 @@ def _head(path: Path) -> tuple[bytes, int]:
 
 
 def _container_in(head: bytes, size: int, path: Path) -> str | None:
-    """Container by a file's first bytes."""
+    """Find a file's container by its first bytes."""
     if head.startswith(HDF5_MAGIC):
         return "keras-weights"
     if head.startswith(ZIP_MAGICS):
@@ -196,7 +196,7 @@ def _container_in_zip(path: Path) -> str | None:
 
 
 def _is_msgpack_map(head: bytes) -> bool:
-    """Whether these bytes start a map whose first key is a text."""
+    """Say whether these bytes start a map whose first key is a text."""
     sizes = {0xDE: 2, 0xDF: 4}
     if not (0x80 <= head[0] <= 0x8F or head[0] in sizes):
         return False
@@ -205,12 +205,12 @@ def _is_msgpack_map(head: bytes) -> bool:
 
 
 def _foreign(head: bytes) -> str | None:
-    """What a file is that is no container."""
+    """Say what a file is that is no container."""
     return next((what for starts, what in FOREIGN.items() if head.startswith(starts)), None)
 
 
 def container_of(path: str | os.PathLike[str]) -> str:
-    """Container that a path's suffix says.
+    """Give the container that a path's suffix says.
 
     Raises:
         WeightsError: its suffix is not known; names those that are.
@@ -252,5 +252,5 @@ def _check_texts(path: Path, tensors: Iterable[str], metadata: Mapping[str, str]
 
 
 def _is_plain(text: str) -> bool:
-    """Whether every container can hold a text."""
+    """Say whether every container can hold a text."""
     return "\0" not in text and text == text.encode(errors="replace").decode()

@@ -67,7 +67,7 @@ MAX_EXPANSION = 100
 
 
 def plausible(claimed: int, stored: int) -> bool:
-    """Whether ``stored`` bytes may hold ``claimed`` bytes of weights.
+    """Say whether ``stored`` bytes may hold ``claimed`` bytes of weights.
 
     Compression, repeated views and fill values can make a small file claim any size. Trained
     weights hardly compress, so a hundredfold is a trap, unless all of it is small anyway.
@@ -111,7 +111,7 @@ def _reason(error: Exception) -> str:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """The type of arrays of this name.
+    """Give the type of arrays of this name.
 
     Raises:
         PackageMissing: it is one of ``ml_dtypes``, which is not installed.
@@ -123,7 +123,7 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 def byte_size(shape: tuple[int, ...], dtype: str) -> int:
-    """Bytes of an array."""
+    """Count the bytes of an array."""
     return math.prod(shape) * ITEM_SIZES[dtype]
 
 
@@ -232,7 +232,7 @@ class MappedFile:
 
     @classmethod
     def of(cls, file: IO[bytes]) -> Self:
-        """The bytes of an open file, which may be closed afterwards."""
+        """Map an open file, which may be closed afterwards."""
         if not os.fstat(file.fileno()).st_size:
             return cls(np.empty(0, np.uint8))  # which can't be mapped
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -244,19 +244,19 @@ class MappedFile:
             return cls.of(file)
 
     def take(self, start: int, size: int) -> bytes:
-        """A copy of some bytes; fewer where the file ends."""
+        """Copy some bytes; they are fewer where the file ends."""
         return self.bytes[start : start + size].tobytes()
 
     def array(
         self, start: int, shape: tuple[int, ...], dtype: np.dtype, order: ByteOrder = "<"
     ) -> np.ndarray:
-        """A view of elements in this byte order, or a copy where they are not aligned."""
+        """Give elements in this byte order: a view, or a copy if they are not aligned."""
         view = self.bytes[start : start + math.prod(shape) * dtype.itemsize]
         return elements(view, dtype, order).reshape(shape)
 
 
 def elements(content: np.ndarray, dtype: np.dtype, order: ByteOrder) -> np.ndarray:
-    """Bytes as elements: a view in this byte order, or a copy where they are not aligned.
+    """Give bytes as elements in this byte order: a view, or a copy if they are not aligned.
 
     Elements of ``ml_dtypes`` have no byte order of their own, so theirs is changed here.
     """
@@ -282,7 +282,7 @@ class Output:
     progress: Progress
 
     def arrays(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-        """Every array, C-contiguous and in native byte order, read as it is asked for.
+        """Read every array as it is asked for, C-contiguous and in native byte order.
 
         Raises:
             Refused: one is not what its tensor says it is.
@@ -332,7 +332,7 @@ class Output:
 
 
 def little_endian_bytes(array: np.ndarray) -> memoryview:
-    """A C-contiguous array's elements, without a copy where the machine is little-endian."""
+    """Give a C-contiguous array's elements; little-endian machines make no copy."""
     if sys.byteorder == "big":
         array = array.byteswap()
     return array.reshape(-1).view(np.uint8).data

@@ -115,7 +115,7 @@ def _add_chunked(opened: Opened, file: MappedFile, name: str, leaf: dict[Any, An
 
 
 def _numbered(entries: Any) -> tuple[Any, ...]:
-    """Flax's spelling of a tuple, as a map by "0", "1" and so on."""
+    """Read Flax's spelling of a tuple, a map by "0", "1" and so on."""
     if not isinstance(entries, dict):
         raise Damaged("it has a chunked array without shape or chunks")
     return tuple(entries[str(index)] for index in range(len(entries)))
@@ -157,7 +157,7 @@ class _TreeReader:
         return self._leaf(self._next(self.unpacker.unpack))
 
     def _next(self, take: Callable[[], Any]) -> Any:
-        """What the package takes next."""
+        """Take what comes next, by a method of the package."""
         try:
             return take()
         except (self.package.UnpackException, ValueError) as error:
@@ -166,7 +166,7 @@ class _TreeReader:
             raise Damaged(f"it is cut off, or no msgpack, from {at} on ({kind})") from error
 
     def _kind(self) -> str:
-        """What the next byte starts, which the package does not tell before it reads it."""
+        """Look at what the next byte starts; the package tells it only by reading on."""
         at = self.unpacker.tell()
         first = int(self.bytes[at]) if at < len(self.bytes) else 0
         if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
@@ -202,7 +202,7 @@ class _TreeReader:
         return None
 
     def _array(self, content: bytes) -> ExtensionArray:
-        """An array by its description, which ends in its elements."""
+        """Read an array's description, which ends in its elements."""
         limits = {"max_array_len": LONGEST_LIST, "max_map_len": 0}
         try:
             parts = self.package.unpackb(content, raw=True, **limits)
@@ -289,5 +289,5 @@ class _TreeWriter:
 
 
 def _numbering(values: Sequence[Any]) -> dict[str, Any]:
-    """Flax's spelling of a tuple, as a map by "0", "1" and so on."""
+    """Spell a tuple as Flax does, as a map by "0", "1" and so on."""
     return {str(number): value for number, value in enumerate(values)}

@@ -34,13 +34,13 @@ from densespec.weights.containers.base import (
     Output,
     Refused,
 )
-from densespec.weights.containers.hdf5_format import HDF5File, Node
+from densespec.weights.containers.hdf5_format import HDF5File, HDF5Object
 
 LAYER_NAMES = "layer_names"
 WEIGHT_NAMES = "weight_names"
 LAYERS = "layers"
 LONGEST_ATTRIBUTE = 64512
-"""Bytes beyond which Keras cuts a list into several attributes."""
+"""The bytes beyond which Keras cuts a list into several attributes."""
 
 UNLISTED = ("top_level_model_weights",)
 """Groups of weights that no layer has, which Keras 2 doesn't list among the layers."""
@@ -83,12 +83,12 @@ def read_from(opened: Opened, file: MappedFile) -> None:
             json_texts.parsed(opened.metadata[key], f"its {key}")
 
 
-def _texts(node: Node) -> dict[str, str]:
+def _texts(node: HDF5Object) -> dict[str, str]:
     texts = node.attributes.items()
     return {key: text for key, text in texts if isinstance(text, str) and key != LAYER_NAMES}
 
 
-def _walk(opened: Opened, file: MappedFile, group: Node) -> Iterator[tuple[str, str]]:
+def _walk(opened: Opened, file: MappedFile, group: HDF5Object) -> Iterator[tuple[str, str]]:
     """Add every array below a group. Yields the noted names of layers, by path."""
     for path, member in _below(group):
         inner = "/".join("layers" if part == OLD_LAYERS else part for part in path.split("/"))
@@ -99,8 +99,8 @@ def _walk(opened: Opened, file: MappedFile, group: Node) -> Iterator[tuple[str, 
             yield inner.removesuffix("vars").removesuffix("/"), name
 
 
-def _below(group: Node) -> Iterator[tuple[str, Node]]:
-    """Every group and array below a group, with its path.
+def _below(group: HDF5Object) -> Iterator[tuple[str, HDF5Object]]:
+    """Give every group and array below a group, with its path.
 
     Raises:
         Damaged: a group leads back to itself, or lies too deep.
@@ -124,7 +124,7 @@ def _below(group: Node) -> Iterator[tuple[str, Node]]:
         open_groups.append((f"{path}/", node, iter(node.links)))
 
 
-def _read_layers(opened: Opened, file: MappedFile, weights: Node, layers: list[str]) -> None:
+def _read_layers(opened: Opened, file: MappedFile, weights: HDF5Object, layers: list[str]) -> None:
     listed, named = {}, set()
     for layer in [*layers, *(name for name in UNLISTED if name in weights.links)]:
         group = _at(weights, layer)
@@ -141,8 +141,8 @@ def _read_layers(opened: Opened, file: MappedFile, weights: Node, layers: list[s
         opened.metadata[LAYERS] = json.dumps(listed, ensure_ascii=False)
 
 
-def _names(group: Node, key: str) -> list[str] | None:
-    """A list of names, which Keras cuts up where it is long."""
+def _names(group: HDF5Object, key: str) -> list[str] | None:
+    """Read a list of names, which Keras cuts up if it is long."""
     if key in group.attributes:
         return _list(group, key)
     if f"{key}0" not in group.attributes:
@@ -151,20 +151,20 @@ def _names(group: Node, key: str) -> list[str] | None:
     return [name for part in keys for name in _list(group, part)]
 
 
-def _list(group: Node, key: str) -> list[str]:
+def _list(group: HDF5Object, key: str) -> list[str]:
     names = group.attributes[key]
     if not isinstance(names, list):
         raise Damaged(f"its attribute {key} should be a list of names")
     return names
 
 
-def _at(group: Node, path: str) -> Node:
+def _at(group: HDF5Object, path: str) -> HDF5Object:
     for part in path.split("/"):
         group = group[part]
     return group
 
 
-def _add(opened: Opened, file: MappedFile, name: str, node: Node) -> None:
+def _add(opened: Opened, file: MappedFile, name: str, node: HDF5Object) -> None:
     try:
         array = node.array()
     except Refused as error:
@@ -200,7 +200,7 @@ def write_weights(output: Output) -> None:
 
 
 def _layer_names(output: Output) -> dict[str, str]:
-    """Names of layers by path.
+    """Read the names of layers by path.
 
     Raises:
         Refused: the metadata do not hold them as JSON, or a path is an array's.
@@ -241,7 +241,7 @@ def write_legacy(output: Output) -> None:
 
 
 def _layers(output: Output) -> dict[str, list[str]]:
-    """Names of tensors by layer.
+    """Read the names of tensors by layer.
 
     Raises:
         Refused: the metadata name others.
@@ -258,7 +258,7 @@ def _layers(output: Output) -> dict[str, list[str]]:
 
 
 def _layer_of(name: str) -> str:
-    """Of a tensor of this name, where nothing else is said."""
+    """Give the layer of a tensor of this name, if nothing else is said."""
     return name.rpartition("/")[0] or name
 
 

@@ -58,20 +58,20 @@ FLOATS = {
     (8, 0, 64, 52, 11, 0, 52, 1023): "float64",
     (2, 0, 16, 7, 8, 0, 7, 127): "bfloat16",
 }
-"""By size, bit offset, precision, place and size of exponent and mantissa, and bias."""
+"""Types by size, bit offset, precision, place and size of exponent and mantissa, and bias."""
 
 BOOLS = (b"FALSE\0\0\0TRUE\0\0\0\0\0\1", b"FALSE\0TRUE\0\0\1")
-"""Members of h5py's enumeration for booleans, in types of version 1 and 3."""
+"""The members of h5py's enumeration for booleans, in types of version 1 and 3."""
 
 
 @dataclass(frozen=True)
 class ElementType:
-    """Type of elements.
+    """The type of elements.
 
     Attributes:
-        name: numpy's or ``ml_dtypes``'s, ``text``, or None for any other.
-        order: byte order.
-        size: of one element in bytes.
+        name: numpy's name or that of ``ml_dtypes``, ``text``, or None for any other type.
+        order: the byte order of numbers.
+        size: the bytes of one element.
         variable: whether texts lie in the global heap.
     """
 
@@ -103,7 +103,7 @@ class Message:
 
 
 Texts = str | list[str] | None
-"""An attribute: a text, a list of texts, or none where it is something else."""
+"""An attribute: a text, a list of texts, or None for anything else."""
 
 
 class HDF5File:
@@ -115,9 +115,11 @@ class HDF5File:
         self.table_k, self.tree_k = TABLE_K, TREE_K
         self._steps = MOST_STEPS
         self._text_left = MOST_TEXT
-        self._nodes: dict[int, Node] = {}
+        self._nodes: dict[int, HDF5Object] = {}
         self._collections: dict[int, dict[int, tuple[int, int]]] = {}
         self.root = self.node(self._root_address())
+        if self.root.is_array:
+            raise Damaged("an array stands where everything else should be")
 
     def _root_address(self) -> int:
         if self.take(0, 8) != SIGNATURE:
@@ -140,40 +142,40 @@ class HDF5File:
             raise Damaged(f"it is cut short: {self.size} of {end} bytes are there")
         return int(root)
 
-    def node(self, address: int) -> Node:
-        """The group or array at an address."""
+    def node(self, address: int) -> HDF5Object:
+        """Give the group or array at an address."""
         if address not in self._nodes:
-            self._nodes[address] = Node(self, address)
+            self._nodes[address] = HDF5Object(self, address)
         return self._nodes[address]
 
     def unpack(self, form: str, start: int) -> tuple[Any, ...]:
-        """Little-endian numbers, as :mod:`struct` describes them."""
+        """Read little-endian numbers, as :mod:`struct` describes them."""
         self._steps -= 1
         if not self._steps:
             raise Damaged(f"its structure takes more than {MOST_STEPS} steps to read")
         return struct.unpack(f"<{form}", self.take(start, struct.calcsize(f"<{form}")))
 
     def take(self, start: int, size: int) -> bytes:
-        """Some bytes, all of them in the file."""
+        """Copy some bytes, all of which are in the file."""
         if start + size > self.size:
             raise Damaged(f"it ends at {self.size} bytes, but {start + size} are needed")
         return self.file.take(start, size)
 
     def expect(self, signature: bytes, start: int) -> int:
-        """Check a structure's signature. Returns where it ends."""
+        """Check a structure's signature, and give the place where it ends."""
         if self.take(start, len(signature)) != signature:
             raise Damaged(f"there should be {signature.decode()} at {start}")
         return start + len(signature)
 
     def text(self, start: int, size: int) -> str:
-        """A text, up to its first zero."""
+        """Read a text, up to its first zero."""
         self._text_left -= size
         if self._text_left < 0:
             raise Damaged(f"its texts take more than {MOST_TEXT} bytes")
         return self.take(start, size).partition(b"\0")[0].decode()
 
     def collection(self, address: int) -> dict[int, tuple[int, int]]:
-        """A part of the global heap: where its objects lie, and their sizes, by number."""
+        """Find the objects of a part of the global heap: their places and sizes, by number."""
         if address not in self._collections:
             self._collections[address] = self._read_collection(address)
         return self._collections[address]
@@ -194,7 +196,7 @@ class HDF5File:
         return found
 
 
-class Node:
+class HDF5Object:
     """A group or an array."""
 
     def __init__(self, file: HDF5File, address: int) -> None:
@@ -206,7 +208,7 @@ class Node:
         if not kinds & {*LINKING, MessageType.LAYOUT}:
             raise Damaged(f"what lies at {address} is neither a group nor an array")
 
-    def __getitem__(self, name: str) -> Node:
+    def __getitem__(self, name: str) -> HDF5Object:
         address = self.links.get(name)
         if address is None:
             raise Damaged(f"there is no {shown(name)} where it should be")
@@ -214,7 +216,7 @@ class Node:
 
     @functools.cached_property
     def links(self) -> dict[str, int]:
-        """Addresses of a group's members, by name."""
+        """The addresses of a group's members, by name."""
         found: dict[str, int] = {}
         for name, address in self._links():
             if name in found or not name:
@@ -245,7 +247,7 @@ class Node:
                 yield from _dense(self.file, message.start, 2, ATTRIBUTES_BY_NAME, 0, 8)
 
     def array(self) -> StoredArray:
-        """Where an array lies.
+        """Find where an array lies.
 
         Raises:
             Refused: in another file, in chunks, or nowhere; or of a type that is not read.
@@ -267,7 +269,7 @@ class Node:
         return StoredArray(shape, kind.name, kind.order, start if claimed else 0, stored)
 
     def _place(self) -> tuple[int, int]:
-        """Where elements start, and how many bytes there are of them."""
+        """Find where elements start, and how many bytes there are of them."""
         start = self._own(MessageType.LAYOUT)
         version, layout = self.file.unpack("BB", start)
         if version not in (3, 4):
@@ -286,7 +288,7 @@ class Node:
         return next((message for message in self.messages if message.kind == kind), None)
 
     def _own(self, kind: int) -> int:
-        """Where the one message of a kind starts."""
+        """Find where the one message of a kind starts."""
         message = self._find(kind)
         if message is None or message.flags & 2:
             raise Refused("it has no type, shape or place of its own; save it anew")
@@ -294,25 +296,34 @@ class Node:
 
 
 def _messages(file: HDF5File, address: int) -> Iterator[Message]:
+    """Read the messages of an object's header, but for those that say where it continues.
+
+    Raises:
+        Damaged: there is no header, or it has more or fewer messages than it says.
+    """
+    count = None
     if file.take(address, 4) == b"OHDR":
         blocks, head = [_first_block(file, address)], 4
         if file.unpack("B", address + 5)[0] & 4:
             head = 6
     else:
-        version, size = file.unpack("BxxxxxxxI", address)
+        version, count, size = file.unpack("BxHxxxxI", address)
         if version != 1:
             raise Damaged(f"there is no group or array at {address}")
         blocks, head = [(address + 16, size)], 8
-    seen = set()
+    seen, found = set(), 0
     for start, size in blocks:  # which grow
         if start in seen:
             raise Damaged(f"the header at {address} continues in itself")
         seen.add(start)
         for message in _block(file, start, start + size, head):
+            found += 1
             if message.kind == MessageType.CONTINUATION:
                 blocks.append(_continued(file, message.start, head))
             else:
                 yield message
+    if count not in (None, found):
+        raise Damaged(f"the header at {address} has {found} messages, but says that it has {count}")
 
 
 def _first_block(file: HDF5File, address: int) -> tuple[int, int]:
@@ -369,7 +380,7 @@ def _terminated(file: HDF5File, start: int, most: int) -> bytes:
 
 
 def _tables(file: HDF5File, node: int, above: int | None, seen: set[int]) -> Iterator[int]:
-    """Tables of symbols below a node of a B-tree of version 1."""
+    """Find the tables of symbols below a node of a B-tree of version 1."""
     kind, level, count = file.unpack("BBH", file.expect(b"TREE", node))
     if kind or node in seen or (above is not None and level != above - 1):
         raise Damaged(f"the tree of a group is tangled at {node}")
@@ -416,14 +427,14 @@ def _refused(name: str, kind: str) -> str:
 def _dense(
     file: HDF5File, info: int, index: int, kind: int, start: int, size: int
 ) -> Iterator[tuple[int, int]]:
-    """Where links or attributes lie that are too many for their object's header.
+    """Find links or attributes that are too many for their object's header.
 
     Args:
         info: where the message about them starts.
-        index: bytes that it has for a creation index, if it has one.
-        kind: type of records in their tree, which hold their names in the heap.
-        start: of the heap's name in a record.
-        size: of the heap's name.
+        index: the bytes that it has for a creation index, if it has one.
+        kind: the type of records in their tree, which hold their names in the heap.
+        start: where the heap's name starts in a record.
+        size: the bytes of the heap's name.
     """
     (flags,) = file.unpack("B", info + 1)
     heap, tree = file.unpack("QQ", info + 2 + (index if flags & 1 else 0))
@@ -435,7 +446,7 @@ def _dense(
 
 
 def _records(file: HDF5File, address: int, kind: int) -> Iterator[int]:
-    """Where the records of a B-tree of version 2 start."""
+    """Find where the records of a B-tree of version 2 start."""
     _, found, node, size, depth, _, _, root, count, _ = file.unpack(
         "BBIHHBBQHQ", file.expect(b"BTHD", address)
     )
@@ -446,7 +457,7 @@ def _records(file: HDF5File, address: int, kind: int) -> Iterator[int]:
 
 
 def _pointers(node: int, size: int, depth: int) -> list[tuple[int, int]]:
-    """By depth, the bytes of a node's numbers of records: of one child, and of all below it."""
+    """Give by depth the bytes of a node's counts of records: of one child, and of all below it."""
     most = below = (node - 10) // size
     width = _width(most)
     found, total = [(width, 0)], 0
@@ -460,7 +471,7 @@ def _pointers(node: int, size: int, depth: int) -> list[tuple[int, int]]:
 
 
 def _width(limit: int) -> int:
-    """Bytes of numbers up to a limit."""
+    """Count the bytes of numbers up to a limit."""
     return max(1, (limit.bit_length() + 7) // 8)
 
 
@@ -494,7 +505,7 @@ class _Heap:
         self.length_size = min((_log2(self.largest) + 7) // 8, _width(managed))
 
     def find(self, name: bytes) -> tuple[int, int]:
-        """Where an object lies, and its size."""
+        """Find where an object lies, and its size."""
         match name[0] >> 4:
             case 0:
                 split = 1 + self.offset_size
@@ -539,7 +550,7 @@ def _log2(number: int) -> int:
 
 
 def _shape(file: HDF5File, start: int) -> tuple[int, ...] | None:
-    """Shape of an array; None for one without elements or shape."""
+    """Read the shape of an array; it is None for one without elements or shape."""
     version, rank, _, kind = file.unpack("BBBB", start)
     if version == 1:
         return file.unpack(f"{rank}Q", start + 8)

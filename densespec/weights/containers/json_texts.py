@@ -18,7 +18,7 @@ def parsed(
     what: str,
     pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """The value of a JSON text.
+    """Read the value of a JSON text.
 
     Args:
         what: what the text is, as the subject of a sentence.

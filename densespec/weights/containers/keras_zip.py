@@ -29,7 +29,7 @@ def read(opened: Opened) -> None:
 
 
 def _text(archive: Archive, name: str) -> str:
-    """A member, once it is known to be JSON."""
+    """Read a member, once it is known to be JSON."""
     if archive.members[name].file_size > json_texts.LONGEST:
         raise Damaged(f"{name} is longer than {json_texts.LONGEST} bytes")
     text = archive.content(name).tobytes().decode()

@@ -101,7 +101,7 @@ def _offsets(name: str, entry: Any) -> tuple[int, int]:
 
 
 def _checked_end(name: str, entry: dict[str, Any], begin: int) -> int:
-    """End of a tensor that should begin where the one before it ends."""
+    """Find the end of a tensor that should begin where the one before it ends."""
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     if dtype not in TYPES:
         raise Refused(

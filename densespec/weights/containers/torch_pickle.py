@@ -113,7 +113,7 @@ def _notes(state: FoundState) -> Iterator[str]:
 
 
 def _first(things: Iterable[str]) -> str:
-    """The first few of things, and how many more there are."""
+    """Name the first few of things, and say how many more there are."""
     listed = list(things)
     more = f" and {len(listed) - MOST_NOTED} more" if len(listed) > MOST_NOTED else ""
     return f"{', '.join(listed[:MOST_NOTED])}{more}"
@@ -165,7 +165,7 @@ def _zipped(opened: Opened) -> PickledFile:
 
 
 def _folder(archive: Archive) -> str:
-    """The folder that everything is in.
+    """Find the folder that everything is in.
 
     Raises:
         Refused: the archive is of another kind.
@@ -215,7 +215,7 @@ def _legacy(opened: Opened, file: MappedFile) -> PickledFile:
 def _places(
     file: MappedFile, start: int, keys: Any, storages: Mapping[str, Storage]
 ) -> dict[str, np.ndarray]:
-    """The bytes of each storage, which follow one another in the order of their keys.
+    """Find the bytes of each storage, which follow one another in the order of their keys.
 
     Raises:
         Refused: one is of a type that is not read.

@@ -68,7 +68,7 @@ class StateSearch:
         self._names_left = MOST_TEXT
 
     def find(self, value: Any, key: str | None) -> FoundState:
-        """The state dict in a value.
+        """Find the state dict in a value.
 
         Args:
             key: where it lies, as keys joined by dots; None for where it mostly does.
@@ -90,14 +90,14 @@ class StateSearch:
         return FoundState(value, entries, ".".join(path), tuple(beside), tuple(alike))
 
     def entries(self, value: Any) -> dict[str, Any]:
-        """What a value holds by name: a dict, a module as its state dict has it, or any object."""
+        """Give what a value holds by name; a module holds what its state dict would."""
         if id(value) not in self._entries:
             found = self._state_of(value) if is_module(value) else named_parts(value)
             self._entries[id(value)] = found
         return self._entries[id(value)]
 
     def _state_of(self, module: Any) -> dict[str, Any]:
-        """What the ``state_dict`` of a module would be.
+        """Give what the ``state_dict`` of a module would be.
 
         Raises:
             Refused: its modules are nested deeper, or have more parts, than any network's.
@@ -123,7 +123,7 @@ class StateSearch:
         return {f"{prefix}{name}": value for name, value in values.items()}
 
     def _follow(self, value: Any, key: str) -> tuple[list[str], dict[str, Any]]:
-        """The keys on the way, and what lies beside them."""
+        """Go where a key leads: give the keys on the way, and what lies beside them."""
         path: list[str] = []
         beside: dict[str, Any] = {}
         rest = key.strip(".")
@@ -145,7 +145,7 @@ class StateSearch:
         return {".".join([*path, key]): other for key, other in others if key != chosen}
 
     def _choice(self, found: list[str]) -> str | None:
-        """The one of several keys that is meant: not an average where what it averages is there."""
+        """Choose the key that is meant: not an average if what it averages is there."""
         plain = [key for key in found if key in WRAPPERS] or found
         if len(plain) > 1:
             raise Refused(
@@ -155,7 +155,7 @@ class StateSearch:
         return plain[0] if plain else None
 
     def _wrapped(self, value: Any) -> list[str]:
-        """Keys of a dict under which state dicts, or wrappers of them, lie."""
+        """Find the keys of a dict under which state dicts, or wrappers of them, lie."""
         if is_module(value):
             return []
         entries = self.entries(value)
@@ -173,7 +173,7 @@ class StateSearch:
         return self._holding[at]
 
     def _is_like(self, value: Any, entries: Mapping[str, Any]) -> bool:
-        """Whether a value is a state dict that has arrays of the same names."""
+        """Say whether a value is a state dict that has arrays of the same names."""
         common = self.entries(value).keys() & entries.keys()
         return any(is_array(self.entries(value)[name]) for name in common)
 
@@ -205,12 +205,12 @@ def _listed(entries: Mapping[str, Any]) -> str:
 
 
 def is_array(value: Any) -> bool:
-    """Whether a value stands for a tensor or for a numpy array."""
+    """Say whether a value stands for a tensor or for a numpy array."""
     return isinstance(value, Made) and (is_tensor(value) or array_of(value) is not None)
 
 
 def pairs_of(value: Any) -> Sequence[Pair] | None:
-    """The keys and values of a dict of any class; None for other values."""
+    """Give the keys and values of a dict of any class, and None for other values."""
     match value:
         case Dict(pairs):
             return pairs
@@ -222,7 +222,7 @@ def pairs_of(value: Any) -> Sequence[Pair] | None:
 
 
 def named_parts(value: Any) -> dict[str, Any]:
-    """The values of a dict whose keys are texts, or the attributes of another object."""
+    """Give the values of a dict whose keys are texts, or the attributes of another object."""
     pairs = pairs_of(value)
     if pairs is None:
         return attributes_of(value)
@@ -231,7 +231,7 @@ def named_parts(value: Any) -> dict[str, Any]:
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """The attributes that an object would be given."""
+    """Give the attributes that an object would be given."""
     match value:
         case Made(state=Dict() as state) | Made(state=(Dict() as state, _)):
             return named_parts(state)
@@ -242,7 +242,7 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 
 def is_module(value: Any) -> bool:
-    """Whether a value stands for a ``torch.nn.Module``."""
+    """Say whether a value stands for a ``torch.nn.Module``."""
     match value:
         case Made(state=Dict(pairs)):
             return {"_modules", "_parameters", "_buffers"} <= {
@@ -265,7 +265,7 @@ class Module:
 
     @classmethod
     def of(cls, value: Any) -> Module:
-        """What stands in a pickle for a module."""
+        """Read what stands in a pickle for a module."""
         attributes = attributes_of(value)
         left_out = _texts_in(attributes.get("_non_persistent_buffers_set"))
         kinds = [named_parts(attributes.get(kind)) for kind in ("_parameters", "_buffers")]
@@ -280,7 +280,7 @@ class Module:
 
 
 def _texts_in(value: Any) -> set[str]:
-    """The texts in a set."""
+    """Give the texts in a set."""
     match value:
         case Made(arguments=(list() as items,)) | Made(items=list() as items):
             return {item for item in items if isinstance(item, str)}

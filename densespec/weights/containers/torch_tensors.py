@@ -119,7 +119,7 @@ class TorchTensor:
             )
 
     def reader(self, content: Callable[[], np.ndarray], order: ByteOrder) -> ReadArray:
-        """What reads it from its storage's bytes, whose numbers have this byte order."""
+        """Make what reads it from its storage's bytes, whose numbers have this byte order."""
 
         def read(dtype: np.dtype) -> np.ndarray:
             stored = content()[self.storage.bytes_before :]
@@ -137,7 +137,7 @@ class TorchTensor:
 
 
 def storage_of(reference: Any) -> Storage:
-    """The storage that a pickle's persistent reference means.
+    """Give the storage that a pickle's persistent reference means.
 
     Raises:
         Damaged: it means none.
@@ -152,7 +152,7 @@ def storage_of(reference: Any) -> Storage:
 
 
 def _start(view: list[Any]) -> int:
-    """Where a part of a storage starts, which old files have a name for."""
+    """Give where a part of a storage starts, which old files have a name for."""
     match view:
         case [] | [None]:
             return 0
@@ -162,7 +162,7 @@ def _start(view: list[Any]) -> int:
 
 
 def tensor_of(value: Any, name: str) -> TorchTensor | None:
-    """The tensor that a value stands for; None where it stands for none.
+    """Give the tensor that a value stands for, or None if it stands for none.
 
     Raises:
         Refused: it stands for a tensor that is not dense, or has no values; names the tensor.
@@ -181,7 +181,7 @@ def tensor_of(value: Any, name: str) -> TorchTensor | None:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether a value stands for a tensor of any kind."""
+    """Say whether a value stands for a tensor of any kind."""
     try:
         return tensor_of(value, "") is not None
     except Refused:
@@ -207,7 +207,7 @@ def _rebuilt(function: str, arguments: tuple[Any, ...], name: str) -> TorchTenso
 
 
 def _signs(metadata: list[Any]) -> tuple[bool, bool]:
-    """Whether a tensor is the conjugate, and the negative, of what is stored."""
+    """Say whether a tensor is the conjugate, and the negative, of what is stored."""
     match metadata:
         case [Dict(pairs)]:
             true = [key for key, value in pairs if value is True and isinstance(key, str)]

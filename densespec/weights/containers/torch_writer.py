@@ -37,7 +37,7 @@ def write(output: Output) -> None:
 
 
 def _record(archive: zipfile.ZipFile, number: int, size: int) -> zipfile.ZipInfo:
-    """A member whose content is aligned, so that it can be mapped into memory."""
+    """Make a member whose content is aligned, so that it can be mapped into memory."""
     info = zipfile.ZipInfo(f"{FOLDER}/data/{number}")
     info.file_size = size
     assert archive.fp is not None
@@ -50,7 +50,7 @@ def _record(archive: zipfile.ZipFile, number: int, size: int) -> zipfile.ZipInfo
 
 
 def _pickle(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
-    """An OrderedDict of tensors whose elements lie in numbered records.
+    """Pickle an OrderedDict of tensors whose elements lie in numbered records.
 
     Metadata become its attribute, which ``load_state_dict`` does not look at.
     """
@@ -93,7 +93,7 @@ def _tensor(number: int, tensor: Tensor) -> bytes:
 
 
 def _plain(value: object) -> bytes:
-    """Instructions that push a plain value."""
+    """Give the instructions that push a plain value."""
     return pickle.dumps(value, 2)[len(pickle.PROTO) + 1 : -len(pickle.STOP)]
 
 
@@ -106,5 +106,5 @@ def _ordered_dict() -> bytes:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a C-contiguous tensor, in elements."""
+    """Give the strides of a C-contiguous tensor, in elements."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -71,7 +71,7 @@ class Archive:
         self._starts = {name: self._start(member) for name, member in self.members.items()}
 
     def _start(self, member: zipfile.ZipInfo) -> int:
-        """Where a member's content starts.
+        """Find where a member's content starts.
 
         Raises:
             Damaged: the archive's directory has another name for it, or it is somewhere else.
@@ -88,12 +88,12 @@ class Archive:
         return name_at + name_size + extra_size
 
     def head(self, name: str, size: int) -> bytes:
-        """The first bytes of a member. They are not compared with its checksum."""
+        """Read the first bytes of a member. They are not compared with its checksum."""
         with self._zip.open(name) as file:
             return file.read(size)
 
     def content(self, name: str) -> np.ndarray:
-        """The bytes of a member, mapped into memory and compared with its checksum.
+        """Map a member into memory and compare it with its checksum.
 
         Raises:
             Damaged: there is no such member, or it is not what its checksum says.
@@ -114,7 +114,7 @@ class Archive:
         return content
 
     def _unpacked(self, member: zipfile.ZipInfo) -> np.ndarray:
-        """The bytes of a compressed member, unpacked to a file without a name."""
+        """Unpack a compressed member to a file without a name, and map that."""
         unpacked = tempfile.TemporaryFile()  # noqa: SIM115
         self._resources.enter_context(unpacked)
         with self._zip.open(member) as packed:  # which compares the checksum
@@ -124,13 +124,13 @@ class Archive:
 
 
 def names_in(path: Path) -> list[str]:
-    """The names of an archive's members."""
+    """Give the names of an archive's members."""
     with _opened(path, MappedFile.at(path)) as archive:
         return archive.namelist()
 
 
 def _opened(path: Path, file: MappedFile) -> zipfile.ZipFile:
-    """The archive, once it is known that its directory is small."""
+    """Open an archive, once it is known that its directory is small."""
     count, size = _directory(file)
     if size > LARGEST_DIRECTORY or count > MAX_TENSORS:
         raise Refused(
@@ -147,7 +147,7 @@ def _opened(path: Path, file: MappedFile) -> zipfile.ZipFile:
 
 
 def _directory(file: MappedFile) -> tuple[int, int]:
-    """How many members an archive's directory has, and how many bytes, as its end says.
+    """Read how many members an archive's directory has, and how many bytes, as its end says.
 
     Raises:
         Damaged: the directory is not right before its end.
@@ -190,6 +190,6 @@ def _problems(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:
 
 
 def leaves_archive(name: str) -> bool:
-    """Whether a member's name points out of the archive."""
+    """Say whether a member's name points out of the archive."""
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts

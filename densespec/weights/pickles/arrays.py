@@ -40,7 +40,7 @@ class PickledArray:
     content: memoryview | bytes | LongText
 
     def read(self) -> np.ndarray:
-        """The array, in the machine's byte order.
+        """Read the array, in the machine's byte order.
 
         Raises:
             PickleError: its elements are a text that is not as many bytes.
@@ -54,7 +54,7 @@ class PickledArray:
 
 
 def array_of(value: Any) -> PickledArray | None:
-    """The numpy array that a value stands for; None where it is none, or not one of numbers.
+    """Give the numpy array that a value stands for, or None if it is not one of numbers.
 
     Raises:
         PickleError: its parts contradict one another.
@@ -86,14 +86,14 @@ def _array(shape: Any, kind: Any, order: Any, content: Any) -> PickledArray | No
 
 
 def _sizes(content: memoryview | bytes | LongText) -> tuple[int, int]:
-    """The fewest and the most bytes that a content may be; UTF-8 takes one or two for each."""
+    """Give the fewest and the most bytes of a content; UTF-8 takes one or two for each."""
     if isinstance(content, LongText):
         return len(content.view) // 2, len(content.view)
     return len(content), len(content)
 
 
 def _type_of(kind: Any) -> tuple[str, Literal["<", ">"]]:
-    """The code of an array's type, and its byte order; empty where it is none of numpy's own."""
+    """Give the code of an array's type, empty if it is not numpy's own, and its byte order."""
     match called(kind), kind:
         case "numpy.dtype", Made(arguments=(str() | memoryview() as code, *_), state=state):
             order = text_of(state[1], "latin1") if isinstance(state, tuple) and state[1:] else None
@@ -102,7 +102,7 @@ def _type_of(kind: Any) -> tuple[str, Literal["<", ">"]]:
 
 
 def _bytes_of(value: Any) -> memoryview | bytes | LongText | None:
-    """Bytes, which Python 3 writes as a text and a call in old protocols."""
+    """Give bytes, which Python 3 writes as a text and a call in old protocols."""
     match called(value), value:
         case _, memoryview() | bytes():
             return value

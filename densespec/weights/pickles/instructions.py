@@ -26,7 +26,7 @@ class PickleError(DensespecError, ValueError):
 
 
 def damaged(problem: str) -> PickleError:
-    """The error that a pickle is damaged."""
+    """Make the error that a pickle is damaged."""
     return PickleError(f"its pickle is damaged: {problem}")
 
 
@@ -42,7 +42,7 @@ class Instructions:
         self.position = 0
 
     def next(self) -> tuple[str, Any]:
-        """The next instruction's name, as in ``pickletools``, and its argument or None.
+        """Read the next instruction: its name, as in ``pickletools``, and its argument or None.
 
         Raises:
             PickleError: there is none, or it is damaged.
@@ -59,7 +59,7 @@ class Instructions:
             raise damaged(f"{shown(str(error))} in {name}") from error
 
     def take(self, size: int) -> memoryview:
-        """A view of the next bytes.
+        """Give a view of the next bytes.
 
         Raises:
             PickleError: there are fewer.
@@ -71,7 +71,7 @@ class Instructions:
         return self._content[start:end]
 
     def line(self) -> bytes:
-        """The bytes up to the next end of a line, without it."""
+        """Copy the bytes up to the next end of a line, without it."""
         start = self.position
         for size in (64, LONGEST_LINE):
             line, end, _ = bytes(self._content[start : start + size]).partition(b"\n")
@@ -121,13 +121,13 @@ def _line(convert: Callable[[bytes], Any]) -> Argument:
 
 
 def _whole_number(line: bytes) -> int | bool:
-    """A number as protocol 0 writes it, which spells truth values as numbers of two digits."""
+    """Read a number of protocol 0, which spells truth values as numbers of two digits."""
     truths = {b"00": False, b"01": True}
     return truths[line] if line in truths else int(line.removesuffix(b"L"))
 
 
 def _quoted(line: bytes) -> memoryview:
-    """Bytes of Python 2, between quotes and with escapes."""
+    """Read bytes of Python 2, between quotes and with escapes."""
     line = line.strip()
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1]:
         raise damaged("a text has no quotes")

@@ -18,7 +18,7 @@ CONTAINER = 120
 """About the bytes of a container with an item, and of an entry of the memo."""
 
 Resolve = Callable[[Any], Any]
-"""Gives the value of a persistent reference, which is what a file keeps outside of its pickle."""
+"""It gives the value of a persistent reference, to what a file keeps outside of its pickle."""
 
 
 def _unresolved(reference: Any) -> Any:
@@ -38,7 +38,7 @@ class PickleReader:
         self._steps, self._bytes = MOST_STEPS, MOST_BYTES
 
     def read(self) -> Any:
-        """The value of the next pickle, with stand-ins for what only code could make.
+        """Read the next pickle's value, with stand-ins for what only code could make.
 
         Raises:
             PickleError: it is damaged, or takes more steps or memory than any honest file.
@@ -84,7 +84,7 @@ class _Machine:
         return self.stack.pop()
 
     def end(self) -> Any:
-        """The value that is left."""
+        """Give the one value that is left."""
         value = self.pop()
         if self.stack or self.below:
             raise damaged("it ends with more than one value")
@@ -173,7 +173,7 @@ def _build(machine: _Machine, _: None) -> None:
 
 
 def _grown(found: Sequence[Any], more: list[Any]) -> list[Any]:
-    """The list, once there is one, with more in it."""
+    """Give the list, once there is one, with more in it."""
     if not isinstance(found, list):
         return more
     found.extend(more)

@@ -56,13 +56,13 @@ class Made:
 
 
 def called(value: Any) -> str:
-    """The name of what would have made a value; empty for other values."""
+    """Give the name of what would have made a value, empty for other values."""
     named = isinstance(value, Made) and isinstance(value.function, Global)
     return value.function.path if named else ""
 
 
 def text_of(value: Any, encoding: str) -> str | None:
-    """A text, or Python 2's bytes as one; None for other values."""
+    """Give a text, or Python 2's bytes as one, and None for other values."""
     match value:
         case str():
             return value
@@ -72,7 +72,7 @@ def text_of(value: Any, encoding: str) -> str | None:
 
 
 def described(value: Any) -> str:
-    """A few words on a value, which may be too tangled to be shown."""
+    """Describe a value, which may be too tangled to be shown, in a few words."""
     match value:
         case None | bool() | int() | float() | str():
             return repr(value)[:100]
