@@ -43,7 +43,8 @@ def _normalise(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _is_nameless(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-    return "layers/conv2d/vars/0" in tensors and not keras_names.notes_names(metadata)
+    stem = any(name.endswith("layers/conv2d/vars/0") for name in tensors)
+    return stem and not keras_names.notes_names(metadata)
 
 
 def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
