@@ -182,7 +182,7 @@ def _sign(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
 
 def main(folder: Path) -> None:
     for name, make in MODELS.items():
-        keras.backend.clear_session()
+        keras.utils.clear_session(free_memory=False)
         model = make()
         _draw(model)
         x = np.random.default_rng(1).standard_normal((2, *model.input_shape[1:])).astype("float32")
