@@ -29,6 +29,7 @@ from densespec.network.ops import (
     MaxPool,
     Relu,
     Shape,
+    Sigmoid,
     Softmax,
     Weight,
     multiply_adds,
@@ -389,6 +390,7 @@ def test_nodes_know_who_reads_them_and_whom_they_read() -> None:
 ENDINGS: list[tuple[dict[str, Any], bool, bool, str | None, str | None]] = [
     ({}, True, True, None, None),
     ({"classifier_activation": "softmax"}, True, False, None, "softmax"),
+    ({"classifier_activation": "sigmoid"}, True, False, None, "sigmoid"),
     ({"include_top": False}, False, False, None, None),
     ({"include_top": False, "pooling": "max"}, False, False, "max", None),
 ]
@@ -774,6 +776,7 @@ def test_what_a_convolution_reads(op: Conv, pads_nothing: bool, pointwise: bool)
         ),
         pytest.param(Dense(6, 10), [(6,)], (10,), id="a linear layer gives its units"),
         pytest.param(Softmax(), [(10,)], (10,), id="a softmax keeps it all"),
+        pytest.param(Sigmoid(), [(10,)], (10,), id="a sigmoid keeps it all"),
     ],
 )
 def test_shape_rules(op: ops.Op, inputs: list[Shape], shape: Shape) -> None:
@@ -992,12 +995,12 @@ def test_softmax_follows_the_classifier() -> None:
         ),
         pytest.param(
             {"classifier_activation": "relu"},
-            "classifier_activation = 'relu', but should be 'softmax' or None (logits)",
+            "classifier_activation = 'relu', but should be 'softmax', 'sigmoid' or None (logits)",
             id="another activation",
         ),
         pytest.param(
             {"classifier_activation": ""},
-            "classifier_activation = '', but should be 'softmax' or None (logits)",
+            "classifier_activation = '', but should be 'softmax', 'sigmoid' or None (logits)",
             id="an empty activation",
         ),
         pytest.param(

@@ -28,6 +28,7 @@ from densespec.network.ops import (
     MaxPool,
     Pads,
     Relu,
+    Sigmoid,
     Softmax,
 )
 from densespec.network.spec import DenseNetSpec
@@ -258,6 +259,17 @@ def test_softmax_of_large_numbers_stays_finite() -> None:
     np.testing.assert_array_equal(y, [[0.5, 0.5], [0.0, 1.0]])
 
 
+def test_sigmoid_is_the_logistic_function_of_each_number() -> None:
+    x = _random(2, 4)
+    expected = [[1 / (1 + math.exp(-v)) for v in row] for row in x]
+    np.testing.assert_allclose(_forward(Sigmoid(), x), expected, **EXACT)
+
+
+def test_sigmoid_of_large_numbers_stays_finite() -> None:
+    y = _forward(Sigmoid(), np.array([[1000.0, -1000.0, 0.0]]))
+    np.testing.assert_array_equal(y, [[1.0, 0.0, 0.5]])
+
+
 # Batch norm
 
 
@@ -463,6 +475,10 @@ def test_gradients_of_the_linear_layer() -> None:
 
 def test_gradients_of_softmax() -> None:
     _check_gradients(Softmax(), [_random(2, 4)])
+
+
+def test_gradients_of_sigmoid() -> None:
+    _check_gradients(Sigmoid(), [_random(2, 4)])
 
 
 def test_relu_has_no_slope_at_zero() -> None:

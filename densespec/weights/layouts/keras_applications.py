@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from densespec.weights.layouts import Layout, keras_names, renamed
 from densespec.weights.layouts.keras_flat import flat
-from densespec.weights.stated.keras_network import stated_network
+from densespec.weights.stated.keras_network import CONFIG_KEYS, stated_network
 from densespec.weights.tensors import Tensor, Tensors
 
 MARK = "conv2_block1_0_bn"
@@ -43,11 +43,12 @@ def _normalise(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _is_nameless(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-    return "layers/conv2d/vars/0" in tensors and not keras_names.notes_names(metadata)
+    stem = any(name.endswith("layers/conv2d/vars/0") for name in tensors)
+    return stem and not keras_names.notes_names(metadata)
 
 
 def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-    texts = metadata.get("layer_names", "") + metadata.get("config", "")
+    texts = "".join(metadata.get(key, "") for key in ("layer_names", *CONFIG_KEYS))
     return (
         MARK in texts
         or any(_modern(name) == f"{MARK}/gamma" for name in tensors)

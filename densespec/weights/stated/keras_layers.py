@@ -172,11 +172,11 @@ class _Flat:
             arguments = {**arguments, "training": True}
         layer = StatedLayer(
             name=name,
-            kind=entry["class_name"],
+            kind=_plain(entry["class_name"]),
             config=entry["config"],
             sources=sources,
             arguments=arguments,
-            registered=entry.get("registered_name") or "",
+            registered=_registered(entry),
         )
         return self._keep(layer)
 
@@ -192,8 +192,18 @@ class _Flat:
 
 def _kind(entry: Mapping[str, Any]) -> str:
     """The name of an entry's class; densespec's own models are functional ones."""
-    own = (entry.get("registered_name") or "").startswith(OWN)
+    own = _registered(entry).startswith(OWN)
     return FUNCTIONAL[0] if own and "output_layers" in entry["config"] else str(entry["class_name"])
+
+
+def _registered(entry: Mapping[str, Any]) -> str:
+    """The name under which a class is registered, which in ``.h5`` files is that of the class."""
+    name = str(entry["class_name"])
+    return entry.get("registered_name") or (name if ">" in name else "")
+
+
+def _plain(name: str) -> str:
+    return name.rpartition(">")[2]
 
 
 def _name(entry: Mapping[str, Any]) -> str:

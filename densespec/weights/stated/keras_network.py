@@ -6,6 +6,7 @@ op: a model is either what its spec says, or it is refused by the layer that is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields as fields_of_op
 from typing import Any
@@ -21,9 +22,26 @@ from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_
 CONFIG_KEYS = ("config", "model_config")
 """Where a ``.keras`` archive and a whole-model ``.h5`` have the model's config, as metadata."""
 
+_RESCALES = "the images are rescaled by it, which no spec can say; take it out of the model"
+_ACTIVATES = "a spec has no other activation than ReLU"
+_POOLS = "a spec has an average before the classifier, and no max pooling (global_pool)"
+FOREIGN_GROUPS = {
+    "rescaling": _RESCALES,
+    "normalization": _RESCALES,
+    "lambda": _RESCALES,
+    "true_divide": _RESCALES,
+    "leaky_re_lu": _ACTIVATES,
+    "prelu": _ACTIVATES,
+    "p_re_lu": _ACTIVATES,
+    "elu": _ACTIVATES,
+}
+"""Groups of Keras 3's files, by the classes of their layers, that no network of a spec has."""
+
 
 def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
     """Read the network that a file's metadata state; None if there is no config of a model.
+
+    Without one, the names of the groups of a ``.weights.h5`` still tell the classes of its layers.
 
     Raises:
         WeightsError: The config can't be read, or no spec says what it states; names the layer.
@@ -31,7 +49,18 @@ def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
     for key in CONFIG_KEYS:
         if key in metadata:
             return network_of_entry(read_config(metadata[key]))
+    _check_groups(read_config(metadata.get("layer_names", "{}")))
     return None
+
+
+def _check_groups(names: Mapping[str, str]) -> None:
+    kinds = {re.sub(r"_\d+$", "", path.rpartition("/")[2]): name for path, name in names.items()}
+    foreign = dict(FOREIGN_GROUPS)
+    if "dense" in kinds:
+        foreign |= {f"global_max_pooling{dims}d": _POOLS for dims in (1, 2, 3)}
+    for kind, name in kinds.items():
+        if kind in foreign:
+            raise StatedOtherwise(f"it has a layer {shown(name)} ({kind}): {foreign[kind]}")
 
 
 def network_of_entry(entry: Mapping[str, Any]) -> StatedNetwork:

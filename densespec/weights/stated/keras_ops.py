@@ -36,7 +36,17 @@ RELU_OPTIONS = ("max_value", "negative_slope", "threshold")
 AUGMENTATIONS = ("AugMix", "CutMix", "MixUp", "RandAugment")
 """Layers that change images in training alone, as do those whose names begin with Random."""
 
-RESCALING = ("Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Lambda")
+RESCALING = (
+    "Rescaling",
+    "Normalization",
+    "Lambda",
+    "TrueDivide",
+    "Divide",
+    "Multiply",
+    "Subtract",
+    "TFOpLambda",
+    "TensorFlowOpLayer",
+)
 """Layers that people put in front of a network so that it takes other images."""
 
 
@@ -442,8 +452,8 @@ def _unknown(layer: StatedLayer) -> StatedOtherwise:
     what = f"{layer}: {shown(says)}"
     if layer.kind in RESCALING:
         return StatedOtherwise(
-            f"it rescales its input by {what}, which no spec can say: take it out of the model, "
-            "and do to the images what it does"
+            f"it rescales its input, or computes on it, by {what}; no spec can say that: take it "
+            "out of the model, and do to the images what it does"
         )
     return StatedOtherwise(
         f"no spec has such a layer or activation as {what}: take it out of the model, if the "
