@@ -22,12 +22,15 @@ PROBES: Mapping[bool, tuple[tuple[int, ...], ...]] = {
 }
 """The sizes that a network of any size is run at, by whether its stem makes maps smaller."""
 PROBES_3D: tuple[tuple[int, ...], ...] = ((32, 32, 32), (33, 35, 37))
+MODEL_TOLERANCE = 0.02
+"""How far the output of a given model may be from the reference; it may compute in bfloat16."""
+
 COMPARED = 2
 """How many samples of a batch are compared: the reference takes its time."""
 
 
 class WrongExport(DensespecError):
-    """What was written does not compute what the network does."""
+    """What was written does not compute what the network, or the given model, does."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def measure(run: Runner, network: WeightedGraph, options: ExportOptions) -> Meas
         options: How it was written.
 
     Raises:
-        WrongExport: It differs by more than rounding, or gives another shape.
+        WrongExport: It differs by more than rounding, or gives another shape; or the model that the
+            network was read from computes something else.
     """
     reference = ReferenceModel(network.graph, network.arrays)
     shapes, differences = tuple(_shapes(network, options)), []
@@ -61,6 +65,7 @@ def measure(run: Runner, network: WeightedGraph, options: ExportOptions) -> Meas
         x = x.astype(options.dtype)
         expected = reference(x[:COMPARED].astype(np.float64))
         differences.append(_difference(run(x), expected, shape))
+    _check_model(network, x)
     difference, tolerance = max(differences), TOLERANCES[options.dtype]
     if not difference <= tolerance:  # NaN is wrong as well
         raise WrongExport(
@@ -68,6 +73,24 @@ def measure(run: Runner, network: WeightedGraph, options: ExportOptions) -> Meas
             f"value, where {options.dtype} may differ by {tolerance:.0e}: nothing was written"
         )
     return Measured(difference, shapes)
+
+
+def _check_model(network: WeightedGraph, x: np.ndarray) -> None:
+    """Check that the model which a network was read from computes what the reference does.
+
+    Raises:
+        WrongExport: It computes something else, such as by a hook.
+    """
+    if network.model is None:
+        return
+    x = x[:COMPARED]
+    expected = ReferenceModel(network.model.graph, network.arrays)(x.astype(np.float64))
+    difference = _difference(network.model.run(x), expected, x.shape)
+    if not difference <= MODEL_TOLERANCE:
+        raise WrongExport(
+            f"the given model differs from the reference by {difference:.1e} of the largest value: "
+            "it computes something that its spec does not say, and nothing was written"
+        )
 
 
 def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]) -> float:
