@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+_OPERATORS = "add sub mul truediv floordiv mod pow and or xor lshift rshift"
 _IN_PLACE = frozenset(
-    ("__setitem__", "__set__", "__delete__", "__ilshift__", "__irshift__")
-    + tuple(f"__i{name}__" for name in _OPERATORS)
+    ["__setitem__", "__set__", "__delete__", *(f"__i{name}__" for name in _OPERATORS.split())]
 )
 """Names of functions that write, besides those that end in an underscore."""
 

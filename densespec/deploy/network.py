@@ -56,11 +56,12 @@ class GivenModel:
     """A model that a network was read from, as its framework runs it.
 
     Attributes:
-        graph: What the model is of; what is exported may end elsewhere.
+        graph, arrays: What the model is of; what is exported may end elsewhere.
         run: What runs the model.
     """
 
     graph: Graph
+    arrays: Arrays
     run: Runner
 
 
@@ -163,7 +164,8 @@ def _read(model: Any) -> WeightedGraph:
     def run(x: np.ndarray) -> np.ndarray:
         return backend.forward(model, graph, x, (output,))[output]
 
-    return WeightedGraph(graph, read_weights(model), GivenModel(graph, run))
+    arrays = read_weights(model)
+    return WeightedGraph(graph, arrays, GivenModel(graph, arrays, run))
 
 
 def _is_spec(source: str | os.PathLike[str]) -> bool:
