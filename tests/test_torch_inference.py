@@ -100,19 +100,115 @@ def test_runs_in_several_threads_at_once() -> None:
         torch.testing.assert_close(got, wanted)
 
 
-def test_notices_every_change_of_its_weights() -> None:
+def test_computes_what_was_loaded_last() -> None:
     model, prepared = _pair()
     x = _images(2)
-    _assert_same(model, prepared, x)
-    for network in (model, prepared):
-        with torch.no_grad():
-            network.features.denseblock1.denselayer2.norm1.running_mean.add_(0.5)
     _assert_same(model, prepared, x)
     other, _ = _pair(SPEC, seed=5)
     prepared.load_state_dict(other.state_dict())
     _assert_same(other, prepared, x)
     prepared.load_state_dict(model.state_dict(), assign=True)
     _assert_same(model, prepared, x)
+    around = torch.nn.Sequential(prepared)
+    around.load_state_dict(torch.nn.Sequential(other).state_dict())
+    _assert_same(other, around, x)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        around.load_state_dict({**torch.nn.Sequential(other).state_dict(), "0.more": x})
+
+
+CHANGES = {
+    "data in place": lambda net: next(net.parameters()).data.mul_(2),
+    "other data": lambda net: setattr(next(net.parameters()), "data", torch.zeros(1)),
+    "a buffer": lambda net: next(net.buffers()).data.add_(1),
+    "an item": lambda net: next(net.parameters()).__setitem__(0, 1),
+    "an operator": lambda net: next(net.parameters()).data.__imul__(2),
+    "a view": lambda net: next(net.parameters()).view(-1)[:3].zero_(),
+    "an output": lambda net: torch.mul(torch.ones(1), 2, out=next(net.parameters()).data),
+    "many at once": lambda net: torch._foreach_mul_(list(net.parameters()), 2.0),
+    "an op": lambda net: torch.ops.aten.mul_(next(net.parameters()), 2),
+    "by numpy": lambda net: next(net.parameters()).detach().numpy().__setitem__(0, 1),
+    "the state": lambda net: net.state_dict()["features.conv0.weight"].copy_(torch.zeros(1)),
+    "all of them": lambda net: torch.nn.utils.vector_to_parameters(
+        torch.zeros(10**5), net.parameters()
+    ),
+    "a module": lambda net: setattr(net, "classifier", torch.nn.Identity()),
+    "an inner module": lambda net: setattr(net.features, "pool0", torch.nn.Identity()),
+    "a hook": lambda net: net.get_submodule("features.conv0").register_forward_hook(print),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_refuses_to_be_changed(change: Any) -> None:
+    model, prepared = _pair()
+    with pytest.raises((RuntimeError, AttributeError, ValueError), match=r"prepared|read-only"):
+        change(prepared)
+    _assert_same(model, prepared, _images(2))
+
+
+def test_shows_its_state_like_any_module(tmp_path: Path) -> None:
+    model, prepared = _pair()
+    assert [n for n, _ in prepared.named_parameters()] == [n for n, _ in model.named_parameters()]
+    assert all(isinstance(p, torch.nn.Parameter) for p in prepared.parameters())
+    torch.save(prepared.state_dict(), tmp_path / "net.pth")
+    loaded = torch.load(tmp_path / "net.pth", weights_only=True)
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in model.state_dict().items())
+    torch.testing.assert_close(dict(loaded), dict(model.state_dict()))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_keeps_types_what_trains_and_the_mode(dtype: str) -> None:
+    model, _ = _pair()
+    model.to(getattr(torch, dtype)).features.conv0.requires_grad_(False)
+    prepared = densespec.optimize(model)
+    turned = densespec.in_mode(prepared, "layers")
+    for network in (prepared, turned):
+        for name, parameter in network.named_parameters():
+            assert parameter.dtype == getattr(torch, dtype)
+            assert parameter.requires_grad == (name != "features.conv0.weight")
+        assert not network.training
+    state = model.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in turned.state_dict().items())
+    assert densespec.in_mode(model.train(), "fast").training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(value: float) -> None:
+    for spec in (SPEC, SPEC.replace(stem_kind="conv", bottleneck_width=None)):
+        model, prepared = _pair(spec)
+        x = _images(2)
+        x[1, 0, 3, 4] = value
+        with torch.no_grad():
+            assert torch.equal(prepared(x).isfinite(), model(x).isfinite())
+        state = model.state_dict()
+        for key in ("features.conv0.weight", "features.denseblock1.denselayer2.norm1.running_var"):
+            damaged = {**state, key: state[key].clone()}
+            damaged[key].view(-1)[0] = torch.nan
+            prepared.load_state_dict(damaged)
+            with torch.no_grad():
+                assert prepared(_images(2)).isnan().all()
+
+
+TRANSFORMS = {
+    "vmap": lambda net, x: torch.func.vmap(lambda one: net(one[None])[0])(x),
+    "jvp": lambda net, x: torch.func.jvp(net, (x,), (x,))[1],
+    "grad": lambda net, x: torch.func.grad(lambda x: net(x).sum())(x),
+    "trace": lambda net, x: torch.jit.trace(net, x)(x[:1]),
+    "script": lambda net, x: torch.jit.script(net)(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_can_be_transformed(transform: Any) -> None:
+    model, prepared = _pair()
+    x = _images(2)
+    torch.testing.assert_close(transform(prepared, x), transform(model, x), rtol=1e-4, atol=1e-5)
+
+
+def test_names_the_type_that_it_takes() -> None:
+    _, prepared = _pair()
+    with pytest.raises(RuntimeError, match=r"input is torch.float64 .* is torch.float32"):
+        prepared(_images(1).double())
 
 
 def test_takes_and_gives_the_canonical_checkpoint_and_turns_back(tmp_path: Path) -> None:

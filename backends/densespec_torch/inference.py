@@ -32,16 +32,23 @@ class PreparedDenseNet(nn.Module):
         # Kept out of PyTorch's sight, which would show the modules.
         self._graph, self._original = graph, (DenseNet(graph).eval(),)
         self._program: Program | None = None
+        self._trainable: set[str] = set()
         self.training = False
+        with self.changing():
+            pass
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[DenseNet]:
         """Give the network that it is made of, to be changed; the program is made anew after."""
-        self._program = None
+        original = self._original[0]
+        for name in self._trainable:
+            original.get_parameter(name).requires_grad_()
         try:
-            yield self._original[0]
+            yield original
         finally:
-            self._program = None
+            trainable = (name for name, p in original.named_parameters() if p.requires_grad)
+            self._trainable, self._program = set(trainable), None
+            original.requires_grad_(False)
 
     def train(self, mode: bool = True) -> PreparedDenseNet:
         """Stay in inference mode.
@@ -90,8 +97,11 @@ class PreparedDenseNet(nn.Module):
     # State, which can be read, loaded and moved
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self._original[0].named_parameters(*args, **kwargs):
-            yield name, ReadOnly.of(parameter)  # type: ignore[misc]
+        original = self._original[0]
+        trainable = {id(original.get_parameter(name)) for name in self._trainable}
+        for name, parameter in original.named_parameters(*args, **kwargs):
+            view: Any = ReadOnly.of(parameter, trainable=id(parameter) in trainable)
+            yield name, view
 
     def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
         for name, buffer in self._original[0].named_buffers(*args, **kwargs):
@@ -164,6 +174,14 @@ class PreparedDenseNet(nn.Module):
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Refuse to have other buffers."""
         _refuse(name)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Refuse to show modules."""
+        return _refuse(target) if target else self
+
+    def __prepare_scriptable__(self) -> Any:
+        """Give what ``torch.jit.script`` compiles: the network that it is made of."""
+        return self._original[0].__prepare_scriptable__()
 
 
 def _refuse(name: str) -> NoReturn:

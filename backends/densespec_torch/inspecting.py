@@ -7,6 +7,7 @@ from the modules. Everything else has to be what this package makes of the graph
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -82,7 +83,7 @@ def _kind_of(pool: nn.Module) -> Pooling | None:
 
 
 def _numbers(model: nn.Module, graph: Graph) -> dict[str, float]:
-    """Read what modules of one kind share: of the first one, with which the others have to agree.
+    """Read what modules of one kind share: what most of them have, and the others should have.
 
     Values of another type than a spec's are left to the comparison of modules.
     """
@@ -92,10 +93,11 @@ def _numbers(model: nn.Module, graph: Graph) -> dict[str, float]:
         (BatchNorm, "batch_norm_momentum", "momentum"),
         (Dropout, "dropout_rate", "p"),
     ):
-        for node in graph.nodes_of(op)[:1]:
-            value = getattr(_found(model, module_path(node.name)), attribute, None)
-            if isinstance(value, float) and 0 < value < 1:
-                numbers[field] = value
+        modules = (_found(model, module_path(node.name)) for node in graph.nodes_of(op))
+        values = [getattr(module, attribute, None) for module in modules]
+        value = statistics.mode(values) if values else None
+        if isinstance(value, float) and 0 < value < 1:
+            numbers[field] = value
     return numbers
 
 

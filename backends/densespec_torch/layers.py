@@ -150,3 +150,6 @@ class PaddedConv3d(_PaddedConv, nn.Conv3d): ...
 
 
 _PADDED_CONV: dict[int, Any] = {1: PaddedConv1d, 2: PaddedConv2d, 3: PaddedConv3d}
+
+PADDED = (PaddedMaxPool, *_PADDED_CONV.values())
+"""Modules that pad by themselves."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.torch_names import module_path
-from densespec_torch.layers import emit
+from densespec_torch.layers import Concat, emit
 from densespec_torch.norms import SynchronisedNorm
+from densespec_torch.scripting import require_scriptable, require_size
 
 Placed = Sequence[tuple[list[str], Node]]
 """Nodes, each behind the names that lead to its module."""
@@ -63,6 +66,43 @@ class Part(nn.Module):
             module = SynchronisedNorm.of(norm, module.process_group)
         super().add_module(name, module)
 
+    def __prepare_scriptable__(self) -> Any:
+        """Give what ``torch.jit.script`` compiles in the place of this module.
+
+        TorchScript looks up no modules as it runs, so their calls are written out.
+
+        Raises:
+            TypeError: TorchScript can't compile a module, such as a padding that depends on sizes.
+        """
+        graph = fx.Graph()
+        x = graph.placeholder("x")
+        self._written_before(graph, x)
+        graph.output(self.written(graph, x, ""))
+        return fx.GraphModule(self, graph)
+
+    def _written_before(self, graph: fx.Graph, x: fx.Node) -> None:
+        """Write out what comes before the children."""
+
+    def written(self, graph: fx.Graph, x: fx.Node, prefix: str) -> fx.Node:
+        """Write the calls of all modules into a graph of calls, and give the last one.
+
+        Args:
+            x: What gives the input.
+            prefix: What stands before the names of children.
+        """
+        values = {self._entry: x}
+        for child in self._children:
+            module, inputs = self._modules[child.name], [values[name] for name in child.reads]
+            if isinstance(module, Part):
+                x = module.written(graph, *inputs, f"{prefix}{child.name}.")
+            elif isinstance(module, Concat):
+                x = graph.call_function(torch.cat, (inputs, 1))
+            else:
+                require_scriptable(f"{prefix}{child.name}", module)
+                x = graph.call_module(f"{prefix}{child.name}", tuple(inputs))
+            values[child.gives] = x
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         values = {self._entry: x}
         for child in self._children:
@@ -95,6 +135,10 @@ class DenseNet(Part):
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x.shape)
         return super().forward(x)
+
+    def _written_before(self, graph: fx.Graph, x: fx.Node) -> None:
+        if any(self._sizes):
+            graph.call_function(require_size, (x, [size or -1 for size in self._sizes]))
 
     def check_size(self, shape: Sequence[int]) -> None:
         """Refuse another size than the network was built for: its padding may depend on it.

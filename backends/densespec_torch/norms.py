@@ -20,10 +20,10 @@ class FrozenNorm(_NormBase):
     such as PyTorch's conversion to synchronised ones, makes it train again.
     """
 
-    weight: Any
-    bias: Any
-    running_mean: Any
-    running_var: Any
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int, *, eps: float, momentum: float) -> None:
         super().__init__(channels, eps, momentum)

@@ -4,6 +4,9 @@ The features of a dense block are written side by side into one buffer, and each
 first of them: nothing is concatenated. Where maps are large, the batch goes through a block a few
 samples at a time, so that they stay in the processor's cache. On processors, convolutions are
 oneDNN's, with kernels in its own layout and the ReLU within.
+
+That ReLU makes 0 of NaN, which every other operation passes on. It is used within dense blocks
+alone, where NaN in a layer's input goes past the layer too, and with kernels without NaN.
 """
 
 from __future__ import annotations
@@ -173,11 +176,12 @@ class Program:
         instructions = (one for step in parts for one in self._instructions(step))
         return _Segment(parts[0].reads, tuple(instructions))
 
-    def _instructions(self, step: Step) -> Iterator[_Instruction]:
+    def _instructions(self, step: Step, *, within: bool = False) -> Iterator[_Instruction]:
+        """Give what computes a step, which may be within a dense block."""
         match step:
             case Block():
                 yield from self._layers(step)
-            case Convolution(conv=conv, relu=Node() as relu):
+            case Convolution(conv=conv, relu=Node() as relu) if within and self._is_finite(conv):
                 apply = self._conv(conv, relu=True)
                 yield _Instruction(relu.name, conv.op, conv.inputs, apply)
             case _:
@@ -188,7 +192,7 @@ class Program:
         features = None if self._traced else Buffer(block.concats, self._workspace)
         for layer in block.layers:
             for step in layer.steps:
-                yield from self._instructions(step)
+                yield from self._instructions(step, within=True)
             node = layer.concat
             apply = features.appended(node) if features else self._apply(node)
             yield _Instruction(node.name, node.op, node.inputs, apply)
@@ -223,6 +227,10 @@ class Program:
             case ops.Sigmoid():
                 return torch.sigmoid
         raise TypeError(f"no step for {node.op!r}")
+
+    def _is_finite(self, node: Node) -> bool:
+        """Whether no array of a node has NaN or infinity."""
+        return all(bool(self.tensors[w.name].isfinite().all()) for w in node.weights)
 
     def _weight(self, node: Node, short: str) -> Tensor:
         return self.tensors[f"{node.name}.{short}"]

@@ -9,26 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_OPERATORS = "add sub mul truediv floordiv mod pow and or xor lshift rshift"
 _IN_PLACE = frozenset(
-    ("__setitem__", "__set__", "__delete__")
-    + tuple(
-        f"__i{name}__"
-        for name in [
-            "add",
-            "sub",
-            "mul",
-            "truediv",
-            "floordiv",
-            "mod",
-            "pow",
-            "and",
-            "or",
-            "xor",
-            "lshift",
-            "rshift",
-        ]
-    )
+    ["__setitem__", "__set__", "__delete__", *(f"__i{name}__" for name in _OPERATORS.split())]
 )
+"""Names of functions that write, besides those that end in an underscore."""
 
 
 class ReadOnly(Tensor):
@@ -38,13 +23,28 @@ class ReadOnly(Tensor):
     """
 
     @classmethod
-    def of(cls, tensor: Tensor) -> ReadOnly:
-        """Make one that shares a tensor's memory; it is a parameter if the tensor is."""
-        view = tensor.detach().as_subclass(cls)
+    def of(cls, tensor: Tensor, *, trainable: bool = False) -> Tensor:
+        """Make one that shares a tensor's memory; it is a parameter if the tensor is.
+
+        Tensors of other kinds, with which PyTorch traces, stay as they are.
+
+        Args:
+            trainable: Whether it says that it wants gradients.
+        """
+        plain = tensor.detach()
+        if type(plain) is not Tensor:
+            return tensor
+        view = plain.as_subclass(cls)
         with torch._C.DisableTorchFunctionSubclass():
-            view.requires_grad_(tensor.requires_grad)
+            view.requires_grad_(trainable)
         view.__dict__["_is_param"] = isinstance(tensor, torch.nn.Parameter)
         return view
+
+    _base = None
+
+    def _is_view(self) -> bool:
+        """Say no: what it is a view of can be written."""
+        return False
 
     @classmethod
     def __torch_function__(

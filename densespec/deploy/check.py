@@ -8,8 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densespec.deploy.network import ExportOptions, Runner, WeightedGraph, smallest_size
+from densespec.deploy.network import (
+    ExportOptions,
+    GivenModel,
+    Runner,
+    WeightedGraph,
+    smallest_size,
+)
 from densespec.errors import DensespecError
+from densespec.network.graph import Graph
 from densespec.reference.model import ReferenceModel
 
 TOLERANCES: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2}
@@ -22,12 +29,15 @@ PROBES: Mapping[bool, tuple[tuple[int, ...], ...]] = {
 }
 """The sizes that a network of any size is run at, by whether its stem makes maps smaller."""
 PROBES_3D: tuple[tuple[int, ...], ...] = ((32, 32, 32), (33, 35, 37))
+MODEL_TOLERANCE = 0.02
+"""How far the output of a given model may be from the reference; it may compute in bfloat16."""
+
 COMPARED = 2
 """How many samples of a batch are compared: the reference takes its time."""
 
 
 class WrongExport(DensespecError):
-    """What was written does not compute what the network does."""
+    """What was written does not compute what the network, or the given model, does."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,15 @@ def measure(run: Runner, network: WeightedGraph, options: ExportOptions) -> Meas
         options: How it was written.
 
     Raises:
-        WrongExport: It differs by more than rounding, or gives another shape.
+        WrongExport: It differs by more than rounding, or gives another shape; or the model that the
+            network was read from computes something else.
     """
     reference = ReferenceModel(network.graph, network.arrays)
-    shapes, differences = tuple(_shapes(network, options)), []
+    if network.model is not None:
+        _check_model(network.model)
+    shapes, differences = tuple(_shapes(network.graph, options)), []
     for shape in shapes:
-        x = np.random.default_rng(zlib.crc32(repr(shape).encode())).standard_normal(shape)
-        x = x.astype(options.dtype)
+        x = _drawn(shape, options.dtype)
         expected = reference(x[:COMPARED].astype(np.float64))
         differences.append(_difference(run(x), expected, shape))
     difference, tolerance = max(differences), TOLERANCES[options.dtype]
@@ -68,6 +80,29 @@ def measure(run: Runner, network: WeightedGraph, options: ExportOptions) -> Meas
             f"value, where {options.dtype} may differ by {tolerance:.0e}: nothing was written"
         )
     return Measured(difference, shapes)
+
+
+def _check_model(model: GivenModel) -> None:
+    """Check that the model which a network was read from computes what the reference does.
+
+    Raises:
+        WrongExport: It computes something else, such as by a change that was not seen.
+    """
+    shape = next(_shapes(model.graph, ExportOptions(batch=COMPARED)))
+    x = _drawn(shape, "float32")
+    expected = ReferenceModel(model.graph, model.arrays)(x.astype(np.float64))
+    difference = _difference(model.run(x), expected, shape)
+    if not difference <= MODEL_TOLERANCE:
+        raise WrongExport(
+            f"the given model differs from the reference by {difference:.1e} of the largest value: "
+            "it computes something that its spec does not say, and nothing was written"
+        )
+
+
+def _drawn(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Draw an input, the same one for a shape each time."""
+    random = np.random.default_rng(zlib.crc32(repr(shape).encode()))
+    return random.standard_normal(shape).astype(dtype)
 
 
 def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -81,14 +116,14 @@ def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]
     return float(apart / (np.abs(expected).max() or 1.0))
 
 
-def _shapes(network: WeightedGraph, options: ExportOptions) -> Iterator[tuple[int, ...]]:
-    spec, known = network.graph.spec, network.graph.input_size
+def _shapes(graph: Graph, options: ExportOptions) -> Iterator[tuple[int, ...]]:
+    spec, known = graph.spec, graph.input_size
     probes = PROBES[spec.shrinks_early]
     if len(known) == 3:
         probes = PROBES_3D
     if None not in known:
         probes = probes[:1]
-    least = smallest_size(network.graph)
+    least = smallest_size(graph)
     for count, sizes in zip((2, 1), probes, strict=False):
         size = (n or max(probe, least) for n, probe in zip(known, sizes, strict=False))
         yield (options.batch or count, spec.in_channels, *size)

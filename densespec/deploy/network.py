@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from densespec.backends import get_backend
 from densespec.building import origin_of, read_weights
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays, select_weights
@@ -51,11 +52,30 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
-class WeightedGraph:
-    """A graph and its canonical arrays."""
+class GivenModel:
+    """A model that a network was read from, as its framework runs it.
+
+    Attributes:
+        graph, arrays: What the model is of; what is exported may end elsewhere.
+        run: What runs the model.
+    """
 
     graph: Graph
     arrays: Arrays
+    run: Runner
+
+
+@dataclass(frozen=True)
+class WeightedGraph:
+    """A graph and its canonical arrays.
+
+    Attributes:
+        model: The model that they come from; None where there is none.
+    """
+
+    graph: Graph
+    arrays: Arrays
+    model: GivenModel | None = None
 
 
 @dataclass(frozen=True)
@@ -111,28 +131,41 @@ def network_of(
     Raises:
         DensespecError: densespec did not build the model, or the file can't be read.
     """
-    graph, arrays = _found(source, spec, layout, seed)
-    graph = wanted.of(graph)
-    return WeightedGraph(graph, select_weights(graph, arrays))
+    found = _found(source, spec, layout, seed)
+    graph = wanted.of(found.graph)
+    return WeightedGraph(graph, select_weights(graph, found.arrays), found.model)
 
 
 def _found(
     source: Any, spec: SpecLike | None, layout: str | None, seed: int | None
-) -> tuple[Graph, Arrays]:
+) -> WeightedGraph:
     if seed is not None:
         graph = lower(resolve(source))
-        return graph, initial_weights(graph, seed)
+        return WeightedGraph(graph, initial_weights(graph, seed))
     if isinstance(source, WeightedGraph):
-        return source.graph, source.arrays
+        return source
     if not isinstance(source, str | os.PathLike):
-        return origin_of(source).graph, read_weights(source)
+        return _read(source)
     if _is_spec(source):
         raise DensespecError(
             f"{source} is a spec, which has no weights: give a weight file, or say which initial "
             "weights you want by a seed (--seed 0)"
         )
     with open_weights(source, layout=layout, spec=spec) as found:
-        return found.graph, found.arrays()
+        return WeightedGraph(found.graph, found.arrays())
+
+
+def _read(model: Any) -> WeightedGraph:
+    """Read the network of a built model, as it is now."""
+    origin = origin_of(model)
+    graph, backend = origin.graph, get_backend(origin.backend)
+    output = graph.output.name
+
+    def run(x: np.ndarray) -> np.ndarray:
+        return backend.forward(model, graph, x, (output,))[output]
+
+    arrays = read_weights(model)
+    return WeightedGraph(graph, arrays, GivenModel(graph, arrays, run))
 
 
 def _is_spec(source: str | os.PathLike[str]) -> bool:
