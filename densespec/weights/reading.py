@@ -107,6 +107,10 @@ class ReadingOptions(Record):
         return cls(**{name: keywords[name] for name in keywords if name in own}), others
 
 
+AS_THEY_ARE = ReadingOptions()
+"""What nobody says anything of."""
+
+
 def takes_reading_options(function: F) -> F:
     """Show the options that a function takes as ``**reading`` in its signature and its docstring.
 
