@@ -15,6 +15,7 @@ from densespec.network.arrays import Arrays, select_weights
 from densespec.network.differences import spec_differences
 from densespec.network.graph import Graph, lower
 from densespec.network.spec import DenseNetSpec
+from densespec.weights.inferring import NOT_IN_SHAPES
 from densespec.weights.opening import IdentifiedWeights, open_weights
 from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
@@ -125,7 +126,8 @@ class Effect:
 
     Attributes:
         difference: The largest relative difference at the feature map.
-        rounding: What float32 itself makes of the network there, likewise.
+        rounding: What float32 itself makes of the network there, likewise; 0 where something
+            changes that is not seen there.
     """
 
     difference: float
@@ -134,7 +136,7 @@ class Effect:
     @property
     def is_rounding(self) -> bool:
         """Whether float32 can't tell the two networks apart."""
-        return self.difference <= self.rounding
+        return self.difference < self.rounding
 
 
 def effect_of(
@@ -154,8 +156,10 @@ def effect_of(
     except DensespecError:
         return None
     graph = lower(spec, include_top=False)
-    ours, rounded = outputs(graph, arrays), outputs(graph, arrays, dtype="float32")
-    return Effect(largest_difference(theirs, ours), largest_difference(rounded, ours))
+    ours, rounding = outputs(graph, arrays), 0.0
+    if changes.keys() <= NOT_IN_SHAPES:
+        rounding = largest_difference(outputs(graph, arrays, dtype="float32"), ours)
+    return Effect(largest_difference(theirs, ours), rounding)
 
 
 def outputs(
@@ -188,7 +192,9 @@ def outputs(
 
 
 def largest_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Give the largest difference over the largest expected magnitude."""
+    """Give the largest difference over the largest expected magnitude; infinite for other shapes."""
+    if actual.shape != expected.shape:
+        return float("inf")
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
