@@ -27,6 +27,7 @@ from densespec.weights.given import (
     weights_for,
 )
 from densespec.weights.opening import IdentifiedWeights
+from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 LOGITS = "linear"
 """What Keras calls the activation that changes nothing."""
@@ -48,6 +49,7 @@ class Origin:
     name: str
 
 
+@takes_reading_options
 def build(
     spec: SpecLike | None = None,
     *,
@@ -64,6 +66,7 @@ def build(
     name: str | None = None,
     trainable_from: str | None = None,
     mode: str | None = None,
+    **reading: Any,
 ) -> Any:
     """Build a network in a framework.
 
@@ -74,10 +77,11 @@ def build(
             ``"tensorflow"`` and ``"jax"`` give a ``keras.Model`` on that engine, ``"torch.nn"`` a
             ``torch.nn.Module``, and ``"numpy"`` the reference.
         include_top: Whether the network ends in its classifier.
-        weights: A weight file of any layout, such as torchvision's, or arrays by canonical name;
-            None draws initial weights from ``seed``, the same on every backend.
+        weights: A weight file of any layout, such as torchvision's; arrays by canonical name, or by
+            the names of any program, such as a ``state_dict``; or a model of any framework. None
+            draws initial weights from ``seed``, the same on every backend.
         input_shape: The shape of one sample, channels included, in the model's layout; None, or a
-            None in it, stands for any size. Its channels replace the spec's.
+            None in it, stands for any size. Its channels are another way to say ``in_channels``.
         pooling: The global pool of a network without a classifier, ``"avg"`` or ``"max"``.
         classes: The number of classes; it replaces the spec's.
         classifier_activation: ``"softmax"`` or ``"sigmoid"`` for probabilities, ``"linear"`` for
@@ -94,6 +98,7 @@ def build(
             standard layer for each op; ``"fast"``, ``"efficient"`` (in little memory) or
             ``"inference"``. None takes the mode behind the backend's name, as in
             ``"torch.nn+fast"``, or else ``"layers"``.
+        {reading}
 
     Raises:
         UnknownName: There is no such variant, backend, mode or part.
@@ -101,15 +106,19 @@ def build(
         PackageMissing: The framework is not installed; says what to install.
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: The weights do not fit.
+
+    Warns:
+        WeightsWarning: Something is taken for granted of the weights, which they do not tell.
     """
     backend = with_mode(backend, mode)
     engine = get_backend(backend)
     data_format = engine.data_format(data_format)
     channels, size = _split_shape(input_shape, data_format)
+    options = _with_channels(ReadingOptions(**reading), channels)
     network = None if spec is None else resolve(spec)
-    with opened(weights, otherwise=network) as given:
+    with opened(weights, network, options) as given:
         graph = lower(
-            _adapted(network or stated_spec(given), classes, channels),
+            _adapted(network or stated_spec(given), classes, options.in_channels),
             size,
             include_top=include_top,
             pooling=pooling,
@@ -207,14 +216,19 @@ def save(
     write_checkpoint(path, origin_of(model).graph, read_weights(model), training)
 
 
-def load_weights(model: Any, weights: WeightsLike) -> None:
-    """Load a weight file of any layout, or arrays by canonical name, into a built model.
+@takes_reading_options
+def load_weights(model: Any, weights: WeightsLike, **reading: Any) -> None:
+    """Load a weight file of any layout, arrays, or those of another model into a built model.
+
+    Args:
+        weights: As for :func:`build`.
+        {reading}
 
     Raises:
         WeightsError: They do not fit; the model is unchanged then.
     """
     origin = origin_of(model)
-    arrays = weights_for(origin.graph, weights)
+    arrays = weights_for(origin.graph, weights, ReadingOptions(**reading))
     get_backend(origin.backend).write_weights(model, origin.graph, arrays)
 
 
@@ -236,6 +250,19 @@ def _split_shape(
     if data_format == "channels_last":
         return sizes[-1], sizes[:-1]
     return sizes[0], sizes[1:]
+
+
+def _with_channels(reading: ReadingOptions, channels: int | None) -> ReadingOptions:
+    """The options with the channels of an input's shape.
+
+    Raises:
+        SpecError: It has others than the options say.
+    """
+    if channels is None or reading.in_channels == channels:
+        return reading
+    if reading.in_channels is not None:
+        raise SpecError("S5", "in_channels", reading.in_channels, f"{channels}, as in input_shape")
+    return reading.replace(in_channels=channels)
 
 
 def _label(spec: SpecLike | None) -> str:

@@ -144,3 +144,7 @@ class EngineConflict(DensespecError, RuntimeError):
 
 class WeightsError(DensespecError, ValueError):
     """Weights do not fit the network: names, shapes or the file itself."""
+
+
+class WeightsWarning(UserWarning):
+    """Something was taken for granted of weights, for want of a word in them."""

@@ -12,8 +12,10 @@ from densespec.network.graph import freeze, head_of, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.given import WeightsLike, fitted, opened, stated_spec
+from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 
+@takes_reading_options
 def transfer(
     spec: SpecLike | None = None,
     *,
@@ -35,21 +37,25 @@ def transfer(
         spec: The trained network, as :func:`densespec.build` takes it; None takes the weight
             file's.
         classes: The number of outputs of the new classifier.
-        weights: The trained network's weights, in a file of any layout or by canonical name. Its
-            own head is left out.
+        weights: The trained network's weights, as :func:`densespec.build` takes them. Their own
+            head is left out.
         head_units: The units of dense layers with ReLU before the classifier.
         trainable_from: The first part that trains: ``"head"`` for the new layers alone,
             ``"block4"`` or another part to fine-tune from there on, None for everything.
         seed: The seed of the head's initial weights.
         options: Further arguments of :func:`densespec.build`.
+        {reading}
 
     Raises:
         UnknownName: There is no such variant, backend or part.
         WeightsError: The weights do not fit the network before its head.
     """
+    reading, options = ReadingOptions.taken(options)
     trained = None if spec is None else resolve(spec)
-    with opened(weights, otherwise=trained) as given:
+    with opened(weights, trained, reading) as given:
         network = (trained or stated_spec(given)).replace(classes=classes, head_units=head_units)
+        if reading.in_channels is not None:
+            network = network.replace(in_channels=reading.in_channels)
         arrays = initial_weights(lower(network), seed)
         arrays |= fitted(lower(network, include_top=False), given)
     return build(

@@ -17,6 +17,7 @@ from densespec import DenseNetSpec, get
 from densespec.errors import DensespecError, UnknownName, WeightsError
 from densespec.network.graph import lower
 from densespec.weights.evidence import common_compression, inferred_fields, spec_from
+from densespec.weights.finding import claims_on
 from densespec.weights.layouts import (
     Layout,
     from_canonical,
@@ -24,7 +25,6 @@ from densespec.weights.layouts import (
     layouts,
     to_canonical,
 )
-from densespec.weights.naming import claimants
 from densespec.weights.tensors import Tensor
 from tests.strategies import specs, tiny, unhurried
 
@@ -397,7 +397,7 @@ def test_a_file_is_claimed_by_its_layout_or_by_those_of_the_same_names(
     graph = lower(spec)
     tensors = tensors_of(layout, spec, container)
     noted = layout.metadata(graph, container)
-    claiming = [other.name for other in claimants(tensors, noted)]
+    claiming = [claim.layout.name for claim in claims_on(tensors, noted)]
     shared = ["torchvision", "densespec-torch"]
     assert claiming == (shared if name in ("timm", *shared) else [name])
 

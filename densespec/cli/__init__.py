@@ -6,15 +6,17 @@ file is imported when the command is called, so that each pays for no other's im
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from densespec.cli.shared import Failure
-from densespec.errors import DensespecError
+from densespec.errors import DensespecError, WeightsWarning
 from densespec.version import __version__
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -68,11 +70,28 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _notes_on_stderr():
+                return super().invoke(ctx)
         except BrokenPipeError:
             raise
         except (DensespecError, ValueError, OSError, ImportError) as error:
             raise Failure(_text_of(error)) from error
+
+
+@contextlib.contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    """Show what is taken for granted of weights as notes, not as warnings of a program."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, WeightsWarning):
+                click.echo(f"note: {message}", err=True)
+            else:
+                shown(message, category, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def _text_of(error: Exception) -> str:

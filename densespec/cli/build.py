@@ -11,6 +11,7 @@ import click
 from densespec.backends import get_backend
 from densespec.building import build, origin_of, read_weights, save
 from densespec.cli import rendering
+from densespec.cli.record_options import options_of
 from densespec.cli.shared import (
     DTYPES,
     Failure,
@@ -26,6 +27,7 @@ from densespec.cli.shared import (
 from densespec.cli.sizes import InputShape, check_shape, input_option
 from densespec.network.catalogue import resolve
 from densespec.network.graph import Count
+from densespec.weights.reading import ReadingOptions
 
 
 @click.command("build")
@@ -41,6 +43,7 @@ from densespec.network.graph import Count
 @no_top_option
 @pooling_option
 @click.option("--weights", metavar="FILE", help="Start from this weight file, of any layout.")
+@options_of(ReadingOptions, leave_out=("spec",))
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of initial weights."
 )

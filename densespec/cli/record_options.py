@@ -24,7 +24,11 @@ Parse = Callable[[click.Context, click.Parameter, Any], Any]
 
 
 def options_of(
-    record: type[Record], *, leave_out: Collection[str] = (), **parsers: Parse
+    record: type[Record],
+    *,
+    leave_out: Collection[str] = (),
+    multiple: bool = False,
+    **parsers: Parse,
 ) -> Callable[[F], F]:
     """Give a command a flag for every field of a record; what is not said is None.
 
@@ -32,22 +36,24 @@ def options_of(
 
     Args:
         leave_out: fields that have no flag of their own.
+        multiple: whether each may be given again; then what is said are tuples.
         parsers: callbacks that read a field's text, by the field's name.
     """
 
     def decorate(command: F) -> F:
         for field in reversed(dataclasses.fields(record)):  # type: ignore[arg-type]
             if field.name not in leave_out:
-                command = _option(field, parsers.get(field.name))(command)
+                command = _option(field, parsers.get(field.name), multiple)(command)
         return command
 
     return decorate
 
 
-def _option(field: dataclasses.Field[Any], parse: Parse | None) -> Callable[[F], F]:
+def _option(field: dataclasses.Field[Any], parse: Parse | None, multiple: bool) -> Callable[[F], F]:
     about = field.metadata
     flag = about.get("flag") or f"--{field.name.replace('_', '-')}"
     attributes = {"callback": parse} if parse else _attributes(about["domain"])
+    attributes |= {"multiple": True} if multiple else {}
     return click.option(
         flag,
         field.name,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from densespec.backends import REFERENCE
+from densespec.cli.record_options import options_of
 from densespec.cli.shared import DTYPES, json_option, print_json
 from densespec.errors import SHOWN, in_words
 from densespec.network.differences import nearest_variant
@@ -18,10 +19,11 @@ from densespec.weights.comparing import WeightsComparison, compare
 from densespec.weights.convert import Conversion, convert
 from densespec.weights.layouts import layouts as known_layouts
 from densespec.weights.opening import IdentifiedWeights, open_weights
+from densespec.weights.reading import ReadingOptions
 
-file_argument = click.Path(dir_okay=False, path_type=Path)
-layout_option = click.option("--from", "from_layout", metavar="LAYOUT", help="Of the source.")
-spec_option = click.option("--spec", help="Of the network: a variant's name or a spec file.")
+SIDES = ("in the source", "in the target")
+
+file_argument = click.Path(path_type=Path)
 
 
 @click.command("layouts")
@@ -33,10 +35,9 @@ def layouts_command() -> None:
 
 @click.command("inspect")
 @click.argument("file", type=file_argument)
-@layout_option
-@spec_option
+@options_of(ReadingOptions)
 @json_option
-def inspect_command(file: Path, from_layout: str | None, spec: str | None, as_json: bool) -> None:
+def inspect_command(file: Path, as_json: bool, **reading: Any) -> None:
     """Say what a weight file holds: layout, network, classes and dtype.
 
     Works it out from the names and shapes of the arrays; nothing in the file is executed.
@@ -45,8 +46,9 @@ def inspect_command(file: Path, from_layout: str | None, spec: str | None, as_js
     Examples:
       densespec inspect densenet121.pth
       densespec inspect model.weights.h5 --spec densenet169-bc
+      densespec inspect unet.pth --prefix encoder.
     """
-    with open_weights(file, layout=from_layout, spec=spec) as found:
+    with open_weights(file, **reading) as found:
         if as_json:
             print_json(_record(found))
         else:
@@ -56,9 +58,8 @@ def inspect_command(file: Path, from_layout: str | None, spec: str | None, as_js
 @click.command("convert")
 @click.argument("source", type=file_argument)
 @click.argument("target", type=file_argument)
-@layout_option
+@options_of(ReadingOptions)
 @click.option("--to", "to_layout", metavar="LAYOUT", help="Of the target; by its suffix otherwise.")
-@spec_option
 @click.option("--dtype", type=click.Choice(DTYPES))
 @click.option("--allow-different", is_flag=True, help="Write even what computes something else.")
 @click.option("--check", is_flag=True, help="Run both afterwards, and print how far they differ.")
@@ -66,40 +67,39 @@ def inspect_command(file: Path, from_layout: str | None, spec: str | None, as_js
 def convert_command(
     source: Path,
     target: Path,
-    from_layout: str | None,
     to_layout: str | None,
-    spec: str | None,
     dtype: str | None,
     allow_different: bool,
     check: bool,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Convert weights from one framework's file to another's.
 
     The source's layout, network and classes are worked out and printed. The target's layout goes
     by its suffix: .safetensors is densespec's own, .pth torchvision's, .weights.h5 and .keras are
     Keras models built by densespec, .h5 is keras.applications', .msgpack a Flax tree. A target
-    whose implementation would compute something else is refused, with the measured effect. The
-    target appears whole or not at all.
+    whose implementation would compute something else is refused, with the measured effect, unless
+    float32's own rounding of the network is larger. The target appears whole or not at all.
 
     \b
     Examples:
       densespec convert densenet121.pth densenet121.keras
       densespec convert chexnet.pth.tar chexnet.safetensors --check
       densespec convert densenet121.pth densenet121.weights.h5 --to keras-applications
+      densespec convert rgb.pth grey.safetensors --in-channels 1
     """
     with _progress(f"writing {target.name}") as advance:
         done = convert(
             source,
             target,
-            from_layout=from_layout,
             to_layout=to_layout,
-            spec=spec,
             dtype=dtype,
             allow_different=allow_different,
             progress=advance,
+            **reading,
         )
-    apart = _check(source, done, spec) if check else None
+    apart = _check(source, done, ReadingOptions(**reading)) if check else None
     if as_json:
         print_json(_conversion_record(done, apart))
     else:
@@ -109,8 +109,7 @@ def convert_command(
 @click.command("verify")
 @click.argument("first", type=file_argument)
 @click.argument("second", type=file_argument)
-@spec_option
-@click.option("--from", "layouts", multiple=True, help="Of the first, and again of the second.")
+@options_of(ReadingOptions, multiple=True)
 @click.option(
     "--backend",
     default=REFERENCE,
@@ -121,10 +120,9 @@ def convert_command(
 def verify_command(
     first: Path,
     second: Path,
-    spec: str | None,
-    layouts: tuple[str, ...],
     backend: str,
     as_json: bool,
+    **reading: tuple[Any, ...],
 ) -> None:
     """Say whether two weight files are the same network.
 
@@ -132,12 +130,15 @@ def verify_command(
     reference, or another backend, computes from each on seeded input. Exit status 0 if they are
     the same, 1 if not.
 
+    How a file is to be read is said of the first, and again of the second; a --spec that is given
+    once is that of both.
+
     \b
     Examples:
       densespec verify densenet121.pth densenet121.weights.h5
+      densespec verify checkpoint.pth.tar net.safetensors --key state_dict_ema
     """
-    names = (*layouts, None, None)
-    done = compare(first, second, specs=(spec, spec), layouts=(names[0], names[1]), backend=backend)
+    done = compare(first, second, reading=_of_both(reading), backend=backend)
     if as_json:
         print_json(_comparison_record(done))
     else:
@@ -146,13 +147,31 @@ def verify_command(
         raise SystemExit(1)
 
 
-def _check(source: Path, done: Conversion, spec: str | None) -> float | None:
-    given = spec or done.source.spec
+def _of_both(said: Mapping[str, tuple[Any, ...]]) -> tuple[ReadingOptions, ReadingOptions]:
+    """What is said of the first and of the second file, by what was said once or twice.
+
+    Raises:
+        click.UsageError: Something was said more often.
+    """
+    if often := [name for name, values in said.items() if len(values) > 2]:
+        raise click.UsageError(f"--{often[0]}: say it of the first file, and of the second")
+    values = {name: (*values, None, None) for name, values in said.items()}
+    if len(said["spec"]) == 1:
+        values["spec"] = said["spec"] * 2
+    first, second = ({name: both[which] for name, both in values.items()} for which in (0, 1))
+    return ReadingOptions(**first), ReadingOptions(**second)
+
+
+def _check(source: Path, done: Conversion, reading: ReadingOptions) -> float | None:
+    """Compare what was written with its source, read as it was."""
+    spec, layouts = reading.spec or done.source.spec, (done.source.layout.name, done.layout.name)
     return compare(
         source,
         done.path,
-        specs=(given, None if done.layout.implements else given),
-        layouts=(done.source.layout.name, done.layout.name),
+        reading=(
+            reading.replace(spec=spec, layout=layouts[0]),
+            ReadingOptions(spec=None if done.layout.implements else spec, layout=layouts[1]),
+        ),
         logits=not done.keeps_activation,
     ).output_difference
 
@@ -192,13 +211,14 @@ def _say(found: IdentifiedWeights) -> None:
 def _say_conversion(done: Conversion, apart: float | None) -> None:
     _say(done.source)
     click.echo(f"written {done.path} in layout {done.layout.name}")
-    for line in in_words(done.differences, "in the source", "in the target"):
+    for line in in_words(done.differences if done.is_another else {}, *SIDES):
         click.echo(f"different: {line}")
     for note in done.notes:
         click.echo(f"note: {note}")
-    if done.consequence is not None:
-        click.echo(f"different: the feature map, by {done.consequence:.1e} of its largest value")
-    for line in in_words(done.training_differences, "in the source", "in the target"):
+    if done.effect and done.is_another:
+        apart_by = done.effect.difference
+        click.echo(f"different: the feature map, by {apart_by:.1e} of its largest value")
+    for line in in_words(done.training_differences, *SIDES):
         click.echo(f"note: only training differs: {line}")
     if done.not_finite:
         names = ", ".join(done.not_finite[:SHOWN])
@@ -251,7 +271,8 @@ def _conversion_record(done: Conversion, apart: float | None) -> dict[str, Any]:
         "source": _record(done.source),
         "target": {"path": str(done.path), "layout": done.layout.name, "container": done.container},
         "differences": {name: list(pair) for name, pair in done.differences.items()},
-        "consequence": done.consequence,
+        "consequence": done.effect and done.effect.difference,
+        "rounding": done.effect and done.effect.rounding,
         "training_differences": {n: list(pair) for n, pair in done.training_differences.items()},
         "not_finite": list(done.not_finite),
         "notes": list(done.notes),

@@ -33,6 +33,7 @@ from densespec.training.resolve import Resolved, resolve_options
 from densespec.training.run import TrainingRun, read_run
 from densespec.weights.checkpoint import TrainingState
 from densespec.weights.given import WeightsLike, weights_for
+from densespec.weights.reading import ReadingOptions
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -197,10 +198,11 @@ def _initial(graph: Graph, weights: WeightsLike | None, seed: int) -> tuple[Arra
     """Where training starts: given weights, with a new head where theirs do not fit; and notes."""
     if weights is None:
         return initial_weights(graph, seed), []
+    reading = ReadingOptions(in_channels=graph.spec.in_channels)
     try:
-        return weights_for(graph, weights), []
+        return weights_for(graph, weights, reading), []
     except WeightsError:
-        backbone = weights_for(lower(graph.spec, include_top=False), weights)
+        backbone = weights_for(lower(graph.spec, include_top=False), weights, reading)
     arrays = initial_weights(graph, seed) | backbone
     new = ", ".join(name for name in arrays if name not in backbone)
     return arrays, [f"the head is new, since the weights have none that fits: {new}"]

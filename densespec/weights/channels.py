@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from densespec.errors import WeightsError
@@ -51,11 +53,6 @@ def fitted_channels(
     had = graph.spec.in_channels
     if had == channels:
         return graph, dict(tensors), ()
-    if channels != 1 and had not in (1, RGB):
-        raise WeightsError(
-            f"weights for {had} channels can't be fitted to {channels}: there is a rule for one "
-            f"channel, and for weights of 1 or {RGB} channels"
-        )
     if graph.spec.stem_kind == "norm-relu-conv":
         raise WeightsError(
             f"weights for {had} channels can't be fitted to {channels}: the network normalises "
@@ -71,6 +68,30 @@ def fitted_channels(
     kernel = tensors[KERNEL]
     shape = (kernel.shape[0], channels, *kernel.shape[2:])
     new = Tensor(shape, kernel.dtype, lambda: fitted_kernel(kernel.read(), channels))
+    return fitted, {**tensors, KERNEL: new}, (_told(had, channels),)
+
+
+def fitted_arrays(
+    arrays: Mapping[str, np.ndarray], channels: int
+) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+    """Fit arrays by canonical name, as :func:`fitted_channels` does tensors."""
+    if KERNEL not in arrays or arrays[KERNEL].shape[1:2] in ((), (channels,)):
+        return arrays, ()
+    kernel = np.asarray(arrays[KERNEL])
+    note = _told(kernel.shape[1], channels)
+    return {**arrays, KERNEL: fitted_kernel(kernel, channels)}, (note,)
+
+
+def _told(had: int, channels: int) -> str:
+    """A note of what is done.
+
+    Raises:
+        WeightsError: There is no rule for it.
+    """
+    if channels != 1 and had not in (1, RGB):
+        raise WeightsError(
+            f"weights for {had} channels can't be fitted to {channels}: there is a rule for one "
+            f"channel, and for weights of 1 or {RGB} channels"
+        )
     how = "summed" if channels == 1 else f"repeated and scaled by {had}/{channels}"
-    note = f"the kernel of its first convolution, for {had} channels, is {how} for {channels}"
-    return fitted, {**tensors, KERNEL: new}, (note,)
+    return f"the kernel of its first convolution, for {had} channels, is {how} for {channels}"

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from densespec.backends import REFERENCE, get_backend
+from densespec.errors import DensespecError
 from densespec.network.arrays import Arrays, select_weights
-from densespec.network.catalogue import SpecLike
 from densespec.network.differences import spec_differences
 from densespec.network.graph import Graph, lower
+from densespec.network.spec import DenseNetSpec
+from densespec.weights.inferring import NOT_IN_SHAPES
 from densespec.weights.opening import IdentifiedWeights, open_weights
+from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
 PROBE_SIZE = 64
 """Side of the seeded input on which networks are compared."""
@@ -60,16 +63,14 @@ def compare(
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],
     *,
-    specs: tuple[SpecLike | None, SpecLike | None] = (None, None),
-    layouts: tuple[str | None, str | None] = (None, None),
+    reading: tuple[ReadingOptions, ReadingOptions] = (AS_THEY_ARE, AS_THEY_ARE),
     backend: str = REFERENCE,
     logits: bool = False,
 ) -> WeightsComparison:
     """Compare two weight files of any layouts: their specs, their arrays, and what they compute.
 
     Args:
-        specs: Of the first and of the second network; worked out otherwise.
-        layouts: Of the first and of the second file; found by inspection otherwise.
+        reading: What is said of the first and of the second file.
         backend: The one that computes; the float64 reference unless another is named.
         logits: Whether what follows the classifiers is left out of the comparison.
 
@@ -77,8 +78,8 @@ def compare(
         WeightsError: A file can't be read, or does not fit its network.
     """
     with (
-        open_weights(first, layout=layouts[0], spec=specs[0]) as a,
-        open_weights(second, layout=layouts[1], spec=specs[1]) as b,
+        open_weights(first, **reading[0].said()) as a,
+        open_weights(second, **reading[1].said()) as b,
     ):
         arrays_a, arrays_b = exact(a), exact(b)
         both = [name for name in arrays_a if name in arrays_b]
@@ -119,10 +120,60 @@ def _ends(first: Graph, second: Graph, logits: bool) -> tuple[dict[str, Any], di
     return of_first, of_second
 
 
-def outputs(graph: Graph, arrays: Arrays, backend: str = REFERENCE) -> np.ndarray:
+@dataclass(frozen=True)
+class Effect:
+    """What another spec makes of given weights.
+
+    Attributes:
+        difference: The largest relative difference at the feature map.
+        rounding: What float32 itself makes of the network there, likewise; 0 where something
+            changes that is not seen there.
+    """
+
+    difference: float
+    rounding: float
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether float32 can't tell the two networks apart."""
+        return self.difference < self.rounding
+
+
+def effect_of(
+    changes: Mapping[str, Any], spec: DenseNetSpec, arrays: Mapping[str, np.ndarray]
+) -> Effect | None:
+    """Measure what changes of a spec make of a network's arrays.
+
+    Args:
+        changes: Fields of the spec, each with another value.
+        arrays: By canonical name, in float64.
+
+    Returns:
+        The effect; None if the changed network can't hold the arrays.
+    """
+    try:
+        theirs = outputs(lower(spec.replace(**changes), include_top=False), arrays)
+    except DensespecError:
+        return None
+    graph = lower(spec, include_top=False)
+    ours, rounding = outputs(graph, arrays), 0.0
+    if changes.keys() <= NOT_IN_SHAPES:
+        rounding = largest_difference(outputs(graph, arrays, dtype="float32"), ours)
+    return Effect(largest_difference(theirs, ours), rounding)
+
+
+def outputs(
+    graph: Graph,
+    arrays: Mapping[str, np.ndarray],
+    backend: str = REFERENCE,
+    *,
+    dtype: str | None = None,
+) -> np.ndarray:
     """Compute what a network gives for two seeded inputs.
 
-    It is computed in the backend's default dtype, which is the reference's float64.
+    Args:
+        dtype: What it is computed in; None for the backend's default, which is the reference's
+            float64.
 
     Returns:
         The output, (2, channels, *spatial), or (2, classes) of a network with a classifier.
@@ -131,7 +182,7 @@ def outputs(graph: Graph, arrays: Arrays, backend: str = REFERENCE) -> np.ndarra
     model = engine.build(
         graph,
         select_weights(graph, arrays),
-        dtype=None,
+        dtype=dtype,
         data_format=engine.data_format(None),
         name="densenet",
     )
@@ -141,7 +192,9 @@ def outputs(graph: Graph, arrays: Arrays, backend: str = REFERENCE) -> np.ndarra
 
 
 def largest_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Give the largest difference over the largest expected magnitude."""
+    """Give the largest difference over the largest expected magnitude; infinite for other shapes."""
+    if actual.shape != expected.shape:
+        return float("inf")
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from densespec.errors import DensespecError, WeightsError, in_words
-from densespec.network.catalogue import SpecLike
+from densespec.errors import WeightsError, in_words
 from densespec.network.differences import TRAINING_ONLY
-from densespec.network.graph import Graph, lower
-from densespec.weights.comparing import exact, largest_difference, outputs
+from densespec.network.graph import Graph
+from densespec.weights.comparing import Effect, effect_of, exact
 from densespec.weights.containers import WRITERS, container_of, write_file
 from densespec.weights.containers.base import byte_size, numpy_dtype
 from densespec.weights.layouts import Layout, get_layout
 from densespec.weights.layouts.canonical import ACTIVATION
 from densespec.weights.naming import layout_tensors
 from densespec.weights.opening import IdentifiedWeights, open_weights
+from densespec.weights.reading import takes_reading_options
 from densespec.weights.tensors import Tensor, Tensors
 from densespec.weights.whole_models import write_model, writer_of
 
@@ -52,10 +52,12 @@ class Conversion:
     Attributes:
         differences: Fields in which the target's implementation is another network, each with the
             source's value and the target's.
-        consequence: What they change: the largest relative difference at the feature map.
+        effect: What they change, measured; None if there are none, or the target can't hold the
+            weights.
         training_differences: Fields in which the target only trains otherwise.
         not_finite: Canonical names of arrays with NaN or infinite values.
-        notes: What the target can't say of the source, in sentences.
+        notes: What the target can't say of the source, and differences that float32 can't tell, in
+            sentences.
     """
 
     source: IdentifiedWeights
@@ -63,38 +65,39 @@ class Conversion:
     container: str
     layout: Layout
     differences: Differences = field(default_factory=dict)
-    consequence: float | None = None
+    effect: Effect | None = None
     training_differences: Differences = field(default_factory=dict)
     not_finite: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    keeps_activation: bool = True
+
     @property
-    def keeps_activation(self) -> bool:
-        """Whether the target states what follows the classifier, if anything does."""
-        return not self.notes
+    def is_another(self) -> bool:
+        """Whether the target's implementation is a network that float32 tells from the source's."""
+        return bool(self.differences) and not (self.effect and self.effect.is_rounding)
 
 
+@takes_reading_options
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    from_layout: str | None = None,
     to_layout: str | None = None,
-    spec: SpecLike | None = None,
     dtype: str | None = None,
     allow_different: bool = False,
     progress: Progress | None = None,
+    **reading: Any,
 ) -> Conversion:
     """Convert a weight file to another layout; the target is written whole or not at all.
 
     Args:
-        from_layout: The source's layout; it is found by inspection otherwise.
         to_layout: The target's layout; it goes by its suffix otherwise.
-        spec: The network's; it is worked out otherwise.
         dtype: What floating-point arrays are cast to; they stay as they are otherwise.
         allow_different: Whether to write even if the target's implementation computes something
-            else.
+            else, by more than float32's own rounding of the network.
         progress: Called with the number of bytes written and of all bytes.
+        {reading}
 
     Raises:
         WeightsError: The source can't be read or does not fit, or the target can't be written.
@@ -105,12 +108,13 @@ def convert(
     container = container_of(target)
     layout = get_layout(to_layout or DEFAULT_LAYOUTS.get(container, "densespec"))
     _check_target(target, container, layout)
-    with open_weights(source, layout=from_layout, spec=spec) as found:
+    with open_weights(source, **reading) as found:
         differences = layout.differences(found.spec)
         lasting = {k: v for k, v in differences.items() if k not in TRAINING_ONLY}
-        consequence = _consequence(found, lasting) if lasting else None
-        if lasting and not allow_different:
-            raise DifferentNetwork(_refusal(layout, lasting, consequence))
+        effect = _effect(found, lasting) if lasting else None
+        if lasting and not allow_different and not (effect and effect.is_rounding):
+            raise DifferentNetwork(_refusal(layout, lasting, effect))
+        unsaid = _unsaid(found.graph, layout, container)
         bad: list[str] = []
         tensors = {
             name: _watched(name, _cast(tensor, dtype), bad)
@@ -123,10 +127,11 @@ def convert(
             container=container,
             layout=layout,
             differences=lasting,
-            consequence=consequence,
+            effect=effect,
             training_differences={k: v for k, v in differences.items() if k in TRAINING_ONLY},
             not_finite=tuple(dict.fromkeys(bad)),
-            notes=_unsaid(found.graph, layout, container),
+            notes=(*unsaid, *_below_rounding(lasting, effect)),
+            keeps_activation=not unsaid,
         )
 
 
@@ -206,25 +211,30 @@ def _there_and_here(differences: Differences) -> list[str]:
     return in_words({name: (theirs, ours) for name, (ours, theirs) in differences.items()})
 
 
-def _refusal(layout: Layout, differences: Differences, consequence: float | None) -> str:
-    effect = (
-        f"With these weights its feature map differs by {consequence:.1e} of the largest value"
-        if consequence is not None
+def _refusal(layout: Layout, differences: Differences, effect: Effect | None) -> str:
+    measured = (
+        f"With these weights its feature map differs by {effect.difference:.1e} of the largest "
+        "value"
+        if effect
         else "It cannot hold these weights"
     )
     return (
         f"{layout.name} ({layout.about}) computes another network: "
-        f"{'; '.join(_there_and_here(differences))}. {effect}. To write it all the same, allow "
+        f"{'; '.join(_there_and_here(differences))}. {measured}. To write it all the same, allow "
         "differences (--allow-different)"
     )
 
 
-def _consequence(found: IdentifiedWeights, differences: Differences) -> float | None:
-    """Measured effect of differences; None where the other network can't hold the weights."""
-    try:
-        other = found.spec.replace(**{name: theirs for name, (_, theirs) in differences.items()})
-        arrays = exact(found)
-        graphs = [lower(spec, include_top=False) for spec in (other, found.spec)]
-        return largest_difference(*(outputs(graph, arrays) for graph in graphs))
-    except DensespecError:
-        return None
+def _effect(found: IdentifiedWeights, differences: Differences) -> Effect | None:
+    changes = {name: theirs for name, (_, theirs) in differences.items()}
+    return effect_of(changes, found.spec, exact(found))
+
+
+def _below_rounding(differences: Differences, effect: Effect | None) -> Iterator[str]:
+    """A note of differences that are not worth a refusal."""
+    if differences and effect and effect.is_rounding:
+        apart = "; ".join(in_words(differences, "in the source", "in the target"))
+        yield (
+            f"{apart}: the feature map differs by {effect.difference:.1e} of its largest value, "
+            f"which is below float32's own rounding of this network, {effect.rounding:.1e}"
+        )

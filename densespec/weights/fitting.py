@@ -178,7 +178,7 @@ def _check_top(stated: StatedNetwork | None, has_classifier: bool) -> None:
 
 def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:
     if head.classes is None:
-        return lower(inferred.spec, include_top=False, **inferred.ends)
+        return lower(inferred.spec, include_top=False, pooling=inferred.ends.get("pooling"))
     spec = inferred.spec
     if not inferred.stated:
         spec = spec.replace(classes=head.classes, head_units=head.units)

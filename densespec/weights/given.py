@@ -1,23 +1,33 @@
-"""The weights that users give: a file of any layout, or arrays by canonical name."""
+"""The weights that users give: a file of any layout, or arrays or a model in memory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from densespec.errors import WeightsError, in_words
+from densespec.errors import WeightsError, WeightsWarning, in_words
 from densespec.network.arrays import Arrays, select_weights
 from densespec.network.differences import TRAINING_ONLY, spec_differences
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
+from densespec.weights.channels import fitted_arrays
+from densespec.weights.comparing import effect_of, exact
 from densespec.weights.containers.base import EXTENDED
+from densespec.weights.in_memory import identified_in_memory
+from densespec.weights.layouts.canonical import is_canonical
 from densespec.weights.opening import IdentifiedWeights, open_weights
+from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
-WeightsLike = str | os.PathLike[str] | Mapping[str, np.ndarray]
-"""The path of a weight file, or arrays by canonical name."""
+WeightsLike = Any
+"""The path of a weight file; arrays by canonical name, or by the names of any program, such as a
+``state_dict``; or a model that has a ``state_dict`` or Keras's ``weights``."""
+
+CHANNELS = {"in_channels"}
 
 GivenWeights = IdentifiedWeights | Mapping[str, np.ndarray] | None
 """What was given once it is open; None for nothing."""
@@ -25,33 +35,70 @@ GivenWeights = IdentifiedWeights | Mapping[str, np.ndarray] | None
 
 @contextlib.contextmanager
 def opened(
-    weights: WeightsLike | None, otherwise: DenseNetSpec | None = None
+    weights: WeightsLike | None,
+    otherwise: DenseNetSpec | None = None,
+    reading: ReadingOptions = AS_THEY_ARE,
 ) -> Iterator[GivenWeights]:
     """Open the weights that a user gave; a file can be read until the block ends.
 
+    What is taken for granted of them is said in a :class:`densespec.errors.WeightsWarning`.
+
     Args:
-        otherwise: The spec to take if a file does not tell it.
+        otherwise: The spec to take if they do not tell it.
+        reading: What the user says of them.
 
     Raises:
-        WeightsError: A file can't be read, or its arrays do not fit its network.
+        WeightsError: A file can't be read, or the arrays do not fit their network.
     """
-    if weights is None or isinstance(weights, Mapping):
-        yield weights
-        return
-    if str(weights) == "imagenet":
+    if isinstance(weights, str) and weights == "imagenet":
         raise WeightsError(
             "densespec ships no pretrained weights: give the path of a weight file, of any layout "
             "that `densespec layouts` lists"
         )
-    with open_weights(weights, otherwise=otherwise) as identified:
-        yield identified
+    if weights is None or (isinstance(weights, Mapping) and is_canonical(weights)):
+        yield _of_canonical_names(weights, reading)
+    elif isinstance(weights, str | os.PathLike):
+        with open_weights(weights, otherwise=otherwise, **reading.said()) as identified:
+            yield _warned(identified)
+    else:
+        yield _warned(identified_in_memory(weights, reading, otherwise))
+
+
+def _of_canonical_names(
+    arrays: Mapping[str, np.ndarray] | None, reading: ReadingOptions
+) -> Mapping[str, np.ndarray] | None:
+    said = reading.said()
+    channels = said.pop("in_channels", None)
+    if said:
+        what = "arrays by canonical name need none" if arrays is not None else "none were given"
+        raise WeightsError(f"{' and '.join(said)}: say how weights are to be read, but {what}")
+    if arrays is None or channels is None:
+        return arrays
+    fitted_ones, notes = fitted_arrays(arrays, channels)
+    for note in notes:
+        _warn("the weights", note)
+    return fitted_ones
+
+
+def _warned(given: IdentifiedWeights) -> IdentifiedWeights:
+    for assumption in given.assumptions:
+        _warn(_called(given), assumption)
+    return given
+
+
+def _warn(what: str, note: str) -> None:
+    warnings.warn(f"{what}: {note}", WeightsWarning, stacklevel=2)
+
+
+def _called(given: IdentifiedWeights) -> str:
+    return str(given.path or "the weights")
 
 
 def stated_spec(given: GivenWeights) -> DenseNetSpec:
     """Give the spec of the network that weights are of.
 
     Raises:
-        WeightsError: They do not come from a file, and so do not tell it.
+        WeightsError: There are none, or they have canonical names, which do not tell it.
     """
     if not isinstance(given, IdentifiedWeights):
         raise WeightsError("give a spec, or a weight file that tells it")
@@ -80,6 +127,12 @@ def _widened(array: np.ndarray) -> np.ndarray:
 
 
 def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:
+    if graph.has_classifier and not given.has_classifier:
+        why = f", as {given.headless}" if given.headless else ""
+        raise WeightsError(
+            f"{_called(given)}: no classifier could be told{why}. Build the network without one "
+            "(include_top=False, --no-top), or with a new one (densespec.transfer)"
+        )
     may_differ = (
         TRAINING_ONLY if graph.has_classifier else TRAINING_ONLY | {"classes", "head_units"}
     )
@@ -88,15 +141,34 @@ def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:
         for name, values in spec_differences(given.spec, graph.spec).items()
         if name not in may_differ
     }
-    if apart:
+    if apart and not _is_rounding(given, apart):
+        advice = f"; in_channels={graph.spec.in_channels} fits them" * (apart.keys() == CHANNELS)
         raise WeightsError(
-            f"{given.path} holds weights of another network: {'; '.join(in_words(apart))}"
+            f"{_called(given)} holds weights of another network: {'; '.join(in_words(apart))}"
+            f"{advice}"
         )
 
 
-def weights_for(graph: Graph, weights: WeightsLike) -> Arrays:
+def _is_rounding(given: IdentifiedWeights, apart: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether float32 can't tell a network from the one that is wanted; a warning says so."""
+    changes = {name: here for name, (_, here) in apart.items()}
+    effect = effect_of(changes, given.spec, exact(given))
+    if effect is None or not effect.is_rounding:
+        return False
+    _warn(
+        _called(given),
+        f"{'; '.join(in_words(apart))}: the feature map differs by {effect.difference:.1e} of its "
+        f"largest value, which is below float32's own rounding of this network, "
+        f"{effect.rounding:.1e}",
+    )
+    return True
+
+
+def weights_for(
+    graph: Graph, weights: WeightsLike, reading: ReadingOptions = AS_THEY_ARE
+) -> Arrays:
     """Read the arrays that a network needs of those that a user gave; see :func:`fitted`."""
-    with opened(weights, otherwise=graph.spec) as given:
+    with opened(weights, graph.spec, reading) as given:
         return fitted(graph, given)
 
 

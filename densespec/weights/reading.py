@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from densespec.errors import SpecError, WeightsError
 from densespec.network.catalogue import SpecLike
 from densespec.network.fields import (
     Choice,
@@ -22,8 +21,8 @@ from densespec.network.fields import (
     OrNone,
     Record,
     Text,
+    constrained,
     described,
-    parse_fields,
     stated,
 )
 from densespec.network.spec import DenseNetSpec
@@ -36,7 +35,7 @@ class ReadingOptions(Record):
     """What a user says of weights that are read; None is what nobody says.
 
     Raises:
-        WeightsError: A value is not allowed; names the option.
+        SpecError: A value is not allowed; names the option.
     """
 
     NOUN: ClassVar[str] = "set of options"
@@ -80,19 +79,14 @@ class ReadingOptions(Record):
         "assumed otherwise",
         default=None,
     )
-    in_channels: int | None = stated(
+    in_channels: int | None = constrained(
+        "S5",
         OrNone(Integer(1)),
         "how many channels the network is to take; the weights of its first convolution are fitted "
         "to them: summed for one channel, repeated and scaled for more",
         default=None,
         metavar="N",
     )
-
-    def __post_init__(self) -> None:
-        try:
-            parse_fields(self)
-        except SpecError as error:
-            raise WeightsError(str(error)) from error
 
     def said(self) -> dict[str, Any]:
         """Give what was said, by name."""
@@ -105,6 +99,10 @@ class ReadingOptions(Record):
         own = {field.name for field in dataclasses.fields(cls)}
         others = {name: value for name, value in keywords.items() if name not in own}
         return cls(**{name: keywords[name] for name in keywords if name in own}), others
+
+
+AS_THEY_ARE = ReadingOptions()
+"""What nobody says anything of."""
 
 
 def takes_reading_options(function: F) -> F:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 
 from densespec.errors import DensespecError, WeightsError, shown
 from densespec.network.files import spec_from_json, to_json
@@ -57,6 +58,17 @@ def stated_network(metadata: Mapping[str, str]) -> StatedNetwork:
             f"{' or '.join(ACTIVATIONS)}, or none"
         )
     return StatedNetwork(spec, {ACTIVATION: activation} if activation else {})
+
+
+_NAME = re.compile(
+    r"(stem|block\d+|transition\d+|final|head\d+|classifier)\.(.+\.)?"
+    r"(kernel|gamma|beta|running_variance)"
+)
+
+
+def is_canonical(names: Collection[object]) -> bool:
+    """Whether names of arrays seem to be canonical ones; none are, too."""
+    return not names or any(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
 
 
 def _keys(graph: Graph, container: str) -> dict[str, str]:
