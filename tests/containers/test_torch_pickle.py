@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from densespec.errors import WeightsError
-from densespec.weights.containers import open_file, write_file
+from densespec.weights.containers import open_file, torch_pickle, write_file
 from tests.containers.samples import (
     DTYPES,
     assert_holds,
@@ -94,7 +94,9 @@ def test_memory_layout_parameters_and_shared_storage(path: Path, zipped: bool) -
         assert_holds(opened, found)
 
 
-def test_archives_that_were_compressed_afterwards(tmp_path: Path, path: Path) -> None:
+def test_archives_that_were_compressed_afterwards(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(torch_state(network()), path)
     packed = tmp_path / "packed.pth"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
@@ -102,6 +104,8 @@ def test_archives_that_were_compressed_afterwards(tmp_path: Path, path: Path) ->
             new.writestr(name, old.read(name))
     with open_file(packed) as opened:
         assert_holds(opened, network())
+    monkeypatch.setattr(torch_pickle, "LARGEST_PICKLE", 100)
+    assert "its compressed pickle claims" in refusal(packed)
 
 
 def test_archives_of_the_other_byte_order(tmp_path: Path, path: Path) -> None:

@@ -40,7 +40,7 @@ from densespec.weights.pickles.standins import LongText, Made, called, described
 ZIP = b"PK\3\4"
 PICKLE = "data.pkl"
 LARGEST_PICKLE = 64 * 2**20
-"""The most bytes of a compressed pickle."""
+"""The most bytes of a compressed pickle, which is unpacked before it is read."""
 
 MOST_NOTED = 3
 """How many of a kind a note names."""
@@ -142,6 +142,12 @@ def _add(opened: Opened, file: PickledFile, name: str, value: Any) -> None:
 def _zipped(opened: Opened) -> PickledFile:
     archive = Archive(opened)
     folder = _folder(archive)
+    pickled = archive.members[f"{folder}/{PICKLE}"]
+    if pickled.compress_type and pickled.file_size > LARGEST_PICKLE:
+        raise Refused(
+            f"its compressed pickle claims {pickled.file_size} bytes, but should have at most "
+            f"{LARGEST_PICKLE}; it is damaged or a trap"
+        )
     spelt = f"{folder}/byteorder"
     big = spelt in archive.members and archive.content(spelt).tobytes() == b"big"
 
@@ -156,7 +162,7 @@ def _zipped(opened: Opened) -> PickledFile:
             )
         return storage
 
-    value = PickleReader(archive.content(f"{folder}/{PICKLE}"), resolve).read()
+    value = PickleReader(archive.content(pickled.filename), resolve).read()
     return PickledFile(
         value,
         lambda key: archive.content(f"{folder}/data/{key}"),

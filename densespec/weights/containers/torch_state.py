@@ -79,8 +79,9 @@ class StateSearch:
         path, beside = ([], {}) if key is None else self._follow(value, key)
         for part in path:
             value = self.entries(value)[part]
+        deepest = len(path) + DEEPEST
         while found := self._choice(self._wrapped(value)):
-            if len(path) >= DEEPEST:
+            if len(path) == deepest:
                 raise Refused(f"its state_dict lies too deep, below {'.'.join(path)}")
             beside |= self._beside(value, path, found)
             value = self.entries(value)[found]
