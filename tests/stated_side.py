@@ -103,6 +103,7 @@ def dense(units: int = 3, activation: Any = None) -> Any:
 
 MODELS: dict[str, Callable[[], Any]] = {
     "plain": lambda: headed(pool(), dense()),
+    "no-bias": lambda: headed(pool(), layers.Dense(3, use_bias=False)),
     "grey": lambda: headed(pool(), dense(), channels=1),
     "softmax": lambda: headed(pool(), dense(3, "softmax")),
     "softmax-in-float32": lambda: headed(

@@ -27,6 +27,7 @@ WHOLE, WEIGHTS = (".keras", ".h5"), (".weights.h5",)
 
 READ = {
     "plain": None,
+    "no-bias": None,
     "grey": None,
     "softmax": "softmax",
     "softmax-in-float32": "softmax",
@@ -89,6 +90,7 @@ SEEN_IN_WEIGHTS = {
 
 NOTED = {
     "hidden": "dropout stands where the spec has none",
+    "no-bias": "has no bias",
     "noise": "(GaussianNoise) acts in training alone",
     "augmented": "(RandomFlip) acts in training alone",
     "flipped": "(RandomFlip) acts in training alone",
