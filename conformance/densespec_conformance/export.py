@@ -296,7 +296,7 @@ def _network(network: NetworkToBuild, graph: Graph, *, weights: bool = True) -> 
 
 
 def _node(node: Node) -> dict[str, Any]:
-    weights = {weight.name.rpartition(".")[2]: weight.name for weight in node.weights}
+    weights = {weight.short: weight.name for weight in node.weights}
     trainable = [weight.name for weight in node.weights if weight.trainable]
     fields = dataclasses.asdict(node.op)
     if isinstance(node.op, ops.Input):

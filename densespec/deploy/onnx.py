@@ -121,7 +121,7 @@ class _Emitter:
         self, graph: Graph, arrays: Mapping[str, np.ndarray], dtype: np.dtype[Any]
     ) -> None:
         self._graph, self._arrays, self._dtype = graph, arrays, dtype
-        self._dims = len(graph.input.shape) - 1
+        self._dims = graph.spatial_dims
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
 

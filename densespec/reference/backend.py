@@ -9,7 +9,7 @@ import numpy as np
 from densespec.backends import DataFormat, StepResult
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.network.ops import Dropout, Shape
+from densespec.network.ops import Shape
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.reference.model import ReferenceModel
@@ -50,9 +50,8 @@ class NumpyTrainer:
     def _drawn(self, batch: int) -> dict[str, np.ndarray]:
         """Masks that nobody gave: the reference draws none itself."""
         return {
-            node.name: self._random.random((batch, *filter(None, node.shape))) >= node.op.rate
-            for node in self._model.graph.nodes
-            if isinstance(node.op, Dropout) and not node.frozen
+            node.name: self._random.random((batch, *filter(None, node.shape))) >= node.drop_rate
+            for node in self._model.graph.dropouts
         }
 
     def predict(self, x: np.ndarray) -> np.ndarray:

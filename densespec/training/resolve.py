@@ -72,7 +72,7 @@ def resolve_options(options: RunOptions, *, trained_on: str | None = None) -> Re
         recipe=recipe,
         data=_source(options.data),
         fingerprint=found,
-        size=tuple(size for size in graph.input.shape[1:] if size is not None),
+        size=tuple(size for size in graph.input_size if size is not None),
     )
     return Resolved(run, dataset, graph if part is None else freeze(graph, part), tuple(notes))
 

@@ -99,7 +99,7 @@ def _keys(graph: Graph, layers: Sequence[LayerArrays]) -> Iterator[tuple[str, st
 def _keys_of(node: Node, layer: LayerArrays) -> Iterator[tuple[str, str]]:
     """Names of the arrays of a node; a word that is no name for one that the layer lacks."""
     for weight in node.weights:
-        leaf = LEAVES[type(node.op)][weight.name.rpartition(".")[2]]
+        leaf = LEAVES[type(node.op)][weight.short]
         yield weight.name, layer.names.get(leaf, f"the {leaf} of {layer.path} ({weight.name})")
 
 

@@ -147,7 +147,7 @@ class ConstructorBackend:
         name: str,
     ) -> Built:
         """Give the network these weights, or where there are none, its own."""
-        size = tuple(n for n in graph.input.shape[1:] if n is not None)
+        size = tuple(n for n in graph.input_size if n is not None)
         kept = self._kept(dtype or "float32", size or natural_size(self.spec))
         kept.network.reset()
         built = Built(kept.network, graph, kept.names)

@@ -144,7 +144,7 @@ def _by_order(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[s
             continue
         for node, part in zip(nodes, theirs, strict=True):
             for weight in node.weights:
-                leaf = weight.name.rpartition(".")[2]
+                leaf = weight.short
                 if leaf not in part:
                     problems.append(f"nothing for {weight.name}")
                     continue
