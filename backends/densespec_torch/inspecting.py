@@ -6,7 +6,6 @@ from the modules. Everything else has to be what this package makes of the graph
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -184,13 +183,13 @@ def _compare_heads(model: nn.Module, expected: nn.Module) -> None:
             kinds_fit = type(module) in (nn.Sequential, nn.Identity, Part)
             if not kinds_fit or not untouched(module):
                 _refuse(name, _described(module), "a head of dense layers")
-    pairs = itertools.zip_longest(_head(model), _head(expected), fillvalue=None)
-    for own, wanted in pairs:
-        if own is None:
-            _refuse(wanted[0], "not there", _described(wanted[1]))
-        if wanted is None:
-            _refuse(own[0], _described(own[1]), "nothing there")
-        _compare(own[0], own[1], wanted[1])
+    layers, wanted = list(_head(model)), list(_head(expected))
+    for name, module in layers[len(wanted) :]:
+        _refuse(name, _described(module), "nothing there")
+    for name, module in wanted[len(layers) :]:
+        _refuse(name, "not there", _described(module))
+    for (name, own), (_, module) in zip(layers, wanted, strict=True):
+        _compare(name, own, module)
 
 
 def _compare(name: str, actual: nn.Module, expected: nn.Module) -> None:
