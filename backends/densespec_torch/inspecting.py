@@ -24,8 +24,8 @@ from densespec_torch.as_built import untouched
 from densespec_torch.modules import Part
 from densespec_torch.norms import NORM, SynchronisedNorm
 
-SOFTMAX = "softmax"
-"""The name of what may end a network, behind its head."""
+_ACTIVATIONS = {nn.Softmax: "softmax", nn.Sigmoid: "sigmoid"}
+"""What may end a network behind its head: the name of its node, by the kind of its module."""
 
 IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
 """Attributes of modules that change no value that is computed."""
@@ -114,7 +114,7 @@ def _with_head(
     leaves = [module for _, module in _head(model)]
     if not leaves and isinstance(_found(model, CLASSIFIER), nn.Identity) and not spec.head_units:
         return spec, {"include_top": False, "pooling": "avg", "classifier_activation": None}
-    activation = "softmax" if leaves and type(leaves[-1]) is nn.Softmax else None
+    activation = _ACTIVATIONS.get(type(leaves[-1])) if leaves else None
     linear = leaves[:-1] if activation else leaves
     pattern = [nn.ReLU if place % 2 else nn.Linear for place in range(len(linear))]
     if len(linear) % 2 == 0 or [type(module) for module in linear] != pattern:
@@ -158,7 +158,7 @@ def _backbone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _in_head(name: str) -> bool:
-    return in_head(name) or name == SOFTMAX
+    return in_head(name) or name in _ACTIVATIONS.values()
 
 
 def _compare_names(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
