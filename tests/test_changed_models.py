@@ -57,6 +57,7 @@ SAYABLE: Mapping[str, Change] = {
     "another number of classes": head(nn.Linear(FEATURES, 7)),
     "a hidden layer": head(nn.Linear(FEATURES, 5), nn.ReLU(), nn.Linear(5, 3)),
     "a softmax": head(nn.Linear(FEATURES, 5), nn.Softmax(1)),
+    "a sigmoid": head(nn.Linear(FEATURES, 5), nn.Sigmoid()),
     "no classifier": head(nn.Identity()),
     "another epsilon": lambda net: set_all(net, "eps", 0.01),
     "another momentum": lambda net: set_all(net, "momentum", 0.3),

@@ -188,6 +188,16 @@ def test_what_is_not_finite_stays_so(value: float) -> None:
                 assert prepared(_images(2)).isnan().all()
 
 
+@pytest.mark.parametrize("mean", [1e2, 1e4])
+def test_dead_channels_with_large_means_cost_no_digits(mean: float) -> None:
+    model, _ = _pair()
+    state = model.state_dict()
+    for key in [key for key in state if key.endswith("running_mean")]:
+        state[key][0] = mean
+        state[key.replace("mean", "var")][0] = 1e-12
+    _assert_same(model, densespec.optimize(model), _images(2))
+
+
 TRANSFORMS = {
     "vmap": lambda net, x: torch.func.vmap(lambda one: net(one[None])[0])(x),
     "jvp": lambda net, x: torch.func.jvp(net, (x,), (x,))[1],

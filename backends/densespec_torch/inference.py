@@ -137,7 +137,7 @@ class PreparedDenseNet(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> PreparedDenseNet:
         with self.changing() as original:
-            original._apply(fn, recurse)
+            original._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> PreparedDenseNet:
@@ -197,9 +197,9 @@ def _transformed(x: Tensor) -> bool:
     return bool(
         (torch.is_grad_enabled() and x.requires_grad)
         or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        or torch._C._are_functorch_transforms_active()  # type: ignore[no-untyped-call]
-        or forward_ad.unpack_dual(x).tangent is not None
+        or torch._C._get_tracing_state()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
     )
 
 

@@ -6,7 +6,6 @@ from the modules. Everything else has to be what this package makes of the graph
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -25,8 +24,8 @@ from densespec_torch.as_built import untouched
 from densespec_torch.modules import Part
 from densespec_torch.norms import NORM, SynchronisedNorm
 
-SOFTMAX = "softmax"
-"""The name of what may end a network, behind its head."""
+_ACTIVATIONS = {nn.Softmax: "softmax", nn.Sigmoid: "sigmoid"}
+"""What may end a network behind its head: the name of its node, by the kind of its module."""
 
 IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
 """Attributes of modules that change no value that is computed."""
@@ -115,7 +114,7 @@ def _with_head(
     leaves = [module for _, module in _head(model)]
     if not leaves and isinstance(_found(model, CLASSIFIER), nn.Identity) and not spec.head_units:
         return spec, {"include_top": False, "pooling": "avg", "classifier_activation": None}
-    activation = "softmax" if leaves and type(leaves[-1]) is nn.Softmax else None
+    activation = _ACTIVATIONS.get(type(leaves[-1])) if leaves else None
     linear = leaves[:-1] if activation else leaves
     pattern = [nn.ReLU if place % 2 else nn.Linear for place in range(len(linear))]
     if len(linear) % 2 == 0 or [type(module) for module in linear] != pattern:
@@ -159,7 +158,7 @@ def _backbone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _in_head(name: str) -> bool:
-    return in_head(name) or name == SOFTMAX
+    return in_head(name) or name in _ACTIVATIONS.values()
 
 
 def _compare_names(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -184,13 +183,13 @@ def _compare_heads(model: nn.Module, expected: nn.Module) -> None:
             kinds_fit = type(module) in (nn.Sequential, nn.Identity, Part)
             if not kinds_fit or not untouched(module):
                 _refuse(name, _described(module), "a head of dense layers")
-    pairs = itertools.zip_longest(_head(model), _head(expected), fillvalue=None)
-    for own, wanted in pairs:
-        if own is None:
-            _refuse(wanted[0], "not there", _described(wanted[1]))
-        if wanted is None:
-            _refuse(own[0], _described(own[1]), "nothing there")
-        _compare(own[0], own[1], wanted[1])
+    layers, wanted = list(_head(model)), list(_head(expected))
+    for name, module in layers[len(wanted) :]:
+        _refuse(name, _described(module), "nothing there")
+    for name, module in wanted[len(layers) :]:
+        _refuse(name, "not there", _described(module))
+    for (name, own), (_, module) in zip(layers, wanted, strict=True):
+        _compare(name, own, module)
 
 
 def _compare(name: str, actual: nn.Module, expected: nn.Module) -> None:

@@ -43,10 +43,9 @@ def _changing(model: nn.Module) -> AbstractContextManager[Any]:
 
 def _keep_modes(model: nn.Module, source: nn.Module) -> None:
     """Put each module into the mode that it is in there; those of another kind follow the whole."""
-    others = dict(source.named_modules())
+    others: dict[str, Any] = dict(source.named_modules())
     model.train(source.training)
     for name, module in model.named_modules():
-        if type(others.get(name)) is type(module) and not isinstance(
-            module, FrozenNorm | FrozenDropout
-        ):
-            module.training = others[name].training
+        other: Any = others.get(name)
+        if type(other) is type(module) and not isinstance(module, FrozenNorm | FrozenDropout):
+            module.training = other.training

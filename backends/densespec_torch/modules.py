@@ -94,7 +94,7 @@ class Part(nn.Module):
         for child in self._children:
             module, inputs = self._modules[child.name], [values[name] for name in child.reads]
             if isinstance(module, Part):
-                x = module.written(graph, *inputs, f"{prefix}{child.name}.")
+                x = module.written(graph, inputs[0], f"{prefix}{child.name}.")
             elif isinstance(module, Concat):
                 x = graph.call_function(torch.cat, (inputs, 1))
             else:

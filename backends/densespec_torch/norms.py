@@ -20,8 +20,8 @@ class FrozenNorm(_NormBase):
     such as PyTorch's conversion to synchronised ones, makes it train again.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: nn.Parameter
+    bias: nn.Parameter
     running_mean: Tensor
     running_var: Tensor
 

@@ -100,7 +100,7 @@ class Program:
                 "it, which is slower than float32",
                 stacklevel=4,
             )
-        prepared = prepare(graph, clip=like.dtype != torch.float16)
+        prepared = prepare(graph, clip=like.dtype != torch.float16, arrays=arrays)
         self._graph, self._traced, self._like = prepared.graph, traced, like
         folded = prepared.fold(arrays, lambda array: to_numpy(self._tensor(array).double()))
         self.tensors = {name: self._tensor(array) for name, array in folded.items()}

@@ -68,7 +68,7 @@ class ReadOnly(Tensor):
         return _plain(self).clone()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _plain(self).__reduce_ex__(protocol)
+        return _plain(self).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
 
 def _plain(tensor: ReadOnly) -> Tensor:

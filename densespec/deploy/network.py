@@ -182,7 +182,7 @@ def optimized(graph: Graph, arrays: Arrays, *, norms: bool = True) -> tuple[Grap
         norms: Whether norms that could not be folded stay norms with arrays of their own. If not,
             they are scales and shifts, which float16 can hold where it can't hold small variances.
     """
-    prepared = prepare(graph, clip=False)
+    prepared = prepare(graph, clip=False, arrays=arrays)
     known = dict(arrays) | prepared.fold(arrays)
     nodes = prepared.graph.nodes
     if norms:

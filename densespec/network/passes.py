@@ -30,6 +30,10 @@ SMALLEST_SCALE = 1e-19
 """Scales nearer to 0 are taken for this, so that bounds and kernels stay within float32's range.
 It adds nothing that float32 could tell from 0."""
 
+LARGEST_SHIFT = 64.0
+"""The op behind a norm takes up shifts to this size. Its bias takes back what a channel adds, and
+of two such sums that cancel, float32 leaves an error of 1e-7 times the shift: 1e-5 at most."""
+
 Rounded = Callable[[np.ndarray], np.ndarray]
 """Gives the nearest values of some dtype, in float64."""
 Fold = Callable[[Arrays, Rounded], Mapping[str, np.ndarray]]
@@ -63,12 +67,16 @@ class Prepared:
         return {weight.name: known[weight.name] for weight in self.graph.weights}
 
 
-def prepare(graph: Graph, *, clip: bool = True) -> Prepared:
+def prepare(
+    graph: Graph, *, clip: bool = True, arrays: Mapping[str, np.ndarray] | None = None
+) -> Prepared:
     """Rewrite a network for inference.
 
     Args:
         clip: Whether a norm and a ReLU may become a clip. Its bounds need the range of float32:
             float16 is better off without.
+        arrays: The canonical arrays, where they are known: a norm whose shift is so large that the
+            op behind it would lose digits stays a scale and a shift.
     """
     graph = without(graph, {node.name for node in graph.nodes_of(Dropout)})
     graph = Graph(graph.spec, tuple(replace(node, frozen=True) for node in graph.nodes))
@@ -76,7 +84,7 @@ def prepare(graph: Graph, *, clip: bool = True) -> Prepared:
     for rule in (
         _norm_into_convolution_before,
         _pool_before_convolution,
-        functools.partial(_norm_into_linear_behind, clip=clip),
+        functools.partial(_norm_into_linear_behind, clip=clip, arrays=arrays),
         _norm_as_affine,
     ):
         changes = tuple(rule(graph))
@@ -146,10 +154,14 @@ def _pool_before_convolution(graph: Graph) -> Iterator[_Change]:
         yield _Change({conv.name: first, pool.name: new}, fold)
 
 
-def _norm_into_linear_behind(graph: Graph, *, clip: bool) -> Iterator[_Change]:
+def _norm_into_linear_behind(
+    graph: Graph, *, clip: bool, arrays: Mapping[str, np.ndarray] | None
+) -> Iterator[_Change]:
     for norm in graph.nodes_of(BatchNorm):
         behind = linear_behind(graph, norm)
         if behind is None or (behind.relu and not clip):
+            continue
+        if arrays is not None and _shifts_far(arrays, norm):
             continue
         changed: dict[str, Node | None] = {norm.name: None}
         last = graph.source(norm)
@@ -203,12 +215,17 @@ def _norm_as_affine(graph: Graph) -> Iterator[_Change]:
         yield _Change({norm.name: affine}, fold)
 
 
+def _shifts_far(arrays: Mapping[str, np.ndarray], norm: Node) -> bool:
+    _, shift = _scale_and_shift(arrays, norm)
+    return not bool(np.abs(shift).max() <= LARGEST_SHIFT)
+
+
 def _summed(kernel: np.ndarray) -> np.ndarray:
     """Sum what goes into each output."""
     return kernel.sum(tuple(range(1, kernel.ndim)))
 
 
-def _scale_and_shift(arrays: Arrays, norm: Node) -> tuple[np.ndarray, np.ndarray]:
+def _scale_and_shift(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, np.ndarray]:
     """Give what a norm multiplies by and adds in inference, in float64."""
     assert isinstance(norm.op, BatchNorm)
     gamma, beta, mean, variance = (
