@@ -85,7 +85,7 @@ def unfinished_name(target: Path) -> str:
 
 def _is_left(name: str) -> bool:
     found = UNFINISHED.fullmatch(name)
-    return bool(found) and found[1] == _place() and not _runs(int(found[2]))
+    return found is not None and found[1] == _place() and not _runs(int(found[2]))
 
 
 def _runs(process: int) -> bool:
@@ -122,8 +122,7 @@ def _named(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
 
 
 def _without(temporary: str, path: str | os.PathLike[str], argument: object) -> object:
-    named = isinstance(argument, str)
-    return argument.replace(temporary, os.fspath(path)) if named else argument
+    return argument.replace(temporary, os.fspath(path)) if isinstance(argument, str) else argument
 
 
 def _permissions(target: Path) -> int:

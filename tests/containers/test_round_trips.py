@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -25,6 +26,7 @@ from tests.containers.samples import (
     assert_holds,
     bits,
     network,
+    read_all,
     sample,
     tensors,
 )
@@ -266,3 +268,20 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_files(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert all(path.read_bytes() == b"old" for path in paths)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_file_that_is_cut_off_after_it_was_opened_is_an_error(tmp_path: Path, name: str) -> None:
+    """Unless it has been read by then. Of a mapped file, the system would end the process."""
+    path = sample(tmp_path, name, network())
+    whole = read_all(path)
+    with open_file(path) as opened:
+        os.truncate(path, path.stat().st_size // 8)
+        try:
+            found = {name: tensor.read() for name, tensor in opened.tensors.items()}
+        except WeightsError as error:
+            assert str(error).startswith(f"{path}: ")
+            return
+    assert name in ("archive.keras", "packed.keras", "packed.npz")
+    for key, array in whole.items():
+        np.testing.assert_array_equal(found[key], array)
