@@ -423,7 +423,7 @@ def test_what_is_no_path_and_no_id_is_refused_in_a_short_line(
 )
 def test_a_config_of_anything_is_refused_by_name(config: bytes, folder: Path) -> None:
     (folder / "config.json").write_bytes(config)
-    with pytest.raises(WeightsError, match="config.json: "):
+    with pytest.raises(WeightsError, match=r"config\.json: "):
         preprocessing_of(folder)
 
 
@@ -449,5 +449,5 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_line(
         raise ConnectionError("no route to host\nand much more")
 
     monkeypatch.setattr(hub, "create_repo", offline)
-    with pytest.raises(WeightsError, match=r"^user/net: can't be uploaded .*: no route to host$"):
+    with pytest.raises(WeightsError, match=r"^'user/net': can't be uploaded .*: no route to host$"):
         push_to_hub(built(), "user/net")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import weakref
@@ -277,11 +278,9 @@ def test_a_file_that_is_cut_off_after_it_was_opened_is_an_error(tmp_path: Path, 
     whole = read_all(path)
     with open_file(path) as opened:
         os.truncate(path, path.stat().st_size // 8)
-        try:
-            found = {name: tensor.read() for name, tensor in opened.tensors.items()}
-        except WeightsError as error:
-            assert str(error).startswith(f"{path}: ")
+        if name not in ("archive.keras", "packed.keras", "packed.npz"):  # which were read by then
+            with pytest.raises(WeightsError, match=re.escape(str(path))):
+                print([tensor.read() for tensor in opened.tensors.values()])
             return
-    assert name in ("archive.keras", "packed.keras", "packed.npz")
-    for key, array in whole.items():
-        np.testing.assert_array_equal(found[key], array)
+        for key, tensor in opened.tensors.items():
+            np.testing.assert_array_equal(tensor.read(), whole[key])
