@@ -241,6 +241,11 @@ def test_safetensors_of_another_maker_are_no_checkpoint(path: Path) -> None:
         pytest.param(
             {"densespec": "1", "spec": '{"blocks": [9999], "growth_rate": 1}'},
             "its metadata states a network of 9999 dense layers, but it has only 27 arrays",
+            id="a spec of more layers than arrays",
+        ),
+        pytest.param(
+            {"densespec": "1", "spec": '{"blocks": [1], "growth_rate": 1073741824}'},
+            r"its network can't be: values of all arrays = .* \[S27\]",
             id="a spec that no memory holds",
         ),
     ],

@@ -218,7 +218,7 @@ def _legacy(opened: Opened, file: StoredBytes) -> PickledFile:
 def _places(
     file: StoredBytes, start: int, keys: Any, storages: Mapping[str, Storage]
 ) -> dict[str, tuple[int, int]]:
-    """Find where each storage starts, and how many bytes it has; they lie in the order of their keys.
+    """Find where each storage starts and how many bytes it has: they lie as their keys are listed.
 
     Raises:
         Refused: one is of a type that is not read.
