@@ -1,6 +1,6 @@
 """Zip archives that are read without trusting what they say of themselves. Nothing is extracted.
 
-Members that are stored as they are are mapped into memory, others are unpacked to disk. Whatever is
+Members that are stored as they are are read, others are unpacked to disk and mapped. Whatever is
 read of an archive is compared with its checksum once.
 """
 
