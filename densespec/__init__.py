@@ -12,7 +12,13 @@
 Importing densespec imports no framework.
 """
 
+# ruff: noqa: E402  what Ctrl-C does is settled before the imports that take long
+
 from typing import TYPE_CHECKING, Any
+
+from densespec.interrupts import end_at_once as _end_at_once
+
+_end_at_once()
 
 from densespec.backends import Backend as Backend
 from densespec.backends import Trainer as Trainer

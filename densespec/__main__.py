@@ -1,5 +1,14 @@
-"""``python -m densespec``: the same as the command ``densespec``."""
+"""The command ``densespec``, also as ``python -m densespec``."""
 
-from densespec.cli import main
+from densespec.cli import main as commands
+from densespec.interrupts import raise_again
 
-main(prog_name="densespec")
+
+def main() -> None:
+    """Run the command line."""
+    raise_again()
+    commands(prog_name="densespec")
+
+
+if __name__ == "__main__":
+    main()

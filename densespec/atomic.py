@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
+import re
+import secrets
+import shutil
+import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+UNFINISHED = re.compile(r"\..+\.densespec-([0-9a-f]{8})-(\d+)-.+", re.DOTALL)
+"""The names of what is not finished: where the process runs that writes it, and its number."""
+
+LONGEST = 40
+"""How many characters of a file's name its temporary one has: names have at most 255 bytes."""
 
 
 @contextlib.contextmanager
@@ -15,24 +26,103 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path`` that replaces it on success and vanishes on failure.
 
     As with a plain write, a link stays a link, and a file that is replaced keeps its permissions.
+    What processes that were killed have left beside it is removed.
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        OSError: it can't be written; names ``path``.
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no folder {target.parent} to write {target.name} into")
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.parent / unfinished_name(target)
+    with _named(path, temporary):
+        sweep(target.parent)
+        temporary.touch(mode=0o600, exist_ok=False)
+        try:
+            yield temporary
+            temporary.chmod(_permissions(target))
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside ``path``, which vanishes in the end.
+
+    Raises:
+        FileNotFoundError: the folder that ``path`` is in does not exist.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"no folder {target.parent} to write {target.name} into")
+    folder = target.parent / unfinished_name(target)
+    with _named(path, folder):
+        sweep(target.parent)
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine left unfinished in a folder when they were killed."""
+    with contextlib.suppress(OSError):  # no leave to look
+        for path in [path for path in folder.iterdir() if _is_left(path.name)]:
+            with contextlib.suppress(OSError):  # of another user, or swept by another process
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def unfinished_name(target: Path) -> str:
+    """A name that nothing has, for what is to take the place of ``target``."""
+    unique = secrets.token_hex(4)
+    return f".{target.name[:LONGEST]}.densespec-{_place()}-{os.getpid()}-{unique}.tmp"
+
+
+def _is_left(name: str) -> bool:
+    found = UNFINISHED.fullmatch(name)
+    return found is not None and found[1] == _place() and not _runs(int(found[2]))
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":  # where there is no asking without ending it
+        return True
     try:
-        yield temporary
-        temporary.chmod(_permissions(target))
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@functools.lru_cache(maxsize=1)
+def _place() -> str:
+    """What tells machines, and containers of one machine, apart: each counts its own processes."""
+    place = socket.gethostname()
+    with contextlib.suppress(OSError):
+        place += f" {Path('/proc/self/ns/pid').stat().st_ino}"
+    return hashlib.blake2b(place.encode(), digest_size=4).hexdigest()
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
+    """Let errors name what the user named, rather than what is written in its stead."""
+    try:
+        yield
+    except OSError as error:
+        if str(error.filename).startswith(str(temporary)):
+            error.filename, error.filename2 = os.fspath(path), None
+        error.args = tuple(_without(str(temporary), path, argument) for argument in error.args)
+        raise
+
+
+def _without(temporary: str, path: str | os.PathLike[str], argument: object) -> object:
+    return argument.replace(temporary, os.fspath(path)) if isinstance(argument, str) else argument
 
 
 def _permissions(target: Path) -> int:

@@ -9,13 +9,14 @@ Local folders need nothing installed; ids of the Hub need ``densespec[hub]``.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,7 @@ from densespec.network.differences import nearest_variant
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
+from densespec.texts import read_text
 from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.containers import SUFFIXES
 from densespec.weights.opening import open_weights
@@ -92,7 +94,10 @@ class Preprocessing:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _misplaced(name: str, value: object, expected: str) -> WeightsError:
@@ -164,10 +169,11 @@ def _locate(
 ) -> tuple[Path, _Config | None]:
     """The weight file, and the config beside it."""
     path = Path(path_or_hub_id)
-    if path.is_file():
-        return path, None
-    folder = path if path.is_dir() else _downloaded(str(path_or_hub_id), revision, token)
-    files = _weight_files(folder)
+    with _named(path, "can't be read"):
+        if path.is_file():
+            return path, None
+        folder = path if path.is_dir() else _downloaded(str(path_or_hub_id), revision, token)
+        files = _weight_files(folder)
     if not files:
         raise WeightsError(f"{folder}: no weight file in it ({', '.join(SUFFIXES)})")
     chosen = next((folder / name for name in PREFERRED if folder / name in files), files[0])
@@ -177,7 +183,19 @@ def _locate(
     config = folder / CONFIG
     if not config.is_file():
         return chosen, None
-    return chosen, _Config(config, _json(config.read_text(encoding="utf-8"), config))
+    with _named(config, "can't be read"):
+        text = read_text(config)
+    return chosen, _Config(config, _json(text, config))
+
+
+@contextlib.contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """Say of which path the system or the text is that does not do."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{shown(str(path))[1:-1]}: {what}: {reason}") from error
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -187,7 +205,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _downloaded(repo_id: str, revision: str | None, token: str | None) -> Path:
     if not HUB_ID.fullmatch(repo_id):
-        raise WeightsError(f"{repo_id}: no such file or folder, and no id of the Hub (user/name)")
+        raise WeightsError(
+            f"{shown(repo_id)}: no such file or folder, and no id of the Hub (user/name)"
+        )
     hub = _huggingface_hub(f"{repo_id} is no path here, so it is looked up on the Hub")
     folder = Path()
     others = [f"*{suffix}" for suffix in SUFFIXES]
@@ -199,13 +219,17 @@ def _downloaded(repo_id: str, revision: str | None, token: str | None) -> Path:
                 )
             )
         except Exception as error:  # of many types: no repository, no access, no network
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WeightsError(
-                f"{repo_id}: no such file or folder, and from the Hub: {reason}"
+                f"{repo_id}: no such file or folder, and from the Hub: {_reason(error)}"
             ) from error
         if _weight_files(folder):
             break
     return folder
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _huggingface_hub(why: str) -> ModuleType:
@@ -242,6 +266,11 @@ def _stated_in(config: _Config | None) -> dict[str, Any]:
     return {}
 
 
+def _but_first(value: object) -> object:
+    """A list without its first item; anything else as it is, to be refused by name."""
+    return value[1:] if isinstance(value, list) else value
+
+
 def _stated_preprocessing(config: _Config) -> Preprocessing | None:
     """Ours, or what timm calls ``pretrained_cfg``."""
     ours, timms = (config.entries.get(key) for key in (PREPROCESSING, "pretrained_cfg"))
@@ -251,7 +280,7 @@ def _stated_preprocessing(config: _Config) -> Preprocessing | None:
         record = {
             "mean": timms["mean"],
             "std": timms["std"],
-            "size": timms["input_size"][1:],
+            "size": _but_first(timms["input_size"]),
             "interpolation": timms.get("interpolation", "bilinear"),
             "crop": timms.get("crop_pct", 1.0),
         }
@@ -277,7 +306,8 @@ def save_pretrained(
     A model card that is there already stays as it is.
 
     Raises:
-        WeightsError: The preprocessing has other channels or dimensions than the network's input.
+        WeightsError: The preprocessing has other channels or dimensions than the network's input,
+            or the folder can't be written.
         DensespecError: densespec did not build the model.
     """
     _save(model, Path(folder), preprocessing, address="USER/NAME")
@@ -289,7 +319,8 @@ def _save(model: Any, folder: Path, preprocessing: Preprocessing | None, address
     graph = origin.graph
     if preprocessing is not None:
         _check_fits(preprocessing, graph.spec)
-    folder.mkdir(parents=True, exist_ok=True)
+    with _named(folder, "can't be made a folder"):
+        folder.mkdir(parents=True, exist_ok=True)
     texts = {PREPROCESSING: json.dumps(asdict(preprocessing))} if preprocessing else {}
     write_checkpoint(folder / WEIGHTS, graph, read_weights(model), metadata=texts)
     _write(folder / CONFIG, json.dumps(_config(graph, preprocessing), indent=2) + "\n")
@@ -309,18 +340,24 @@ def push_to_hub(
 
     Raises:
         PackageMissing: huggingface_hub is not installed.
+        WeightsError: The Hub can't be reached, or refuses.
         WeightsError, DensespecError: as for :func:`save_pretrained`.
     """
     hub = _huggingface_hub("the model is to be uploaded to the Hub")
     with tempfile.TemporaryDirectory() as folder:
         _save(model, Path(folder), preprocessing, address=repo_id)
-        url = str(hub.create_repo(repo_id, token=token, private=private, exist_ok=True))
-        hub.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            token=token,
-            commit_message="A DenseNet of densespec",
-        )
+        try:
+            url = str(hub.create_repo(repo_id, token=token, private=private, exist_ok=True))
+            hub.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                token=token,
+                commit_message="A DenseNet of densespec",
+            )
+        except Exception as error:  # of many types: no access, no network, no such name
+            raise WeightsError(
+                f"{shown(repo_id)}: can't be uploaded to the Hub: {_reason(error)}"
+            ) from error
     return url
 
 
@@ -345,7 +382,7 @@ def _config(graph: Graph, preprocessing: Preprocessing | None) -> dict[str, Any]
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
+    with _named(path, "can't be written"), atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

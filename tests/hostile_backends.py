@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -38,8 +39,21 @@ class Parent(NumpyBackend):
         time.sleep(600)
 
 
+NOISE = "\x1b[2J\x1b]0;title\x07\r" + "x" * 10**7 + "\x1b[31mthe end\ud800"
+
+
+class DyingLoudly(NumpyBackend):
+    """Writes far more than anybody reads, and ends."""
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        print(NOISE.replace("\ud800", ""), flush=True)
+        os._exit(3)
+
+
 SHORT_OF_MEMORY = Raising(RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"))
 WITHOUT_FLOAT64 = Raising(ValueError("dtype = 'float64', but this chip has none"))
 WRONG = Raising(ValueError("no such kernel"))
 SLOW = Slow()
 PARENT = Parent()
+NOISY = Raising(ValueError(NOISE))
+DYING_LOUDLY = DyingLoudly()

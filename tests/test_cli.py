@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -79,6 +80,49 @@ def small(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(SMALL, encoding="utf-8")
     return path
+
+
+# Ctrl-C
+
+INTERRUPTED_AT = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == os.environ["INTERRUPTED_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+"""
+"""A sitecustomize by which Ctrl-C comes at a certain import."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize("module", ["densespec.backends", "numpy", "densespec.cli", "click"])
+@pytest.mark.parametrize("command", [["-m", "densespec"], ["{}/densespec"]], ids=" ".join)
+def test_ctrl_c_while_it_imports_ends_it_without_a_traceback(
+    tmp_path: Path, command: list[str], module: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_AT)
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "densespec"
+    script.write_text("from densespec.__main__ import main\nmain()\n")
+    paths = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    result = subprocess.run(
+        [sys.executable, *(word.format(script.parent) for word in command), "list"],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": paths, "INTERRUPTED_AT": module},
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
+
+
+def test_a_program_that_imports_densespec_keeps_its_ctrl_c() -> None:
+    code = (
+        "import signal, densespec\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # list

@@ -6,7 +6,10 @@ import copy
 import json
 import os
 import re
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from densespec.atomic import atomic_path
+from densespec.atomic import UNFINISHED, atomic_path
 from densespec.errors import DensespecError, SpecError, UnknownName
 from densespec.network.files import (
     SpecFileError,
@@ -322,7 +325,7 @@ def _loads(record: dict[str, Any]) -> bool:
     try:
         spec_from_json(json.dumps(record))
     except SpecError as error:
-        return error.constraint in ("S22", "S23")
+        return error.constraint in ("S22", "S23", "S26")
     except DensespecError:
         return False
     return True
@@ -488,6 +491,79 @@ def test_a_locked_folder_is_named(locked: Path) -> None:
         atomic_path(locked / "file.txt"),
     ):
         pytest.fail("the block should not run")
+
+
+def test_an_error_names_what_the_user_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with (
+        pytest.raises(OSError, match=re.escape(f"{path}'")) as caught,
+        atomic_path(path) as written,
+    ):
+        (written / "below").write_text("x")
+    assert (caught.value.filename, ".tmp" in str(caught.value)) == (str(path), False)
+
+
+def test_an_error_in_words_names_what_the_user_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with (
+        pytest.raises(OSError, match=f"^can't make {re.escape(str(path))}$"),
+        atomic_path(path) as temporary,
+    ):
+        raise OSError(f"can't make {temporary}")
+
+
+@pytest.mark.parametrize("name", ["n" * 250 + ".txt", "\N{SNOWMAN}" * 80], ids=["long", "wide"])
+def test_a_name_as_long_as_names_may_be_is_written(tmp_path: Path, name: str) -> None:
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+# What was not finished
+
+
+def _killed_while_it_writes(path: Path, writer: str) -> None:
+    """A process that ends by SIGKILL within the block of a writer."""
+    code = (
+        "import os, signal, sys\n"
+        "from densespec import atomic\n"
+        f"with atomic.{writer}(sys.argv[1]) as temporary:\n"
+        "    if temporary.is_dir(): (temporary / 'half').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills are POSIX's")
+@pytest.mark.parametrize("writer", ["atomic_path", "folder_beside"])
+def test_what_a_killed_process_left_is_swept_at_the_next_write(tmp_path: Path, writer: str) -> None:
+    _killed_while_it_writes(tmp_path / "net.safetensors", writer)
+    assert len(list(tmp_path.iterdir())) == 1
+    with atomic_path(tmp_path / "other.txt") as temporary:
+        temporary.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_what_others_write_is_left_alone(tmp_path: Path) -> None:
+    """Files of processes that run, of other machines, and whatever only looks alike."""
+    outer = atomic_path(tmp_path / "a.txt")
+    with outer as ours:
+        place = UNFINISHED.fullmatch(ours.name)
+        assert place
+        kept = {
+            ours.name,
+            ".a.txt.densespec-00000000-999999999-0.tmp",
+            f".a.txt.densespec-{place[1]}-{os.getppid()}-0.tmp",
+            f"a.txt.densespec-{place[1]}-999999999-0.tmp",
+            ".a.txt.tmp",
+            ".a.txt.12345.tmp",
+        }
+        for name in kept:
+            (tmp_path / name).touch()
+        with atomic_path(tmp_path / "b.txt") as temporary:
+            temporary.write_text("new")
+        assert {path.name for path in tmp_path.iterdir()} == kept | {"b.txt"}
 
 
 def test_a_folder_in_the_place_of_the_file_stays(tmp_path: Path) -> None:

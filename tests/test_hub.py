@@ -390,3 +390,64 @@ def test_importing_the_module_imports_neither_the_hub_nor_a_framework() -> None:
 def test_errors_of_build_pass_through(folder: Path) -> None:
     with pytest.raises(SpecError):
         from_pretrained(folder, backend="numpy", input_shape=(3,))
+
+
+# What comes from outside
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["n" * 5000, f"user/{'n' * 5000}", "user/name\0", "/dev/null", ""],
+    ids=["a long name", "a long id", "a null", "a device", "nothing"],
+)
+def test_what_is_no_path_and_no_id_is_refused_in_a_short_line(
+    given: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError) as caught:
+        from_pretrained(given, backend="numpy")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"\xff\xfe{}",
+        b'{"preprocessing": {"mean": 1, "std": 1, "size": 1}}',
+        b'{"preprocessing": {"mean": [1' + b"0" * 400 + b'], "std": [1], "size": [1]}}',
+        b'{"pretrained_cfg": {"mean": 1, "std": [1], "input_size": [3, 8, 8]}}',
+        b'{"pretrained_cfg": {"mean": [1], "std": [1], "input_size": 8}}',
+        b'{"pretrained_cfg": {"mean": [1], "std": [1], "input_size": {}}}',
+        b'{"preprocessing": {"self": 1}}',
+    ],
+)
+def test_a_config_of_anything_is_refused_by_name(config: bytes, folder: Path) -> None:
+    (folder / "config.json").write_bytes(config)
+    with pytest.raises(WeightsError, match=r"config\.json: "):
+        preprocessing_of(folder)
+
+
+def test_a_network_is_not_saved_into_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(WeightsError, match=r"file.*: can't be made a folder"):
+            save_pretrained(built(), path)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_card_that_cannot_be_written_is_named(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(WeightsError, match=r"config\.json: can't be written: "):
+        save_pretrained(built(), folder)
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route to host\nand much more")
+
+    monkeypatch.setattr(hub, "create_repo", offline)
+    with pytest.raises(WeightsError, match=r"^'user/net': can't be uploaded .*: no route to host$"):
+        push_to_hub(built(), "user/net")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import pickle
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from densespec.errors import SpecError
 from densespec.recipes.recipe import TrainingRecipe
@@ -169,13 +172,13 @@ ALLOWED = {
     "R1": INTEGER,
     "R2": INTEGER,
     "R3": "a number in (0, 1000]",
-    "R4": "an ascending list of fractions in (0, 1), or one of epochs from 1 on",
+    "R4": "an ascending list of at most 1000 fractions in (0, 1), or one of epochs from 1 on",
     "R5": "a number in (0, 1]",
     "R6": "a number in [0, 1)",
     "R7": "true or false",
     "R8": "a number in [0, 1]",
     "R9": "true or false",
-    "R10": "a table of names, each with a number in [0, 1000]",
+    "R10": "a table of at most 1000 names, each with a number in [0, 1000]",
     "R11": "a number in [0, 1)",
     "R12": "a number in [0, 1), or none",
     "R13": "'none' or 'cifar' or 'imagenet'",
@@ -241,6 +244,38 @@ def test_a_constraint_names_field_value_rule_and_number(
     assert (error.constraint, error.field) == (number, field)
     assert error.value is value
     assert str(error) == f"{field} = {value!r}, but should be {ALLOWED[number]} [{number}]"
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "value"),
+    [
+        ("R4", "milestones", range(1, 1002)),
+        ("R4", "milestones", itertools.count(1)),
+        ("R10", "layer_rates", {str(n): 1.0 for n in range(1001)}),
+    ],
+)
+def test_tables_without_end_are_refused(number: str, field: str, value: Any) -> None:
+    with pytest.raises(SpecError, match=f"at most 1000 .*{number}"):
+        TrainingRecipe(**{field: value})
+
+
+def test_the_learning_rates_of_any_number_of_epochs_are_found_at_once() -> None:
+    recipe = TrainingRecipe(epochs=2**31 - 1, milestones=(0.5, 0.75), learning_rate=1.0, gamma=0.5)
+    assert [*recipe.learning_rates().values()] == [1.0, 0.5, 0.25]
+
+
+@given(
+    epochs=st.integers(1, 30),
+    milestones=st.sets(st.integers(1, 40)) | st.sets(st.floats(0.01, 0.99)),
+    gamma=st.sampled_from([1.0, 0.5, 1e-200]),
+)
+def test_learning_rates_are_those_of_the_epochs_at_which_they_change(
+    epochs: int, milestones: set[float], gamma: float
+) -> None:
+    recipe = TrainingRecipe(epochs=epochs, milestones=tuple(sorted(milestones)), gamma=gamma)
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(epochs)]
+    changes = {e: rate for e, rate in enumerate(rates) if not e or rate != rates[e - 1]}
+    assert recipe.learning_rates() == changes
 
 
 def test_every_field_has_a_constraint_that_is_broken_here() -> None:

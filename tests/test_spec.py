@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import enum
+import itertools
 import math
 import pickle
 from decimal import Decimal
@@ -100,18 +101,18 @@ def test_values_take_one_normal_form(field: str, given: object, kept: Any) -> No
 # The numbered constraints
 
 ALLOWED = {
-    "S1": "a non-empty list of integers, each at least 1 and below 2**31",
+    "S1": "a non-empty list of at most 10000 integers, each at least 1 and below 2**31",
     "S2": "an integer of at least 1 and below 2**31",
     "S3": "an integer of at least 1 and below 2**31, or none",
     "S4": "a number in (0, 1]",
     "S5": "an integer of at least 1 and below 2**31",
-    "S6": "an integer of at least 1 and below 2**31",
+    "S6": "an integer of at least 1 and at most 1000000",
     "S7": "an integer of at least 1 and at most 3",
     "S8": "'conv' or 'conv-norm-relu' or 'norm-relu-conv'",
     "S9": "an integer of at least 1 and below 2**31, or '2k'",
-    "S10": "an integer of at least 1 and below 2**31",
-    "S11": "an integer of at least 1 and below 2**31",
-    "S12": "an integer of at least 2 and below 2**31, or none",
+    "S10": "an integer of at least 1 and at most 1000",
+    "S11": "an integer of at least 1 and at most 1000",
+    "S12": "an integer of at least 2 and at most 1000, or none",
     "S13": "'symmetric' or 'same'",
     "S14": "true or false",
     "S15": "a number in (0, 1]",
@@ -121,7 +122,7 @@ ALLOWED = {
     "S19": "true or false",
     "S20": "a number in [0, 1)",
     "S21": "'conv' or 'every-conv' or 'layer'",
-    "S25": "a list of integers, each at least 1 and below 2**31",
+    "S25": "a list of at most 100 integers, each at least 1 and below 2**31",
 }
 """What each field's constraint allows, in the words of its error."""
 
@@ -245,6 +246,53 @@ def test_s23_holds_for_every_transition() -> None:
     assert tiny(**fields, blocks=(1, 1)).compression == 0.1
     with pytest.raises(SpecError, match=r"at least 1 of 4 feature maps \[S23\]"):
         tiny(**fields, blocks=(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [
+        ("S1", {"blocks": (1,) * 10_001}),
+        ("S1", {"blocks": itertools.count(1)}),
+        ("S6", {"classes": 2**31 - 1}),
+        ("S10", {"stem_kernel": 2**20 + 1}),
+        ("S11", {"stem_stride": 2**31 - 1}),
+        ("S12", {"stem_pool": 2**31 - 1}),
+        ("S25", {"head_units": (1,) * 101}),
+        ("S26", {"blocks": (1_000_000,)}),
+        ("S26", {"blocks": (2**31 - 1,) * 4}),
+    ],
+)
+def test_what_would_take_forever_is_refused_at_once(number: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(SpecError) as caught:
+        tiny(**changes)
+    assert caught.value.constraint == number
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"growth_rate": 2**30},
+        {"bottleneck_width": 2**31 - 1},
+        {"in_channels": 2**31 - 1},
+        {"stem_width": 2**31 - 1},
+        {"stem_kernel": 999, "spatial_dims": 3},
+        {"head_units": (2**31 - 1,)},
+        {"blocks": (9999, 1), "growth_rate": 2**10},
+    ],
+    ids=str,
+)
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(
+    changes: dict[str, Any],
+) -> None:
+    spec = tiny(**changes)
+    with pytest.raises(SpecError, match=r"values of all arrays = .*\[S27\]"):
+        lower(spec)
+
+
+def test_the_deepest_network_is_lowered_and_counted() -> None:
+    graph = lower(tiny(blocks=(10_000,), growth_rate=1), (10**9, 10**9))
+    assert graph.spec.depth == 10_002
+    assert graph.multiply_adds
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,19 @@ def test_reason_for_no_answer_is_told_apart(
     assert message in str(failure.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "error"), [("NOISY", TargetError), ("DYING_LOUDLY", TargetCrashed)]
+)
+def test_what_a_target_says_is_cut_to_a_page_and_escaped(name: str, error: type[Exception]) -> None:
+    with backend(name) as target, pytest.raises(error) as failure:
+        target.ask(ASKED)
+    text = str(failure.value)
+    assert len(text) < 5000
+    assert "the end" in text
+    assert r"\x1b[31m" in text
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
 class ResourceExhaustedError(Exception):
     """As TensorFlow calls it."""
 

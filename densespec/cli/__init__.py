@@ -74,7 +74,7 @@ class Commands(click.Group):
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise
-        except (DensespecError, ValueError, OSError, ImportError) as error:
+        except (DensespecError, ValueError, OSError, ImportError, MemoryError) as error:
             raise Failure(_text_of(error)) from error
 
 
@@ -97,6 +97,10 @@ def _notes_on_stderr() -> Iterator[None]:
 def _text_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return (
+            f"there is not enough memory: {error}" if str(error) else "there is not enough memory"
+        )
     return str(error)
 
 

@@ -27,6 +27,7 @@ from densespec.data.augment import ImageRequest, augmentation
 from densespec.data.dataset import DataError, Dataset, Normalisation, Split
 from densespec.data.draws import check_seed, permutation
 from densespec.errors import shown
+from densespec.network.fields import LIMIT
 from densespec.network.graph import Graph
 from densespec.network.ops import BatchNorm
 from densespec.recipes.recipe import TrainingRecipe
@@ -90,7 +91,10 @@ class Batches:
                 f"size = {shown(self.size)}, but should be {len(own)} positive numbers; None is "
                 f"for images that have one size, and these have {own}"
             )
-        return tuple(size for size in sizes if size is not None)
+        known = tuple(size for size in sizes if size is not None)
+        if math.prod(known) >= LIMIT:
+            raise DataError(f"size = {known}, but an image should have fewer than 2**31 pixels")
+        return known
 
     @classmethod
     def for_training(cls, dataset: Dataset, recipe: TrainingRecipe, **options: Any) -> Self:

@@ -17,7 +17,7 @@ from densespec.data.draws import permutation
 from densespec.errors import DensespecError, shown
 from densespec.network.graph import Graph, lower
 from densespec.network.ops import Shape
-from densespec.network.spec import DenseNetSpec
+from densespec.network.spec import MOST_CLASSES, DenseNetSpec
 
 BYTE = 255.0
 """The value of a byte at full intensity."""
@@ -118,16 +118,29 @@ def _labels(y: object) -> np.ndarray:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
             f"y has shape {labels.shape} and type {labels.dtype}, but should have (count,) and "
-            "whole numbers; take argmax(1) of one-hot labels"
+            f"whole numbers, one for each image{_label_advice(labels)}"
         )
     return np.ascontiguousarray(labels, np.int64)
+
+
+def _label_advice(labels: np.ndarray) -> str:
+    """What to do about labels of another form, where that loses nothing."""
+    if labels.dtype.kind not in "biuf" or not labels.size:
+        return ""
+    if labels.ndim == 1 and (labels == np.floor(labels)).all():
+        return ": take y.astype(int)"
+    if labels.ndim != 2:
+        return ""
+    if np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all():
+        return ": these are one-hot, so take y.argmax(1)"
+    return "; an image of several classes, or of shares of them, can't be trained on"
 
 
 def _check_array(x: np.ndarray) -> None:
     if x.dtype != np.uint8 and x.dtype.name not in FLOATS:
         raise DataError(
-            f"x is of type {x.dtype}, but should be uint8 (0 to 255) or floats (0 to 1); convert "
-            "it with x.astype"
+            f"x is of type {x.dtype}, but should be uint8 (0 to 255) or floats (0 to 1)"
+            f"{_pixel_advice(x)}"
         )
     if x.dtype == np.uint8 or not x.size:
         return
@@ -138,6 +151,15 @@ def _check_array(x: np.ndarray) -> None:
         if not finite.all():
             index = start + int(np.argmin(finite))
             raise DataError(f"image {index} of x has a value that is not finite (NaN or infinity)")
+
+
+def _pixel_advice(x: np.ndarray) -> str:
+    """What to do about pixels of another type, where that loses nothing."""
+    if x.dtype.kind not in "iu" or not x.size:
+        return ""
+    if x.min() >= 0 and x.max() <= BYTE:
+        return ": take x.astype('uint8')"
+    return f": divide it by its full intensity, such as x / {x.max()}"
 
 
 @dataclass(frozen=True)
@@ -307,9 +329,19 @@ class Dataset:
             test = Split(channels_first(np.asarray(test_x), channels_last), test_y)
         if classes is None:
             classes = int(max(train.y.max(), test.y.max(), 0)) + 1
+        if isinstance(classes, int):
+            _check_count(classes)
         names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
         scale = scale or (BYTE if train.x.dtype == np.uint8 else 1.0)  # type: ignore[union-attr]
         return cls(name, names, train, test, normalisation or measured(train, scale))
+
+
+def _check_count(classes: int) -> None:
+    if not 1 <= classes <= MOST_CLASSES:
+        raise DataError(
+            f"there are {classes} classes, one more than the largest label unless they were given, "
+            f"but a network tells from 1 to {MOST_CLASSES} apart [S6]; number the labels from 0"
+        )
 
 
 def _check_range(labels: np.ndarray, classes: int, where: str) -> None:

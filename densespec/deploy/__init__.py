@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densespec.atomic import atomic_path
+from densespec.atomic import atomic_path, folder_beside
 from densespec.deploy.check import Measured, measure
 from densespec.deploy.formats import ExportFormat, format_of
 from densespec.deploy.formats import formats as formats
@@ -125,15 +125,15 @@ def _placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
         raise DensespecError(
             f"{path} is there and no {chosen.about}: give another name, or remove it"
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as outer:
-        temporary, old = Path(outer, "new"), Path(outer, "old")
+    target = Path(os.path.realpath(path))
+    with folder_beside(path) as outer:
+        temporary, old = outer / "new", outer / "old"
         temporary.mkdir()
         yield temporary
-        if path.exists():
-            path.replace(old)
-        temporary.replace(path)
+        if target.exists():
+            shutil.copymode(target, temporary)
+            target.replace(old)
+        temporary.replace(target)
 
 
 def _occupied(path: Path) -> bool:

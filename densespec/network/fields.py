@@ -70,6 +70,13 @@ def _items(value: Any) -> Iterable[Any]:
     return cast("Iterable[Any]", value)
 
 
+def _at_most(count: int, items: Iterable[Any]) -> tuple[Any, ...]:
+    """These items, of which there may be so many; more are not looked at."""
+    found = tuple(itertools.islice(items, count + 1))
+    _reject_unless(len(found) <= count)
+    return found
+
+
 @dataclass(frozen=True)
 class Integer:
     minimum: int
@@ -89,18 +96,21 @@ class Integer:
 
 @dataclass(frozen=True)
 class Integers:
-    """A sequence of integers, not empty unless said otherwise."""
+    """A sequence of integers, not empty unless said otherwise, and no longer than ``most``."""
 
     minimum: int
     may_be_empty: bool = False
+    most: int = 10_000
 
     @property
     def allowed(self) -> str:
         kind = "a list" if self.may_be_empty else "a non-empty list"
-        return f"{kind} of integers, each at least {self.minimum} and below 2**31"
+        each = f"each at least {self.minimum} and below 2**31"
+        return f"{kind} of at most {self.most} integers, {each}"
 
     def parse(self, value: Any) -> tuple[int, ...]:
-        numbers = tuple(_integer(item, self.minimum, None) for item in _items(value))
+        items = _at_most(self.most, _items(value))
+        numbers = tuple(_integer(item, self.minimum, None) for item in items)
         _reject_unless(bool(numbers) or self.may_be_empty)
         return numbers
 
@@ -108,6 +118,7 @@ class Integers:
         return {
             "type": "array",
             "minItems": 0 if self.may_be_empty else 1,
+            "maxItems": self.most,
             "items": _integer_schema(self.minimum, None),
         }
 
@@ -116,10 +127,17 @@ class Integers:
 class Milestones:
     """Ascending points of a run: all fractions of it, or all counts of epochs."""
 
-    allowed = "an ascending list of fractions in (0, 1), or one of epochs from 1 on"
+    most: int = 1000
+
+    @property
+    def allowed(self) -> str:
+        return (
+            f"an ascending list of at most {self.most} fractions in (0, 1), or one of epochs from "
+            "1 on"
+        )
 
     def parse(self, value: Any) -> tuple[float, ...] | tuple[int, ...]:
-        items = tuple(_items(value))
+        items = _at_most(self.most, _items(value))
         inside = Interval(0, 1, open_lower=True, open_upper=True)
         counts = all(isinstance(item, Integral) for item in items)
         numbers = tuple(_integer(i, 1, None) if counts else inside.parse(i) for i in items)
@@ -129,7 +147,9 @@ class Milestones:
     def schema(self) -> dict[str, Any]:
         inside = Interval(0, 1, open_lower=True, open_upper=True)
         kinds = (inside.schema(), _integer_schema(1, None))
-        return {"anyOf": [{"type": "array", "items": kind} for kind in kinds]}
+        return {
+            "anyOf": [{"type": "array", "maxItems": self.most, "items": kind} for kind in kinds]
+        }
 
 
 @dataclass(frozen=True)
@@ -137,13 +157,15 @@ class ByName:
     """Values of one domain by name, kept as pairs so that a record stays hashable."""
 
     values: Domain
+    most: int = 1000
 
     @property
     def allowed(self) -> str:
-        return f"a table of names, each with {self.values.allowed}"
+        return f"a table of at most {self.most} names, each with {self.values.allowed}"
 
     def parse(self, value: Any) -> tuple[tuple[str, Any], ...]:
-        pairs = value.items() if isinstance(value, Mapping) else [tuple(p) for p in _items(value)]
+        items = value.items() if isinstance(value, Mapping) else _items(value)
+        pairs = map(tuple, _at_most(self.most, items))
         table = {name: self.values.parse(item) for name, item in pairs}
         _reject_unless(all(isinstance(name, str) and name for name in table))
         return tuple(sorted(table.items()))
@@ -152,7 +174,11 @@ class ByName:
         return dict(value)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": self.values.schema()}
+        return {
+            "type": "object",
+            "maxProperties": self.most,
+            "additionalProperties": self.values.schema(),
+        }
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from densespec.atomic import atomic_path
 from densespec.errors import DensespecError, SpecError, UnknownName, shown
 from densespec.network.fields import Record, plain
 from densespec.network.spec import DenseNetSpec
+from densespec.texts import read_text
 
 FORMAT = 1
 """Version of the file format, the ``format`` key of every file written."""
@@ -116,7 +117,7 @@ def read_record(path: str | os.PathLike[str], kind: type[R]) -> R:
     path = _checked(path, kind)
     parse = from_toml if path.suffix == ".toml" else from_json
     try:
-        return parse(path.read_text(encoding="utf-8"), kind)
+        return parse(read_text(path), kind)
     except OSError as error:
         raise SpecFileError(f"{path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, SpecError, UnknownName, SpecFileError) as error:
@@ -163,7 +164,7 @@ def write_spec(spec: DenseNetSpec, path: str | os.PathLike[str]) -> None:
 def schema(kind: type[Record] = DenseNetSpec) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of spec or recipe files; ``docs/*.schema.json`` are copies.
 
-    It states constraints on one field each; those across fields (S22, S23) are checked on loading.
+    It states constraints on one value each; those across (S22, S23, S26) are checked on loading.
     """
     properties: dict[str, Any] = {"$schema": {"type": "string"}, "format": {"const": FORMAT}}
     required = []

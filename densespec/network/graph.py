@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from densespec.errors import SpecError, UnknownName
-from densespec.network.fields import Integer, OrNone
+from densespec.network.fields import LIMIT, Integer, OrNone
 from densespec.network.ops import (
     AvgPool,
     BatchNorm,
@@ -367,7 +367,8 @@ def lower(
         classifier_activation: ``"softmax"`` or ``"sigmoid"``, or None for logits.
 
     Raises:
-        SpecError: The input size has the wrong number of dimensions or shrinks below one pixel.
+        SpecError: The input size has the wrong number of dimensions or shrinks below one pixel, or
+            the arrays would hold more values than any framework can count.
         ValueError: The options do not go together.
     """
     _check_head(include_top, pooling, classifier_activation)
@@ -389,7 +390,16 @@ def lower(
         x = net.add(CLASSIFIER, Dense(net.channels(x), spec.classes), x)
     if classifier_activation:
         net.add(classifier_activation, _ACTIVATIONS[classifier_activation], x)
-    return Graph(spec, tuple(net.nodes.values()))
+    graph = Graph(spec, tuple(net.nodes.values()))
+    _check_values(graph.parameters.total)
+    return graph
+
+
+def _check_values(total: int) -> None:
+    if total >= LIMIT:
+        raise SpecError(
+            "S27", "values of all arrays", total, "below 2**31: fewer layers, or narrower ones"
+        )
 
 
 def freeze(graph: Graph, trainable_from: str) -> Graph:

@@ -29,6 +29,13 @@ from densespec.network.fields import (
 STEM_KINDS = ("conv", "conv-norm-relu", "norm-relu-conv")
 DROPOUT_PLACES = ("conv", "every-conv", "layer")
 
+MOST_LAYERS = 10_000
+"""Dense layers that a network may have; the deepest that was published has 125."""
+MOST_CLASSES = 1_000_000
+WIDEST = 1000
+"""Pixels that a window of the stem may have, or step over."""
+MOST_HEADS = 100
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseNetSpec(Record):
@@ -60,7 +67,9 @@ class DenseNetSpec(Record):
         default=1.0,
     )
     in_channels: int = constrained("S5", Integer(1), "channels of the input", default=3)
-    classes: int = constrained("S6", Integer(1), "outputs of the classifier", default=1000)
+    classes: int = constrained(
+        "S6", Integer(1, MOST_CLASSES), "outputs of the classifier", default=1000
+    )
     spatial_dims: int = constrained(
         "S7", Integer(1, 3), "spatial dimensions of the input: 2 for images", default=2
     )
@@ -76,11 +85,13 @@ class DenseNetSpec(Record):
         "feature maps of the stem: a number, or twice the growth rate",
         default=16,
     )
-    stem_kernel: int = constrained("S10", Integer(1), "kernel size of the stem", default=3)
-    stem_stride: int = constrained("S11", Integer(1), "stride of the stem convolution", default=1)
+    stem_kernel: int = constrained("S10", Integer(1, WIDEST), "kernel size of the stem", default=3)
+    stem_stride: int = constrained(
+        "S11", Integer(1, WIDEST), "stride of the stem convolution", default=1
+    )
     stem_pool: int | None = constrained(
         "S12",
-        OrNone(Integer(2)),
+        OrNone(Integer(2, WIDEST)),
         "window of the max pool (stride 2) that ends the stem; none for no pool",
         default=None,
     )
@@ -132,7 +143,7 @@ class DenseNetSpec(Record):
     )
     head_units: tuple[int, ...] = constrained(
         "S25",
-        Integers(1, may_be_empty=True),
+        Integers(1, may_be_empty=True, most=MOST_HEADS),
         "units of dense layers, each with a ReLU, between the global pool and the classifier, as "
         "transfer learning adds them; none in any published DenseNet",
         default=(),
@@ -144,6 +155,8 @@ class DenseNetSpec(Record):
             raise SpecError(
                 "S22", "stem_kernel", self.stem_kernel, "odd where padding is 'symmetric'"
             )
+        if sum(self.blocks) > MOST_LAYERS:
+            raise SpecError("S26", "blocks", self.blocks, f"at most {MOST_LAYERS} layers in all")
         kept = self.stem_channels
         for layers in self.blocks[:-1]:
             channels = kept + layers * self.growth_rate

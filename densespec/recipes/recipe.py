@@ -136,12 +136,12 @@ class TrainingRecipe(Record):
 
     def learning_rates(self) -> dict[int, float]:
         """The learning rates by the epoch, counted from 0, from which on each holds."""
-        rates = [self.learning_rate_at(epoch) for epoch in range(self.epochs)]
-        return {
-            epoch: rate
-            for epoch, rate in enumerate(rates)
-            if epoch == 0 or rate != rates[epoch - 1]
-        }
+        found: dict[int, float] = {}
+        for epoch in sorted({0, *self.drop_epochs()}):
+            rate = self.learning_rate_at(epoch)
+            if epoch < self.epochs and rate not in found.values():
+                found[epoch] = rate
+        return found
 
     def drop_epochs(self) -> list[int]:
         """The epochs, counted from 0, at whose start the learning rate drops."""

@@ -149,6 +149,7 @@ def old_folder(
         run = read_run(path)
         checkpoint, state = read_last(path, run)
         with Log.open(path / LOG, up_to_step=state.step) as log:
+            _check_log(log, state.step, note)
             yield RunFolder(path, run, log), checkpoint, state
 
 
@@ -178,6 +179,18 @@ def best_of(epochs: Sequence[LogLine]) -> LogLine | None:
     """The first of the epochs with the best validation accuracy; None where none has one."""
     known = [epoch for epoch in epochs if epoch["validation_accuracy"] is not None]
     return max(known, key=lambda epoch: epoch["validation_accuracy"], default=None)
+
+
+def _check_log(log: Log, step: int, note: Callable[[str], None]) -> None:
+    """Say what of the run the log no longer tells, and what follows from that."""
+    logged = log.records[-1]["step"] if log.records else 0
+    if logged < step:
+        note(
+            f"{log.path} tells of {logged} of the {step} steps that are done: the rest of it is "
+            f"lost, and {BEST} will be the best of the epochs that it tells of"
+        )
+    if log.unreadable:
+        note(f"{log.path}: {log.unreadable} lines of it could not be read and are dropped")
 
 
 def _check_finite(arrays: Arrays, state: TrainingState, last: Path) -> None:
@@ -255,13 +268,9 @@ def _write_run(path: Path, run: TrainingRun) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """The file under another name as well: a link where there are links, since none is changed."""
+    """The file again under another name: no link, so that damage to one spares the other."""
     with atomic_path(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        shutil.copyfile(source, temporary)
 
 
 def _sync(folder: Path) -> None:

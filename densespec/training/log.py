@@ -7,15 +7,18 @@ of steps are ``{"kind": "step", ...}``, those of epochs ``{"kind": "epoch", ...}
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from densespec.atomic import atomic_path
+from densespec.texts import check_regular
+from densespec.training.errors import TrainingError
 
 LogLine = dict[str, Any]
 """A line that was read, by the names of :class:`StepLine` or :class:`EpochLine`, and its kind."""
@@ -84,21 +87,47 @@ class EpochLine:
         return {"kind": "epoch"} | asdict(self)
 
 
+KINDS: Mapping[str, type[StepLine | EpochLine]] = {"step": StepLine, "epoch": EpochLine}
+
+FIELD_TYPES: Mapping[Any, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+}
+"""What JSON holds of a field, by its annotation."""
+
+
 def read_log(path: str | os.PathLike[str]) -> list[LogLine]:
     """The records of a log; of a torn line at its end, nothing. No file is an empty log."""
-    with contextlib.suppress(FileNotFoundError):
-        return _records(Path(path).read_bytes())
-    return []
+    return [record for record in _lines(Path(path)) if record is not None]
 
 
-def _records(content: bytes) -> list[LogLine]:
-    records = []
-    for line in content.split(b"\n")[:-1]:  # what follows the last line end is torn
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                records.append(record)
-    return records
+def _lines(path: Path) -> list[LogLine | None]:
+    """The lines of a log; None for each that can't be read."""
+    try:
+        check_regular(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise TrainingError(f"{path}: {error.strerror or error}") from error
+    return list(map(_line, content.split(b"\n")[:-1]))  # what follows the last line end is torn
+
+
+def _line(text: bytes) -> LogLine | None:
+    with contextlib.suppress(ValueError, RecursionError):
+        record = json.loads(text)
+        if isinstance(record, dict) and _is_whole(record):
+            return record
+    return None
+
+
+def _is_whole(record: LogLine) -> bool:
+    kind = record.get("kind")
+    fields = dataclasses.fields(KINDS[kind]) if isinstance(kind, str) and kind in KINDS else ()
+    sound = [isinstance(record.get(field.name, ...), FIELD_TYPES[field.type]) for field in fields]
+    return bool(sound) and all(sound)
 
 
 def as_lines(records: Sequence[LogLine]) -> bytes:
@@ -111,20 +140,26 @@ class Log:
 
     Attributes:
         records: every one it holds.
+        unreadable: how many lines could not be read when it was opened.
     """
 
-    def __init__(self, path: Path, records: list[LogLine], handle: int) -> None:
+    def __init__(
+        self, path: Path, records: list[LogLine], handle: int, unreadable: int = 0
+    ) -> None:
         self.path, self.records, self._handle = path, records, handle
+        self.unreadable = unreadable
 
     @classmethod
     def open(cls, path: Path, *, up_to_step: int) -> Self:
         """Take up a log at a checkpoint: later lines are dropped, and so is a torn one."""
-        records = [record for record in read_log(path) if record["step"] <= up_to_step]
+        lines = _lines(path)
+        records = [line for line in lines if line is not None and line["step"] <= up_to_step]
         content = as_lines(records)
         if not path.exists() or path.read_bytes() != content:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
-        return cls(path, records, os.open(path, os.O_WRONLY | os.O_APPEND))
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+        return cls(path, records, handle, lines.count(None))
 
     def append(self, line: StepLine | EpochLine) -> None:
         """Add a line.

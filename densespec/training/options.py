@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from densespec.data import Dataset
+from densespec.data.dataset import DIMS
 from densespec.errors import SpecError
 from densespec.network.catalogue import SpecLike
 from densespec.network.fields import (
@@ -30,7 +31,7 @@ from densespec.network.fields import (
     parse_fields,
     stated,
 )
-from densespec.network.spec import DenseNetSpec
+from densespec.network.spec import MOST_HEADS, DenseNetSpec
 from densespec.recipes.presets import RecipeLike
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.training.errors import TrainingError
@@ -158,7 +159,7 @@ class Invocation(Record):
         metavar="FILE",
     )
     head_units: Sequence[int] | None = stated(
-        OrNone(Integers(1, may_be_empty=True)),
+        OrNone(Integers(1, may_be_empty=True, most=MOST_HEADS)),
         "units of a dense layer with ReLU before the classifier; there may be several",
         default=None,
         flag="--head",
@@ -171,7 +172,7 @@ class Invocation(Record):
         metavar="N",
     )
     size: Sequence[int] | None = stated(
-        OrNone(Integers(1)),
+        OrNone(Integers(1, most=len(DIMS))),
         "the size to which images are brought; none for the one they have",
         default=None,
         metavar="HxW",

@@ -17,7 +17,7 @@ from densespec.backends import (
     split_mode,
 )
 from densespec.data import Batches, Dataset
-from densespec.errors import Untrainable, WeightsError
+from densespec.errors import Untrainable, WeightsError, shown
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, lower
 from densespec.network.initial import initial_weights
@@ -30,7 +30,7 @@ from densespec.training.options import RunOptions
 from densespec.training.processes import launched
 from densespec.training.progress import Course, ProgressListener
 from densespec.training.resolve import Resolved, resolve_options
-from densespec.training.run import TrainingRun, read_run
+from densespec.training.run import RUN, TrainingRun, read_run
 from densespec.weights.checkpoint import TrainingState
 from densespec.weights.given import WeightsLike, weights_for
 from densespec.weights.reading import ReadingOptions
@@ -114,6 +114,8 @@ def _resumed(said: dict[str, Any]) -> TrainingPlan:
     _, state = read_last(folder, stored)
     if stored.data is None and "data" not in said:
         raise TrainingError("the run was given its data as arrays: give them again")
+    if "backend" not in said:
+        _check_published(folder, stored.stretches[-1].backend)
     options = RunOptions(**stored.words() | said)
     resolved = resolve_options(options, trained_on=stored.fingerprint)
     _check_same(options, stored, resolved.run)
@@ -129,6 +131,19 @@ def _resumed(said: dict[str, Any]) -> TrainingPlan:
         done = f"all {run.recipe.epochs} epochs are done: more of them take the run further"
         return replace(plan, notes=(*plan.notes, done))
     return plan
+
+
+def _check_published(folder: Path, backend: str) -> None:
+    """Refuse a backend that a file in a folder names as a module, which it would import.
+
+    Raises:
+        TrainingError: says how to name it.
+    """
+    if ":" in backend:
+        raise TrainingError(
+            f"{folder / RUN} names the backend {shown(backend)}, a module to import, which no file "
+            "may choose: give it again, as --backend, if you trust it"
+        )
 
 
 def _planned(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from densespec.data.dataset import DIMS
 from densespec.errors import DensespecError, in_words
 from densespec.network.fields import (
     Integer,
@@ -23,6 +24,7 @@ from densespec.network.fields import (
 from densespec.network.files import from_toml
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
+from densespec.texts import read_text
 from densespec.training.errors import TrainingError
 from densespec.training.options import RunSettings
 from densespec.version import __version__
@@ -60,7 +62,7 @@ class TrainingRun(RunSettings):
         default=None,
     )
     fingerprint: str = stated(Text(), "a digest of the data")
-    size: tuple[int, ...] = stated(Integers(1), "the spatial size of the images")
+    size: tuple[int, ...] = stated(Integers(1, most=len(DIMS)), "the spatial size of the images")
     stretches: tuple[Stretch, ...] = stated(
         RecordsOf(Stretch), "who took which steps, in order", key="backend", default=()
     )
@@ -123,10 +125,13 @@ def read_run(folder: str | os.PathLike[str]) -> TrainingRun:
     """
     path = Path(folder) / RUN
     try:
-        return from_toml(path.read_text(encoding="utf-8"), TrainingRun)
+        run = from_toml(read_text(path), TrainingRun)
     except (FileNotFoundError, NotADirectoryError):
         raise TrainingError(f"{folder} holds no run: there is no {RUN} in it") from None
     except OSError as error:
         raise TrainingError(f"{path}: {error.strerror or error}") from error
     except (DensespecError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} does not describe a run: {error}") from error
+    if not run.stretches:
+        raise TrainingError(f"{path} does not describe a run: it names no backend")
+    return run

@@ -1,9 +1,9 @@
 """The canonical checkpoint: a safetensors file of canonical names that describes itself.
 
 Its metadata holds ``densespec`` (the version of this layout), ``spec`` (the spec as JSON) and
-``classifier`` (whether the classifier's arrays are there). A checkpoint of a training run also has
-the optimizer's momentum, as arrays named ``velocity/`` and the canonical name, and ``training`` in
-its metadata. Reading one executes nothing.
+``classifier`` (whether the classifier's arrays are there), and ``digests`` of its arrays and texts.
+A checkpoint of a training run also has the optimizer's momentum, as arrays named ``velocity/`` and
+the canonical name, and ``training`` in its metadata. Reading one executes nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from densespec.network.graph import Graph, freeze
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
+from densespec.weights import digests
 from densespec.weights.containers import write_file
 from densespec.weights.layouts import canonical
 from densespec.weights.opening import open_weights
@@ -88,7 +89,7 @@ def write_checkpoint(
     """
     path = _checked(path)
     check_weights(graph, arrays)
-    tensors = {name: Tensor.of(np.asarray(array)) for name, array in arrays.items()}
+    contents = dict(arrays)
     texts = {**(metadata or {}), **canonical.metadata(graph)}
     if training is not None:
         frozen = _frozen(graph, training.trainable_from)
@@ -99,25 +100,38 @@ def write_checkpoint(
             "trainable_from": training.trainable_from,
         }
         texts[TRAINING_KEY] = json.dumps(state)
-        for name, array in training.velocity.items():
-            tensors[canonical.VELOCITY + name] = Tensor.of(np.asarray(array))
+        contents |= {canonical.VELOCITY + name: v for name, v in training.velocity.items()}
+    contents = {name: np.asarray(array) for name, array in contents.items()}
+    texts[digests.KEY] = digests.stated_digests(contents, texts)
+    tensors = {name: Tensor.of(array) for name, array in contents.items()}
     write_file(path, tensors, texts, container="safetensors")
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a canonical checkpoint.
+    """Read a canonical checkpoint, and check it by its digests where it has any.
 
     Raises:
         WeightsError: The file is absent, damaged, or not a densespec checkpoint; names the file.
     """
     path = _checked(path)
     with open_weights(path, layout="densespec") as found:
-        training = _training(path, found.graph, found.metadata, found.extra)
-        return Checkpoint(found.spec, found.has_classifier, found.arrays(), training)
+        arrays = found.arrays()
+        extra = {name: tensor.read() for name, tensor in found.extra.items()}
+        if digests.KEY in found.metadata:
+            _check_digests(path, {**arrays, **extra}, found.metadata)
+        training = _training(path, found.graph, found.metadata, extra)
+        return Checkpoint(found.spec, found.has_classifier, arrays, training)
+
+
+def _check_digests(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    try:
+        digests.check_digests(metadata[digests.KEY], arrays, metadata)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def _training(
-    path: Path, graph: Graph, metadata: Mapping[str, str], extra: Mapping[str, Tensor]
+    path: Path, graph: Graph, metadata: Mapping[str, str], extra: Arrays
 ) -> TrainingState | None:
     if TRAINING_KEY not in metadata:
         return None
@@ -130,8 +144,8 @@ def _training(
     except (DensespecError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{path}: the training state in its metadata: {error}") from error
     velocity = {
-        name.removeprefix(canonical.VELOCITY): tensor.read()
-        for name, tensor in extra.items()
+        name.removeprefix(canonical.VELOCITY): array
+        for name, array in extra.items()
         if name.startswith(canonical.VELOCITY)
     }
     check_velocity(frozen, recipe, velocity)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from densespec.errors import WeightsError
+from densespec.errors import SpecError, WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike
 from densespec.network.differences import variant_of
@@ -119,6 +119,8 @@ def open_weights(
             )
         except WeightsError as error:
             raise type(error)(_with_path(path, error)) from error
+        except SpecError as error:
+            raise WeightsError(f"{path}: its network can't be: {error}") from error
         yield replace(identified, remarks=(*file.notes, *identified.remarks))
 
 

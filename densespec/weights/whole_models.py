@@ -6,14 +6,11 @@ of the layout whose models it writes.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from densespec import published
-from densespec.atomic import atomic_path
+from densespec.atomic import atomic_path, folder_beside
 from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -65,15 +62,9 @@ def write_model(layout: Layout, target: Path, graph: Graph, arrays: Arrays, *, n
     """
     writer = writer_of(layout, target)
     try:
-        with atomic_path(target) as temporary, _folder_beside(temporary) as folder:
+        with atomic_path(target) as temporary, folder_beside(target) as folder:
             written = folder / target.name
             writer.write(graph, arrays, written, name=name)
             written.replace(temporary)
     except OSError as error:
         raise WeightsError(f"{target}: can't be written: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
-        yield Path(folder)

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from densespec.weights.containers.base import MappedFile
+from densespec.weights.containers.base import BytesOfFile
 from densespec.weights.containers.hdf5_format import HDF5File, HDF5Object
 from tests.containers.samples import bits, network, read_all, refusal
 
@@ -71,7 +71,7 @@ def test_groups_of_any_size(path: Path, libver: Any, count: int, ordered: bool) 
             group["v"].attrs["of"] = str(n)
         file.create_group("empty")
     with h5py.File(path) as file:
-        assert_same(HDF5File(MappedFile.at(path)).root, file)
+        assert_same(HDF5File(BytesOfFile(path)).root, file)
 
 
 @versions
@@ -96,7 +96,7 @@ def test_attributes_of_any_number_and_size(path: Path, libver: Any, count: int) 
                 ]
             )
     with h5py.File(path) as file:
-        assert_same(HDF5File(MappedFile.at(path)).root, file)
+        assert_same(HDF5File(BytesOfFile(path)).root, file)
 
 
 def test_attributes_beyond_64_kilobytes(path: Path) -> None:
@@ -104,7 +104,7 @@ def test_attributes_beyond_64_kilobytes(path: Path) -> None:
         file.attrs["names"] = np.array([b"x" * 60] * 5000)
         file.attrs["few"] = "y"
     with h5py.File(path) as file:
-        assert_same(HDF5File(MappedFile.at(path)).root, file)
+        assert_same(HDF5File(BytesOfFile(path)).root, file)
 
 
 @versions
@@ -124,7 +124,7 @@ def test_files_that_were_changed(path: Path, libver: Any) -> None:
                 for key in range(n % 20):
                     file[name].attrs[f"k{key}"] = "v" * key
     with h5py.File(path) as file:
-        assert_same(HDF5File(MappedFile.at(path)).root, file)
+        assert_same(HDF5File(BytesOfFile(path)).root, file)
 
 
 def test_types_by_name(path: Path) -> None:
@@ -285,7 +285,7 @@ def test_headers_that_continue_in_themselves(path: Path) -> None:
             file.attrs[f"k{n}"] = "v" * 100
         file["a"] = np.zeros(2)
     content = path.read_bytes()
-    root = HDF5File(MappedFile.at(path)).root.address
+    root = HDF5File(BytesOfFile(path)).root.address
     size = struct.unpack_from("<I", content, root + 8)[0]
     at = root + 16
     while struct.unpack_from("<H", content, at)[0] != 0x10:  # a continuation
@@ -320,7 +320,7 @@ def test_lists_that_have_more_members_than_they_say(path: Path, count: int, tabl
 def test_headers_that_lose_what_their_object_is(path: Path, kind: int) -> None:
     """A group that has no list of members, or an array without a place, is none."""
     content = written(path)
-    objects = HDF5File(MappedFile.at(path))
+    objects = HDF5File(BytesOfFile(path))
     node = objects.root if kind == 0x11 else objects.root["w1"]
     (message,) = (message for message in node.messages if message.kind == kind)
     struct.pack_into("<H", content, message.start - 8, 0)
@@ -330,7 +330,7 @@ def test_headers_that_lose_what_their_object_is(path: Path, kind: int) -> None:
 
 def test_headers_that_have_more_messages_than_they_say(path: Path) -> None:
     content = written(path)
-    node = HDF5File(MappedFile.at(path)).root["w1"]
+    node = HDF5File(BytesOfFile(path)).root["w1"]
     content[node.address + 2] -= 1
     path.write_bytes(content)
     assert "messages, but says that it has" in refusal(path)
@@ -338,7 +338,7 @@ def test_headers_that_have_more_messages_than_they_say(path: Path) -> None:
 
 def test_an_array_is_no_root(path: Path) -> None:
     content = written(path)
-    file = HDF5File(MappedFile.at(path))
+    file = HDF5File(BytesOfFile(path))
     at = content.index(struct.pack("<Q", file.root.address), 24)
     struct.pack_into("<Q", content, at, file.root["w1"].address)
     path.write_bytes(content)

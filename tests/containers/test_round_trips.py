@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import weakref
@@ -25,6 +27,7 @@ from tests.containers.samples import (
     assert_holds,
     bits,
     network,
+    read_all,
     sample,
     tensors,
 )
@@ -266,3 +269,18 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_files(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert all(path.read_bytes() == b"old" for path in paths)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_file_that_is_cut_off_after_it_was_opened_is_an_error(tmp_path: Path, name: str) -> None:
+    """Unless it has been read by then. Of a mapped file, the system would end the process."""
+    path = sample(tmp_path, name, network())
+    whole = read_all(path)
+    with open_file(path) as opened:
+        os.truncate(path, path.stat().st_size // 8)
+        if name not in ("archive.keras", "packed.keras", "packed.npz"):  # which were read by then
+            with pytest.raises(WeightsError, match=re.escape(str(path))):
+                print([tensor.read() for tensor in opened.tensors.values()])
+            return
+        for key, tensor in opened.tensors.items():
+            np.testing.assert_array_equal(tensor.read(), whole[key])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from PIL import Image
 
 from densespec.data import SOURCES, Batches, DataError, fits, load
+from densespec.data.dataset import Split
 from densespec.data.sources import DEFAULT
 from densespec.errors import PackageMissing, UnknownName
 from tests.data.samples import images
@@ -80,6 +84,89 @@ def test_importing_data_imports_no_framework_and_nothing_slow() -> None:
 
 
 # Folders
+
+
+def _of_format(name: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, name)
+    return buffer.getvalue()
+
+
+def _first_image_replaced(folder: Path, content: bytes) -> tuple[Path, Split]:
+    write_images(folder, {"a": 5})
+    images = load(f"folder:{folder}").train
+    path = folder / images.x.paths[0]  # type: ignore[union-attr]
+    path.write_bytes(content)
+    return path, images
+
+
+@pytest.mark.parametrize("name", ["EPS", "GIF", "TIFF", "PDF", "TGA"])
+def test_an_image_of_another_format_is_not_opened_whatever_its_suffix(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow starts Ghostscript for EPS, which is what a folder of images must not do."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started a program"))
+    path, images = _first_image_replaced(tmp_path, _of_format(name))
+    with pytest.raises(DataError, match=rf"{re.escape(str(path))}: .* of the formats PNG, JPEG"):
+        images.image(0)
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "BMP", "WEBP", "PPM"])
+def test_every_format_that_is_documented_is_opened_by_its_content(
+    tmp_path: Path, name: str
+) -> None:
+    _, images = _first_image_replaced(tmp_path, _of_format(name))
+    assert images.image(0).shape == (3, 8, 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
+@pytest.mark.parametrize("text", ["folder:{0}", "arrays:{0}/a/0.png", "cifar10:{0}/a/0.png"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, text: str) -> None:
+    write_images(tmp_path, {"a": 5})
+    for path in (tmp_path / "a").iterdir():
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(DataError, match=r"pipe|is not in"):
+        load(text.format(tmp_path)).train.image(0)
+
+
+def test_a_link_to_an_image_is_an_image(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 5})
+    (tmp_path / "a" / "linked.png").symlink_to(tmp_path / "a" / "0.png")
+    found = load(f"folder:{tmp_path}")
+    for split in (found.train, found.test):
+        for index in range(len(split)):
+            assert split.image(index).size
+
+
+# Arrays
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        ([0, 2**40], None),
+        ([0, 2**62], None),
+        ([0, 1], 2**40),
+        ([0, 1], 0),
+        ([0, 1], -3),
+        ([0, 1], np.nan),
+        ([0, 1], []),
+        ([0, 1], [2, 2]),
+    ],
+)
+def test_impossible_numbers_of_classes_are_refused_at_once(
+    tmp_path: Path, y: list[int], classes: object
+) -> None:
+    path = tmp_path / "data.npz"
+    given = {} if classes is None else {"classes": np.array(classes)}
+    x = np.zeros((10, 1, 5, 5), np.float32)
+    np.savez(path, x=x, y=np.array(y * 5), **given)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: .*(\[S6\]|one whole number)"):
+        load(f"arrays:{path}")
+
+
+# Layouts of folders
 
 
 def write_images(root: Path, classes: dict[str, int], suffix: str = ".png") -> None:

@@ -178,3 +178,37 @@ def test_a_printed_recipe_is_a_recipe_file(tmp_path: Path) -> None:
     _, _ = files(tmp_path)
     result = invoke(*new(tmp_path, "--recipe", path, "--dry-run", "--json"))
     assert json.loads(result.stdout)["recipe"] == presets()["cifar+"].recipe.to_dict()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--epochs", 2**31 - 1),
+        ("--set", f"batch_size={2**31 - 1}"),
+        ("--keep", 2**31 - 1),
+        ("--log-every", 2**31 - 1),
+    ],
+    ids=str,
+)
+def test_the_largest_numbers_are_planned_at_once(tmp_path: Path, options: tuple[object]) -> None:
+    result = invoke(*new(tmp_path, "--dry-run", *options))
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--devices", 10**6), "can't be split"),
+        (("--size", "1000000000x1000000000"), "fewer than 2**31 pixels"),
+        (("--head", 2**31 - 1), "[S27]"),
+        (("--classes", 2**31 - 1), "[S6]"),
+        (("--epochs", 2**31), "below 2**31"),
+    ],
+    ids=str,
+)
+def test_numbers_that_are_too_large_are_refused_at_once(
+    tmp_path: Path, options: tuple[object], message: str
+) -> None:
+    result = invoke(*new(tmp_path, "--dry-run", *options))
+    assert result.exit_code == 1
+    assert message in result.output

@@ -24,6 +24,7 @@ from tests.training.stopping import StopsAt
 from tests.training.support import (
     RECIPE,
     STEPS,
+    Notes,
     assert_same_end,
     command,
     data,
@@ -186,9 +187,38 @@ def test_lines_after_the_checkpoint_are_not_repeated(tmp_path: Path, whole: Path
 def test_a_run_whose_log_is_gone_goes_on(tmp_path: Path, whole: Path) -> None:
     run(tmp_path, progress=StopsAt(STEPS + 1))
     (tmp_path / "run" / "log.jsonl").unlink()
-    resumed(tmp_path)
+    told = Notes()
+    resumed(tmp_path, progress=told)
+    assert "tells of 0 of the 5 steps" in " ".join(told.texts)
     for name, array in last(whole).arrays.items():
         np.testing.assert_array_equal(last(tmp_path).arrays[name], array)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\n",
+        b"[" * 100_000 + b"\n",
+        b'{"step": 1}\n',
+        b'{"kind": "epoch", "step": 1}\n',
+        b'{"kind": {}, "step": 1}\n',
+    ],
+)
+def test_a_line_of_the_log_that_is_damaged_is_told_of(tmp_path: Path, line: bytes) -> None:
+    run(tmp_path, progress=StopsAt(STEPS + 1))
+    path = tmp_path / "run" / "log.jsonl"
+    path.write_bytes(line + path.read_bytes())
+    told = Notes()
+    resumed(tmp_path, progress=told)
+    assert "1 lines of it could not be read" in " ".join(told.texts)
+    assert [record["step"] for record in log(tmp_path)][:2] == [1, 2]
+
+
+def test_a_run_that_was_not_disturbed_is_told_nothing_of_its_log(tmp_path: Path) -> None:
+    run(tmp_path, progress=StopsAt(STEPS + 1), log_every=3)
+    told = Notes()
+    resumed(tmp_path, progress=told)
+    assert not told.texts
 
 
 def _fails_from(monkeypatch: pytest.MonkeyPatch, call: str, suffix: str, after: int) -> None:
@@ -311,5 +341,7 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(tmp_path: Path) 
 
 def test_what_is_read_of_a_log_without_its_end_is_what_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_bytes(b'{"kind": "step", "step": 1}\n{"kind": "step", "step": 2}')
-    assert [record["step"] for record in read_log(path)] == [1]
+    run(tmp_path, epochs=1)
+    content = (tmp_path / "run" / "log.jsonl").read_bytes()
+    path.write_bytes(content[:-1])
+    assert [record["step"] for record in read_log(path)] == [1, 2, 3, 4]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,31 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
         resumed(tmp_path)
 
 
+def _flipped(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+def test_a_bit_that_is_flipped_in_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    """In weights, momentum and metadata alike."""
+    run(tmp_path, epochs=1)
+    path = tmp_path / "run" / "last.safetensors"
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    positions = [start, (start + len(content)) // 2, len(content) - 1]
+    positions.append(content.index(rb"\"step\": 4") + len(rb"\"step\": "))
+    for position in positions:
+        path.write_bytes(_flipped(content, position))
+        with pytest.raises(densespec.DensespecError, match=rf"{re.escape(str(path))}: .*damaged"):
+            resumed(tmp_path, epochs=2)
+
+
+def test_what_damages_one_checkpoint_spares_the_others(tmp_path: Path) -> None:
+    run(tmp_path, epochs=2, keep=2)
+    names = ("last", "best", "epoch-0001", "epoch-0002")
+    paths = [tmp_path / "run" / f"{name}.safetensors" for name in names]
+    assert len({path.stat().st_ino for path in paths}) == len(names)
+
+
 def test_a_run_goes_on_from_its_best_checkpoint_put_in_the_place_of_the_last(
     tmp_path: Path,
 ) -> None:
@@ -279,6 +305,29 @@ def test_a_damaged_run_file_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "run" / "run.toml").write_text(text)
     with pytest.raises(TrainingError, match=r"run\.toml does not describe a run"):
         resumed(tmp_path)
+
+
+def test_a_run_file_without_a_backend_is_an_error(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1)
+    path = tmp_path / "run" / "run.toml"
+    path.write_text(path.read_text().partition("[[backend]]")[0])
+    with pytest.raises(TrainingError, match="names no backend"):
+        resumed(tmp_path)
+
+
+def test_a_run_file_chooses_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that it names is imported only where the user names it too."""
+    run(tmp_path, epochs=1)
+    (tmp_path / "named_by_a_file.py").write_text(
+        "from densespec.reference.backend import BACKEND as BACKEND\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "run" / "run.toml"
+    path.write_text(path.read_text().replace('"numpy"', '"named_by_a_file:BACKEND"'))
+    with pytest.raises(TrainingError, match=r"'named_by_a_file:BACKEND', .* as --backend"):
+        resumed(tmp_path, epochs=2)
+    assert "named_by_a_file" not in sys.modules
+    assert resumed(tmp_path, epochs=2, backend="named_by_a_file:BACKEND").finished
 
 
 # What can't start

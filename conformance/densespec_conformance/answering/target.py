@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from densespec.network.catalogue import get
 from densespec.network.spec import DenseNetSpec
 from densespec_conformance.answering.answers import handle
+from densespec_conformance.answering.texts import last_lines, shown_text
 from densespec_conformance.answering.worker import serve
 from densespec_conformance.asking.requests import (
     About,
@@ -157,11 +158,11 @@ class ProcessTarget:
             case "answer":
                 return answer
             case "unsupported":
-                raise Unsupported(answer)
+                raise Unsupported(shown_text(answer))
             case "out of memory":
                 self.close()
-                raise TargetOutOfMemory(answer)
-        raise TargetError(answer)
+                raise TargetOutOfMemory(shown_text(answer))
+        raise TargetError(shown_text(answer))
 
     def close(self) -> None:
         """End the process, and those that it started."""
@@ -212,7 +213,7 @@ class ProcessTarget:
         if code == -signal.SIGKILL:
             lines = ["its process was killed, as systems do when memory is short"]
         with contextlib.suppress(OSError):
-            lines += self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            lines += last_lines(self.log, LOG_LINES)
         return TargetCrashed("\n".join(lines))
 
 

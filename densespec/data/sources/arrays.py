@@ -40,8 +40,18 @@ def load(place: str) -> Dataset:
             classes = opened.tensors[CLASSES].read() if CLASSES in opened.tensors else None
     except WeightsError as error:
         raise DataError(str(error)) from error
-    count = int(np.asarray(classes).reshape(-1)[0]) if classes is not None else None
     try:
-        return Dataset.of(*arrays, classes=count, name=path.name)
+        return Dataset.of(*arrays, classes=_count(classes), name=path.name)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _count(classes: np.ndarray | None) -> int | None:
+    if classes is None:
+        return None
+    if classes.size != 1 or classes.dtype.kind not in "iu":
+        raise DataError(
+            f"{CLASSES} has shape {classes.shape} and type {classes.dtype}, but should be one "
+            "whole number"
+        )
+    return int(classes.reshape(-1)[0])

@@ -17,7 +17,10 @@ import numpy as np
 from densespec.data.augment import require_pillow
 from densespec.data.dataset import DataError, Dataset, Normalisation, Split, parted
 from densespec.errors import shown
+from densespec.texts import check_regular
 
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+"""What is opened, by its content and Pillow's names: other formats start programs, such as EPS."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
 TRAIN = "train"
 TESTS = ("test", "val", "valid", "validation")
@@ -60,7 +63,8 @@ class ImageFiles:
         pillow = require_pillow("reading image files")
         path = self.root / self.paths[index]
         try:
-            with pillow.open(path) as picture:
+            check_regular(path)
+            with pillow.open(path, formats=FORMATS) as picture:
                 if picture.mode in WIDE:
                     raise DataError(
                         f"{path}: has more than eight bits a channel ({picture.mode}), but should "
@@ -70,12 +74,21 @@ class ImageFiles:
         except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{path}: not a readable image: {shown(str(error))}") from error
+            raise DataError(
+                f"{path}: not a readable image of the formats {', '.join(FORMATS)}: "
+                f"{_reason(error)}"
+            ) from error
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def take(self, rows: np.ndarray) -> ImageFiles:
         """Give some of the images, by their indices (count,)."""
         return ImageFiles(self.root, tuple(self.paths[row] for row in rows), self.channels)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return shown(str(error))
 
 
 def load(place: str, *, channels: int = 3) -> Dataset:

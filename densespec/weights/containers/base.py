@@ -10,6 +10,9 @@ import math
 import mmap
 import os
 import sys
+import threading
+import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,35 +227,77 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
         raise Refused(f"{shown(name)} has shape {shown(shape)}, which is too large")
 
 
-class MappedFile:
-    """The bytes of a file, or of a part of one, mapped into memory."""
+class StoredBytes(ABC):
+    """Bytes in a file or in memory, and the arrays in them.
 
-    def __init__(self, content: np.ndarray) -> None:
-        self.bytes = content
+    Attributes:
+        size: how many there are.
+    """
 
-    @classmethod
-    def of(cls, file: IO[bytes]) -> Self:
-        """Map an open file, which may be closed afterwards."""
-        if not os.fstat(file.fileno()).st_size:
-            return cls(np.empty(0, np.uint8))  # which can't be mapped
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return cls(np.frombuffer(mapped, np.uint8))
+    size: int
 
-    @classmethod
-    def at(cls, path: Path) -> Self:
-        with path.open("rb") as file:
-            return cls.of(file)
+    @abstractmethod
+    def part(self, start: int, size: int) -> np.ndarray:
+        """Give some of the bytes, of type uint8; they are fewer where the bytes end."""
 
     def take(self, start: int, size: int) -> bytes:
-        """Copy some bytes; they are fewer where the file ends."""
-        return self.bytes[start : start + size].tobytes()
+        """Copy some of the bytes; they are fewer where the bytes end."""
+        return self.part(start, size).tobytes()
 
     def array(
         self, start: int, shape: tuple[int, ...], dtype: np.dtype, order: ByteOrder = "<"
     ) -> np.ndarray:
-        """Give elements in this byte order: a view, or a copy if they are not aligned."""
-        view = self.bytes[start : start + math.prod(shape) * dtype.itemsize]
-        return elements(view, dtype, order).reshape(shape)
+        """Give elements in this byte order."""
+        content = self.part(start, math.prod(shape) * dtype.itemsize)
+        return elements(content, dtype, order).reshape(shape)
+
+
+class BytesOfFile(StoredBytes):
+    """The bytes of a file that others may change.
+
+    They are read and not mapped: where another process truncates a mapped file, the operating
+    system ends whoever looks at the rest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def part(self, start: int, size: int) -> np.ndarray:
+        """Read some of the bytes.
+
+        Raises:
+            Damaged: the file has become shorter since it was opened.
+        """
+        content = np.empty(max(0, min(size, self.size - start)), np.uint8)
+        left = content.data
+        with self._lock:
+            self._file.seek(start)
+            while len(left):
+                read = self._file.readinto(left)
+                if not read:
+                    raise Damaged("it was cut off while it was read")
+                left = left[read:]
+        return content
+
+
+class BytesInMemory(StoredBytes):
+    """Bytes that are in memory, or mapped of a file that nobody else can change."""
+
+    def __init__(self, content: np.ndarray) -> None:
+        self._content, self.size = content, content.size
+
+    def part(self, start: int, size: int) -> np.ndarray:
+        return self._content[start : start + size]
+
+
+def mapped(file: IO[bytes]) -> np.ndarray:
+    """Map a file without a name, which nobody else can change, into memory."""
+    if not os.fstat(file.fileno()).st_size:
+        return np.empty(0, np.uint8)  # which can't be mapped
+    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def elements(content: np.ndarray, dtype: np.dtype, order: ByteOrder) -> np.ndarray:

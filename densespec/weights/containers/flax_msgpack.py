@@ -22,11 +22,12 @@ from densespec.weights.containers.base import (
     MAX_DEPTH,
     MAX_TENSORS,
     MOST_TEXT,
+    BytesOfFile,
     Damaged,
-    MappedFile,
     Opened,
     Output,
     Refused,
+    StoredBytes,
     byte_size,
     check_shape,
     little_endian_bytes,
@@ -62,7 +63,7 @@ class ExtensionArray:
 
 def read(opened: Opened) -> None:
     require("reading msgpack files", "msgpack", extra="msgpack")
-    file = MappedFile.at(opened.path)
+    file = BytesOfFile(opened.path)
     with opened.path.open("rb") as stream:
         tree = _TreeReader(stream, file).read()
     if not isinstance(tree, dict):
@@ -87,7 +88,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from _leaves(entry, f"{name}/{key}" if name else str(key))
 
 
-def _add(opened: Opened, file: MappedFile, name: str, leaf: Any) -> None:
+def _add(opened: Opened, file: StoredBytes, name: str, leaf: Any) -> None:
     if isinstance(leaf, ExtensionArray):
         opened.add(
             name, leaf.shape, leaf.dtype, lambda dtype: file.array(leaf.start, leaf.shape, dtype)
@@ -98,7 +99,7 @@ def _add(opened: Opened, file: MappedFile, name: str, leaf: Any) -> None:
         opened.skip(name)
 
 
-def _add_chunked(opened: Opened, file: MappedFile, name: str, leaf: dict[Any, Any]) -> None:
+def _add_chunked(opened: Opened, file: StoredBytes, name: str, leaf: dict[Any, Any]) -> None:
     shape, chunks = _numbered(leaf.get("shape")), _numbered(leaf.get("chunks"))
     dtypes = {chunk.dtype for chunk in chunks if isinstance(chunk, ExtensionArray)}
     if len(dtypes) != 1 or not all(isinstance(chunk, ExtensionArray) for chunk in chunks):
@@ -124,22 +125,22 @@ def _numbered(entries: Any) -> tuple[Any, ...]:
 class _TreeReader:
     """It reads the tree of a file, but keeps no array's elements."""
 
-    def __init__(self, stream: IO[bytes], file: MappedFile) -> None:
+    def __init__(self, stream: IO[bytes], file: StoredBytes) -> None:
         import msgpack  # type: ignore[import-untyped]
 
-        self.package, self.bytes = msgpack, file.bytes
+        self.package, self.file = msgpack, file
         self.entries_left, self.texts_left = MOST_ENTRIES, MOST_TEXT
         self.unpacker = msgpack.Unpacker(
             stream,
-            max_buffer_size=min(LARGEST_BUFFER, max(SMALLEST_BUFFER, len(file.bytes))),
+            max_buffer_size=min(LARGEST_BUFFER, max(SMALLEST_BUFFER, file.size)),
             strict_map_key=False,
             ext_hook=lambda code, content: (code, content),
         )
 
     def read(self) -> Any:
         tree = self._value(0)
-        if self.unpacker.tell() != len(self.bytes):
-            raise Damaged(f"it ends after {self.unpacker.tell()} of {len(self.bytes)} bytes")
+        if self.unpacker.tell() != self.file.size:
+            raise Damaged(f"it ends after {self.unpacker.tell()} of {self.file.size} bytes")
         return tree
 
     def _value(self, depth: int) -> Any:
@@ -168,7 +169,7 @@ class _TreeReader:
     def _kind(self) -> str:
         """Look at what the next byte starts; the package tells it only by reading on."""
         at = self.unpacker.tell()
-        first = int(self.bytes[at]) if at < len(self.bytes) else 0
+        first = (self.file.take(at, 1) or b"\0")[0]
         if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
             return "map"
         return "list" if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD) else "leaf"

@@ -28,11 +28,12 @@ from densespec.weights.containers.base import (
     ITEM_SIZES,
     MAX_DEPTH,
     MOST_TEXT,
+    BytesOfFile,
     Damaged,
-    MappedFile,
     Opened,
     Output,
     Refused,
+    StoredBytes,
 )
 from densespec.weights.containers.hdf5_format import HDF5File, HDF5Object
 
@@ -61,10 +62,10 @@ LEGACY_TYPES = [name for name in TYPES if name != "bfloat16"]  # which Keras can
 
 
 def read(opened: Opened) -> None:
-    read_from(opened, MappedFile.at(opened.path))
+    read_from(opened, BytesOfFile(opened.path))
 
 
-def read_from(opened: Opened, file: MappedFile) -> None:
+def read_from(opened: Opened, file: StoredBytes) -> None:
     """Fill an open file from the bytes of an HDF5 file."""
     root = HDF5File(file).root
     weights = root["model_weights"] if "model_weights" in root.links else root
@@ -88,7 +89,7 @@ def _texts(node: HDF5Object) -> dict[str, str]:
     return {key: text for key, text in texts if isinstance(text, str) and key != LAYER_NAMES}
 
 
-def _walk(opened: Opened, file: MappedFile, group: HDF5Object) -> Iterator[tuple[str, str]]:
+def _walk(opened: Opened, file: StoredBytes, group: HDF5Object) -> Iterator[tuple[str, str]]:
     """Add every array below a group. Yields the noted names of layers, by path."""
     for path, member in _below(group):
         inner = "/".join("layers" if part == OLD_LAYERS else part for part in path.split("/"))
@@ -124,7 +125,7 @@ def _below(group: HDF5Object) -> Iterator[tuple[str, HDF5Object]]:
         open_groups.append((f"{path}/", node, iter(node.links)))
 
 
-def _read_layers(opened: Opened, file: MappedFile, weights: HDF5Object, layers: list[str]) -> None:
+def _read_layers(opened: Opened, file: StoredBytes, weights: HDF5Object, layers: list[str]) -> None:
     listed, named = {}, set()
     for layer in [*layers, *(name for name in UNLISTED if name in weights.links)]:
         group = _at(weights, layer)
@@ -164,7 +165,7 @@ def _at(group: HDF5Object, path: str) -> HDF5Object:
     return group
 
 
-def _add(opened: Opened, file: MappedFile, name: str, node: HDF5Object) -> None:
+def _add(opened: Opened, file: StoredBytes, name: str, node: HDF5Object) -> None:
     try:
         array = node.array()
     except Refused as error:

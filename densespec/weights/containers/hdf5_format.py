@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from densespec.errors import shown
-from densespec.weights.containers.base import ByteOrder, Damaged, MappedFile, Refused
+from densespec.weights.containers.base import ByteOrder, Damaged, Refused, StoredBytes
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 2**64 - 1
@@ -109,9 +109,9 @@ Texts = str | list[str] | None
 class HDF5File:
     """The bytes of a file, and its structures."""
 
-    def __init__(self, file: MappedFile) -> None:
+    def __init__(self, file: StoredBytes) -> None:
         self.file = file
-        self.size = len(file.bytes)
+        self.size = file.size
         self.table_k, self.tree_k = TABLE_K, TREE_K
         self._steps = MOST_STEPS
         self._text_left = MOST_TEXT

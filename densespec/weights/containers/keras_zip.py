@@ -7,7 +7,7 @@ so: nothing in it is loaded or run.
 from __future__ import annotations
 
 from densespec.weights.containers import hdf5, json_texts
-from densespec.weights.containers.base import Damaged, MappedFile, Opened, Refused
+from densespec.weights.containers.base import BytesInMemory, Damaged, Opened, Refused
 from densespec.weights.containers.zips import Archive
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -21,7 +21,7 @@ def read(opened: Opened) -> None:
                 f"a .keras file should have {name}, but this archive has none; save the model "
                 "anew with model.save"
             )
-    hdf5.read_from(opened, MappedFile(archive.content(WEIGHTS)))
+    hdf5.read_from(opened, BytesInMemory(archive.content(WEIGHTS)))
     opened.container = "keras"
     opened.metadata["config"] = _text(archive, CONFIG)
     if METADATA in archive.members:

@@ -16,11 +16,12 @@ from densespec.errors import shown
 from densespec.weights.containers import json_texts
 from densespec.weights.containers.base import (
     ITEM_SIZES,
+    BytesOfFile,
     Damaged,
-    MappedFile,
     Opened,
     Output,
     Refused,
+    StoredBytes,
     byte_size,
     check_shape,
     little_endian_bytes,
@@ -51,7 +52,7 @@ ALIGNMENT = 8
 
 
 def read(opened: Opened) -> None:
-    file = MappedFile.at(opened.path)
+    file = BytesOfFile(opened.path)
     header, start = _header(opened, file)
     opened.metadata.update(_metadata(header.pop("__metadata__", {})))
     ends = [0]
@@ -63,7 +64,7 @@ def read(opened: Opened) -> None:
         _add(opened, file, start, name, entry)
 
 
-def _header(opened: Opened, file: MappedFile) -> tuple[dict[str, Any], int]:
+def _header(opened: Opened, file: StoredBytes) -> tuple[dict[str, Any], int]:
     size = struct.unpack("<Q", file.take(0, 8))[0] if opened.size >= 8 else 2**64
     if size > min(json_texts.LONGEST, opened.size - 8):
         raise Damaged(
@@ -117,7 +118,7 @@ def _checked_end(name: str, entry: dict[str, Any], begin: int) -> int:
     return expected[1]
 
 
-def _add(opened: Opened, file: MappedFile, start: int, name: str, entry: dict[str, Any]) -> None:
+def _add(opened: Opened, file: StoredBytes, start: int, name: str, entry: dict[str, Any]) -> None:
     dtype, shape = TYPES[entry["dtype"]], tuple(entry["shape"])
     begin = start + entry["data_offsets"][0]
     opened.add(name, shape, dtype, lambda dtype: file.array(begin, shape, dtype))

@@ -7,6 +7,7 @@ pickle, and are read when one of their tensors is.
 
 from __future__ import annotations
 
+import functools
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ import numpy as np
 from densespec.errors import shown
 from densespec.weights.containers.base import (
     ByteOrder,
+    BytesOfFile,
     Damaged,
-    MappedFile,
     Opened,
     Refused,
+    StoredBytes,
 )
 from densespec.weights.containers.torch_state import (
     RESAVE,
@@ -40,7 +42,7 @@ from densespec.weights.pickles.standins import LongText, Made, called, described
 ZIP = b"PK\3\4"
 PICKLE = "data.pkl"
 LARGEST_PICKLE = 64 * 2**20
-"""The most bytes of a compressed pickle, which is unpacked before it is read."""
+"""The most bytes of a compressed pickle, or of those that a file starts with."""
 
 MOST_NOTED = 3
 """How many of a kind a note names."""
@@ -71,7 +73,7 @@ class PickledFile:
 
 
 def read(opened: Opened) -> None:
-    file = MappedFile.at(opened.path)
+    file = BytesOfFile(opened.path)
     try:
         pickled = _zipped(opened) if file.take(0, 4) == ZIP else _legacy(opened, file)
         state = StateSearch().find(pickled.value, opened.key)
@@ -191,7 +193,7 @@ def _folder(archive: Archive) -> str:
 # Files that are no archives: several pickles, then the storages
 
 
-def _legacy(opened: Opened, file: MappedFile) -> PickledFile:
+def _legacy(opened: Opened, file: StoredBytes) -> PickledFile:
     if tarfile.is_tarfile(opened.path):
         raise Refused(
             "a PyTorch file of 2016 (a tar archive), but should be a zip archive or a pickle of "
@@ -209,19 +211,20 @@ def _legacy(opened: Opened, file: MappedFile) -> PickledFile:
             raise Damaged(f"the storage {shown(storage.key)} has two sizes")
         return storage
 
-    reader = PickleReader(file.bytes, resolve)
+    reader = PickleReader(file.part(0, LARGEST_PICKLE), resolve)
     if reader.read() != LEGACY_MAGIC or reader.read() != LEGACY_VERSION:
         raise Refused(NOT_TORCH)
     reader.read()  # about the system
     value, keys = reader.read(), reader.read()
     places = _places(file, reader.source.position, keys, storages)
-    return PickledFile(value, lambda key: places[key])
+    content = functools.lru_cache(maxsize=1)(lambda key: file.part(*places[key]))
+    return PickledFile(value, content)
 
 
 def _places(
-    file: MappedFile, start: int, keys: Any, storages: Mapping[str, Storage]
-) -> dict[str, np.ndarray]:
-    """Find the bytes of each storage, which follow one another in the order of their keys.
+    file: StoredBytes, start: int, keys: Any, storages: Mapping[str, Storage]
+) -> dict[str, tuple[int, int]]:
+    """Find where each storage starts and how many bytes it has: they lie as their keys are listed.
 
     Raises:
         Refused: one is of a type that is not read.
@@ -236,10 +239,10 @@ def _places(
         if not storage.item_size:
             raise Refused(f"it has a {storage.dtype[:100]}, which is not read; save dense tensors")
         announced = int.from_bytes(file.take(start, 8), "little")
-        places[name] = file.bytes[start + 8 : start + 8 + storage.byte_count]
+        places[name] = start + 8, storage.byte_count
         start += 8 + storage.byte_count
         if announced != storage.size:
             raise Damaged(f"a storage has {announced} elements, but should have {storage.size}")
-    if start != len(file.bytes):
-        raise Damaged(f"it has {len(file.bytes)} bytes, but should have {start}")
+    if start != file.size:
+        raise Damaged(f"it has {file.size} bytes, but should have {start}")
     return places

@@ -1,6 +1,6 @@
 """Zip archives that are read without trusting what they say of themselves. Nothing is extracted.
 
-Members that are stored as they are are mapped into memory, others are unpacked to disk. Whatever is
+Members that are stored as they are are read, others are unpacked to disk and mapped. Whatever is
 read of an archive is compared with its checksum once.
 """
 
@@ -19,10 +19,12 @@ import numpy as np
 from densespec.errors import shown
 from densespec.weights.containers.base import (
     MAX_TENSORS,
+    BytesOfFile,
     Damaged,
-    MappedFile,
     Opened,
     Refused,
+    StoredBytes,
+    mapped,
     plausible,
 )
 
@@ -60,7 +62,7 @@ class Archive:
                 or far larger than what is stored.
             Damaged: its directory contradicts itself.
         """
-        self._file = MappedFile.at(opened.path)
+        self._file = BytesOfFile(opened.path)
         self._resources = opened.resources
         self._zip = opened.resources.enter_context(_opened(opened.path, self._file))
         self.members = {member.filename: member for member in self._zip.infolist()}
@@ -93,7 +95,7 @@ class Archive:
             return file.read(size)
 
     def content(self, name: str) -> np.ndarray:
-        """Map a member into memory and compare it with its checksum.
+        """Give the bytes of a member, and compare it with its checksum.
 
         Raises:
             Damaged: there is no such member, or it is not what its checksum says.
@@ -108,7 +110,7 @@ class Archive:
 
     def _stored(self, member: zipfile.ZipInfo) -> np.ndarray:
         start = self._starts[member.filename]
-        content = self._file.bytes[start : start + member.file_size]
+        content = self._file.part(start, member.file_size)
         if zlib.crc32(content.data) != member.CRC:
             raise Damaged(f"the checksum of {shown(member.filename)} is wrong")
         return content
@@ -120,16 +122,16 @@ class Archive:
         with self._zip.open(member) as packed:  # which compares the checksum
             shutil.copyfileobj(packed, unpacked, 2**20)
         unpacked.flush()
-        return MappedFile.of(unpacked).bytes
+        return mapped(unpacked)
 
 
 def names_in(path: Path) -> list[str]:
     """Give the names of an archive's members."""
-    with _opened(path, MappedFile.at(path)) as archive:
+    with _opened(path, BytesOfFile(path)) as archive:
         return archive.namelist()
 
 
-def _opened(path: Path, file: MappedFile) -> zipfile.ZipFile:
+def _opened(path: Path, file: StoredBytes) -> zipfile.ZipFile:
     """Open an archive, once it is known that its directory is small."""
     count, size = _directory(file)
     if size > LARGEST_DIRECTORY or count > MAX_TENSORS:
@@ -146,13 +148,13 @@ def _opened(path: Path, file: MappedFile) -> zipfile.ZipFile:
     return archive
 
 
-def _directory(file: MappedFile) -> tuple[int, int]:
+def _directory(file: StoredBytes) -> tuple[int, int]:
     """Read how many members an archive's directory has, and how many bytes, as its end says.
 
     Raises:
         Damaged: the directory is not right before its end.
     """
-    before = max(0, len(file.bytes) - LONGEST_END)
+    before = max(0, file.size - LONGEST_END)
     tail = file.take(before, LONGEST_END)
     end = tail.rfind(b"PK\5\6")
     if end < 0:

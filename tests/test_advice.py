@@ -1,0 +1,224 @@
+"""Advice in errors can be followed: each row makes an error, does what it says, and it is gone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import densespec
+from densespec import TrainingRecipe
+from densespec.backends import get_backend
+from densespec.data import Batches, Dataset, Normalisation, Split, fits
+from densespec.deploy.formats import format_of
+from densespec.errors import DensespecError
+from densespec.network.files import read_spec, write_spec
+from densespec.training import train
+from densespec.weights.containers import open_file, write_file
+from densespec.weights.tensors import Tensor
+from tests.strategies import tiny
+
+X = np.random.default_rng(0).random((10, 3, 6, 6), np.float32)
+Y = np.arange(10) % 3
+HALF = Tensor((1,), "bfloat16", lambda: np.zeros(1, ml_dtypes.bfloat16))
+ONE_HOT = np.eye(3, dtype=int)[Y]
+RECIPE = TrainingRecipe(epochs=1, batch_size=4)
+
+
+def of(x: Any = X, y: Any = Y, **options: Any) -> Dataset:
+    return Dataset.of(x, y, x, y, **options)
+
+
+def batches(size: int, **options: Any) -> Batches:
+    return Batches(of().train, Normalisation((0.5,) * 3, (0.5,) * 3), size, **options)
+
+
+def trained(folder: Path, **options: Any) -> Any:
+    given: dict[str, Any] = {"spec": tiny(), "backend": "numpy", "data": of(), "recipe": RECIPE}
+    return train(**(given | {"out": folder / "run"} | options))
+
+
+Act = Callable[[Path], Any]
+
+DATA: list[tuple[str, Act, Act]] = [
+    ("take y.argmax(1)", lambda _: Split(X, ONE_HOT), lambda _: Split(X, ONE_HOT.argmax(1))),
+    ("take y.astype(int)", lambda _: Split(X, Y * 1.0), lambda _: Split(X, (Y * 1.0).astype(int))),
+    (
+        "take x.astype('uint8')",
+        lambda _: Split(X.astype(int), Y),
+        lambda _: Split(X.astype(int).astype("uint8"), Y),
+    ),
+    (
+        "such as x / 999",
+        lambda _: Split(np.full((10, 3, 2, 2), 999), Y),
+        lambda _: Split(np.full((10, 3, 2, 2), 999) / 999, Y),
+    ),
+    (
+        "give channels_last",
+        lambda _: of(np.zeros((10, 3, 8, 3), np.float32)),
+        lambda _: of(np.zeros((10, 3, 8, 3), np.float32), channels_last=True),
+    ),
+    (
+        "or move them to the second axis",
+        lambda _: of(np.zeros((10, 8, 8, 5), np.float32)),
+        lambda _: of(np.zeros((10, 5, 8, 8), np.float32), channels_last=False),
+    ),
+    (
+        "give both test_x and test_y, or neither",
+        lambda _: Dataset.of(X, Y, X),
+        lambda _: (Dataset.of(X, Y, X, Y), Dataset.of(X, Y)),
+    ),
+    (
+        "give images to test on",
+        lambda _: Dataset.of(X[:3], Y[:3]),
+        lambda _: Dataset.of(X[:3], Y[:3], X, Y),
+    ),
+    ("number the labels from 0", lambda _: of(y=Y + 2**40), lambda _: of(y=Y)),
+    (
+        "use spec.replace(in_channels=3)",
+        lambda _: fits(of(), tiny(in_channels=1)),
+        lambda _: fits(of(), tiny(in_channels=1).replace(in_channels=3)),
+    ),
+    (
+        "or spec.replace(classes=3)",
+        lambda _: fits(of(), tiny(classes=5)),
+        lambda _: fits(of(), tiny(classes=5).replace(classes=3)),
+    ),
+    (
+        "use spec.replace(spatial_dims=2)",
+        lambda _: fits(of(), tiny(spatial_dims=1)),
+        lambda _: fits(of(), tiny(spatial_dims=1).replace(spatial_dims=2)),
+    ),
+    (
+        "take a smaller batch_size, or drop_last=False",
+        lambda _: batches(20, drop_last=True),
+        lambda _: (batches(5, drop_last=True), batches(20, drop_last=False)),
+    ),
+]
+
+TRAINING: list[tuple[str, Act, Act]] = [
+    (
+        "use spec.replace(in_channels=3)",
+        lambda path: trained(path, spec=tiny(in_channels=1), weights=_saved(path, in_channels=1)),
+        lambda path: trained(
+            path,
+            spec=tiny(in_channels=1).replace(in_channels=3),
+            weights=_saved(path, in_channels=1),
+        ),
+    ),
+    (
+        "use --classes 3",
+        lambda path: trained(path, spec=tiny(classes=5)),
+        lambda path: trained(path, spec=tiny(classes=5), classes=3),
+    ),
+    (
+        "give the backend to train on, such as 'torch.nn'",
+        lambda path: trained(path, backend=None),
+        lambda path: trained(path, backend="torch.nn"),
+    ),
+    (
+        "give a spec, or weights of a file that tells it",
+        lambda path: trained(path, spec=None),
+        lambda path: trained(path, spec=None, weights=_saved(path)),
+    ),
+    (
+        "trains on one device only: leave out --devices",
+        lambda path: trained(path, backend="tests.training.launching:ONE_DEVICE", devices=2),
+        lambda path: trained(path, backend="tests.training.launching:ONE_DEVICE"),
+    ),
+    (
+        "go on with it by --resume",
+        lambda path: (trained(path), trained(path)),
+        lambda path: train(out=path / "run", resume=True, data=of()),
+    ),
+    (
+        "or give another folder",
+        lambda path: (trained(path), trained(path)),
+        lambda path: trained(path, out=path / "other"),
+    ),
+    (
+        "the run was given its data as arrays: give them again",
+        lambda path: (trained(path), train(out=path / "run", resume=True)),
+        lambda path: train(out=path / "run", resume=True, data=of()),
+    ),
+    (
+        "Train into a new folder instead; --weights takes up the weights of any run",
+        lambda path: (
+            trained(path),
+            train(out=path / "run", resume=True, data=of(), recipe=RECIPE.replace(seed=3)),
+        ),
+        lambda path: trained(
+            path,
+            out=path / "new",
+            recipe=RECIPE.replace(seed=3),
+            weights=path / "run" / "last.safetensors",
+        ),
+    ),
+]
+
+
+def _saved(path: Path, **changes: Any) -> Path:
+    densespec.save(densespec.build(tiny(**changes), backend="numpy"), path / "net.safetensors")
+    return path / "net.safetensors"
+
+
+FILES: list[tuple[str, Act, Act]] = [
+    (
+        "a spec file ends in .toml or .json",
+        lambda path: write_spec(tiny(), path / "net.yaml"),
+        lambda path: (write_spec(tiny(), path / "a.toml"), read_spec(path / "a.toml")),
+    ),
+    (
+        "or write a .safetensors file",
+        lambda path: write_file(path / "a.h5", {"a/b": HALF}),
+        lambda path: write_file(path / "a.safetensors", {"a": HALF}),
+    ),
+    (
+        "name the format (--format)",
+        lambda path: format_of(path / "net.unknown", None),
+        lambda path: format_of(path / "net.unknown", "onnx"),
+    ),
+    (
+        "build without mode='inference'",
+        lambda path: trained(path, backend="torch.nn+inference"),
+        lambda path: trained(path, backend="torch.nn"),
+    ),
+    (
+        "Did you mean numpy?",
+        lambda _: get_backend("nunpy"),
+        lambda _: get_backend("numpy"),
+    ),
+    (
+        "its suffix should be one of .safetensors",
+        lambda path: write_file(path / "a.weights", {"a": Tensor.of(X)}),
+        lambda path: (
+            write_file(path / "a.safetensors", {"a": Tensor.of(X)}),
+            open_file(path / "a.safetensors").close(),
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("advice", "mistake", "followed"),
+    [pytest.param(*row, id=row[0][:60]) for row in (*DATA, *TRAINING, *FILES)],
+)
+def test_advice_can_be_followed(tmp_path: Path, advice: str, mistake: Act, followed: Act) -> None:
+    with pytest.raises((DensespecError, ValueError), match=re.escape(advice)):
+        mistake(tmp_path)
+    followed(tmp_path)
+
+
+def test_labels_of_several_classes_are_not_made_labels_of_one() -> None:
+    several = np.array([[1, 1, 0]] * 10)
+    for labels in (several, several / 2):
+        with pytest.raises(
+            DensespecError, match=r"of several classes.* can't be trained on"
+        ) as error:
+            Split(X, labels)
+        assert "argmax" not in str(error.value)
