@@ -25,6 +25,7 @@ from densespec.errors import (
     SpecError,
     UnknownName,
     WeightsError,
+    WeightsWarning,
 )
 from densespec.installed import require
 from densespec.network.graph import Graph, lower
@@ -281,7 +282,7 @@ def test_a_network_without_a_head_has_no_classes_to_differ_in(saved: Path) -> No
 def test_a_network_with_a_head_wants_one_in_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "body.safetensors"
     save(_numpy(include_top=False), path)
-    message = r"^weights do not fit the network: classifier\.kernel is missing; classifier\.bias is"
+    message = r"has no classifier: build .* \(include_top=False, --no-top\), or with a new one"
     with pytest.raises(WeightsError, match=message):
         _numpy(weights=path)
 
@@ -325,9 +326,21 @@ def test_a_checkpoint_of_another_network_says_in_what_it_differs(
     assert str(caught.value) == f"{saved} holds weights of another network: {difference}"
 
 
-def test_other_input_channels_are_another_network(saved: Path) -> None:
-    with pytest.raises(WeightsError, match="in_channels is 3 there, but 1 here"):
-        _numpy(input_shape=(1, 8, 8), weights=saved)
+def test_other_input_channels_are_another_network_unless_they_are_asked_for(saved: Path) -> None:
+    message = "in_channels is 3 there, but 1 here; in_channels=1 fits them$"
+    with pytest.raises(WeightsError, match=message):
+        _numpy(tiny(in_channels=1), weights=saved)
+    for asked in ({"in_channels": 1}, {"input_shape": (1, 8, 8)}):
+        with pytest.warns(WeightsWarning, match="for 3 channels, is summed for 1"):
+            model = _numpy(weights=saved, **asked)
+        kernel = read_weights(_numpy(weights=saved))["stem.conv.kernel"]
+        fitted = read_weights(model)["stem.conv.kernel"]
+        np.testing.assert_allclose(fitted, kernel.sum(1, keepdims=True), rtol=1e-6)
+
+
+def test_channels_that_are_said_twice_have_to_be_the_same(saved: Path) -> None:
+    with pytest.raises(SpecError, match=r"in_channels = 2, but should be 1, as in input_shape"):
+        _numpy(weights=saved, in_channels=2, input_shape=(1, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -135,5 +135,7 @@ def test_it_comes_back_from_the_layout_that_it_was_read_in(folder: Path, tmp_pat
         assert again.layout.name == layout.name
         assert_same(again.arrays(), arrays)
     with open_file(path) as before, open_file(written) as after:
-        if layout.normalise(before.tensors).keys() == before.tensors.keys():
+        (part,) = layout.parts(before.tensors)
+        own = layout.normalise({new: before.tensors[name] for name, new in part.names.items()})
+        if own.keys() == before.tensors.keys():
             assert after.tensors.keys() == before.tensors.keys()

@@ -171,6 +171,7 @@ def test_convert_as_json(net: Path, tmp_path: Path) -> None:
         "target": {"path": str(target), "layout": "torchvision", "container": "safetensors"},
         "differences": {},
         "consequence": None,
+        "rounding": None,
         "training_differences": {},
         "not_finite": [],
         "notes": [],
@@ -246,8 +247,10 @@ def test_mistakes_are_named_and_nothing_is_written(
 def test_a_folder_or_a_missing_file_is_refused(command: str, net: Path, tmp_path: Path) -> None:
     more = [] if command == "inspect" else [tmp_path / "other.safetensors"]
     result = run(command, tmp_path, *more)
-    assert result.exit_code == 2
-    assert "is a directory" in result.stderr
+    assert result.exit_code == 1
+    assert "a folder, but should be a weight file; give the weight file in it: net.safetensors" in (
+        result.stderr
+    )
     missing = tmp_path / "missing.pth"
     assert failure(command, missing, *more) == f"{missing}: no such file"
 

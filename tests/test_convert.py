@@ -192,7 +192,7 @@ def test_a_layout_that_does_not_live_in_such_files_is_refused(source: Path, tmp_
     )
 
 
-@pytest.mark.parametrize("side", ["from_layout", "to_layout"])
+@pytest.mark.parametrize("side", ["layout", "to_layout"])
 def test_an_unknown_layout_is_refused(side: str, source: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match=r"unknown layout 'torchvison'\. Did you mean torchvis"):
         convert(source, tmp_path / "net.safetensors", **{side: "torchvison"})
@@ -299,7 +299,7 @@ def test_several_variants_of_the_same_shapes_are_ambiguous(tmp_path: Path) -> No
     convert(checkpoint(tmp_path / "c.safetensors", get("densenet169-bc")), path)
     message = refusal_of(path)
     assert "densenet169-bc and densenet169-bc-keras and densenet169-bc-pytorch" in message
-    assert message.endswith("give the spec")
+    assert message.endswith("give the spec (--spec NAME or FILE)")
     with open_weights(path, spec="densenet169-bc-keras") as found:
         assert found.variant == "densenet169-bc-keras"
 
@@ -339,7 +339,7 @@ def test_a_layout_that_fixes_some_fields_alone_leaves_the_others_to_the_catalogu
     known = densespec.weights.layouts.layouts()
     known["theirs"] = replace(known["flax"], name="theirs", implements=implements)
     del known["flax"]
-    monkeypatch.setattr(densespec.weights.naming, "layouts", lambda: known)
+    monkeypatch.setattr(densespec.weights.finding, "layouts", lambda: known)
     for module in (densespec.weights.opening, densespec.weights.convert):
         monkeypatch.setattr(module, "get_layout", known.get)
     source = checkpoint(tmp_path / "c.safetensors", get("densenet169-bc-keras"))
@@ -408,8 +408,8 @@ FIRST = "features.denseblock1.denselayer1.conv2.weight"
         pytest.param(
             lambda arrays: arrays.update({"features.conv0.weight": np.zeros((64, 3, 3, 3))}),
             "its shapes fit no named variant, and this layout says nothing of padding, epsilon and "
-            "the like: give the spec; it is not torchvision's, as stem_kernel is 3 by the arrays' "
-            "shapes, but 7 in this layout",
+            "the like: give the spec (--spec NAME or FILE); it is not torchvision's, as "
+            "stem_kernel is 3 by the arrays' shapes, but 7 in this layout",
             id="a spec that the implementation contradicts",
         ),
         pytest.param(
@@ -452,15 +452,19 @@ def test_a_file_of_no_layout_is_refused_with_its_first_arrays(tmp_path: Path) ->
     path = tmp_path / "resnet.safetensors"
     safetensors.numpy.save_file({"layer1.0.conv1.weight": np.zeros((2, 2, 3, 3))}, path)
     message = refusal_of(path)
-    assert message.startswith("no known layout (known: densespec, densespec-keras, ")
-    assert message.endswith("Its first arrays: layer1.0.conv1.weight")
+    assert message == (
+        "no layout knows its names (densespec layouts lists those that there are). Its first "
+        "arrays: layer1.0.conv1.weight"
+    )
 
 
 def test_a_file_that_several_layouts_claim_is_refused(source: Path, tmp_path: Path) -> None:
     both = safetensors.numpy.load_file(_place(tmp_path, "flax.safetensors", source))
     path = tmp_path / "both.safetensors"
     safetensors.numpy.save_file(both | safetensors.numpy.load_file(source), path)
-    assert refusal_of(path) == "the layout could be any of densespec, flax: say which"
+    assert refusal_of(path) == (
+        "the layout could be any of densespec, flax: say which (--from LAYOUT)"
+    )
 
 
 def test_a_file_without_arrays_is_refused(tmp_path: Path) -> None:
@@ -479,7 +483,10 @@ def test_a_file_without_arrays_is_refused(tmp_path: Path) -> None:
             SPEC, "keras-hub", {"padding", "batch_norm_epsilon"}, id="torchvision's in keras-hub"
         ),
         pytest.param(
-            SPEC, "keras-applications", {"batch_norm_epsilon"}, id="torchvision's in keras"
+            SPEC.replace(batch_norm_epsilon=1e-3),
+            "keras-applications",
+            {"batch_norm_epsilon"},
+            id="another epsilon in keras",
         ),
         pytest.param(
             SPEC.replace(padding="same"), "torchvision", {"padding"}, id="same in torchvision"
@@ -517,8 +524,8 @@ def test_what_is_allowed_to_differ_is_written_and_recorded(source: Path, tmp_pat
         "padding": ("symmetric", "same"),
         "batch_norm_epsilon": (1e-5, 1.001e-5),
     }
-    assert done.consequence is not None
-    assert 0.001 < done.consequence < 1
+    assert done.effect is not None
+    assert 0.001 < done.effect.difference < 1
     assert set(done.training_differences) == {"batch_norm_momentum", "running_variance"}
     with open_weights(target) as found:
         assert set(found.metadata["densespec.differences"].split("; ")) == {
@@ -527,11 +534,33 @@ def test_what_is_allowed_to_differ_is_written_and_recorded(source: Path, tmp_pat
         }
 
 
+def test_what_float32_cannot_tell_is_written_with_a_note(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    done = convert(source, tmp_path / "net.weights.h5", to_layout="keras-applications")
+    assert done.differences == {"batch_norm_epsilon": (1e-5, 1.001e-5)}
+    assert done.effect is not None
+    assert 0 < done.effect.difference < done.effect.rounding < 1e-5
+    (note,) = done.notes
+    assert note == (
+        "batch_norm_epsilon is 1e-05 in the source, but 1.001e-05 in the target: the feature map "
+        f"differs by {done.effect.difference:.1e} of its largest value, which is below float32's "
+        f"own rounding of this network, {done.effect.rounding:.1e}"
+    )
+    assert not done.is_another
+
+
+def test_a_head_that_the_implementation_lacks_is_never_below_rounding(tmp_path: Path) -> None:
+    """Its features are the same, and its outputs are not."""
+    source = checkpoint(tmp_path / "source.safetensors", SPEC.replace(head_units=(3,)))
+    with pytest.raises(DifferentNetwork, match=r"head_units is \(\) there, but \(3,\) here"):
+        convert(source, tmp_path / "net.safetensors", to_layout="torchvision")
+
+
 def test_what_does_not_differ_needs_no_permission_and_leaves_no_record(
     source: Path, theirs: Path, tmp_path: Path
 ) -> None:
     done = convert(source, tmp_path / "net.safetensors", to_layout="torchvision")
-    assert (done.differences, done.consequence) == ({}, None)
+    assert (done.differences, done.effect) == ({}, None)
     with open_weights(theirs) as found:
         assert "densespec.differences" not in found.metadata
 

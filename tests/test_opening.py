@@ -70,7 +70,9 @@ def test_building_opens_a_file_once(
 ) -> None:
     path, count = checkpoint(tmp_path / "net.safetensors", tiny()), []
     original = opening.open_file
-    monkeypatch.setattr(opening, "open_file", lambda path: [count.append(path), original(path)][1])
+    monkeypatch.setattr(
+        opening, "open_file", lambda path, **more: [count.append(path), original(path, **more)][1]
+    )
     densespec.build(spec, backend="numpy", weights=path)
     assert count == [path]
     densespec.transfer(spec, classes=2, backend="numpy", weights=path)

@@ -128,9 +128,9 @@ def _widened(array: np.ndarray) -> np.ndarray:
 
 def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:
     if graph.has_classifier and not given.has_classifier:
-        why = f", as {given.headless}" if given.headless else ""
+        why = f" that could be told ({given.headless})" if given.headless else ""
         raise WeightsError(
-            f"{_called(given)}: no classifier could be told{why}. Build the network without one "
+            f"{_called(given)} has no classifier{why}: build the network without one "
             "(include_top=False, --no-top), or with a new one (densespec.transfer)"
         )
     may_differ = (
