@@ -346,6 +346,20 @@ def get_backend(name: str) -> Backend:
     return backend.in_mode(mode)
 
 
+def graph_now(backend: str, model: Any, graph: Graph) -> Graph:
+    """Give the network that a built model is of now, after whatever was changed in it.
+
+    Args:
+        backend: The name of the backend that built it.
+        graph: What it was built from.
+
+    Raises:
+        ModelChanged: It was changed into something that no spec says; names the part.
+    """
+    engine = get_backend(backend)
+    return engine.graph_of(model, graph) if isinstance(engine, InspectableBackend) else graph
+
+
 def split_mode(name: str) -> tuple[str, str]:
     """A backend's name without its mode, and the mode: ``layers`` where none is named."""
     base, _, mode = name.partition("+")

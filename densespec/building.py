@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from densespec.backends import DataFormat, InspectableBackend, get_backend, with_mode
+from densespec.backends import (
+    DataFormat,
+    InspectableBackend,
+    get_backend,
+    graph_now,
+    with_mode,
+)
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
@@ -193,10 +199,7 @@ def origin_of(model: Any) -> Origin:
             f"this {type(model).__name__} was not built by densespec.build in this process, "
             "or has lost its attribute 'densespec'"
         )
-    backend = get_backend(origin.backend)
-    if not isinstance(backend, InspectableBackend):
-        return origin
-    return replace(origin, graph=backend.graph_of(model, origin.graph))
+    return replace(origin, graph=graph_now(origin.backend, model, origin.graph))
 
 
 def read_weights(model: Any) -> Arrays:

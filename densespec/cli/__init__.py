@@ -82,15 +82,15 @@ class Commands(click.Group):
 def _notes_on_stderr() -> Iterator[None]:
     """Show what is taken for granted of weights as notes, not as warnings of a program."""
     with warnings.catch_warnings():
-        shown = warnings.showwarning
+        others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
             if issubclass(category, WeightsWarning):
                 click.echo(f"note: {message}", err=True)
             else:
-                shown(message, category, *rest)
+                others(message, category, *rest)
 
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]
         yield
 
 

@@ -22,6 +22,10 @@ class Contradiction(WeightsError):
     """Arrays have shapes that the implementation can't have whose names they have."""
 
 
+class NoNetwork(WeightsError):
+    """Arrays have so few of the names of a network that they make none."""
+
+
 class Kernel(NamedTuple):
     """A kernel among the arrays: what it is called there, and its canonical shape."""
 
@@ -54,7 +58,7 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if not self.convs:
-            raise WeightsError("no stem convolution")
+            raise NoNetwork("no stem convolution")
         dims = len(self.convs[0].shape)
         for key, shape in self.convs:
             if not 3 <= dims <= 5 or len(shape) != dims or 0 in shape:
@@ -185,8 +189,7 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
         given = units
     if evidence.classifier is None:
         return {}
-    units = tuple(kernel.shape[0] for kernel in evidence.head)
-    return {"classes": given, "head_units": units}
+    return {"classes": given, "head_units": tuple(kernel.shape[0] for kernel in evidence.head)}
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ class _Blocks:
 def _blocks(convs: Sequence[Kernel]) -> _Blocks:
     """Read dense layers and transitions off the convolutions after the stem."""
     if len(convs) < 2:
-        raise WeightsError(f"no dense layer after the stem convolution {convs[0].key}")
+        raise NoNetwork(f"no dense layer after the stem convolution {convs[0].key}")
     shapes = [kernel.shape for kernel in convs]
     first = shapes[1]
     has_bottleneck = set(first[2:]) == {1} and len(shapes) > 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +15,11 @@ from densespec.weights.layouts import Layout, layouts
 from densespec.weights.layouts.parts import Part, whole
 from densespec.weights.tensors import Tensors
 
-_AVERAGE = re.compile(r"(?:^|[._/])(?:\w+_)?(?:ema|swa|averaged?)(?:_\w+)?[./]")
-"""A prefix under which programs keep averages of a network's weights."""
+AVERAGES = frozenset({"ema", "swa", "average", "averaged"})
+"""Words of a prefix under which programs keep averages of a network's weights."""
+
+MOST_NETWORKS = 16
+"""The most networks of one layout that may be in a file."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,19 @@ class Claim:
         prefix: What stands before its names.
         tensors: Those under the prefix, by their names in the layout.
         outside: The others, by the names that they have.
-        notes: What a user should know of other networks there.
+        others: The prefixes of other networks there.
     """
 
     layout: Layout
     prefix: str
     tensors: Tensors
     outside: Tensors
-    notes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the other networks, in sentences."""
+        return tuple(map(_told, self.others))
 
 
 def under_prefix(tensors: Tensors, prefix: str) -> Tensors:
@@ -73,17 +81,13 @@ def claims_on(tensors: Tensors, metadata: Mapping[str, str]) -> list[Claim]:
     """
     found: dict[str, list[Claim]] = {}
     for layout in layouts().values():
-        for part in layout.parts(tensors):
-            claim = _claim(layout, part, tensors)
+        for claim in _possible(layout, tensors):
             if layout.claims(claim.tensors, metadata):
-                found.setdefault(part.prefix, []).append(claim)
+                found.setdefault(claim.prefix, []).append(claim)
     if not found:
         return []
-    prefix, notes = _choice({prefix: claims[0] for prefix, claims in found.items()})
-    others = tuple(other for other in found if other != prefix and other.startswith(prefix))
-    return [
-        replace(_without(claim, others), notes=notes) for claim in _likeliest_first(found[prefix])
-    ]
+    prefix = _chosen({prefix: claims[0] for prefix, claims in found.items()})
+    return [_alone(claim, found) for claim in _likeliest_first(found[prefix])]
 
 
 def claim_of(layout: Layout, tensors: Tensors) -> Claim:
@@ -92,11 +96,19 @@ def claim_of(layout: Layout, tensors: Tensors) -> Claim:
     Raises:
         WeightsError: There are several.
     """
-    parts = list(layout.parts(tensors)) or list(whole(tensors))
-    claims = {part.prefix: _claim(layout, part, tensors) for part in parts}
-    prefix, notes = _choice(claims)
-    others = tuple(other for other in claims if other != prefix and other.startswith(prefix))
-    return replace(_without(claims[prefix], others), notes=notes)
+    found = _possible(layout, tensors) or [_claim(layout, part, tensors) for part in whole(tensors)]
+    claims = {claim.prefix: claim for claim in found}
+    return _alone(claims[_chosen(claims)], claims)
+
+
+def _possible(layout: Layout, tensors: Tensors) -> list[Claim]:
+    parts = list(itertools.islice(layout.parts(tensors), MOST_NETWORKS + 1))
+    if len(parts) > MOST_NETWORKS:
+        raise WeightsError(
+            f"it has more than {MOST_NETWORKS} DenseNets: choose one by its prefix (--prefix "
+            f"{parts[0].prefix})"
+        )
+    return [_claim(layout, part, tensors) for part in parts]
 
 
 def _claim(layout: Layout, part: Part, tensors: Tensors) -> Claim:
@@ -108,21 +120,15 @@ def _claim(layout: Layout, part: Part, tensors: Tensors) -> Claim:
     )
 
 
-def _without(claim: Claim, prefixes: tuple[str, ...]) -> Claim:
-    """A claim that leaves out what lies under further prefixes."""
-    within = tuple(prefix.removeprefix(claim.prefix) for prefix in prefixes)
-    if not within:
-        return claim
-    left_out = {
-        claim.prefix + name: tensor
-        for name, tensor in claim.tensors.items()
-        if name.startswith(within)
-    }
-    return replace(
-        claim,
-        tensors={n: t for n, t in claim.tensors.items() if not n.startswith(within)},
-        outside={**claim.outside, **left_out},
+def _alone(claim: Claim, prefixes: Iterable[str]) -> Claim:
+    """A claim without the networks under further prefixes."""
+    others = tuple(prefix for prefix in prefixes if prefix != claim.prefix)
+    inner = tuple(
+        other.removeprefix(claim.prefix) for other in others if other.startswith(claim.prefix)
     )
+    own = {name: t for name, t in claim.tensors.items() if not name.startswith(inner)}
+    theirs = {claim.prefix + name: t for name, t in claim.tensors.items() if name not in own}
+    return replace(claim, tensors=own, outside={**claim.outside, **theirs}, others=others)
 
 
 def _likeliest_first(claims: list[Claim]) -> list[Claim]:
@@ -137,12 +143,12 @@ def _likeliest_first(claims: list[Claim]) -> list[Claim]:
 # Several networks
 
 
-def _choice(claims: Mapping[str, Claim]) -> tuple[str, tuple[str, ...]]:
-    """The prefix of the one of several networks that is meant, and notes of the others.
+def _chosen(claims: Mapping[str, Claim]) -> str:
+    """The prefix of the one of several networks that is meant.
 
     That is the one that the others lie within, or the one that the others are averages of.
     """
-    plain = [prefix for prefix in claims if not _AVERAGE.search(prefix)] or list(claims)
+    plain = [prefix for prefix in claims if not _is_average(prefix)] or list(claims)
     outer = [prefix for prefix in plain if all(other.startswith(prefix) for other in plain)]
     chosen = outer or _twins(claims, plain)
     if not chosen:
@@ -151,12 +157,16 @@ def _choice(claims: Mapping[str, Claim]) -> tuple[str, tuple[str, ...]]:
             f"it has {len(plain)} DenseNets, under {places}: choose one by its prefix "
             f"(--prefix {plain[0]})"
         )
-    return chosen[0], tuple(_told(prefix) for prefix in claims if prefix != chosen[0])
+    return chosen[0]
 
 
 def _told(prefix: str) -> str:
-    what = "averaged weights are" if _AVERAGE.search(prefix) else "another DenseNet is"
-    return f"{what} under {prefix!r}: choose it by its prefix (--prefix {prefix})"
+    what = "averaged weights are" if _is_average(prefix) else "another DenseNet is"
+    return f"{what} under {prefix!r}, to be chosen by --prefix {prefix}"
+
+
+def _is_average(prefix: str) -> bool:
+    return not AVERAGES.isdisjoint(re.split(r"[._/]", prefix.lower()))
 
 
 def _twins(claims: Mapping[str, Claim], prefixes: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from densespec.errors import WeightsError, listed
 from densespec.network.catalogue import SpecLike
-from densespec.network.graph import Graph, in_head, lower
+from densespec.network.graph import CLASSIFIER, Graph, in_head, lower
 from densespec.weights.evidence import Evidence, head_fields
 from densespec.weights.finding import Claim
 from densespec.weights.heads import FoundHead, HeadTensors, find_head, head_tensors
@@ -97,6 +97,7 @@ def fit(
     telling = named if tell_relu else frozenset[str]()
     found = head_tensors(head, body.rest, claim.layout.axes, telling, options.head_activation)
     left = {name: tensor for name, tensor in body.rest.items() if name not in head.names}
+    _check_no_kernel_is_lost(claim, container, body, head)
     graph = _graph(body.inferred, found)
     return FittedNetwork(
         graph=graph,
@@ -107,7 +108,7 @@ def fit(
             *body.inferred.assumptions,
             *found.assumptions,
         ),
-        remarks=(*claim.notes, *body.inferred.notes, *found.notes, *_left_out(left)),
+        remarks=(*claim.notes, *body.inferred.notes, *found.notes, *_left_out(left, claim.others)),
         headless=head.missing,
     )
 
@@ -176,6 +177,16 @@ def _check_top(stated: StatedNetwork | None, has_classifier: bool) -> None:
         )
 
 
+def _check_no_kernel_is_lost(claim: Claim, container: str, body: _Body, head: FoundHead) -> None:
+    """Refuse what has the bias of a classifier, in the layout's own name, but not its kernel."""
+    if head.layers:
+        return
+    keys = claim.layout.keys(lower(body.inferred.spec), container)
+    kernel, bias = (claim.prefix + keys[f"{CLASSIFIER}.{leaf}"] for leaf in ("kernel", "bias"))
+    if bias in body.rest and kernel not in body.rest:
+        raise WeightsError(f"its arrays do not fit the network: {kernel} is missing")
+
+
 def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:
     if head.classes is None:
         return lower(inferred.spec, include_top=False, pooling=inferred.ends.get("pooling"))
@@ -202,9 +213,9 @@ def _of_graph(graph: Graph, tensors: Tensors) -> dict[str, Tensor]:
     return {weight.name: tensors[weight.name] for weight in graph.weights}
 
 
-def _left_out(names: Iterable[str]) -> tuple[str, ...]:
-    """A note of what is no part of the network, by the outermost part of the names."""
-    names = list(names)
+def _left_out(names: Iterable[str], networks: tuple[str, ...]) -> tuple[str, ...]:
+    """A note of what is part of no network, by the outermost part of the names."""
+    names = [name for name in names if not name.startswith(networks)]
     parts = Counter(_outermost(name) for name in names)
     told = [name for name in names if parts[_outermost(name)] == 1]
     told += [f"{part} ({count} arrays)" for part, count in parts.items() if count > 1]

@@ -91,7 +91,8 @@ def _head_among(
     between = [
         layer
         for layer in layers
-        if layer not in chain and (layer.kind != "none" or _parent(layer.path) in homes)
+        if layer.kind not in ("none", "linear")
+        or (layer.kind == "none" and _parent(layer.path) in homes)
     ]
     if between:
         paths = listed([f"{layer.path} ({_described(layer)})" for layer in between])
@@ -111,15 +112,15 @@ def _in_order(linears: Sequence[LayerArrays], given: int) -> Sequence[LayerArray
 
 def _by_shape(linears: Sequence[LayerArrays], given: int) -> Sequence[LayerArrays] | None:
     """All of them, in the one order in which each reads what the one before it gives."""
-    left, chain = list(linears), []
-    while left:
-        fitting = [layer for layer in left if layer.shapes["kernel"][1] == given]
-        if len(fitting) != 1:
-            return None
-        left.remove(fitting[0])
-        chain.append(fitting[0])
-        given = fitting[0].shapes["kernel"][0]
-    return chain
+    reading: dict[int, list[LayerArrays]] = {}
+    for layer in linears:
+        reading.setdefault(layer.shapes["kernel"][1], []).append(layer)
+    chain: list[LayerArrays] = []
+    while len(reading.get(given, ())) == 1:
+        (layer,) = reading.pop(given)
+        chain.append(layer)
+        given = layer.shapes["kernel"][0]
+    return None if reading else chain
 
 
 def _parent(path: str) -> str:

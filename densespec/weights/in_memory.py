@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from densespec.backends import get_backend
+from densespec.backends import get_backend, graph_now
 from densespec.errors import WeightsError, shown
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
@@ -23,6 +23,17 @@ from densespec.weights.tensors import Tensor, Tensors
 
 DEEPEST = 16
 """The most tables within tables that are opened."""
+
+
+@runtime_checkable
+class Built(Protocol):
+    """What a model was built from, which one that densespec built has as ``densespec``."""
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def graph(self) -> Graph: ...
 
 
 @runtime_checkable
@@ -62,16 +73,17 @@ def identified_in_memory(
 def _named(given: Any, key: str | None) -> tuple[Tensors, Mapping[str, str], str]:
     """Arrays by name, texts that come with them, and the kind of file that has such names."""
     built = getattr(given, "densespec", None)
-    if isinstance(getattr(built, "graph", None), Graph):
-        arrays = get_backend(built.backend).read_weights(given, built.graph)
-        return _tensors(arrays), canonical.metadata(built.graph), "safetensors"
+    if isinstance(built, Built):
+        graph = graph_now(built.backend, given, built.graph)
+        arrays = get_backend(built.backend).read_weights(given, graph)
+        return _tensors(arrays), canonical.metadata(graph), "safetensors"
     if isinstance(given, Mapping):
         tensors = _tensors(_unwrapped(given, key))
         return tensors, {}, _container(tensors)
+    if isinstance(given, HasWeights):  # on PyTorch it has a state, too
+        return _tensors(_variables(given)), _stated(given), "keras-legacy"
     if isinstance(given, HasState):
         return _tensors(given.state_dict()), {}, "torch"
-    if isinstance(given, HasWeights):
-        return _tensors(_variables(given)), _stated(given), "keras-legacy"
     raise WeightsError(
         f"weights are a {type(given).__name__}, but should be the path of a weight file, arrays by "
         "name, or a model that has a state_dict or Keras's weights"

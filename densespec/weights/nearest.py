@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from densespec.errors import WeightsError, listed
 from densespec.network.graph import lower
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.evidence import body_fields
-from densespec.weights.layer_arrays import layers_of
-from densespec.weights.layouts import Axes, Layout, layouts
-from densespec.weights.order import evidence_of
+from densespec.weights.layouts import Layout, layouts
+from densespec.weights.order import fields_in_order
 from densespec.weights.tensors import Tensors
 
 PROBE = DenseNetSpec(
@@ -30,18 +29,28 @@ PROBE = DenseNetSpec(
 MOST_TRIED = 20
 """The most first parts of names under which a network is looked for."""
 
+MOST_NAMES = 10_000
+"""The most names that are compared with those of layouts."""
+
 NEAR = 1 / 3
 """The least share of a layout's kinds of names that makes it near."""
 
 
 def no_known_layout(tensors: Tensors) -> str:
     """Say that no layout knows the names of arrays, which is nearest, and what would help."""
-    first = ", ".join(list(tensors)[:3]) or "none"
-    said = ["no layout knows its names (densespec layouts lists those that there are)"]
-    if nearest := _nearest(tensors):
-        said.append(nearest.told())
-    said.append(_told_of_order(tensors))
-    return ". ".join([*filter(None, said), f"Its first arrays: {first}"])
+    said = [
+        "no known layout has its names (densespec layouts lists those that are known).",
+        nearest_to(tensors),
+        _told_of_order(tensors),
+        f"Its first arrays: {', '.join(list(tensors)[:3]) or 'none'}",
+    ]
+    return " ".join(filter(None, said))
+
+
+def nearest_to(tensors: Tensors) -> str:
+    """Say whose names are nearest to those of arrays, and what is different; nothing if none is."""
+    nearest = _nearest(tensors)
+    return nearest.told() if nearest else ""
 
 
 # Names
@@ -52,63 +61,74 @@ class _Likeness:
     """How far the names under a prefix are a layout's.
 
     Attributes:
-        known: A name of each kind that the layout has, by the kind.
-        there: A name of each kind that is under the prefix, by the kind.
+        missing: A name of each kind that the layout has and that is not there.
+        unknown: A name of each kind that is under the prefix and that the layout has not.
     """
 
     layout: Layout
     prefix: str
-    known: dict[str, str]
-    there: dict[str, str]
-
-    @property
-    def share(self) -> float:
-        return len(self.known.keys() & self.there.keys()) / len(self.known)
+    missing: list[str]
+    unknown: list[str]
 
     def told(self) -> str:
-        missing = [name for kind, name in self.known.items() if kind not in self.there]
-        more = [name for kind, name in self.there.items() if kind not in self.known]
         place = f" under {self.prefix!r}" if self.prefix else ""
-        unknown = f", and does not know {listed(more)}" if more else ""
-        return (
-            f"The nearest is {self.layout.name},{place} which would have {listed(missing)}{unknown}"
-        )
+        lacks = f" It lacks {listed(self.missing)}." if self.missing else ""
+        knows = f" Unknown to that are {listed(self.unknown)}." if self.unknown else ""
+        return f"Its names{place} are nearest to those of {self.layout.name}.{lacks}{knows}"
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """A name of each kind that is there, by its kind: without its numbers, which count layers."""
+
+    examples: Mapping[str, str]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> _Kinds:
+        examples: dict[str, str] = {}
+        for name in itertools.islice(names, MOST_NAMES):
+            examples.setdefault(_kind(name), name)
+        return cls(examples)
+
+    @functools.cached_property
+    def prefixes(self) -> dict[str, list[str]]:
+        """What stands before each end of a name, by the kind of the end."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.examples.values():
+            for start in (0, *(match.end() for match in re.finditer(r"[./]", name))):
+                found[_kind(name[start:])].append(name[:start])
+        return found
+
+    def under(self, prefix: str) -> dict[str, str]:
+        """A name of each kind under a prefix, by the kind without it."""
+        inside = (name for name in self.examples.values() if name.startswith(prefix))
+        return {_kind(name[len(prefix) :]): name for name in inside}
 
 
 def _nearest(tensors: Tensors) -> _Likeness | None:
-    examples: dict[str, str] = {}
-    for name in tensors:
-        examples.setdefault(_kind(name), name)
-    found = [
-        likeness
-        for layout in layouts().values()
-        for container in layout.containers
-        for likeness in _likenesses(layout, container, examples.values())
-    ]
-    best = max(found, key=lambda likeness: likeness.share, default=None)
-    return best if best and best.share >= NEAR else None
-
-
-def _likenesses(layout: Layout, container: str, names: Iterable[str]) -> Iterator[_Likeness]:
-    graph = lower(PROBE.replace(**layout.implements), include_top=False)
-    known = {_kind(key): key for key in layout.keys(graph, container).values()}
-    there: dict[str, dict[str, str]] = defaultdict(dict)
-    for name in names:
-        for prefix, rest in _splits(name):
-            there[prefix][_kind(rest)] = name
-    for prefix, kinds in there.items():
-        if not known.keys().isdisjoint(kinds):
-            yield _Likeness(layout, prefix, known, kinds)
-
-
-def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """A name as prefixes, from none on, each with what follows it."""
-    for start in (0, *(match.end() for match in re.finditer(r"[./]", name))):
-        yield name[:start], name[start:]
+    there = _Kinds.of(tensors)
+    best: tuple[float, Layout, str, dict[str, str]] | None = None
+    for layout in layouts().values():
+        for container in layout.containers:
+            graph = lower(PROBE.replace(**layout.implements), include_top=False)
+            known = {_kind(key): key for key in layout.keys(graph, container).values()}
+            counts = Counter(p for kind in known for p in set(there.prefixes.get(kind, ())))
+            for prefix, count in counts.most_common(1):
+                if best is None or count / len(known) > best[0]:
+                    best = (count / len(known), layout, prefix, known)
+    if best is None or best[0] < NEAR:
+        return None
+    _, layout, prefix, known = best
+    inside = there.under(prefix)
+    return _Likeness(
+        layout,
+        prefix,
+        [name for kind, name in known.items() if kind not in inside],
+        [name for kind, name in inside.items() if kind not in known and not layout.ignored(name)],
+    )
 
 
 def _kind(name: str) -> str:
-    """A name without its numbers, which count layers."""
     return re.sub(r"\d+", "#", name)
 
 
@@ -120,23 +140,17 @@ def _told_of_order(tensors: Tensors) -> str:
     starts = dict.fromkeys(match[0] for name in tensors if (match := re.match(r"[^./]+[./]", name)))
     for prefix in ("", *list(starts)[:MOST_TRIED]):
         inside = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if fields := _in_order(inside):
-            blocks = ", ".join(map(str, fields["blocks"]))
-            option = f"--prefix {prefix} " if prefix else ""
-            return (
-                f"In their order, the shapes{f' under {prefix!r}' if prefix else ''} are those of "
-                f"a DenseNet of blocks {blocks} and growth rate {fields['growth_rate']}: "
-                f"{option}--from order --spec SPEC takes them so"
-            )
-    return ""
-
-
-def _in_order(tensors: Tensors) -> dict[str, Any]:
-    """What the shapes say of a body in the order of the arrays; nothing where they are none."""
-    axes: tuple[Axes, ...] = ("out_in_window", "window_in_out")
-    for order in axes:
         try:
-            return body_fields(evidence_of(layers_of(tensors, order)))
+            fields = fields_in_order(inside)
         except WeightsError:
             continue
-    return {}
+        blocks = ", ".join(map(str, fields["blocks"]))
+        place, option = (f" under {prefix!r}", f"--prefix {prefix} ") if prefix else ("", "")
+        return (
+            f"In their order, the arrays{place} are a DenseNet of blocks {blocks} and growth rate "
+            f"{fields['growth_rate']}: {option}--from order --spec SPEC takes them so."
+        )
+    return (
+        "In their order they are no DenseNet, either; if a part of them is one, say how their "
+        "names start (--prefix), or under which key of a PyTorch file they are (--key)."
+    )

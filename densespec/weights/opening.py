@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.channels import fitted_channels
 from densespec.weights.containers import SUFFIXES, open_file
-from densespec.weights.evidence import Contradiction
+from densespec.weights.evidence import Contradiction, NoNetwork
 from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
 from densespec.weights.fitting import fit
 from densespec.weights.layouts import Layout, get_layout
-from densespec.weights.nearest import no_known_layout
+from densespec.weights.nearest import nearest_to, no_known_layout
 from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 from densespec.weights.stated.network import StatedNetwork
@@ -164,16 +164,27 @@ def identify(
     options = options or ReadingOptions()
     if options.prefix is not None:
         tensors = under_prefix(tensors, options.prefix)
-    *likelier, last = _claims(tensors, metadata, options)
+    claims = _claims(tensors, metadata, options)
     given: dict[str, Any] = {"options": options, "otherwise": otherwise, "stated": stated}
+    try:
+        return _first_that_fits(claims, metadata, container, path, **given)
+    except NoNetwork as error:
+        raise WeightsError(f"{error}. {nearest_to(tensors)}") from error
+
+
+def _first_that_fits(
+    claims: Sequence[Claim], metadata: Mapping[str, str], *place: Any, **given: Any
+) -> IdentifiedWeights:
+    """What the arrays are by the first claim that their shapes do not contradict."""
+    *likelier, last = claims
     ruled_out = []
     for claim in likelier:
         try:
-            return _identified(claim, metadata, container, path, **given)
+            return _identified(claim, metadata, *place, **given)
         except Contradiction as error:
             ruled_out.append(f"it is not {claim.layout.name}'s, as {error}")
     try:
-        return _identified(last, metadata, container, path, **given)
+        return _identified(last, metadata, *place, **given)
     except WeightsError as error:
         raise type(error)("; ".join([str(error), *ruled_out])) from error
 

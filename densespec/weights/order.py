@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from densespec.errors import WeightsError
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.weights.evidence import Evidence, Kernel, body_fields, evidence_in_order
 from densespec.weights.layer_arrays import LayerArrays, LayerKind, layers_of
-from densespec.weights.layouts import Axes, Layout
+from densespec.weights.layouts import Axes, Layout, torch_names
 from densespec.weights.tensors import Tensors
 
 ORDER = "order"
@@ -47,21 +48,28 @@ def layout_in_order(tensors: Tensors) -> Layout:
         axes=axes,
         claims=lambda tensors, metadata: False,
         evidence=lambda tensors: evidence_of(layers),
+        ignored=torch_names.is_counter,
         notes=lambda metadata: (_warning(layers),),
         names_tell=False,
     )
 
 
+def fields_in_order(tensors: Tensors) -> dict[str, Any]:
+    """Work out what the shapes of arrays in their order say of a body.
+
+    Raises:
+        WeightsError: They are no DenseNet, in either order of axes.
+    """
+    return body_fields(evidence_of(layers_of(tensors, _axes(tensors))))
+
+
 def _axes(tensors: Tensors) -> Axes:
     """The order of axes in which the kernels make a DenseNet; PyTorch's if neither does."""
-    orders: tuple[Axes, ...] = ("out_in_window", "window_in_out")
-    for axes in orders:
-        try:
-            body_fields(evidence_of(layers_of(tensors, axes)))
-        except WeightsError:
-            continue
-        return axes
-    return "out_in_window"
+    try:
+        body_fields(evidence_of(layers_of(tensors, "window_in_out")))
+    except WeightsError:
+        return "out_in_window"
+    return "window_in_out"
 
 
 def evidence_of(layers: Sequence[LayerArrays]) -> Evidence:

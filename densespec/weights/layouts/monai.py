@@ -27,5 +27,8 @@ LAYOUT = Layout(
     normalise=torch_names.normalise,
     constants=torch_names.counters(_key),
     ignored=torch_names.is_counter,
-    notes=lambda metadata: ("ReLUs are assumed: no array tells the activation that act= chose",),
+    notes=lambda metadata: (
+        "ReLUs, batch norms of epsilon 1e-05 and an average pool are assumed: no array tells what "
+        "act= and norm= chose",
+    ),
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
 from densespec.weights.layouts import renamed
-from densespec.weights.layouts.parts import under
+from densespec.weights.layouts.parts import Part, under
 from densespec.weights.tensors import Tensor, Tensors
 
 COUNTER = "num_batches_tracked"
@@ -141,18 +141,57 @@ def _modern(name: str) -> str:
     return name
 
 
-parts = under(
+_named = under(
     "features.conv0.weight",
     root="features.",
     first="denseblock1.denselayer1.",
     body=r"conv0|norm0|denseblock\d+|transition\d+|norm5|norm_final",
 )
-"""Where networks of torchvision's names lie.
+_NUMBERED_LAYER = re.compile(r"((?:.*\.)?)\d{1,6}\.denselayer1\.(?:layers\.)?norm1\.weight")
 
-A checkpoint of a wrapped model has names such as ``module.densenet121.features.conv0.weight``,
-timm's feature extractor has ``features_conv0.weight``, and what keeps the features alone has
-``backbone.conv0.weight``.
-"""
+
+def parts(names: Iterable[str]) -> Iterator[Part]:
+    """Find where networks of torchvision's names lie.
+
+    A checkpoint of a wrapped model has names such as ``module.densenet121.features.conv0.weight``,
+    timm's feature extractor has ``features_conv0.weight``, and what keeps the features alone has
+    ``backbone.conv0.weight``, or ``backbone.0.weight`` where it numbers them.
+    """
+    names = list(names)
+    yield from _named(names)
+    for prefix in {match[1] for name in names if (match := _NUMBERED_LAYER.fullmatch(name))}:
+        yield _numbered(prefix, names)
+
+
+def _numbered(prefix: str, names: Iterable[str]) -> Part:
+    """A network whose features are numbered: their arrays tell what they are."""
+    start = re.compile(re.escape(prefix) + r"(\d{1,6})\.(.+)")
+    inside = {name: match.groups() for name in names if (match := start.fullmatch(name))}
+    called = dict(_called(inside.values()))
+    return Part(prefix, {n: f"features.{called[i]}.{rest}" for n, (i, rest) in inside.items()})
+
+
+def _called(inside: Iterable[Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """What torchvision calls each feature, by its number.
+
+    Args:
+        inside: The number of the feature that each array is in, and the rest of its name.
+    """
+    arrays: dict[str, set[str]] = {}
+    for number, rest in inside:
+        arrays.setdefault(number, set()).add(rest)
+    blocks = transitions = 0
+    for number in sorted(arrays, key=int):
+        if any(rest.startswith("denselayer1.") for rest in arrays[number]):
+            blocks += 1
+            yield number, f"denseblock{blocks}"
+        elif "conv.weight" in arrays[number]:
+            transitions += 1
+            yield number, f"transition{transitions}"
+        elif "running_mean" in arrays[number]:
+            yield number, "norm5" if blocks else "norm0"
+        else:
+            yield number, f"conv{blocks}"
 
 
 IMPLEMENTS: Mapping[str, object] = {
