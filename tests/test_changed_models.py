@@ -232,7 +232,7 @@ def test_an_export_is_of_the_changed_model(tmp_path: Path) -> None:
 def test_an_export_is_checked_against_the_given_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = changed("layers", REFUSED["another activation"][1]).float()
+    net = changed("layers", REFUSED["a hook of everything"][1]).float()
     from densespec_torch import backend
 
     monkeypatch.setattr(backend, "graph_of", lambda _model, graph, _kind: graph)

@@ -33,6 +33,7 @@ from densespec.network.files import (
     write_spec,
 )
 from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
+from densespec.texts import LONGEST
 from tests.strategies import named, specs, tiny, unhurried
 
 SCHEMA_FILE = Path(__file__).parents[1] / "docs" / "spec.schema.json"
@@ -53,6 +54,25 @@ def test_a_file_gives_back_the_spec_written_to_it(tmp_path: Path, suffix: str) -
     write_spec(spec, path)
     assert read_spec(path) == spec
     assert read_spec(str(path)) == spec
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
+@SUFFIXES
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    pipe, device = tmp_path / f"pipe{suffix}", tmp_path / f"device{suffix}"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(SpecFileError, match=rf"^{re.escape(str(path))}: a pipe, a device"):
+            read_spec(path)
+
+
+def test_a_text_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.json"
+    path.touch()
+    os.truncate(path, LONGEST + 1)
+    with pytest.raises(SpecFileError, match=rf"^{re.escape(str(path))}: more than {LONGEST} bytes"):
+        read_spec(path)
 
 
 @SUFFIXES

@@ -250,6 +250,6 @@ def _tensors(value: Any, depth: int) -> Iterator[str]:
     """The names of the layers whose outputs are among Keras 3's arguments."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
         yield value["config"]["keras_history"][0]
-    elif isinstance(value, dict | list) and depth:
+    elif isinstance(value, dict | list | tuple) and depth:
         for part in value.values() if isinstance(value, dict) else value:
             yield from _tensors(part, depth - 1)
