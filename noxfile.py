@@ -81,7 +81,11 @@ def demo(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Unit tests, and the wrong backends that the conformance suite has to catch."""
-    session.run(frameworks(session), "-m", "pytest", *session.posargs, external=True)
+    # Frameworks take memory: no more than four processes.
+    side_by_side = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
+    session.run(
+        *(frameworks(session), "-m", "pytest", *side_by_side, *session.posargs), external=True
+    )
 
 
 @nox.session(venv_backend="none")
