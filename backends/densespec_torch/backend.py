@@ -103,13 +103,13 @@ class TorchBackend:
         values: dict[str, Tensor] = {}
         with contextlib.ExitStack() as stack, torch.no_grad():
             stack.enter_context(mode(model.modules(), training=False))
-            for name in taps:
+            for name in {*taps} - {graph.output.name}:
                 module = model.get_submodule(module_path(name))
                 handle = module.register_forward_hook(
                     lambda _module, _inputs, y, name=name: values.__setitem__(name, y)
                 )
                 stack.callback(handle.remove)
-            model(like(x, model))
+            values[graph.output.name] = model(like(x, model))
         return {name: to_numpy(values[name]) for name in taps}
 
     def trainer(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> TorchTrainer:

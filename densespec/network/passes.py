@@ -217,7 +217,7 @@ def _norm_as_affine(graph: Graph) -> Iterator[_Change]:
 
 def _shifts_far(arrays: Mapping[str, np.ndarray], norm: Node) -> bool:
     _, shift = _scale_and_shift(arrays, norm)
-    return not bool(np.abs(shift).max() <= LARGEST_SHIFT)
+    return bool(np.isfinite(shift).all() and np.abs(shift).max() > LARGEST_SHIFT)
 
 
 def _summed(kernel: np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ def names_of(
     ]
     if not found:
         return ForeignNames(None, {}, {}, arrays, order, axes)
-    layout = found[0]
+    layout = min(found, key=lambda layout: not layout.implements)
     name_of = {id(tensor): name for name, tensor in by_name.items()}
     tensors = {
         name: tensor

@@ -43,8 +43,10 @@ def _normalise(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _is_nameless(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-    stem = any(name.endswith("layers/conv2d/vars/0") for name in tensors)
-    return stem and not keras_names.notes_names(metadata)
+    stem = "layers/conv2d/vars/0"
+    folders = [name.removesuffix("/vars/0") for name in tensors if name.endswith(stem)]
+    side_by_side = any(name.startswith(f"{one}_") for one in folders for name in tensors)
+    return side_by_side and not keras_names.notes_names(metadata)
 
 
 def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
