@@ -223,7 +223,11 @@ def _show(*tables: Table) -> None:
 
     console = _console()
     unbounded = console.options.update(max_width=UNBOUNDED)
-    narrowest = max(Measurement.get(console, unbounded, table).minimum for table in tables)
+    narrowest = 0
+    for table in tables:
+        measured = Measurement.get(console, unbounded, table)
+        rigid = all(column.no_wrap for column in table.columns)  # rich would cut its cells
+        narrowest = max(narrowest, measured.maximum if rigid else measured.minimum)
     console.width = max(console.width, narrowest)
     for index, table in enumerate(tables):
         if index:
