@@ -144,7 +144,10 @@ def graph_of(model: Any) -> Graph:
         WeightsError: it is none of densespec's.
     """
     layers = {layer.name: layer for layer in model.layers}
-    stated = network_of_entry({"class_name": "Functional", "config": model.get_config()})
+    try:
+        stated = network_of_entry({"class_name": "Functional", "config": model.get_config()})
+    except WeightsError as error:
+        raise WeightsError(f"the model is none of densespec's: {error}") from error
     outer = formats_of(model).outer
     size = model.input_shape[2:] if outer == "channels_first" else model.input_shape[1:-1]
     graph = lower(stated.spec, size, **stated.ends)
