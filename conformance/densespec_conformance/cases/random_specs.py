@@ -59,7 +59,8 @@ def _has_wide_convolutions(sample: Sample) -> bool:
     PyTorch 2.13 refuses the float64 gradient of a convolution to one map whose kernel was permuted,
     as Keras permutes it: a plain ``keras.layers.Conv2D`` with one filter of 3x3 can't train there.
     """
-    return all(node.op.filters > 1 for node in lower(sample.spec).nodes_of(ops.Conv))
+    found = (node.op for node in lower(sample.spec).nodes)
+    return all(op.filters > 1 for op in found if isinstance(op, ops.Conv))
 
 
 def _check(
