@@ -1,10 +1,15 @@
-"""The quick tier of the tests, and the full one: ``pytest --full`` runs everything."""
+"""How the tests run: a quick tier, and a full one with ``pytest --full``; one thread a process."""
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""The tests' networks are small, and threads that wait for each other take most of the time of a
+machine that has other things to do. Frameworks read this when they are imported."""
 
 
 def pytest_configure() -> None:
