@@ -6,7 +6,7 @@ import functools
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from densespec.errors import WeightsError, listed
@@ -61,11 +61,12 @@ class _Likeness:
     """How far the names under a prefix are a layout's.
 
     Attributes:
+        layouts: The layouts that have such names.
         missing: A name of each kind that the layout has and that is not there.
         unknown: A name of each kind that is under the prefix and that the layout has not.
     """
 
-    layout: Layout
+    layouts: str
     prefix: str
     missing: list[str]
     unknown: list[str]
@@ -74,7 +75,7 @@ class _Likeness:
         place = f" under {self.prefix!r}" if self.prefix else ""
         lacks = f" It lacks {listed(self.missing)}." if self.missing else ""
         knows = f" Unknown to that are {listed(self.unknown)}." if self.unknown else ""
-        return f"Its names{place} are nearest to those of {self.layout.name}.{lacks}{knows}"
+        return f"Its names{place} are nearest to those of {self.layouts}.{lacks}{knows}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ class _Kinds:
                 found[_kind(name[start:])].append(name[:start])
         return found
 
+    def shares(self, known: Collection[str]) -> list[tuple[float, str]]:
+        """The prefix under which most of some kinds are, with the share of them that are there."""
+        counts = Counter(p for kind in known for p in set(self.prefixes.get(kind, ())))
+        return [(count / len(known), prefix) for prefix, count in counts.most_common(1)]
+
     def under(self, prefix: str) -> dict[str, str]:
         """A name of each kind under a prefix, by the kind without it."""
         inside = (name for name in self.examples.values() if name.startswith(prefix))
@@ -107,25 +113,36 @@ class _Kinds:
 
 def _nearest(tensors: Tensors) -> _Likeness | None:
     there = _Kinds.of(tensors)
-    best: tuple[float, Layout, str, dict[str, str]] | None = None
-    for layout in layouts().values():
-        for container in layout.containers:
-            graph = lower(PROBE.replace(**layout.implements), include_top=False)
-            known = {_kind(key): key for key in layout.keys(graph, container).values()}
-            counts = Counter(p for kind in known for p in set(there.prefixes.get(kind, ())))
-            for prefix, count in counts.most_common(1):
-                if best is None or count / len(known) > best[0]:
-                    best = (count / len(known), layout, prefix, known)
-    if best is None or best[0] < NEAR:
+    found = [
+        ((share, bool(layout.implements), -_length(known)), layout, prefix, known)
+        for layout in layouts().values()
+        for known in _known_kinds(layout)
+        for share, prefix in there.shares(known)
+        if share >= NEAR
+    ]
+    if not found:
         return None
-    _, layout, prefix, known = best
+    _, layout, prefix, known = max(found, key=lambda one: one[0])
     inside = there.under(prefix)
+    alike = [other.name for _, other, where, its in found if (where, its) == (prefix, known)]
     return _Likeness(
-        layout,
+        " or ".join(dict.fromkeys(alike)),
         prefix,
         [name for kind, name in known.items() if kind not in inside],
         [name for kind, name in inside.items() if kind not in known and not layout.ignored(name)],
     )
+
+
+def _known_kinds(layout: Layout) -> Iterator[dict[str, str]]:
+    """A name of each kind that a layout has for a body, by the kind, in each of its containers."""
+    graph = lower(PROBE.replace(**layout.implements), include_top=False)
+    for container in layout.containers:
+        yield {_kind(key): key for key in layout.keys(graph, container).values()}
+
+
+def _length(known: Mapping[str, str]) -> int:
+    """The length of all names: of two layouts that are as near, the one with plainer names is."""
+    return sum(map(len, known.values()))
 
 
 def _kind(name: str) -> str:
