@@ -28,6 +28,7 @@ from click.testing import CliRunner
 import densespec
 from densespec import DensespecError
 from densespec.cli import main
+from densespec.network.differences import TRAINING_ONLY
 from densespec.weights.containers import SUFFIXES, open_file
 from densespec.weights.convert import convert
 from densespec.weights.opening import open_weights
@@ -125,17 +126,23 @@ def test_it_comes_back_from_the_layout_that_it_was_read_in(folder: Path, tmp_pat
     if path.is_dir() or case.record["expect"] == "refuses" or case.record.get("options"):
         pytest.skip("it is not written back as it was read")
     with open_weights(path) as found:
-        container, layout, arrays = found.container, found.layout, found.arrays()
+        container, layout, graph, arrays = (
+            found.container,
+            found.layout,
+            found.graph,
+            found.arrays(),
+        )
     if container not in layout.containers or container == "keras":
         pytest.skip(f"layout {layout.name} does not write such files")
+    if layout.differences(graph.spec).keys() - TRAINING_ONLY:
+        pytest.skip(f"the program of layout {layout.name} has no such head")
     suffix = next(suffix for suffix, name in SUFFIXES.items() if name == container)
     written = tmp_path / f"again{suffix}"
     convert(path, written, to_layout=layout.name)
     with open_weights(written) as again:
         assert again.layout.name == layout.name
         assert_same(again.arrays(), arrays)
+    usual = set(layout.keys(graph, container).values()) | layout.constants(graph).keys()
     with open_file(path) as before, open_file(written) as after:
-        (part,) = layout.parts(before.tensors)
-        own = layout.normalise({new: before.tensors[name] for name, new in part.names.items()})
-        if own.keys() == before.tensors.keys():
-            assert after.tensors.keys() == before.tensors.keys()
+        if before.tensors.keys() <= usual:
+            assert before.tensors.keys() <= after.tensors.keys() == usual
