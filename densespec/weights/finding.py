@@ -54,18 +54,18 @@ def under_prefix(tensors: Tensors, prefix: str) -> Tensors:
     Raises:
         WeightsError: There is none; suggests near prefixes.
     """
-    start = re.compile(
-        rf"({'|'.join(COLLECTIONS)}|)(?:{re.escape(prefix)}|{re.escape(prefix.rstrip('./'))}[./])"
-    )
-    found = {
-        match[1] + name[match.end() :]: tensor
-        for name, tensor in tensors.items()
-        if (match := start.match(name))
-    }
-    if not found:
-        starts = {match[0] for name in tensors if (match := re.match(r"[^./]+[./]", name))}
-        raise WeightsError(str(UnknownName("prefix", prefix, starts)))
-    return found
+    collections = f"({'|'.join(COLLECTIONS)}|)"
+    for start in (rf"{re.escape(prefix.rstrip('./'))}[./]", re.escape(prefix)):
+        pattern = re.compile(collections + start)
+        found = {
+            match[1] + name[match.end() :]: tensor
+            for name, tensor in tensors.items()
+            if (match := pattern.match(name))
+        }
+        if found:
+            return found
+    starts = {match[0] for name in tensors if (match := re.match(r"[^./]+[./]", name))}
+    raise WeightsError(str(UnknownName("prefix", prefix, starts)))
 
 
 def claims_on(tensors: Tensors, metadata: Mapping[str, str]) -> list[Claim]:

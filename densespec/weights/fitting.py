@@ -182,9 +182,9 @@ def _check_no_kernel_is_lost(claim: Claim, container: str, body: _Body, head: Fo
     if head.layers:
         return
     keys = claim.layout.keys(lower(body.inferred.spec), container)
-    kernel, bias = (claim.prefix + keys[f"{CLASSIFIER}.{leaf}"] for leaf in ("kernel", "bias"))
-    if bias in body.rest and kernel not in body.rest:
-        raise WeightsError(f"its arrays do not fit the network: {kernel} is missing")
+    kernel, bias = (keys.get(f"{CLASSIFIER}.{leaf}", "") for leaf in ("kernel", "bias"))
+    if claim.prefix + bias in body.rest and claim.prefix + kernel not in body.rest:
+        raise WeightsError(f"its arrays do not fit the network: {claim.prefix}{kernel} is missing")
 
 
 def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:
