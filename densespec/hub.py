@@ -34,7 +34,9 @@ from densespec.network.spec import DenseNetSpec
 from densespec.texts import read_text
 from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.containers import SUFFIXES
+from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
+from densespec.weights.reading import ReadingOptions, takes_reading_options
 from densespec.weights.stated.timm import states_network, timm_network
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -111,6 +113,7 @@ IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), 
 # Reading
 
 
+@takes_reading_options
 def from_pretrained(
     path_or_hub_id: str | os.PathLike[str],
     *,
@@ -129,13 +132,19 @@ def from_pretrained(
         token: The user's token for the Hub, if it needs one.
         build_options: Further arguments of :func:`densespec.build`; ``include_top=False`` leaves
             the file's classifier out.
+        {reading}
 
     Raises:
         WeightsError: There is no such path or repository, no weight file in it, or it does not fit.
         PackageMissing: The backend's framework, or for the Hub huggingface_hub, is missing.
+
+    Warns:
+        WeightsWarning: Something is taken for granted of the weights, which they do not tell.
     """
+    reading, build_options = ReadingOptions.taken(build_options)
     file, config = _locate(path_or_hub_id, revision, token)
-    with open_weights(file, **_stated_in(config)) as found:
+    with open_weights(file, **_stated_in(config) | reading.said()) as found:
+        warn_of(found)
         if build_options.setdefault("include_top", found.has_classifier):
             activation = found.graph.classifier_activation
             build_options.setdefault("classifier_activation", activation)

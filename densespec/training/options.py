@@ -153,7 +153,7 @@ class Invocation(Record):
         metavar="NAME",
     )
     weights: WeightsLike | None = stated(
-        _path_or("the path of a weight file of any layout, or arrays by canonical name", Mapping),
+        _path_or("the path of a weight file of any layout, arrays by name, or a model", object),
         "the weights to start from; where the classifier's do not fit, the head is new",
         default=None,
         metavar="FILE",

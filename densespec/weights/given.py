@@ -59,9 +59,12 @@ def opened(
         yield _of_canonical_names(weights, reading)
     elif isinstance(weights, str | os.PathLike):
         with open_weights(weights, otherwise=otherwise, **reading.said()) as identified:
-            yield _warned(identified)
+            warn_of(identified)
+            yield identified
     else:
-        yield _warned(identified_in_memory(weights, reading, otherwise))
+        identified = identified_in_memory(weights, reading, otherwise)
+        warn_of(identified)
+        yield identified
 
 
 def _of_canonical_names(
@@ -80,10 +83,10 @@ def _of_canonical_names(
     return fitted_ones
 
 
-def _warned(given: IdentifiedWeights) -> IdentifiedWeights:
+def warn_of(given: IdentifiedWeights) -> None:
+    """Warn of what was taken for granted of weights, for want of a word in them."""
     for assumption in given.assumptions:
         _warn(_called(given), assumption)
-    return given
 
 
 def _warn(what: str, note: str) -> None:

@@ -117,7 +117,7 @@ def _keys(table: Mapping[str, Any]) -> str:
 def _variables(model: HasWeights) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for variable in model.weights:
-        path = str(getattr(variable, "path", variable.name))
+        path = str(getattr(variable, "path", None) or variable.name)
         if path in found:
             raise WeightsError(f"two of the model's variables are called {shown(path)}")
         found[path] = variable
