@@ -365,6 +365,67 @@ def test_verify_takes_a_spec_and_layouts(net: Path, tmp_path: Path) -> None:
     assert said.endswith("the same network\n")
 
 
+# What is said of files
+
+
+@pytest.fixture
+def wrapped(theirs: Path) -> Path:
+    """The network twice in a file, the second one with other numbers."""
+    arrays = safetensors.numpy.load_file(theirs)
+    first = {f"first.{name}": array for name, array in arrays.items()}
+    second = {f"second.{name}": np.asarray(array + 1) for name, array in arrays.items()}
+    safetensors.numpy.save_file(first | second, theirs)
+    return theirs
+
+
+def test_a_part_of_a_file_is_read_by_every_command(net: Path, wrapped: Path) -> None:
+    assert "--prefix first." in failure("inspect", wrapped)
+    assert "layout torchvision" in output("inspect", wrapped, "--prefix", "first.")
+    back = wrapped.with_name("back.safetensors")
+    said = output("convert", wrapped, back, "--prefix", "first.", "--check")
+    assert said.endswith("checked: largest relative difference at the output 0.0e+00\n")
+    assert_same(read_checkpoint(back).arrays, read_checkpoint(net).arrays)
+    built = run("build", "--backend", "numpy", "--weights", wrapped, "--prefix", "second")
+    assert built.exit_code == 0, built.stderr
+
+
+def test_verify_is_told_of_the_first_file_and_again_of_the_second(net: Path, wrapped: Path) -> None:
+    assert output("verify", wrapped, net, "--prefix", "first.").endswith("the same network\n")
+    both = ["--prefix", "first.", "--prefix", "second."]
+    assert run("verify", wrapped, wrapped, *both).exit_code == 1
+    thrice = run("verify", wrapped, wrapped, *both, "--prefix", "third.")
+    assert (thrice.exit_code, "say it of the first file" in thrice.stderr) == (2, True)
+
+
+def test_other_channels_are_noted_by_every_command(net: Path, tmp_path: Path) -> None:
+    note = "note: the kernel of its first convolution, for 3 channels, is summed for 1"
+    assert note in output("inspect", net, "--in-channels", "1")
+    target = tmp_path / "grey.safetensors"
+    assert note in output("convert", net, target, "--in-channels", "1", "--check")
+    assert read_checkpoint(target).spec.in_channels == 1
+    built = run("build", "--backend", "numpy", "--weights", net, "--in-channels", "1")
+    assert f"note: {net}: the kernel of its first convolution" in built.stderr
+
+
+def test_what_stands_in_a_head_can_be_said(theirs: Path) -> None:
+    arrays = safetensors.numpy.load_file(theirs)
+    classes = len(arrays["classifier.bias"])
+    more = {"last.weight": np.ones((2, classes), "float32"), "last.bias": np.ones(2, "float32")}
+    safetensors.numpy.save_file(arrays | more, theirs)
+    assert "a ReLU is assumed between" in output("inspect", theirs)
+    said = record("inspect", theirs, "--head-activation", "relu")
+    assert (said["spec"]["head_units"], said["notes"]) == ([classes], [])
+    said = record("inspect", theirs, "--head-activation", "none")
+    assert (said["spec"]["head_units"], said["spec"]["classes"]) == ([], 2)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    assert failure("inspect", tmp_path / "saved") == (
+        f"{tmp_path / 'saved'}: a folder, but should be a weight file; it has none"
+    )
+
+
 # As a process
 
 

@@ -148,7 +148,9 @@ def test_tensors_of_pytorch_of_any_type_are_read(dtype: str) -> None:
         np.testing.assert_array_equal(found[name], rounded, err_msg=name)
 
 
-@pytest.mark.parametrize("weights", [3, object(), SimpleNamespace(weights=[])], ids=repr)
+@pytest.mark.parametrize(
+    "weights", [3, object(), SimpleNamespace(weights=[])], ids=lambda w: type(w).__name__
+)
 def test_what_has_no_weights_is_refused_by_its_type(weights: Any) -> None:
     with pytest.raises(WeightsError, match=f"weights are a {type(weights).__name__}, but should"):
         built(weights)

@@ -129,7 +129,7 @@ def _check_no_folder(path: Path) -> None:
         return
     suffixes = tuple(SUFFIXES)
     files = sorted(file.name for file in path.iterdir() if file.name.lower().endswith(suffixes))
-    within = f"give the weight file in it: {' or '.join(files[:3])}" if files else "has none in it"
+    within = f"give the weight file in it: {' or '.join(files[:3])}" if files else "it has none"
     raise WeightsError(f"{path}: a folder, but should be a weight file; {within}")
 
 
