@@ -25,6 +25,12 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def bare(name: str) -> str:
+    """A name of someone else's, without quotes: escaped where a terminal should not print it."""
+    text = repr(name)[1:-1]
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def listed(problems: Sequence[str]) -> str:
     """Join problems for an error message: it names the first ones and counts the rest."""
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""

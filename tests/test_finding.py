@@ -278,6 +278,10 @@ UNTOLD: dict[str, tuple[Named, str]] = {
         {"lstm.weight_ih_l0": array(4 * FEATURES, FEATURES)} | linear("fc", 7, FEATURES),
         "other layers may stand within it: lstm (arrays of its own)",
     ),
+    "more layers than any head has": (
+        {name: t for n in range(101) for name, t in linear(f"l{n}", FEATURES, FEATURES).items()},
+        "it has 101 linear layers, more than any head",
+    ),
     "several tasks": (
         linear("age", 1, FEATURES) | linear("sex", 2, FEATURES),
         f"its linear layers are no chain that starts at {FEATURES} features: age (1, {FEATURES}); "
@@ -328,6 +332,13 @@ def test_what_is_beside_the_network_is_noted(name: str) -> None:
     assert found.notes == (f"left out, as no part of the network: {name}",)
     assert found.has_classifier
     assert set(found.extra) >= {name}
+
+
+def test_names_that_no_terminal_should_print_are_escaped_and_cut() -> None:
+    (note,) = read(WHOLE | {"\x1b[2J" + "x" * 999: array(5)}).notes
+    assert note.startswith("left out, as no part of the network: \\x1b[2Jxxx")
+    assert note.endswith("xxx...")
+    assert len(note) < 300
 
 
 def test_what_is_within_the_network_is_refused() -> None:

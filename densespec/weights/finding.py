@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from densespec.errors import UnknownName, WeightsError
+from densespec.errors import UnknownName, WeightsError, bare, shown
 from densespec.weights.layer_arrays import COLLECTIONS
 from densespec.weights.layouts import Layout, layouts
 from densespec.weights.layouts.parts import Part, whole
@@ -106,7 +106,7 @@ def _possible(layout: Layout, tensors: Tensors) -> list[Claim]:
     if len(parts) > MOST_NETWORKS:
         raise WeightsError(
             f"it has more than {MOST_NETWORKS} DenseNets: choose one by its prefix (--prefix "
-            f"{parts[0].prefix})"
+            f"{bare(parts[0].prefix)})"
         )
     return [_claim(layout, part, tensors) for part in parts]
 
@@ -152,17 +152,17 @@ def _chosen(claims: Mapping[str, Claim]) -> str:
     outer = [prefix for prefix in plain if all(other.startswith(prefix) for other in plain)]
     chosen = outer or _twins(claims, plain)
     if not chosen:
-        places = " and ".join(repr(prefix) for prefix in plain)
+        places = " and ".join(map(shown, plain))
         raise WeightsError(
             f"it has {len(plain)} DenseNets, under {places}: choose one by its prefix "
-            f"(--prefix {plain[0]})"
+            f"(--prefix {bare(plain[0])})"
         )
     return chosen[0]
 
 
 def _told(prefix: str) -> str:
     what = "averaged weights are" if _is_average(prefix) else "another DenseNet is"
-    return f"{what} under {prefix!r}, to be chosen by --prefix {prefix}"
+    return f"{what} under {shown(prefix)}, to be chosen by --prefix {bare(prefix)}"
 
 
 def _is_average(prefix: str) -> bool:

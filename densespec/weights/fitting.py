@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from densespec.errors import WeightsError, listed
+from densespec.errors import WeightsError, bare, listed
 from densespec.network.catalogue import SpecLike
 from densespec.network.graph import CLASSIFIER, Graph, in_head, lower
 from densespec.weights.evidence import Evidence, head_fields
@@ -217,8 +217,8 @@ def _left_out(names: Iterable[str], networks: tuple[str, ...]) -> tuple[str, ...
     """A note of what is part of no network, by the outermost part of the names."""
     names = [name for name in names if not name.startswith(networks)]
     parts = Counter(_outermost(name) for name in names)
-    told = [name for name in names if parts[_outermost(name)] == 1]
-    told += [f"{part} ({count} arrays)" for part, count in parts.items() if count > 1]
+    told = [bare(name) for name in names if parts[_outermost(name)] == 1]
+    told += [f"{bare(part)} ({count} arrays)" for part, count in parts.items() if count > 1]
     return (f"left out, as no part of the network: {listed(told)}",) if told else ()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from densespec.errors import WeightsError, listed
+from densespec.errors import WeightsError, bare, listed
 from densespec.network.graph import CLASSIFIER
+from densespec.network.spec import MOST_HEADS
 from densespec.weights.layer_arrays import LayerArrays
 from densespec.weights.layouts import Axes, to_canonical
 from densespec.weights.tensors import Tensor, Tensors
@@ -32,7 +34,7 @@ class FoundHead:
     layers: tuple[LayerArrays, ...] = ()
     missing: str = ""
 
-    @property
+    @functools.cached_property
     def names(self) -> frozenset[str]:
         """The full names of its arrays."""
         return frozenset(name for layer in self.layers for name in layer.all_names)
@@ -80,9 +82,11 @@ def find_head(
 def _head_among(
     layers: Sequence[LayerArrays], linears: Sequence[LayerArrays], features: int, prefix: str
 ) -> FoundHead:
+    if len(linears) > MOST_HEADS:
+        return FoundHead(missing=f"it has {len(linears)} linear layers, more than any head")
     chain = _in_order(linears, features) or _by_shape(linears, features)
     if chain is None:
-        paths = listed([f"{layer.path} {layer.shapes['kernel']}" for layer in linears])
+        paths = listed([f"{bare(layer.path)} {layer.shapes['kernel']}" for layer in linears])
         return FoundHead(
             missing=f"its linear layers are no chain that starts at {features} features: {paths}"
         )
@@ -95,7 +99,7 @@ def _head_among(
         or (layer.kind == "none" and _parent(layer.path) in homes)
     ]
     if between:
-        paths = listed([f"{layer.path} ({_described(layer)})" for layer in between])
+        paths = listed([f"{bare(layer.path)} ({_described(layer)})" for layer in between])
         return FoundHead(missing=f"other layers may stand within it: {paths}")
     return FoundHead(tuple(chain))
 
@@ -154,10 +158,10 @@ def head_tensors(
     """
     if not head.layers:
         return HeadTensors({})
-    paths = " and ".join(layer.path for layer in head.layers)
+    paths = " and ".join(bare(layer.path) for layer in head.layers)
     layers = [_linear(layer, tensors, axes) for layer in head.layers]
     notes = [
-        f"{layer.path} has no bias, which is the same as one of zeros"
+        f"{bare(layer.path)} has no bias, which is the same as one of zeros"
         for layer in head.layers
         if "bias" not in layer.names
     ]

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from densespec.errors import WeightsError, listed
+from densespec.errors import WeightsError, bare, listed, shown
 from densespec.network.graph import lower
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.layouts import Layout, layouts
@@ -42,7 +42,7 @@ def no_known_layout(tensors: Tensors) -> str:
         "no known layout has its names (densespec layouts lists those that are known).",
         nearest_to(tensors),
         _told_of_order(tensors),
-        f"Its first arrays: {', '.join(list(tensors)[:3]) or 'none'}",
+        f"Its first arrays: {', '.join(map(bare, list(tensors)[:3])) or 'none'}",
     ]
     return " ".join(filter(None, said))
 
@@ -72,9 +72,11 @@ class _Likeness:
     unknown: list[str]
 
     def told(self) -> str:
-        place = f" under {self.prefix!r}" if self.prefix else ""
+        place = f" under {shown(self.prefix)}" if self.prefix else ""
         lacks = f" It lacks {listed(self.missing)}." if self.missing else ""
-        knows = f" Unknown to that are {listed(self.unknown)}." if self.unknown else ""
+        knows = (
+            f" Unknown to that are {listed(list(map(bare, self.unknown)))}." if self.unknown else ""
+        )
         return f"Its names{place} are nearest to those of {self.layouts}.{lacks}{knows}"
 
 
@@ -162,7 +164,9 @@ def _told_of_order(tensors: Tensors) -> str:
         except WeightsError:
             continue
         blocks = ", ".join(map(str, fields["blocks"]))
-        place, option = (f" under {prefix!r}", f"--prefix {prefix} ") if prefix else ("", "")
+        place, option = (
+            (f" under {shown(prefix)}", f"--prefix {bare(prefix)} ") if prefix else ("", "")
+        )
         return (
             f"In their order, the arrays{place} are a DenseNet of blocks {blocks} and growth rate "
             f"{fields['growth_rate']}: {option}--from order --spec SPEC takes them so."

@@ -169,7 +169,8 @@ def identify(
     try:
         return _first_that_fits(claims, metadata, container, path, **given)
     except NoNetwork as error:
-        raise WeightsError(f"{error}. {nearest_to(tensors)}") from error
+        nearest = nearest_to(tensors)
+        raise WeightsError(f"{error}. {nearest}" if nearest else str(error)) from error
 
 
 def _first_that_fits(
