@@ -123,7 +123,7 @@ def _chosen(tier: Tier, keyword: str) -> list[Group]:
     return groups
 
 
-class Record:
+class MachineRecord:
     """The figures of this machine and day, group by group; those of earlier runs are kept."""
 
     def __init__(self, folder: Path) -> None:
@@ -176,7 +176,7 @@ def _write_docs(found: list[Ratio]) -> None:
 def main(tier: Tier, keyword: str, out: Path, docs: bool) -> None:
     """Time densespec against torchvision, keras.applications, OpenVINO and ONNX exports."""
     console = Console(width=None if Console().is_terminal else 160)
-    record, failed = Record(out), list[str]()
+    record, failed = MachineRecord(out), list[str]()
     for group in track(_chosen(tier, keyword), "measuring", console=console):
         arguments = {**group.arguments, "rounds": group.rounds[tier]}
         try:

@@ -126,7 +126,7 @@ def _without(temporary: str, path: str | os.PathLike[str], argument: object) -> 
 
 
 def _permissions(target: Path) -> int:
-    """Of the file that is there, or else of a new one."""
+    """Return the mode of the file that is there, or else the mode of a new file."""
     with contextlib.suppress(FileNotFoundError):
         return stat.S_IMODE(target.stat().st_mode)
     umask = os.umask(0)

@@ -209,7 +209,7 @@ def test_tf32_is_off_unless_the_user_wants_it(
     monkeypatch: pytest.MonkeyPatch, told: str, allowed: bool
 ) -> None:
     monkeypatch.setattr(os, "environ", {environment.ALLOW_TF32: told})
-    environment.prepare(1)
+    environment.set_defaults(1)
     found = {name: os.environ.get(name) for name in environment.FULL_FLOAT32}
     expected: dict[str, Any] = dict.fromkeys(found) if allowed else environment.FULL_FLOAT32
     assert found == expected

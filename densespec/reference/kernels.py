@@ -31,7 +31,7 @@ class OpError(DensespecError, ValueError):
     """An op's input breaks a numbered constraint."""
 
 
-def require(condition: bool, constraint: str, node: str, message: str) -> None:
+def check_constraint(condition: bool, constraint: str, node: str, message: str) -> None:
     if not condition:
         raise OpError(f"{node}: {message} [{constraint}]")
 
@@ -119,7 +119,7 @@ class ConvKernel:
     """
 
     def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
-        require(x.shape[1] == op.in_channels, "O1", ctx.node, f"{x.shape[1]} channels in")
+        check_constraint(x.shape[1] == op.in_channels, "O1", ctx.node, f"{x.shape[1]} channels in")
         windows = windows_of(pad(x, pads_of(op, x), 0.0), op.window, op.stride)
         dims = len(op.window)
         places = range(windows.ndim - dims, windows.ndim)
@@ -174,7 +174,9 @@ class BatchNormKernel:
     ) -> Arrays:
         count = x.size // x.shape[1]
         if op.unbiased:
-            require(count > 1, "O2", ctx.node, "one value per channel has no unbiased variance")
+            check_constraint(
+                count > 1, "O2", ctx.node, "one value per channel has no unbiased variance"
+            )
             variance = variance * (count / (count - 1))
         old, new = 1 - op.momentum, op.momentum
         return {
@@ -386,9 +388,11 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> tuple
     count, classes = logits.shape
     labels = np.asarray(labels)
     shape_fits = labels.shape == (count,) and np.issubdtype(labels.dtype, np.integer)
-    require(shape_fits, "O4", "labels", f"should be {count} integers, but was {labels.shape}")
+    check_constraint(
+        shape_fits, "O4", "labels", f"should be {count} integers, but was {labels.shape}"
+    )
     in_range = bool(((labels >= 0) & (labels < classes)).all())
-    require(in_range, "O4", "labels", f"should lie in [0, {classes})")
+    check_constraint(in_range, "O4", "labels", f"should lie in [0, {classes})")
     log_probability = _log_softmax(logits)
     target = np.full_like(logits, smoothing / classes)
     target[np.arange(count), labels] += 1 - smoothing

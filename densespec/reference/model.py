@@ -18,8 +18,8 @@ from densespec.reference.kernels import (
     Context,
     Kernel,
     OpError,
+    check_constraint,
     cross_entropy,
-    require,
 )
 
 
@@ -121,7 +121,9 @@ class ReferenceModel:
         """
         output = self.graph.output
         logits = self.graph.gives_logits
-        require(logits, "O6", output.name, "the loss is of logits, the classifier's output")
+        check_constraint(
+            logits, "O6", output.name, "the loss is of logits, the classifier's output"
+        )
         everything = {node.name for node in self.graph.nodes}
         values, contexts = self._forward(x, True, masks or {}, keep=everything)
         loss, slope = cross_entropy(values[output.name], labels, smoothing)

@@ -47,7 +47,7 @@ class Cut:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the features of one image."""
+        """This is the shape that the features of one image have."""
         return tuple(size for size in self.before.output.shape if size is not None)
 
 
@@ -129,7 +129,7 @@ class FeatureBatches:
 
 
 def fingerprint(parts: Cut, arrays: Mapping[str, np.ndarray], data: str, dtype: str) -> str:
-    """Of everything that features depend on."""
+    """Return a digest of everything that the features depend on."""
     digest = hashlib.sha256(f"{data} {dtype} {parts.before.output.name}".encode())
     digest.update(repr([(node.name, node.op) for node in parts.before.nodes]).encode())
     for weight in parts.before.weights:

@@ -173,7 +173,7 @@ class _Session:
         return last if here else None
 
     def _means_so_far(self) -> Means:
-        """Of the epoch that a checkpoint stands in, from the log's last line."""
+        """The means of a checkpoint's epoch go on from the log's last line."""
         samples = min(
             (self.step - self.closed * self.per_epoch) * self.recipe.batch_size,
             len(self.plan.dataset.train),

@@ -26,7 +26,7 @@ class NoNetwork(WeightsError):
     """Arrays have so few of the names of a network that they make none."""
 
 
-class Kernel(NamedTuple):
+class KernelShape(NamedTuple):
     """A kernel among the arrays: what it is called there, and its canonical shape."""
 
     key: str
@@ -49,12 +49,12 @@ class Evidence:
         WeightsError: There is no convolution, or these are no kernels.
     """
 
-    convs: tuple[Kernel, ...]
+    convs: tuple[KernelShape, ...]
     conv_bias: bool
     stem_norm: int | None
     final_norm: bool
-    classifier: Kernel | None
-    head: tuple[Kernel, ...] = ()
+    classifier: KernelShape | None
+    head: tuple[KernelShape, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.convs:
@@ -73,12 +73,12 @@ class Evidence:
                 )
 
     @property
-    def dense(self) -> tuple[Kernel, ...]:
+    def dense(self) -> tuple[KernelShape, ...]:
         """The kernels of all dense layers; the classifier's is the last."""
         return (*self.head, self.classifier) if self.classifier else self.head
 
 
-Find = Callable[[str], Kernel | None]
+Find = Callable[[str], KernelShape | None]
 """Finds the array of a canonical name; None if there is none."""
 
 
@@ -92,7 +92,7 @@ def evidence_by_name(find: Find) -> Evidence:
             layer += 1
         convs.append(find(f"transition{block}.conv.kernel"))
         block += 1
-    head: list[Kernel] = []
+    head: list[KernelShape] = []
     while unit := find(f"head{len(head) + 1}.dense.kernel"):
         head.append(unit)
     norm = find("stem.norm.gamma")
@@ -107,10 +107,10 @@ def evidence_by_name(find: Find) -> Evidence:
 
 
 def evidence_in_order(
-    convs: Sequence[Kernel],
+    convs: Sequence[KernelShape],
     norms: Sequence[int],
     conv_bias: bool,
-    dense: Sequence[Kernel],
+    dense: Sequence[KernelShape],
 ) -> Evidence:
     """Collect evidence from arrays that are known by their kind and order alone.
 
@@ -216,7 +216,7 @@ class _Blocks:
         return tuple(found)
 
 
-def _blocks(convs: Sequence[Kernel]) -> _Blocks:
+def _blocks(convs: Sequence[KernelShape]) -> _Blocks:
     """Read dense layers and transitions off the convolutions after the stem."""
     if len(convs) < 2:
         raise NoNetwork(f"no dense layer after the stem convolution {convs[0].key}")

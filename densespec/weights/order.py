@@ -10,7 +10,7 @@ from typing import Any
 from densespec.errors import WeightsError
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
-from densespec.weights.evidence import Evidence, Kernel, body_fields, evidence_in_order
+from densespec.weights.evidence import Evidence, KernelShape, body_fields, evidence_in_order
 from densespec.weights.layer_arrays import LayerArrays, LayerKind, layers_of
 from densespec.weights.layouts import Axes, Layout, torch_names
 from densespec.weights.tensors import Tensors
@@ -80,7 +80,7 @@ def evidence_of(layers: Sequence[LayerArrays]) -> Evidence:
     """
     convs, norms = _of_kind(layers, "convolution"), _of_kind(layers, "norm")
     return evidence_in_order(
-        convs=[Kernel(conv.names["kernel"], conv.shapes["kernel"]) for conv in convs],
+        convs=[KernelShape(conv.names["kernel"], conv.shapes["kernel"]) for conv in convs],
         norms=[math.prod(next(iter(norm.shapes.values()))) for norm in norms],
         conv_bias=any("bias" in conv.names for conv in convs),
         dense=(),

@@ -12,7 +12,7 @@ from densespec.errors import WeightsError, listed
 from densespec.network import ops
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.evidence import Evidence, Kernel, evidence_in_order, inferred_fields
+from densespec.weights.evidence import Evidence, KernelShape, evidence_in_order, inferred_fields
 from densespec.weights.layouts import Axes, Layout, layouts, to_canonical
 from densespec.weights.tensors import Tensor
 from densespec_conformance.adapters.foreign import ForeignArray
@@ -185,9 +185,9 @@ class _Parts:
     def of(self, kind: str) -> list[dict[str, str]]:
         return self._kinds[kind]
 
-    def kernels(self, kind: str) -> list[Kernel]:
+    def kernels(self, kind: str) -> list[KernelShape]:
         leaf = "gamma" if kind == "norm" else "kernel"
-        return [Kernel(part[leaf], self._shape(part[leaf])) for part in self.of(kind)]
+        return [KernelShape(part[leaf], self._shape(part[leaf])) for part in self.of(kind)]
 
 
 def _another(spec: DenseNetSpec, names: ForeignNames, problems: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ DISTRIBUTIONS = {
 """The distributions of packages whose versions are stated, by module."""
 
 
-def prepare(threads: int) -> None:
+def set_defaults(threads: int) -> None:
     """Set what frameworks read when they are imported; what the user has set stays."""
     settings = DEFAULTS | {"OMP_NUM_THREADS": str(threads)}
     for name, value in (settings if allows_tf32() else settings | FULL_FLOAT32).items():

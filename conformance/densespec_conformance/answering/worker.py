@@ -26,7 +26,7 @@ def serve(subject: Subject, pipe: Connection, log: str, threads: int) -> None:
     """
     _lead_a_group()
     _redirect_output(log)
-    environment.prepare(threads)
+    environment.set_defaults(threads)
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, str(Path.cwd()))
     while True:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from densespec.errors import DensespecError, WeightsError, shown
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import ACTIVATIONS, Graph
-from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
+from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name
 from densespec.weights.layouts import Layout
 from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensors
@@ -77,7 +77,7 @@ def _keys(graph: Graph, container: str) -> dict[str, str]:
 
 def _evidence(tensors: Tensors) -> Evidence:
     return evidence_by_name(
-        lambda name: Kernel(name, tensors[name].shape) if name in tensors else None
+        lambda name: KernelShape(name, tensors[name].shape) if name in tensors else None
     )
 
 

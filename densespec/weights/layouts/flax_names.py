@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from densespec.network.graph import Graph
-from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
+from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name
 from densespec.weights.layouts import canonical_shape
 from densespec.weights.tensors import Tensors
 
@@ -42,9 +42,11 @@ def evidence(key: Key) -> Callable[[Tensors], Evidence]:
     """What the shapes say, by the same names."""
 
     def of(tensors: Tensors) -> Evidence:
-        def find(canonical: str) -> Kernel | None:
+        def find(canonical: str) -> KernelShape | None:
             name = key(canonical)
-            return Kernel(name, canonical_shape(tensors[name].shape)) if name in tensors else None
+            return (
+                KernelShape(name, canonical_shape(tensors[name].shape)) if name in tensors else None
+            )
 
         return evidence_by_name(find)
 

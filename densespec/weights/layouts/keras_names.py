@@ -18,7 +18,7 @@ from typing import Any
 from densespec.errors import WeightsError
 from densespec.network import ops
 from densespec.network.graph import Graph
-from densespec.weights.evidence import Evidence, Kernel, evidence_by_name, evidence_in_order
+from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name, evidence_in_order
 from densespec.weights.layouts import canonical_shape, renamed
 from densespec.weights.layouts.places import UNIT, by_place
 from densespec.weights.tensors import Tensor, Tensors
@@ -177,7 +177,7 @@ def evidence(layer_name: LayerName, backbone: str = "") -> Callable[[Tensors], E
         if any(name.startswith("layers/") for name in tensors):
             return _evidence_in_order(tensors, backbone)
 
-        def find(canonical: str) -> Kernel | None:
+        def find(canonical: str) -> KernelShape | None:
             key = legacy_key(canonical, layer_name)
             return _kernel(key, tensors[key]) if key in tensors else None
 
@@ -186,8 +186,8 @@ def evidence(layer_name: LayerName, backbone: str = "") -> Callable[[Tensors], E
     return of
 
 
-def _kernel(key: str, tensor: Tensor) -> Kernel:
-    return Kernel(key, canonical_shape(tensor.shape))
+def _kernel(key: str, tensor: Tensor) -> KernelShape:
+    return KernelShape(key, canonical_shape(tensor.shape))
 
 
 def _evidence_in_order(tensors: Tensors, backbone: str) -> Evidence:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from densespec.network.graph import Graph
-from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
+from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name
 from densespec.weights.layouts import Layout, canonical_shape, keras_names, original, renamed
 from densespec.weights.layouts.keras_names import LEGACY, legacy_key, numbered, variable_key
 from densespec.weights.layouts.places import UNIT, by_place
@@ -94,10 +94,10 @@ def evidence(root: str) -> Callable[[Tensors], Evidence]:
     """What the shapes say, in either kind of file."""
 
     def of(tensors: Tensors) -> Evidence:
-        def find(canonical: str) -> Kernel | None:
+        def find(canonical: str) -> KernelShape | None:
             for name in (_key(root)(canonical), legacy(canonical)):
                 if name in tensors:
-                    return Kernel(name, canonical_shape(tensors[name].shape))
+                    return KernelShape(name, canonical_shape(tensors[name].shape))
             return None
 
         return evidence_by_name(find)

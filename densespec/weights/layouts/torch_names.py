@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from densespec.network.graph import Graph
-from densespec.weights.evidence import Evidence, Kernel, evidence_by_name
+from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name
 from densespec.weights.layouts import renamed
 from densespec.weights.layouts.parts import Part, under
 from densespec.weights.tensors import Tensor, Tensors
@@ -87,9 +87,9 @@ def evidence(key: Key = state_key) -> Callable[[Tensors], Evidence]:
     """What the shapes say, by the same names."""
 
     def of(tensors: Tensors) -> Evidence:
-        def find(canonical: str) -> Kernel | None:
+        def find(canonical: str) -> KernelShape | None:
             name = key(canonical)
-            return Kernel(name, tensors[name].shape) if name in tensors else None
+            return KernelShape(name, tensors[name].shape) if name in tensors else None
 
         return evidence_by_name(find)
 

@@ -14,7 +14,7 @@ from typing import Any
 from densespec.errors import shown
 from densespec.network import ops
 from densespec.network.graph import Graph, Node, lower
-from densespec.weights.evidence import Kernel, evidence_in_order, inferred_fields, spec_from
+from densespec.weights.evidence import KernelShape, evidence_in_order, inferred_fields, spec_from
 from densespec.weights.stated.keras_layers import model_of, read_config
 from densespec.weights.stated.keras_ops import StatedOp, StatedOps, ops_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_inference
@@ -111,10 +111,10 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
     assert isinstance(stem, ops.Conv)
     assert isinstance(norm, ops.BatchNorm)
     evidence = evidence_in_order(
-        convs=[Kernel(conv.name, _kernel(conv.op)) for conv in convs],
+        convs=[KernelShape(conv.name, _kernel(conv.op)) for conv in convs],
         norms=[norm.op.channels for norm in norms],
         conv_bias=stem.bias,
-        dense=[Kernel(d.name, (d.op.units, d.op.features)) for d in stated.of(ops.Dense)],
+        dense=[KernelShape(d.name, (d.op.units, d.op.features)) for d in stated.of(ops.Dense)],
     )
     found = inferred_fields(evidence)
     blocks, per_layer = found["blocks"], 1 if found["bottleneck_width"] is None else 2
