@@ -474,19 +474,19 @@ def test_a_stem_that_strides_or_pools_shrinks_early(changes: dict[str, Any], ear
 def test_weights_carry_canonical_names_in_order() -> None:
     graph = lower(tiny(blocks=(1,), conv_bias=True))
     assert graph.weights == (
-        Weight("stem.conv.kernel", (3, 3, 3, 3)),
+        Weight("stem.conv.kernel", (3, 3, 3, 3), initial="he-normal"),
         Weight("stem.conv.bias", (3,)),
-        Weight("block1.layer1.norm1.gamma", (3,)),
+        Weight("block1.layer1.norm1.gamma", (3,), initial="ones"),
         Weight("block1.layer1.norm1.beta", (3,)),
         Weight("block1.layer1.norm1.running_mean", (3,), trainable=False),
-        Weight("block1.layer1.norm1.running_variance", (3,), trainable=False),
-        Weight("block1.layer1.conv1.kernel", (2, 3, 3, 3)),
+        Weight("block1.layer1.norm1.running_variance", (3,), trainable=False, initial="ones"),
+        Weight("block1.layer1.conv1.kernel", (2, 3, 3, 3), initial="he-normal"),
         Weight("block1.layer1.conv1.bias", (2,)),
-        Weight("final.norm.gamma", (5,)),
+        Weight("final.norm.gamma", (5,), initial="ones"),
         Weight("final.norm.beta", (5,)),
         Weight("final.norm.running_mean", (5,), trainable=False),
-        Weight("final.norm.running_variance", (5,), trainable=False),
-        Weight("classifier.kernel", (3, 5)),
+        Weight("final.norm.running_variance", (5,), trainable=False, initial="ones"),
+        Weight("classifier.kernel", (3, 5), initial="uniform"),
         Weight("classifier.bias", (3,)),
     )
 
@@ -794,26 +794,28 @@ def test_every_op_kind_has_a_shape_rule_above() -> None:
     [
         pytest.param(
             Conv(3, 8, (5, 2), 1, "same", bias=True),
-            (Weight("kernel", (8, 3, 5, 2)), Weight("bias", (8,))),
+            (Weight("kernel", (8, 3, 5, 2), initial="he-normal"), Weight("bias", (8,))),
             id="a convolution with bias",
         ),
         pytest.param(
             Conv(3, 8, (5,), 1, "same", bias=False),
-            (Weight("kernel", (8, 3, 5)),),
+            (Weight("kernel", (8, 3, 5), initial="he-normal"),),
             id="a convolution without bias",
         ),
         pytest.param(
             BatchNorm(3, 1e-5, 0.1, unbiased=True),
             (
-                Weight("gamma", (3,)),
+                Weight("gamma", (3,), initial="ones"),
                 Weight("beta", (3,)),
                 Weight("running_mean", (3,), trainable=False),
-                Weight("running_variance", (3,), trainable=False),
+                Weight("running_variance", (3,), trainable=False, initial="ones"),
             ),
             id="a norm",
         ),
         pytest.param(
-            Dense(6, 10), (Weight("kernel", (10, 6)), Weight("bias", (10,))), id="a linear layer"
+            Dense(6, 10),
+            (Weight("kernel", (10, 6), initial="uniform"), Weight("bias", (10,))),
+            id="a linear layer",
         ),
         pytest.param(
             ops.Affine(3),

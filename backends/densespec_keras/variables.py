@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -100,17 +100,15 @@ def state_initializers(model: Any, graph: Graph) -> None:
     for node in graph.nodes:
         for weight in node.weights:
             name = f"{_variable(weight)}_initializer"
-            setattr(layers[layer_name(node.name)], name, _documented(node, weight.short))
+            setattr(layers[layer_name(node.name)], name, _DOCUMENTED[weight.initial]())
 
 
-def _documented(node: Node, array: str) -> Any:
-    if array in ("gamma", "running_variance"):
-        return keras.initializers.Ones()
-    if array != "kernel":
-        return keras.initializers.Zeros()
-    if isinstance(node.op, ops.Conv):
-        return keras.initializers.HeNormal()
-    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+_DOCUMENTED: Mapping[ops.Initial, Callable[[], Any]] = {
+    "zeros": keras.initializers.Zeros,
+    "ones": keras.initializers.Ones,
+    "he-normal": keras.initializers.HeNormal,
+    "uniform": lambda: keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+}
 
 
 def trainable(model: Any, graph: Graph) -> dict[str, Any]:

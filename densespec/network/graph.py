@@ -100,7 +100,11 @@ class Node:
     def weights(self) -> tuple[Weight, ...]:
         """The node's arrays under their canonical names, such as ``stem.conv.kernel``."""
         return tuple(
-            Weight(f"{self.name}.{weight.name}", weight.shape, weight.trainable and not self.frozen)
+            replace(
+                weight,
+                name=f"{self.name}.{weight.name}",
+                trainable=weight.trainable and not self.frozen,
+            )
             for weight in weights_of(self.op)
         )
 

@@ -1,5 +1,7 @@
 """Initial weights from one numpy seed, so that every backend starts bit-identical.
 
+What each array starts with, its op says (``Weight.initial``):
+
 | array                        | initial value                                              |
 | ---------------------------- | ---------------------------------------------------------- |
 | convolution kernel           | normal, mean 0, variance 2 / fan-in (He et al. 2015)       |
@@ -16,37 +18,39 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from densespec.network.graph import Graph
-from densespec.network.ops import Conv, Dense
+from densespec.network.ops import Initial
 
-ONES = ("gamma", "running_variance")
+Sizes = tuple[int, ...]
 
 
 def initial_weights(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
     """Every array of the graph by canonical name, float32."""
-    arrays = {}
-    for node in graph.nodes:
-        for weight in node.weights:
-            stream = np.random.default_rng([seed, zlib.crc32(weight.name.encode())])
-            if weight.short == "kernel" and isinstance(node.op, Conv):
-                array = _he_normal(stream, weight.shape)
-            elif weight.short == "kernel" and isinstance(node.op, Dense):
-                array = _uniform(stream, weight.shape)
-            else:
-                value = float(weight.short in ONES)
-                array = np.full(weight.shape, value, np.float32)
-            arrays[weight.name] = array
-    return arrays
+    return {
+        weight.name: DRAWN[weight.initial](
+            np.random.default_rng([seed, zlib.crc32(weight.name.encode())]), weight.shape
+        )
+        for weight in graph.weights
+    }
 
 
-def _he_normal(stream: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _he_normal(stream: np.random.Generator, shape: Sizes) -> np.ndarray:
     deviation = math.sqrt(2 / math.prod(shape[1:]))
     return stream.standard_normal(shape, np.float32) * np.float32(deviation)
 
 
-def _uniform(stream: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _uniform(stream: np.random.Generator, shape: Sizes) -> np.ndarray:
     bound = np.float32(1 / math.sqrt(shape[1]))
     return (stream.random(shape, np.float32) * 2 - 1) * bound
+
+
+DRAWN: Mapping[Initial, Callable[[np.random.Generator, Sizes], np.ndarray]] = {
+    "zeros": lambda stream, shape: np.zeros(shape, np.float32),
+    "ones": lambda stream, shape: np.ones(shape, np.float32),
+    "he-normal": _he_normal,
+    "uniform": _uniform,
+}

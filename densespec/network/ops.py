@@ -19,6 +19,9 @@ Shape = tuple[int | None, ...]
 Pads = tuple[tuple[int, int], ...]
 Padding = Pads | Literal["same"]
 
+Initial = Literal["zeros", "ones", "he-normal", "uniform"]
+"""What an array starts with; ``initial.py`` says how each is drawn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -30,11 +33,13 @@ class Weight:
             a dot come before it in the canonical name, such as ``stem.conv.kernel``.
         shape: Convolution kernels are (out, in, *window), the classifier's is (out, in).
         trainable: False for running statistics.
+        initial: What it starts with.
     """
 
     name: str
     shape: tuple[int, ...]
     trainable: bool = True
+    initial: Initial = "zeros"
 
     @property
     def short(self) -> str:
@@ -47,6 +52,16 @@ class Weight:
         return math.prod(self.shape)
 
 
+class Weighted:
+    """An op that has arrays."""
+
+    __slots__ = ()
+
+    def weights(self) -> tuple[Weight, ...]:
+        """Give the arrays in a fixed order."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     shape: Shape
@@ -56,7 +71,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Conv:
+class Conv(Weighted):
     """Convolution (cross-correlation) with a kernel of shape (filters, in_channels, *window)."""
 
     in_channels: int
@@ -80,12 +95,13 @@ class Conv:
         return (self.filters, *_slide(x[1:], self.window, self.stride, self.padding))
 
     def weights(self) -> tuple[Weight, ...]:
-        kernel = Weight("kernel", (self.filters, self.in_channels, *self.window))
+        shape = (self.filters, self.in_channels, *self.window)
+        kernel = Weight("kernel", shape, initial="he-normal")
         return (kernel, Weight("bias", (self.filters,))) if self.bias else (kernel,)
 
 
 @dataclass(frozen=True, slots=True)
-class BatchNorm:
+class BatchNorm(Weighted):
     """Batch normalisation over all axes but the channels.
 
     ``momentum`` is the weight of the new value in running statistics; ``unbiased`` says whether
@@ -103,15 +119,15 @@ class BatchNorm:
     def weights(self) -> tuple[Weight, ...]:
         shape = (self.channels,)
         return (
-            Weight("gamma", shape),
+            Weight("gamma", shape, initial="ones"),
             Weight("beta", shape),
             Weight("running_mean", shape, trainable=False),
-            Weight("running_variance", shape, trainable=False),
+            Weight("running_variance", shape, trainable=False, initial="ones"),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Affine:
+class Affine(Weighted):
     """A scale and a shift of each channel: what batch norm is in inference."""
 
     channels: int
@@ -124,7 +140,7 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class Clip(Weighted):
     """Holds values between two bounds of each channel; infinite ones bound nothing.
 
     A batch norm and a ReLU before a linear op are this and another kernel of that op; see
@@ -198,7 +214,7 @@ class GlobalPool:
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(Weighted):
     """Linear layer with bias and a kernel of shape (units, features)."""
 
     features: int
@@ -208,7 +224,8 @@ class Dense:
         return (self.units,)
 
     def weights(self) -> tuple[Weight, ...]:
-        return (Weight("kernel", (self.units, self.features)), Weight("bias", (self.units,)))
+        kernel = Weight("kernel", (self.units, self.features), initial="uniform")
+        return (kernel, Weight("bias", (self.units,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +260,7 @@ Op = (
 
 def weights_of(op: Op) -> tuple[Weight, ...]:
     """Give the arrays of an op, in a fixed order."""
-    return op.weights() if isinstance(op, Conv | BatchNorm | Affine | Clip | Dense) else ()
+    return op.weights() if isinstance(op, Weighted) else ()
 
 
 def multiply_adds(op: Op, output: Shape) -> int | None:

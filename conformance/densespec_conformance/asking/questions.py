@@ -23,15 +23,15 @@ def stream(label: str) -> np.random.Generator:
 def random_weights(graph: Graph, label: str) -> Arrays:
     """Draw weights as after some training: norms, biases and statistics are away from 0 and 1."""
     arrays = initial_weights(graph, zlib.crc32(label.encode()))
-    for name, array in arrays.items():
-        draw = stream(f"{label} {name}")
-        match name.rpartition(".")[2]:
-            case "gamma" | "running_variance":
-                arrays[name] = draw.uniform(0.5, 1.5, array.shape)
-            case "beta" | "bias" | "running_mean":
-                arrays[name] = 0.3 * draw.standard_normal(array.shape)
+    for weight in graph.weights:
+        draw, name = stream(f"{label} {weight.name}"), weight.name
+        match weight.initial:
+            case "ones":
+                arrays[name] = draw.uniform(0.5, 1.5, weight.shape)
+            case "zeros":
+                arrays[name] = 0.3 * draw.standard_normal(weight.shape)
             case _:
-                arrays[name] = array.astype(np.float64)
+                arrays[name] = arrays[name].astype(np.float64)
     return arrays
 
 

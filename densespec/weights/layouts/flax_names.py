@@ -13,13 +13,12 @@ Key = Callable[[str], str]
 """Path in the tree of an array, by the array's canonical name."""
 
 _LEAVES = {
-    "kernel": ("params", "kernel"),
-    "bias": ("params", "bias"),
     "gamma": ("params", "scale"),
     "beta": ("params", "bias"),
     "running_mean": ("batch_stats", "mean"),
     "running_variance": ("batch_stats", "var"),
 }
+"""The collection and the name of arrays; others are parameters under their canonical names."""
 
 
 def key_of(module: Callable[[str], str]) -> Key:
@@ -27,7 +26,7 @@ def key_of(module: Callable[[str], str]) -> Key:
 
     def key(weight: str) -> str:
         node, _, leaf = weight.rpartition(".")
-        collection, name = _LEAVES[leaf]
+        collection, name = _LEAVES.get(leaf, ("params", leaf))
         return f"{collection}/{module(node).replace('.', '/')}/{name}"
 
     return key

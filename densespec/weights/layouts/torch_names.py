@@ -28,12 +28,11 @@ _MARKS = {
 _WHOLE = {"stem_pool": "features.pool0", "final.norm": "features.norm5", "final.relu": "relu"}
 _LEAVES = {
     "kernel": "weight",
-    "bias": "bias",
     "gamma": "weight",
     "beta": "bias",
-    "running_mean": "running_mean",
     "running_variance": "running_var",
 }
+"""What ``state_dict`` calls arrays that have another name here."""
 
 _OLD_SPELLINGS = (
     (".norm.1.", ".norm1."),
@@ -64,7 +63,7 @@ def key_of(path: Callable[[str], str]) -> Key:
 
     def key(weight: str) -> str:
         node, _, leaf = weight.rpartition(".")
-        return f"{path(node)}.{_LEAVES[leaf]}"
+        return f"{path(node)}.{_LEAVES.get(leaf, leaf)}"
 
     return key
 
