@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -38,27 +39,29 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
         kernels = kernels.filter(lambda size: size % 2 == 1)
     narrowest = min(blocks) * growth_rate + 1
     least = math.nextafter(1 / narrowest, 1)  # every transition keeps a feature map
-    return DenseNetSpec(
-        blocks=tuple(blocks),
-        growth_rate=growth_rate,
-        bottleneck_width=draw(st.none() | st.integers(1, 5)),
-        compression=draw(st.floats(least, 1)),
-        in_channels=draw(st.integers(1, 4)),
-        classes=draw(st.integers(1, 20)),
-        spatial_dims=draw(st.integers(1, 3)),
-        stem_kind=draw(st.sampled_from(STEM_KINDS)),
-        stem_width=stem_width,
-        stem_kernel=draw(kernels),
-        stem_stride=draw(st.integers(1, 3)),
-        stem_pool=draw(st.none() | st.integers(2, 5)),
-        padding=padding,
-        conv_bias=draw(st.booleans()),
-        batch_norm_epsilon=draw(st.floats(0, 1, exclude_min=True)),
-        batch_norm_momentum=draw(st.floats(0, 1, exclude_min=True)),
-        running_variance=draw(st.sampled_from(["unbiased", "biased"])),
-        transition_relu=draw(st.booleans()),
-        final_norm=draw(st.booleans()),
-        dropout_rate=draw(st.floats(0, 1, exclude_max=True)),
-        dropout_place=draw(st.sampled_from(DROPOUT_PLACES)),
-        head_units=tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
-    )
+    fields: dict[str, Any] = {
+        "blocks": tuple(blocks),
+        "growth_rate": growth_rate,
+        "bottleneck_width": draw(st.none() | st.integers(1, 5)),
+        "compression": draw(st.floats(least, 1)),
+        "in_channels": draw(st.integers(1, 4)),
+        "classes": draw(st.integers(1, 20)),
+        "spatial_dims": draw(st.integers(1, 3)),
+        "stem_kind": draw(st.sampled_from(STEM_KINDS)),
+        "stem_width": stem_width,
+        "stem_kernel": draw(kernels),
+        "stem_stride": draw(st.integers(1, 3)),
+        "stem_pool": draw(st.none() | st.integers(2, 5)),
+        "padding": padding,
+        "conv_bias": draw(st.booleans()),
+        "batch_norm_epsilon": draw(st.floats(0, 1, exclude_min=True)),
+        "batch_norm_momentum": draw(st.floats(0, 1, exclude_min=True)),
+        "running_variance": draw(st.sampled_from(["unbiased", "biased"])),
+        "transition_relu": draw(st.booleans()),
+        "final_norm": draw(st.booleans()),
+        "dropout_rate": draw(st.floats(0, 1, exclude_max=True)),
+        "dropout_place": draw(st.sampled_from(DROPOUT_PLACES)),
+        "head_units": tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
+    }
+    assert fields.keys() == {field.name for field in dataclasses.fields(DenseNetSpec)}
+    return DenseNetSpec(**fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 from importlib import metadata
@@ -228,6 +229,12 @@ FREE = [
     for name, container in NAMES
     if not (get_layout(name).implements) and name != "timm"
 ]
+TOLD = {
+    *("blocks", "growth_rate", "bottleneck_width", "compression", "spatial_dims"),
+    *("in_channels", "classes", "stem_width", "head_units"),
+    *("dropout_rate", "dropout_place"),
+}
+"""Fields that the shapes of arrays tell, or whoever trains."""
 FIXED = sorted(name for name, layout in layouts().items() if layout.implements)
 
 
@@ -644,6 +651,13 @@ def test_any_shapes_give_fields_or_an_error_of_ours(
 
 
 # What implementations fix
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_program_decides_every_field_that_shapes_do_not_tell(name: str) -> None:
+    """Where it says nothing of a field, networks that it can't compute are written for it."""
+    fields = {field.name for field in dataclasses.fields(DenseNetSpec)}
+    assert fields - get_layout(name).implements.keys() - TOLD == set()
 
 
 def test_torchvision_implements_the_networks_of_its_name() -> None:

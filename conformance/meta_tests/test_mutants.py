@@ -9,6 +9,7 @@ import pytest
 
 from densespec.network.spec import DenseNetSpec
 from densespec_conformance.answering.target import LocalTarget
+from densespec_conformance.asking.strategies import FIELDS
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
 from densespec_conformance.cases.forward import ROWS
@@ -67,6 +68,10 @@ def test_forward_cases_vary_every_field_of_the_spec() -> None:
     for field in dataclasses.fields(DenseNetSpec):
         values = {getattr(spec, field.name) for spec in specs}
         assert len(values) > 1, f"no forward case changes {field.name}"
+
+
+def test_random_specs_vary_every_field_of_the_spec() -> None:
+    assert set(FIELDS) == {field.name for field in dataclasses.fields(DenseNetSpec)}
 
 
 def test_modes_leave_to_the_full_tier_what_they_do_not_change() -> None:

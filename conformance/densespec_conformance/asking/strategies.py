@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,33 +13,37 @@ from densespec.errors import SpecError
 from densespec.network.graph import lower
 from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
 
+FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
+    "blocks": st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    "growth_rate": st.integers(1, 6),
+    "bottleneck_width": st.none() | st.integers(1, 4),
+    "compression": st.sampled_from((1.0, 0.5, 0.3, 0.77)),
+    "in_channels": st.integers(1, 4),
+    "classes": st.integers(1, 6),
+    "spatial_dims": st.just(2),
+    "stem_kind": st.sampled_from(STEM_KINDS),
+    "stem_width": st.integers(1, 9) | st.just("2k"),
+    "stem_kernel": st.integers(1, 7),
+    "stem_stride": st.integers(1, 3),
+    "stem_pool": st.none() | st.integers(2, 4),
+    "padding": st.sampled_from(("symmetric", "same")),
+    "conv_bias": st.booleans(),
+    "batch_norm_epsilon": st.sampled_from((1e-5, 1.001e-5, 1e-3)),
+    "batch_norm_momentum": st.sampled_from((0.1, 0.01, 1.0)),
+    "running_variance": st.sampled_from(("unbiased", "biased")),
+    "transition_relu": st.booleans(),
+    "final_norm": st.booleans(),
+    "dropout_rate": st.sampled_from((0.0, 0.2)),
+    "dropout_place": st.sampled_from(DROPOUT_PLACES),
+    "head_units": st.lists(st.integers(1, 5), max_size=2),
+}
+"""What each field of a spec is drawn from."""
+
 
 @st.composite
-def specs(draw: st.DrawFn, spatial_dims: st.SearchStrategy[int] | None = None) -> DenseNetSpec:
+def specs(draw: st.DrawFn) -> DenseNetSpec:
     """Draw valid specs over every field; they shrink to the plain DenseNet."""
-    fields: dict[str, Any] = {
-        "blocks": draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)),
-        "growth_rate": draw(st.integers(1, 6)),
-        "bottleneck_width": draw(st.none() | st.integers(1, 4)),
-        "compression": draw(st.sampled_from((1.0, 0.5, 0.3, 0.77))),
-        "in_channels": draw(st.integers(1, 4)),
-        "classes": draw(st.integers(1, 6)),
-        "spatial_dims": draw(spatial_dims or st.just(2)),
-        "stem_kind": draw(st.sampled_from(STEM_KINDS)),
-        "stem_width": draw(st.integers(1, 9) | st.just("2k")),
-        "stem_kernel": draw(st.integers(1, 7)),
-        "stem_stride": draw(st.integers(1, 3)),
-        "stem_pool": draw(st.none() | st.integers(2, 4)),
-        "padding": draw(st.sampled_from(("symmetric", "same"))),
-        "conv_bias": draw(st.booleans()),
-        "batch_norm_epsilon": draw(st.sampled_from((1e-5, 1.001e-5, 1e-3))),
-        "batch_norm_momentum": draw(st.sampled_from((0.1, 0.01, 1.0))),
-        "running_variance": draw(st.sampled_from(("unbiased", "biased"))),
-        "transition_relu": draw(st.booleans()),
-        "final_norm": draw(st.booleans()),
-        "dropout_rate": draw(st.sampled_from((0.0, 0.2))),
-        "dropout_place": draw(st.sampled_from(DROPOUT_PLACES)),
-    }
+    fields = draw(st.fixed_dictionaries(dict(FIELDS)))
     try:
         return DenseNetSpec(**fields)
     except SpecError:
