@@ -16,7 +16,13 @@ from densespec.weights.inferring import InferredBody, infer_body
 from densespec.weights.layer_arrays import layers_of
 from densespec.weights.naming import canonical_tensors
 from densespec.weights.reading import ReadingOptions
-from densespec.weights.stated.network import StatedNetwork
+from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
+from densespec.weights.stated.torch_modules import (
+    Told,
+    activation_between,
+    modules_in,
+    told_by,
+)
 from densespec.weights.tensors import Tensor, Tensors
 
 
@@ -93,20 +99,27 @@ def fit(
     named = frozenset(claim.prefix + key for name, key in body.keys.items() if in_head(name))
     head = _head(claim, body, named)
     _check_top(stated, bool(head.layers))
+    modules = modules_in(metadata)
+    activation = options.head_activation or activation_between(
+        modules, [layer.path for layer in head.layers]
+    )
     tell_relu = body.inferred.stated or not claim.layout.implements
     telling = named if tell_relu else frozenset[str]()
-    found = head_tensors(head, body.rest, claim.layout.axes, telling, options.head_activation)
+    found = head_tensors(head, body.rest, claim.layout.axes, telling, activation)
     left = {name: tensor for name, tensor in body.rest.items() if name not in head.names}
     _check_no_kernel_is_lost(claim, container, body, head)
     graph = _graph(body.inferred, found)
+    told = told_by(modules, graph, _module_paths(claim, body, head, graph), claim.prefix)
+    graph = _as_told(graph, told, stated=stated is not None or options.spec is not None)
     return FittedNetwork(
         graph=graph,
         tensors=_of_graph(graph, {**body.tensors, **found.tensors}),
         extra={**body.ignored, **left},
         assumptions=(
-            *claim.layout.notes(metadata),
+            *(claim.layout.notes(metadata) if not modules else ()),
             *body.inferred.assumptions,
             *found.assumptions,
+            *told.assumptions,
         ),
         remarks=(*claim.notes, *body.inferred.notes, *found.notes, *_left_out(left, claim.others)),
         headless=head.missing,
@@ -194,6 +207,37 @@ def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:
     if not inferred.stated:
         spec = spec.replace(classes=head.classes, head_units=head.units)
     return lower(spec, **inferred.ends)
+
+
+def _module_paths(claim: Claim, body: _Body, head: FoundHead, graph: Graph) -> dict[str, str]:
+    """The path of the module of each node that has arrays, by the node's name."""
+    own = {weight.name: claim.prefix + body.keys.get(weight.name, "") for weight in graph.weights}
+    paths = {name.rpartition(".")[0]: key.rpartition(".")[0] for name, key in own.items()}
+    linears = [node.name for node in graph.nodes if node.weights and in_head(node.name)]
+    return paths | dict(zip(reversed(linears), [la.path for la in head.layers[::-1]], strict=False))
+
+
+def _as_told(graph: Graph, told: Told, *, stated: bool) -> Graph:
+    """The network with what modules say of it.
+
+    Args:
+        stated: Whether a file or a user says what the epsilon is.
+
+    Raises:
+        StatedOtherwise: Modules have another epsilon than was stated.
+    """
+    spec, activation = graph.spec, told.activation or graph.classifier_activation
+    epsilon = told.epsilon or spec.batch_norm_epsilon
+    if stated and epsilon != spec.batch_norm_epsilon:
+        raise StatedOtherwise(
+            f"its norms have the epsilon {epsilon!r}, but the spec says {spec.batch_norm_epsilon!r}"
+        )
+    return lower(
+        spec.replace(batch_norm_epsilon=epsilon),
+        include_top=graph.has_classifier,
+        pooling=None if graph.has_classifier else graph.pooling,
+        classifier_activation=activation if graph.has_classifier else None,
+    )
 
 
 def _of_graph(graph: Graph, tensors: Tensors) -> dict[str, Tensor]:

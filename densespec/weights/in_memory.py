@@ -19,6 +19,7 @@ from densespec.weights.containers.torch_state import WRAPPERS
 from densespec.weights.layouts import canonical
 from densespec.weights.opening import IdentifiedWeights, identify
 from densespec.weights.reading import ReadingOptions
+from densespec.weights.stated.torch_modules import KEY, as_text, facts
 from densespec.weights.tensors import Tensor, Tensors
 
 DEEPEST = 16
@@ -83,7 +84,7 @@ def _named(given: Any, key: str | None) -> tuple[Tensors, Mapping[str, str], str
     if isinstance(given, HasWeights):  # on PyTorch it has a state, too
         return _tensors(_variables(given)), _stated(given), "keras-legacy"
     if isinstance(given, HasState):
-        return _tensors(given.state_dict()), {}, "torch"
+        return _tensors(given.state_dict()), _modules(given), "torch"
     raise WeightsError(
         f"weights are a {type(given).__name__}, but should be the path of a weight file, arrays by "
         "name, or a model that has a state_dict or Keras's weights"
@@ -130,6 +131,17 @@ def _stated(model: HasWeights) -> dict[str, str]:
         return {"config": model.to_json()}
     except (NotImplementedError, TypeError, ValueError):
         return {}
+
+
+def _modules(model: HasState) -> dict[str, str]:
+    """What the modules of a model say, if it is one of PyTorch's."""
+    named = getattr(model, "named_modules", dict)()
+    modules = {path: facts(_kind(module), vars(module)) for path, module in named}
+    return {KEY: as_text(modules)} if modules else {}
+
+
+def _kind(module: object) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _container(tensors: Tensors) -> str:

@@ -38,6 +38,7 @@ from densespec.weights.pickles.arrays import PickledArray, array_of
 from densespec.weights.pickles.instructions import PickleError
 from densespec.weights.pickles.machine import PickleReader
 from densespec.weights.pickles.standins import LongText, Made, called, described, text_of
+from densespec.weights.stated.torch_modules import KEY, as_text
 
 ZIP = b"PK\3\4"
 PICKLE = "data.pkl"
@@ -94,6 +95,9 @@ def _describe(opened: Opened, state: FoundState) -> None:
             opened.metadata[key] = value
     if state.place:
         opened.metadata["unwrapped"] = state.place
+    if state.modules:
+        opened.metadata[KEY] = as_text(state.modules)
+        opened.count_text(len(opened.metadata[KEY]))
     for name in state.left:
         opened.skip(name)
     opened.notes += _notes(state)

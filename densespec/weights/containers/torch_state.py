@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from densespec.weights.containers.base import MAX_DEPTH, MOST_TEXT, Refused
 from densespec.weights.containers.torch_tensors import is_tensor
 from densespec.weights.pickles.arrays import array_of
 from densespec.weights.pickles.standins import Dict, Made, Pair, called, described, text_of
+from densespec.weights.stated.torch_modules import ModuleFacts, Modules, facts
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "module", "params")
 """Keys under which training scripts keep the state dict."""
@@ -49,6 +50,7 @@ class FoundState:
         place: the keys under which it lies, joined by dots; empty where it is the whole file.
         left: the names of what lies beside it, with the keys above them.
         alike: those of them that are state dicts with arrays of the same names.
+        modules: the modules of a model that was saved whole, by path.
     """
 
     value: Any
@@ -56,6 +58,7 @@ class FoundState:
     place: str
     left: tuple[str, ...]
     alike: tuple[str, ...]
+    modules: Modules
 
 
 class StateSearch:
@@ -88,7 +91,8 @@ class StateSearch:
             path.append(found)
         entries = self._checked(value)
         alike = [name for name, other in beside.items() if self._is_like(other, entries)]
-        return FoundState(value, entries, ".".join(path), tuple(beside), tuple(alike))
+        modules = self._facts(value) if is_module(value) else {}
+        return FoundState(value, entries, ".".join(path), tuple(beside), tuple(alike), modules)
 
     def entries(self, value: Any) -> dict[str, Any]:
         """Give what a value holds by name; a module holds what its state dict would."""
@@ -98,12 +102,24 @@ class StateSearch:
         return self._entries[id(value)]
 
     def _state_of(self, module: Any) -> dict[str, Any]:
-        """Give what the ``state_dict`` of a module would be.
+        """Give what the ``state_dict`` of a module would be."""
+        found: dict[str, Any] = {}
+        for path, inner in self._walk(module):
+            found |= self._prefixed(path, self._modules[id(inner)].state)
+        return found
+
+    def _facts(self, module: Any) -> dict[str, ModuleFacts]:
+        return {
+            path.removesuffix("."): facts(called(inner), _attributes(inner))
+            for path, inner in self._walk(module)
+        }
+
+    def _walk(self, module: Any) -> Iterator[tuple[str, Any]]:
+        """Give a module and those within it, each with what stands before its names.
 
         Raises:
-            Refused: its modules are nested deeper, or have more parts, than any network's.
+            Refused: they are nested deeper, or have more parts, than any network's.
         """
-        found: dict[str, Any] = {}
         rest = [("", module)]
         while rest:
             prefix, inner = rest.pop()
@@ -111,11 +127,9 @@ class StateSearch:
                 raise Refused(f"its modules are nested deeper than {MAX_DEPTH}")
             if id(inner) not in self._modules:
                 self._modules[id(inner)] = Module.of(inner)
-            parts = self._modules[id(inner)]
-            found |= self._prefixed(prefix, parts.state)
-            inner_modules = self._prefixed(prefix, parts.children)
-            rest += [(f"{name}.", child) for name, child in reversed(inner_modules.items())]
-        return found
+            yield prefix, inner
+            children = self._prefixed(prefix, self._modules[id(inner)].children)
+            rest += [(f"{name}.", child) for name, child in reversed(children.items())]
 
     def _prefixed(self, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
         self._names_left -= sum(NAME + len(prefix) + len(name) for name in values)
@@ -278,6 +292,17 @@ class Module:
         }
         modules = named_parts(attributes.get("_modules"))
         return cls(own, {name: part for name, part in modules.items() if is_module(part)})
+
+
+def _attributes(module: Any) -> dict[str, Any]:
+    """Give the attributes of a module, with None for dicts that are empty, such as of no hooks."""
+    found = attributes_of(module).items()
+    return {name: None if _is_empty(value) else value for name, value in found}
+
+
+def _is_empty(value: Any) -> bool:
+    pairs = pairs_of(value)
+    return pairs is not None and not pairs
 
 
 def _texts_in(value: Any) -> set[str]:

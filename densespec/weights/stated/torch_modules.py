@@ -1,0 +1,331 @@
+"""What the modules of a PyTorch model that is there whole say of what it computes.
+
+A state dict has arrays alone. A model that was saved or given whole has its modules, too: epsilon,
+strides, pools and activations are theirs. What the program that calls them does is in no file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from densespec.errors import bare, listed, shown
+from densespec.network.graph import CLASSIFIER, Graph, Node, in_head
+from densespec.network.ops import BatchNorm, Conv, MaxPool, Padding
+from densespec.weights.stated.network import StatedOtherwise
+
+KEY = "modules"
+"""The metadata that hold the modules, as JSON."""
+
+TORCH = "torch.nn.modules."
+PROGRAMS = ("torchvision.", "timm.", "monai.", "torchxrayvision.", "densespec_torch.")
+"""The packages whose networks call their modules as their layouts say."""
+
+ATTRIBUTES = (
+    *("eps", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+    *("ceil_mode", "output_size", "track_running_stats", "pool_type", "apply_sigmoid", "forward"),
+    *("_forward_hooks", "_forward_pre_hooks"),
+)
+"""What is kept of a module's attributes."""
+
+LARGEST = 2**31
+"""Whole numbers of which a module may have more are not kept as they are."""
+
+OTHER = "something else"
+"""What stands for an attribute that is no number, no text and no tuple of such."""
+
+ENDS = {"Sigmoid": "sigmoid", "Softmax": "softmax"}
+SILENT = ("Sequential", "ModuleList", "ModuleDict", "Identity", "Flatten", "ReLU", "Linear")
+SILENT_STARTS = ("Conv", "BatchNorm", "SyncBatchNorm", "Dropout", "AlphaDropout", "DataParallel")
+"""Classes of PyTorch's that change nothing, or whose arrays tell what they do."""
+
+GIVE_SPEC = "give the spec that says so (--spec FILE)"
+SAVE_STATE = (
+    "if the network's own program does not use it, save the weights alone: "
+    "torch.save(model.state_dict(), 'weights.pth')"
+)
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """What is known of a module.
+
+    Attributes:
+        kind: The full name of its class.
+        attributes: Some of its attributes by name: numbers, texts, None, and lists of such.
+    """
+
+    kind: str
+    attributes: Mapping[str, Any]
+
+    @property
+    def torch_class(self) -> str:
+        """The name of its class, if that is one of PyTorch's; empty otherwise."""
+        return self.kind.rpartition(".")[2] if self.kind.startswith(TORCH) else ""
+
+    @property
+    def has_own_program(self) -> bool:
+        """Whether something beside its class says what it computes: hooks, or another forward."""
+        names = ("_forward_hooks", "_forward_pre_hooks", "forward")
+        return any(self.attributes.get(name) for name in names)
+
+
+Modules = Mapping[str, ModuleFacts]
+"""The modules of a model by their dotted paths, in order; the model itself has an empty one."""
+
+
+def facts(kind: str, attributes: Mapping[str, Any]) -> ModuleFacts:
+    """Keep what matters of a module, of whose attributes nothing is known."""
+    kept = {name: _plain(attributes[name]) for name in ATTRIBUTES if name in attributes}
+    return ModuleFacts(kind, kept)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case None | bool() | float():
+            return value
+        case Mapping() if not value:
+            return None
+        case int() if abs(value) < LARGEST:
+            return value
+        case str():
+            return value[:100]
+        case tuple() | list() if len(value) <= 3:
+            return [_plain(one) if isinstance(one, int) else OTHER for one in value]
+    return OTHER
+
+
+def as_text(modules: Modules) -> str:
+    """Write modules as the text that :func:`modules_in` reads."""
+    return json.dumps({path: [one.kind, one.attributes] for path, one in modules.items()})
+
+
+def modules_in(metadata: Mapping[str, str]) -> Modules:
+    """Give the modules that metadata hold; none where they hold none."""
+    table = json.loads(metadata.get(KEY, "{}"))
+    return {path: ModuleFacts(kind, attributes) for path, (kind, attributes) in table.items()}
+
+
+# The head
+
+
+def activation_between(modules: Modules, linears: Sequence[str]) -> str | None:
+    """Say what stands between the linear layers of a head, if they are in one ``Sequential``.
+
+    Args:
+        linears: Their paths in order.
+
+    Returns:
+        ``"relu"`` or ``"none"``; None where modules do not tell.
+
+    Raises:
+        StatedOtherwise: Something else stands there.
+    """
+    between = [_between(modules, *pair) for pair in itertools.pairwise(linears)]
+    if not between or None in between:
+        return None
+    kinds = {"relu" if _has_relu(modules, paths or ()) else "none" for paths in between}
+    if len(kinds) > 1:
+        raise StatedOtherwise("its head has a ReLU between some of its linear layers alone")
+    return kinds.pop()
+
+
+def _between(modules: Modules, first: str, last: str) -> list[str] | None:
+    home = _parent(first)
+    if _parent(last) != home or not _is_sequential(modules, home):
+        return None
+    siblings = _children(modules, home)
+    return siblings[siblings.index(first) + 1 : siblings.index(last)]
+
+
+def _has_relu(modules: Modules, paths: Iterable[str]) -> bool:
+    return any(modules[path].torch_class == "ReLU" for path in paths)
+
+
+# The whole network
+
+
+@dataclass(frozen=True)
+class Told:
+    """What modules say of a network whose arrays are known.
+
+    Attributes:
+        epsilon: That of its norms; None where no module tells.
+        activation: What follows its classifier, ``"softmax"`` or ``"sigmoid"``; None for nothing.
+        assumptions: What was taken for granted, in sentences.
+    """
+
+    epsilon: float | None = None
+    activation: str | None = None
+    assumptions: tuple[str, ...] = ()
+
+
+def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: str) -> Told:
+    """Read what modules say of a network, and check that they are what a spec can say.
+
+    Args:
+        graph: The network as its arrays tell it.
+        paths: The path of the module of each node that has arrays, by the node's name.
+        prefix: What stands before the paths of the network's modules.
+
+    Raises:
+        StatedOtherwise: A module computes what no spec says, or not this one; names it.
+    """
+    if not modules:
+        return Told()
+    nodes = {path: graph[name] for name, path in paths.items() if path in modules}
+    epsilon = _epsilon(modules, nodes)
+    for path, module in modules.items():
+        if path.startswith(prefix):
+            _check_program(path, module)
+    for path, node in nodes.items():
+        _check_conv(path, modules[path], node)
+    activation, ending = _end(modules, paths.get(CLASSIFIER, ""))
+    body = {_first(path, prefix) for path, node in nodes.items() if not in_head(node.name)}
+    for path, module in modules.items():
+        if path.startswith(prefix) and path not in nodes and path != ending:
+            _check(path, module, graph, in_body=_first(path, prefix) in body)
+    return Told(epsilon, activation, tuple(_assumed(modules, prefix)))
+
+
+def _first(path: str, prefix: str) -> str:
+    return path.removeprefix(prefix).partition(".")[0]
+
+
+def _epsilon(modules: Modules, nodes: Mapping[str, Node]) -> float | None:
+    norms = [path for path, node in nodes.items() if isinstance(node.op, BatchNorm)]
+    values = {modules[path].attributes.get("eps"): path for path in norms}
+    if len(values) > 1:
+        told = " and ".join(f"{bare(path)} has {value!r}" for value, path in values.items())
+        raise StatedOtherwise(f"its norms have several epsilons: {told}; a spec can say one")
+    epsilon = next(iter(values), None)
+    return epsilon if isinstance(epsilon, float) else None
+
+
+def _check_program(path: str, module: ModuleFacts) -> None:
+    if module.has_own_program:
+        raise StatedOtherwise(
+            f"{bare(path) or 'the model'} has hooks, or a forward of its own, which no spec says: "
+            f"{SAVE_STATE}"
+        )
+
+
+def _check_conv(path: str, module: ModuleFacts, node: Node) -> None:
+    if not isinstance(node.op, Conv):
+        return
+    if module.attributes.get("stride") not in (None, [node.op.stride] * len(node.op.window)):
+        raise StatedOtherwise(
+            f"{bare(path)} has stride = {shown(module.attributes['stride'])}, but in the network "
+            f"of these names it is {node.op.stride}: {GIVE_SPEC}"
+        )
+    plain = {"dilation": (1,), "groups": (1,), "padding_mode": ("zeros",)}
+    _check_attributes(path, module, {**plain, "padding": _pads(node.op.padding)})
+
+
+def _pads(padding: Padding) -> tuple[int, ...]:
+    """The pads of each side; none where both sides of a dimension have not the same."""
+    if padding == "same" or any(before != after for before, after in padding):
+        return ()
+    return tuple(before for before, _ in padding)
+
+
+def _check_attributes(
+    path: str, module: ModuleFacts, wanted: Mapping[str, tuple[Any, ...]]
+) -> None:
+    for name, values in wanted.items():
+        found = module.attributes.get(name)
+        each = found if isinstance(found, list) else [found]
+        if found is not None and values and set(each) != set(values):
+            raise StatedOtherwise(
+                f"{bare(path)} has {name} = {shown(found)}, but in the network of these names it "
+                f"is {values[0]!r}, and no spec says otherwise: {SAVE_STATE}"
+            )
+
+
+def _end(modules: Modules, classifier: str) -> tuple[str | None, str]:
+    """What follows the classifier, and the path of the module that computes it."""
+    for path in _behind(modules, classifier):
+        if (kind := modules[path].torch_class) in ENDS:
+            return ENDS[kind], path
+    if modules[""].attributes.get("apply_sigmoid") is True:
+        return "sigmoid", ""
+    return None, ""
+
+
+def _behind(modules: Modules, path: str) -> list[str]:
+    home = _parent(path)
+    if path not in modules or not path or not _is_sequential(modules, home):
+        return []
+    siblings = _children(modules, home)
+    return siblings[siblings.index(path) + 1 :]
+
+
+def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> None:
+    """Check a module without arrays of the network: one that no spec says is refused."""
+    kind = module.torch_class
+    if kind == "Identity" and in_body and not path.endswith("drop"):
+        raise StatedOtherwise(
+            f"{bare(path)} is an Identity within the network, which no spec says: {SAVE_STATE}"
+        )
+    if kind.startswith("MaxPool"):
+        _check_max_pool(path, module, graph)
+    elif kind.startswith("AvgPool") and in_body:
+        _check_attributes(path, module, {"kernel_size": (2,), "stride": (2,), "padding": (0,)})
+    elif kind.startswith("AdaptiveAvgPool"):
+        _check_attributes(path, module, {"output_size": (1,)})
+    elif module.attributes.get("pool_type", "avg") not in ("avg", "fast", "fastavg", ""):
+        raise StatedOtherwise(f"{bare(path)} pools by {shown(module.attributes['pool_type'])}")
+    elif kind and kind not in SILENT and not kind.startswith((*SILENT_STARTS, "AvgPool")):
+        raise StatedOtherwise(f"{bare(path)} is a {bare(kind)}, which no spec says: {SAVE_STATE}")
+
+
+def _check_max_pool(path: str, module: ModuleFacts, graph: Graph) -> None:
+    pools = [node.op for node in graph.nodes if isinstance(node.op, MaxPool)]
+    if not pools:
+        raise StatedOtherwise(
+            f"{bare(path)} is a maximum pool, but in the network of these names there is none: "
+            f"{GIVE_SPEC}"
+        )
+    op = pools[0]
+    wanted = {"kernel_size": op.window[:1], "stride": (op.stride,), "padding": _pads(op.padding)}
+    _check_attributes(path, module, {**wanted, "dilation": (1,), "ceil_mode": (False,)})
+
+
+def _assumed(modules: Modules, prefix: str) -> Iterator[str]:
+    """What neither modules nor the layout tell: other people's programs, and what lies around."""
+    home = modules.get(prefix.rstrip("."), modules[""])
+    if not home.kind.startswith((*PROGRAMS, TORCH)):
+        yield (
+            f"the program of {bare(home.kind)} is in no file: it is taken to call its modules as "
+            "the program does whose names they have"
+        )
+    outside = [
+        f"{bare(path)} ({bare(module.torch_class)})"
+        for path, module in modules.items()
+        if not path.startswith(prefix) and _changes_outputs(module)
+    ]
+    if outside:
+        yield f"left out, as they lie around the network: {listed(outside)}"
+
+
+def _changes_outputs(module: ModuleFacts) -> bool:
+    kind = module.torch_class
+    return bool(kind) and kind not in (*SILENT, "ReLU") and not kind.startswith(SILENT_STARTS)
+
+
+# Paths
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _children(modules: Modules, home: str) -> list[str]:
+    return [path for path in modules if path and _parent(path) == home]
+
+
+def _is_sequential(modules: Modules, path: str) -> bool:
+    return path in modules and modules[path].torch_class == "Sequential"
