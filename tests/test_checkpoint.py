@@ -6,6 +6,7 @@ import json
 import os
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import densespec
 from densespec.errors import WeightsError
 from densespec.network.arrays import check_weights
 from densespec.network.files import to_json
@@ -22,6 +24,8 @@ from densespec.network.graph import Graph, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from densespec.weights.comparing import compare
+from densespec.weights.opening import open_weights
 from tests.strategies import specs, tiny, unhurried
 
 Arrays = dict[str, np.ndarray]
@@ -381,6 +385,37 @@ def test_damage_to_a_number_is_refused(whole: tuple[Path, bytes], data: st.DataO
     path.write_bytes(damaged)
     with pytest.raises(WeightsError, match=_named(path) + r".* the file is damaged"):
         read_checkpoint(path)
+
+
+WAYS_TO_READ: dict[str, Callable[[Path], object]] = {
+    "build": lambda path: densespec.build(weights=path, backend="numpy"),
+    "convert": lambda path: densespec.convert(path, path.with_name("net.pth")),
+    "compare": lambda path: compare(path, path),
+    "load_weights": lambda path: densespec.load_weights(
+        densespec.build(tiny(), backend="numpy"), path
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_READ)
+def test_whatever_reads_a_checkpoint_refuses_one_that_is_damaged(path: Path, way: str) -> None:
+    write_checkpoint(path, GRAPH, initial_weights(GRAPH))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=_named(path) + r".* the file is damaged"):
+        WAYS_TO_READ[way](path)
+    assert not path.with_name("net.pth").exists()
+
+
+def test_an_array_that_is_missing_or_new_is_told_by_the_digests(path: Path) -> None:
+    write_checkpoint(path, GRAPH, initial_weights(GRAPH))
+    arrays, texts = safetensors.numpy.load_file(path), _metadata(path)
+    for changed in ({**arrays, "more": np.ones(1)}, dict(list(arrays.items())[1:])):
+        safetensors.numpy.save_file(changed, path, texts)
+        (name,) = changed.keys() ^ arrays.keys()
+        with pytest.raises(WeightsError, match=f"{re.escape(name)} differ"):
+            open_weights(path).__enter__()
 
 
 def test_a_checkpoint_of_another_writer_needs_no_digests(path: Path) -> None:

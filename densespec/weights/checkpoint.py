@@ -117,17 +117,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     with open_weights(path, layout="densespec") as found:
         arrays = found.arrays()
         extra = {name: tensor.read() for name, tensor in found.extra.items()}
-        if digests.KEY in found.metadata:
-            _check_digests(path, {**arrays, **extra}, found.metadata)
         training = _training(path, found.graph, found.metadata, extra)
         return Checkpoint(found.spec, found.has_classifier, arrays, training)
-
-
-def _check_digests(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
-    try:
-        digests.check_digests(metadata[digests.KEY], arrays, metadata)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
 
 
 def _training(

@@ -8,14 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from densespec.errors import WeightsError, listed
+from densespec.weights.tensors import Tensor, Tensors
 
 KEY = "digests"
 """The metadata that holds them, as JSON."""
+
+VERSION = "densespec"
+"""The metadata that only this package's files have: other people may call theirs digests, too."""
 
 SIZE = 16
 """How many bytes a digest has."""
@@ -26,31 +32,62 @@ def stated_digests(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -
     return json.dumps(_digests(arrays, texts), separators=(",", ":"))
 
 
-def check_digests(stated: str, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
-    """Check that arrays and texts are what they were when their digests were taken.
+def checked(path: Path, tensors: Tensors, texts: Mapping[str, str]) -> Tensors:
+    """Give the tensors of a file, each of which is compared with its digest when it is read.
 
     Args:
-        stated: What :func:`stated_digests` gave.
+        path: The file's, for messages.
+        texts: The file's metadata; where they hold no digests, nothing is compared.
 
     Raises:
-        WeightsError: Some are not; names the first ones.
+        WeightsError: Names or texts are not those of which digests were taken; names the first
+            ones. So does reading an array that is not what it was.
     """
+    if not {KEY, VERSION} <= texts.keys():
+        return tensors
+    expected = _stated(texts[KEY])
+    found = _of_texts(texts)
+    kept = {name: digest for name, digest in expected.items() if name not in tensors}
+    differing = [name for name in {**kept, **found} if kept.get(name) != found.get(name)]
+    differing += [name for name in tensors if name not in expected]
+    if differing:
+        raise _damaged(path, differing)
+    return {name: _checked(path, name, tensor, expected[name]) for name, tensor in tensors.items()}
+
+
+def _stated(text: str) -> dict[str, Any]:
     try:
-        expected = json.loads(stated)
+        expected = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"its {KEY} are not JSON: {error}") from error
     if not isinstance(expected, dict):
         raise WeightsError(f"its {KEY} should be a table of names")
-    found = _digests(arrays, texts)
-    names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
-    if names:
-        raise WeightsError(
-            f"{listed(names)} differ from what was written, by their digests: the file is damaged"
-        )
+    return expected
+
+
+def _checked(path: Path, name: str, tensor: Tensor, expected: Any) -> Tensor:
+    def read() -> np.ndarray:
+        array = tensor.read()
+        if _of_array(array) != expected:
+            raise _damaged(path, [name])
+        return array
+
+    return Tensor(tensor.shape, tensor.dtype, read)
+
+
+def _damaged(path: Path, names: Sequence[str]) -> WeightsError:
+    return WeightsError(
+        f"{path}: {listed(names)} differ from what was written, by their digests: the file is "
+        "damaged"
+    )
 
 
 def _digests(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> dict[str, str]:
-    return {name: _of_array(array) for name, array in arrays.items()} | {
+    return {name: _of_array(array) for name, array in arrays.items()} | _of_texts(texts)
+
+
+def _of_texts(texts: Mapping[str, str]) -> dict[str, str]:
+    return {
         f"metadata {name}": _of_bytes(text.encode()) for name, text in texts.items() if name != KEY
     }
 

@@ -17,6 +17,7 @@ from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.channels import fitted_channels
 from densespec.weights.containers import SUFFIXES, open_file
+from densespec.weights.digests import checked
 from densespec.weights.evidence import Contradiction, NoNetwork
 from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
 from densespec.weights.fitting import fit
@@ -109,7 +110,7 @@ def open_weights(
     with contextlib.closing(open_file(path, key=options.key)) as file:
         try:
             identified = identify(
-                file.tensors,
+                checked(path, file.tensors, file.metadata),
                 file.metadata,
                 file.container,
                 options,
