@@ -15,6 +15,7 @@ import numpy as np
 
 from densespec.errors import DensespecError
 from densespec.weights.containers import open_file
+from densespec.weights.opening import open_weights
 from tests.fuzz.endings import (
     ACTED,
     AS_IT_WAS,
@@ -42,18 +43,19 @@ FORBIDDEN = (
 """Audit events of what a reader of weight files has no reason to do."""
 
 
-def ending_of(path: Path, arrays: Mapping[str, np.ndarray]) -> Ending:
+def ending_of(path: Path, arrays: Mapping[str, np.ndarray], *, is_network: bool = False) -> Ending:
     """Read a file in a forked process and say how that ended.
 
     Args:
         arrays: what the undamaged file holds; empty for a file that never was a right one.
+        is_network: whether it is opened as a network, and not for its arrays alone.
     """
     sys.stdout.flush()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _answer(writer, path, arrays)
+        _answer(writer, path, arrays, is_network)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         answer = pipe.read()
@@ -72,14 +74,14 @@ def ending_of(path: Path, arrays: Mapping[str, np.ndarray]) -> Ending:
     return Ending(name, said)
 
 
-def _answer(writer: int, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _answer(writer: int, path: Path, arrays: Mapping[str, np.ndarray], is_network: bool) -> None:
     """The child's whole life: it never returns."""
     resource.setrlimit(resource.RLIMIT_CPU, (BACKSTOP_SECONDS, BACKSTOP_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (BACKSTOP_MEMORY, BACKSTOP_MEMORY))
     acts: list[str] = []
     before = _resident()
     sys.addaudithook(lambda event, given: acts.append(event) if _acts(event, given) else None)
-    name, said = _read(path, arrays)
+    name, said = _read(path, arrays, is_network)
     if acts:
         name, said = ACTED, ", ".join(sorted(set(acts)))
     with os.fdopen(writer, "wb") as pipe:
@@ -94,10 +96,9 @@ def _acts(event: str, given: tuple[Any, ...]) -> bool:
     return event in FORBIDDEN
 
 
-def _read(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
+def _read(path: Path, arrays: Mapping[str, np.ndarray], is_network: bool) -> tuple[str, str]:
     try:
-        with open_file(path) as opened:
-            found = {name: tensor.read() for name, tensor in opened.tensors.items()}
+        found = contents(path, is_network=is_network)
     except DensespecError as error:
         said = str(error)
         clear = said.startswith(f"{path}: ") and "\n" not in said
@@ -105,6 +106,15 @@ def _read(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, str]:
     except BaseException as error:
         return RAISED, f"{type(error).__name__}: {error}"
     return (AS_IT_WAS if _same(found, arrays) else OTHERWISE), ""
+
+
+def contents(path: Path, *, is_network: bool) -> dict[str, np.ndarray]:
+    """The arrays of a file, or those of the network in it by canonical name."""
+    if is_network:
+        with open_weights(path) as found:
+            return found.arrays()
+    with open_file(path) as opened:
+        return {name: tensor.read() for name, tensor in opened.tensors.items()}
 
 
 def _same(found: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> bool:

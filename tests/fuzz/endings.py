@@ -17,7 +17,7 @@ ACTED = "did something besides reading"
 ENDINGS = (AS_IT_WAS, OTHERWISE, REFUSED, UNCLEAR, RAISED, DIED, SLOW, LARGE, ACTED)
 BAD = frozenset({UNCLEAR, RAISED, DIED, SLOW, LARGE, ACTED})
 
-CHECKED = ("torch-zip", "npz", "keras")
+CHECKED = ("torch-zip", "npz", "keras", "a checkpoint")
 """Kinds of file whose bytes are protected by checksums: other values are bad there as well."""
 
 

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -68,15 +69,15 @@ def _options() -> argparse.Namespace:
 
 def _shares(folder: Path, files: int, seed: int) -> Iterator[Share]:
     """The work in parts, all kinds in turn, so that a run that is cut short has seen every kind."""
-    kinds = [Share(s.kind, s.name, s.content, s.arrays, seed, 0) for s in seeds(folder)]
-    kinds += [Share(kind, name, None, {}, seed, 0) for kind, (name, _) in GRAMMARS.items()]
+    kinds = [
+        Share(s.kind, s.name, s.content, s.arrays, s.is_network, seed, 0) for s in seeds(folder)
+    ]
+    kinds += [Share(kind, name, None, {}, False, seed, 0) for kind, (name, _) in GRAMMARS.items()]
     each = -(-files // len(kinds))
     for start in range(0, each, PART):
         for kind in kinds:
             count = min(PART, each - start)
-            yield Share(
-                kind.kind, kind.name, kind.content, kind.arrays, seed * 10**9 + start, count
-            )
+            yield replace(kind, seed=seed * 10**9 + start, count=count)
 
 
 def _show(counts: Mapping[str, collections.Counter[str]], options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz.child import ending_of
+from tests.fuzz.child import contents, ending_of
 from tests.fuzz.endings import ACTED, Ending
 from tests.fuzz.grammars import GRAMMARS
 from tests.fuzz.mutations import damaged
@@ -24,6 +24,7 @@ class Share:
     name: str
     content: bytes | None
     arrays: Mapping[str, np.ndarray]
+    is_network: bool
     seed: int
     count: int
 
@@ -33,14 +34,24 @@ def read_share(share: Share) -> list[tuple[int, Ending]]:
     endings = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / share.name
+        if share.content is not None:
+            _warm_up(path, share)
         for number in range(share.seed, share.seed + share.count):
             path.write_bytes(made(share.kind, share.content, number))
-            endings.append((number, ending_of(path, share.arrays)))
+            endings.append((number, ending_of(path, share.arrays, is_network=share.is_network)))
             left = sorted(one.name for one in path.parent.iterdir() if one != path)
             if left:
                 endings[-1] = (number, Ending(ACTED, f"left {left}"))
             path.unlink()
     return endings
+
+
+def _warm_up(path: Path, share: Share) -> None:
+    """Read the right file once, lest what is imported for it is done by every child anew."""
+    assert share.content is not None
+    path.write_bytes(share.content)
+    contents(path, is_network=share.is_network)
+    path.unlink()
 
 
 def made(kind: str, content: bytes | None, number: int) -> bytes:
