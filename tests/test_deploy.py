@@ -40,6 +40,8 @@ from tests.publishing import publish
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
+SMALLEST = {"blocks": (1, 1), "growth_rate": 2, "stem_width": 4}
+
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
@@ -459,14 +461,45 @@ def test_a_torch_program_takes_any_batch_and_size(optimize: bool, tmp_path: Path
         )
 
 
-def test_a_size_is_asked_for_where_torch_can_t_do_without(tmp_path: Path) -> None:
-    pytest.importorskip("torch", reason="PyTorch is not installed")
-    row = ForwardRow("line", {"spatial_dims": 1, "padding": "same"}, size=(49,), any_size=True)
-    with pytest.raises(ValueError, match="give the size"):
-        export(network(row), tmp_path / "net.pt2")
-    done = export(network(row), tmp_path / "net.pt2", size=(49,))
+PROGRAMS = {
+    "a line": ({"spatial_dims": 1}, [(1,), (2,), (33,), (64,)]),
+    "a line with padding 'same'": ({"spatial_dims": 1, "padding": "same"}, [(1,), (2,), (40,)]),
+    "an image": ({}, [(1, 1), (1, 9), (32, 32), (40, 100)]),
+    "a volume": ({"spatial_dims": 3}, [(0, 0, 0), (0, 9, 3)]),
+}
+"""Changes of a spec, and sizes above the least one that a program of it has to take."""
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_torch_program_takes_every_size_from_the_least_on(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from densespec_torch.exporting import least_size
+
+    changes, sizes = PROGRAMS[name]
+    found = network(ForwardRow("small", {**SMALLEST, **changes}, any_size=True))
+    done = export(found, tmp_path / "net.pt2")
+    least, dims = least_size(found.graph), found.graph.spatial_dims
+    assert least == smallest_size(found.graph) or dims == 3
     assert done.measured is not None
-    assert done.measured.difference < 2e-6
+    assert {(1, 3, *(least,) * dims), (2, 3, *(least,) * dims)} <= {*done.measured.shapes}
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    reference = ReferenceModel(found.graph, found.arrays)
+    for batch, more in enumerate([(0,) * dims, *sizes], start=1):
+        shape = (batch, 3, *(least + n for n in more))
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        outputs = program(torch.from_numpy(x)).detach().numpy()
+        assert apart(outputs, reference(x.astype(float))) < 2e-6
+    if dims == 3:
+        with pytest.raises(AssertionError, match=f">= {least}"):
+            program(torch.zeros(1, 3, *(least - 1,) * dims))
+
+
+def test_a_file_that_can_t_be_run_is_refused_in_one_line() -> None:
+    def fails(x: np.ndarray) -> np.ndarray:
+        raise RuntimeError("Guard failed\nand more")
+
+    with pytest.raises(WrongExport, match=r"does not run on an input .*: Guard failed: nothing"):
+        check.measure(fails, network(), ExportOptions())
 
 
 # The command and the page

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densespec.deploy.formats import ExportFormat, Loader
 from densespec.deploy.network import ExportOptions, Runner, optimized, smallest_size
 from densespec.network.arrays import Arrays
-from densespec.network.graph import Graph
-from densespec.network.ops import MaxPool
+from densespec.network.graph import Graph, lower
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,48 +20,54 @@ TRACED_BATCH, TRACED_SIZE = 2, 67
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
-    """Write a network as a program that takes any batch and size, or those that are given.
-
-    Raises:
-        ValueError: PyTorch can't express the network for any size.
-    """
+    """Write a network as a program that takes any batch and size, or those that are given."""
     import torch
     from torch.export import Dim
+    from torch.fx.experimental import _config
 
     from densespec_torch.backend import BACKEND
+    from densespec_torch.layers import pool_in_two_dimensions
 
-    _require_size(graph)
+    least = least_size(graph)
     if options.optimize:
         graph, arrays = optimized(graph, arrays)
     model = BACKEND.build(
         graph, arrays, dtype=options.dtype, data_format="channels_first", name="densenet"
     )
     model.eval().requires_grad_(False)
+    if graph.spatial_dims == 1:
+        pool_in_two_dimensions(model, graph)
     channels, sizes = graph.spec.in_channels, graph.input_size
-    wanted = (options.batch, channels, *sizes)
-    traced_size = max(TRACED_SIZE, smallest_size(graph))
+    traced_size = max(TRACED_SIZE, least)
     traced = (options.batch or TRACED_BATCH, channels, *(n or traced_size for n in sizes))
     x = torch.zeros(traced, dtype=getattr(torch, options.dtype))
-    dims = tuple(Dim.AUTO if n is None else Dim.STATIC for n in wanted)
-    with torch.no_grad():
+    dims = (
+        Dim.STATIC if options.batch else Dim.AUTO,
+        Dim.STATIC,
+        *(Dim.AUTO(min=least) if n is None else Dim.STATIC for n in sizes),
+    )
+    # PyTorch would take it that no map has one position alone, as those that it traces have more.
+    with torch.no_grad(), _config.patch(backed_size_oblivious=True):
         program = torch.export.export(model, (x,), dynamic_shapes=(dims,))
     with path.open("wb") as file:
         torch.export.save(program, file)
     return functools.partial(_load, path)
 
 
-def _require_size(graph: Graph) -> None:
-    """Refuse what PyTorch traces with guards that no size meets: a padded pool in one dimension.
+def least_size(graph: Graph) -> int:
+    """Find the least size of an input that a program takes in each dimension of any size.
 
-    Raises:
-        ValueError: The network is one of those.
+    In three dimensions PyTorch can't express that the last map may have one position alone.
     """
-    pads = [node.op.padding for node in graph.nodes if isinstance(node.op, MaxPool)]
-    if graph.spatial_dims == 1 and "same" in pads:
-        raise ValueError(
-            "torch.export can't express a pool with padding 'same' in one dimension for any size: "
-            "give the size (--size)"
-        )
+    least = smallest_size(graph)
+    if graph.spatial_dims < 3:
+        return least
+    return next(n for n in itertools.count(least) if _last_map(graph, n)[0] != 1)
+
+
+def _last_map(graph: Graph, size: int) -> tuple[int | None, ...]:
+    features = lower(graph.spec, (size,) * graph.spatial_dims, include_top=False)
+    return features.output.shape[1:]
 
 
 def _load(path: Path) -> Runner:
@@ -85,4 +91,5 @@ FORMAT = ExportFormat(
     packages=("torch",),
     runtime="torch",
     extra="torch",
+    least_size=least_size,
 )

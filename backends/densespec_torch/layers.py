@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from densespec.network import ops
-from densespec.network.graph import Node
+from densespec.network.graph import Graph, Node
+from densespec.weights.layouts.torch_names import module_path
 from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm
 
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -92,6 +93,34 @@ def explicitly_padded(
     pads = ops.resolve_padding(padding, x.shape[2:], window, stride)
     assert pads != "same", "sizes of a tensor are known"
     return functional.pad(x, [n for pair in reversed(pads) for n in pair], value=value)
+
+
+def pool_in_two_dimensions(model: nn.Module, graph: Graph) -> None:
+    """Let the pools of a network of one dimension be computed with a second one of size 1.
+
+    It gives the same, and is traced for any length, which PyTorch's pools of one dimension are not.
+    """
+    for node in graph.nodes:
+        if isinstance(node.op, ops.MaxPool | ops.AvgPool):
+            parent, _, name = module_path(node.name).rpartition(".")
+            setattr(model.get_submodule(parent), name, _FlatPool(node.op))
+
+
+class _FlatPool(nn.Module):
+    """Pools (n, c, length) as (n, c, length, 1)."""
+
+    def __init__(self, op: ops.MaxPool | ops.AvgPool) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        op, pool = self.op, functional.avg_pool2d
+        if isinstance(op, ops.MaxPool):
+            x, pool = (
+                explicitly_padded(x, op.padding, op.window, op.stride, -torch.inf),
+                functional.max_pool2d,
+            )
+        return pool(x.unsqueeze(3), (*op.window, 1), (op.stride, 1)).squeeze(3)
 
 
 class Concat(nn.Module):

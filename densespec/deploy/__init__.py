@@ -99,7 +99,8 @@ def export(
     with _placed(path, chosen) as temporary:
         network = network_of(source, wanted, spec=spec, layout=layout, seed=seed)
         loader = chosen.write(network.graph, network.arrays, temporary, options)
-        measured = measure(loader(), network, options) if check and not unchecked else None
+        least = chosen.least_size(network.graph)
+        measured = measure(loader(), network, options, least) if check and not unchecked else None
         size_in_bytes = _bytes(temporary)
     return ExportResult(path, chosen, network.graph, options, size_in_bytes, measured, unchecked)
 

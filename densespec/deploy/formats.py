@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densespec import published
-from densespec.deploy.network import ExportOptions, Runner
+from densespec.deploy.network import ExportOptions, Runner, smallest_size
 from densespec.errors import DensespecError, PackageMissing
 from densespec.installed import require
 from densespec.network.arrays import Arrays
@@ -44,6 +44,7 @@ class ExportFormat:
         dtypes: The dtypes that it is offered in.
         layout: The order of axes of inputs and feature maps.
         has_opsets: Whether users choose a version of its set of operations, as ONNX has them.
+        least_size: Gives the least size of an input that a file for any size takes.
         marker: A file that every folder of this format has, by which an older one is known; None
             for a format that is a file.
     """
@@ -58,6 +59,7 @@ class ExportFormat:
     dtypes: tuple[str, ...] = ("float32",)
     layout: str = "channels first"
     has_opsets: bool = False
+    least_size: Callable[[Graph], int] = smallest_size
     marker: str | None = None
 
     def require_packages(self) -> None:
