@@ -26,6 +26,7 @@ from densespec_conformance.running.expectations import (
 )
 from densespec_conformance.running.one_case import Conversation, run_case, settled
 from densespec_conformance.running.result import Result, Status
+from densespec_conformance.running.sources import surely_lacks
 
 CASES = {case.id: case for case in all_cases()}
 STEM = CASES["forward/torchvision-stem"]
@@ -192,3 +193,30 @@ def test_target_is_described_with_the_first_case_that_it_answers() -> None:
     assert first.runs_on is not None
     assert "numpy" in first.runs_on.versions
     assert second.runs_on is None
+
+
+@pytest.mark.parametrize("name", ["json:NOPE", "json.nope:BACKEND"])
+def test_an_attribute_that_is_surely_not_there_is_refused_at_once(name: str) -> None:
+    with pytest.raises(SubjectError, match=r"has no attribute '(NOPE|BACKEND)'"):
+        assigned(Subject(name))
+
+
+@pytest.mark.parametrize(
+    ("lines", "lacks"),
+    [
+        ("X = 1", True),
+        ("from json.decoder import *", True),
+        ("from .other import *", False),
+        ("def __getattr__(name): return 1", False),
+        ("BACKEND = 1", False),
+        ("if True:\n    import json as BACKEND", False),
+    ],
+)
+def test_sources_tell_what_a_module_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: str, lacks: bool
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(lines)
+    (tmp_path / "mine" / "other.py").write_text("BACKEND = 1")
+    monkeypatch.chdir(tmp_path)
+    assert surely_lacks("mine", "BACKEND") is lacks

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from tests.fuzz.corpus import seeds
 from tests.fuzz.endings import ENDINGS, Ending
+from tests.fuzz.faults import wrong_endings
 from tests.fuzz.grammars import GRAMMARS
 from tests.fuzz.share import Share, read_share
 
@@ -55,7 +56,18 @@ def main() -> int:
     _show(counts, options)
     for kind, number, ending in bad[:SHOWN]:
         print(f"{kind}, number {number}: {ending.name}: {ending.said}")
-    return 1 if bad else 0
+    wrong = _faults()
+    return 1 if bad or wrong else 0
+
+
+def _faults() -> list[tuple[str, str]]:
+    """Hinder the writers of files, and say what came of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = list(wrong_endings(Path(folder)))
+    print(f"faults while files are written: {len(wrong)} that left something wrong")
+    for fault, left in wrong[:SHOWN]:
+        print(f"{fault}: {left}")
+    return wrong
 
 
 def _options() -> argparse.Namespace:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
-from pathlib import Path
 
 from densespec.backends import split_mode
 from densespec.errors import UnknownName
@@ -14,6 +12,7 @@ from densespec_conformance.asking.subject import Subject, SubjectError, input_si
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
 from densespec_conformance.cases.network import network_cases
+from densespec_conformance.running.sources import found, surely_lacks
 
 
 @dataclass(frozen=True)
@@ -41,25 +40,28 @@ def assigned(
         ids: The only cases that are wanted, whatever their tier; empty for no such limit.
 
     Raises:
-        SubjectError: Its package is not there, or there is a size, but no spec that it is for.
+        SubjectError: Its package or its attribute is not there, or there is a size, but no spec
+            that it is for.
         PackageMissing: What the suite itself needs is not installed.
     """
-    _check_package(subject)
+    _check_module(subject)
     cases = _cases_of(subject, size)
     wanted = [case for case in cases if case.id in ids or (not ids and tier in ("full", case.tier))]
     return Assignment(subject, cases, tuple(sorted(wanted, key=lambda case: (case.cost, case.id))))
 
 
-def _check_package(subject: Subject) -> None:
-    """Refuse a package that is not there; importing one is for the target's process."""
-    module, _, attribute = subject.name.partition(":")
+def _check_module(subject: Subject) -> None:
+    """Refuse what is surely not there; importing is for the target's process."""
+    module, _, attribute = split_mode(subject.name)[0].partition(":")
     package = module.partition(".")[0]
-    if not attribute or is_installed(package):
+    if not attribute or not module:
         return
-    if PathFinder.find_spec(package, [str(Path.cwd())]) is None:
+    if not is_installed(package) and found(package) is None:
         raise SubjectError(
             f"{subject.name}: there is no package {package!r}, neither installed nor in this folder"
         )
+    if surely_lacks(module, attribute):
+        raise SubjectError(f"{subject.name}: module {module!r} has no attribute {attribute!r}")
 
 
 def _cases_of(subject: Subject, size: str | None) -> tuple[Case, ...]:
