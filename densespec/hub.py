@@ -31,7 +31,7 @@ from densespec.network.differences import nearest_variant
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
-from densespec.texts import read_text
+from densespec.texts import JsonError, parsed_json, read_text
 from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.containers import SUFFIXES
 from densespec.weights.given import warn_of
@@ -248,9 +248,9 @@ def _huggingface_hub(why: str) -> ModuleType:
 
 def _json(text: str, path: Path) -> dict[str, Any]:
     try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}") from error
+        entries = parsed_json(text, "its text")
+    except JsonError as error:
+        raise WeightsError(f"{path}: {error}") from error
     if not isinstance(entries, dict):
         raise WeightsError(f"{path}: should be a JSON object, but is {shown(entries)}")
     return entries

@@ -1,14 +1,27 @@
-"""Reading texts that people wrote: regular files of UTF-8, and no longer than such texts are."""
+"""Reading texts that people or programs wrote: regular files of UTF-8, and JSON within limits.
+
+A few megabytes of JSON can make gigabytes of objects.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LONGEST = 16 * 2**20
 """How many bytes a text may have."""
+
+MOST_PARTS = 1_000_000
+"""The most lists, objects and entries of JSON; those that texts seem to have are counted too."""
+
+
+class JsonError(ValueError):
+    """A text is no JSON, or more than any honest file has; the message says what it is."""
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -39,3 +52,34 @@ def check_regular(path: str | os.PathLike[str]) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "a pipe, a device or a socket, and no file", str(path))
+
+
+def parsed_json(
+    text: bytes | str,
+    what: str,
+    pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """Read the value of a JSON text.
+
+    Args:
+        what: What the text is, as the subject of a sentence.
+        pairs_hook: What makes a value of the names and values of an object; a dict otherwise.
+
+    Raises:
+        JsonError: It is no JSON in UTF-8, longer or deeper than any honest file has it, or of more
+            parts.
+    """
+    if len(text) > LONGEST:
+        raise JsonError(f"{what} has {len(text)} bytes, but should have at most {LONGEST}")
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        parts = sum(text.count(mark) for mark in ",[{")
+        if parts > MOST_PARTS:
+            raise JsonError(f"{what} has {parts} parts, but should have at most {MOST_PARTS}")
+        return json.loads(text, object_pairs_hook=pairs_hook)
+    except RecursionError as error:
+        raise JsonError(f"{what} is nested deeper than JSON is read") from error
+    except JsonError:
+        raise
+    except ValueError as error:  # of JSON, of UTF-8, or of a number of too many digits
+        raise JsonError(f"{what} is no JSON: {error}") from error

@@ -226,10 +226,12 @@ def test_safetensors_of_another_maker_are_no_checkpoint(path: Path) -> None:
             "not a densespec checkpoint of version 1: its metadata says 2",
             id="another version",
         ),
-        pytest.param({"densespec": "1"}, "the spec in its metadata: not JSON: ", id="no spec"),
+        pytest.param(
+            {"densespec": "1"}, "the spec in its metadata: the text is no JSON: ", id="no spec"
+        ),
         pytest.param(
             {"densespec": "1", "spec": "{"},
-            "the spec in its metadata: not JSON: ",
+            "the spec in its metadata: the text is no JSON: ",
             id="half a spec",
         ),
         pytest.param(

@@ -272,7 +272,7 @@ def test_a_config_states_the_spec_of_weights_that_do_not(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "its text is no JSON"),
         ("[]", r"should be a JSON object, but is \[\]"),
         ('{"spec": {"format": 1, "blocks": []}}', "spec: "),
     ],

@@ -213,8 +213,8 @@ def test_a_given_spec_has_to_agree_with_the_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
+        ("{", "its config is no JSON"),
+        ("[" * 100_000, "is nested deeper than JSON"),
     ],
 )
 def test_text_that_is_no_config_is_refused(text: str, message: str) -> None:

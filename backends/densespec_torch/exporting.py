@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from densespec.deploy.formats import ExportFormat, Loader
 from densespec.deploy.network import ExportOptions, Runner, optimized, smallest_size
@@ -47,7 +47,8 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
         *(Dim.AUTO(min=least) if n is None else Dim.STATIC for n in sizes),
     )
     # PyTorch would take it that no map has one position alone, as those that it traces have more.
-    with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+    config: Any = _config
+    with torch.no_grad(), config.patch(backed_size_oblivious=True):
         program = torch.export.export(model, (x,), dynamic_shapes=(dims,))
     with path.open("wb") as file:
         torch.export.save(program, file)

@@ -114,7 +114,8 @@ class _FlatPool(nn.Module):
         self.op = op
 
     def forward(self, x: Tensor) -> Tensor:
-        op, pool = self.op, functional.avg_pool2d
+        op = self.op
+        pool: Any = functional.avg_pool2d
         if isinstance(op, ops.MaxPool):
             x, pool = (
                 explicitly_padded(x, op.padding, op.window, op.stride, -torch.inf),

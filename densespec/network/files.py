@@ -12,7 +12,7 @@ from densespec.atomic import atomic_path
 from densespec.errors import DensespecError, SpecError, UnknownName, shown
 from densespec.network.fields import Record, plain
 from densespec.network.spec import DenseNetSpec
-from densespec.texts import read_text
+from densespec.texts import JsonError, parsed_json, read_text
 
 FORMAT = 1
 """Version of the file format, the ``format`` key of every file written."""
@@ -54,9 +54,9 @@ def from_json(text: str, kind: type[R]) -> R:
         SpecError, UnknownName, SpecFileError: the text is no record of that kind; says why.
     """
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SpecFileError(f"not JSON: {error}") from error
+        table = parsed_json(text, "the text")
+    except JsonError as error:
+        raise SpecFileError(str(error)) from error
     return from_table(table, kind)
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from densespec.atomic import atomic_path
-from densespec.texts import check_regular
+from densespec.texts import JsonError, check_regular, parsed_json
 from densespec.training.errors import TrainingError
 
 LogLine = dict[str, Any]
@@ -116,8 +116,8 @@ def _lines(path: Path) -> list[LogLine | None]:
 
 
 def _line(text: bytes) -> LogLine | None:
-    with contextlib.suppress(ValueError, RecursionError):
-        record = json.loads(text)
+    with contextlib.suppress(JsonError):
+        record = parsed_json(text, "a line")
         if isinstance(record, dict) and _is_whole(record):
             return record
     return None

@@ -22,6 +22,7 @@ from densespec.network.graph import Graph, freeze
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
+from densespec.texts import parsed_json
 from densespec.weights import digests
 from densespec.weights.containers import write_file
 from densespec.weights.layouts import canonical
@@ -127,7 +128,7 @@ def _training(
     if TRAINING_KEY not in metadata:
         return None
     try:
-        state = json.loads(metadata[TRAINING_KEY])
+        state = parsed_json(metadata[TRAINING_KEY], "the text")
         recipe = TrainingRecipe.from_dict(state["recipe"])
         step = int(state["step"])
         trainable_from = state.get("trainable_from")

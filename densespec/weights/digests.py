@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from densespec.errors import WeightsError, listed
+from densespec.texts import JsonError, parsed_json
 from densespec.weights.tensors import Tensor, Tensors
 
 KEY = "digests"
@@ -57,9 +58,9 @@ def checked(path: Path, tensors: Tensors, texts: Mapping[str, str]) -> Tensors:
 
 def _stated(text: str) -> dict[str, Any]:
     try:
-        expected = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"its {KEY} are not JSON: {error}") from error
+        expected = parsed_json(text, f"the text of its {KEY}")
+    except JsonError as error:
+        raise WeightsError(str(error)) from error
     if not isinstance(expected, dict):
         raise WeightsError(f"its {KEY} should be a table of names")
     return expected

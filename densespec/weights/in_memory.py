@@ -5,7 +5,7 @@ No framework is imported: what its models and arrays can be asked is enough.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -135,7 +135,7 @@ def _stated(model: HasWeights) -> dict[str, str]:
 
 def _modules(model: HasState) -> dict[str, str]:
     """What the modules of a model say, if it is one of PyTorch's."""
-    named = getattr(model, "named_modules", dict)()
+    named: Iterable[tuple[str, object]] = getattr(model, "named_modules", tuple)()
     modules = {path: facts(_kind(module), vars(module)) for path, module in named}
     return {KEY: as_text(modules)} if modules else {}
 

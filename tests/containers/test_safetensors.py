@@ -120,7 +120,7 @@ FOUR = entry("U8", [4], 0, 4)
         pytest.param(b'{"a":{"dtype":"U8","dtype":"I8"}}', "is there twice", id="twice within"),
         pytest.param(b'{"a":' + b"[" * 100_000, "its header is nested deeper", id="nested"),
         pytest.param(b"[" + b"{}," * 10**6 + b"{}]", "has 2000002 parts", id="many parts"),
-        pytest.param(b'{"a":' + b"9" * 10_000 + b"}", "ValueError", id="many digits"),
+        pytest.param(b'{"a":' + b"9" * 10_000 + b"}", "its header is no JSON", id="many digits"),
         pytest.param(b'{"a":\xff}', "its header is no JSON", id="not UTF-8"),
         pytest.param(b'{"a"', "its header is no JSON", id="not JSON"),
     ],

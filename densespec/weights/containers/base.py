@@ -22,6 +22,7 @@ import numpy as np
 
 from densespec.errors import LONGEST, PackageMissing, WeightsError, shown
 from densespec.installed import require
+from densespec.texts import JsonError
 from densespec.weights.tensors import Tensor, Tensors
 
 ReadArray = Callable[[np.dtype], np.ndarray]
@@ -105,7 +106,7 @@ def damage(path: Path, kind: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Damaged):
+    if isinstance(error, Damaged | JsonError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

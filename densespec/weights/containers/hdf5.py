@@ -23,7 +23,7 @@ import numpy as np
 
 from densespec.errors import shown
 from densespec.installed import require
-from densespec.weights.containers import json_texts
+from densespec.texts import parsed_json
 from densespec.weights.containers.base import (
     ITEM_SIZES,
     MAX_DEPTH,
@@ -81,7 +81,7 @@ def read_from(opened: Opened, file: StoredBytes) -> None:
         _read_layers(opened, file, weights, layers or [])
     for key in DESCRIPTIONS:
         if key in opened.metadata:
-            json_texts.parsed(opened.metadata[key], f"its {key}")
+            parsed_json(opened.metadata[key], f"its {key}")
 
 
 def _texts(node: HDF5Object) -> dict[str, str]:

@@ -6,7 +6,8 @@ so: nothing in it is loaded or run.
 
 from __future__ import annotations
 
-from densespec.weights.containers import hdf5, json_texts
+from densespec.texts import LONGEST, parsed_json
+from densespec.weights.containers import hdf5
 from densespec.weights.containers.base import BytesInMemory, Damaged, Opened, Refused
 from densespec.weights.containers.zips import Archive
 
@@ -30,15 +31,15 @@ def read(opened: Opened) -> None:
 
 def _text(archive: Archive, name: str) -> str:
     """Read a member, once it is known to be JSON."""
-    if archive.members[name].file_size > json_texts.LONGEST:
-        raise Damaged(f"{name} is longer than {json_texts.LONGEST} bytes")
+    if archive.members[name].file_size > LONGEST:
+        raise Damaged(f"{name} is longer than {LONGEST} bytes")
     text = archive.content(name).tobytes().decode()
-    json_texts.parsed(text, name)
+    parsed_json(text, name)
     return text
 
 
 def _texts(metadata: str) -> dict[str, str]:
-    entries = json_texts.parsed(metadata, METADATA)
+    entries = parsed_json(metadata, METADATA)
     if not isinstance(entries, dict):
         raise Damaged(f"{METADATA} should be a JSON object")
     return {key: text for key, text in entries.items() if isinstance(text, str)}

@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, cast
 import numpy as np
 
 from densespec.errors import shown
-from densespec.weights.containers import json_texts
+from densespec.texts import JsonError, parsed_json
 from densespec.weights.containers.base import (
     EXTENDED,
     ITEM_SIZES,
@@ -54,8 +54,8 @@ def read(opened: Opened) -> None:
 
 def _metadata(comment: bytes) -> dict[str, str]:
     try:
-        metadata = json_texts.parsed(comment, "its comment")
-    except Damaged:
+        metadata = parsed_json(comment, "its comment")
+    except JsonError:
         return {}
     texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
     return metadata if texts else {}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from densespec.errors import shown
-from densespec.weights.containers import json_texts
+from densespec.texts import LONGEST, parsed_json
 from densespec.weights.containers.base import (
     ITEM_SIZES,
     BytesOfFile,
@@ -66,12 +66,11 @@ def read(opened: Opened) -> None:
 
 def _header(opened: Opened, file: StoredBytes) -> tuple[dict[str, Any], int]:
     size = struct.unpack("<Q", file.take(0, 8))[0] if opened.size >= 8 else 2**64
-    if size > min(json_texts.LONGEST, opened.size - 8):
+    if size > min(LONGEST, opened.size - 8):
         raise Damaged(
-            f"it has {opened.size} bytes, but says that its header has {size}, of at "
-            f"most {json_texts.LONGEST}"
+            f"it has {opened.size} bytes, but says that its header has {size}, of at most {LONGEST}"
         )
-    header = json_texts.parsed(file.take(8, size), "its header", _without_repeats)
+    header = parsed_json(file.take(8, size), "its header", _without_repeats)
     if not isinstance(header, dict):
         raise Damaged(f"its header should be a JSON object, but is {shown(header)}")
     return header, 8 + size

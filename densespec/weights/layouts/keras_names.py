@@ -18,6 +18,7 @@ from typing import Any
 from densespec.errors import WeightsError
 from densespec.network import ops
 from densespec.network.graph import Graph
+from densespec.texts import JsonError, parsed_json
 from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name, evidence_in_order
 from densespec.weights.layouts import canonical_shape, renamed
 from densespec.weights.layouts.places import UNIT, by_place
@@ -154,8 +155,8 @@ def notes_names(metadata: Mapping[str, str]) -> bool:
 def _noted_names(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """Names of layers by group; none where another file has other metadata under that key."""
     try:
-        names = json.loads(metadata.get("layer_names", "{}"))
-    except (ValueError, RecursionError):
+        names = parsed_json(metadata.get("layer_names", "{}"), "the names of layers")
+    except JsonError:
         return {}
     return names if isinstance(names, dict) else {}
 

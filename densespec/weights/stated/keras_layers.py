@@ -5,13 +5,13 @@ Nothing is made or run. Keras 2 and 3 say in different ways which layer reads wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any
 
 from densespec.errors import WeightsError, shown
+from densespec.texts import JsonError, parsed_json
 from densespec.weights.stated.network import StatedOtherwise
 
 FUNCTIONAL, SEQUENTIAL = ("Functional", "Model"), "Sequential"
@@ -70,9 +70,9 @@ def read_config(text: str) -> Any:
     if len(text) > LONGEST_CONFIG:
         raise WeightsError(f"its config has {len(text)} characters, more than any network's")
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"its config is not JSON: {error}") from error
+        return parsed_json(text, "its config")
+    except JsonError as error:
+        raise WeightsError(str(error)) from error
 
 
 def model_of(entry: Mapping[str, Any]) -> StatedModel:

@@ -10,11 +10,12 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from densespec.errors import bare, listed, shown
 from densespec.network.graph import CLASSIFIER, Graph, Node, in_head
 from densespec.network.ops import BatchNorm, Conv, MaxPool, Padding
+from densespec.texts import parsed_json
 from densespec.weights.stated.network import StatedOtherwise
 
 KEY = "modules"
@@ -105,14 +106,14 @@ def as_text(modules: Modules) -> str:
 
 def modules_in(metadata: Mapping[str, str]) -> Modules:
     """Give the modules that metadata hold; none where they hold none."""
-    table = json.loads(metadata.get(KEY, "{}"))
+    table = parsed_json(metadata.get(KEY, "{}"), "the text of its modules")
     return {path: ModuleFacts(kind, attributes) for path, (kind, attributes) in table.items()}
 
 
 # The head
 
 
-def activation_between(modules: Modules, linears: Sequence[str]) -> str | None:
+def activation_between(modules: Modules, linears: Sequence[str]) -> Literal["relu", "none"] | None:
     """Say what stands between the linear layers of a head, if they are in one ``Sequential``.
 
     Args:
@@ -127,10 +128,10 @@ def activation_between(modules: Modules, linears: Sequence[str]) -> str | None:
     between = [_between(modules, *pair) for pair in itertools.pairwise(linears)]
     if not between or None in between:
         return None
-    kinds = {"relu" if _has_relu(modules, paths or ()) else "none" for paths in between}
-    if len(kinds) > 1:
+    have_relu = {_has_relu(modules, paths or ()) for paths in between}
+    if len(have_relu) > 1:
         raise StatedOtherwise("its head has a ReLU between some of its linear layers alone")
-    return kinds.pop()
+    return "relu" if have_relu.pop() else "none"
 
 
 def _between(modules: Modules, first: str, last: str) -> list[str] | None:
