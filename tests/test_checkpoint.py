@@ -226,12 +226,10 @@ def test_safetensors_of_another_maker_are_no_checkpoint(path: Path) -> None:
             "not a densespec checkpoint of version 1: its metadata says 2",
             id="another version",
         ),
-        pytest.param(
-            {"densespec": "1"}, "the spec in its metadata: the text is no JSON: ", id="no spec"
-        ),
+        pytest.param({"densespec": "1"}, "the spec in its metadata: the text is no", id="no spec"),
         pytest.param(
             {"densespec": "1", "spec": "{"},
-            "the spec in its metadata: the text is no JSON: ",
+            "the spec in its metadata: the text is no",
             id="half a spec",
         ),
         pytest.param(
