@@ -454,6 +454,7 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_line(
 
 
 def test_a_config_that_would_make_gigabytes_of_objects_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text('{"a": [' + "{}," * 1_000_001 + "{}]}")
     with pytest.raises(WeightsError, match=r"its text has \d+ parts, but should have at most"):
         densespec.from_pretrained(tmp_path, backend="numpy")
