@@ -18,11 +18,16 @@ from densespec_keras.kernels.common import max_pool as max_pool
 Array = Any
 
 
-def norm(features: FeatureMaps, norm: NormOperands, relu: bool) -> Array:
+def norm(features: FeatureMaps, norm: NormOperands, rectified: bool) -> Array:
     y, mean, variance = _normalised(features.x, norm)
     if norm.batch:
         norm.record(mean, variance, common.count(features.x))
-    return tf.nn.relu(y) if relu else y
+    return relu(y) if rectified else y
+
+
+def relu(x: Array) -> Array:
+    """Keep NaN, which the ReLU that TensorFlow makes part of the op before it makes 0."""
+    return tf.where(x < 0, tf.zeros([], x.dtype), x)
 
 
 def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
