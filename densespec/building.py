@@ -22,7 +22,7 @@ from densespec.backends import Origin as Origin
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
-from densespec.network.graph import Graph, Pooling, freeze, lower
+from densespec.network.graph import Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import TrainingState, write_checkpoint

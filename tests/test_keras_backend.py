@@ -56,6 +56,11 @@ def test_modes_are_the_same_network(engine: str) -> None:
     run_checks(engine, "modes")
 
 
+@torch_first
+def test_changed_models_are_what_their_layers_are(engine: str) -> None:
+    run_checks(engine, "changed")
+
+
 @every_engine
 def test_float64_is_float64(engine: str) -> None:
     run_checks(engine, "float64", JAX_ENABLE_X64="1")

@@ -145,7 +145,6 @@ class _Evaluation:
         if TO_CHANNELS_LAST in self._layers:
             x = self._layers[TO_CHANNELS_LAST](x)
         values, features = {self._graph.input.name: x}, FeatureMaps(x)
-        unfit = 0 * keras.ops.sum(keras.ops.stop_gradient(x), range(1, len(x.shape)))
         for step in self._steps():
             features = self._do(step, features)
             values[step.output.name] = features.x

@@ -171,6 +171,13 @@ def test_a_last_batch_of_one_is_kept_where_norms_see_more() -> None:
     batches(batch_size=8).check_norms(deep)
 
 
+def test_a_last_batch_of_one_is_kept_where_such_norms_are_frozen() -> None:
+    deep = lower(DenseNetSpec(blocks=(1, 1, 1, 1), growth_rate=4, classes=5), (8, 8))
+    one_left().check_norms(freeze(deep, "classifier"))
+    with pytest.raises(DataError, match=r"of which final\.norm has one value"):
+        one_left().check_norms(freeze(deep, "final"))
+
+
 def test_a_package_can_publish_a_feed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def feed(given: Batches, epoch: int, *, scale: float) -> np.ndarray:
         return next(given.epoch(epoch))[0] * scale
