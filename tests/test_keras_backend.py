@@ -62,6 +62,11 @@ def test_changed_models_are_what_their_layers_are(engine: str) -> None:
 
 
 @every_engine
+def test_what_is_not_finite_stays_so(engine: str) -> None:
+    run_checks(engine, "finite", XLA_FLAGS="--xla_cpu_enable_fast_min_max=false")
+
+
+@every_engine
 def test_float64_is_float64(engine: str) -> None:
     run_checks(engine, "float64", JAX_ENABLE_X64="1")
 

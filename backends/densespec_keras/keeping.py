@@ -27,7 +27,7 @@ def policies_of(model: Any, graph: Graph) -> dict[str, Any]:
 
 
 def on_device_of(model: Any) -> AbstractContextManager[Any]:
-    """Build on the device of a model's arrays; where they are spread over several, as by default."""
+    """Build on the device of a model's arrays; on Keras's own choice where those are on several."""
     device = _device_of(model.variables[0].value)
     return keras.device(device) if device else contextlib.nullcontext()
 

@@ -11,6 +11,7 @@ import pytest
 from densespec import DenseNetSpec, TrainingRecipe, lower
 from densespec.data import Batches, DataError, Split
 from densespec.errors import UnknownName
+from densespec.network.graph import freeze
 from tests.data.samples import dataset
 from tests.publishing import publish
 
