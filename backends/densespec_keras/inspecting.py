@@ -65,7 +65,7 @@ def graph_of(model: Any, graph: Graph) -> Graph:
     """
     try:
         now = stated_graph(model).graph
-    except (StatedOtherwise, SpecError) as error:
+    except (WeightsError, SpecError) as error:
         raise _changed(error, model, graph) from error
     frozen = {node.name for node in graph.nodes if node.frozen}
     nodes = tuple(replace(node, frozen=node.name in frozen) for node in now.nodes)
@@ -187,7 +187,8 @@ def _in_words_of(graph: Graph, now: Graph) -> Any:
 def _changed(error: Exception, model: Any, graph: Graph) -> ModelChanged:
     nodes = {layer_name(node.name): node for node in graph.nodes}
     path = getattr(error, "layer", None)
-    layer = next((layer for layer in leaves(model) if path and path.endswith(layer.name)), model)
+    name = (path or "").rpartition("/")[2]
+    layer = next((layer for layer in leaves(model) if layer.name == name), model)
     node = nodes.get(layer.name)
     expected = "nothing there" if node is None else shown(node.op)
     return ModelChanged(path or model.name, _described(layer), expected, str(error))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -76,7 +77,8 @@ class Planned(keras.Model):
             settings: What the layers say as long as they compute it; None for what they say now.
         """
         now = {layer.name: settings_of(layer) for layer in self.layers}
-        self.graph, self.settings = graph, now | dict(settings or {})
+        self.graph = graph
+        self.settings = MappingProxyType(now | dict(settings or {}))  # which Keras does not track
 
     def planned(self) -> Graph:
         """Give what is computed: for a model from a file, what its layers state."""
