@@ -139,7 +139,7 @@ def test_new_weights_count_at_once(build: Any, images: Any) -> None:
     np.testing.assert_allclose(model.predict_on_batch(x), halved, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("network", ["same", "cifar"])
+@pytest.mark.parametrize("network", ["preactivation", "same", "cifar"])
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_not_finite_stays_so(mode: str, network: str, build: Any, images: Any) -> None:
     x = last(images())

@@ -58,7 +58,7 @@ def norm(features: FeatureMaps, norm: NormOperands, relu: bool) -> Array:
 
 
 def relu(x: Array) -> Array:
-    """Keep NaN, which XLA's maximum on CPUs makes 0."""
+    """Keep NaN, of which XLA's maximum can make 0 on CPUs."""
     return jnp.where(x < 0, 0, x)
 
 
@@ -197,7 +197,7 @@ def _max_pool(op: ops.MaxPool, x: Array) -> Array:
 
 
 def _larger(a: Array, b: Array) -> Array:
-    """Give the larger one of each pair, or NaN, which XLA's maximum on CPUs passes over."""
+    """Give the larger one of each pair, or NaN, which XLA's maximum can pass over on CPUs."""
     return jnp.where((a >= b) | (a != a), a, b)
 
 
