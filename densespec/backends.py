@@ -7,6 +7,7 @@ walks through writing one; the conformance suite says whether it is right.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 import numpy as np
 
 from densespec import published
-from densespec.errors import BackendUnavailable, UnknownName
+from densespec.errors import BackendUnavailable, PackageMissing, UnknownName
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
@@ -35,6 +36,22 @@ MODES: Mapping[str, str] = {
 }
 """How a backend may run a network; every mode computes the same."""
 LAYERS = "layers"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model was built from; a built model carries it as its attribute ``densespec``.
+
+    Attributes:
+        backend: The backend's name, with the mode behind it.
+        dtype, data_format, name: What the backend was given.
+    """
+
+    backend: str
+    graph: Graph
+    dtype: str | None
+    data_format: DataFormat
+    name: str
 
 
 @dataclass(frozen=True)
@@ -187,14 +204,34 @@ class InspectableBackend(Protocol):
         """
         ...
 
-    def keep_state(self, model: Any, source: Any, graph: Graph, *, trainable: bool) -> None:
-        """Give a new model what another of the same network has beyond values of arrays.
+    def rebuild(
+        self, source: Any, origin: Origin, weights: Mapping[str, np.ndarray], *, trainable: bool
+    ) -> Any:
+        """A new model that has what another of the same network has beyond values of arrays.
 
         That is their types, their devices and whether the model is in training mode.
 
         Args:
-            graph: the network of both.
-            trainable: whether what trains is kept too; the model's own graph says it otherwise.
+            source: the other model.
+            origin: what the new one is built from; its graph is the network of both.
+            weights: the arrays of ``source``.
+            trainable: whether what trains is kept too; the graph of ``origin`` says it otherwise.
+        """
+        ...
+
+
+@runtime_checkable
+class RecognisingBackend(Protocol):
+    """A backend that knows networks in its framework's models, whoever made those. Optional.
+
+    Users make models of the layers of another, and files of models forget what they were built of.
+    """
+
+    def recognise(self, model: Any) -> Origin | None:
+        """What a model could have been built from; None for a model of another framework.
+
+        Raises:
+            WeightsError: it is no network of densespec's; names what is not.
         """
         ...
 
@@ -344,6 +381,20 @@ def get_backend(name: str) -> Backend:
         raise UnknownName(f"mode of backend {name!r}", mode, modes)
     assert isinstance(backend, ModalBackend)
     return backend.in_mode(mode)
+
+
+def recognised(model: Any) -> Origin | None:
+    """Ask the installed backends what a model could have been built from; None if none knows it.
+
+    Raises:
+        WeightsError: It is a model of a framework that can say so, and no network of densespec's.
+    """
+    for name in backends():
+        with contextlib.suppress(PackageMissing, BackendUnavailable):
+            backend = get_backend(name)
+            if isinstance(backend, RecognisingBackend) and (found := backend.recognise(model)):
+                return found
+    return None
 
 
 def graph_now(backend: str, model: Any, graph: Graph) -> Graph:

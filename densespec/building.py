@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from densespec.backends import (
     InspectableBackend,
     get_backend,
     graph_now,
+    recognised,
     with_mode,
 )
+from densespec.backends import Origin as Origin
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
-from densespec.network.graph import Graph, Pooling, freeze, lower
+from densespec.network.graph import Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
@@ -37,22 +39,6 @@ from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 LOGITS = "linear"
 """What Keras calls the activation that changes nothing."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a model was built from; a built model carries it as its attribute ``densespec``.
-
-    Attributes:
-        backend: The backend's name, with the mode behind it.
-        dtype, data_format, name: What the backend was given.
-    """
-
-    backend: str
-    graph: Graph
-    dtype: str | None
-    data_format: DataFormat
-    name: str
 
 
 @takes_reading_options
@@ -170,10 +156,12 @@ def rebuilt(model: Any, origin: Origin, *, trainable: bool = True) -> Any:
         origin: What the new one is built from: the network that the model is of now.
         trainable: Whether what trains stays as it is; the graph of ``origin`` says it otherwise.
     """
-    new = build_graph(origin, read_weights(model))
     backend = get_backend(origin.backend)
-    if isinstance(backend, InspectableBackend):
-        backend.keep_state(new, model, origin.graph, trainable=trainable)
+    arrays = backend.read_weights(model, origin.graph)
+    if not isinstance(backend, InspectableBackend):
+        return build_graph(origin, arrays)
+    new = backend.rebuild(model, origin, arrays, trainable=trainable)
+    new.densespec = origin
     return new
 
 
@@ -190,16 +178,18 @@ def origin_of(model: Any) -> Origin:
     """Say what a model could be built from as it is now.
 
     Raises:
-        DensespecError: densespec did not build it.
+        DensespecError: densespec did not build it, and its backend can't tell what it is.
         ModelChanged: It was changed into something that no spec says; names the part.
     """
     origin = getattr(model, "densespec", None)
-    if not isinstance(origin, Origin):
-        raise DensespecError(
-            f"this {type(model).__name__} was not built by densespec.build in this process, "
-            "or has lost its attribute 'densespec'"
-        )
-    return replace(origin, graph=graph_now(origin.backend, model, origin.graph))
+    if isinstance(origin, Origin):
+        return replace(origin, graph=graph_now(origin.backend, model, origin.graph))
+    if found := recognised(model):
+        return found
+    raise DensespecError(
+        f"this {type(model).__name__} was not built by densespec.build in this process, "
+        "or has lost its attribute 'densespec'"
+    )
 
 
 def read_weights(model: Any) -> Arrays:

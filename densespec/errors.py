@@ -131,17 +131,20 @@ class ModelChanged(DensespecError):
         part: The name of the module or layer, such as ``features.pool0``.
         actual: What it is.
         expected: What the spec says.
+        why: Why no spec can say it, where that needs saying.
     """
 
-    def __init__(self, part: str, actual: str, expected: str) -> None:
+    def __init__(self, part: str, actual: str, expected: str, why: str = "") -> None:
+        because = f" ({why})" if why else ""
         super().__init__(
             f"{part} is {actual}, but the spec says {expected}: no spec can say what this model "
-            "computes now. Undo the change, or keep the model by its framework's own means"
+            f"computes now{because}. Undo the change, or keep the model by its framework's own "
+            "means"
         )
-        self.part, self.actual, self.expected = part, actual, expected
+        self.part, self.actual, self.expected, self.why = part, actual, expected, why
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.part, self.actual, self.expected)
+        return type(self), (self.part, self.actual, self.expected, self.why)
 
 
 class EngineConflict(DensespecError, RuntimeError):

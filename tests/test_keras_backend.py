@@ -56,6 +56,16 @@ def test_modes_are_the_same_network(engine: str) -> None:
     run_checks(engine, "modes")
 
 
+@torch_first
+def test_changed_models_are_what_their_layers_are(engine: str) -> None:
+    run_checks(engine, "changed")
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "torch"])
+def test_what_is_not_finite_stays_so_layer_by_layer(engine: str) -> None:
+    run_checks(engine, "finite")
+
+
 @every_engine
 def test_float64_is_float64(engine: str) -> None:
     run_checks(engine, "float64", JAX_ENABLE_X64="1")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from densespec.backends import LAYERS, DataFormat, Trainer, with_mode
+from densespec.backends import LAYERS, DataFormat, Origin, Trainer, with_mode
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -68,6 +69,7 @@ class KerasBackend:
         data_format: DataFormat,
         name: str,
         synchronised: bool = False,
+        policies: Mapping[str, Any] | None = None,
     ) -> Any:
         keras = keras_on(self.engine)
         from densespec_keras import variables
@@ -85,11 +87,48 @@ class KerasBackend:
             data_format=data_format,
             inner_format=inner,
             dtype=dtype,
+            policies=policies,
             weights=weights,
             synchronised=synchronised,
             kind=KINDS[self.mode],
         ).model(name)
         variables.state_initializers(model, graph)
+        return model
+
+    def recognise(self, model: Any) -> Origin | None:
+        """See :class:`densespec.backends.RecognisingBackend`."""
+        keras = sys.modules.get("keras")
+        if keras is None or not isinstance(model, keras.Model):
+            return None
+        if keras.config.backend() != self.engine:
+            return None
+        from densespec_keras.states import recognised
+
+        return recognised(model)
+
+    def graph_of(self, model: Any, graph: Graph) -> Graph:
+        """See :class:`densespec.backends.InspectableBackend`."""
+        from densespec_keras.inspecting import graph_of
+
+        return graph_of(model, graph)
+
+    def rebuild(
+        self, source: Any, origin: Origin, weights: Mapping[str, np.ndarray], *, trainable: bool
+    ) -> Any:
+        """See :class:`densespec.backends.InspectableBackend`."""
+        keras_on(self.engine)
+        from densespec_keras import keeping
+
+        with keeping.on_device_of(source):
+            model = self._model(
+                origin.graph,
+                weights,
+                dtype=keeping.policy_of(source),
+                data_format=origin.data_format,
+                name=origin.name,
+                policies=keeping.policies_of(source, origin.graph),
+            )
+        keeping.keep_state(model, source, origin.graph, trainable=trainable)
         return model
 
     def read_weights(self, model: Any, graph: Graph) -> Arrays:
@@ -118,7 +157,7 @@ class KerasBackend:
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
         from densespec_keras.running import forward
 
-        return forward(model, x, taps)
+        return forward(model, graph, x, taps)
 
     def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> KerasTrainer:
         from densespec_keras.training import KerasTrainer

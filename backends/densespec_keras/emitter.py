@@ -28,6 +28,7 @@ class Emitter:
         inner_format: The layout of the layers. TensorFlow has no channels_first convolution on
             CPUs: there, the input is permuted once and everything runs channels_last.
         dtype: The dtype of the layers: a name, a policy, or None for Keras's global policy.
+        policies: The dtypes of layers, by name, that have others.
         weights: The canonical arrays that new layers start with.
         layers: Existing layers, used again where their names fit, weights and all.
         synchronised: Whether norms take their statistics over all replicas of TensorFlow's
@@ -42,12 +43,14 @@ class Emitter:
         data_format: str,
         inner_format: str,
         dtype: Any,
+        policies: Mapping[str, Any] | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
         layers: Iterable[Any] = (),
         synchronised: bool = False,
         kind: Any = keras.Model,
     ) -> None:
         self.graph, self.dtype = graph, dtype
+        self._policies = policies or {}
         self._weights, self._kind = weights or {}, kind
         self._synchronised = synchronised
         self.data_format, self.inner_format = data_format, inner_format
@@ -72,7 +75,7 @@ class Emitter:
     def _of(self, inputs: Any, outputs: Any, **options: Any) -> Any:
         model = self._kind(inputs, outputs, **options)
         if self._kind is not keras.Model:
-            model.graph = self.graph
+            model.follow(self.graph)
         return model
 
     def _entry(self) -> Any:
@@ -108,7 +111,8 @@ class Emitter:
     def _layer(self, kind: Any, name: str, *args: Any, **config: Any) -> Any:
         if name not in self._layers:
             config["trainable"] = name not in self._frozen
-            self._layers[name] = kind(*args, name=name, dtype=self.dtype, **config)
+            dtype = self._policies.get(name, self.dtype)
+            self._layers[name] = kind(*args, name=name, dtype=dtype, **config)
         return self._layers[name]
 
     def _sliding(self, kind: str, name: str, *args: Any, **config: Any) -> Any:

@@ -56,16 +56,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
         from torch.nn import functional
 
         self._count(x)
+        running = (self.moving_mean, self.moving_variance)
+        mean, variance = (ops.cast(each.value, x.dtype) for each in running)  # a copy, if in half
         y = functional.batch_norm(
             x.movedim(self.axis, 1),
-            self.moving_mean.value,
-            self.moving_variance.value,
+            mean,
+            variance,
             ops.cast(self.gamma, x.dtype) if self.scale else None,
             ops.cast(self.beta, x.dtype) if self.center else None,
             training=True,
             momentum=1 - self.momentum,
             eps=self.epsilon,
         )
+        for each, new in zip(running, (mean, variance), strict=True):
+            if new is not each.value:
+                each.assign(new)
         return y.movedim(1, self.axis)
 
     def _statistics(self, x: Any) -> tuple[Any, Any, Any]:

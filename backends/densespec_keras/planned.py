@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -21,9 +22,9 @@ from densespec.network.graph import Graph, Node, without
 from densespec.network.steps import Block, Convolution, NormRelu, Step, Unit, steps
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
+from densespec_keras.inspecting import settings_of, stated_graph
 from densespec_keras.kernels import FeatureMaps, NormOperands, UnitOperands, load
 from densespec_keras.layers import move_statistics, require_several
-from densespec_keras.states import graph_of
 
 
 class Planned(keras.Model):
@@ -33,6 +34,7 @@ class Planned(keras.Model):
         mode: The name of the mode.
         recompute: Whether activations are computed again in the backward pass.
         graph: What is computed, where that is known.
+        settings: What the layers said when they computed it, by their names.
         shown: Names of nodes whose values the model gives, channels last, in place of its output,
             as far as they are values of steps; None for the output.
     """
@@ -40,6 +42,7 @@ class Planned(keras.Model):
     mode = "fast"
     recompute = False
     graph: Graph | None = None
+    settings: Mapping[str, Any]
     shown: Sequence[str] | None = None
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -53,20 +56,35 @@ class Planned(keras.Model):
     def is_fused(self) -> bool:
         """Whether the engine's kernels compute what the layers do.
 
-        Mixed precision casts between layers, and synchronised norms meet other replicas: such
-        models run layer by layer.
+        Mixed precision casts between layers, synchronised norms meet other replicas, and layers
+        that a user has changed compute something else: such models run layer by layer.
         """
-        policies = [layer.dtype_policy for layer in (self, *self.layers)]
+        layers = self.layers
+        policies = [layer.dtype_policy for layer in (self, *layers)]
         if any(policy.compute_dtype != policy.variable_dtype for policy in policies):
             return False
         if any(policy.compute_dtype not in ("float32", "float64") for policy in policies):
             return False
-        return not any(getattr(layer, "synchronized", False) for layer in self.layers)
+        if any(getattr(layer, "synchronized", False) for layer in layers):
+            return False
+        self.planned()
+        return all(settings_of(layer) == self.settings.get(layer.name) for layer in layers)
+
+    def follow(self, graph: Graph, settings: Mapping[str, Any] | None = None) -> None:
+        """Compute a graph.
+
+        Args:
+            settings: What the layers say as long as they compute it; None for what they say now.
+        """
+        now = {layer.name: settings_of(layer) for layer in self.layers}
+        self.graph = graph
+        self.settings = MappingProxyType(now | dict(settings or {}))  # which Keras does not track
 
     def planned(self) -> Graph:
         """Give what is computed: for a model from a file, what its layers state."""
         if self.graph is None:
-            self.graph = graph_of(self)
+            self.follow(stated_graph(self).graph)
+        assert self.graph is not None
         return self.graph
 
     @functools.cached_property
@@ -167,7 +185,7 @@ class _Evaluation:
                 return FeatureMaps(self._conv(step.conv, self._kernels.avg_pool(features.x, op)))
             case Convolution():
                 y = self._normed_conv(step.conv, step.norm, features.x)
-                return FeatureMaps(y if step.relu is None else keras.ops.relu(y))
+                return FeatureMaps(y if step.relu is None else self._kernels.relu(y))
         return FeatureMaps(self._alone(step.node, features.x))
 
     def _alone(self, node: Node, x: Any) -> Any:

@@ -11,8 +11,10 @@ import numpy as np
 
 from densespec.backends import DataFormat
 from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.emitter import TO_CHANNELS_LAST, kind_of
+from densespec_keras.inspecting import leaves
 from densespec_keras.variables import to_numpy
 
 
@@ -26,9 +28,9 @@ class Formats:
 
 def formats_of(model: Any) -> Formats:
     """A model of dense layers alone has no maps: either format is right."""
-    stated = (getattr(layer, "data_format", None) for layer in model.layers)
+    stated = (getattr(layer, "data_format", None) for layer in leaves(model))
     inner: DataFormat = next(filter(None, stated), "channels_last")
-    permuted = any(layer.name == TO_CHANNELS_LAST for layer in model.layers)
+    permuted = any(layer.name == TO_CHANNELS_LAST for layer in leaves(model))
     return Formats("channels_first" if permuted else inner, inner)
 
 
@@ -37,7 +39,7 @@ def precision_of(model: Any) -> str:
 
     Models of lower precision round what they are given themselves.
     """
-    return "float64" if model.input.dtype == "float64" else "float32"
+    return "float64" if model.inputs[0].dtype == "float64" else "float32"
 
 
 def as_input(x: np.ndarray, data_format: str, dtype: str) -> np.ndarray:
@@ -60,22 +62,29 @@ def shapes(model: Any, names: Sequence[str]) -> dict[str, tuple[int | None, ...]
     return {name: (shape[-1], *shape[:-1]) for name, shape in found.items()}
 
 
-def forward(model: Any, x: np.ndarray, taps: Sequence[str]) -> Arrays:
+def forward(model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
     """Outputs of the named nodes in inference mode, of those that the model really computes."""
     formats = formats_of(model)
     x = as_input(x, formats.outer, precision_of(model))
-    values = _showing(model, taps).predict_on_batch(x)
+    values = _showing(model, graph, taps).predict_on_batch(x)
     return {
         name: np.ascontiguousarray(channels_first(to_numpy(value), formats.inner))
         for name, value in values.items()
     }
 
 
-def _showing(model: Any, taps: Sequence[str]) -> Any:
-    """A model of the same layers that gives the values of nodes by name."""
-    layers = {layer.name: layer for layer in model.layers}
+def _showing(model: Any, graph: Graph, taps: Sequence[str]) -> Any:
+    """A model of the same layers that gives the values of nodes by name.
+
+    The layers of a head that a user made have other names; its output can be had all the same.
+    """
+    named = {layer.name: layer for layer in model.layers}
+    outputs = {name: named[layer_name(name)].output for name in taps if layer_name(name) in named}
+    if len(graph.output.shape) == 1 and graph.output.name in taps:
+        outputs[graph.output.name] = model.outputs[0]
     if (kind := kind_of(model)) is not keras.Model and model.is_fused():
         showing = kind(model.inputs, model.outputs)
-        showing.graph, showing.shown = model.planned(), tuple(taps)
+        showing.follow(model.planned(), model.settings)
+        showing.shown = tuple(taps)
         return showing
-    return keras.Model(model.input, {name: layers[layer_name(name)].output for name in taps})
+    return keras.Model(model.inputs, outputs)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from densespec.backends import with_mode
-from densespec.building import Origin
+from densespec.backends import Origin, with_mode
 from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
-from densespec.network.graph import Graph, freeze, lower
+from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.weights.checkpoint import TrainingState
-from densespec.weights.layouts.densespec_keras import layer_name
-from densespec.weights.stated.keras_network import network_of_entry
+from densespec.weights.stated.keras_network import StatedGraph
 from densespec_keras import variables
+from densespec_keras.inspecting import frozen_as, stated_graph
 from densespec_keras.optimizers import SGD
 from densespec_keras.running import formats_of
 
@@ -39,7 +37,7 @@ def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
             layers than leading ones.
     """
     origin, optimizer = _recognised(model), _sgd_of(model)
-    graph = _as_frozen(model, origin.graph)
+    graph = _trained_graph(model, origin.graph)
     trained = variables.trainable(model, graph)
     velocity = velocity_of(optimizer, trained) if recipe.momentum else {}
     return TrainingState(int(optimizer.iterations), recipe, velocity, graph.trainable_from)
@@ -58,7 +56,7 @@ def restore_training_state(model: Any, state: TrainingState) -> None:
             :func:`training_state`. Nothing is changed then.
     """
     origin, optimizer = _recognised(model), _sgd_of(model)
-    graph = _as_frozen(model, origin.graph)
+    graph = _trained_graph(model, origin.graph)
     check_velocity(graph, state.recipe, state.velocity)
     restore_velocity(optimizer, variables.trainable(model, graph), state.velocity)
     optimizer.iterations.assign(state.step)
@@ -123,11 +121,28 @@ def _sgd_of(model: Any) -> SGD:
     return sgd
 
 
+def recognised(model: Any) -> Origin:
+    """What a model that has no attribute ``densespec`` could have been built from.
+
+    Raises:
+        WeightsError: it is none of densespec's.
+    """
+    stated = _stated(model)
+    try:
+        graph = frozen_as(model, stated)
+    except WeightsError:  # what trains then stays with the layers
+        graph = stated.graph
+    return _origin_of(model, graph)
+
+
 def _recognised(model: Any) -> Origin:
     origin = getattr(model, "densespec", None)
     if isinstance(origin, Origin):
         return origin
-    graph = _as_frozen(model, graph_of(model))
+    return _origin_of(model, frozen_as(model, _stated(model)))
+
+
+def _origin_of(model: Any, graph: Graph) -> Origin:
     return Origin(
         backend=with_mode(keras.config.backend(), getattr(model, "mode", None)),
         graph=graph,
@@ -137,52 +152,23 @@ def _recognised(model: Any) -> Origin:
     )
 
 
-def graph_of(model: Any) -> Graph:
-    """The network that a model's layers state, with nothing frozen.
-
-    Raises:
-        WeightsError: it is none of densespec's.
-    """
-    layers = {layer.name: layer for layer in model.layers}
+def _stated(model: Any) -> StatedGraph:
     try:
-        stated = network_of_entry({"class_name": "Functional", "config": model.get_config()})
+        return stated_graph(model)
     except WeightsError as error:
         raise WeightsError(f"the model is none of densespec's: {error}") from error
-    outer = formats_of(model).outer
-    size = model.input_shape[2:] if outer == "channels_first" else model.input_shape[1:-1]
-    graph = lower(stated.spec, size, **stated.ends)
-    missing = [node.name for node in graph.nodes[1:] if layer_name(node.name) not in layers]
-    if missing:
-        raise WeightsError(f"the model is none of densespec's: it has no layer for {missing[0]}")
-    return graph
 
 
-def _as_frozen(model: Any, graph: Graph) -> Graph:
-    """The graph with those parts frozen whose layers are.
+def _trained_graph(model: Any, graph: Graph) -> Graph:
+    """The graph of a model with those parts frozen whose layers are.
 
     Raises:
-        WeightsError: a layer is frozen behind one that trains, or none trains.
+        WeightsError: as for :func:`training_state`.
     """
-    flags = {
-        node.name: bool(model.get_layer(layer_name(node.name)).trainable)
-        for node in graph.nodes
-        if node.weights
-    }
-    trains = [name for name, flag in flags.items() if flag]
-    if not trains:
-        raise WeightsError("no layer of the model trains")
-    first = list(flags).index(trains[0])
-    behind = [name for name in list(flags)[first:] if not flags[name]]
-    if behind:
-        raise WeightsError(
-            f"{behind[0]} is frozen, but {trains[0]} before it trains: a training state has "
-            "only leading parts frozen"
-        )
-    if first == 0:
-        return Graph(graph.spec, tuple(replace(node, frozen=False) for node in graph.nodes))
+    frozen = frozen_as(model, _stated(model))
     stated = graph.trainable_from
-    same = stated is not None and _first_trained(graph) == trains[0]
-    return graph if same else freeze(graph, trains[0])
+    same = stated is not None and _first_trained(graph) == _first_trained(frozen)
+    return graph if same else frozen
 
 
 def _first_trained(graph: Graph) -> str:

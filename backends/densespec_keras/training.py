@@ -118,7 +118,7 @@ class KerasTrainer:
         self._compiled_for = wanted
 
     def _twin(self) -> Any:
-        return Emitter(
+        twin = Emitter(
             self._graph,
             data_format=self._formats.outer,
             inner_format=self._formats.inner,
@@ -126,6 +126,9 @@ class KerasTrainer:
             layers=self._model.layers,
             kind=kind_of(self._model),
         ).masked_model()
+        if kind_of(self._model) is not keras.Model:
+            twin.follow(self._graph, self._model.settings)
+        return twin
 
     def _run(self, inputs: list[np.ndarray], labels: np.ndarray) -> tuple[float, int]:
         """Loss and number of right answers of one step."""

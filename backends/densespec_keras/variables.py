@@ -12,7 +12,7 @@ from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
 from densespec.weights.layouts import kernel_from_canonical, kernel_to_canonical
-from densespec.weights.layouts.densespec_keras import layer_name
+from densespec_keras.inspecting import layers_of
 
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
 _NUMPY_DTYPES = {"bfloat16": "float32"}
@@ -27,12 +27,12 @@ def to_numpy(tensor: Any) -> np.ndarray:
 
 def variables(model: Any, graph: Graph) -> dict[str, Any]:
     """Find the variable of every array of a network, by canonical name."""
-    layers = {layer.name: layer for layer in model.layers}
-    found = {}
-    for node in graph.nodes:
-        for weight in node.weights:
-            found[weight.name] = getattr(layers[layer_name(node.name)], _variable(weight))
-    return found
+    layers = layers_of(model, graph)
+    return {
+        weight.name: getattr(layers[node.name], _variable(weight))
+        for node in graph.nodes
+        for weight in node.weights
+    }
 
 
 def _variable(weight: ops.Weight) -> str:
@@ -96,11 +96,11 @@ def state_initializers(model: Any, graph: Graph) -> None:
     Layers are built with the arrays themselves; a clone of the model, or a file of it, initialises
     itself and must know how.
     """
-    layers = {layer.name: layer for layer in model.layers}
+    layers = layers_of(model, graph)
     for node in graph.nodes:
         for weight in node.weights:
             name = f"{_variable(weight)}_initializer"
-            setattr(layers[layer_name(node.name)], name, _DOCUMENTED[weight.initial]())
+            setattr(layers[node.name], name, _DOCUMENTED[weight.initial]())
 
 
 _DOCUMENTED: Mapping[ops.Initial, Callable[[], Any]] = {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densespec.backends import LAYERS, DataFormat, with_mode
+from densespec.backends import LAYERS, DataFormat, Origin, with_mode
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -73,11 +73,24 @@ class TorchBackend:
         """See :class:`densespec.backends.InspectableBackend`."""
         return graph_of(unwrapped(model), graph, MODELS[self.mode])
 
-    def keep_state(
-        self, model: nn.Module, source: nn.Module, graph: Graph, *, trainable: bool
-    ) -> None:
+    def rebuild(
+        self,
+        source: nn.Module,
+        origin: Origin,
+        weights: Mapping[str, np.ndarray],
+        *,
+        trainable: bool,
+    ) -> nn.Module:
         """See :class:`densespec.backends.InspectableBackend`."""
-        keep_state(model, unwrapped(source), graph, trainable=trainable)
+        model = self.build(
+            origin.graph,
+            weights,
+            dtype=origin.dtype,
+            data_format=origin.data_format,
+            name=origin.name,
+        )
+        keep_state(model, unwrapped(source), origin.graph, trainable=trainable)
+        return model
 
     def read_weights(self, model: nn.Module, graph: Graph) -> Arrays:
         return read_weights(model, graph)

@@ -209,6 +209,8 @@ class Batches:
     def check_norms(self, graph: Graph) -> None:
         """Check that no batch leaves a batch norm a single value to take a variance of.
 
+        Frozen norms take none.
+
         The unbiased variance of one value is not defined, and PyTorch refuses to train on it.
 
         Args:
@@ -219,8 +221,8 @@ class Batches:
         """
         left = len(self.split) % self.batch_size
         smallest = self.batch_size if self.drop_last or not left else left
-        for node in graph.nodes:
-            if isinstance(node.op, BatchNorm) and smallest == 1 and set(node.shape[1:]) == {1}:
+        for node in graph.nodes_of(BatchNorm):
+            if smallest == 1 and not node.frozen and set(node.shape[1:]) == {1}:
                 raise DataError(
                     f"{len(self.split)} samples leave a last batch of 1, of which {node.name} has "
                     "one value in each channel, and one value has no variance: use drop_last=True "

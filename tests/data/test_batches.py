@@ -11,6 +11,7 @@ import pytest
 from densespec import DenseNetSpec, TrainingRecipe, lower
 from densespec.data import Batches, DataError, Split
 from densespec.errors import UnknownName
+from densespec.network.graph import freeze
 from tests.data.samples import dataset
 from tests.publishing import publish
 
@@ -169,6 +170,13 @@ def test_a_last_batch_of_one_is_kept_where_norms_see_more() -> None:
     deep = lower(DenseNetSpec(blocks=(1, 1, 1, 1), growth_rate=4, classes=5), (8, 8))
     batches(batch_size=7, drop_last=True).check_norms(deep)
     batches(batch_size=8).check_norms(deep)
+
+
+def test_a_last_batch_of_one_is_kept_where_such_norms_are_frozen() -> None:
+    deep = lower(DenseNetSpec(blocks=(1, 1, 1, 1), growth_rate=4, classes=5), (8, 8))
+    one_left().check_norms(freeze(deep, "classifier"))
+    with pytest.raises(DataError, match=r"of which final\.norm has one value"):
+        one_left().check_norms(freeze(deep, "final"))
 
 
 def test_a_package_can_publish_a_feed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

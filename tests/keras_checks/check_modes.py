@@ -139,6 +139,26 @@ def test_new_weights_count_at_once(build: Any, images: Any) -> None:
     np.testing.assert_allclose(model.predict_on_batch(x), halved, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("network", ["preactivation", "same", "cifar"])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_not_finite_stays_so(mode: str, network: str, build: Any, images: Any) -> None:
+    x = last(images())
+    x[1, 5, 5] = np.nan
+    model = build(network, mode=mode, input_shape=x.shape[1:], classifier_activation="softmax")
+    probabilities = model.predict_on_batch(x)
+    assert np.isfinite(probabilities[0]).all()
+    assert np.isnan(probabilities[1]).all()
+    weights = densespec.read_weights(model)
+    stem = weights["stem.conv.kernel"].copy()
+    stem.flat[0] = np.nan
+    for diverged in (
+        {"stem.conv.kernel": stem},
+        {name: array * np.float32(np.nan) for name, array in weights.items()},
+    ):
+        densespec.load_weights(model, weights | diverged)
+        assert np.isnan(model.predict_on_batch(x)).all()
+
+
 def test_a_value_in_between_can_be_had_as_of_any_functional_model(build: Any, images: Any) -> None:
     model, x = build("same", mode="fast", input_shape=(24, 32, 3)), last(images())
     relu = keras.Model(model.input, model.get_layer("block1_layer1_relu1").output)

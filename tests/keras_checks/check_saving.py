@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import densespec
-from densespec.errors import DensespecError
 from densespec_keras import SGD
 
 LOADER = Path(__file__).with_name("loader.py")
@@ -93,18 +92,6 @@ def test_training_goes_on_as_if_it_had_not_stopped(reloaded: dict[str, Any]) -> 
     expected, actual = reloaded["expected"], reloaded["actual"]
     np.testing.assert_allclose(actual["losses"], expected["losses"], rtol=1e-5)
     np.testing.assert_allclose(actual["trained"], expected["trained"], rtol=1e-3, atol=1e-4)
-
-
-def test_what_was_loaded_forgot_its_origin_but_can_be_told(build: Any, tmp_path: Path) -> None:
-    model = build("cifar")
-    model.save(tmp_path / "cifar.keras")
-    loaded = keras.saving.load_model(tmp_path / "cifar.keras")
-    with pytest.raises(DensespecError, match="lost its attribute 'densespec'"):
-        densespec.read_weights(loaded)
-    loaded.densespec = model.densespec
-    weights = densespec.read_weights(loaded)
-    for name, array in densespec.read_weights(model).items():
-        np.testing.assert_array_equal(weights[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize("chosen", [None, "another"], ids=["none named", "another named"])

@@ -4,6 +4,7 @@
 (*window, in, out), as Keras's channels_last layers have them:
 
 - ``norm(x, norm, relu)``: a batch norm, and the ReLU behind it if there is one
+- ``relu(x)``, which keeps NaN; a ReLU within a block need not, whose input passes it by
 - ``conv(x, kernel, bias, op)``, ``max_pool(x, op)``, ``avg_pool(x, op)``
 - ``block(x, layers, recompute)``: dense layers one after another, each of which puts its features
   behind those it reads; with ``recompute`` the backward pass computes activations again

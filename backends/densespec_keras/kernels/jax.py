@@ -57,6 +57,11 @@ def norm(features: FeatureMaps, norm: NormOperands, relu: bool) -> Array:
     return _normalised((norm.epsilon, relu), x, mean, variance, norm.gamma, norm.beta)
 
 
+def relu(x: Array) -> Array:
+    """Keep NaN, of which XLA's maximum can make 0 on CPUs."""
+    return jnp.where(x < 0, 0, x)
+
+
 def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
     y = _convolved(x, kernel, op)
     return y if bias is None else y + bias
@@ -131,9 +136,9 @@ _moments.defvjp(_moments_forward, _moments_backward)
 def _normalised(
     static: tuple[float, bool], x: Array, mean: Array, variance: Array, gamma: Array, beta: Array
 ) -> Array:
-    epsilon, relu = static
+    epsilon, rectified = static
     y = (x - mean) * (gamma * lax.rsqrt(variance + epsilon)) + beta
-    return jnp.maximum(y, 0) if relu else y
+    return relu(y) if rectified else y
 
 
 def _normalised_forward(static: Any, *args: Array) -> tuple[Array, Any]:
@@ -188,7 +193,12 @@ def max_pool(x: Array, op: ops.MaxPool) -> Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _max_pool(op: ops.MaxPool, x: Array) -> Array:
     _, views = _views(op, x)
-    return functools.reduce(jnp.maximum, views)
+    return functools.reduce(_larger, views)
+
+
+def _larger(a: Array, b: Array) -> Array:
+    """Give the larger one of each pair, or NaN, which XLA's maximum can pass over on CPUs."""
+    return jnp.where((a >= b) | (a != a), a, b)
 
 
 def _views(op: ops.MaxPool, x: Array) -> tuple[Array, list[Array]]:

@@ -13,21 +13,32 @@ from densespec.network import ops
 from densespec.network.passes import SMALLEST_SCALE
 from densespec_keras.kernels import BlockOperands, FeatureMaps, NormOperands, UnitOperands, common
 from densespec_keras.kernels.common import avg_pool as avg_pool
-from densespec_keras.kernels.common import max_pool as max_pool
 
 Array = Any
 
 
-def norm(features: FeatureMaps, norm: NormOperands, relu: bool) -> Array:
+def norm(features: FeatureMaps, norm: NormOperands, rectified: bool) -> Array:
     y, mean, variance = _normalised(features.x, norm)
     if norm.batch:
         norm.record(mean, variance, common.count(features.x))
-    return tf.nn.relu(y) if relu else y
+    return relu(y) if rectified else y
+
+
+def relu(x: Array) -> Array:
+    """Keep NaN, which the ReLU that TensorFlow makes part of the op before it makes 0."""
+    return tf.where(x < 0, tf.zeros([], x.dtype), x)
 
 
 def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
     y = common.conv(x, kernel, None, op)
     return y if bias is None else tf.nn.bias_add(y, bias)  # which is fused, where + is not
+
+
+def max_pool(x: Array, op: ops.MaxPool) -> Array:
+    """Make a channel NaN that has NaN, which TensorFlow on CPUs takes for the least number."""
+    y = common.max_pool(x, op)
+    total = tf.reduce_sum(x, list(range(1, len(x.shape) - 1)), keepdims=True)
+    return tf.where(tf.math.is_nan(total), tf.constant(float("nan"), x.dtype), y)
 
 
 def _normalised(x: Array, norm: NormOperands) -> tuple[Array, Array, Array]:

@@ -56,6 +56,10 @@ def norm(features: FeatureMaps, norm: NormOperands, relu: bool) -> Array:
     return _last(functional.relu(y) if relu else y)
 
 
+def relu(x: Array) -> Array:
+    return functional.relu(x)
+
+
 def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
     dims = len(op.window)
     padding = ops.resolve_padding(op.padding, x.shape[1:-1], op.window, op.stride)

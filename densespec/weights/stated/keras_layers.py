@@ -233,7 +233,8 @@ def _call(name: str, entry: Mapping[str, Any]) -> tuple[list[str], dict[str, Any
     calls = entry.get("inbound_nodes") or []
     if len(calls) > 1:
         raise StatedOtherwise(
-            f"layer {shown(name)} is used {len(calls)} times, but a spec's layers are used once"
+            f"layer {shown(name)} is used {len(calls)} times, but a spec's layers are used once",
+            name,
         )
     if not calls:
         return [], {}

@@ -7,7 +7,9 @@ op: a model is either what its spec says, or it is refused by the layer that is 
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from dataclasses import fields as fields_of_op
 from typing import Any
 
@@ -66,17 +68,50 @@ def _check_groups(names: Mapping[str, str]) -> None:
 def network_of_entry(entry: Mapping[str, Any]) -> StatedNetwork:
     """Read the network that the class name and the config of a model state.
 
+    What acts in training alone may be other than any spec says: notes say so.
+
     Raises:
         WeightsError: As for :func:`stated_network`.
     """
     stated = ops_of(model_of(entry))
-    spec = spec_from(_fields(stated), {})
+    graph = _lowered(stated)
+    _check_same(stated, in_inference(graph), training=False)
     ends = _ends(stated)
-    graph = lower(spec, stated.of(ops.Input)[0].shape[1:], **ends)
-    _check_same(stated, in_inference(graph))
     return StatedNetwork(
-        spec, ends, (*stated.notes, *_training_notes(stated, graph), *_end_notes(ends))
+        graph.spec, ends, (*stated.notes, *_training_notes(stated, graph), *_end_notes(ends))
     )
+
+
+@dataclass(frozen=True)
+class StatedGraph:
+    """The graph of a model, and which layer is which of its nodes.
+
+    Attributes:
+        graph: Lowered at the size of the model's input.
+        layers: The paths of layers by the names of the nodes that they compute.
+    """
+
+    graph: Graph
+    layers: Mapping[str, str]
+
+
+def graph_of_entry(entry: Mapping[str, Any]) -> StatedGraph:
+    """Read the network that the class name and the config of a model state, training included.
+
+    Raises:
+        WeightsError: As for :func:`stated_network`, or training does what no spec says.
+    """
+    stated = ops_of(model_of(entry))
+    for layer in stated.left_out:
+        raise StatedOtherwise(f"{layer} acts in training, where a spec has nothing", layer.name)
+    graph = _lowered(stated)
+    return StatedGraph(graph, _check_same(stated, graph, training=True))
+
+
+def _lowered(stated: StatedOps) -> Graph:
+    """Lower the spec of what is stated, at its size and with its ends."""
+    spec = spec_from(_fields(stated), {})
+    return lower(spec, stated.of(ops.Input)[0].shape[1:], **_ends(stated))
 
 
 def _ends(stated: StatedOps) -> dict[str, Any]:
@@ -107,9 +142,8 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
         raise StatedOtherwise(
             "it states a model without convolutions or norms, which is no DenseNet"
         )
-    stem, norm = convs[0].op, norms[-1].op
+    stem = convs[0].op
     assert isinstance(stem, ops.Conv)
-    assert isinstance(norm, ops.BatchNorm)
     evidence = evidence_in_order(
         convs=[KernelShape(conv.name, _kernel(conv.op)) for conv in convs],
         norms=[norm.op.channels for norm in norms],
@@ -124,14 +158,18 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
         "stem_stride": stem.stride,
         "stem_pool": pools[0].op.window[0] if pools else None,
         "padding": "same" if any(map(_pads_as_same, (*convs, *pools))) else "symmetric",
-        "batch_norm_epsilon": norm.epsilon,
-        "batch_norm_momentum": norm.momentum,
-        "running_variance": "unbiased" if norm.unbiased else "biased",
+        "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
+        "batch_norm_momentum": statistics.mode(norm.op.momentum for norm in norms),
+        "running_variance": "unbiased" if _mostly_unbiased(norms) else "biased",
         "transition_relu": all(
             isinstance(stated.source(convs[index]).op, ops.Relu) for index in transitions
         ),
         **_dropout_fields(stated, convs, transitions, per_layer),
     }
+
+
+def _mostly_unbiased(norms: list[StatedOp]) -> bool:
+    return statistics.mode(norm.op.unbiased for norm in norms)
 
 
 def _kernel(op: Any) -> tuple[int, ...]:
@@ -178,7 +216,8 @@ def _dropout_fields(
         if index in transitions or not _is_last(index, transitions, per_layer)
     ]
     place = "every-conv" if 0 in dropped else "conv" if inner else "layer"
-    return {"dropout_rate": max(after[convs[i].name] for i in dropped), "dropout_place": place}
+    rate = statistics.mode(after[convs[index].name] for index in dropped)
+    return {"dropout_rate": rate, "dropout_place": place}
 
 
 def _is_last(index: int, transitions: list[int], per_layer: int) -> bool:
@@ -201,38 +240,48 @@ def _training_notes(stated: StatedOps, graph: Graph) -> Iterator[str]:
 # The comparison
 
 
-def _check_same(stated: StatedOps, graph: Graph) -> None:
+def _check_same(stated: StatedOps, graph: Graph, *, training: bool) -> dict[str, str]:
     """Compare a model with the graph of its spec, from the output back.
+
+    Args:
+        training: Whether what acts in training alone is compared too.
+
+    Returns:
+        The path of the layer of each node.
 
     Raises:
         StatedOtherwise: They differ; names the first layer that does.
     """
     problems: dict[str, str] = {}
+    layers: dict[str, str] = {}
     pairs, seen = [(stated.output, graph.output.name)], set()
     while pairs:
         pair = pairs.pop()
         if pair in seen:
             continue
         seen.add(pair)
-        ours, node = _active(stated, pair[0]), graph[pair[1]]
-        problem = _difference(ours, node)
+        ours, node = _active(stated, pair[0], training), graph[pair[1]]
+        layers[node.name] = ours.layer.name
+        problem = _difference(ours, node, () if training else ("momentum", "unbiased"))
         if problem:
             problems[ours.name] = problem
         elif not isinstance(node.op, ops.Input):
             pairs += zip(ours.sources, node.inputs, strict=True)
-    for name in stated.by_name:
+    for name, op in stated.by_name.items():
         if name in problems:
-            raise StatedOtherwise(problems[name])
+            raise StatedOtherwise(problems[name], op.layer.name)
+    return layers
 
 
-def _active(stated: StatedOps, name: str) -> StatedOp:
-    """The op whose value it is in inference."""
-    while isinstance(stated.by_name[name].op, ops.Dropout):
-        (name,) = stated.by_name[name].sources
-    return stated.by_name[name]
+def _active(stated: StatedOps, name: str, training: bool) -> StatedOp:
+    """The op whose value it is in inference, or in training."""
+    found = stated.by_name[name]
+    while isinstance(found.op, ops.Dropout) and not (training and found.op.rate):
+        found = stated.source(found)
+    return found
 
 
-def _difference(ours: StatedOp, node: Node) -> str | None:
+def _difference(ours: StatedOp, node: Node, but: tuple[str, ...]) -> str | None:
     if isinstance(node.op, ops.Relu) and not isinstance(ours.op, ops.Relu):
         return f"{ours.layer} has no ReLU after it as its activation, as a spec has ({node.name})"
     if type(ours.op) is not type(node.op) or len(ours.sources) != len(node.inputs):
@@ -244,7 +293,7 @@ def _difference(ours: StatedOp, node: Node) -> str | None:
         return None
     for part in fields_of_op(node.op):
         stated, said = getattr(ours.op, part.name), getattr(node.op, part.name)
-        if stated != said and part.name not in ("momentum", "unbiased"):
+        if stated != said and part.name not in but:
             return (
                 f"{ours.layer} has {part.name} = {shown(stated)}, but {shown(said)} is what its "
                 f"spec says of {node.name}, and no spec says both"

@@ -74,12 +74,17 @@ class StatedOps:
 
     Attributes:
         output: The name of the op whose value the model gives.
-        notes: What was passed over, in sentences.
+        left_out: The layers that act in training alone, and are no ops.
     """
 
     by_name: dict[str, StatedOp] = field(default_factory=dict)
     output: str = ""
-    notes: list[str] = field(default_factory=list)
+    left_out: list[StatedLayer] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was passed over, in sentences."""
+        return [f"{layer} acts in training alone, and is left out" for layer in self.left_out]
 
     def of(self, kind: type[Any]) -> list[StatedOp]:
         """Give the ops of a kind, in order."""
@@ -121,8 +126,10 @@ class _Reader:
                 self.values[layer.name] = self._read(layer)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
                 if isinstance(error, StatedOtherwise):
+                    error.layer = layer.name
                     raise
-                raise StatedOtherwise(f"{layer} can't be understood: {error!r}") from error
+                problem = f"{layer} can't be understood: {error!r}"
+                raise StatedOtherwise(problem, layer.name) from error
         if self.model.output in self.pads:
             raise StatedOtherwise(f"it ends in the padding of layer {shown(self.model.output)}")
         self.found.output = self.values[self.model.output]
@@ -160,7 +167,7 @@ class _Reader:
         if layer.kind in TRANSPARENT:
             return source
         if layer.kind in TRAINING_ONLY or _is_augmentation(layer):
-            self.found.notes.append(f"{layer} acts in training alone, and is left out")
+            self.found.left_out.append(layer)
             return source
         raise _unknown(layer)
 
@@ -252,6 +259,7 @@ class _Reader:
             raise StatedOtherwise(
                 f"{layer} reads a feature map, but a spec has a global pool before it"
             )
+        _check(layer, "use_bias", layer.config.get("use_bias", True) is True, True)
         name = self._add(layer, ops.Dense(source.shape[0] or 0, layer.config["units"]))
         return self._activated(layer, name)
 

@@ -13,7 +13,15 @@ from densespec.network.spec import DenseNetSpec
 
 
 class StatedOtherwise(WeightsError):
-    """A file states what no spec can say."""
+    """A file or a model states what no spec can say.
+
+    Attributes:
+        layer: The path of the layer that states it; None where it is no single one.
+    """
+
+    def __init__(self, problem: str, layer: str | None = None) -> None:
+        super().__init__(problem)
+        self.layer = layer
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,201 @@
+"""What network a Keras model's layers are now, whatever was changed since they were made.
+
+The config of the model says it, which is read as that of a file is; what a config does not say,
+such as another ``call`` of a layer, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from densespec.errors import ModelChanged, SpecError, WeightsError, shown
+from densespec.network.graph import Graph, Node, freeze, lower
+from densespec.weights.layouts.densespec_keras import layer_name
+from densespec.weights.stated.keras_network import StatedGraph, graph_of_entry
+from densespec.weights.stated.network import StatedOtherwise
+
+SETTINGS = (
+    "activation",
+    "axis",
+    "center",
+    "data_format",
+    "dilation_rate",
+    "groups",
+    "max_value",
+    "negative_slope",
+    "noise_shape",
+    "padding",
+    "pool_size",
+    "scale",
+    "strides",
+    "threshold",
+    "use_bias",
+)
+"""Attributes of layers that say what they compute, beside numbers such as epsilon and rates."""
+
+_PATCHED = ("call", "__call__", "forward")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""Where PyTorch, of whose modules Keras's layers are on that engine, has the hooks of a module."""
+
+_CARRIED = (
+    "batch_norm_epsilon",
+    "batch_norm_momentum",
+    "running_variance",
+    "dropout_rate",
+    "classes",
+    "head_units",
+)
+"""Fields of a spec that changes of a model change."""
+
+
+def graph_of(model: Any, graph: Graph) -> Graph:
+    """Give the graph that a model, which was built of another graph, is of now.
+
+    Raises:
+        ModelChanged: A layer is not what any spec says.
+    """
+    try:
+        now = stated_graph(model).graph
+    except (WeightsError, SpecError) as error:
+        raise _changed(error, model, graph) from error
+    frozen = {node.name for node in graph.nodes if node.frozen}
+    nodes = tuple(replace(node, frozen=node.name in frozen) for node in now.nodes)
+    return graph if nodes == graph.nodes else Graph(_in_words_of(graph, now), nodes)
+
+
+def stated_graph(model: Any) -> StatedGraph:
+    """Read the graph of a model from its layers, with nothing frozen, and the layer of each node.
+
+    Raises:
+        StatedOtherwise: No spec says what a layer computes; names it.
+        WeightsError: It is no network of densespec's kind.
+    """
+    for part in (model, *leaves(model)):
+        if problem := _hidden_change(part):
+            raise StatedOtherwise(f"{part.name} {problem}, which no spec can say", part.name)
+    return graph_of_entry({"class_name": _class_of(model), "config": model.get_config()})
+
+
+def layers_of(model: Any, graph: Graph) -> dict[str, Any]:
+    """Give the layer of every node that has arrays: by its name, or by what the model states."""
+    nodes = [node for node in graph.nodes if node.weights]
+    named = {layer.name: layer for layer in model.layers}
+    found = {node.name: named.get(layer_name(node.name)) for node in nodes}
+    if all(_fits(found[node.name], node) for node in nodes):
+        return found
+    paths = stated_graph(model).layers
+    return {node.name: layer_at(model, paths[node.name]) for node in nodes}
+
+
+def leaves(model: Any) -> Iterator[Any]:
+    """Give the layers of a model and of the models in it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from leaves(layer)
+        else:
+            yield layer
+
+
+def layer_at(model: Any, path: str) -> Any:
+    """Give the layer at a path, which names the models that it is in."""
+    for name in path.split("/"):
+        model = model.get_layer(name)
+    return model
+
+
+def settings_of(layer: Any) -> tuple[Any, ...]:
+    """Give what says whether a layer computes what it did; it is read at every call."""
+    own = vars(layer)
+    return (*map(own.get, SETTINGS), *map(own.get, _PATCHED), *(bool(own.get(h)) for h in _HOOKS))
+
+
+def frozen_as(model: Any, stated: StatedGraph) -> Graph:
+    """Give the graph of a model with those parts frozen whose layers are.
+
+    Raises:
+        WeightsError: A layer is frozen behind one that trains, or none trains.
+    """
+    graph = stated.graph
+    flags = {
+        node.name: bool(layer_at(model, stated.layers[node.name]).trainable)
+        for node in graph.nodes
+        if node.weights
+    }
+    trains = [name for name, flag in flags.items() if flag]
+    if not trains:
+        raise WeightsError("no layer of the model trains")
+    names = list(flags)
+    first = names.index(trains[0])
+    behind = [name for name in names[first:] if not flags[name]]
+    if behind:
+        raise WeightsError(
+            f"{behind[0]} is frozen, but {trains[0]} before it trains: a training state has "
+            "only leading parts frozen"
+        )
+    return freeze(graph, trains[0]) if first else graph
+
+
+def _class_of(model: Any) -> str:
+    return "Sequential" if isinstance(model, keras.Sequential) else "Functional"
+
+
+def _fits(layer: Any, node: Node) -> bool:
+    """Whether a layer has the number of values that a node has."""
+    return layer is not None and layer.count_params() == sum(w.size for w in node.weights)
+
+
+def _hidden_change(layer: Any) -> str | None:
+    """What was changed in a layer that its config does not say."""
+    own = vars(layer)
+    if any(name in own for name in _PATCHED):
+        return "has another call than its class"
+    if any(own.get(name) for name in _HOOKS):
+        return "has hooks"
+    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", None):
+        return "is quantised, or has LoRA's arrays"
+    return None
+
+
+def _in_words_of(graph: Graph, now: Graph) -> Any:
+    """Say by the spec of a graph, with what has changed, what another spec says in other words."""
+    changed = {name: getattr(now.spec, name) for name in _CARRIED}
+    if not now.has_classifier:
+        changed |= {"classes": graph.spec.classes, "head_units": graph.spec.head_units}
+    try:
+        spec = graph.spec.replace(**changed)
+        same = lower(
+            spec,
+            now.input_size,
+            include_top=now.has_classifier,
+            pooling=None if now.has_classifier else now.pooling,
+            classifier_activation=now.classifier_activation,
+        )
+    except SpecError:
+        return now.spec
+    return spec if same.nodes == now.nodes else now.spec
+
+
+def _changed(error: Exception, model: Any, graph: Graph) -> ModelChanged:
+    nodes = {layer_name(node.name): node for node in graph.nodes}
+    path = getattr(error, "layer", None)
+    name = (path or "").rpartition("/")[2]
+    layer = next((layer for layer in leaves(model) if layer.name == name), model)
+    node = nodes.get(layer.name)
+    expected = "nothing there" if node is None else shown(node.op)
+    return ModelChanged(path or model.name, _described(layer), expected, str(error))
+
+
+def _described(layer: Any) -> str:
+    own = vars(layer)
+    values = {name: getattr(own[name], "__name__", own[name]) for name in SETTINGS if name in own}
+    said = ", ".join(f"{name}={shown(value)}" for name, value in values.items())
+    return f"{type(layer).__name__}({said})"
