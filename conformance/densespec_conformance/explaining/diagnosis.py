@@ -81,9 +81,17 @@ def diagnose(
     if trial.as_it_is is None or trial.as_it_is.complete:
         return ()
     local = trial.by_ops()
-    if local is not None and local.complete and local.is_local:
-        return (_of_ops(local),)
-    candidates = trial.candidates() if local is None else trial.candidates_for(local.wrong)
+    candidates = trial.candidates()
+    if local is not None:
+        changed = {one.id: trial.changed_by(one) for one in candidates}
+        if local.complete and not local.has_name(changed.values()):
+            return (_of_ops(local),)
+        candidates = tuple(
+            one
+            for one in candidates
+            if changed[one.id] & local.names
+            and (one.dtype is None or local.leaves_room_for(one.dtype))
+        )
     found = _search(trial, trial.as_it_is, [deviation.id for deviation in candidates])
     complete = {ids: attempt for ids, attempt in found.items() if attempt.complete}
     if complete:

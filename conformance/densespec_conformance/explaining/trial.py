@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from densespec_conformance.asking.requests import (
 from densespec_conformance.deviations import catalogue, families
 from densespec_conformance.deviations.deviation import Deviation
 from densespec_conformance.deviations.variant import Memo, Variant, changed_nodes, run, train
-from densespec_conformance.explaining.local.findings import LocalFindings, LocalJudge, WrongOp
+from densespec_conformance.explaining.local.findings import LocalFindings, LocalJudge
 from densespec_conformance.explaining.patterns import narrowest
 from densespec_conformance.judging.expected import Expectation
 from densespec_conformance.judging.measure import parts_of_steps
@@ -124,14 +124,9 @@ class Trial:
             arithmetic=arithmetic_of(self.request.network.dtype),
             deadline=self.deadline,
         )
-        return judge.findings(self._bounds) if judge.sees_enough else None
+        return judge.findings() if judge.sees_enough else None
 
-    def candidates_for(self, wrong: Sequence[WrongOp]) -> tuple[Deviation, ...]:
-        """Give the deviations that change any of the ops that are wrong."""
-        names = {name for one in wrong for name in one.among}
-        return tuple(one for one in self.candidates() if self._changed(one) & names)
-
-    def _changed(self, deviation: Deviation) -> set[str]:
+    def changed_by(self, deviation: Deviation) -> set[str]:
         """Name the nodes that a deviation computes otherwise; all, where only precision differs."""
         before = self.base
         try:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from densespec.network import ops
-from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
-from densespec.reference.kernels import Array
+from densespec.reference.kernels import Array, Context
 from densespec_conformance.explaining.local.alternatives import alternatives
 from densespec_conformance.explaining.local.alternatives.alternative import (
     Alternative,
     Forward,
     Observation,
+    own,
 )
 from densespec_conformance.explaining.local.spans import Network, Span, spans
 from densespec_conformance.explaining.patterns import narrowest, peculiarities
 from densespec_conformance.judging.measure import relative_error
 from densespec_conformance.judging.rounding import ARITHMETIC
-from densespec_conformance.judging.tolerance import SAFETY, Bounds
+from densespec_conformance.judging.tolerance import SAFETY
 
 LONGEST = 8
 """The most ops between two values that are shown, for which each may be the wrong one."""
+
+ALTERNATIVE = 2.0
+"""How much further off an alternative may be than the op itself: what is solved from an output has
+the rounding of that output, besides its own."""
 
 COARSER = ("float32", "tf32", "float16", "bfloat16")
 """Arithmetic that an op may round by instead, from the finest on."""
@@ -48,7 +53,7 @@ class WrongOp:
         expected: What it should give.
         does: What it does instead, in words; empty where that is not known.
         instead: The function that does it, by the node that does it.
-        rounds: Whether all that it does otherwise is to round more.
+        rounds: The arithmetic, where all that it does otherwise is to round more.
     """
 
     where: str
@@ -60,7 +65,7 @@ class WrongOp:
     expected: Array
     does: str = ""
     instead: tuple[str, Forward] | None = None
-    rounds: bool = False
+    rounds: str = ""
 
     @property
     def explained(self) -> bool:
@@ -102,31 +107,10 @@ class LocalJudge:
         """Whether most ops can be judged by themselves."""
         return sum(len(span.nodes) <= LONGEST for span in self._spans) > len(self._spans) / 2
 
-    def findings(self, bounds: Bounds | None) -> LocalFindings | None:
-        """Find every op that deviates, in the order of the network; None where none does.
-
-        Args:
-            bounds: How far the answer may be from the reference.
-        """
+    def findings(self) -> LocalFindings | None:
+        """Find every op that deviates, in the order of the network; None where none does."""
         wrong = tuple(found for span in self._spans if (found := self._judged(span)) is not None)
-        if not wrong:
-            return None
-        complete = all(one.instead is not None for one in wrong) and self._proven(wrong, bounds)
-        return LocalFindings(self.network.graph, wrong, complete)
-
-    def _proven(self, wrong: Sequence[WrongOp], bounds: Bounds | None) -> bool:
-        """Run the whole reference with what was found, and compare all that is shown."""
-        values, graph = self.network.values, self.network.graph
-        predicted = whole(
-            self.network,
-            values[graph.input.name],
-            dict(one.instead for one in wrong if one.instead),
-        )
-        return bounds is not None and all(
-            relative_error(actual, predicted[name]) <= bounds.relative.get(name, 0.0)
-            for name, actual in values.items()
-            if name != graph.input.name
-        )
+        return LocalFindings(self.network.graph, wrong) if wrong else None
 
     def _judged(self, span: Span) -> WrongOp | None:
         expected, actual = self.network.computed(span), self.network.values[span.end]
@@ -146,7 +130,8 @@ class LocalJudge:
             return wrong
         for node in span.nodes:
             for other in alternatives(self._observation(span, node)):
-                if self.network.difference(span, {node.name: other.forward}) <= wrong.allowed:
+                left = self.network.difference(span, {node.name: other.forward})
+                if left <= ALTERNATIVE * wrong.allowed:
                     return _with_cause(wrong, node, other)
         return self._rounding(span, wrong) or wrong
 
@@ -166,65 +151,95 @@ class LocalJudge:
     def _rounding(self, span: Span, wrong: WrongOp) -> WrongOp | None:
         """Explain a difference by coarser arithmetic: the last resort, and only where the values
         or the error look like it."""
-        own = COARSER.index(self._arithmetic) + 1 if self._arithmetic in COARSER else 0
-        for arithmetic in COARSER[own:]:
-            if not _looks_like(arithmetic, span, wrong):
-                continue
-            if wrong.error <= self.network.allowed(span, wrong.expected, arithmetic):
-                words = f"it rounds as {arithmetic} does: it is off by {wrong.error:.1e}"
-                return _with_words(wrong, words)
+        finer = COARSER.index(self._arithmetic) + 1 if self._arithmetic in COARSER else 0
+        for arithmetic in COARSER[finer:]:
+            if _looks_like(arithmetic, span, wrong) and self._may_round(arithmetic, span, wrong):
+                return replace(wrong, does=f"it rounds as {arithmetic} does", rounds=arithmetic)
         return None
+
+    def _may_round(self, arithmetic: str, span: Span, wrong: WrongOp) -> bool:
+        near = wrong.error <= self.network.allowed(span, wrong.expected, arithmetic)
+        return near and (arithmetic != "tf32" or self._by_tf32(span, wrong))
+
+    def _by_tf32(self, span: Span, wrong: WrongOp) -> bool:
+        """Whether factors of so few bits explain most of the difference, not its size alone."""
+        left = min(
+            self.network.difference(span, {n.name: forward for n in span.nodes if _sums(n)})
+            for forward in (_of_nearest_factors, _of_cut_factors)
+        )
+        return left <= max(wrong.allowed, wrong.error / 4)
+
+
+def _sums(node: Node) -> bool:
+    return isinstance(node.op, SUMS)
+
+
+def _of_nearest_factors(op: Any, ctx: Context, x: Array) -> Array:
+    return _with_factors(lambda a: np.ldexp(np.rint(np.ldexp(a, 11)), -11), op, ctx, x)
+
+
+def _of_cut_factors(op: Any, ctx: Context, x: Array) -> Array:
+    return _with_factors(lambda a: np.ldexp(np.trunc(np.ldexp(a, 11)), -11), op, ctx, x)
+
+
+def _with_factors(shorten: Callable[[Array], Array], op: Any, ctx: Context, x: Array) -> Array:
+    """Compute an op whose input and kernel have TF32's 11 significant bits."""
+
+    def shortened(array: Array) -> Array:
+        mantissa, exponent = np.frexp(array)
+        return np.ldexp(shorten(mantissa), exponent)
+
+    weights = {**ctx.weights, "kernel": shortened(ctx.weights["kernel"])}
+    return own(op, replace(ctx, weights=weights), shortened(x))
 
 
 def _looks_like(arithmetic: str, span: Span, wrong: WrongOp) -> bool:
-    bits = narrowest(wrong.actual)
+    bits, unit = narrowest(wrong.actual), ARITHMETIC[arithmetic].unit
     if arithmetic == "tf32":
-        sums = any(isinstance(node.op, SUMS) for node in span.nodes)
-        unit = ARITHMETIC["tf32"].factors
-        return sums and bits == "float32" and unit / 64 <= wrong.error <= 32 * unit
+        return any(map(_sums, span.nodes)) and bits == "float32"
+    if arithmetic == "float32" and bits is None:  # kept in more bits afterwards
+        return unit / 32 <= wrong.error <= 4096 * unit
     return bits == arithmetic
 
 
 def _with_cause(wrong: WrongOp, node: Node, other: Alternative) -> WrongOp:
-    return WrongOp(
-        *(node.name, wrong.among, type(node.op), wrong.error, wrong.allowed),
-        *(wrong.actual, wrong.expected, other.does, (node.name, other.forward)),
-    )
-
-
-def _with_words(wrong: WrongOp, words: str) -> WrongOp:
-    return WrongOp(
-        *(wrong.where, wrong.among, wrong.kind, wrong.error, wrong.allowed),
-        *(wrong.actual, wrong.expected, words, None, True),
-    )
+    instead = (node.name, other.forward)
+    return replace(wrong, where=node.name, kind=type(node.op), does=other.does, instead=instead)
 
 
 @dataclass(frozen=True)
 class LocalFindings:
     """All ops of an answer that are wrong by themselves.
 
-    Attributes:
-        complete: Whether they are the whole difference: with what they do instead, the reference
-            gives everything that the target shows.
+    Every other value that the target shows follows from the values before it, so that nothing else
+    is different in what it shows.
     """
 
     graph: Graph
     wrong: tuple[WrongOp, ...]
-    complete: bool
 
     @property
-    def is_local(self) -> bool:
-        """Whether no cause is one of all ops of a kind that the network has several of."""
-        places: dict[tuple[type, str], int] = {}
+    def complete(self) -> bool:
+        """Whether it is known of each what it does instead, to the last digits."""
+        return all(one.instead is not None for one in self.wrong)
+
+    @property
+    def names(self) -> set[str]:
+        """Name every node that is, or may be, wrong."""
+        return {name for one in self.wrong for name in one.among}
+
+    def leaves_room_for(self, arithmetic: str) -> bool:
+        """Whether all that every wrong op does otherwise is to round as an arithmetic does."""
+        return all(one.rounds == arithmetic for one in self.wrong)
+
+    def has_name(self, patterns: Iterable[set[str]]) -> bool:
+        """Say whether a cause may be one that has a name: it is that of half the ops of a kind or
+        more, or of just the ops that a known pattern has."""
+        known = [frozenset(pattern) for pattern in patterns]
+        places: dict[tuple[type, str], list[str]] = {}
         for one in self.wrong:
-            places[one.kind, one.does] = places.get((one.kind, one.does), 0) + 1
-        return all(count < len(self.graph.nodes_of(kind)) for (kind, _), count in places.items())
-
-
-def whole(network: Network, x: Array, wrong: Mapping[str, Forward]) -> Arrays:
-    """Compute every node of a network some of whose ops do something else."""
-    values: Arrays = {network.graph.input.name: x}
-    for node in network.graph.nodes[1:]:
-        alone = Network(network.graph, network.weights, values)
-        values[node.name] = alone.computed(Span((node,)), wrong)
-    return values
+            places.setdefault((one.kind, one.does), []).append(one.where)
+        return any(
+            2 * len(names) >= len(self.graph.nodes_of(kind)) or frozenset(names) in known
+            for (kind, _), names in places.items()
+        )

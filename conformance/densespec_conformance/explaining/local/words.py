@@ -30,18 +30,14 @@ def sentence(wrong: Sequence[WrongOp], graph: Graph) -> str:
     for one in wrong:
         groups.setdefault((one.kind, _cause(one)), []).append(one)
     said = "; ".join(f"{_names(members, graph)}: {cause}" for (_, cause), members in groups.items())
-    count, ops_in_all = len(wrong), len(graph.nodes) - 1
-    are = "op is" if count == 1 else "ops are"
-    return (
-        f"{count} of {ops_in_all} {are} wrong by itself: {said}"
-        if count == 1
-        else (f"{count} of {ops_in_all} {are} wrong by themselves: {said}")
-    )
+    count, all_ops = len(wrong), len(graph.nodes) - 1
+    are = "is wrong by itself" if count == 1 else "are wrong by themselves"
+    return f"{count} of {all_ops} ops {are}: {said}"
 
 
 def _cause(one: WrongOp) -> str:
     if one.does:
-        return one.does.partition(": it is off by")[0] if one.rounds else one.does
+        return one.does
     remarks = "; ".join(one.remarks)
     return f"{remarks or 'no known cause'} (off by {one.error:.1e}, allowed {one.allowed:.0e})"
 

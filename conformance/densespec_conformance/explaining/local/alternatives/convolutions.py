@@ -142,7 +142,7 @@ def biases(seen: Observation) -> Iterator[Alternative]:
     expected = own(seen.op, seen.context, x)
     if y.shape != expected.shape:
         return
-    offset = (y - expected).mean((0, *range(2, y.ndim)))
+    offset = _mean_of_near(y - expected)
     known = "bias" in seen.context.weights
     words = "the bias is another one" if known else "a bias is added"
 
@@ -151,6 +151,13 @@ def biases(seen: Observation) -> Iterator[Alternative]:
         return value + by_channel(offset, value)
 
     yield Alternative(words, forward)
+
+
+def _mean_of_near(values: Array) -> Array:
+    """Average the values of each channel, which are nearly equal, without the rounding of sums."""
+    one: Any = (slice(0, 1), slice(None), *[slice(0, 1)] * (values.ndim - 2))
+    moved = values - values[one]
+    return values[one].ravel() + moved.mean((0, *range(2, values.ndim)))
 
 
 FIND = (kernels, paddings, of_others, biases)
