@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from densespec_conformance.asking.requests import Answer, Request
 from densespec_conformance.deviations import catalogue
@@ -50,6 +50,7 @@ class Suspect:
         complete: Whether the whole answer is explained.
         alike: The ids of deviations that explain the same answer as well.
         ops: The ops that are wrong by themselves, where each was judged so.
+        nodes: The names of all ops then, in the order of the network.
     """
 
     deviations: tuple[str, ...]
@@ -58,6 +59,7 @@ class Suspect:
     complete: bool
     alike: tuple[tuple[str, ...], ...] = ()
     ops: tuple[WrongOp, ...] = ()
+    nodes: tuple[str, ...] = ()
 
 
 def diagnose(
@@ -106,7 +108,7 @@ def _of_ops(local: LocalFindings) -> Suspect:
     if local.complete:
         text += "; if the reference does likewise, it matches"
     worst = max(one.error for one in local.wrong)
-    return Suspect((), text, worst, local.complete, ops=local.wrong)
+    return Suspect((), text, worst, local.complete, ops=local.wrong, nodes=local.nodes)
 
 
 def _search(trial: Trial, start: Attempt, candidates: Sequence[str]) -> dict[Ids, Attempt]:
@@ -159,8 +161,10 @@ def _complete(found: Mapping[Ids, Attempt], local: LocalFindings | None) -> tupl
         if alike:
             others = "; or if ".join(phrase(other) for other in alike[: SHOWN - 1])
             text += f", or (this question can't tell) if {others}"
-        wrong = local.wrong if local is not None else ()
-        suspects.append(Suspect(ids, text, found[ids].error, True, alike, wrong))
+        suspect = Suspect(ids, text, found[ids].error, True, alike)
+        if local is not None:
+            suspect = replace(suspect, ops=local.wrong, nodes=local.nodes)
+        suspects.append(suspect)
     return tuple(suspects)
 
 

@@ -22,7 +22,8 @@ from densespec_conformance.asking.requests import (
 from densespec_conformance.deviations import catalogue, families
 from densespec_conformance.deviations.deviation import Deviation
 from densespec_conformance.deviations.variant import Memo, Variant, changed_nodes, run, train
-from densespec_conformance.explaining.local.findings import LocalFindings, LocalJudge
+from densespec_conformance.explaining.local.findings import LocalFindings
+from densespec_conformance.explaining.local.judge import LocalJudge
 from densespec_conformance.explaining.patterns import narrowest
 from densespec_conformance.judging.expected import Expectation
 from densespec_conformance.judging.measure import parts_of_steps

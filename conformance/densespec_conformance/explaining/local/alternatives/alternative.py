@@ -20,10 +20,12 @@ class Alternative:
     Attributes:
         does: The words for it, which follow the op's name and a colon.
         forward: The function that computes it.
+        names_the_cause: Whether it is known what is done, not only how the output follows.
     """
 
     does: str
     forward: Forward
+    names_the_cause: bool = True
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ def affine(seen: Observation) -> Iterator[Alternative]:
     )
     same_scale = np.allclose(slope, own_scale, rtol=1e-5)
     what = "shift" if same_scale else "scale and shift"
-    yield Alternative(f"the {what} of the channels is not what its arrays say", forward)
+    words = f"the {what} of the channels is not what its arrays say"
+    yield Alternative(words, forward, names_the_cause=False)
 
 
 FIND = (epsilon, choices, arrays)
