@@ -160,7 +160,8 @@ def mutants() -> str:
 
     rows = []
     for name, mutant in MUTANTS.items():
-        named = ", ".join(f"`{id_}`" for id_ in mutant.diagnosis) or "beyond the catalogue"
+        named = ", ".join(f"`{id_}`" for id_ in mutant.diagnosis) or _cell(mutant.says)
+        named = named or "beyond the catalogue"
         rows.append([f"`{name}`", _cell(mutant.about), f"`{mutant.case}`", mutant.where, named])
     return _table(["backend", "what is wrong", "caught by", "first difference", "named"], rows)
 

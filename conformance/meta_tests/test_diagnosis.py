@@ -116,6 +116,7 @@ def test_right_answer_has_no_suspects() -> None:
 def test_part_of_an_unknown_mixture_is_named_with_what_is_left() -> None:
     request, expected = _forward()
     answer = _answer(request, "eps-keras")
+    answer = {name: answer[name] for name in ("block2.concat2", "classifier")}
     answer["classifier"] = answer["classifier"] * 1.0101
     best, *_ = diagnose(request, answer, expected)
     assert best.deviations == ("eps-keras",)
@@ -124,13 +125,23 @@ def test_part_of_an_unknown_mixture_is_named_with_what_is_left() -> None:
     assert best.remaining == pytest.approx(0.01, rel=0.1)
 
 
+def test_mixture_of_what_is_everywhere_and_what_is_somewhere_is_named_op_by_op() -> None:
+    request, expected = _forward()
+    answer = _answer(request, "eps-keras")
+    answer["classifier"] = answer["classifier"] * 1.0101
+    best, *_ = diagnose(request, answer, expected)
+    assert best.complete
+    assert "norms: epsilon is 0.001, not 1e-05" in best.text
+    assert "classifier: it is multiplied by 1.0101" in best.text
+
+
 def test_unknown_difference_is_described_in_words() -> None:
     request, expected = _forward()
     answer = _answer(request)
     answer["classifier"] = answer["classifier"] * 1.0101
     (only,) = diagnose(request, answer, expected, seconds=2)
     assert only.deviations == ()
-    assert "classifier is the expected value times 1.0101" in only.text
+    assert "classifier: it is multiplied by 1.0101" in only.text
 
 
 def test_search_ends_in_time() -> None:

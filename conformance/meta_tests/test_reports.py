@@ -17,6 +17,7 @@ from densespec_conformance.asking.requests import Description
 from densespec_conformance.asking.subject import Subject
 from densespec_conformance.case import Case
 from densespec_conformance.explaining.diagnosis import Suspect
+from densespec_conformance.explaining.local.findings import WrongOp
 from densespec_conformance.judging.compare import Comparison, stats
 from densespec_conformance.judging.outcome import Outcome
 from densespec_conformance.report.html import page
@@ -42,6 +43,18 @@ def _comparison(index: int, error: float) -> Comparison:
     return Comparison(f"op{index}", error, 1e-10, stats(array), stats(array))
 
 
+WRONG = WrongOp(
+    where="a",
+    among=("a",),
+    kind=object,
+    error=0.1,
+    allowed=1e-6,
+    actual=stats(np.ones(3)),
+    expected=stats(np.zeros(3)),
+    does=NASTY,
+)
+
+
 def _result(target: str, status: Any) -> Result:
     case = Case(f"group-{len(status)}/{status.replace(' ', '-')}", f"claims {NASTY}", print)
     if status == "passed":
@@ -55,7 +68,9 @@ def _result(target: str, status: Any) -> Result:
         f"op150: {NASTY}",
         where="op150",
         comparisons=tuple(_comparison(i, np.inf if i >= 150 else 1e-12) for i in range(200)),
-        diagnosis=(Suspect(("eps",), f"matches if {NASTY}", 0.0, True),),
+        diagnosis=(
+            Suspect(("eps",), f"matches if {NASTY}", 0.0, True, ops=(WRONG,), nodes=("a", "b")),
+        ),
     )
 
 

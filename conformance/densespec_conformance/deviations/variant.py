@@ -156,6 +156,21 @@ class Variant:
         return replace(self, kernels={**self.kernels, kind: kernel})
 
 
+def changed_nodes(before: Variant, after: Variant) -> set[str]:
+    """Name the nodes whose op, inputs, arrays or place to be seen differ, and those that are gone;
+    a node that is new counts by what reads it."""
+    here = {node.name: node for node in after.graph.nodes}
+    return {
+        node.name
+        for node in before.graph.nodes
+        if node.name in after.shown
+        or (there := here.get(node.name)) is None
+        or (node.op, node.inputs) != (there.op, there.inputs)
+        or before.kernels.get(type(node.op)) is not after.kernels.get(type(there.op))
+        or any(before.weights[w.name] is not after.weights.get(w.name) for w in node.weights)
+    }
+
+
 @dataclass
 class Memo:
     """What was computed before, by all that decides it.

@@ -1,18 +1,24 @@
-"""What may be wrong with an answer: known deviations that would explain it, in words.
+"""What may be wrong with an answer: wrong ops, and known deviations, in words.
 
-Deviations are tried on the reference with the same question. Those that move the first difference
-further on are kept, and others are tried on top, so that several at once are found. Where none
-explains the answer, what is peculiar about the first difference is said instead.
+Where the target shows what goes into its ops, each is judged by itself, so that all that are wrong
+are found at once, with what each does instead (:mod:`densespec_conformance.explaining.local`).
+
+Deviations that are everywhere have names: those that concern the ops that are wrong are tried on
+the reference with the same question. Those that move the first difference further on are kept, and
+others are tried on top, so that several at once are found. Where none explains the answer, what is
+peculiar about the first difference is said instead.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from densespec_conformance.asking.requests import Answer, Request
 from densespec_conformance.deviations import catalogue
+from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
+from densespec_conformance.explaining.local.words import sentence
 from densespec_conformance.explaining.patterns import peculiarities
 from densespec_conformance.explaining.trial import FAMILIES, Attempt, Trial
 from densespec_conformance.judging.expected import Expectation
@@ -43,6 +49,8 @@ class Suspect:
             the largest.
         complete: Whether the whole answer is explained.
         alike: The ids of deviations that explain the same answer as well.
+        ops: The ops that are wrong by themselves, where each was judged so.
+        nodes: The names of all ops then, in the order of the network.
     """
 
     deviations: tuple[str, ...]
@@ -50,6 +58,8 @@ class Suspect:
     remaining: float
     complete: bool
     alike: tuple[tuple[str, ...], ...] = ()
+    ops: tuple[WrongOp, ...] = ()
+    nodes: tuple[str, ...] = ()
 
 
 def diagnose(
@@ -72,16 +82,37 @@ def diagnose(
     trial = Trial(request, answer, expected, time.thread_time() + seconds)
     if trial.as_it_is is None or trial.as_it_is.complete:
         return ()
-    found = _search(trial, trial.as_it_is)
+    local = trial.by_ops()
+    candidates = trial.candidates()
+    if local is not None:
+        changed = {one.id: trial.changed_by(one) for one in candidates}
+        if local.complete and not local.has_name(changed.values()):
+            return (_of_ops(local),)
+        candidates = tuple(
+            one
+            for one in candidates
+            if changed[one.id] & local.names
+            and (one.dtype is None or local.leaves_room_for(one.dtype))
+        )
+    found = _search(trial, trial.as_it_is, [deviation.id for deviation in candidates])
     complete = {ids: attempt for ids, attempt in found.items() if attempt.complete}
     if complete:
-        return _complete(complete)
+        return _complete(complete, local)
+    if local is not None:
+        return (_of_ops(local),)
     return _partial(trial, trial.as_it_is, found)
 
 
-def _search(trial: Trial, start: Attempt) -> dict[Ids, Attempt]:
+def _of_ops(local: LocalFindings) -> Suspect:
+    text = sentence(local.wrong, local.graph)
+    if local.complete:
+        text += "; if the reference does likewise, it matches"
+    worst = max(one.error for one in local.wrong)
+    return Suspect((), text, worst, local.complete, ops=local.wrong, nodes=local.nodes)
+
+
+def _search(trial: Trial, start: Attempt, candidates: Sequence[str]) -> dict[Ids, Attempt]:
     """Find the best attempts with the fewest deviations, by the deviations that they make."""
-    candidates = [deviation.id for deviation in trial.candidates()]
     order = {id_: index for index, id_ in enumerate(candidates)}
     kept: dict[Ids, Attempt] = {(): start}
     best: dict[Ids, Attempt] = {}
@@ -120,7 +151,7 @@ def _order(ids: Ids, order: Mapping[str, int]) -> tuple[bool, Sequence[int]]:
     return rounds, sorted(order[each] for each in ids)
 
 
-def _complete(found: Mapping[Ids, Attempt]) -> tuple[Suspect, ...]:
+def _complete(found: Mapping[Ids, Attempt], local: LocalFindings | None) -> tuple[Suspect, ...]:
     exact = [ids for ids in found if not any(catalogue()[each].dtype for each in ids)]
     names = exact or list(found)
     suspects = []
@@ -130,7 +161,10 @@ def _complete(found: Mapping[Ids, Attempt]) -> tuple[Suspect, ...]:
         if alike:
             others = "; or if ".join(phrase(other) for other in alike[: SHOWN - 1])
             text += f", or (this question can't tell) if {others}"
-        suspects.append(Suspect(ids, text, found[ids].error, True, alike))
+        suspect = Suspect(ids, text, found[ids].error, True, alike)
+        if local is not None:
+            suspect = replace(suspect, ops=local.wrong, nodes=local.nodes)
+        suspects.append(suspect)
     return tuple(suspects)
 
 

@@ -21,10 +21,13 @@ from densespec_conformance.asking.requests import (
 )
 from densespec_conformance.deviations import catalogue, families
 from densespec_conformance.deviations.deviation import Deviation
-from densespec_conformance.deviations.variant import Memo, Variant, run, train
+from densespec_conformance.deviations.variant import Memo, Variant, changed_nodes, run, train
+from densespec_conformance.explaining.local.findings import LocalFindings
+from densespec_conformance.explaining.local.judge import LocalJudge
 from densespec_conformance.explaining.patterns import narrowest
 from densespec_conformance.judging.expected import Expectation
 from densespec_conformance.judging.measure import parts_of_steps
+from densespec_conformance.judging.rounding import arithmetic_of
 from densespec_conformance.judging.tolerance import Bounds, forward_bounds, training_bounds
 
 Parts = Mapping[str, np.ndarray]
@@ -112,6 +115,28 @@ class Trial:
             for deviation in families()[family]
             if deviation.recognises is None or drawn
         )
+
+    def by_ops(self) -> LocalFindings | None:
+        """Judge every op by itself, where the target shows enough of them and any is wrong."""
+        if not isinstance(self.request, Forward):
+            return None
+        judge = LocalJudge(
+            *(self.base.graph, self.base.weights, self._x, self.observed),
+            arithmetic=arithmetic_of(self.request.network.dtype),
+            deadline=self.deadline,
+        )
+        return judge.findings() if judge.sees_enough else None
+
+    def changed_by(self, deviation: Deviation) -> set[str]:
+        """Name the nodes that a deviation computes otherwise; all, where only precision differs."""
+        before = self.base
+        try:
+            after = deviation.change(before)
+        except UNFORESEEN:
+            return set()
+        if deviation.dtype:
+            return {node.name for node in before.graph.nodes}
+        return changed_nodes(before, after)
 
     def attempt(self, ids: Iterable[str]) -> Attempt | None:
         """Apply deviations to the reference and compare, until a part differs.

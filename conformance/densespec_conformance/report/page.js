@@ -104,6 +104,41 @@
     return make("div", { class: "scroll", tabindex: "0" }, make("table", { class: "plain bars" },
       make("thead", {}, head), make("tbody", {}, ...body)));
   };
+  /* The network, a line a stage and a square an op; the wrong ones are marked. */
+  const stageOf = (name) => name.split(".")[0];
+  const networkMap = (suspect) => {
+    const wrong = new Map(suspect.ops.map((one) => [one.where, one]));
+    const stages = new Map();
+    for (const name of suspect.nodes)
+      stages.set(stageOf(name), [...(stages.get(stageOf(name)) ?? []), name]);
+    const square = (name) => {
+      const said = wrong.has(name) ? `${name}: ${causeOf(wrong.get(name))}` : name;
+      return make("i", { class: wrong.has(name) ? "op wrong" : "op", title: said });
+    };
+    const lines = [...stages].map(([stage, names]) => make("div", { class: "stage" },
+      make("span", {}, stage), make("span", { class: "ops" }, ...names.map(square))));
+    const count = `${suspect.ops.length} of ${suspect.nodes.length} ops are wrong`;
+    return make("div", { class: "map", role: "img", "aria-label": count }, ...lines);
+  };
+  const causeOf = (op) => op.does || op.remarks.join("; ") || "no known cause";
+  const opTable = (suspect) => {
+    const head = make("tr", {}, ...["op", "what it does", "error", "allowed", "is, and should be"]
+      .map((title) => make("th", { scope: "col" }, title)));
+    const place = (op) => op.among.length > 1 ? `${op.where} (one of ${op.among.length})` : op.where;
+    const body = suspect.ops.map((op) => make("tr", {},
+      make("th", { scope: "row" }, ...breakable(place(op))), make("td", {}, causeOf(op)),
+      make("td", { class: "figure", "data-label": "error" }, figure(op.error)),
+      make("td", { class: "figure", "data-label": "allowed" }, figure(op.allowed)),
+      make("td", { class: "values" }, values(op.actual), make("br"),
+        make("span", { class: "dim" }, values(op.expected)))));
+    return make("div", { class: "scroll", tabindex: "0" }, make("table", { class: "plain bars" },
+      make("thead", {}, head), make("tbody", {}, ...body)));
+  };
+  const wrongOps = (result) => {
+    const judged = result.diagnosis.find((one) => one.ops.length);
+    return judged ? [make("h3", {}, "Wrong ops, each judged by its own inputs"),
+      networkMap(judged), opTable(judged)] : [];
+  };
   const suspects = (result) => make("ol", { class: "suspects" }, ...result.diagnosis.map((one) =>
     make("li", { class: one.complete ? "complete" : "" }, make("span", {}, one.text),
       make("span", { class: "dim" },
@@ -130,7 +165,7 @@
       parts.push(make("p", {}, `Expected to fail: ${result.expected_failure}`));
     if (result.message) parts.push(make("pre", { class: "message" }, result.message));
     if (result.diagnosis.length)
-      parts.push(make("h3", {}, "Diagnosis"), suspects(result));
+      parts.push(make("h3", {}, "Diagnosis"), suspects(result), ...wrongOps(result));
     if (result.closest) {
       const close = result.closest;
       const at = close.where ? `, at ${close.where}` : "";

@@ -18,6 +18,7 @@ from densespec_conformance.asking.requests import Description
 from densespec_conformance.asking.subject import Subject
 from densespec_conformance.case import Case
 from densespec_conformance.explaining.diagnosis import Suspect
+from densespec_conformance.explaining.local.findings import WrongOp
 from densespec_conformance.judging.compare import Comparison, Stats
 from densespec_conformance.judging.outcome import Outcome
 from densespec_conformance.running.choosing import Assignment
@@ -201,6 +202,21 @@ def _suspect(suspect: Suspect) -> Json:
         "deviations": list(suspect.deviations),
         "remaining": number(suspect.remaining),
         "complete": suspect.complete,
+        "ops": [_wrong_op(one) for one in suspect.ops],
+        "nodes": list(suspect.nodes),
+    }
+
+
+def _wrong_op(one: WrongOp) -> Json:
+    return {
+        "where": one.where,
+        "among": list(one.among),
+        "does": one.does,
+        "remarks": list(one.remarks),
+        "error": number(one.error),
+        "allowed": number(one.allowed),
+        "actual": _stats(one.actual),
+        "expected": _stats(one.expected),
     }
 
 

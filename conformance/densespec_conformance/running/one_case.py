@@ -14,7 +14,7 @@ from densespec_conformance.asking.requests import Answer, Forward, Request, Trai
 from densespec_conformance.case import Case
 from densespec_conformance.explaining.diagnosis import SECONDS, diagnose
 from densespec_conformance.judging.compare import Mismatch
-from densespec_conformance.judging.expected import Reference, expectation
+from densespec_conformance.judging.expected import Reference
 from densespec_conformance.running.expectations import ExpectedFailure
 from densespec_conformance.running.result import Result
 
@@ -56,7 +56,9 @@ def run_case(case: Case, target: Target, reference: Reference, *, diagnosis: boo
     conversation = Conversation(target)
     result = _checked(case, conversation, reference)
     result = replace(result, seconds=time.perf_counter() - start)
-    return _diagnosed(result, conversation) if diagnosis and result.status == "failed" else result
+    if not diagnosis or result.status != "failed":
+        return result
+    return _diagnosed(result, conversation, reference)
 
 
 def _checked(case: Case, conversation: Conversation, reference: Reference) -> Result:
@@ -105,14 +107,14 @@ def _asked(request: Request | None) -> str:
     return f"asked to {type(request).__name__} in {network.dtype} at {size}{options}: {spec}"
 
 
-def _diagnosed(result: Result, conversation: Conversation) -> Result:
+def _diagnosed(result: Result, conversation: Conversation, reference: Reference) -> Result:
     """Add explanations to a result; what goes wrong in finding them must not cost the result."""
     request, answer = conversation.request, conversation.answer
     if request is None or answer is None:
         return result
     try:
         compared = isinstance(request, Forward | Train)
-        expected = expectation(request) if compared else None
+        expected = reference.known(request) if compared else None
         seconds = max(SECONDS, result.seconds)  # large networks take longer to try things on
         found = diagnose(request, answer, expected, seconds=seconds)
         return replace(result, diagnosis=found)

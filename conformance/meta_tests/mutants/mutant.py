@@ -30,6 +30,7 @@ class Mutant:
         diagnosis: ids of the deviations that must be named for it; empty for what is beyond the
             catalogue.
         backend: makes it.
+        says: words of the diagnosis, where a single op is named and no deviation.
     """
 
     about: str
@@ -37,3 +38,4 @@ class Mutant:
     where: str
     diagnosis: tuple[str, ...]
     backend: Callable[[], Any]
+    says: str = ""

@@ -514,6 +514,7 @@ MUTANTS: Mapping[str, Mutant] = {
         "softmax",
         (),
         backend(_replaced("softmax", lambda nn: nn.Softmax(0))),
+        says="it goes over the batch, not over the classes",
     ),
     "TORCH_DROPOUT_STAYS_ON": Mutant(
         "F.dropout(x, p) without training=self.training",

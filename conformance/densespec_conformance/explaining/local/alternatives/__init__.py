@@ -1,0 +1,42 @@
+"""What each kind of op may do instead: a file a kind, and one for what any op may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from densespec.network import ops
+from densespec_conformance.explaining.local.alternatives import (
+    activations,
+    any_op,
+    convolutions,
+    ends,
+    joins,
+    norms,
+    pools,
+)
+from densespec_conformance.explaining.local.alternatives.alternative import (
+    Alternative,
+    Find,
+    Observation,
+)
+
+OF_KIND: Mapping[type, tuple[Find, ...]] = {
+    ops.BatchNorm: (*norms.FIND, *any_op.FIND, *norms.LAST, *any_op.LAST),
+    ops.Conv: (*convolutions.FIND, *any_op.FIND, *any_op.LAST),
+    ops.Dense: (*convolutions.FIND, *any_op.FIND, *any_op.LAST),
+    ops.Relu: (*activations.FIND, *any_op.FIND, *activations.LAST, *any_op.LAST),
+    ops.MaxPool: (*pools.FIND, *any_op.FIND, *any_op.LAST),
+    ops.AvgPool: (*pools.FIND, *any_op.FIND, *any_op.LAST),
+    ops.GlobalPool: (*pools.FIND_GLOBAL, *any_op.FIND, *any_op.LAST),
+    ops.Concat: (*joins.FIND, *any_op.FIND, *any_op.LAST),
+    ops.Softmax: (*ends.FIND, *any_op.FIND, *any_op.LAST),
+    ops.Sigmoid: (*ends.FIND, *any_op.FIND, *any_op.LAST),
+    ops.Dropout: (*any_op.FIND, *any_op.LAST),
+}
+"""Where to look for what an op does instead, what is simplest first."""
+
+
+def alternatives(seen: Observation) -> Iterator[Alternative]:
+    """Give everything that an op may do instead, what is simplest first."""
+    for find in OF_KIND.get(type(seen.op), ()):
+        yield from find(seen)

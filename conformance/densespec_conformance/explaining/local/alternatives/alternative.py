@@ -1,0 +1,82 @@
+"""What an op may do instead of what the spec says, and what there is to work it out from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from densespec.network.graph import Graph, Node
+from densespec.reference.kernels import KERNELS, Array, Context
+
+Forward = Callable[..., Array]
+"""A function of an op, its context and its inputs that gives the output, as of a kernel."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Something that an op may do instead.
+
+    Attributes:
+        does: The words for it, which follow the op's name and a colon.
+        forward: The function that computes it.
+        names_the_cause: Whether it is known what is done, not only how the output follows.
+    """
+
+    does: str
+    forward: Forward
+    names_the_cause: bool = True
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An op that deviates, with what the target shows of it.
+
+    Attributes:
+        context: The op's own arrays, in float64.
+        inputs: What goes into it; None where the target does not show it.
+        output: What comes out; None likewise.
+        weights: Every array of the network, by canonical name.
+        values: Everything that the target shows, by node.
+    """
+
+    graph: Graph
+    node: Node
+    context: Context
+    inputs: tuple[Array, ...] | None
+    output: Array | None
+    weights: Mapping[str, Array]
+    values: Mapping[str, Array]
+
+    @property
+    def op(self) -> Any:
+        return self.node.op
+
+    @property
+    def pair(self) -> tuple[Array, Array] | None:
+        """Give the only input and the output, where both are shown."""
+        if self.inputs is None or self.output is None or len(self.inputs) != 1:
+            return None
+        return self.inputs[0], self.output
+
+
+Find = Callable[[Observation], Iterator[Alternative]]
+
+
+def own(op: Any, ctx: Context, *inputs: Array) -> Array:
+    """Compute an op as the reference does."""
+    return KERNELS[type(op)].forward(op, ctx, *inputs)
+
+
+def with_arrays(**arrays: Array) -> Forward:
+    """Compute an op with other arrays than its own."""
+
+    def forward(op: Any, ctx: Context, *inputs: Array) -> Array:
+        return own(op, replace(ctx, weights={**ctx.weights, **arrays}), *inputs)
+
+    return forward
+
+
+def by_channel(vector: Array, like: Array) -> Array:
+    """Shape a vector so that it stands along the channels of an array."""
+    return vector.reshape(1, -1, *[1] * (like.ndim - 2))
