@@ -68,6 +68,7 @@ def diagnose(
     expected: Expectation | None,
     *,
     seconds: float = SECONDS,
+    likely: Ids = (),
 ) -> tuple[Suspect, ...]:
     """Find explanations of an answer that is not the reference's, the best first.
 
@@ -76,12 +77,16 @@ def diagnose(
         expected: What the reference answers to a ``Forward`` or ``Train``, with bounds.
         seconds: The time of computing after which the search stops; on a busy machine it takes
             longer, and finds the same.
+        likely: Deviations that explain another answer of the same network, to be tried first.
     """
     if type(request) not in FAMILIES:
         return ()
     trial = Trial(request, answer, expected, time.thread_time() + seconds)
     if trial.as_it_is is None or trial.as_it_is.complete:
         return ()
+    again = trial.attempt(likely) if likely else None
+    if again is not None and again.complete:
+        return _complete({likely: again}, None)
     local = trial.by_ops()
     candidates = trial.candidates()
     if local is not None:

@@ -9,10 +9,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from densespec.network.graph import lower
 from densespec_conformance.answering.target import Target, TargetError
 from densespec_conformance.asking.requests import Answer, Forward, Request, Train, Unsupported
 from densespec_conformance.case import Case
-from densespec_conformance.explaining.diagnosis import SECONDS, diagnose
+from densespec_conformance.explaining.diagnosis import SECONDS, Suspect, diagnose
 from densespec_conformance.judging.compare import Mismatch
 from densespec_conformance.judging.expected import Reference
 from densespec_conformance.running.expectations import ExpectedFailure
@@ -116,11 +117,37 @@ def _diagnosed(result: Result, conversation: Conversation, reference: Reference)
         compared = isinstance(request, Forward | Train)
         expected = reference.known(request) if compared else None
         seconds = max(SECONDS, result.seconds)  # large networks take longer to try things on
-        found = diagnose(request, answer, expected, seconds=seconds)
+        before = _in_inference(request, conversation, reference, seconds)
+        if before and before[0].ops and not before[0].deviations:
+            return replace(result, diagnosis=(_seen_in_inference(before[0]),))
+        likely = before[0].deviations if before else ()
+        found = diagnose(request, answer, expected, seconds=seconds, likely=likely)
         return replace(result, diagnosis=found)
     except Exception as error:
         note = f"(the diagnosis failed: {type(error).__name__}: {error})"
         return replace(result, message=f"{result.message}\n{note}")
+
+
+def _in_inference(
+    request: Request, conversation: Conversation, reference: Reference, seconds: float
+) -> tuple[Suspect, ...]:
+    """Say what is wrong with the ops of a network that trains wrongly, before any training: what
+    differs in inference differs in training, and is told there op by op."""
+    if not isinstance(request, Train):
+        return ()
+    size = request.batches[0].x.shape[2:]
+    graph = lower(request.network.spec, size, **dict(request.network.options))  # type: ignore[arg-type]
+    taps = tuple(node.name for node in graph.nodes[1:])
+    asked = Forward(request.network, request.batches[0].x, taps)
+    try:
+        answer = conversation.ask(asked)
+    except (TargetError, Unsupported):
+        return ()
+    return diagnose(asked, answer, reference.known(asked), seconds=seconds)
+
+
+def _seen_in_inference(suspect: Suspect) -> Suspect:
+    return replace(suspect, text=f"in inference already, {suspect.text}", complete=False)
 
 
 def settled(result: Result, known: ExpectedFailure | None) -> Result:

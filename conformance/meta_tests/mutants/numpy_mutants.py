@@ -84,6 +84,15 @@ def _on(kind: type, **changes: Any) -> Rewrite:
     return rewrite
 
 
+def _at(name: str, **changes: Any) -> Rewrite:
+    """Change fields of the op of one node."""
+
+    def rewrite(node: Node) -> Node:
+        return replace(node, op=replace(node.op, **changes)) if node.name == name else node
+
+    return rewrite
+
+
 def _pad_like_tensorflow(node: Node) -> Node:
     windowed = isinstance(node.op, ops.Conv | ops.MaxPool)
     return replace(node, op=replace(node.op, padding="same")) if windowed else node
@@ -359,6 +368,22 @@ class _Together(NumpyBackend):
 
 
 MUTANTS: Mapping[str, Mutant] = {
+    "ONE_NORM_OF_ANOTHER_EPSILON": Mutant(
+        "one norm of many has an epsilon of its own",
+        STEM,
+        "block2.layer2.norm1",
+        (),
+        lambda: MutantBackend(rewrite=_at("block2.layer2.norm1", epsilon=0.002)),
+        says="block2.layer2.norm1: epsilon is 0.002, not 1e-05",
+    ),
+    "ONE_NORM_OF_ANOTHER_EPSILON_IN_TRAINING": Mutant(
+        "the same, in training: it is seen in inference already",
+        DROP,
+        "step 1",
+        (),
+        lambda: MutantBackend(rewrite=_at("block2.layer2.norm1", epsilon=0.002)),
+        says="in inference already, 1 of 47 ops is wrong by itself: block2.layer2.norm1: epsilon",
+    ),
     "EPSILON_OF_KERAS": Mutant(
         "norms use Keras's epsilon of 1e-3",
         STEM,
