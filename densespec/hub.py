@@ -33,7 +33,7 @@ from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.texts import JsonError, parsed_json, read_text
 from densespec.weights.checkpoint import write_checkpoint
-from densespec.weights.containers import SUFFIXES
+from densespec.weights.containers import SUFFIXES, is_folder_of_weights
 from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
 from densespec.weights.reading import ReadingOptions, takes_reading_options
@@ -179,7 +179,7 @@ def _locate(
     """The weight file, and the config beside it."""
     path = Path(path_or_hub_id)
     with _named(path, "can't be read"):
-        if path.is_file():
+        if path.is_file() or is_folder_of_weights(path):
             return path, None
         folder = path if path.is_dir() else _downloaded(str(path_or_hub_id), revision, token)
         files = _weight_files(folder)

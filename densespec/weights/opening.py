@@ -16,7 +16,7 @@ from densespec.network.differences import variant_of
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.channels import fitted_channels
-from densespec.weights.containers import SUFFIXES, open_file
+from densespec.weights.containers import open_file
 from densespec.weights.digests import checked
 from densespec.weights.evidence import Contradiction, NoNetwork
 from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
@@ -106,13 +106,12 @@ def open_weights(
             and the first arrays that are missing, unexpected or of another shape.
     """
     path, options = Path(path), ReadingOptions(**reading)
-    _check_no_folder(path)
     with contextlib.closing(open_file(path, key=options.key)) as file:
         try:
             identified = identify(
                 checked(path, file.tensors, file.metadata),
                 file.metadata,
-                file.container,
+                file.naming,
                 options,
                 otherwise=otherwise,
                 stated=stated,
@@ -122,16 +121,8 @@ def open_weights(
             raise type(error)(_with_path(path, error)) from error
         except SpecError as error:
             raise WeightsError(f"{path}: its network can't be: {error}") from error
-        yield replace(identified, remarks=(*file.notes, *identified.remarks))
-
-
-def _check_no_folder(path: Path) -> None:
-    if not path.is_dir():
-        return
-    suffixes = tuple(SUFFIXES)
-    files = sorted(file.name for file in path.iterdir() if file.name.lower().endswith(suffixes))
-    within = f"give the weight file in it: {' or '.join(files[:3])}" if files else "it has none"
-    raise WeightsError(f"{path}: a folder, but should be a weight file; {within}")
+        remarks = (*file.notes, *identified.remarks)
+        yield replace(identified, container=file.container, remarks=remarks)
 
 
 def _with_path(path: Path, error: WeightsError) -> str:
@@ -153,7 +144,7 @@ def identify(
     Args:
         tensors: The arrays by the names that they have where they come from, a file or not.
         metadata: Texts that come with them.
-        container: The kind of file that they are in, or would have these names in.
+        container: The kind of file that would have these names, such as the one that they are in.
         options: What a user says of them.
         otherwise: The spec to take if it can't be worked out.
         stated: The network that is stated beside them; what the metadata state otherwise.
