@@ -144,7 +144,7 @@ def from_pretrained(
     reading, build_options = ReadingOptions.taken(build_options)
     file, config = _locate(path_or_hub_id, revision, token)
     with open_weights(file, **_stated_in(config) | reading.said()) as found:
-        warn_of(found)
+        warn_of(found, with_head="include_top" not in build_options)
         if build_options.setdefault("include_top", found.has_classifier):
             activation = found.graph.classifier_activation
             build_options.setdefault("classifier_activation", activation)

@@ -213,7 +213,7 @@ def _stated(path: Path) -> dict[str, str]:
     metadata = folder / KERAS_METADATA
     if not metadata.is_file() or metadata.stat().st_size > LARGEST_METADATA:
         return {}
-    from tensorflow.python.keras.protobuf import saved_metadata_pb2  # type: ignore[import-untyped]
+    from tensorflow.python.keras.protobuf import saved_metadata_pb2
 
     saved: Any = saved_metadata_pb2.SavedMetadata()
     saved.ParseFromString(metadata.read_bytes())

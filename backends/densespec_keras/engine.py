@@ -51,7 +51,7 @@ def import_tensorflow(what_for: str) -> Any:
     """
     require(what_for, "tensorflow", extra="tensorflow")
     _quieten_tensorflow()
-    import tensorflow  # type: ignore[import-untyped]
+    import tensorflow
 
     return tensorflow
 

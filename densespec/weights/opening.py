@@ -63,8 +63,17 @@ class IdentifiedWeights:
     @property
     def notes(self) -> tuple[str, ...]:
         """Everything that a user should know of how the arrays were read, in sentences."""
-        head = (f"the head is left out: {self.headless}",) if self.headless else ()
-        return (*self.remarks, *head, *self.assumptions)
+        return (*_unwrapped(self.metadata), *self.remarks, *self.of_head, *self.assumptions)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """The notes of what could be wrong, or may be missed: not that of where the arrays lay."""
+        return (*self.remarks, *self.assumptions)
+
+    @property
+    def of_head(self) -> tuple[str, ...]:
+        """A note of why there is no classifier, though linear layers are there."""
+        return (f"the head is left out: {self.headless}",) if self.headless else ()
 
     @property
     def variant(self) -> str | None:
@@ -212,7 +221,7 @@ def _identified(
         extra=found.extra,
         metadata=metadata,
         assumptions=(*found.assumptions, *note),
-        remarks=(*_unwrapped(metadata), *found.remarks),
+        remarks=found.remarks,
         headless=found.headless,
         path=path,
     )
