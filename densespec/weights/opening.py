@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from densespec.errors import SpecError, WeightsError
+from densespec.errors import SHOWN, SpecError, WeightsError, bare
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike
 from densespec.network.differences import variant_of
@@ -25,6 +25,7 @@ from densespec.weights.layouts import Layout, get_layout
 from densespec.weights.nearest import nearest_to, no_known_layout
 from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
+from densespec.weights.stated.keras_parts import models_in, of_model
 from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensors
 
@@ -164,7 +165,8 @@ def identify(
     """
     options = options or ReadingOptions()
     if options.prefix is not None:
-        tensors = under_prefix(tensors, options.prefix)
+        tensors, metadata, prefix = of_model(tensors, metadata, options.prefix)
+        tensors = under_prefix(tensors, prefix) if prefix else tensors
     claims = _claims(tensors, metadata, options)
     given: dict[str, Any] = {"options": options, "otherwise": otherwise, "stated": stated}
     try:
@@ -172,6 +174,16 @@ def identify(
     except NoNetwork as error:
         nearest = nearest_to(tensors)
         raise WeightsError(f"{error}. {nearest}" if nearest else str(error)) from error
+    except WeightsError as error:
+        raise type(error)(f"{error}{_of_inner_models(metadata)}") from error
+
+
+def _of_inner_models(metadata: Mapping[str, str]) -> str:
+    """What reads a model alone that lies within the one of a Keras file."""
+    if not (names := models_in(metadata)):
+        return ""
+    inner = " or ".join(f"--prefix {bare(name)}" for name in names[:SHOWN])
+    return f"; of the models within it, one is read alone by its name ({inner})"
 
 
 def _first_that_fits(
