@@ -131,7 +131,8 @@ def _read_layers(opened: Opened, file: StoredBytes, weights: HDF5Object, layers:
     for layer in [*layers, *(name for name in UNLISTED if name in weights.links)]:
         group = _at(weights, layer)
         names = _names(group, WEIGHT_NAMES) or []
-        prefix = "" if nodes.keys().isdisjoint(names) else f"{layer}/"
+        is_another = layer not in listed and not nodes.keys().isdisjoint(names)
+        prefix = f"{layer}/" if is_another else ""
         listed[layer] = [f"{prefix}{name}" for name in names]
         for name in names:
             node = nodes[f"{prefix}{name}"] = _at(group, name)
