@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densespec.weights.containers import json_texts
+from densespec.texts import parsed_json
 from densespec.weights.containers.base import Opened, Refused
 from densespec_keras.engine import import_tensorflow
 
@@ -218,7 +218,7 @@ def _stated(path: Path) -> dict[str, str]:
     saved: Any = saved_metadata_pb2.SavedMetadata()
     saved.ParseFromString(metadata.read_bytes())
     roots = [node.metadata for node in saved.nodes if node.node_path == "root"]
-    return _config(json_texts.parsed(roots[0], KERAS_METADATA)) if roots else {}
+    return _config(parsed_json(roots[0], KERAS_METADATA)) if roots else {}
 
 
 def _config(root: Any) -> dict[str, str]:
