@@ -22,12 +22,25 @@ PEERS = (
     "onnxscript==0.7.2",
     "monai==1.6.1",
     "keras-hub==0.32.0",
+    "transformers==5.24.0",
+    "torchxrayvision==1.5.7",
+    "pytorchcv==0.0.74",
+    "segmentation-models-pytorch==0.6.0",
     # What their imports need beyond the frameworks' own packages:
     "regex==2026.11.19",
     "tokenizers==0.23.3",
     "tqdm==4.70.1",
     "onnx-ir==1.1.0",
+    "scikit-image==0.26.0",
+    "pandas==3.1.1",
+    "imageio==2.38.1",
+    "lazy-loader==0.6",
+    "tifffile==2026.3.3",
+    "python-dateutil==4.0.0",
+    "six==1.17.0",
 )
+OLD_MONAI = ("0.2.0", "0.3.0")
+"""Those whose networks have other names; each is installed in a folder of its own."""
 BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "numpy")
 MODES = tuple(
     f"{backend}+{mode}"
@@ -60,15 +73,17 @@ def peers(session: nox.Session) -> dict[str, str]:
     """How the peers are found: installed apart from the shared environment, and without what they
     require, which would replace it. They are installed anew when the list changes."""
     folder = ROOT / ".nox" / "peers"
-    mark = folder / "made-from"
-    if not mark.exists() or mark.read_text() != "\n".join(PEERS):
+    mark, needs = folder / "made-from", "\n".join([*PEERS, *OLD_MONAI])
+    if not mark.exists() or mark.read_text() != needs:
         shutil.rmtree(folder, ignore_errors=True)
-        session.run(
-            *(frameworks(session), "-m", "pip", "install", "--quiet", "--no-deps"),
-            *("--disable-pip-version-check", "--target", str(folder), *PEERS),
-            external=True,
-        )
-        mark.write_text("\n".join(PEERS))
+        old = {folder / "old" / f"monai-{v}": (f"monai=={v}",) for v in OLD_MONAI}
+        for target, packages in {folder: PEERS, **old}.items():
+            session.run(
+                *(frameworks(session), "-m", "pip", "install", "--quiet", "--no-deps"),
+                *("--disable-pip-version-check", "--target", str(target), *packages),
+                external=True,
+            )
+        mark.write_text(needs)
     return {"PYTHONPATH": str(folder)}
 
 

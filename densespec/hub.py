@@ -16,30 +16,36 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from densespec.atomic import atomic_path
-from densespec.backends import split_mode
-from densespec.building import Origin, build, origin_of, read_weights
-from densespec.errors import DensespecError, WeightsError, shown
+from densespec.backends import REFERENCE, split_mode
+from densespec.building import build, origin_of, read_weights
+from densespec.errors import DensespecError, UnknownName, WeightsError, WeightsWarning, shown
 from densespec.installed import require
+from densespec.network.arrays import Arrays
 from densespec.network.differences import nearest_variant
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.texts import JsonError, parsed_json, read_text
 from densespec.weights.checkpoint import write_checkpoint
-from densespec.weights.containers import SUFFIXES
+from densespec.weights.containers import SUFFIXES, is_folder_of_weights
 from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 from densespec.weights.stated.timm import states_network, timm_network
+from densespec.weights.timm_folder import CONFIG, WEIGHTS, write_timm_folder
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+CARD = "README.md"
+
+FolderFormat = Literal["densespec", "timm"]
+"""Whose folder it is: densespec's own, or timm's."""
 
 PREFERRED = (WEIGHTS, "model.weights.h5", "pytorch_model.bin")
 """Weight files that are taken where a folder has several."""
@@ -144,7 +150,9 @@ def from_pretrained(
     reading, build_options = ReadingOptions.taken(build_options)
     file, config = _locate(path_or_hub_id, revision, token)
     with open_weights(file, **_stated_in(config) | reading.said()) as found:
-        warn_of(found)
+        warn_of(found, with_head="include_top" not in build_options)
+        if "include_top" not in build_options and not found.has_classifier:
+            build_options.setdefault("pooling", found.graph.pooling)
         if build_options.setdefault("include_top", found.has_classifier):
             activation = found.graph.classifier_activation
             build_options.setdefault("classifier_activation", activation)
@@ -179,7 +187,7 @@ def _locate(
     """The weight file, and the config beside it."""
     path = Path(path_or_hub_id)
     with _named(path, "can't be read"):
-        if path.is_file():
+        if path.is_file() or is_folder_of_weights(path):
             return path, None
         folder = path if path.is_dir() else _downloaded(str(path_or_hub_id), revision, token)
         files = _weight_files(folder)
@@ -309,32 +317,138 @@ def save_pretrained(
     folder: str | os.PathLike[str],
     *,
     preprocessing: Preprocessing | None = None,
+    format: FolderFormat = "densespec",  # noqa: A002
+    labels: Sequence[str] | None = None,
 ) -> None:
     """Write a built model into a folder as the Hub keeps it.
 
     A model card that is there already stays as it is.
 
+    Args:
+        format: Whose folder it is to be. Timm's holds torchvision's names, and what timm's
+            architecture can't be is refused; it loads in timm and in transformers, and densespec
+            reads it too.
+        labels: The names of the classes, which timm's format keeps.
+
     Raises:
         WeightsError: The preprocessing has other channels or dimensions than the network's input,
-            or the folder can't be written.
+            the labels are not as many as the classes, the format can't say the network, which
+            names the fields, or the folder can't be written.
         DensespecError: densespec did not build the model.
+
+    Warns:
+        WeightsWarning: Timm's network trains otherwise, or differs by less than float32 rounds.
     """
-    _save(model, Path(folder), preprocessing, address="USER/NAME")
+    _save(_Network.of(model), Path(folder), preprocessing, "USER/NAME", format, labels)
 
 
-def _save(model: Any, folder: Path, preprocessing: Preprocessing | None, address: str) -> None:
+@takes_reading_options
+def folder_of_file(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    format: FolderFormat = "densespec",  # noqa: A002
+    labels: Sequence[str] | None = None,
+    **reading: Any,
+) -> None:
+    """Write the network of a weight file, or of a folder, into a folder as the Hub keeps it.
+
+    What the source states of images is kept; see :func:`save_pretrained`.
+
+    Args:
+        {reading}
+
+    Raises:
+        WeightsError: The source can't be read; or as for :func:`save_pretrained`.
+    """
+    file, config = _locate(source, None, None)
+    said = ReadingOptions(**reading).said()
+    with open_weights(file, **_stated_in(config) | said) as found:
+        warn_of(found, with_head=True)
+        text = found.metadata.get(PREPROCESSING)
+        stated = _stated_preprocessing(config) if config else None
+        preprocessing = stated or (Preprocessing.from_dict(_json(text, file)) if text else None)
+        network = _Network(found.graph, found.arrays(), REFERENCE)
+    _save(network, Path(folder), preprocessing, "USER/NAME", format, labels)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What is written into a folder, and the backend that its card builds it on."""
+
+    graph: Graph
+    arrays: Arrays
+    backend: str
+
+    @classmethod
+    def of(cls, model: Any) -> _Network:
+        origin = origin_of(model)
+        return cls(origin.graph, read_weights(model), split_mode(origin.backend)[0])
+
+
+def _save(
+    network: _Network,
+    folder: Path,
+    preprocessing: Preprocessing | None,
+    address: str,
+    format: FolderFormat = "densespec",  # noqa: A002
+    labels: Sequence[str] | None = None,
+) -> None:
     """``address`` is where the model card says to load the network from."""
-    origin = origin_of(model)
-    graph = origin.graph
+    graph = network.graph
     if preprocessing is not None:
         _check_fits(preprocessing, graph.spec)
+    _check_labels(labels, graph, format)
     with _named(folder, "can't be made a folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    texts = {PREPROCESSING: json.dumps(asdict(preprocessing))} if preprocessing else {}
-    write_checkpoint(folder / WEIGHTS, graph, read_weights(model), metadata=texts)
-    _write(folder / CONFIG, json.dumps(_config(graph, preprocessing), indent=2) + "\n")
+    if format == "timm":
+        _write_timms(network, folder, preprocessing, labels)
+    else:
+        texts = {PREPROCESSING: json.dumps(asdict(preprocessing))} if preprocessing else {}
+        write_checkpoint(folder / WEIGHTS, graph, network.arrays, metadata=texts)
+        _write(folder / CONFIG, json.dumps(_config(graph, preprocessing), indent=2) + "\n")
     if not (folder / CARD).exists():
-        _write(folder / CARD, _card(origin, preprocessing, address))
+        _write(folder / CARD, _card(network, preprocessing, address, format))
+
+
+def _write_timms(
+    network: _Network,
+    folder: Path,
+    preprocessing: Preprocessing | None,
+    labels: Sequence[str] | None,
+) -> None:
+    pretrained = _pretrained_cfg(network.graph.spec, preprocessing)
+    with _named(folder, "can't be written"):
+        notes = write_timm_folder(folder, network.graph, network.arrays, pretrained, labels)
+    for note in notes:
+        warnings.warn(f"{folder}: {note}", WeightsWarning, stacklevel=4)
+
+
+def _check_labels(labels: Sequence[str] | None, graph: Graph, format: FolderFormat) -> None:  # noqa: A002
+    if format not in get_args(FolderFormat):
+        raise WeightsError(str(UnknownName("format", format, get_args(FolderFormat))))
+    if labels is None:
+        return
+    if format != "timm":
+        raise WeightsError("labels: only timm's format keeps them (format='timm')")
+    if not graph.has_classifier or len(labels) != graph.spec.classes:
+        classes = graph.spec.classes if graph.has_classifier else "no"
+        raise WeightsError(f"{len(labels)} labels, but the network has {classes} classes")
+
+
+def _pretrained_cfg(spec: DenseNetSpec, preprocessing: Preprocessing | None) -> dict[str, Any]:
+    """What timm calls ``pretrained_cfg``; timm has defaults of its own for what is not said."""
+    if preprocessing is None:
+        return {}
+    return {
+        "input_size": [spec.in_channels, *preprocessing.size],
+        "fixed_input_size": False,
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": preprocessing.crop,
+        "crop_mode": "center",
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
 
 
 def push_to_hub(
@@ -342,6 +456,8 @@ def push_to_hub(
     repo_id: str,
     *,
     preprocessing: Preprocessing | None = None,
+    format: FolderFormat = "densespec",  # noqa: A002
+    labels: Sequence[str] | None = None,
     token: str | None = None,
     private: bool = False,
 ) -> str:
@@ -353,8 +469,9 @@ def push_to_hub(
         WeightsError, DensespecError: as for :func:`save_pretrained`.
     """
     hub = _huggingface_hub("the model is to be uploaded to the Hub")
+    network = _Network.of(model)
     with tempfile.TemporaryDirectory() as folder:
-        _save(model, Path(folder), preprocessing, address=repo_id)
+        _save(network, Path(folder), preprocessing, repo_id, format, labels)
         try:
             url = str(hub.create_repo(repo_id, token=token, private=private, exist_ok=True))
             hub.upload_folder(
@@ -395,15 +512,19 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _card(origin: Origin, preprocessing: Preprocessing | None, address: str) -> str:
-    graph, spec = origin.graph, origin.graph.spec
-    backend, _ = split_mode(origin.backend)
+def _card(
+    network: _Network,
+    preprocessing: Preprocessing | None,
+    address: str,
+    format: FolderFormat,  # noqa: A002
+) -> str:
+    graph, spec = network.graph, network.graph.spec
     name, differences = nearest_variant(spec)
     title = name or f"DenseNet-{spec.depth}"
     head = f"{spec.classes} classes" if graph.has_classifier else "without a classifier"
     lines = [
         "---",
-        "library_name: densespec",
+        f"library_name: {format}",
         "tags:",
         "- densenet",
         *(["- image-classification"] if spec.spatial_dims == 2 else []),
@@ -423,9 +544,18 @@ def _card(origin: Origin, preprocessing: Preprocessing | None, address: str) -> 
         "import densespec",
         "",
         "# or on another backend of densespec.backends():",
-        f'model = densespec.from_pretrained("{address}", backend="{backend}")',
+        f'model = densespec.from_pretrained("{address}", backend="{network.backend}")',
         "```",
     ]
+    if format == "timm":
+        lines += [
+            "",
+            "```python",
+            "import timm",
+            "",
+            f'model = timm.create_model("hf-hub:{address}", pretrained=True)',
+            "```",
+        ]
     if preprocessing is not None:
         size = "x".join(map(str, preprocessing.size))
         lines += [

@@ -10,6 +10,7 @@ the right output ``y``, and ``case.toml``, which says of it:
 - ``expect``: that it ``reads``; that it reads and ``notes`` say one of the words ``says``; or that
   the program ``refuses`` it with one of these words, where it does not compute ``y``.
 - ``options``: those of ``densespec convert`` without which it can't be read.
+- ``needs``: a package without which it can't be read.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Case:
         self.record = tomllib.loads((self.folder / "case.toml").read_text())
         with np.load(self.folder / "io.npz") as stored:
             self.arrays = dict(stored)
+        if "needs" in self.record:
+            pytest.importorskip(self.record["needs"])
 
     @property
     def right(self) -> list[np.ndarray]:

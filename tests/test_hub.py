@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,14 @@ import safetensors
 
 import densespec
 from densespec import get
-from densespec.errors import DensespecError, PackageMissing, SpecError, WeightsError
+from densespec.building import read_weights
+from densespec.errors import (
+    DensespecError,
+    PackageMissing,
+    SpecError,
+    WeightsError,
+    WeightsWarning,
+)
 from densespec.hub import (
     IMAGENET,
     Preprocessing,
@@ -458,3 +466,83 @@ def test_a_config_that_would_make_gigabytes_of_objects_is_refused(tmp_path: Path
     (tmp_path / "config.json").write_text('{"a": [' + "{}," * 1_000_001 + "{}]}")
     with pytest.raises(WeightsError, match=r"its text has \d+ parts, but should have at most"):
         densespec.from_pretrained(tmp_path, backend="numpy")
+
+
+# Timm's folders
+
+
+PLAIN = get("densenet121").replace(
+    blocks=(1, 2, 1), growth_rate=4, stem_width="2k", in_channels=1, classes=3
+)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"include_top": False}, {"include_top": False, "pooling": "max"}], ids=str
+)
+def test_a_folder_of_timms_comes_back_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
+    model = built(PLAIN, **options)
+    save_pretrained(model, tmp_path, format="timm")
+    again = from_pretrained(tmp_path, backend="numpy")
+    assert again.densespec.graph.nodes == model.densespec.graph.nodes
+    arrays = read_weights(again)
+    for name, array in read_weights(model).items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_a_folder_of_timms_says_what_timm_has_to_know(tmp_path: Path) -> None:
+    grey = Preprocessing(mean=(0.5,), std=(0.25,), size=(64, 48), crop=0.9)
+    labels = ["cat", "dog", "ant"]
+    save_pretrained(built(PLAIN), tmp_path, preprocessing=grey, format="timm", labels=labels)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["architecture"], config["num_classes"]) == ("densenet121", 3)
+    assert config["label_names"] == labels
+    stated = config["pretrained_cfg"]
+    assert (stated["input_size"], stated["crop_pct"]) == ([1, 64, 48], 0.9)
+    assert preprocessing_of(tmp_path) == grey
+    assert "timm.create_model(" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stem_width": 16}, "stem_width is 16, but should be twice the growth rate"),
+        ({"bottleneck_width": None}, "bottleneck_width is None, but should be a number"),
+        ({"padding": "same"}, "padding is 'same' here, but 'symmetric' in timm's"),
+        ({"compression": 1.0}, "compression is 1.0 here, but 0.5 in timm's"),
+        ({"spatial_dims": 1}, "spatial_dims is 1 here, but 2 in timm's"),
+        ({"head_units": (8,)}, "head_units is (8,) here, but () in timm's"),
+        ({"batch_norm_epsilon": 0.1}, "batch_norm_epsilon is 0.1 here, but 1e-05 in timm's"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_timms_architecture_cannot_be_is_refused_by_its_fields(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(WeightsError) as refusal:
+        save_pretrained(built(PLAIN.replace(**changes)), tmp_path, format="timm")
+    assert said in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"format": "timm", "labels": ["cat"]}, "1 labels, but the network has 3 classes"),
+        ({"labels": ["a", "b", "c"]}, "only timm's format keeps them"),
+        ({"format": "tim"}, "unknown format 'tim'. Did you mean timm?"),
+    ],
+)
+def test_labels_and_formats_that_do_not_fit_are_refused(
+    tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(WeightsError, match=re.escape(said)):
+        save_pretrained(built(PLAIN), tmp_path, **arguments)
+
+
+def test_what_timm_does_otherwise_without_a_trace_in_float32_is_warned_of(tmp_path: Path) -> None:
+    keras = PLAIN.replace(batch_norm_epsilon=1.001e-5, running_variance="biased")
+    with pytest.warns(WeightsWarning) as caught:
+        save_pretrained(built(keras), tmp_path, format="timm")
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "only training differs: running_variance" in said
+    assert "below float32's own rounding" in said

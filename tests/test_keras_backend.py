@@ -78,7 +78,7 @@ def test_models_of_others_are_targets_of_the_suite(engine: str) -> None:
 
 @torch_first
 def test_frozen_parts_are_left_alone(engine: str) -> None:
-    run_checks(engine, "transfer")
+    run_checks(engine, "transfer", "parts")
 
 
 @torch_first

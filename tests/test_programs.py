@@ -136,6 +136,28 @@ def test_what_the_pytorch_original_saves_is_read(prefix: str, tmp_path: Path) ->
         np.testing.assert_allclose(_expected(found.arrays()), _computed(model), rtol=1e-10)
 
 
+def test_lightning_loads_a_checkpoint_that_is_written_for_the_pytorch_original(
+    tmp_path: Path,
+) -> None:
+    lightning = pytest.importorskip("lightning")
+
+    class Program(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.width, self.model = width, _original()
+
+    source = checkpoint(tmp_path / "source.safetensors", ORIGINAL)
+    convert(source, tmp_path / "last.ckpt", to_layout="original-torch")
+    program = Program.load_from_checkpoint(tmp_path / "last.ckpt", strict=True, width=3)
+    assert program.width == 3
+    expected = _expected(random_weights(ORIGINAL))
+    np.testing.assert_allclose(_computed(program.model), expected, rtol=1e-10)
+    with open_weights(tmp_path / "last.ckpt") as found:
+        assert found.layout.name == "original-torch"
+        assert found.notes == ("read from under 'state_dict'",)
+        assert_same(found.arrays(), random_weights(ORIGINAL))
+
+
 # Networks of densespec's own, in names that others have
 
 

@@ -30,7 +30,7 @@ def keras_on(engine: str) -> Any:
         require(f"backend {engine!r}", package, extra=engine)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = engine
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", WARNINGS_TOO)  # any engine's Keras may import it
+    _quieten_tensorflow()  # any engine's Keras may import it
     import keras
 
     running = keras.config.backend()
@@ -41,3 +41,20 @@ def keras_on(engine: str) -> Any:
             "(or build before anything imports keras)"
         )
     return keras
+
+
+def import_tensorflow(what_for: str) -> Any:
+    """The ``tensorflow`` module, for a purpose that needs no Keras.
+
+    Raises:
+        PackageMissing: It is not installed.
+    """
+    require(what_for, "tensorflow", extra="tensorflow")
+    _quieten_tensorflow()
+    import tensorflow
+
+    return tensorflow
+
+
+def _quieten_tensorflow() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", WARNINGS_TOO)

@@ -8,11 +8,13 @@ from typing import Any
 import click
 
 from densespec import published
+from densespec.cli.record_options import options_of
 from densespec.cli.shared import json_option, no_top_option, pooling_option, print_json, working
 from densespec.cli.sizes import parse_sizes
 from densespec.deploy import ExportResult, export
 from densespec.deploy.formats import GROUP
 from densespec.deploy.network import described
+from densespec.weights.reading import ReadingOptions
 
 
 @click.command("export")
@@ -46,8 +48,7 @@ from densespec.deploy.network import described
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Run the file before it is kept."
 )
-@click.option("--from", "layout", metavar="LAYOUT", help="Of the weight file.")
-@click.option("--spec", help="Of its network: a variant's name or a spec file.")
+@options_of(ReadingOptions)
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Of initial weights: MODEL is a SPEC then."
 )

@@ -6,14 +6,15 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from densespec.backends import REFERENCE
 from densespec.cli.record_options import options_of
-from densespec.cli.shared import DTYPES, json_option, print_json
+from densespec.cli.shared import DTYPES, json_option, print_json, say_written
 from densespec.errors import SHOWN, in_words
+from densespec.hub import FolderFormat, folder_of_file
 from densespec.network.differences import nearest_variant
 from densespec.weights.comparing import WeightsComparison, compare
 from densespec.weights.convert import Conversion, convert
@@ -63,6 +64,12 @@ def inspect_command(file: Path, as_json: bool, **reading: Any) -> None:
 @click.option("--dtype", type=click.Choice(DTYPES))
 @click.option("--allow-different", is_flag=True, help="Write even what computes something else.")
 @click.option("--check", is_flag=True, help="Run both afterwards, and print how far they differ.")
+@click.option(
+    "--format",
+    "folder_format",
+    type=click.Choice(get_args(FolderFormat)),
+    help="Write a folder as the Hugging Face Hub keeps it, densespec's own or timm's.",
+)
 @json_option
 def convert_command(
     source: Path,
@@ -71,6 +78,7 @@ def convert_command(
     dtype: str | None,
     allow_different: bool,
     check: bool,
+    folder_format: FolderFormat | None,
     as_json: bool,
     **reading: Any,
 ) -> None:
@@ -88,7 +96,14 @@ def convert_command(
       densespec convert chexnet.pth.tar chexnet.safetensors --check
       densespec convert densenet121.pth densenet121.weights.h5 --to keras-applications
       densespec convert rgb.pth grey.safetensors --in-channels 1
+      densespec convert densenet121.keras my-densenet121 --format timm
     """
+    if folder_format is not None:
+        if to_layout or dtype or allow_different or check or as_json:
+            raise click.UsageError("--format writes a folder as it is: it takes options of reading")
+        folder_of_file(source, target, format=folder_format, **reading)
+        say_written(target)
+        return
     with _progress(f"writing {target.name}") as advance:
         done = convert(
             source,

@@ -17,8 +17,8 @@ from densespec.deploy.formats import formats as formats
 from densespec.deploy.network import ExportOptions, WantedEnds, network_of
 from densespec.deploy.network import WeightedGraph as WeightedGraph
 from densespec.errors import DensespecError
-from densespec.network.catalogue import SpecLike
 from densespec.network.graph import Graph, Pooling
+from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class ExportResult:
     unchecked: str | None = None
 
 
+@takes_reading_options
 def export(
     source: Any,
     path: str | os.PathLike[str],
@@ -58,9 +59,8 @@ def export(
     softmax: bool | None = None,
     opset: int | None = None,
     check: bool = True,
-    spec: SpecLike | None = None,
-    layout: str | None = None,
     seed: int | None = None,
+    **reading: Any,
 ) -> ExportResult:
     """Write a network as ONNX, a ``torch.export`` program, a SavedModel or StableHLO.
 
@@ -81,15 +81,19 @@ def export(
         include_top, pooling, softmax: Where the network ends; None for the source's own end.
         opset: The version of ONNX's operations; None for the default.
         check: Whether to load and run what was written.
-        spec, layout: The network and the layout of a weight file; None to find them by inspection.
         seed: The seed of initial weights.
+        {reading}
 
     Raises:
         PackageMissing: A package is missing; the message says what to install.
         DensespecError: The source can't be read, or what was written differs from the reference.
         ValueError: Options do not go together.
+
+    Warns:
+        WeightsWarning: Something is taken for granted of a weight file, or left out.
     """
     path = Path(path)
+    said = ReadingOptions(**reading)
     chosen = format_of(path, format)
     options = ExportOptions(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
     _check_options(chosen, options)
@@ -97,7 +101,7 @@ def export(
     wanted = WantedEnds(size, include_top, pooling, softmax)
     unchecked = chosen.missing_runtime() if check else None
     with _placed(path, chosen) as temporary:
-        network = network_of(source, wanted, spec=spec, layout=layout, seed=seed)
+        network = network_of(source, wanted, reading=said, seed=seed)
         loader = chosen.write(network.graph, network.arrays, temporary, options)
         least = chosen.least_size(network.graph)
         measured = measure(loader(), network, options, least) if check and not unchecked else None

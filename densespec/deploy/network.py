@@ -15,13 +15,15 @@ from densespec.backends import get_backend
 from densespec.building import origin_of, read_weights
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays, select_weights
-from densespec.network.catalogue import SpecLike, catalogue, resolve
+from densespec.network.catalogue import catalogue, resolve
 from densespec.network.files import SUFFIXES
 from densespec.network.graph import Graph, Node, Pooling, lower
 from densespec.network.initial import initial_weights
 from densespec.network.ops import Affine, Input
 from densespec.network.passes import prepare
+from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
+from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """It takes (batch, channels, *spatial) and gives the network's output, channels first."""
@@ -115,8 +117,7 @@ def network_of(
     source: Any,
     wanted: WantedEnds,
     *,
-    spec: SpecLike | None = None,
-    layout: str | None = None,
+    reading: ReadingOptions = AS_THEY_ARE,
     seed: int | None = None,
 ) -> WeightedGraph:
     """Find the network in a weight file or a built model, or give a spec initial weights.
@@ -125,33 +126,43 @@ def network_of(
         source: The path of a weight file, a model that densespec built, a
             :class:`WeightedGraph`, or with ``seed`` a spec.
         wanted: Where the network is to begin and to end.
-        spec, layout: The network and the layout of a weight file; None to find them by inspection.
+        reading: What the user says of how a weight file is to be read.
         seed: The seed of initial weights.
 
     Raises:
-        DensespecError: densespec did not build the model, or the file can't be read.
+        DensespecError: densespec did not build the model, the file can't be read, or there is none
+            of which it could be said how to read it.
     """
-    found = _found(source, spec, layout, seed)
+    if (said := reading.said()) and (seed is not None or not _is_path(source)):
+        raise DensespecError(
+            f"{' and '.join(said)}: say how a weight file is to be read, but none is given"
+        )
+    found = _found(source, wanted, reading, seed)
     graph = wanted.of(found.graph)
     return WeightedGraph(graph, select_weights(graph, found.arrays), found.model)
 
 
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
 def _found(
-    source: Any, spec: SpecLike | None, layout: str | None, seed: int | None
+    source: Any, wanted: WantedEnds, reading: ReadingOptions, seed: int | None
 ) -> WeightedGraph:
     if seed is not None:
         graph = lower(resolve(source))
         return WeightedGraph(graph, initial_weights(graph, seed))
     if isinstance(source, WeightedGraph):
         return source
-    if not isinstance(source, str | os.PathLike):
+    if not _is_path(source):
         return _read(source)
     if _is_spec(source):
         raise DensespecError(
             f"{source} is a spec, which has no weights: give a weight file, or say which initial "
             "weights you want by a seed (--seed 0)"
         )
-    with open_weights(source, layout=layout, spec=spec) as found:
+    with open_weights(source, **reading.said()) as found:
+        warn_of(found, with_head=wanted.include_top is None)
         return WeightedGraph(found.graph, found.arrays())
 
 

@@ -197,7 +197,17 @@ def _check_no_kernel_is_lost(claim: Claim, container: str, body: _Body, head: Fo
     keys = claim.layout.keys(lower(body.inferred.spec), container)
     kernel, bias = (keys.get(f"{CLASSIFIER}.{leaf}", "") for leaf in ("kernel", "bias"))
     if claim.prefix + bias in body.rest and claim.prefix + kernel not in body.rest:
-        raise WeightsError(f"its arrays do not fit the network: {claim.prefix}{kernel} is missing")
+        layer = claim.prefix + kernel.rpartition(".")[0]
+        split = any(
+            name.startswith((f"{layer}.parametrizations", f"{layer}.weight_")) for name in body.rest
+        )
+        advice = (
+            "; it is kept in parts, as weight norm keeps it: save the model without that "
+            "(torch.nn.utils.parametrize.remove_parametrizations)"
+        )
+        raise WeightsError(
+            f"its arrays do not fit the network: {claim.prefix}{kernel} is missing{advice * split}"
+        )
 
 
 def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:

@@ -41,7 +41,8 @@ def opened(
 ) -> Iterator[GivenWeights]:
     """Open the weights that a user gave; a file can be read until the block ends.
 
-    What is taken for granted of them is said in a :class:`densespec.errors.WeightsWarning`.
+    What is taken for granted of them, and what is left out, is said in a
+    :class:`densespec.errors.WeightsWarning`.
 
     Args:
         otherwise: The spec to take if they do not tell it.
@@ -83,10 +84,14 @@ def _of_canonical_names(
     return fitted_ones
 
 
-def warn_of(given: IdentifiedWeights) -> None:
-    """Warn of what was taken for granted of weights, for want of a word in them."""
-    for assumption in given.assumptions:
-        _warn(_called(given), assumption)
+def warn_of(given: IdentifiedWeights, *, with_head: bool = False) -> None:
+    """Warn of what was taken for granted of weights, and of what was left out.
+
+    Args:
+        with_head: Whether a head that was left out was wanted, so that it is missed.
+    """
+    for note in (*given.cautions, *(given.of_head if with_head else ())):
+        _warn(_called(given), note)
 
 
 def _warn(what: str, note: str) -> None:

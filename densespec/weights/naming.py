@@ -43,7 +43,15 @@ def canonical_tensors(
         if layout.names_tell and name not in known and _root(name) in roots
     ]
     if problems:
-        raise WeightsError(f"its arrays do not fit the network ({layout.name}): {listed(problems)}")
+        statistics = {keys[w.name] for w in graph.weights if ".running_" in w.name}
+        advice = (
+            "; it has no running statistics: save model.state_dict(), which has them, and not the "
+            "parameters alone"
+        )
+        lost = bool(statistics) and statistics.isdisjoint(tensors)
+        raise WeightsError(
+            f"its arrays do not fit the network ({layout.name}): {listed(problems)}{advice * lost}"
+        )
     return found
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from densespec.errors import SpecError, WeightsError
+from densespec.errors import SHOWN, SpecError, WeightsError, bare
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike
 from densespec.network.differences import variant_of
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.channels import fitted_channels
-from densespec.weights.containers import SUFFIXES, open_file
+from densespec.weights.containers import open_file
 from densespec.weights.digests import checked
 from densespec.weights.evidence import Contradiction, NoNetwork
 from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
@@ -25,6 +25,7 @@ from densespec.weights.layouts import Layout, get_layout
 from densespec.weights.nearest import nearest_to, no_known_layout
 from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
+from densespec.weights.stated.keras_parts import models_in, of_model
 from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensors
 
@@ -63,8 +64,17 @@ class IdentifiedWeights:
     @property
     def notes(self) -> tuple[str, ...]:
         """Everything that a user should know of how the arrays were read, in sentences."""
-        head = (f"the head is left out: {self.headless}",) if self.headless else ()
-        return (*self.remarks, *head, *self.assumptions)
+        return (*_unwrapped(self.metadata), *self.remarks, *self.of_head, *self.assumptions)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """The notes of what could be wrong, or may be missed: not that of where the arrays lay."""
+        return (*self.remarks, *self.assumptions)
+
+    @property
+    def of_head(self) -> tuple[str, ...]:
+        """A note of why there is no classifier, though linear layers are there."""
+        return (f"the head is left out: {self.headless}",) if self.headless else ()
 
     @property
     def variant(self) -> str | None:
@@ -106,13 +116,12 @@ def open_weights(
             and the first arrays that are missing, unexpected or of another shape.
     """
     path, options = Path(path), ReadingOptions(**reading)
-    _check_no_folder(path)
     with contextlib.closing(open_file(path, key=options.key)) as file:
         try:
             identified = identify(
                 checked(path, file.tensors, file.metadata),
                 file.metadata,
-                file.container,
+                file.naming,
                 options,
                 otherwise=otherwise,
                 stated=stated,
@@ -122,16 +131,8 @@ def open_weights(
             raise type(error)(_with_path(path, error)) from error
         except SpecError as error:
             raise WeightsError(f"{path}: its network can't be: {error}") from error
-        yield replace(identified, remarks=(*file.notes, *identified.remarks))
-
-
-def _check_no_folder(path: Path) -> None:
-    if not path.is_dir():
-        return
-    suffixes = tuple(SUFFIXES)
-    files = sorted(file.name for file in path.iterdir() if file.name.lower().endswith(suffixes))
-    within = f"give the weight file in it: {' or '.join(files[:3])}" if files else "it has none"
-    raise WeightsError(f"{path}: a folder, but should be a weight file; {within}")
+        remarks = (*file.notes, *identified.remarks)
+        yield replace(identified, container=file.container, remarks=remarks)
 
 
 def _with_path(path: Path, error: WeightsError) -> str:
@@ -153,7 +154,7 @@ def identify(
     Args:
         tensors: The arrays by the names that they have where they come from, a file or not.
         metadata: Texts that come with them.
-        container: The kind of file that they are in, or would have these names in.
+        container: The kind of file that would have these names, such as the one that they are in.
         options: What a user says of them.
         otherwise: The spec to take if it can't be worked out.
         stated: The network that is stated beside them; what the metadata state otherwise.
@@ -164,7 +165,8 @@ def identify(
     """
     options = options or ReadingOptions()
     if options.prefix is not None:
-        tensors = under_prefix(tensors, options.prefix)
+        tensors, metadata, prefix = of_model(tensors, metadata, options.prefix)
+        tensors = under_prefix(tensors, prefix) if prefix else tensors
     claims = _claims(tensors, metadata, options)
     given: dict[str, Any] = {"options": options, "otherwise": otherwise, "stated": stated}
     try:
@@ -172,6 +174,16 @@ def identify(
     except NoNetwork as error:
         nearest = nearest_to(tensors)
         raise WeightsError(f"{error}. {nearest}" if nearest else str(error)) from error
+    except WeightsError as error:
+        raise type(error)(f"{error}{_of_inner_models(metadata)}") from error
+
+
+def _of_inner_models(metadata: Mapping[str, str]) -> str:
+    """What reads a model alone that lies within the one of a Keras file."""
+    if not (names := models_in(metadata)):
+        return ""
+    inner = " or ".join(f"--prefix {bare(name)}" for name in names[:SHOWN])
+    return f"; of the models within it, one is read alone by its name ({inner})"
 
 
 def _first_that_fits(
@@ -221,7 +233,7 @@ def _identified(
         extra=found.extra,
         metadata=metadata,
         assumptions=(*found.assumptions, *note),
-        remarks=(*_unwrapped(metadata), *found.remarks),
+        remarks=found.remarks,
         headless=found.headless,
         path=path,
     )

@@ -40,6 +40,7 @@ class OpenFile(Protocol):
 
     Attributes:
         container: The kind of file, such as ``safetensors`` or ``keras-weights``.
+        naming: The container whose names its arrays have: its own, or one that layouts know.
         tensors: The file's tensors by name, in the order of the file.
         metadata: The texts that the file has beside them.
         notes: What a user should know of how the file was read, a sentence each.
@@ -47,6 +48,9 @@ class OpenFile(Protocol):
 
     @property
     def container(self) -> str: ...
+
+    @property
+    def naming(self) -> str: ...
 
     @property
     def tensors(self) -> Tensors: ...

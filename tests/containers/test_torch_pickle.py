@@ -373,6 +373,14 @@ def test_pickles_of_other_programs_are_not_opened(
     assert not mark.exists()
 
 
+def test_a_state_dict_under_keys_of_any_name_is_led_to(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save({"run": {"network": {"best": {"w": torch.ones(2)}}}, "lr": 0.1}, path)
+    assert refusal(path).endswith("Choose one by its key (--key run.network.best)")
+    with open_file(path, key="run.network.best") as opened:
+        assert list(opened.tensors) == ["w"]
+
+
 def test_a_pickle_under_another_suffix_is_not_run(tmp_path: Path, mark: Path) -> None:
     for suffix in (".h5", ".npz", ".safetensors", ".msgpack", ".keras", ""):
         path = tmp_path / f"trap{suffix}"

@@ -23,6 +23,9 @@ from densespec_conformance.adapters.constructing import import_module
 
 Arrays = dict[str, np.ndarray]
 
+TOLERANCE = 1e-5
+"""Relative, in float32: a few hundred roundings of 6e-8 each, in another order."""
+
 FEATURES, LOGITS = "final.relu", "classifier"
 """What is compared, by the names of the nodes that compute it."""
 
@@ -110,6 +113,20 @@ def difference(actual: np.ndarray, expected: np.ndarray) -> float:
 # Networks in PyTorch
 
 
+def randomise(module: Any) -> None:
+    """Give every norm random weights and statistics, and counters a number."""
+    import torch
+
+    generator = torch.Generator().manual_seed(3)
+    for key, tensor in module.state_dict().items():
+        if key.endswith("running_var"):
+            tensor.uniform_(0.5, 2, generator=generator)
+        elif key.endswith("num_batches_tracked"):
+            tensor.fill_(5)
+        elif tensor.ndim == 1:
+            tensor.add_(torch.randn(tensor.shape, generator=generator) / 4)
+
+
 class TorchNetwork:
     """A module, and the function that gives its feature map."""
 
@@ -117,16 +134,7 @@ class TorchNetwork:
         self.module, self.features = module.eval(), features
 
     def randomise(self) -> None:
-        import torch
-
-        generator = torch.Generator().manual_seed(3)
-        for key, tensor in self.module.state_dict().items():
-            if key.endswith("running_var"):
-                tensor.uniform_(0.5, 2, generator=generator)
-            elif key.endswith("num_batches_tracked"):
-                tensor.fill_(5)
-            elif tensor.ndim == 1:
-                tensor.add_(torch.randn(tensor.shape, generator=generator) / 4)
+        randomise(self.module)
 
     def forward(self, x: np.ndarray) -> Arrays:
         import torch

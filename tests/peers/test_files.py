@@ -21,6 +21,7 @@ from tests.peers.networks import (
     LOGITS,
     PEERS,
     TIMM_OTHERS,
+    TOLERANCE,
     Arrays,
     Network,
     Peer,
@@ -32,9 +33,6 @@ SHAPES = (
     *("in_channels", "classes"),
 )
 """Fields that the arrays' shapes follow."""
-
-TOLERANCE = 1e-5
-"""Relative, in float32: a few hundred roundings of 6e-8 each, in another order."""
 
 
 @pytest.fixture(scope="module", params=PEERS, ids=lambda peer: peer.name)

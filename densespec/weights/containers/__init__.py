@@ -19,6 +19,7 @@ from densespec.weights.containers import (
     hdf5,
     keras_zip,
     npz,
+    other_packages,
     safetensors,
     torch_pickle,
     torch_writer,
@@ -76,8 +77,9 @@ FOREIGN = {
 def open_file(path: str | os.PathLike[str], *, key: str | None = None) -> OpenFile:
     """Open a file of named arrays, whatever its kind. Use it in a ``with`` statement.
 
-    Its tensors are read when they are asked for. Whatever else the file holds, such as the step of
-    a training checkpoint, is named in the metadata ``skipped``, as JSON.
+    What is no file of a kind that is read here, a folder perhaps, is left to the other packages
+    that publish a kind. Its tensors are read when they are asked for. Whatever else the file
+    holds, such as the step of a training checkpoint, is named in the metadata ``skipped``, as JSON.
 
     Args:
         key: where a PyTorch file keeps the state dict that is wanted, such as ``state_dict_ema``;
@@ -90,13 +92,12 @@ def open_file(path: str | os.PathLike[str], *, key: str | None = None) -> OpenFi
     """
     path = Path(path)
     with damage(path, "file"):
-        container = _container(path)
-        if key is not None and container != "torch":
+        opened, read = _reading(path, key)
+        if key is not None and opened.container != "torch":
             raise Refused(f"it has no key {shown(key)}: only PyTorch files have keys")
-        opened = Opened(path, container, key)
     try:
-        with damage(path, f"{container} file"):
-            READERS[container](opened)
+        with damage(path, f"{opened.container} file"):
+            read(opened)
     except BaseException:
         opened.close()
         raise
@@ -138,25 +139,55 @@ def write_file(
         raise WeightsError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
-def _container(path: Path) -> str:
-    """Find a file's container by its content, or else by its suffix."""
-    head, size = _head(path)
-    found = _container_in(head, size, path)
-    foreign = None if found else _foreign(head)
-    found = found or _suffixed(path)
+def is_folder_of_weights(path: Path) -> bool:
+    """Say whether a folder as a whole is of a kind that an installed package reads."""
+    return path.is_dir() and other_packages.reader_of(path) is not None
+
+
+def _reading(path: Path, key: str | None) -> tuple[Opened, Callable[[Opened], None]]:
+    """Find out what a path is by its content, or else by its suffix, and what reads it."""
+    head, size = _head(path) if path.is_file() else (b"", 0)
+    container = _container_in(head, size, path) if head else None
+    if container is None and (other := other_packages.reader_of(path)):
+        name, reader, files = other
+        return Opened(path, name, key, size=sum(map(_size, files))), reader.read
+    container = container or _by_suffix(path)
+    return Opened(path, container, key, size=_size(path)), READERS[container]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _by_suffix(path: Path) -> str:
+    """Give the container that a file's suffix says, which its content leaves open.
+
+    Raises:
+        Refused: The suffix says nothing, or the content something else.
+    """
+    head, _ = _head(path)
+    found, foreign = _suffixed(path), _foreign(head)
     if found is None or foreign:
         what = foreign or f"of no known kind, it starts with {shown(head[:16])}"
         raise Refused(f"{what}. Expected {_expected()}")
     return found
 
 
+def _within(folder: Path) -> str:
+    """Say which weight files a folder has, for somebody who gave the folder."""
+    suffixes = tuple(SUFFIXES)
+    files = sorted(file.name for file in folder.iterdir() if file.name.lower().endswith(suffixes))
+    return f"give the weight file in it: {' or '.join(files[:3])}" if files else "it has none"
+
+
 def _head(path: Path) -> tuple[bytes, int]:
     """Read the first bytes of a file, and its size."""
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise Refused(f"a folder, but should be a weight file; {_within(path)}")
         if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
-            raise Refused(f"{what}. Expected {_expected()}")
+            raise Refused(f"a device or pipe. Expected {_expected()}")
         with path.open("rb") as file:
             head = file.read(64)
     except FileNotFoundError as error:

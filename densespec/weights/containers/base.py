@@ -135,15 +135,16 @@ class Opened:
     """An :class:`~densespec.weights.tensors.OpenFile` that a container fills.
 
     Attributes:
-        size: the size of the file in bytes.
+        size: the size of the file, or of all files together, in bytes.
+        naming: the container whose names of arrays it has, where layouts know it by another one.
         key: where in the file the arrays lie that are asked for; None for where they mostly do.
         skipped: the names of entries that are not arrays; they end up in the metadata.
         resources: what is closed with the file.
     """
 
-    def __init__(self, path: Path, container: str, key: str | None = None) -> None:
-        self.path, self.container, self.key = path, container, key
-        self.size = path.stat().st_size
+    def __init__(self, path: Path, container: str, key: str | None = None, *, size: int) -> None:
+        self.path, self.container, self.key, self.size = path, container, key, size
+        self._naming: str | None = None
         self.metadata: dict[str, str] = {}
         self.notes: list[str] = []
         self.skipped: list[str] = []
@@ -155,6 +156,14 @@ class Opened:
     @property
     def tensors(self) -> Tensors:
         return self._tensors
+
+    @property
+    def naming(self) -> str:
+        return self._naming or self.container
+
+    def name_as(self, container: str) -> None:
+        """Say that its arrays have the names that they would have in another container."""
+        self._naming = container
 
     def add(self, name: str, shape: tuple[int, ...], dtype: str, read: ReadArray) -> None:
         """Add a tensor, once its name, shape and type are known to be sound."""

@@ -126,14 +126,18 @@ def _below(group: HDF5Object) -> Iterator[tuple[str, HDF5Object]]:
 
 
 def _read_layers(opened: Opened, file: StoredBytes, weights: HDF5Object, layers: list[str]) -> None:
-    listed, named = {}, set()
+    listed: dict[str, list[str]] = {}
+    nodes: dict[str, HDF5Object] = {}
     for layer in [*layers, *(name for name in UNLISTED if name in weights.links)]:
         group = _at(weights, layer)
-        listed[layer] = _names(group, WEIGHT_NAMES) or []
-        for name in listed[layer]:
-            node = _at(group, name)
-            named.add(node.address)
-            _add(opened, file, name, node)
+        names = _names(group, WEIGHT_NAMES) or []
+        is_another = layer not in listed and not nodes.keys().isdisjoint(names)
+        prefix = f"{layer}/" if is_another else ""
+        listed[layer] = [f"{prefix}{name}" for name in names]
+        for name in names:
+            node = nodes[f"{prefix}{name}"] = _at(group, name)
+            _add(opened, file, f"{prefix}{name}", node)
+    named = {node.address for node in nodes.values()}
     for path, node in _below(weights):
         if node.is_array and node.address not in named and not path.startswith(OPTIMIZER):
             raise Damaged(f"it has an array {shown(path)} that none of its lists of names has")

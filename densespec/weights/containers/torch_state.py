@@ -68,6 +68,7 @@ class StateSearch:
         self._entries: dict[int, dict[str, Any]] = {}
         self._modules: dict[int, Module] = {}
         self._holding: dict[tuple[int, int], bool] = {}
+        self._keys: dict[tuple[int, int], str | None] = {}
         self._names_left = MOST_TEXT
 
     def find(self, value: Any, key: str | None) -> FoundState:
@@ -203,12 +204,27 @@ class StateSearch:
                     f"its state_dict has the key {described(key)}, but keys should be texts"
                 )
         if entries and not any(map(is_array, entries.values())):
-            raise Refused(self._without_tensors(entries))
+            raise Refused(self._without_tensors(value))
         return entries
 
-    def _without_tensors(self, entries: Mapping[str, Any]) -> str:
-        holding = [key for key in entries if self._holds_tensors(entries[key], DEEPEST)]
-        choose = f"Choose one by its key (--key {holding[0]})" if holding else RESAVE
+    def _key_to_tensors(self, value: Any, depth: int) -> str | None:
+        """Find keys, joined by dots, under which a dict of tensors lies, whatever they are."""
+        at = (id(value), depth)
+        if at not in self._keys:
+            self._keys[at] = None
+            entries = self.entries(value) if depth else {}
+            for key, inner in entries.items():
+                if any(map(is_array, self.entries(inner).values())):
+                    self._keys[at] = key
+                elif rest := self._key_to_tensors(inner, depth - 1):
+                    self._keys[at] = f"{key}.{rest}"
+                if self._keys[at]:
+                    break
+        return self._keys[at]
+
+    def _without_tensors(self, value: Any) -> str:
+        entries, key = self.entries(value), self._key_to_tensors(value, DEEPEST)
+        choose = f"Choose one by its key (--key {shown(key)[1:-1]})" if key else RESAVE
         return (
             f"it should be a state_dict, or have one under {', '.join(WRAPPERS)}, but has "
             f"{_listed(entries)} and none of them is a tensor. {choose}"

@@ -1,4 +1,8 @@
-"""PyTorch's files, written tensor by tensor: ``torch.save`` needs all of them in memory."""
+"""PyTorch's files, written tensor by tensor: ``torch.save`` needs all of them in memory.
+
+A ``.ckpt`` is Lightning's: ``load_from_checkpoint`` of a module that keeps the network as its
+attribute ``model``, as most do, loads it strictly. Other arguments of the module are the caller's.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,18 @@ LOCAL_HEADER, EXTRA_HEADER, ZIP64_EXTRA = 30, 4, 20
 PADDING_ID = b"FB"  # PyTorch's own
 
 
+LIGHTNING = ".ckpt"
+LIGHTNING_ENTRIES = {"pytorch-lightning_version": "2.0.0", "epoch": 0, "global_step": 0}
+"""What Lightning wants to find beside a state dict, of which of its versions above all."""
+
+ATTRIBUTE = "model."
+"""What Lightning's modules mostly have before the names of their network."""
+
+
 def write(output: Output) -> None:
     output.check_types(STORAGE_NAMES, "PyTorch files written here")
     with zipfile.ZipFile(output.temporary, "w", zipfile.ZIP_STORED) as archive:
-        pickled = _pickle(output.tensors, output.metadata)
+        pickled = _pickle(output.tensors, output.metadata, output.path.suffix.lower() == LIGHTNING)
         archive.writestr(zipfile.ZipInfo(f"{FOLDER}/data.pkl"), pickled)
         archive.writestr(zipfile.ZipInfo(f"{FOLDER}/byteorder"), "little")
         for number, (_, array) in enumerate(output.arrays()):
@@ -49,21 +61,32 @@ def _record(archive: zipfile.ZipFile, number: int, size: int) -> zipfile.ZipInfo
     return info
 
 
-def _pickle(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
-    """Pickle an OrderedDict of tensors whose elements lie in numbered records.
+def _pickle(tensors: Tensors, metadata: Mapping[str, str], lightning: bool) -> bytes:
+    """Pickle a state dict, bare or as Lightning's checkpoints have it."""
+    state = _state_dict(tensors, metadata, ATTRIBUTE if lightning else "")
+    if lightning:
+        entries = b"".join(
+            _plain(name) + _plain(value) for name, value in LIGHTNING_ENTRIES.items()
+        )
+        state = (
+            pickle.EMPTY_DICT
+            + (pickle.MARK + _plain("state_dict") + state + entries)
+            + pickle.SETITEMS
+        )
+    return pickle.PROTO + b"\2" + state + pickle.STOP
+
+
+def _state_dict(tensors: Tensors, metadata: Mapping[str, str], prefix: str) -> bytes:
+    """Push an OrderedDict of tensors whose elements lie in numbered records.
 
     Metadata become its attribute, which ``load_state_dict`` does not look at.
     """
     items = b"".join(
-        _plain(name) + _tensor(number, tensor)
+        _plain(prefix + name) + _tensor(number, tensor)
         for number, (name, tensor) in enumerate(tensors.items())
     )
     state = _plain({"metadata": dict(metadata)}) + pickle.BUILD if metadata else b""
-    return (
-        (pickle.PROTO + b"\2" + _ordered_dict() + pickle.MARK + items + pickle.SETITEMS)
-        + state
-        + pickle.STOP
-    )
+    return _ordered_dict() + pickle.MARK + items + pickle.SETITEMS + state
 
 
 def _tensor(number: int, tensor: Tensor) -> bytes:

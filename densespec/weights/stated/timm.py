@@ -1,16 +1,21 @@
-"""What timm's ``config.json`` states of a DenseNet: the architecture, and the arguments it had."""
+"""Timm's ``config.json`` of a DenseNet: the architecture, and the arguments it had."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from densespec.errors import SpecError, WeightsError, shown
+from densespec.errors import SpecError, WeightsError, listed, shown
 from densespec.network.catalogue import catalogue
+from densespec.network.differences import variant_of
+from densespec.network.graph import Graph, lower
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
 
 ARCHITECTURE, ARGUMENTS = "architecture", "model_args"
+
+ARCHITECTURES = ("densenet121", "densenet161", "densenet169", "densenet201")
+"""Those that are a spec's; the first stands for any other, whose arguments say what it is."""
 
 FIELDS = {
     "growth_rate": "growth_rate",
@@ -124,3 +129,41 @@ def _notes(stated: Mapping[str, Any]) -> tuple[str, ...]:
         f"drop_rate = {stated['drop_rate']!r}, a dropout before the classifier, acts in training "
         "alone, and is left out",
     )
+
+
+# Writing
+
+
+def timm_config(graph: Graph) -> dict[str, Any]:
+    """Write down a network as timm does, so that it builds the same one.
+
+    The number of classes stands beside the arguments alone: transformers gives timm both.
+
+    Raises:
+        WeightsError: Timm's architecture can't be that network; names the fields.
+    """
+    spec = graph.spec
+    if problems := list(_unsayable(graph)):
+        raise WeightsError(f"timm's architecture has no such network: {listed(problems)}")
+    classes = spec.classes if graph.has_classifier else 0
+    pool = "avg" if graph.has_classifier else graph.pooling or ""
+    variant = variant_of(spec.replace(dropout_rate=0.0))
+    return {
+        ARCHITECTURE: variant if variant in ARCHITECTURES else ARCHITECTURES[0],
+        "num_classes": classes,
+        "num_features": lower(spec, include_top=False).output.shape[0],
+        "global_pool": pool,
+        ARGUMENTS: {
+            **{name: getattr(spec, FIELDS[name]) for name in FIELDS if name != "num_classes"},
+            "global_pool": pool,
+        },
+    }
+
+
+def _unsayable(graph: Graph) -> Iterator[str]:
+    """What timm's arguments can't say, beside what its implementation can't do otherwise."""
+    spec = graph.spec
+    if spec.stem_channels != 2 * spec.growth_rate:
+        yield f"stem_width is {spec.stem_channels}, but should be twice the growth rate"
+    if spec.bottleneck_width is None:
+        yield "bottleneck_width is None, but should be a number"

@@ -1,0 +1,45 @@
+"""Kinds of file, or of folder, that other packages read.
+
+Any package can offer one under the entry-point group ``densespec.containers``, by the name of the
+kind. It is asked what none of the kinds here is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from densespec import published
+from densespec.weights.containers.base import Opened
+
+GROUP = "densespec.containers"
+
+
+class ContainerReader(Protocol):
+    """What reads the arrays of one kind of file or folder."""
+
+    def files(self, path: Path) -> list[Path]:
+        """List the files that hold what a path stands for; it need not be a file's own.
+
+        Their contents decide, and no framework is needed to tell. The list is empty where the path
+        is of another kind.
+        """
+        ...
+
+    def read(self, opened: Opened) -> None:
+        """Add every array of ``opened.path``, to be read when it is asked for.
+
+        Raises:
+            Refused: It is damaged, or can't be read; the path is put before what is said.
+            PackageMissing: The framework that reads it is not installed; says what to install.
+        """
+        ...
+
+
+def reader_of(path: Path) -> tuple[str, ContainerReader, list[Path]] | None:
+    """Find the kind that a path is of, what reads it, and the files that hold it."""
+    readers: dict[str, ContainerReader] = published.load_all(GROUP, "container")
+    for name, reader in readers.items():
+        if files := reader.files(path):
+            return name, reader, files
+    return None

@@ -1,0 +1,96 @@
+"""One of the models in a Keras file, chosen by its name or by the path of its arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from densespec.weights.stated.keras_layers import read_config
+from densespec.weights.stated.keras_network import CONFIG_KEYS
+from densespec.weights.tensors import Tensors
+
+MODELS = ("Functional", "Model", "Sequential")
+LAYER_NAMES, LAYERS = "layer_names", "layers"
+"""Metadata of names by path in Keras 3's files, and of lists of arrays by layer in legacy ones."""
+
+DEEPEST = 16
+"""The most models within models that are looked into."""
+
+
+def of_model(
+    tensors: Tensors, metadata: Mapping[str, str], name: str
+) -> tuple[Tensors, dict[str, str], str]:
+    """Narrow a file down to one of its models.
+
+    Args:
+        name: The model's, or what the names of its arrays start with.
+
+    Returns:
+        The arrays, the metadata of that part, and what the names of the wanted arrays start with;
+        empty where all of them are wanted.
+    """
+    given = name.rstrip("./")
+    names, listed = (_dict(metadata, key) for key in (LAYER_NAMES, LAYERS))
+    if given in listed:
+        start = f"{given}/"
+        own = {key.removeprefix(start): tensors[key] for key in listed[given] if key in tensors}
+        return own, _stated(metadata, given), ""
+    paths = [path for path, noted in names.items() if noted == given and path]
+    prefix = f"{paths[0]}/" if len(paths) == 1 else name
+    model = names.get(prefix.rstrip("/"), given.rpartition("/")[2])
+    inner = {
+        path.removeprefix(prefix): noted
+        for path, noted in names.items()
+        if path.startswith(prefix.rstrip("/") + "/")
+    }
+    narrowed = _stated(metadata, model) | ({LAYER_NAMES: json.dumps(inner)} if names else {})
+    return tensors, narrowed, prefix
+
+
+def models_in(metadata: Mapping[str, str]) -> list[str]:
+    """Name the models with convolutions that lie within the model of a file."""
+    names = _dict(metadata, LAYER_NAMES)
+    inner = [
+        noted
+        for path, noted in names.items()
+        if path and any(f"{path}/layers/conv{dims}d" in names for dims in (1, 2, 3))
+    ]
+    return (
+        inner
+        or [
+            str(entry["config"]["name"])
+            for key in CONFIG_KEYS
+            if key in metadata
+            for entry in _entries(read_config(metadata[key]), 0)
+        ][1:]
+    )
+
+
+def _stated(metadata: Mapping[str, str], model: str) -> dict[str, str]:
+    """The metadata with the config of a model within; with none where there is no such model."""
+    found = {key: text for key, text in metadata.items() if key not in (*CONFIG_KEYS, LAYERS)}
+    for key in CONFIG_KEYS:
+        if key in metadata:
+            entries = _entries(read_config(metadata[key]), 0)
+            own = [entry for entry in entries if entry["config"]["name"] == model]
+            found |= {key: json.dumps(own[0])} if own else {}
+    return found
+
+
+def _entries(entry: Any, depth: int) -> Iterator[Mapping[str, Any]]:
+    """A model, and those within it, from the outermost."""
+    match entry:
+        case {"class_name": str(kind), "config": {"name": str(), "layers": list(layers)}}:
+            if kind in MODELS and depth < DEEPEST:
+                yield entry
+                for layer in layers:
+                    yield from _entries(layer, depth + 1)
+
+
+def _dict(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(metadata.get(key, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

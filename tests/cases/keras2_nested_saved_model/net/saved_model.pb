@@ -1,0 +1,6 @@
+Å…3
+Ñ¡
+^
+AssignVariableOp
+resource
+value"dtype"

@@ -1,0 +1,6 @@
+É‡!
+¾Ž
+^
+AssignVariableOp
+resource
+value"dtype"
