@@ -118,6 +118,7 @@ def test_a_folder_has_weights_config_and_card(folder: Path) -> None:
             "size": [64, 48],
             "interpolation": "bicubic",
             "crop": 0.875,
+            "resize": "shorter",
         },
     }
 

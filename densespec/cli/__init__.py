@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "spec": ("networks", "Print a spec as TOML, or write it to a file."),
     "train": ("train", "Train a network, or go on with a run that was stopped."),
     "verify": ("weights", "Say whether two weight files are the same network."),
+    "weights": ("pretrained", "List trained weights that have names, or fetch them."),
 }
 """The file of each command in this folder, and what the list of commands says of it."""
 

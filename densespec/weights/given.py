@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from densespec.network.arrays import Arrays, select_weights
 from densespec.network.differences import TRAINING_ONLY, spec_differences
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
+from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.weights.channels import fitted_arrays
 from densespec.weights.comparing import effect_of, exact
 from densespec.weights.containers.base import EXTENDED
@@ -24,8 +26,9 @@ from densespec.weights.opening import IdentifiedWeights, open_weights
 from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
 WeightsLike = Any
-"""The path of a weight file; arrays by canonical name, or by the names of any program, such as a
-``state_dict``; or a model that has a ``state_dict`` or Keras's ``weights``."""
+"""The path of a weight file; the name of trained weights, such as ``imagenet``; arrays by
+canonical name, or by the names of any program, such as a ``state_dict``; or a model that has a
+``state_dict`` or Keras's ``weights``."""
 
 CHANNELS = {"in_channels"}
 
@@ -51,11 +54,8 @@ def opened(
     Raises:
         WeightsError: A file can't be read, or the arrays do not fit their network.
     """
-    if isinstance(weights, str) and weights == "imagenet":
-        raise WeightsError(
-            "densespec ships no pretrained weights: give the path of a weight file, of any layout "
-            "that `densespec layouts` lists"
-        )
+    if isinstance(weights, Enum):  # as torchvision names its weights
+        weights = str(weights)
     if weights is None or (isinstance(weights, Mapping) and is_canonical(weights)):
         yield _of_canonical_names(weights, reading)
     elif isinstance(weights, str | os.PathLike):
@@ -111,6 +111,11 @@ def stated_spec(given: GivenWeights) -> DenseNetSpec:
     if not isinstance(given, IdentifiedWeights):
         raise WeightsError("give a spec, or a weight file that tells it")
     return given.spec
+
+
+def accompaniment_of(given: GivenWeights) -> Accompaniment:
+    """Give what goes with weights; nothing with arrays by canonical name."""
+    return given.accompaniment if isinstance(given, IdentifiedWeights) else NOTHING
 
 
 def fitted(graph: Graph, given: GivenWeights) -> Arrays:
