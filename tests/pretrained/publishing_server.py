@@ -31,6 +31,9 @@ KERAS = {
 }
 """What keras.applications does otherwise than torchvision."""
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+"""The commit of what the Hub has."""
+
 LABELS = ("ant", "bee", "cat", "dog", "eel")
 
 
@@ -57,6 +60,9 @@ class Publisher:
             def do_GET(self) -> None:
                 publisher.answer(self)
 
+            def do_HEAD(self) -> None:
+                publisher.answer_head(self)
+
             def log_message(self, *args: Any) -> None:
                 """Tell the terminal nothing."""
 
@@ -71,6 +77,18 @@ class Publisher:
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer_head(self, handler: BaseHTTPRequestHandler) -> None:
+        """Say of a file what the Hugging Face Hub says: its commit, and its SHA-256."""
+        content = self.files.get(handler.path)
+        if content is None:
+            handler.send_error(404)
+            return
+        handler.send_response(200)
+        handler.send_header("X-Repo-Commit", COMMIT)
+        handler.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
