@@ -122,8 +122,8 @@ def build(
         if trainable_from is not None:
             graph = freeze(graph, trainable_from)
         arrays = initial_weights(graph, seed) if given is None else fitted(graph, given)
-        goes_with = _goes_with(weights, given).fitted_to(graph)
-    origin = Origin(backend, graph, dtype, data_format, name or _label(spec), goes_with)
+        kept = goes_with(weights, given).fitted_to(graph)
+    origin = Origin(backend, graph, dtype, data_format, name or _label(spec), kept)
     return build_graph(origin, arrays)
 
 
@@ -140,8 +140,13 @@ def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
     return model
 
 
-def _goes_with(weights: WeightsLike | None, given: GivenWeights) -> Accompaniment:
-    """What goes with weights, which may be those of a model that was built here."""
+def goes_with(weights: WeightsLike | None, given: GivenWeights) -> Accompaniment:
+    """Say what goes with weights, which may be those of a model that was built here.
+
+    Args:
+        weights: What a user gave.
+        given: The same once it is open.
+    """
     origin = getattr(weights, "densespec", None)
     return origin.accompaniment if isinstance(origin, Origin) else accompaniment_of(given)
 
@@ -258,9 +263,9 @@ def load_weights(model: Any, weights: WeightsLike, **reading: Any) -> None:
     """
     origin = origin_of(model)
     with opened(weights, origin.graph.spec, ReadingOptions(**reading)) as given:
-        arrays, goes_with = fitted(origin.graph, given), _goes_with(weights, given)
+        arrays, kept = fitted(origin.graph, given), goes_with(weights, given)
     get_backend(origin.backend).write_weights(model, origin.graph, arrays)
-    accompanied(model, goes_with)
+    accompanied(model, kept)
 
 
 def _activation(asked: str | None, given: GivenWeights, include_top: bool) -> str | None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from densespec.building import accompanied, build, origin_of, rebuilt
+from densespec.building import accompanied, build, goes_with, origin_of, rebuilt
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import freeze, head_of, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.given import WeightsLike, accompaniment_of, fitted, opened, stated_spec
+from densespec.weights.given import WeightsLike, fitted, opened, stated_spec
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 
@@ -58,7 +58,7 @@ def transfer(
             network = network.replace(in_channels=reading.in_channels)
         arrays = initial_weights(lower(network), seed)
         arrays |= fitted(lower(network, include_top=False), given)
-        goes_with = accompaniment_of(given)
+        kept = goes_with(weights, given)
     model = build(
         network,
         backend=backend,
@@ -66,7 +66,7 @@ def transfer(
         trainable_from=trained_part(trainable_from, network),
         **options,
     )
-    return accompanied(model, goes_with)
+    return accompanied(model, kept)
 
 
 def trained_part(trainable_from: str | None, spec: DenseNetSpec) -> str | None:
