@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from densespec.hub import from_pretrained as from_pretrained
     from densespec.hub import push_to_hub as push_to_hub
     from densespec.hub import save_pretrained as save_pretrained
+    from densespec.predicting import evaluate as evaluate
+    from densespec.predicting import predict as predict
     from densespec.pretrained.preprocessing import Preprocessing as Preprocessing
     from densespec.training import train as train
     from densespec.transfer_learning import train_from as train_from
@@ -69,6 +71,8 @@ _LATE = {
     "load_weights": "densespec.building",
     "optimize": "densespec.building",
     "preprocessing": "densespec.building",
+    "evaluate": "densespec.predicting",
+    "predict": "densespec.predicting",
     "Preprocessing": "densespec.pretrained.preprocessing",
     "read_weights": "densespec.building",
     "save": "densespec.building",

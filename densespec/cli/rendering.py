@@ -116,6 +116,23 @@ def _variant_table(rows: Iterable[tuple[str, ...]], *more: str) -> Table:
     return table
 
 
+def show_predictions(records: Iterable[Mapping[str, Any]]) -> None:
+    """Print the classes of images, a line for each of them."""
+    table = _table("", show_header=True)
+    for column in ("image", "class", "%", "id"):
+        table.add_column(column, justify="right" if column == "%" else "left", overflow="fold")
+    for record in records:
+        table.add_section()
+        for index, guess in enumerate(record["guesses"]):
+            table.add_row(
+                "" if index else record["image"],
+                guess["label"],
+                f"{100 * guess['probability']:.2f}",
+                guess["identifier"],
+            )
+    _show(table)
+
+
 def show_pretrained(records: Iterable[Mapping[str, Any]]) -> None:
     """Print what is known of trained weights: one table, or two where a terminal is too narrow."""
     facts, places = [], []
