@@ -36,6 +36,11 @@ from densespec.weights.reading import ReadingOptions
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True
 )
 @click.option("--softmax", is_flag=True, help="End in probabilities, not logits.")
+@click.option(
+    "--with-preprocessing",
+    is_flag=True,
+    help="Take images, bytes of any size, and give probabilities; ONNX only.",
+)
 @no_top_option
 @pooling_option
 @click.option(
@@ -76,6 +81,7 @@ def export_command(
       densespec export net.safetensors -o net.onnx --size 224x224 --batch 1 --softmax
       densespec export net.safetensors -o serving/net/1 --format saved-model
       densespec export densenet169-bc --seed 0 -o untrained.pt2
+      densespec export runs/photos/best.safetensors -o photos.onnx --with-preprocessing
     """
     with working(f"exporting {model} to {output.name}"):
         done = export(
@@ -100,8 +106,9 @@ def _record(done: ExportResult) -> dict[str, Any]:
         "format": done.format.name,
         "bytes": done.bytes,
         "dtype": done.options.dtype,
+        "prepares_images": done.options.preprocessing is not None,
         "optimized": done.options.optimize,
-        "input": described(done.graph.input, done.options.batch, done.format.layout),
+        "input": _input(done),
         "output": described(done.graph.output, done.options.batch, done.format.layout),
         "difference": None if measured is None else measured.difference,
         "checked_on": None if measured is None else [list(shape) for shape in measured.shapes],
@@ -109,10 +116,18 @@ def _record(done: ExportResult) -> dict[str, Any]:
     }
 
 
+def _input(done: ExportResult) -> list[int | str]:
+    prepared = done.options.preprocessing
+    if prepared is not None:
+        return [done.options.batch or "batch", "height", "width", prepared.channels]
+    return described(done.graph.input, done.options.batch, done.format.layout)
+
+
 def _say(done: ExportResult, record: dict[str, Any]) -> None:
     click.echo(f"written {done.path}: {done.format.about}, {done.bytes / 2**20:.1f} MiB")
     for end in ("input", "output"):
-        click.echo(f"{end:7} {record['dtype']} {' x '.join(map(str, record[end]))}")
+        kind = "uint8" if end == "input" and record["prepares_images"] else record["dtype"]
+        click.echo(f"{end:7} {kind} {' x '.join(map(str, record[end]))}")
     if done.measured is not None:
         shapes = " and ".join("x".join(map(str, shape)) for shape in done.measured.shapes)
         click.echo(

@@ -123,13 +123,22 @@ class Preprocessing:
 
     def _cropped(self, pixels: np.ndarray) -> np.ndarray:
         height, width = self.resized_size(pixels.shape[0], pixels.shape[1])
-        pixels = resized(pixels, (height, width), self.interpolation)
+        pixels = self.resized(pixels, (height, width))
         top, left = (round((a - b) / 2) for a, b in zip((height, width), self.size, strict=True))
         return pixels[top : top + self.size[0], left : left + self.size[1]]
 
+    def resized(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Resize bytes (height, width, channels), as Pillow does it."""
+        return resized(pixels, size, self.interpolation)
+
+    @property
+    def resize_target(self) -> tuple[int, ...]:
+        """The sizes to which the sides, or the shorter one, are brought before the crop."""
+        return tuple(math.floor(side / self.crop) for side in self.size)
+
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Say to which height and width an image of these is resized before the crop."""
-        target = tuple(math.floor(side / self.crop) for side in self.size)
+        target = self.resize_target
         if self.resize == "squash":
             return target[0], target[1]
         if target[0] == target[1]:
