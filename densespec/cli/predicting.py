@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -150,6 +149,6 @@ def _preprocessing(name: str | None) -> Preprocessing | None:
 
 def _record(prediction: Prediction) -> dict[str, Any]:
     return {
-        "image": os.fspath(prediction.image),
+        "image": str(prediction.image),
         "guesses": [asdict(guess) for guess in prediction.guesses],
     }

@@ -102,7 +102,9 @@ def export(
     options = ExportOptions(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
     _check_options(chosen, options)
     if with_preprocessing and not chosen.takes_images:
-        raise ValueError(f"with_preprocessing: {chosen.about} can't hold it here, but ONNX can")
+        raise ValueError(
+            f"with_preprocessing: {chosen.about} can't hold it, ONNX and a SavedModel can"
+        )
     if with_preprocessing and size is not None:
         raise ValueError("size: with_preprocessing takes images of any size, so give no size")
     chosen.require_packages()

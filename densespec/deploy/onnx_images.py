@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densespec.errors import DensespecError
+from densespec.deploy.resampling import FILTERS, PRECISION, check_exportable
 from densespec.pretrained.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ IMAGES = "images"
 """The name of the input: bytes (batch, height, width, channels)."""
 
 PREFIX = "preprocessing"
-PRECISION = 2.0**22
-SHARPNESS = -0.5
-"""The parameter of Pillow's cubic."""
-
-RESAMPLED = ("bilinear", "bicubic")
 
 
 class ImageNodes:
@@ -43,11 +38,7 @@ class ImageNodes:
         from onnx import helper
 
         said = self.preprocessing
-        if said.interpolation not in ("nearest", *RESAMPLED):
-            raise DensespecError(
-                f"resizing of the kind {said.interpolation!r} can't be exported: nearest, "
-                f"{' and '.join(RESAMPLED)} can"
-            )
+        check_exportable(said)
         pixels = self._("Transpose", IMAGES, perm=(0, 3, 1, 2))
         sides = [self._side(pixels, axis) for axis in (2, 3)]
         sizes = self._resized_sizes(sides)
@@ -101,14 +92,12 @@ class ImageNodes:
         return self._("Where", self._("Less", weights, np.float64(0)), down, up)
 
     def _filter(self, t: str) -> str:
-        """Pillow's weight at a distance: a triangle, or a cubic in two pieces."""
-        if self.preprocessing.interpolation == "bilinear":
-            return self._("Max", self._("Sub", np.float64(1), t), np.float64(0))
-        a = SHARPNESS
-        near = self._polynomial(t, (a + 2, -(a + 3), 0, 1))
-        far = self._polynomial(t, (a, -5 * a, 8 * a, -4 * a))
-        far = self._("Where", self._("Less", t, np.float64(2)), far, np.float64(0))
-        return self._("Where", self._("Less", t, np.float64(1)), near, far)
+        """The filter's weight at a distance."""
+        weight = self._constant(np.float64(0))
+        for reach, factors in reversed(FILTERS[self.preprocessing.interpolation]):
+            near = self._("Less", t, np.float64(reach))
+            weight = self._("Where", near, self._polynomial(t, factors), weight)
+        return weight
 
     def _polynomial(self, t: str, factors: Sequence[float]) -> str:
         """By Horner's rule, the highest power first."""

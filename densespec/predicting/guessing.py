@@ -89,7 +89,8 @@ def predict(
 def _each(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
     """Every image, those of folders one by one."""
     one = isinstance(images, str | os.PathLike | np.ndarray) or hasattr(images, "convert")
-    for image in [images] if one else images:
+    several: Any = [images] if one else images
+    for image in several:
         if isinstance(image, str | os.PathLike) and Path(image).is_dir():
             yield from files_in(Path(image))
         else:

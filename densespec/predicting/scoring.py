@@ -123,8 +123,11 @@ def _places(built: Classifier, dataset: Dataset) -> np.ndarray:
 
 
 def _splits(dataset: Dataset, part: str) -> tuple[Split, ...]:
-    parts = {"test": (dataset.test,), "train": (dataset.train,)}
-    parts["all"] = (*parts["train"], *parts["test"])
+    parts: dict[str, tuple[Split, ...]] = {
+        "test": (dataset.test,),
+        "train": (dataset.train,),
+        "all": (dataset.train, dataset.test),
+    }
     if part not in parts:
         raise UnknownName("part of data", part, parts)
     return parts[part]
