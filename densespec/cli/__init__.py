@@ -122,6 +122,7 @@ def main() -> None:
       densespec build net.toml --backend torch.nn        built in a framework, and counted
       densespec convert net.pth net.keras                weights from one framework to another
       densespec train net.toml --backend jax --out run   trained; it can go on in any framework
+      densespec predict densenet121 cat.jpg              what is on an image, by trained weights
 
     Wherever a command takes SPEC, give the name of a variant or the path of a .toml or .json spec
     file.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from tests.pretrained.publishing_server import (
     torchvision_file,
     zipped,
 )
-from tests.test_convert import SPEC
 
 SMALL = {"variant": "densenet121", "blocks": [1, 2, 1], "classes": 5}
 
@@ -53,6 +51,7 @@ def publisher(contents: dict[str, bytes]) -> Iterator[Publisher]:
 
 
 def rows_of(publisher: Publisher, contents: dict[str, bytes]) -> dict[str, Any]:
+    """Networks for five classes of small images."""
     prepared = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "size": [32, 32], "crop": 0.875}
     return {
         "publisher": "testing",
@@ -80,17 +79,24 @@ def rows_of(publisher: Publisher, contents: dict[str, bytes]) -> dict[str, Any]:
                 "layout": "keras-applications",
                 "spec": KERAS,
             },
-            "cifar": {
-                "address": f"{publisher.address}/cifar.pth.zip",
-                "archive": "zip",
-                "digest": digest(contents["pytorchcv"], "sha1"),
-                "layout": "pytorchcv-cifar",
-                "data": "cifar10",
-                "labels": [str(index) for index in range(10)],
-            },
             "nobody": {"address": f"{publisher.address}/nobody.pth", "activation": "sigmoid"},
         },
     }
+
+
+def rows_of_cifar(publisher: Publisher, contents: dict[str, bytes]) -> dict[str, Any]:
+    """A network for CIFAR-10, in an archive."""
+    spec = {name: value for name, value in CIFAR.to_dict().items() if value is not None}
+    row = {
+        "address": f"{publisher.address}/cifar.pth.zip",
+        "archive": "zip",
+        "digest": digest(contents["pytorchcv"], "sha1"),
+        "layout": "pytorchcv-cifar",
+        "licence": "CC0-1.0",
+        "data": "cifar10",
+        "spec": spec,
+    }
+    return {"publisher": "testing-cifar", "weights": {"cifar": row}}
 
 
 @pytest.fixture
@@ -113,20 +119,8 @@ def registry_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A registry whose rows point at the publisher, added as users add theirs."""
-    rows = rows_of(publisher, contents)
-    del rows["weights"]["cifar"]  # of another network than the common one
     path, other = tmp_path / "registry.toml", tmp_path / "cifar.toml"
-    path.write_text(tomli_w.dumps(rows))
-    cifar = rows_of(publisher, contents)
-    cifar["publisher"] = "testing-cifar"
-    cifar["weights"] = {"cifar": cifar["weights"]["cifar"]}
-    cifar["common"]["spec"] = json.loads(json.dumps(CIFAR.to_dict()))
-    cifar["common"]["spec"].pop("bottleneck_width")
-    cifar["common"]["spec"].pop("stem_pool")
-    other.write_text(tomli_w.dumps(cifar))
-    assert tomllib.loads(path.read_text())["weights"]
-    monkeypatch.setenv("DENSESPEC_PRETRAINED", f"{path}:{other}")
+    path.write_text(tomli_w.dumps(rows_of(publisher, contents)))
+    other.write_text(tomli_w.dumps(rows_of_cifar(publisher, contents)))
+    monkeypatch.setenv("DENSESPEC_PRETRAINED", f"{path}{os.pathsep}{other}")
     return path
-
-
-__all__ = ["SPEC"]
