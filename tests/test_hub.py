@@ -529,7 +529,7 @@ def test_what_timms_architecture_cannot_be_is_refused_by_its_fields(
     ("arguments", "said"),
     [
         ({"format": "timm", "labels": ["cat"]}, "1 labels, but the network has 3 classes"),
-        ({"labels": ["a", "b", "c"]}, "only timm's format keeps them"),
+        ({"labels": ["cat"]}, "1 labels, but the network has 3 classes"),
         ({"format": "tim"}, "unknown format 'tim'. Did you mean timm?"),
     ],
 )
@@ -538,6 +538,14 @@ def test_labels_and_formats_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(WeightsError, match=re.escape(said)):
         save_pretrained(built(PLAIN), tmp_path, **arguments)
+
+
+@pytest.mark.parametrize("format", ["densespec", "timm"])
+def test_labels_are_kept_in_either_format(tmp_path: Path, format: Any) -> None:
+    names = ("ant", "bee", "cat")
+    save_pretrained(built(PLAIN), tmp_path, format=format, labels=names)
+    again = from_pretrained(tmp_path, backend="numpy")
+    assert again.densespec.accompaniment.labels == names
 
 
 def test_what_timm_does_otherwise_without_a_trace_in_float32_is_warned_of(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.pretrained.fetching import FetchedWeights, fetch
 from densespec.pretrained.registry import find, nearest_names
 from densespec.weights.channels import fitted_channels
-from densespec.weights.containers import SUFFIXES, OpenFile, is_folder_of_weights, open_file
+from densespec.weights.containers import SUFFIXES, is_folder_of_weights, open_file
 from densespec.weights.digests import checked
 from densespec.weights.evidence import Contradiction, NoNetwork
 from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
@@ -30,7 +30,7 @@ from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 from densespec.weights.stated.keras_parts import models_in, of_model
 from densespec.weights.stated.network import StatedNetwork
-from densespec.weights.tensors import Tensors
+from densespec.weights.tensors import OpenFile, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
