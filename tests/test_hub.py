@@ -540,10 +540,10 @@ def test_labels_and_formats_that_do_not_fit_are_refused(
         save_pretrained(built(PLAIN), tmp_path, **arguments)
 
 
-@pytest.mark.parametrize("format", ["densespec", "timm"])
-def test_labels_are_kept_in_either_format(tmp_path: Path, format: Any) -> None:
+@pytest.mark.parametrize("kind", ["densespec", "timm"])
+def test_labels_are_kept_in_either_format(tmp_path: Path, kind: Any) -> None:
     names = ("ant", "bee", "cat")
-    save_pretrained(built(PLAIN), tmp_path, format=format, labels=names)
+    save_pretrained(built(PLAIN), tmp_path, format=kind, labels=names)
     again = from_pretrained(tmp_path, backend="numpy")
     assert again.densespec.accompaniment.labels == names
 
