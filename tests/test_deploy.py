@@ -520,7 +520,8 @@ def test_the_command_says_what_it_wrote_and_measured(net: Path, tmp_path: Path) 
     assert written == f"written {tmp_path / 'net.onnx'}: ONNX, 0.0 MiB"
     assert first == "input   float32 batch x 3 x height x width"
     assert last == "output  float32 batch x 5"
-    assert checked.startswith("checked on 2x3x64x64 and 1x3x61x75: largest difference ")
+    assert checked.startswith("checked on 2x3x64x64, 1x3x61x75, 1x3x5x5 and 2x3x5x5")
+    assert ": largest difference " in checked
 
 
 def test_the_command_prints_json(net: Path, tmp_path: Path) -> None:

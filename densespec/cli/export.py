@@ -129,7 +129,8 @@ def _say(done: ExportResult, record: dict[str, Any]) -> None:
         kind = "uint8" if end == "input" and record["prepares_images"] else record["dtype"]
         click.echo(f"{end:7} {kind} {' x '.join(map(str, record[end]))}")
     if done.measured is not None:
-        shapes = " and ".join("x".join(map(str, shape)) for shape in done.measured.shapes)
+        *most, last = ["x".join(map(str, shape)) for shape in done.measured.shapes]
+        shapes = f"{', '.join(most)} and {last}" if most else last
         click.echo(
             f"checked on {shapes}: largest difference {done.measured.difference:.1e} of the "
             "largest value of the float64 reference"
