@@ -20,6 +20,7 @@ from densespec.errors import BackendUnavailable, PackageMissing, UnknownName
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.pretrained.accompaniment import NOTHING, Accompaniment
+from densespec.recipes.moments import OptimizerMoments
 from densespec.recipes.recipe import TrainingRecipe
 
 GROUP = "densespec.backends"
@@ -99,18 +100,23 @@ class Trainer(Protocol):
         """Logits (batch, classes) of x (batch, channels, *spatial), in inference mode."""
         ...
 
-    def velocity(self) -> Arrays:
-        """The optimizer's momentum of every trainable weight, by canonical name and shape.
+    def moments(self) -> dict[str, Arrays]:
+        """What the optimizer keeps of every trainable weight, in the weight's shape.
 
-        Empty where the recipe has none.
+        It is by the names of ``recipe.rule.moments``, such as ``velocity``, and then by the
+        canonical name of the weight. It is empty where the optimizer keeps nothing.
         """
         ...
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        """Take up the momentum of a run that was stopped: what :meth:`velocity` gave there.
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        """Take up a run that was stopped.
+
+        Args:
+            moments: what :meth:`moments` gave there.
+            step: how many steps the run had taken.
 
         Raises:
-            WeightsError: it is not of the trainable weights; nothing is changed then.
+            WeightsError: they are not of the trainable weights; nothing is changed then.
         """
         ...
 

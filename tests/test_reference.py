@@ -32,6 +32,7 @@ from densespec.network.ops import (
     Softmax,
 )
 from densespec.network.spec import DenseNetSpec
+from densespec.recipes.moments import zero_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import KERNELS, Context, OpError, cross_entropy
 from densespec.reference.model import ReferenceModel
@@ -869,7 +870,7 @@ def test_a_float32_model_computes_in_float32(spec: DenseNetSpec, size: tuple[int
         result = model.train_step(
             x, labels, TrainingRecipe(), learning_rate=learning_rate, masks=masks
         )
-        kept = [result.gradients, model.weights, model.velocity]
+        kept = [result.gradients, model.weights, model.moments["velocity"]]
         assert {array.dtype for arrays in kept for array in arrays.values()} == {model.dtype}
     for name, array in single.weights.items():
         np.testing.assert_allclose(array, double.weights[name], rtol=1e-5, atol=1e-5, err_msg=name)
@@ -896,7 +897,7 @@ def test_two_steps_of_pure_decay_by_hand() -> None:
         for name in trainable:
             np.testing.assert_array_equal(result.gradients[name], 0)
             np.testing.assert_allclose(model.weights[name], weight, **EXACT)
-            np.testing.assert_allclose(model.velocity[name], velocity, **EXACT)
+            np.testing.assert_allclose(model.moments["velocity"][name], velocity, **EXACT)
 
 
 def test_two_steps_of_a_bias_by_hand() -> None:
@@ -922,10 +923,12 @@ def test_two_steps_of_a_bias_by_hand() -> None:
     bias = 0.95 - 0.1 * (slope + 0.9 * (slope - 0.45))
     np.testing.assert_allclose(model.weights["classifier.bias"], [bias, -bias], **EXACT)
     np.testing.assert_allclose(
-        model.velocity["classifier.bias"], [slope - 0.45, 0.45 - slope], **EXACT
+        model.moments["velocity"]["classifier.bias"], [slope - 0.45, 0.45 - slope], **EXACT
     )
     assert not any(
-        array.any() for name, array in model.velocity.items() if name != "classifier.bias"
+        array.any()
+        for name, array in model.moments["velocity"].items()
+        if name != "classifier.bias"
     )
 
 
@@ -937,8 +940,10 @@ def test_a_step_applies_the_recipe_to_every_weight(
     model, masks = _model(graph), _masks(graph, batch=3)
     x, labels = _random(3, spec.in_channels, *size), np.array([0, 2, 1])
     recipe = TrainingRecipe(weight_decay=0.01, decay_kernels_only=True)
+    zeros = zero_moments(graph, recipe, "float64")["velocity"]
     for rate in (0.1, 0.1, 0.01):
-        weights, velocity = dict(model.weights), dict(model.velocity)
+        weights = dict(model.weights)
+        velocity = dict(model.moments.get("velocity", zeros))
         loss, gradients, statistics = model.loss_and_gradients(x, labels, masks=masks)
         result = model.train_step(x, labels, recipe, learning_rate=rate, masks=masks)
         assert result.loss == loss
@@ -948,7 +953,7 @@ def test_a_step_applies_the_recipe_to_every_weight(
             decayed = gradient + (0.01 * weights[name] if name.endswith("kernel") else 0)
             moving = 0.9 * velocity[name] + decayed
             moved = weights[name] - rate * (decayed + 0.9 * moving)
-            np.testing.assert_allclose(model.velocity[name], moving, **EXACT)
+            np.testing.assert_allclose(model.moments["velocity"][name], moving, **EXACT)
             np.testing.assert_allclose(model.weights[name], moved, **EXACT)
         for name, array in statistics.items():
             np.testing.assert_array_equal(model.weights[name], array)

@@ -13,13 +13,13 @@ from densespec.backends import StepResult, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments, zero_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec_keras.emitter import Emitter, kind_of
 from densespec_keras.losses import loss_of
-from densespec_keras.optimizers import SGD, WatchedSGD
+from densespec_keras.optimizers import OPTIMIZERS, watched
 from densespec_keras.running import as_input, formats_of, precision_of
-from densespec_keras.states import restore_velocity, slots, velocity_of
+from densespec_keras.states import moments_of, restore_moments, slots
 from densespec_keras.variables import layer_policy, read, trainable
 
 
@@ -46,8 +46,9 @@ class KerasTrainer:
         self._dropouts = [node.name for node in graph.dropouts]
         self._compiled_for: Compiled | None = None
         self._compiled: Any = None
-        self._sgd: Any = None
-        self._velocity: Mapping[str, np.ndarray] | None = None
+        self._optimizer: Any = None
+        self._moments: OptimizerMoments = zero_moments(graph, recipe, self._dtype)
+        self._done = 0
 
     def step(
         self,
@@ -61,10 +62,10 @@ class KerasTrainer:
         scales = self._scales(masks or {})
         with self._settings():
             self._compile(Compiled(masked=bool(scales), watched=gradients))
-            self._sgd.learning_rate = learning_rate
+            self._optimizer.learning_rate = learning_rate
             x = as_input(x, self._formats.outer, self._dtype)
             loss, correct = self._run([x, *scales], np.asarray(labels))
-        found = slots(self._sgd, self._trained, "gradients") if gradients else {}
+        found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
         return StepResult(loss, found, correct)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -72,22 +73,19 @@ class KerasTrainer:
             logits = self._model.predict_on_batch(as_input(x, self._formats.outer, self._dtype))
         return np.asarray(logits).astype(self._dtype, copy=False)
 
-    def velocity(self) -> Arrays:
-        if not self._recipe.momentum:
-            return {}
-        if self._sgd is not None:
-            return velocity_of(self._sgd, self._trained)
-        if self._velocity is not None:
-            return {name: np.array(array) for name, array in self._velocity.items()}
-        weights = (weight for weight in self._graph.weights if weight.trainable)
-        return {weight.name: np.zeros(weight.shape, self._dtype) for weight in weights}
+    def moments(self) -> dict[str, Arrays]:
+        if self._optimizer is not None:
+            return moments_of(self._optimizer, self._trained)
+        return {
+            moment: {name: np.array(array) for name, array in arrays.items()}
+            for moment, arrays in self._moments.items()
+        }
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self._graph, self._recipe, velocity)
-        if self._sgd is None:
-            self._velocity = dict(velocity)
-        else:
-            restore_velocity(self._sgd, self._trained, velocity)
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._graph, self._recipe, moments)
+        self._moments, self._done = moments, step
+        if self._optimizer is not None:
+            restore_moments(self._optimizer, self._trained, moments, step)
 
     def weights(self) -> Arrays:
         return read(self._model, self._graph)
@@ -102,10 +100,12 @@ class KerasTrainer:
     def _compile(self, wanted: Compiled) -> None:
         if wanted == self._compiled_for:
             return
-        velocity = self.velocity()
+        if self._optimizer is not None:
+            self._moments, self._done = self.moments(), int(self._optimizer.iterations)
         self._compiled = self._twin() if wanted.masked else self._model
-        self._sgd = (WatchedSGD if wanted.watched else SGD).from_recipe(self._recipe)
-        optimizer = self._sgd
+        kind = OPTIMIZERS[self._recipe.optimizer]
+        self._optimizer = (watched(kind) if wanted.watched else kind).from_recipe(self._recipe)
+        optimizer = self._optimizer
         if layer_policy(self._model) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self._compiled.compile(
@@ -114,7 +114,7 @@ class KerasTrainer:
             metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         )
         optimizer.build(self._compiled.trainable_variables)
-        restore_velocity(self._sgd, self._trained, velocity)
+        restore_moments(self._optimizer, self._trained, self._moments, self._done)
         self._compiled_for = wanted
 
     def _twin(self) -> Any:

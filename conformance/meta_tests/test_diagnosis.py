@@ -245,11 +245,17 @@ def _right_answers() -> tuple[Trial, ...]:
     asked: list[Any] = [forward_cases.request(FORWARD[name]) for name in SEEN_IN_INFERENCE]
     asked += [training_cases.request(TRAINING[name]) for name in SEEN_IN_TRAINING]
     asked += [parallel_cases.request(row) for row in parallel_cases.ROWS if row.tier == "quick"]
-    asked.append(replace(asked[len(SEEN_IN_INFERENCE)], velocity=_some_velocity()))
+    asked.append(replace(asked[len(SEEN_IN_INFERENCE)], moments={"velocity": _some_velocity()}))
+    adamw = next(request for request in asked if _trains_by(request, "adamw"))
+    asked.append(replace(adamw, steps_before=7))
     known = [expectation(request) for request in asked]
     answered = [(request, each.values, each) for request, each in zip(asked, known, strict=True)]
     later = time.thread_time() + 600
     return tuple(Trial(*one, later) for one in [*answered, (*counted, None)])
+
+
+def _trains_by(request: Any, optimizer: str) -> bool:
+    return isinstance(request, Train) and request.recipe.optimizer == optimizer
 
 
 def _some_velocity() -> dict[str, np.ndarray]:
@@ -265,7 +271,7 @@ SEEN_IN_INFERENCE = (
 SEEN_IN_TRAINING = (
     *("learning-rate-drop", "biased-running-variance", "weight-decay-of-kernels-only"),
     *("label-smoothing", "learning-rates-by-layer", "without-nesterov"),
-    "given-dropout-masks-after-every-conv",
+    *("given-dropout-masks-after-every-conv", "adamw", "clipped-norm"),
 )
 FORESEEN = [d.id for d in catalogue().values() if d.recognises is None and d.dtype is None]
 

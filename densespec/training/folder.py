@@ -3,7 +3,7 @@
 | file | |
 | --- | --- |
 | ``run.toml`` | what is trained: spec, recipe, data, and which backends took which steps |
-| ``last.safetensors`` | the last checkpoint: weights, momentum, and the step they are of |
+| ``last.safetensors`` | the last checkpoint: weights, moments, and the step they are of |
 | ``best.safetensors`` | the checkpoint of the epoch with the best validation accuracy |
 | ``epoch-0012.safetensors`` | checkpoints of some last epochs, where they are kept |
 | ``log.jsonl`` | a line for every step and every epoch |
@@ -32,6 +32,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.files import to_toml
 from densespec.network.graph import Graph
 from densespec.pretrained.accompaniment import Accompaniment
+from densespec.recipes.moments import flat_moments
 from densespec.training.errors import Diverged, TrainingError
 from densespec.training.lock import locked
 from densespec.training.log import Log, LogLine
@@ -198,7 +199,7 @@ def _check_log(log: Log, step: int, note: Callable[[str], None]) -> None:
 
 
 def _check_finite(arrays: Arrays, state: TrainingState, last: Path) -> None:
-    for name, array in (*arrays.items(), *state.velocity.items()):
+    for name, array in (arrays | flat_moments(state.moments)).items():
         if not np.isfinite(array).all():
             raise Diverged(
                 state.step,

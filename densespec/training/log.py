@@ -67,7 +67,7 @@ class EpochLine:
         loss, accuracy: means over the samples of the epoch, in training mode.
         validation_loss, validation_accuracy: over the test images, in inference mode; None
             without validation.
-        learning_rate: the learning rate of its steps.
+        learning_rate: the learning rate of its last step.
         seconds: it took in this process, validation included.
         backend: the backend that ended it.
     """

@@ -68,8 +68,8 @@ def _trainer(
             graph, own, dtype=recipe.dtype, data_format=engine.data_format(None), name="densenet"
         )
         trainer = engine.trainer(group.place(model), graph, recipe)
-    if state.velocity:
-        trainer.restore(state.velocity)
+    if state.step:
+        trainer.restore(state.moments, step=state.step)
     return trainer
 
 
@@ -197,7 +197,7 @@ class _Session:
         return True
 
     def _take(self, x: np.ndarray, labels: np.ndarray) -> None:
-        rate, part = self.recipe.learning_rate_at(self.closed), self.group.part(len(x))
+        rate, part = self._rate(self.step), self.group.part(len(x))
         masks = self._masks(len(x))
         done = self.trainer.step(
             x[part],
@@ -227,6 +227,10 @@ class _Session:
         if self.step % self.plan.run.log_every == 0:
             self._write_line()
         self.listener.step(line)
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.recipe.rate_of_step(step, self.per_epoch)
 
     def _masks(self, count: int) -> dict[str, np.ndarray] | None:
         """Masks of the next step; None where the framework draws them, or nothing is dropped."""
@@ -264,7 +268,7 @@ class _Session:
             accuracy=self.means.accuracy,
             validation_loss=loss if loss is None or math.isfinite(loss) else None,
             validation_accuracy=accuracy,
-            learning_rate=self.recipe.learning_rate_at(self.closed),
+            learning_rate=self._rate(self.step - 1),
             seconds=round(time.perf_counter() - self._epoch_clock, 3),
             backend=self.plan.backend,
         )
@@ -278,7 +282,7 @@ class _Session:
     def _save(self, arrays: Arrays, line: EpochLine | None = None) -> None:
         """Write a checkpoint, after the log that leads to it."""
         state = TrainingState(
-            self.step, self.recipe, self.trainer.velocity(), self.plan.run.trainable_from
+            self.step, self.recipe, self.trainer.moments(), self.plan.run.trainable_from
         )
         if self.folder is not None:
             self._write_line()
