@@ -39,6 +39,9 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         "seed": 0,
         "dtype": "float32",
         "batch_norm": "per-replica",
+        "loss": "softmax",
+        "class_weights": (),
+        "positive_weights": (),
         "optimizer": "sgd",
         "beta1": 0.9,
         "beta2": 0.999,
@@ -277,6 +280,9 @@ ALLOWED = {
     "R25": "an integer of at least 0 and below 2**31",
     "R26": "a number in [0, 1]",
     "R27": "a number in [0, 1000]",
+    "R28": "'softmax' or 'sigmoid' or 'squared'",
+    "R29": "a list of at most 100000 numbers, each a number in [0, 1e+06]",
+    "R30": "a list of at most 100000 numbers, each a number in [0, 1e+06]",
 }
 
 BROKEN: dict[str, tuple[str, list[object]]] = {
@@ -327,6 +333,9 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "R25": ("warmup_steps", [-1, 1.0, True, "1", None]),
     "R26": ("warmup_start", [-0.1, 1.1, math.nan, True, "0", None]),
     "R27": ("final_rate", [-0.1, 1001, math.nan, True, "0", None]),
+    "R28": ("loss", ["bce", "", None, True]),
+    "R29": ("class_weights", [[-1.0], [math.nan], ["1"], "1", 1.0, {1.0}, None]),
+    "R30": ("positive_weights", [[-1.0], [math.inf], [True], "1", 1.0, None]),
 }
 
 
@@ -387,6 +396,9 @@ def test_learning_rates_are_those_of_the_epochs_at_which_they_change(
         ({"epochs": 5, "warmup_epochs": 5}, r"warmup_epochs = 5\.0.* fewer than all 5 .*R24"),
         ({"warmup_steps": 5}, r"warmup_steps = 5.* unless rate_per = 'step' \[R25\]"),
         ({"warmup_steps": 5, "warmup_epochs": 1, "rate_per": "step"}, r"0 with warmup_epochs"),
+        ({"positive_weights": [1.0]}, r"none, unless loss = 'sigmoid' \[R30\]"),
+        ({"class_weights": [1.0], "loss": "sigmoid"}, r"none, unless loss = 'softmax' \[R29\]"),
+        ({"label_smoothing": 0.1, "loss": "squared"}, r"label_smoothing .* 0 of numbers \[R11\]"),
         ({"learning_rate": 0.1, "final_rate": 0.2}, r"at most learning_rate = 0\.1 \[R27\]"),
     ],
 )
@@ -399,8 +411,9 @@ def test_fields_that_can_t_be_meant_together_are_refused(
 
 def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
-    assert ours == {field.metadata["constraint"]: field.name for field in FIELDS}
-    assert list(ours) == [f"R{n}" for n in range(1, 28)]
+    numbers = {field.metadata["constraint"]: field.name for field in FIELDS}
+    assert ours == numbers
+    assert list(ours) == [f"R{n}" for n in range(1, 31)]
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ class Adam(RecipeOptimizer):
     def _correction(self, beta: float, dtype: str) -> Any:
         """What the bias of a moment is divided by in this step."""
         number = ops.cast(self.iterations + 1, dtype)
-        return 1 - ops.power(ops.cast(beta, dtype), number)
+        return 1 - ops.power(ops.convert_to_tensor(beta, dtype), number)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -406,7 +406,9 @@ class RecipeRate(keras.optimizers.schedules.LearningRateSchedule):
         recipe = self.recipe
         if recipe.schedule == STEPS:
             drops = sum((ops.cast(at >= d * per, at.dtype) for d in recipe.drop_epochs()), 0 * at)
-            return recipe.learning_rate * ops.power(ops.cast(recipe.gamma, at.dtype), drops)
+            return recipe.learning_rate * ops.power(
+                ops.convert_to_tensor(recipe.gamma, at.dtype), drops
+            )
         if recipe.schedule not in FALLING:
             return ops.full_like(at, recipe.learning_rate)
         done = (at - warmup) / (recipe.epochs * per - warmup)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from densespec.backends import StepResult, require_logits
+from densespec.backends import StepResult, check_labels, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -41,6 +41,8 @@ class KerasTrainer:
         require_logits(graph)
         self._model, self._graph, self._recipe = model, graph, recipe
         self._formats, self._dtype = formats_of(model), precision_of(model)
+        recipe.check_classes(graph.spec.classes)
+        self._counts = recipe.loss == "softmax"
         self._loss = loss_of(recipe, dtype=self._dtype)
         self._trained = trainable(model, graph)
         self._dropouts = [node.name for node in graph.dropouts]
@@ -59,14 +61,16 @@ class KerasTrainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
+        check_labels(self._recipe, x, labels, self._graph.spec.classes)
+        labels = np.asarray(labels) if self._counts else np.asarray(labels, self._dtype)
         scales = self._scales(masks or {})
         with self._settings():
             self._compile(Compiled(masked=bool(scales), watched=gradients))
             self._optimizer.learning_rate = learning_rate
             x = as_input(x, self._formats.outer, self._dtype)
-            loss, correct = self._run([x, *scales], np.asarray(labels))
+            loss, correct = self._run([x, *scales], labels)
         found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
-        return StepResult(loss, found, correct)
+        return StepResult(loss, found, correct if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         with self._settings():
@@ -111,7 +115,9 @@ class KerasTrainer:
         self._compiled.compile(
             optimizer,
             self._loss,
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+            if self._counts
+            else None,
         )
         optimizer.build(self._compiled.trainable_variables)
         restore_moments(self._optimizer, self._trained, self._moments, self._done)
@@ -134,7 +140,7 @@ class KerasTrainer:
         """Loss and number of right answers of one step."""
         x = inputs if len(inputs) > 1 else inputs[0]
         logs = self._compiled.train_on_batch(x, labels, return_dict=True)
-        return float(logs["loss"]), round(float(logs["accuracy"]) * len(labels))
+        return float(logs["loss"]), round(float(logs.get("accuracy", 0)) * len(labels))
 
     def _scales(self, masks: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """What each dropout's input is multiplied by; frozen ones have no masks."""

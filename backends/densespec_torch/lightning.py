@@ -36,13 +36,13 @@ from densespec.weights.checkpoint import (  # noqa: E402
     read_checkpoint,
     write_checkpoint,
 )
+from densespec_torch.losses import loss_of  # noqa: E402
 from densespec_torch.norms import synchronise_norms  # noqa: E402
 from densespec_torch.tensors import unwrapped  # noqa: E402
 from densespec_torch.training import (  # noqa: E402
     OWN_BUFFERS,
     average_statistics,
     clip_gradients,
-    loss_of,
     moments_of,
     optimizer_of,
     read_weights,
@@ -188,13 +188,14 @@ class DenseNetModule(lightning.LightningModule):
     def _step(self, stage: str, batch: Any) -> Tensor:
         x, labels = batch
         logits = self(x)
-        loss = loss_of(self.recipe)(logits, labels)
-        accuracy = getattr(self, f"{stage}_accuracy")
-        accuracy(logits, labels)
+        loss: Tensor = loss_of(self.recipe)(logits, labels)
         training = stage == "train"
         shown: dict[str, Any] = {"on_epoch": True, "prog_bar": True, "batch_size": len(x)}
         self.log(f"{stage}_loss", loss, on_step=training, sync_dist=not training, **shown)
-        self.log(f"{stage}_accuracy", accuracy, on_step=False, **shown)
+        if self.recipe.loss == "softmax":
+            accuracy = getattr(self, f"{stage}_accuracy")
+            accuracy(logits, labels)
+            self.log(f"{stage}_accuracy", accuracy, on_step=False, **shown)
         return loss
 
     def configure_optimizers(self) -> Any:

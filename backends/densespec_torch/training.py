@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from densespec.backends import StepResult, require_logits
+from densespec.backends import StepResult, check_labels, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -22,6 +22,7 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch.distributed import average, rank_world, shard
 from densespec_torch.inspecting import keys_of
+from densespec_torch.losses import loss_of
 from densespec_torch.norms import FrozenDropout, FrozenNorm, synchronise_norms
 from densespec_torch.tensors import from_numpy, like, to_numpy, unwrapped
 
@@ -113,11 +114,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def loss_of(recipe: TrainingRecipe) -> nn.CrossEntropyLoss:
-    """The recipe's loss of logits and integer labels."""
-    return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-
-
 def moments_of(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
@@ -169,6 +165,8 @@ class TorchTrainer:
         require_logits(graph)
         self._given, self._inner = model, unwrapped(model)
         self._graph, self._recipe = graph, recipe
+        recipe.check_classes(graph.spec.classes)
+        self._criterion, self._counts = loss_of(recipe), recipe.loss == "softmax"
         self._rank, self._size = rank_world()
         self._parameters = trainable_parameters(model, graph)
         self._optimizer = optimizer_of(self._parameters, recipe)
@@ -203,7 +201,8 @@ class TorchTrainer:
         Raises:
             ValueError: no samples, or labels that are no classes; nothing has changed then.
         """
-        self._check(x, labels)
+        check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
+        labels = np.asarray(labels, np.int64) if self._counts else labels
         set_learning_rate(self._optimizer, learning_rate)
         share = len(x) / self._whole(len(x))
         self._optimizer.zero_grad()
@@ -217,7 +216,7 @@ class TorchTrainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         sums = self._total(torch.stack([loss.detach() * share, correct]).double()).tolist()
-        return StepResult(sums[0], taken, round(sums[1]))
+        return StepResult(sums[0], taken, round(sums[1]) if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Logits in inference mode, by the running statistics of this process."""
@@ -245,27 +244,15 @@ class TorchTrainer:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _check(self, x: np.ndarray, labels: np.ndarray) -> None:
-        classes, labels = self._graph.output.shape[0] or 0, np.asarray(labels)
-        if not len(x) or labels.shape != (len(x),) or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"{len(x)} samples with labels of shape {labels.shape} and type {labels.dtype}, "
-                "but there should be samples, each with an integer"
-            )
-        outside = np.flatnonzero((labels < 0) | (labels >= classes))
-        if len(outside):
-            first = outside[0]
-            raise ValueError(
-                f"label {labels[first]} of sample {first}, but labels of this network lie in "
-                f"[0, {classes})"
-            )
-
     def _loss(self, x: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Mean loss, and how many logits are highest at the label."""
+        """Mean loss, and how many logits are highest at the label, of one label a sample."""
         with self._precision():
             logits = _widened(self._model(like(x, self._inner)))
-        target = torch.as_tensor(labels, dtype=torch.long, device=self._device)
-        return loss_of(self._recipe)(logits, target), (logits.detach().argmax(1) == target).sum()
+        target = torch.as_tensor(np.asarray(labels), device=self._device)
+        loss: Tensor = self._criterion(logits, target)
+        if not self._counts:
+            return loss, torch.zeros_like(loss)
+        return loss, (logits.detach().argmax(1) == target).sum()
 
     def _precision(self) -> Any:
         narrow = _MIXED.get(self._recipe.dtype)

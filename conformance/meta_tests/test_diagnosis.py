@@ -247,7 +247,8 @@ def _right_answers() -> tuple[Trial, ...]:
     asked += [parallel_cases.request(row) for row in parallel_cases.ROWS if row.tier == "quick"]
     asked.append(replace(asked[len(SEEN_IN_INFERENCE)], moments={"velocity": _some_velocity()}))
     adamw = next(request for request in asked if _trains_by(request, "adamw"))
-    asked.append(replace(adamw, steps_before=7))
+    moments = {moment: _some_velocity() for moment in adamw.recipe.rule.moments}
+    asked.append(replace(adamw, moments=moments, steps_before=7))
     known = [expectation(request) for request in asked]
     answered = [(request, each.values, each) for request, each in zip(asked, known, strict=True)]
     later = time.thread_time() + 600
@@ -260,7 +261,7 @@ def _trains_by(request: Any, optimizer: str) -> bool:
 
 def _some_velocity() -> dict[str, np.ndarray]:
     weights = training_cases.request(TRAINING["learning-rate-drop"]).network.weights or {}
-    return {name: 0.1 * array for name, array in weights.items() if ".running_" not in name}
+    return {name: 0.1 * abs(array) for name, array in weights.items() if ".running_" not in name}
 
 
 SEEN_IN_INFERENCE = (
@@ -272,6 +273,7 @@ SEEN_IN_TRAINING = (
     *("learning-rate-drop", "biased-running-variance", "weight-decay-of-kernels-only"),
     *("label-smoothing", "learning-rates-by-layer", "without-nesterov"),
     *("given-dropout-masks-after-every-conv", "adamw", "clipped-norm"),
+    *("several-labels", "class-weights"),
 )
 FORESEEN = [d.id for d in catalogue().values() if d.recognises is None and d.dtype is None]
 

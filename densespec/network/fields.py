@@ -210,6 +210,24 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """A list of numbers of one interval, which may be empty."""
+
+    values: Interval
+    most: int = 100_000
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of at most {self.most} numbers, each {self.values.allowed}"
+
+    def parse(self, value: Any) -> tuple[float, ...]:
+        return tuple(map(self.values.parse, _at_most(self.most, _items(value))))
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "maxItems": self.most, "items": self.values.schema()}
+
+
+@dataclass(frozen=True)
 class Choice:
     options: tuple[str, ...]
 

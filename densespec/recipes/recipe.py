@@ -1,8 +1,16 @@
 """The training recipe: what each term of a training step means, exactly.
 
-Loss: the mean over the batch of -sum over c of t[c] * log softmax(logits)[c], where the target t is
-1 at the label and 0 elsewhere; with label smoothing s over C classes it is 1 - s + s / C at the
-label and s / C elsewhere.
+Loss, of logits z over C classes, with label smoothing s:
+
+- ``softmax``: the mean over the batch of -w[label] * sum over c of t[c] * log softmax(z)[c], where
+  the target t is 1 - s + s / C at the label and s / C elsewhere, and w is ``class_weights``, or 1.
+- ``sigmoid``: the mean over batch and classes of -(p * t * log sigmoid(z) + (1 - t) * log(1 -
+  sigmoid(z))), where t is label * (1 - s) + s / 2, and p is ``positive_weights``, or 1.
+- ``squared``: the mean over batch and classes of (z - label)**2.
+
+With the last two a sample has a label for each class. One that is not known is NaN, or negative
+with ``sigmoid``; it adds nothing, and is counted in the mean all the same, so that the loss of a
+batch is the mean of those of its parts. Nor is it divided by the sum of any weights.
 
 Step: the optimizer's rule (:mod:`densespec.recipes.optimizers`) for every trainable weight, with
 the gradient of the loss alone, at the learning rate of the step
@@ -37,6 +45,7 @@ from densespec.network.fields import (
     Integer,
     Interval,
     Milestones,
+    Numbers,
     OrNone,
     Record,
     constrained,
@@ -47,6 +56,9 @@ from densespec.recipes.optimizers import DESCENT, OPTIMIZERS, Moments, Rule, Ste
 from densespec.recipes.schedules import FALLING, SCHEDULES, SHAPES, STEPS, warmed
 
 AUGMENTATIONS = ("none", "cifar", "imagenet")
+LOSSES = ("softmax", "sigmoid", "squared")
+OF_ONE_LOSS = (("R29", "class_weights", "softmax"), ("R30", "positive_weights", "sigmoid"))
+"""The weights of classes that have a meaning with one loss alone."""
 DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
@@ -142,6 +154,27 @@ class TrainingRecipe(Record):
         default="per-replica",
     )
 
+    loss: Literal["softmax", "sigmoid", "squared"] = constrained(
+        "R28",
+        Choice(LOSSES),
+        "of logits: cross entropy of one label an image, or of several, each by itself, or the "
+        "squared error to numbers",
+        default="softmax",
+    )
+    class_weights: tuple[float, ...] = constrained(
+        "R29",
+        Numbers(Interval(0, 1e6)),
+        "factors on the loss of an image by its label, one for each class, with 'softmax'; none "
+        "are 1",
+        default=(),
+    )
+    positive_weights: tuple[float, ...] = constrained(
+        "R30",
+        Numbers(Interval(0, 1e6)),
+        "factors on the loss of labels that are given, one for each class, with 'sigmoid'; none "
+        "are 1",
+        default=(),
+    )
     optimizer: Literal["sgd", "adam", "adamw"] = constrained(
         "R17", Choice(tuple(OPTIMIZERS)), "by which rule weights move", default="sgd"
     )
@@ -224,6 +257,24 @@ class TrainingRecipe(Record):
                 self.final_rate,
                 f"at most learning_rate = {self.learning_rate}",
             )
+
+        for number, name, loss in OF_ONE_LOSS:
+            value = getattr(self, name)
+            if value and self.loss != loss:
+                raise SpecError(number, name, value, f"none, unless loss = {loss!r}")
+        if self.label_smoothing and self.loss == "squared":
+            raise SpecError("R11", "label_smoothing", self.label_smoothing, "0 of numbers")
+
+    def check_classes(self, classes: int) -> None:
+        """Check that weights of classes are as many as a network has classes.
+
+        Raises:
+            SpecError: they are not.
+        """
+        for number, name, _ in OF_ONE_LOSS:
+            value = getattr(self, name)
+            if value and len(value) != classes:
+                raise SpecError(number, name, value, f"{classes} numbers, one for each class")
 
     def rate_of_step(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of a step of the run, counted from 0."""

@@ -20,8 +20,8 @@ from densespec.reference.kernels import (
     Kernel,
     OpError,
     check_constraint,
-    cross_entropy,
 )
+from densespec.reference.losses import loss_and_slope
 
 
 def _weighted(tables: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
@@ -38,6 +38,9 @@ def _weighted(tables: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
 def _norm(arrays: Iterable[Array]) -> float:
     """The norm of arrays as one vector."""
     return float(np.sqrt(sum(float(np.square(array).sum()) for array in arrays)))
+
+
+PLAIN = TrainingRecipe()
 
 
 class ReferenceModel:
@@ -112,7 +115,7 @@ class ReferenceModel:
         labels: Array,
         *,
         masks: Mapping[str, Array] | None = None,
-        smoothing: float = 0.0,
+        recipe: TrainingRecipe = PLAIN,
     ) -> tuple[float, Arrays, Arrays]:
         """Loss in training mode, the gradient of every trainable weight, new running statistics.
 
@@ -120,9 +123,9 @@ class ReferenceModel:
 
         Args:
             x: (batch, channels, *spatial).
-            labels: (batch,) integers.
+            labels: such as the recipe's loss takes.
             masks: for each dropout node, an array of its input's shape: 1 keeps, 0 drops.
-            smoothing: of the labels.
+            recipe: what says the loss.
         """
         output = self.graph.output
         logits = self.graph.gives_logits
@@ -131,7 +134,7 @@ class ReferenceModel:
         )
         everything = {node.name for node in self.graph.nodes}
         values, contexts = self._forward(x, True, masks or {}, keep=everything)
-        loss, slope = cross_entropy(values[output.name], labels, smoothing)
+        loss, slope = loss_and_slope(recipe, values[output.name], labels)
         gradients = self._backward(values, contexts, slope)
         statistics = {
             f"{name}.{short}": array
@@ -186,7 +189,7 @@ class ReferenceModel:
                 x[part],
                 labels[part],
                 masks={name: mask[part] for name, mask in masks.items()},
-                smoothing=recipe.label_smoothing,
+                recipe=recipe,
             )
             for part in parts
         ]

@@ -19,7 +19,7 @@ from densespec.backends import (
 from densespec.data import Batches, dropout_masks
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.reference.kernels import cross_entropy
+from densespec.reference.losses import cross_entropy
 from densespec.training import features
 from densespec.training.curve import can_draw, draw_curve
 from densespec.training.errors import Diverged, TrainingError

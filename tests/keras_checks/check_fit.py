@@ -12,7 +12,7 @@ import pytest
 import densespec
 from densespec import DenseNetSpec, TrainingRecipe
 from densespec.errors import WeightsError
-from densespec.reference.kernels import cross_entropy
+from densespec.reference.losses import cross_entropy
 from densespec.reference.model import ReferenceModel
 from densespec.weights.checkpoint import TrainingState, read_checkpoint
 from densespec_keras import (

@@ -14,7 +14,7 @@ import densespec
 from densespec import TrainingRecipe
 from densespec.backends import get_backend
 from densespec.errors import WeightsError
-from densespec.reference.kernels import cross_entropy
+from densespec.reference.losses import cross_entropy
 from densespec_keras import SGD, BatchNormalization, CrossEntropy, loss_of, optimizer_of, schedule
 from densespec_keras.optimizers import StepwiseRate
 

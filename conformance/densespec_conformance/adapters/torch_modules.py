@@ -23,10 +23,10 @@ from densespec_conformance.adapters.foreign import ForeignArray, ForeignTrainer,
 from densespec_conformance.asking.constructor import ConstructorError
 from densespec_conformance.asking.requests import Unsupported
 from densespec_torch.backend import BACKEND
+from densespec_torch.losses import loss_of
 from densespec_torch.tensors import from_numpy, like, to_numpy, unwrapped
 from densespec_torch.training import (
     clip_gradients,
-    loss_of,
     moments_of,
     optimizer_of,
     restore_moments,
@@ -205,7 +205,7 @@ class ForeignTorchTrainer(ForeignTrainer):
         set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.zero_grad()
         logits = self._module.logits(x)
-        loss = self._loss(logits, torch.as_tensor(labels, dtype=torch.long, device=logits.device))
+        loss = self._loss(logits, torch.as_tensor(labels, device=logits.device))
         loss.backward()
         found = {
             name: to_numpy(torch.zeros_like(p) if p.grad is None else p.grad)

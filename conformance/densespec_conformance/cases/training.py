@@ -28,6 +28,7 @@ FEW_LAYERS = {"blocks": (2, 1)}
 """A network with fewer layers shows as well what most rows ask about."""
 
 
+CLASS_WEIGHTS = tuple(0.25 + 0.5 * index for index in range(SMALL.classes))
 ADAM: Mapping[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 1e-3,
@@ -82,6 +83,14 @@ ROWS = (
         {},
         {"layer_rates": {"block1": 0.1, "block1.layer2": 0.5, "classifier": 2.0}},
     ),
+    TrainingRow("class-weights", {}, {"class_weights": CLASS_WEIGHTS, "label_smoothing": 0.2}),
+    TrainingRow("several-labels", {}, {"loss": "sigmoid"}),
+    TrainingRow(
+        "several-labels-weighed-and-smoothed",
+        {},
+        {"loss": "sigmoid", "positive_weights": CLASS_WEIGHTS, "label_smoothing": 0.2},
+    ),
+    TrainingRow("squared-error", {}, {"loss": "squared"}),
     TrainingRow("adam", {"conv_bias": True}, ADAM | {"weight_decay": 0.1}),
     TrainingRow("adamw", {"conv_bias": True}, ADAMW | {"weight_decay": 0.5}),
     TrainingRow(

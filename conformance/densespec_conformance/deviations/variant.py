@@ -19,14 +19,15 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
 from densespec.recipes.optimizers import Step
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.reference.kernels import Array, Context, Kernel, cross_entropy
+from densespec.reference.kernels import Array, Context, Kernel
+from densespec.reference.losses import loss_and_slope
 from densespec.reference.model import ReferenceModel
 from densespec_conformance.asking.requests import Batch, NetworkToBuild, StepTrace, Train
 from densespec_conformance.deviations.kernels import KERNELS
 from densespec_conformance.judging.measure import spoken
 
-Loss = Callable[[Array, Array, float], tuple[float, Array]]
-"""A function of logits, labels and label smoothing that gives the loss and its gradient."""
+Loss = Callable[[TrainingRecipe, Array, Array], tuple[float, Array]]
+"""A function of the recipe, logits and labels that gives the loss and its gradient."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Rules:
         statistics: What is made of their running statistics.
     """
 
-    loss: Loss = cross_entropy
+    loss: Loss = loss_and_slope
     reported: Callable[[float, Arrays, TrainingRecipe, int], float] = (
         lambda loss, weights, recipe, count: loss
     )
@@ -437,17 +438,18 @@ class _Pass:
                 yield f"{name}.{short}", array
 
     def loss_and_slope(self) -> tuple[float, Array]:
-        variant, smoothing = self._step.variant, self._step.recipe.label_smoothing
+        variant = self._step.variant
         logits = self._values[variant.graph.output.name]
-        return variant.rules.loss(logits, self._labels, smoothing)
+        return variant.rules.loss(self._step.recipe, logits, self._labels)
 
     def gradients(self) -> Arrays:
-        variant, smoothing = self._step.variant, self._step.recipe.label_smoothing
+        variant, recipe = self._step.variant, self._step.recipe
+        terms = recipe.loss, recipe.label_smoothing, recipe.class_weights, recipe.positive_weights
 
         def compute() -> Arrays:
             model = ReferenceModel(variant.graph, variant.weights, kernels=variant.kernels)
             return model._backward(self._values, self._contexts, self.loss_and_slope()[1])
 
         kernels = tuple(variant.kernels.items())
-        key = (kernels, variant.graph.nodes, variant.rules.loss, smoothing)
+        key = (kernels, variant.graph.nodes, variant.rules.loss, terms)
         return self._step.memo.get(key, [*self._values.values(), self._labels], compute)

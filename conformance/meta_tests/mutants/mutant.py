@@ -15,6 +15,7 @@ SEED, ROUND_TRIP = "initial/same-bits-in-float32", "initial/weights-come-back-in
 RESUMED = "curve/sgd-taken-over-from-the-reference"
 RESUMED_ADAMW = "curve/adamw-taken-over-from-the-reference"
 MOMENTS = "moments/sgd-before-the-first-step"
+LABELS, WEIGHTS = "training/several-labels", "training/class-weights"
 ADAMW, CLIPPED = "training/adamw", "training/clipped-norm"
 TOGETHER, APART = "parallel/synchronised-norms", "parallel/norms-of-each-device"
 LAYER_RATES = "training/learning-rates-by-layer"

@@ -202,7 +202,7 @@ class _OtherRule(NumpyTrainer):
     def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
         model, rate = self._model, options["learning_rate"]
         loss, gradients, statistics = model.loss_and_gradients(x, labels, masks=options["masks"])
-        velocity = self.moments()["velocity"]
+        velocity = NumpyTrainer.moments(self)["velocity"]
         for name, gradient in gradients.items():
             model.weights[name], velocity[name] = self.rule(
                 model.weights[name], gradient, velocity[name], rate

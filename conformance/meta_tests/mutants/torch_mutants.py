@@ -18,6 +18,7 @@ from meta_tests.mutants.mutant import (
     DECAY,
     DROP,
     KERNELS_ONLY,
+    LABELS,
     MASKS,
     NEGATIVE,
     NO_DROPOUT,
@@ -28,6 +29,7 @@ from meta_tests.mutants.mutant import (
     SMOOTHING,
     SOFTMAX,
     STEM,
+    WEIGHTS,
     Mutant,
 )
 
@@ -854,6 +856,41 @@ MUTANTS: Mapping[str, Mutant] = {
         "step 26, velocity",
         ("moments-not-restored",),
         backend(trainer="ForgetsMomentum"),
+    ),
+    "TORCH_UNKNOWN_LABELS_ABSENT": Mutant(
+        "labels that are not known are taken for 0",
+        LABELS,
+        "step 1, loss",
+        ("unknown-labels-absent",),
+        backend(trainer="UnknownAsAbsent"),
+    ),
+    "TORCH_OVER_KNOWN_LABELS": Mutant(
+        "the loss is a mean over what is known",
+        LABELS,
+        "step 1, loss",
+        ("loss-over-known-labels",),
+        backend(trainer="OverKnownLabels"),
+    ),
+    "TORCH_LABELS_SUMMED": Mutant(
+        "the losses of labels are summed",
+        LABELS,
+        "step 1, loss",
+        ("loss-of-labels-summed",),
+        backend(trainer="LabelsSummed"),
+    ),
+    "TORCH_CLASS_WEIGHTS_IGNORED": Mutant(
+        "class weights are ignored",
+        WEIGHTS,
+        "step 1, loss",
+        ("class-weights-ignored",),
+        backend(trainer="WeightsIgnored"),
+    ),
+    "TORCH_CLASS_WEIGHTS_NORMALISED": Mutant(
+        "CrossEntropyLoss(weight=...), which divides by the sum of weights",
+        WEIGHTS,
+        "step 1, loss",
+        ("class-weights-normalised",),
+        backend(trainer="WeightsNormalised"),
     ),
     "TORCH_STEPS_COUNTED_ANEW": Mutant(
         "Adam's step is not restored, but its moments are",

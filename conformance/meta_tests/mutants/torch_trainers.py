@@ -144,6 +144,53 @@ class SmoothingOverTheOthers(_OtherLoss):
         return -(smooth * logits.log_softmax(1)).sum(1).mean()
 
 
+class _OtherLabels(TorchTrainer):
+    """Another loss of several labels."""
+
+    def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
+        logits = self._model(torch.from_numpy(x))
+        return self.loss(logits, torch.from_numpy(labels)), torch.zeros(())
+
+    def loss(self, logits: Any, target: Any) -> Any:
+        raise NotImplementedError
+
+
+class UnknownAsAbsent(_OtherLabels):
+    def loss(self, logits: Any, target: Any) -> Any:
+        absent = torch.where(target >= 0, target, 0)
+        return functional.binary_cross_entropy_with_logits(logits, absent)
+
+
+class OverKnownLabels(_OtherLabels):
+    def loss(self, logits: Any, target: Any) -> Any:
+        known = target >= 0
+        return functional.binary_cross_entropy_with_logits(logits[known], target[known])
+
+
+class LabelsSummed(_OtherLabels):
+    def loss(self, logits: Any, target: Any) -> Any:
+        known = (target >= 0).to(logits.dtype)
+        absent = torch.where(target >= 0, target, 0)
+        summed = functional.binary_cross_entropy_with_logits(
+            logits, absent, weight=known, reduction="sum"
+        )
+        return summed / len(logits)
+
+
+class WeightsIgnored(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        share = self._recipe.label_smoothing
+        return functional.cross_entropy(logits, target, label_smoothing=share)
+
+
+class WeightsNormalised(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        weights = logits.new_tensor(self._recipe.class_weights)
+        share = self._recipe.label_smoothing
+        each = functional.cross_entropy(logits, target, reduction="none", label_smoothing=share)
+        return (each * weights[target]).sum() / weights[target].sum()
+
+
 class TwoForwardPasses(TorchTrainer):
     def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
         with torch.no_grad():

@@ -117,6 +117,22 @@ def _train_norm(op: ops.BatchNorm, w: Values, x: jax.Array) -> tuple[jax.Array, 
     }
 
 
+def _loss(recipe: TrainingRecipe, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The recipe's loss of logits (batch, classes)."""
+    classes, smoothing = logits.shape[1], recipe.label_smoothing
+    if recipe.loss == "softmax":
+        target = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+        each = jnp.asarray(recipe.class_weights or (1.0,) * classes, logits.dtype)[labels]
+        target = target * (1 - smoothing) + smoothing / classes
+        return -(each * (target * jax.nn.log_softmax(logits)).sum(1)).mean()
+    if recipe.loss == "squared":
+        return jnp.square(jnp.where(jnp.isnan(labels), 0, logits - labels)).mean()
+    positive = jnp.asarray(recipe.positive_weights or 1.0, logits.dtype)
+    target = jnp.where(labels >= 0, labels, 0) * (1 - smoothing) + smoothing / 2
+    given, absent = jax.nn.softplus(-logits), jax.nn.softplus(logits)
+    return ((labels >= 0) * (positive * target * given + (1 - target) * absent)).mean()
+
+
 class Trainer:
     """Steps by the recipe on a model, in place."""
 
@@ -140,15 +156,11 @@ class Trainer:
     ) -> StepResult:
         graph, weights = self.model.graph, self.model.weights
         masks = self._drawn(len(x)) if masks is None else masks
-        smoothing = self.recipe.label_smoothing
 
         def loss_of(trained: Values) -> tuple[jax.Array, Values]:
             inputs = jnp.asarray(x, next(iter(weights.values())).dtype)
             values, statistics = compute(graph, weights | trained, inputs, masks)
-            logits = jax.nn.log_softmax(values[graph.output.name])
-            target = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
-            target = target * (1 - smoothing) + smoothing / logits.shape[1]
-            return -(target * logits).sum(1).mean(), statistics
+            return _loss(self.recipe, values[graph.output.name], jnp.asarray(labels)), statistics
 
         trained = {name: weights[name] for name in self.names}
         (loss, statistics), found = jax.value_and_grad(loss_of, has_aux=True)(trained)
