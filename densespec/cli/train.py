@@ -195,12 +195,16 @@ def _say_result(done: RunResult, as_json: bool) -> None:
         }
         print_json(record)
         return
-    if done.epochs and done.accuracy is not None:
-        best = done.best_epoch
-        assert best is not None, "an epoch was validated"
+    best = done.best_epoch
+    if done.accuracy is not None and best is not None:
         click.echo(
             f"test accuracy {done.accuracy:.2%} after epoch {done.epochs[-1]['epoch']}, at best "
             f"{best['validation_accuracy']:.2%} after epoch {best['epoch']}"
+        )
+    elif best is not None:
+        click.echo(
+            f"test loss {done.epochs[-1]['validation_loss']:.4f} after epoch "
+            f"{done.epochs[-1]['epoch']}, best by {done.judged_by} after epoch {best['epoch']}"
         )
     click.echo(f"weights {done.checkpoint}" + (f", best {done.best}" if done.best else ""))
     if not done.finished:

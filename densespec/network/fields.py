@@ -244,6 +244,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """Some of these texts, each at most once; they may be none."""
+
+    options: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of any of {', '.join(map(repr, self.options))}, each at most once"
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        found = tuple(map(Choice(self.options).parse, _at_most(len(self.options), _items(value))))
+        _reject_unless(len(set(found)) == len(found))
+        return found
+
+    def schema(self) -> dict[str, Any]:
+        each = Choice(self.options).schema()
+        return {"type": "array", "items": each, "uniqueItems": True}
+
+
+@dataclass(frozen=True)
 class Text:
     allowed = "a text that is not empty"
 

@@ -65,6 +65,8 @@ class EpochLine:
         epoch: counted from 1.
         step: steps done, the whole epoch included.
         loss, accuracy: means over the samples of the epoch, in training mode.
+        metrics: what else was asked for, over the test images, by name; see
+            :mod:`densespec.training.metrics`.
         validation_loss, validation_accuracy: over the test images, in inference mode; None
             without validation.
         learning_rate: the learning rate of its last step.
@@ -79,6 +81,7 @@ class EpochLine:
     accuracy: float | None
     validation_loss: float | None
     validation_accuracy: float | None
+    metrics: dict[str, float]
     learning_rate: float
     seconds: float
     backend: str
@@ -94,6 +97,7 @@ FIELD_TYPES: Mapping[Any, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
     "float | None": (int, float, type(None)),
+    "dict[str, float]": (dict,),
 }
 """What JSON holds of a field, by its annotation."""
 

@@ -28,6 +28,7 @@ from densespec.training.errors import TrainingError
 from densespec.training.features import may_cache
 from densespec.training.folder import read_last
 from densespec.training.keywords import takes_options
+from densespec.training.metrics import check_metrics
 from densespec.training.options import RunOptions
 from densespec.training.processes import launched
 from densespec.training.progress import Course, ProgressListener
@@ -174,6 +175,9 @@ def _planned(
     }
     training = Batches.for_training(dataset, run.recipe, **kind)
     training.check_norms(graph)
+    run.recipe.check_classes(graph.spec.classes)
+    dataset.check_loss(run.recipe.loss)
+    check_metrics(run.recipe, run.metrics, run.best)
     _check_devices(options.backend, engine, devices)
     _check_split(dataset, run.recipe, devices)
     return TrainingPlan(
