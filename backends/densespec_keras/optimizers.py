@@ -61,7 +61,7 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
                 f"the recipe trains by {recipe.optimizer!r}, which {cls.__name__} is not: "
                 "optimizer_of(recipe) gives the one of any recipe"
             )
-        options = {
+        options: dict[str, Any] = {
             "learning_rate": recipe.learning_rate,
             "weight_decay": recipe.weight_decay,
             "decay_kernels_only": recipe.decay_kernels_only,

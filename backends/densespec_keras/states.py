@@ -40,7 +40,7 @@ def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
     kept = moments_of(optimizer, variables.trainable(model, graph))
     moments = {moment: kept[moment] for moment in recipe.rule.moments if moment in kept}
     check_moments(graph, recipe, moments)
-    return TrainingState(int(optimizer.iterations), recipe, moments, graph.trainable_from)
+    return TrainingState(steps_of(optimizer), recipe, moments, graph.trainable_from)
 
 
 def restore_training_state(model: Any, state: TrainingState) -> None:
@@ -94,6 +94,11 @@ def moments_of(optimizer: RecipeOptimizer, trained: Mapping[str, Any]) -> dict[s
     """
     plain = getattr(optimizer, "momentum", None) == 0
     return {} if plain else {kind: slots(optimizer, trained, kind) for kind in optimizer.moments}
+
+
+def steps_of(optimizer: RecipeOptimizer) -> int:
+    """How many steps an optimizer has taken, on one device or in step on several."""
+    return int(variables.to_numpy(optimizer.iterations))
 
 
 def restore_moments(

@@ -19,7 +19,7 @@ from densespec_keras.emitter import Emitter, kind_of
 from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import OPTIMIZERS, watched
 from densespec_keras.running import as_input, formats_of, precision_of
-from densespec_keras.states import moments_of, restore_moments, slots
+from densespec_keras.states import moments_of, restore_moments, slots, steps_of
 from densespec_keras.variables import layer_policy, read, trainable
 
 
@@ -105,7 +105,7 @@ class KerasTrainer:
         if wanted == self._compiled_for:
             return
         if self._optimizer is not None:
-            self._moments, self._done = self.moments(), int(self._optimizer.iterations)
+            self._moments, self._done = self.moments(), steps_of(self._optimizer)
         self._compiled = self._twin() if wanted.masked else self._model
         kind = OPTIMIZERS[self._recipe.optimizer]
         self._optimizer = (watched(kind) if wanted.watched else kind).from_recipe(self._recipe)

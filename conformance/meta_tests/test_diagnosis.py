@@ -245,9 +245,10 @@ def _right_answers() -> tuple[Trial, ...]:
     asked: list[Any] = [forward_cases.request(FORWARD[name]) for name in SEEN_IN_INFERENCE]
     asked += [training_cases.request(TRAINING[name]) for name in SEEN_IN_TRAINING]
     asked += [parallel_cases.request(row) for row in parallel_cases.ROWS if row.tier == "quick"]
-    asked.append(replace(asked[len(SEEN_IN_INFERENCE)], moments={"velocity": _some_velocity()}))
+    first = asked[len(SEEN_IN_INFERENCE)]
+    asked.append(replace(first, moments={"velocity": _some_moment(first)}))
     adamw = next(request for request in asked if _trains_by(request, "adamw"))
-    moments = {moment: _some_velocity() for moment in adamw.recipe.rule.moments}
+    moments = {moment: _some_moment(adamw) for moment in adamw.recipe.rule.moments}
     asked.append(replace(adamw, moments=moments, steps_before=7))
     known = [expectation(request) for request in asked]
     answered = [(request, each.values, each) for request, each in zip(asked, known, strict=True)]
@@ -259,8 +260,8 @@ def _trains_by(request: Any, optimizer: str) -> bool:
     return isinstance(request, Train) and request.recipe.optimizer == optimizer
 
 
-def _some_velocity() -> dict[str, np.ndarray]:
-    weights = training_cases.request(TRAINING["learning-rate-drop"]).network.weights or {}
+def _some_moment(request: Train) -> dict[str, np.ndarray]:
+    weights = request.network.weights or {}
     return {name: 0.1 * abs(array) for name, array in weights.items() if ".running_" not in name}
 
 

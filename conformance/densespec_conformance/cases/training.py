@@ -29,7 +29,7 @@ FEW_LAYERS = {"blocks": (2, 1)}
 
 
 CLASS_WEIGHTS = tuple(0.25 + 0.5 * index for index in range(SMALL.classes))
-ADAM: Mapping[str, Any] = {
+ADAM: dict[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "epsilon": 1e-3,

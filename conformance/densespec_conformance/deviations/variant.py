@@ -94,7 +94,7 @@ class Update:
         m = beta1 * moments.get("first_moment", np.zeros_like(w)) + (1 - beta1) * g
         s = beta2 * moments.get("second_moment", np.zeros_like(w)) + (1 - beta2) * g**2
         first, second = (1 - beta**own.number if self.corrected else 1.0 for beta in (beta1, beta2))
-        sizes = {
+        sizes: dict[str, Callable[[], Array]] = {
             "outside": lambda: np.sqrt(s / second) + epsilon,
             "uncorrected": lambda: (np.sqrt(s) + epsilon) / np.sqrt(second),
             "inside": lambda: np.sqrt(s / second + epsilon),
