@@ -122,8 +122,10 @@ def _lines(path: Path) -> list[LogLine | None]:
 def _line(text: bytes) -> LogLine | None:
     with contextlib.suppress(JsonError):
         record = parsed_json(text, "a line")
-        if isinstance(record, dict) and _is_whole(record):
-            return record
+        if isinstance(record, dict):
+            if record.get("kind") == "epoch":
+                record.setdefault("metrics", {})  # lines of older versions have none
+            return record if _is_whole(record) else None
     return None
 
 

@@ -92,6 +92,15 @@ def test_the_log_is_written_for_tensorboard(tmp_path: Path) -> None:
     assert sum(b"epoch/validation_loss" in path.read_bytes() for path in written) == 1
 
 
+def test_a_run_whose_log_knows_no_metrics_goes_on(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1)
+    path = tmp_path / "run" / "log.jsonl"
+    path.write_text(path.read_text().replace('"metrics": {}, ', ""))
+    assert '"metrics"' not in path.read_text()
+    done = resumed(tmp_path, epochs=2)
+    assert [line["metrics"] for line in done.epochs] == [{}, {}]
+
+
 def test_the_command_takes_metrics(tmp_path: Path) -> None:
     said = ["train", "densenet-40-12", "--backend", "numpy", "--out", str(tmp_path / "x")]
     more = ["--metric", "auc", "--metric", "top5", "--best", "auc", "--dry-run", "--json"]
