@@ -48,7 +48,7 @@ class LazyImages(Protocol):
         ...
 
     def read(self, index: int) -> np.ndarray:
-        """Read one image, uint8 of shape (channels, *sizes)."""
+        """Read one image of shape (channels, *sizes), uint8 or floats."""
         ...
 
     def take(self, rows: np.ndarray) -> LazyImages:
