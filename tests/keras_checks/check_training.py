@@ -14,7 +14,7 @@ import densespec
 from densespec import TrainingRecipe
 from densespec.backends import get_backend
 from densespec.errors import WeightsError
-from densespec.reference.losses import cross_entropy
+from densespec.reference.losses import cross_entropy, loss_and_slope
 from densespec_keras import SGD, BatchNormalization, CrossEntropy, loss_of, optimizer_of, schedule
 from densespec_keras.optimizers import StepwiseRate
 
@@ -297,6 +297,55 @@ def test_sgd_clips_gradients_before_its_step(option: dict[str, float], clipped: 
     actual = steps(SGD.from_recipe(recipe, **option), "kernel", [0.1] * 3)
     expected = expected_steps(recipe, "x.kernel", [0.1] * 3, clipped)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_keras_adds_epsilon_before_it_corrects_the_bias() -> None:
+    """So its AdamW is the recipe's with an epsilon that shrinks; decay is in the same place."""
+    recipe = TrainingRecipe(optimizer="adamw", epsilon=0.01, weight_decay=0.1)
+    keras_own = keras.optimizers.AdamW(0.1, epsilon=0.01, weight_decay=0.1)
+    actual = steps(keras_own, "kernel", [0.1] * 3)
+    weight, moments = np.array([1.0, -2.0, 3.0]), ZERO
+    for number, gradient in enumerate(GRADIENTS, start=1):
+        shrunk = recipe.replace(epsilon=0.01 / (1 - recipe.beta2**number) ** 0.5)
+        weight, moments = shrunk.step("x.kernel", weight, gradient, moments, 0.1, number)
+    np.testing.assert_allclose(actual, weight, rtol=1e-5)
+    ours = steps(optimizer_of(recipe), "kernel", [0.1] * 3)
+    assert np.abs(actual - ours).max() > 1e-3
+
+
+@pytest.mark.parametrize("rate_per", ["step", "epoch"])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant", "steps"])
+def test_a_schedule_is_the_recipes(kind: Any, rate_per: Any) -> None:
+    recipe = TrainingRecipe(
+        epochs=4, milestones=(2, 3), schedule=kind, rate_per=rate_per, warmup_epochs=1
+    )
+    rate: Any = schedule(recipe, 3)
+    expected = [recipe.rate_of_step(step, 3) for step in range(12)]
+    np.testing.assert_allclose([float(rate(step)) for step in range(12)], expected, rtol=1e-5)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer_of(recipe)))
+    assert type(copy) is SGD
+    if not recipe.holds_rates:
+        assert type(rate).from_config(rate.get_config())(7) == rate(7)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"loss": "sigmoid", "positive_weights": (2.0, 0.5, 1.0), "label_smoothing": 0.1},
+        {"loss": "squared"},
+        {"class_weights": (2.0, 0.5, 1.0), "label_smoothing": 0.1},
+    ],
+    ids=["sigmoid", "squared", "class weights"],
+)
+def test_a_loss_is_the_recipes_and_can_be_saved(terms: dict[str, Any]) -> None:
+    recipe, logits = TrainingRecipe(**terms), np.random.default_rng(0).standard_normal((4, 3))
+    labels: Any = np.array([[1, 0, np.nan], [0, 1, 1], [1, 1, 0], [np.nan, 0, 1]], "float32")
+    labels = np.array([0, 2, 1, 1]) if recipe.loss == "softmax" else labels
+    loss = loss_of(recipe)
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    expected = loss_and_slope(recipe, logits, labels)[0]
+    for one in (loss, copy):
+        assert float(one(labels, logits.astype("float32"))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_sgd_follows_a_schedule() -> None:
