@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import densespec
-from densespec import DenseNetSpec, data
+from densespec import DenseNetSpec, TrainingRecipe, data
 from densespec.training import RunResult
 
 BACKENDS = ("torch.nn", "tensorflow", "torch", "jax")
@@ -52,13 +52,13 @@ def dataset(train: int = 2000, test: int = 500) -> data.Dataset:
     return data.Dataset.of(x, y, *given, classes=digits.classes, name="pairs of digits", scale=16)
 
 
-def train(backend: str, folder: Path, epochs: int = RECIPE.epochs) -> RunResult:
+def train(backend: str, folder: Path, recipe: TrainingRecipe = RECIPE, **sizes: int) -> RunResult:
     """Train on the pairs, and keep the epoch with the best mean AUC."""
     return densespec.train(
         SPEC,
         out=folder / backend,
-        recipe=RECIPE.replace(epochs=epochs, warmup_epochs=min(1, epochs - 1)),
-        data=dataset(),
+        recipe=recipe,
+        data=dataset(**sizes),
         backend=backend,
         metrics=("auc", "f1"),
         best="auc",

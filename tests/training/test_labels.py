@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,17 @@ def test_several_labels_are_never_made_one() -> None:
         Dataset.of(x, np.array([[0, np.inf]] * 10))
     with pytest.raises(DataError, match="an image has 2 labels, but there are 3 classes"):
         Dataset.of(x, np.zeros((10, 2)), classes=3)
+
+
+def test_the_example_trains_on_pairs_of_digits(tmp_path: Path) -> None:
+    module = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "two_labels.py"))
+    recipe = module["RECIPE"].replace(epochs=1, warmup_epochs=0, batch_size=8)
+    done = module["train"]("numpy", tmp_path, recipe, train=24, test=40)
+    assert done.finished
+    assert 0 < done.epochs[-1]["metrics"]["auc"] <= 1
+    found = module["dataset"](train=40, test=30)
+    assert np.isnan(found.train.y).any()
+    assert set(np.nansum(found.test.y, 1)) == {1, 2}
 
 
 # Metrics
