@@ -20,6 +20,7 @@ from densespec.errors import BackendUnavailable, PackageMissing, UnknownName
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.pretrained.accompaniment import NOTHING, Accompaniment
+from densespec.recipes.moments import OptimizerMoments
 from densespec.recipes.recipe import TrainingRecipe
 
 GROUP = "densespec.backends"
@@ -64,7 +65,8 @@ class StepResult:
     Attributes:
         gradients: those of the loss alone, without weight decay, by canonical name and shape; empty
             where they were not asked for.
-        correct: how many samples the training-mode logits classify rightly; None if not counted.
+        correct: how many samples the training-mode logits classify rightly; None if not counted,
+            as where a sample has several labels.
     """
 
     loss: float
@@ -88,7 +90,8 @@ class Trainer(Protocol):
 
         Args:
             x: (batch, channels, *spatial).
-            labels: (batch,) integers.
+            labels: (batch,) integers with the loss ``softmax``; with others (batch, classes)
+                numbers, of which one that is not known is NaN, or negative with ``sigmoid``.
             masks: one for each dropout node, of its shape with a batch axis before it: 1 keeps a
                 value, 0 drops it. Without masks, dropout draws its own.
             gradients: whether to give the gradients, which costs time.
@@ -99,18 +102,23 @@ class Trainer(Protocol):
         """Logits (batch, classes) of x (batch, channels, *spatial), in inference mode."""
         ...
 
-    def velocity(self) -> Arrays:
-        """The optimizer's momentum of every trainable weight, by canonical name and shape.
+    def moments(self) -> dict[str, Arrays]:
+        """What the optimizer keeps of every trainable weight, in the weight's shape.
 
-        Empty where the recipe has none.
+        It is by the names of ``recipe.rule.moments``, such as ``velocity``, and then by the
+        canonical name of the weight. It is empty where the optimizer keeps nothing.
         """
         ...
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        """Take up the momentum of a run that was stopped: what :meth:`velocity` gave there.
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        """Take up a run that was stopped.
+
+        Args:
+            moments: what :meth:`moments` gave there.
+            step: how many steps the run had taken.
 
         Raises:
-            WeightsError: it is not of the trainable weights; nothing is changed then.
+            WeightsError: they are not of the trainable weights; nothing is changed then.
         """
         ...
 
@@ -355,6 +363,34 @@ def require_logits(graph: Graph) -> None:
         raise ValueError(
             f"the network ends in {graph.output.name}, but the loss is of logits: build it with "
             "its classifier and without classifier_activation"
+        )
+
+
+def check_labels(recipe: TrainingRecipe, x: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    """Check that labels are such as the recipe's loss takes, one or more for each sample.
+
+    Raises:
+        ValueError: no samples, or labels of another kind, shape or range.
+    """
+    labels = np.asarray(labels)
+    single = recipe.loss == "softmax"
+    shape = (len(x),) if single else (len(x), classes)
+    kinds = "iu" if single else "fiu"
+    if not len(x) or labels.shape != shape or labels.dtype.kind not in kinds:
+        raise ValueError(
+            f"{len(x)} samples with labels of shape {labels.shape} and type {labels.dtype}, but "
+            f"there should be samples, each with {'an integer' if single else f'{classes} numbers'}"
+        )
+    if recipe.loss == "squared":
+        return
+    outside = labels >= classes if single else labels > 1
+    wrong = np.argwhere(outside | (labels < 0) if single else outside)
+    if len(wrong):
+        first = tuple(wrong[0])
+        allowed = f"[0, {classes})" if single else "[0, 1], or are negative or NaN"
+        raise ValueError(
+            f"label {labels[first]} of sample {first[0]}, but labels of this network lie in "
+            f"{allowed}"
         )
 
 

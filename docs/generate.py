@@ -25,6 +25,7 @@ from densespec.network.spec import DenseNetSpec
 from densespec.recipes.presets import presets
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference import kernels as reference
+from densespec.reference import losses
 from densespec.reference.model import ReferenceModel
 from densespec.training import RunOptions
 
@@ -105,7 +106,9 @@ def constraints() -> str:
     sources: dict[str, Callable[..., Any] | type] = {
         kind.__name__: type(kernel) for kind, kernel in reference.KERNELS.items()
     }
-    sources["the loss"] = reference.cross_entropy
+    sources["the loss softmax"] = losses.cross_entropy
+    sources["the loss sigmoid"] = losses.binary_cross_entropy
+    sources["the loss squared"] = losses.squared_error
     sources["a network"] = ReferenceModel.check_input
     sources["a training step"] = ReferenceModel.loss_and_gradients
     rows = []

@@ -122,15 +122,15 @@ def train(leg: Leg, settings: Settings, messages: Any) -> None:
     model = densespec.build(SPEC, backend=backend, weights=weights, seed=recipe.seed, dtype=dtype)
     trainer = engine.trainer(model, densespec.lower(SPEC), recipe)
     if found and found.training:
-        trainer.restore(found.training.velocity)
+        trainer.restore(found.training.moments, step=found.training.step)
     batches, clock = settings.batches(), time.perf_counter()
     for step in range(leg.start, leg.stop):
         x, labels = batches[step]
-        rate = recipe.learning_rate_at(step // batches.steps_per_epoch)
+        rate = recipe.rate_of_step(step, batches.steps_per_epoch)
         messages.put(("loss", trainer.step(x, labels, learning_rate=rate, gradients=False).loss))
     messages.put(("seconds", time.perf_counter() - clock))
     after = settings.folder / f"step-{leg.stop}.safetensors"
-    densespec.save(model, after, training=TrainingState(leg.stop, recipe, trainer.velocity()))
+    densespec.save(model, after, training=TrainingState(leg.stop, recipe, trainer.moments()))
     test = Batches.for_test(load("digits"), dtype=recipe.dtype)
     correct = sum(int((trainer.predict(x).argmax(1) == labels).sum()) for x, labels in test)
     messages.put(("accuracy", correct / len(test.split)))

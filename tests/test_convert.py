@@ -707,7 +707,9 @@ def trained(tmp_path: Path) -> Path:
     }
     path = tmp_path / "trained.safetensors"
     recipe = TrainingRecipe(epochs=40, batch_size=32)
-    write_checkpoint(path, graph, random_weights(SPEC), TrainingState(170, recipe, velocity))
+    write_checkpoint(
+        path, graph, random_weights(SPEC), TrainingState(170, recipe, {"velocity": velocity})
+    )
     return path
 
 
@@ -719,8 +721,10 @@ def test_training_state_comes_back(trained: Path) -> None:
     for weight in lower(SPEC).weights:
         if weight.trainable:
             expected = random.standard_normal(weight.shape).astype("float32")
-            np.testing.assert_array_equal(training.velocity[weight.name], expected)
-    assert training.velocity.keys() == {w.name for w in lower(SPEC).weights if w.trainable}
+            np.testing.assert_array_equal(training.moments["velocity"][weight.name], expected)
+    assert training.moments["velocity"].keys() == {
+        w.name for w in lower(SPEC).weights if w.trainable
+    }
 
 
 def test_momentum_is_no_weight_of_the_network(trained: Path, source: Path) -> None:

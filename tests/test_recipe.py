@@ -39,6 +39,20 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         "seed": 0,
         "dtype": "float32",
         "batch_norm": "per-replica",
+        "loss": "softmax",
+        "class_weights": (),
+        "positive_weights": (),
+        "optimizer": "sgd",
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epsilon": 1e-8,
+        "clip_norm": None,
+        "schedule": "steps",
+        "rate_per": "epoch",
+        "warmup_epochs": 0.0,
+        "warmup_steps": 0,
+        "warmup_start": 0.01,
+        "final_rate": 0.0,
     }
 
 
@@ -79,18 +93,60 @@ def test_gamma_is_the_factor_of_a_drop() -> None:
     assert [recipe.learning_rate_at(epoch) for epoch in (0, 150, 225)] == [0.8, 0.4, 0.2]
 
 
+COSINE = TrainingRecipe(epochs=4, schedule="cosine", learning_rate=1.0, final_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rates"),
+    [
+        pytest.param({}, [1.0, 0.5 + 0.25 * (1 + 0.5**0.5), 0.75, 0.5 + 0.25 * (1 - 0.5**0.5)]),
+        pytest.param({"schedule": "linear"}, [1.0, 0.875, 0.75, 0.625]),
+        pytest.param({"schedule": "constant"}, [1.0] * 4),
+        pytest.param({"schedule": "constant", "warmup_epochs": 2}, [0.01, 0.505, 1.0, 1.0]),
+        pytest.param({"schedule": "linear", "warmup_epochs": 2}, [0.01, 0.505, 1.0, 0.75]),
+        pytest.param({"warmup_epochs": 2, "warmup_start": 0.0}, [0.0, 0.5, 1.0, 0.75]),
+        pytest.param({"warmup_epochs": 1.5, "schedule": "steps"}, [0.01, 0.67, 0.1, 0.01]),
+    ],
+)
+def test_the_course_of_the_learning_rate_by_epoch(
+    changes: dict[str, Any], rates: list[float]
+) -> None:
+    recipe = COSINE.replace(**changes)
+    assert [recipe.learning_rate_at(epoch) for epoch in range(4)] == pytest.approx(rates, rel=1e-14)
+    assert [recipe.rate_of_step(step, 3) for step in range(12)] == pytest.approx(
+        [rate for rate in rates for _ in range(3)], rel=1e-14
+    )
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_steps": 3}, {"warmup_epochs": 1.5}])
+def test_the_course_of_the_learning_rate_by_step(warmup: dict[str, Any]) -> None:
+    recipe = COSINE.replace(schedule="linear", rate_per="step", **warmup)
+    rates = [recipe.rate_of_step(step, 2) for step in range(8)]
+    assert rates == pytest.approx([0.01, 0.34, 0.67, 1.0, 0.9, 0.8, 0.7, 0.6], rel=1e-14)
+    with pytest.raises(ValueError, match="changes with each step"):
+        recipe.learning_rate_at(0)
+    with pytest.raises(ValueError, match="changes with each step"):
+        recipe.learning_rates()
+
+
+def test_milestones_count_from_the_start_of_the_run() -> None:
+    recipe = TrainingRecipe(epochs=4, milestones=(2, 3), warmup_epochs=1, rate_per="step")
+    rates = [recipe.rate_of_step(step, 2) for step in range(8)]
+    assert rates == pytest.approx([0.001, 0.0505, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-14)
+
+
 # A step
 
 ONE = np.array([1.0])
 NONE = np.array([0.0])
 
 
-def _steps(recipe: TrainingRecipe, *steps: tuple[float, float]) -> list[tuple[float, float]]:
-    """Weight and velocity after each (gradient, learning rate), from weight 1 and velocity 0."""
-    weight, velocity, result = ONE, NONE, []
-    for gradient, rate in steps:
-        weight, velocity = recipe.step("a.kernel", weight, gradient * ONE, velocity, rate)
-        result.append((float(weight[0]), float(velocity[0])))
+def _steps(recipe: TrainingRecipe, *steps: tuple[float, float]) -> list[tuple[float, ...]]:
+    """Weight and moments after each (gradient, learning rate), from weight 1 and moments 0."""
+    weight, moments, result = ONE, dict.fromkeys(recipe.rule.moments, NONE), []
+    for number, (gradient, rate) in enumerate(steps, start=1):
+        weight, moments = recipe.step("a.kernel", weight, gradient * ONE, moments, rate, number)
+        result.append((float(weight[0]), *(float(array[0]) for array in moments.values())))
     return result
 
 
@@ -120,7 +176,34 @@ def test_a_drop_of_the_learning_rate_does_not_rescale_the_velocity() -> None:
 
 def test_without_momentum_a_step_is_plain_gradient_descent() -> None:
     recipe = TrainingRecipe(momentum=0, weight_decay=0)
-    assert _steps(recipe, (0.5, 0.5)) == [(0.75, 0.5)]
+    assert _steps(recipe, (0.5, 0.5)) == [(0.75,)]
+
+
+@pytest.mark.parametrize(("optimizer", "decoupled"), [("adam", False), ("adamw", True)])
+def test_adam_steps_by_hand(optimizer: str, decoupled: bool) -> None:
+    """beta1 0.5, beta2 0.75, epsilon 0.5, decay 0.1, rate 1 and then 0.1, gradients 0.4 and 0.2.
+
+    A moment over its correction is the gradient itself in the first step, whatever the betas.
+    """
+    recipe = TrainingRecipe(
+        optimizer=optimizer, beta1=0.5, beta2=0.75, epsilon=0.5, weight_decay=0.1
+    )
+    g = 0.4 if decoupled else 0.5
+    w = 1 - g / (g + 0.5) - (0.1 if decoupled else 0)
+    m, s = 0.5 * g, 0.25 * g * g
+    found = [(w, m, s)]
+    g = 0.2 if decoupled else 0.2 + 0.1 * w
+    m, s = 0.5 * m + 0.5 * g, 0.75 * s + 0.25 * g * g
+    ahead = (m / 0.75) / (math.sqrt(s / (1 - 0.75**2)) + 0.5)
+    w = w - 0.1 * ahead - (0.1 * 0.1 * w if decoupled else 0)
+    found.append((w, m, s))
+    np.testing.assert_allclose(_steps(recipe, (0.4, 1.0), (0.2, 0.1)), found, rtol=1e-14)
+
+
+def test_gradients_are_scaled_down_to_the_norm_and_never_up() -> None:
+    recipe = TrainingRecipe(clip_norm=2.0)
+    assert [recipe.clip_factor(norm) for norm in (0.0, 1.0, 2.0, 8.0)] == [1.0, 1.0, 1.0, 0.25]
+    assert TrainingRecipe().clip_factor(1e300) == 1.0
 
 
 @pytest.mark.parametrize("nesterov", [True, False], ids=["Nesterov", "plain"])
@@ -129,7 +212,8 @@ def test_steps_follow_the_formula(nesterov: bool) -> None:
     recipe = TrainingRecipe(momentum=0.9, weight_decay=0.01, nesterov=nesterov)
     weight, velocity = rng.standard_normal((3, 2)), rng.standard_normal((3, 2))
     gradient = rng.standard_normal((3, 2))
-    new, moving = recipe.step("a.kernel", weight, gradient, velocity, 0.1)
+    new, moments = recipe.step("a.kernel", weight, gradient, {"velocity": velocity}, 0.1)
+    moving = moments["velocity"]
     for index in np.ndindex(3, 2):
         g = gradient[index] + 0.01 * weight[index]
         v = 0.9 * velocity[index] + g
@@ -140,7 +224,7 @@ def test_steps_follow_the_formula(nesterov: bool) -> None:
 
 def test_a_step_leaves_its_arguments_alone() -> None:
     arrays = [np.array([1.0, 2.0]) for _ in range(3)]
-    TrainingRecipe().step("a.kernel", arrays[0], arrays[1], arrays[2], 0.1)
+    TrainingRecipe().step("a.kernel", arrays[0], arrays[1], {"velocity": arrays[2]}, 0.1)
     np.testing.assert_array_equal(arrays, [[1.0, 2.0]] * 3)
 
 
@@ -160,8 +244,8 @@ def test_weight_decay_spares_norms_and_biases_when_asked(name: str, spared: bool
     for only, decay in ((False, 0.01), (True, 0.0 if spared else 0.01)):
         recipe = TrainingRecipe(weight_decay=0.01, decay_kernels_only=only)
         assert recipe.decay_of(name) == decay
-        weight, velocity = recipe.step(name, ONE, NONE, NONE, 1.0)
-        assert velocity[0] == decay
+        weight, moments = recipe.step(name, ONE, NONE, {"velocity": NONE}, 1.0)
+        assert moments["velocity"][0] == decay
         assert weight[0] == pytest.approx(1 - 1.9 * decay, rel=1e-15)
 
 
@@ -185,6 +269,20 @@ ALLOWED = {
     "R14": "an integer of at least 0 and below 2**31",
     "R15": "'float32' or 'float64' or 'mixed_bfloat16' or 'mixed_float16'",
     "R16": "'per-replica' or 'synchronised'",
+    "R17": "'sgd' or 'adam' or 'adamw'",
+    "R18": "a number in [0, 1)",
+    "R19": "a number in [0, 1)",
+    "R20": "a number in (0, 1]",
+    "R21": "a number in (0, 1e+06], or none",
+    "R22": "'steps' or 'cosine' or 'linear' or 'constant'",
+    "R23": "'epoch' or 'step'",
+    "R24": "a number in [0, 1e+06]",
+    "R25": "an integer of at least 0 and below 2**31",
+    "R26": "a number in [0, 1]",
+    "R27": "a number in [0, 1000]",
+    "R28": "'softmax' or 'sigmoid' or 'squared'",
+    "R29": "a list of at most 100000 numbers, each a number in [0, 1e+06]",
+    "R30": "a list of at most 100000 numbers, each a number in [0, 1e+06]",
 }
 
 BROKEN: dict[str, tuple[str, list[object]]] = {
@@ -224,6 +322,20 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "R14": ("seed", [-1, 2**31, 1.0, True, "0", None]),
     "R15": ("dtype", ["float16", "double", None, 32]),
     "R16": ("batch_norm", ["synchronized", "", None, True]),
+    "R17": ("optimizer", ["AdamW", "rmsprop", "", None, True]),
+    "R18": ("beta1", [1, -0.1, math.nan, True, "0.9", None]),
+    "R19": ("beta2", [1, -0.1, math.nan, True, "0.9", None]),
+    "R20": ("epsilon", [0, -1e-8, 1.1, math.nan, True, "0", None]),
+    "R21": ("clip_norm", [0, -1, math.inf, math.nan, True, "1"]),
+    "R22": ("schedule", ["Cosine", "", None, True]),
+    "R23": ("rate_per", ["batch", "", None, True]),
+    "R24": ("warmup_epochs", [-1, math.inf, math.nan, True, "1", None]),
+    "R25": ("warmup_steps", [-1, 1.0, True, "1", None]),
+    "R26": ("warmup_start", [-0.1, 1.1, math.nan, True, "0", None]),
+    "R27": ("final_rate", [-0.1, 1001, math.nan, True, "0", None]),
+    "R28": ("loss", ["bce", "", None, True]),
+    "R29": ("class_weights", [[-1.0], [math.nan], ["1"], "1", 1.0, {1.0}, None]),
+    "R30": ("positive_weights", [[-1.0], [math.inf], [True], "1", 1.0, None]),
 }
 
 
@@ -278,10 +390,30 @@ def test_learning_rates_are_those_of_the_epochs_at_which_they_change(
     assert recipe.learning_rates() == changes
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 5, "warmup_epochs": 5}, r"warmup_epochs = 5\.0.* fewer than all 5 .*R24"),
+        ({"warmup_steps": 5}, r"warmup_steps = 5.* unless rate_per = 'step' \[R25\]"),
+        ({"warmup_steps": 5, "warmup_epochs": 1, "rate_per": "step"}, r"0 with warmup_epochs"),
+        ({"positive_weights": [1.0]}, r"none, unless loss = 'sigmoid' \[R30\]"),
+        ({"class_weights": [1.0], "loss": "sigmoid"}, r"none, unless loss = 'softmax' \[R29\]"),
+        ({"label_smoothing": 0.1, "loss": "squared"}, r"label_smoothing .* 0 of numbers \[R11\]"),
+        ({"learning_rate": 0.1, "final_rate": 0.2}, r"at most learning_rate = 0\.1 \[R27\]"),
+    ],
+)
+def test_fields_that_can_t_be_meant_together_are_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        TrainingRecipe(**fields)
+
+
 def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
-    assert ours == {field.metadata["constraint"]: field.name for field in FIELDS}
-    assert list(ours) == [f"R{n}" for n in range(1, 17)]
+    numbers = {field.metadata["constraint"]: field.name for field in FIELDS}
+    assert ours == numbers
+    assert list(ours) == [f"R{n}" for n in range(1, 31)]
 
 
 @pytest.mark.parametrize(

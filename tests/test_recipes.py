@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ def test_published_recipes_are_as_published(name: str) -> None:
     assert {field: getattr(recipe, field) for field in expected} == expected
     assert (recipe.learning_rate, recipe.momentum, recipe.nesterov) == (0.1, 0.9, True)
     assert recipe.weight_decay == 1e-4
+
+
+def test_the_scripts_recipe_of_torchvision_does_not_look_ahead() -> None:
+    recipe, papers = densespec.get_recipe("torchvision"), densespec.get_recipe("imagenet")
+    assert recipe.replace(nesterov=True) == papers
+    assert not recipe.nesterov
+
+
+def test_recipes_along_a_cosine_come_down_to_nothing() -> None:
+    paper = densespec.get_recipe("densenet264-k48")
+    rates = [paper.learning_rate_at(epoch) for epoch in (0, 45, 89)]
+    assert rates == pytest.approx([0.1, 0.05, 0.1 * (1 + math.cos(math.pi * 89 / 90)) / 2])
+    fine = densespec.get_recipe("fine-tune")
+    assert fine.rate_of_step(100, 100) == fine.learning_rate == 3e-4
+    assert fine.rate_of_step(0, 100) == pytest.approx(3e-6)
+    assert fine.rate_of_step(1999, 100) < 1e-8
 
 
 def test_every_named_recipe_says_what_it_is_for() -> None:

@@ -32,8 +32,15 @@ from densespec.network.ops import (
     Softmax,
 )
 from densespec.network.spec import DenseNetSpec
+from densespec.recipes.moments import zero_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.reference.kernels import KERNELS, Context, OpError, cross_entropy
+from densespec.reference.kernels import KERNELS, Context, OpError
+from densespec.reference.losses import (
+    binary_cross_entropy,
+    cross_entropy,
+    loss_and_slope,
+    squared_error,
+)
 from densespec.reference.model import ReferenceModel
 from tests.strategies import tiny
 
@@ -538,6 +545,60 @@ def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_classes() -> None
     assert loss == pytest.approx(math.log(10), rel=1e-15)
 
 
+def test_cross_entropy_weighs_samples_by_their_labels() -> None:
+    """Nothing is divided by the sum of the weights: 2 * log 2 and 0.5 * log 2, over 2 samples."""
+    loss, slope = cross_entropy(np.zeros((2, 2)), np.array([0, 1]), weights=(2.0, 0.5))
+    assert loss == pytest.approx(1.25 * math.log(2), rel=1e-15)
+    np.testing.assert_allclose(slope, [[-0.5, 0.5], [0.125, -0.125]], **EXACT)
+
+
+def test_binary_cross_entropy_by_hand() -> None:
+    """Of logits 0, each label costs log 2; one of four is not known, one counts three times."""
+    labels = np.array([[1.0, 0.0], [np.nan, 1.0]])
+    loss, slope = binary_cross_entropy(np.zeros((2, 2)), labels, weights=(3.0, 1.0))
+    assert loss == pytest.approx((3 + 1 + 0 + 1) / 4 * math.log(2), rel=1e-15)
+    np.testing.assert_allclose(slope, np.array([[-1.5, 0.5], [0, -0.5]]) / 4, **EXACT)
+    negative = binary_cross_entropy(np.zeros((2, 2)), np.nan_to_num(labels, nan=-1), 0, (3.0, 1.0))
+    assert negative[0] == loss
+    smooth, _ = binary_cross_entropy(np.full((1, 1), 2.0), np.ones((1, 1)), 0.2)
+    given, absent = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
+    assert smooth == pytest.approx(0.9 * given + 0.1 * absent, rel=1e-15)
+
+
+def test_squared_error_by_hand() -> None:
+    loss, slope = squared_error(np.array([[1.0, 5.0]]), np.array([[3.0, np.nan]]))
+    assert loss == 2.0
+    np.testing.assert_array_equal(slope, [[-2.0, 0.0]])
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "squared", "softmax"])
+def test_the_slope_of_a_loss_is_its_difference(loss: str) -> None:
+    rng, weights = np.random.default_rng(0), (0.5, 2.0, 1.0)
+    logits, labels = rng.standard_normal((4, 3)), np.array([[1.0, 0, np.nan]] * 4)
+    labels = np.array([0, 2, 1, 1]) if loss == "softmax" else labels
+    options = {"softmax": {"class_weights": weights}, "sigmoid": {"positive_weights": weights}}
+    recipe = TrainingRecipe(loss=loss, **options.get(loss, {}))  # type: ignore[arg-type]
+    _, slope = loss_and_slope(recipe, logits, labels)
+    for place in np.ndindex(4, 3):
+        step = np.zeros((4, 3))
+        step[place] = 1e-5
+        above, below = (loss_and_slope(recipe, logits + s, labels)[0] for s in (step, -step))
+        assert slope[place] == pytest.approx((above - below) / 2e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "message"),
+    [
+        ("sigmoid", np.zeros(2), r"should have the shape \(2, 3\), but was \(2,\) \[O7\]"),
+        ("sigmoid", np.full((2, 3), 1.5), r"should lie in \[0, 1\], or be negative or NaN \[O7\]"),
+        ("squared", np.zeros((3, 2)), r"should have the shape \(2, 3\), .* \[O8\]"),
+    ],
+)
+def test_labels_that_a_loss_can_t_take_are_refused(loss: str, labels: Any, message: str) -> None:
+    with pytest.raises(OpError, match=message):
+        loss_and_slope(TrainingRecipe(loss=loss), np.zeros((2, 3)), labels)  # type: ignore[arg-type]
+
+
 def test_cross_entropy_of_large_logits_stays_finite() -> None:
     loss, gradient = cross_entropy(np.array([[1000.0, -1000.0]]), np.array([1]))
     assert loss == 2000
@@ -869,7 +930,7 @@ def test_a_float32_model_computes_in_float32(spec: DenseNetSpec, size: tuple[int
         result = model.train_step(
             x, labels, TrainingRecipe(), learning_rate=learning_rate, masks=masks
         )
-        kept = [result.gradients, model.weights, model.velocity]
+        kept = [result.gradients, model.weights, model.moments["velocity"]]
         assert {array.dtype for arrays in kept for array in arrays.values()} == {model.dtype}
     for name, array in single.weights.items():
         np.testing.assert_allclose(array, double.weights[name], rtol=1e-5, atol=1e-5, err_msg=name)
@@ -896,7 +957,7 @@ def test_two_steps_of_pure_decay_by_hand() -> None:
         for name in trainable:
             np.testing.assert_array_equal(result.gradients[name], 0)
             np.testing.assert_allclose(model.weights[name], weight, **EXACT)
-            np.testing.assert_allclose(model.velocity[name], velocity, **EXACT)
+            np.testing.assert_allclose(model.moments["velocity"][name], velocity, **EXACT)
 
 
 def test_two_steps_of_a_bias_by_hand() -> None:
@@ -922,10 +983,12 @@ def test_two_steps_of_a_bias_by_hand() -> None:
     bias = 0.95 - 0.1 * (slope + 0.9 * (slope - 0.45))
     np.testing.assert_allclose(model.weights["classifier.bias"], [bias, -bias], **EXACT)
     np.testing.assert_allclose(
-        model.velocity["classifier.bias"], [slope - 0.45, 0.45 - slope], **EXACT
+        model.moments["velocity"]["classifier.bias"], [slope - 0.45, 0.45 - slope], **EXACT
     )
     assert not any(
-        array.any() for name, array in model.velocity.items() if name != "classifier.bias"
+        array.any()
+        for name, array in model.moments["velocity"].items()
+        if name != "classifier.bias"
     )
 
 
@@ -937,8 +1000,10 @@ def test_a_step_applies_the_recipe_to_every_weight(
     model, masks = _model(graph), _masks(graph, batch=3)
     x, labels = _random(3, spec.in_channels, *size), np.array([0, 2, 1])
     recipe = TrainingRecipe(weight_decay=0.01, decay_kernels_only=True)
+    zeros = zero_moments(graph, recipe, "float64")["velocity"]
     for rate in (0.1, 0.1, 0.01):
-        weights, velocity = dict(model.weights), dict(model.velocity)
+        weights = dict(model.weights)
+        velocity = dict(model.moments.get("velocity", zeros))
         loss, gradients, statistics = model.loss_and_gradients(x, labels, masks=masks)
         result = model.train_step(x, labels, recipe, learning_rate=rate, masks=masks)
         assert result.loss == loss
@@ -948,7 +1013,7 @@ def test_a_step_applies_the_recipe_to_every_weight(
             decayed = gradient + (0.01 * weights[name] if name.endswith("kernel") else 0)
             moving = 0.9 * velocity[name] + decayed
             moved = weights[name] - rate * (decayed + 0.9 * moving)
-            np.testing.assert_allclose(model.velocity[name], moving, **EXACT)
+            np.testing.assert_allclose(model.moments["velocity"][name], moving, **EXACT)
             np.testing.assert_allclose(model.weights[name], moved, **EXACT)
         for name, array in statistics.items():
             np.testing.assert_array_equal(model.weights[name], array)

@@ -144,7 +144,7 @@ def test_the_curve_is_the_references(variance: str, start: str | None, tmp_path:
     state = read_checkpoint(tmp_path / "end.safetensors").training
     assert state is not None
     assert (state.step, state.trainable_from) == (4 * BATCHES, graph.trainable_from)
-    assert_close(dict(state.velocity), dict(expected.trainer.velocity()))
+    assert_close(state.moments["velocity"], expected.trainer.moments()["velocity"])
 
 
 @pytest.mark.parametrize("milestones", [(1, 3), (0.3, 0.4), (0.5, 0.75), (3, 9)])
@@ -163,7 +163,7 @@ def test_a_run_of_another_backend_goes_on_in_lightning_and_back(stop: int, tmp_p
     graph = lower(SPEC)
     unbroken = Run(graph, RECIPE).train(range(4))
     first = Run(graph, RECIPE).train(range(stop - 1))
-    state = TrainingState((stop - 1) * BATCHES, RECIPE, first.trainer.velocity())
+    state = TrainingState((stop - 1) * BATCHES, RECIPE, first.trainer.moments())
     write_checkpoint(tmp_path / "1.safetensors", graph, first.weights(), state)
 
     module, seen = DenseNetModule.from_checkpoint(tmp_path / "1.safetensors"), Losses()
@@ -176,7 +176,7 @@ def test_a_run_of_another_backend_goes_on_in_lightning_and_back(stop: int, tmp_p
     assert found.training is not None
     assert found.training.step == stop * BATCHES
     last.engine.write_weights(last.model, graph, found.arrays)
-    last.trainer.restore(found.training.velocity)
+    last.trainer.restore(found.training.moments, step=found.training.step)
     last.train(range(stop, 4))
     assert_close(last.weights(), unbroken.weights())
 
@@ -184,7 +184,7 @@ def test_a_run_of_another_backend_goes_on_in_lightning_and_back(stop: int, tmp_p
 def test_a_run_that_stopped_within_an_epoch_is_refused(tmp_path: Path) -> None:
     graph, path = lower(SPEC), tmp_path / "net.safetensors"
     run = Run(graph, RECIPE)
-    state = TrainingState(4, RECIPE, run.trainer.velocity())
+    state = TrainingState(4, RECIPE, run.trainer.moments())
     write_checkpoint(path, graph, run.weights(), state)
     module = DenseNetModule.from_checkpoint(path)
     with pytest.raises(ValueError, match="step 4, within an epoch of 3 steps"):
@@ -345,7 +345,7 @@ def test_two_processes_do_what_the_recipe_defines(tmp_path: Path) -> None:
         reference = get_backend("numpy").parallel_trainer(
             graph, start, recipe, replicas=2, dtype="float64"
         )
-        state = TrainingState(0, recipe, reference.velocity(), graph.trainable_from)
+        state = TrainingState(0, recipe, reference.moments(), graph.trainable_from)
         write_checkpoint(tmp_path / f"{kind}.safetensors", graph, start, state)
         for epoch in range(2):
             for part in order:

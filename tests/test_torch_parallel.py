@@ -82,13 +82,13 @@ def test_two_processes_do_what_the_recipe_defines(kind: str) -> None:
     expected.step(*first[:2], masks=first[2], learning_rate=0.1)
     actual = trainer_of("torch.nn", graph, expected.weights(), recipe)
     try:
-        actual.restore(expected.velocity())
+        actual.restore(expected.moments(), step=1)
         for index, (x, labels, masks) in enumerate(rest):
             options = {"masks": masks, "learning_rate": 0.1 / (index + 1)}
             ours, theirs = (each.step(x, labels, **options) for each in (actual, expected))
             assert ours.loss == pytest.approx(theirs.loss, abs=1e-12)
             assert_close(ours.gradients, theirs.gradients)
-        assert_close(actual.velocity(), expected.velocity())
+        assert_close(actual.moments()["velocity"], expected.moments()["velocity"])
         x = first[0]
         np.testing.assert_allclose(actual.predict(x[:1]), expected.predict(x[:1]), atol=1e-12)
         assert_close(actual.weights(), expected.weights())
@@ -98,8 +98,8 @@ def test_two_processes_do_what_the_recipe_defines(kind: str) -> None:
 
         with pytest.raises(ValueError, match="batch of 1 cannot be split among 2"):
             actual.step(x[:1], labels[:1], learning_rate=0.1)
-        with pytest.raises(WeightsError, match="momentum"):
-            actual.restore({"stem.conv.kernel": np.zeros(3)})
+        with pytest.raises(WeightsError, match="velocity of"):
+            actual.restore({"velocity": {"stem.conv.kernel": np.zeros(3)}}, step=1)
         assert_close(actual.weights(), expected.weights())
 
         with pytest.raises(ValueError, match=r"label 9 of sample 1, .* lie in \[0, 5\)"):
@@ -145,7 +145,7 @@ for kind in ("per-replica", "synchronised"):
     )
     graph = model.densespec.graph
     trainer = get_backend("torch.nn").trainer(model.to(world.device), graph, state.recipe)
-    trainer.restore(state.velocity)
+    trainer.restore(state.moments, step=state.step)
     with np.load(f"{folder}/{kind}.npz") as given:
         data = dict(given)
     for step in range(int(data["steps"])):
@@ -157,7 +157,7 @@ for kind in ("per-replica", "synchronised"):
     weights = trainer.weights()
     predicted = distributed.total([trainer.predict(data["x0"])[0, 0]])
     if world.rank == 0:
-        state = TrainingState(step, state.recipe, trainer.velocity(), state.trainable_from)
+        state = TrainingState(step, state.recipe, trainer.moments(), state.trainable_from)
         write_checkpoint(f"{folder}/{kind}-end.safetensors", graph, weights, state)
         results = dict(loss=result.loss, correct=result.correct, predicted=predicted)
         np.savez(f"{folder}/{kind}-end.npz", size=world.size, **results)
@@ -171,7 +171,7 @@ def test_processes_of_torchrun_train_each_on_its_part(tmp_path: Path) -> None:
     for kind in ("per-replica", "synchronised"):
         graph, recipe = network(kind)
         reference = trainer_of("numpy", graph, start_of(graph), recipe)
-        state = TrainingState(0, recipe, reference.velocity(), graph.trainable_from)
+        state = TrainingState(0, recipe, reference.moments(), graph.trainable_from)
         write_checkpoint(tmp_path / f"{kind}.safetensors", graph, reference.weights(), state)
         given: dict[str, Any] = {"steps": STEPS}
         for step, (x, labels, masks) in enumerate(batches(graph)):
@@ -194,7 +194,7 @@ def test_processes_of_torchrun_train_each_on_its_part(tmp_path: Path) -> None:
         found = read_checkpoint(tmp_path / f"{kind}-end.safetensors")
         assert_close(found.arrays, reference.weights())
         assert found.training is not None
-        assert_close(found.training.velocity, reference.velocity())
+        assert_close(found.training.moments["velocity"], reference.moments()["velocity"])
         with np.load(tmp_path / f"{kind}-end.npz") as results:
             assert results["size"] == 2
             assert float(results["loss"]) == pytest.approx(loss, abs=1e-12)

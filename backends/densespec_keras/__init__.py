@@ -3,12 +3,12 @@
 Keras takes its engine once, when it is first imported; so importing this package does not import
 Keras. The names below do, on first use:
 
-    from densespec_keras import SGD, loss_of
-    model.compile(SGD.from_recipe(recipe), loss_of(recipe), metrics=["accuracy"])
+    from densespec_keras import loss_of, optimizer_of
+    model.compile(optimizer_of(recipe), loss_of(recipe), metrics=["accuracy"])
 
 A saved ``.keras`` file loads with Keras alone, unless the network has unbiased running variance or
-dropout, runs in another mode than ``layers``, or was compiled with ``SGD`` or ``CrossEntropy``:
-import any name from here first, and Keras knows them all.
+dropout, runs in another mode than ``layers``, or was compiled with an optimizer or a loss of
+densespec's: import any name from here first, and Keras knows them all.
 """
 
 import importlib
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from densespec_keras.losses import CrossEntropy as CrossEntropy
     from densespec_keras.losses import loss_of as loss_of
     from densespec_keras.optimizers import SGD as SGD
+    from densespec_keras.optimizers import Adam as Adam
+    from densespec_keras.optimizers import AdamW as AdamW
+    from densespec_keras.optimizers import optimizer_of as optimizer_of
     from densespec_keras.optimizers import schedule as schedule
     from densespec_keras.planned import Efficient as Efficient
     from densespec_keras.planned import Fast as Fast
@@ -38,6 +41,9 @@ _NEEDS_KERAS = {
     "CrossEntropy": "losses",
     "loss_of": "losses",
     "SGD": "optimizers",
+    "Adam": "optimizers",
+    "AdamW": "optimizers",
+    "optimizer_of": "optimizers",
     "schedule": "optimizers",
     "Efficient": "planned",
     "Fast": "planned",

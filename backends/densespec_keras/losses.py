@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,10 +13,11 @@ from densespec.recipes.recipe import TrainingRecipe
 
 @keras.saving.register_keras_serializable(package="densespec")
 class CrossEntropy(keras.losses.Loss):
-    """Cross-entropy of integer labels with label smoothing, which Keras's sparse one lacks.
+    """Cross-entropy of integer labels with what Keras's sparse one lacks: smoothing, and weights.
 
     Args:
         label_smoothing: share of the target spread evenly over all classes.
+        class_weights: factors on the loss of a sample by its label, one for each class; none are 1.
         from_logits: whether the model gives logits, not probabilities.
         **kwargs: of ``keras.losses.Loss``.
     """
@@ -24,6 +26,7 @@ class CrossEntropy(keras.losses.Loss):
         self,
         label_smoothing: float = 0.0,
         from_logits: bool = True,
+        class_weights: Sequence[float] = (),
         name: str = "cross_entropy",
         **kwargs: Any,
     ) -> None:
@@ -31,30 +34,109 @@ class CrossEntropy(keras.losses.Loss):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing = {label_smoothing!r}, but should be in [0, 1)")
         self.label_smoothing, self.from_logits = label_smoothing, from_logits
+        self.class_weights = tuple(class_weights)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         if len(y_true.shape) == len(y_pred.shape):  # (batch, 1)
             y_true = ops.squeeze(y_true, -1)
         labels = ops.cast(y_true, "int32")
         target = ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
-        return keras.losses.categorical_crossentropy(
+        each = keras.losses.categorical_crossentropy(
             target, y_pred, from_logits=self.from_logits, label_smoothing=self.label_smoothing
         )
+        if not self.class_weights:
+            return each
+        return each * ops.sum(target * ops.convert_to_tensor(self.class_weights, target.dtype), -1)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "label_smoothing": self.label_smoothing,
             "from_logits": self.from_logits,
+            "class_weights": list(self.class_weights),
         }
 
 
+@keras.saving.register_keras_serializable(package="densespec")
+class BinaryCrossEntropy(keras.losses.Loss):
+    """Cross-entropy of several labels a sample; those that are negative or NaN are not known.
+
+    They add nothing, and are counted in the mean.
+
+    Args:
+        label_smoothing: share of the target that becomes a half.
+        from_logits: whether the model gives logits, not probabilities.
+        positive_weights: factors on the loss of labels that are given, one for each class.
+        **kwargs: of ``keras.losses.Loss``.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        from_logits: bool = True,
+        positive_weights: Sequence[float] = (),
+        name: str = "binary_cross_entropy",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.label_smoothing, self.from_logits = label_smoothing, from_logits
+        self.positive_weights = tuple(positive_weights)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        known = y_true >= 0
+        label = ops.cast(ops.where(known, y_true, 0), y_pred.dtype)
+        target = label * (1 - self.label_smoothing) + self.label_smoothing / 2
+        given, other = self._surprises(y_pred)
+        if self.positive_weights:
+            given = given * ops.convert_to_tensor(self.positive_weights, y_pred.dtype)
+        each = target * given + (1 - target) * other
+        return ops.mean(ops.cast(known, each.dtype) * each, axis=-1)
+
+    def _surprises(self, y_pred: Any) -> tuple[Any, Any]:
+        """Minus the logarithms of a label's probability, and of its absence."""
+        if self.from_logits:
+            return ops.softplus(-y_pred), ops.softplus(y_pred)
+        least = keras.config.epsilon()
+        return -ops.log(ops.maximum(y_pred, least)), -ops.log(ops.maximum(1 - y_pred, least))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "label_smoothing": self.label_smoothing,
+            "from_logits": self.from_logits,
+            "positive_weights": list(self.positive_weights),
+        }
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class SquaredError(keras.losses.Loss):
+    """Squared error to several numbers a sample; those that are NaN are not known.
+
+    They add nothing, and are counted in the mean.
+
+    Args:
+        **kwargs: of ``keras.losses.Loss``.
+    """
+
+    def __init__(self, name: str = "squared_error", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        known = ops.logical_not(ops.isnan(y_true))
+        label = ops.where(known, ops.cast(y_true, y_pred.dtype), ops.stop_gradient(y_pred))
+        return ops.mean(ops.square(y_pred - label), axis=-1)
+
+
 def loss_of(recipe: TrainingRecipe, *, from_logits: bool = True, dtype: Any = None) -> Any:
-    """The loss of a recipe: Keras's own, unless the recipe smooths labels.
+    """The loss of a recipe: Keras's own, unless the recipe smooths or weighs labels.
 
     Args:
         from_logits: whether the model gives logits, not probabilities.
         dtype: the dtype of the loss; None for Keras's ``floatx``.
     """
-    if recipe.label_smoothing:
-        return CrossEntropy(recipe.label_smoothing, from_logits, dtype=dtype)
+    smoothing, weights = recipe.label_smoothing, recipe.class_weights
+    if recipe.loss == "sigmoid":
+        return BinaryCrossEntropy(smoothing, from_logits, recipe.positive_weights, dtype=dtype)
+    if recipe.loss == "squared":
+        return SquaredError(dtype=dtype)
+    if smoothing or weights:
+        return CrossEntropy(smoothing, from_logits, weights, dtype=dtype)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits, dtype=dtype)

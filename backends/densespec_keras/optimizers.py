@@ -1,85 +1,86 @@
-"""SGD as the paper trained with: the recipe's step as a ``keras.optimizers.Optimizer``."""
+"""The recipe's optimizers as ``keras.optimizers.Optimizer``, each of which can be saved."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.schedules import FALLING, STEPS
 
 
-@keras.saving.register_keras_serializable(package="densespec")
-class SGD(keras.optimizers.Optimizer):
-    """SGD whose velocity holds no learning rate and whose weight decay is part of the gradient.
+class RecipeOptimizer(keras.optimizers.Optimizer):
+    """What the optimizers of recipes have in common: decay and learning rates by weight, clipping.
 
-    Per weight: ``g += weight_decay * w``; ``v = momentum * v + g``; then with Nesterov momentum
-    ``w -= lr * (g + momentum * v)``, without ``w -= lr * v``: the rule of Torch7 and
-    ``torch.optim.SGD``. ``keras.optimizers.SGD`` differs from it as soon as the learning rate
-    changes, and decays weights apart from the gradient.
-
-    Args:
-        learning_rate: a number or a ``LearningRateSchedule``.
-        momentum: the share of the velocity that is kept at each step, in [0, 1).
-        nesterov: whether momentum looks ahead.
-        weight_decay: coefficient of coupled L2 decay.
-        decay_kernels_only: whether norms and biases are spared from weight decay.
-        layer_rates: factors on the learning rate by the name of a part of the network, such as
-            ``{"block4": 0.1, "classifier": 2}``: it fits the layer of that name, and layers whose
-            names go on after it with an underscore. The longest name that fits counts.
-        **kwargs: of ``keras.optimizers.Optimizer``: ``clipnorm``, ``loss_scale_factor``, ...
+    Attributes:
+        moments: what :mod:`densespec.recipes.optimizers` calls the arrays that are kept of each
+            weight; they are attributes of these names once the optimizer is built.
     """
+
+    moments: tuple[str, ...] = ()
+    NAMES: ClassVar[tuple[str, ...]]
+    """What recipes call the optimizer."""
 
     def __init__(
         self,
-        learning_rate: Any = 0.1,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 1e-4,
-        decay_kernels_only: bool = False,
-        layer_rates: Mapping[str, float] | None = None,
-        name: str = "SGD",
+        learning_rate: Any,
+        weight_decay: float,
+        decay_kernels_only: bool,
+        layer_rates: Mapping[str, float] | None,
         **kwargs: Any,
     ) -> None:
         if "decay" in kwargs:
             raise ValueError(
-                "decay, which Keras once had for the learning rate, is no argument of this SGD: "
-                "give weight_decay for L2 decay, or a schedule for the learning rate"
+                f"decay, which Keras once had for the learning rate, is no argument of this "
+                f"{type(self).__name__}: give weight_decay for L2 decay, or a schedule for the "
+                "learning rate"
             )
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum = {momentum!r}, but should be in [0, 1)")
+        super().__init__(learning_rate=learning_rate, **kwargs)
         if not weight_decay >= 0:
             raise ValueError(f"weight_decay = {weight_decay!r}, but should be at least 0")
-        self.momentum, self.nesterov = momentum, nesterov
-        self.coupled_decay, self.decay_kernels_only = weight_decay, decay_kernels_only
+        self.own_decay, self.decay_kernels_only = weight_decay, decay_kernels_only
         self.layer_rates = dict(layer_rates or {})
 
     @classmethod
-    def from_recipe(cls, recipe: TrainingRecipe, **kwargs: Any) -> SGD:
+    def from_recipe(cls, recipe: TrainingRecipe, **kwargs: Any) -> Any:
         """The optimizer of a recipe, at its first learning rate.
 
-        ``keras.callbacks.LearningRateScheduler(recipe.learning_rate_at)`` lets it drop; or give
-        ``learning_rate=schedule(recipe, steps_per_epoch)``.
+        ``keras.callbacks.LearningRateScheduler(recipe.learning_rate_at)`` lets it drop where rates
+        hold for epochs; or give ``learning_rate=schedule(recipe, steps_per_epoch)``.
+
+        Raises:
+            ValueError: the recipe trains by another optimizer.
         """
-        return cls(
-            learning_rate=kwargs.pop("learning_rate", recipe.learning_rate),
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-            decay_kernels_only=recipe.decay_kernels_only,
-            layer_rates=dict(recipe.layer_rates),
-            **kwargs,
-        )
+        if recipe.optimizer not in cls.NAMES:
+            raise ValueError(
+                f"the recipe trains by {recipe.optimizer!r}, which {cls.__name__} is not: "
+                "optimizer_of(recipe) gives the one of any recipe"
+            )
+        options: dict[str, Any] = {
+            "learning_rate": recipe.learning_rate,
+            "weight_decay": recipe.weight_decay,
+            "decay_kernels_only": recipe.decay_kernels_only,
+            "layer_rates": dict(recipe.layer_rates),
+            "global_clipnorm": recipe.clip_norm,
+        }
+        return cls(**options | cls._constants(recipe) | kwargs)
+
+    @classmethod
+    def _constants(cls, recipe: TrainingRecipe) -> dict[str, Any]:
+        """The arguments that this optimizer alone has."""
+        raise NotImplementedError
 
     def build(self, variables: Any) -> None:
         if self.built:
             return
         super().build(variables)
-        self.velocities = self.add_optimizer_variables(variables, "velocity")
+        for moment in self.moments:
+            setattr(self, moment, self.add_optimizer_variables(variables, moment))
         self._decays = [self.decay_of(variable) for variable in variables]
         self._factors = [self.rate_factor_of(variable) for variable in variables]
 
@@ -87,7 +88,7 @@ class SGD(keras.optimizers.Optimizer):
         """The coefficient of a variable's weight decay."""
         spared = self.decay_kernels_only and variable.name != "kernel"
         excluded = not self._use_weight_decay(variable)  # by exclude_from_weight_decay
-        return 0.0 if spared or excluded else self.coupled_decay
+        return 0.0 if spared or excluded else self.own_decay
 
     def rate_factor_of(self, variable: Any) -> float:
         """What a variable's learning rate is multiplied by, which its path tells."""
@@ -104,8 +105,87 @@ class SGD(keras.optimizers.Optimizer):
         rate = ops.cast(learning_rate, variable.dtype)
         if self._factors[index] != 1:
             rate = rate * self._factors[index]
-        gradient = ops.cast(gradient, variable.dtype)
-        velocity, decay = self.velocities[index], self._decays[index]
+        self.move(index, variable, ops.cast(gradient, variable.dtype), rate, self._decays[index])
+
+    def move(self, index: int, variable: Any, gradient: Any, rate: Any, decay: float) -> None:
+        """Update a variable and what is kept of it, which is at ``index``."""
+        raise NotImplementedError
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        """Clip by the norm over all devices; of Keras's own, each device takes its part alone."""
+        if not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        squares = [ops.sum(ops.square(gradient)) for gradient in _over_replicas(grads)]
+        factor = ops.minimum(self.global_clipnorm / ops.sqrt(sum(squares)), 1.0)
+        return [gradient * ops.cast(factor, gradient.dtype) for gradient in grads]
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "weight_decay": self.own_decay,
+            "decay_kernels_only": self.decay_kernels_only,
+            "layer_rates": dict(self.layer_rates),
+        }
+
+
+def _over_replicas(gradients: Any) -> Any:
+    """The sums of gradients over TensorFlow's replicas; elsewhere, gradients are whole."""
+    if keras.backend.backend() != "tensorflow":
+        return gradients
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return gradients
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class SGD(RecipeOptimizer):
+    """SGD whose velocity holds no learning rate and whose weight decay is part of the gradient.
+
+    Per weight: ``g += weight_decay * w``; ``v = momentum * v + g``; then with Nesterov momentum
+    ``w -= lr * (g + momentum * v)``, without ``w -= lr * v``: the rule of Torch7 and
+    ``torch.optim.SGD``. ``keras.optimizers.SGD`` differs from it as soon as the learning rate
+    changes, and decays weights apart from the gradient.
+
+    Args:
+        learning_rate: a number or a ``LearningRateSchedule``.
+        momentum: the share of the velocity that is kept at each step, in [0, 1).
+        nesterov: whether momentum looks ahead.
+        weight_decay: coefficient of coupled L2 decay.
+        decay_kernels_only: whether norms and biases are spared from weight decay.
+        layer_rates: factors on the learning rate by the name of a part of the network, such as
+            ``{"block4": 0.1, "classifier": 2}``: it fits the layer of that name, and layers whose
+            names go on after it with an underscore. The longest name that fits counts.
+        **kwargs: of ``keras.optimizers.Optimizer``: ``global_clipnorm``, ``loss_scale_factor``, ...
+    """
+
+    moments = ("velocity",)
+    NAMES = ("sgd",)
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 1e-4,
+        decay_kernels_only: bool = False,
+        layer_rates: Mapping[str, float] | None = None,
+        name: str = "SGD",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            learning_rate, weight_decay, decay_kernels_only, layer_rates, name=name, **kwargs
+        )
+        _check_share("momentum", momentum)
+        self.momentum, self.nesterov = momentum, nesterov
+
+    @classmethod
+    def _constants(cls, recipe: TrainingRecipe) -> dict[str, Any]:
+        return {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+
+    def move(self, index: int, variable: Any, gradient: Any, rate: Any, decay: float) -> None:
+        velocity = self.velocity[index]
         if decay:
             gradient = gradient + decay * variable
         moved = self.momentum * velocity + gradient
@@ -114,27 +194,151 @@ class SGD(keras.optimizers.Optimizer):
         self.assign_sub(variable, rate * ahead)
 
     def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"momentum": self.momentum, "nesterov": self.nesterov}
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class Adam(RecipeOptimizer):
+    """Adam with epsilon outside the root of the corrected second moment, as in its paper.
+
+    Per weight, in step t from 1: ``g += weight_decay * w``; ``m = beta_1 * m + (1 - beta_1) * g``;
+    ``s = beta_2 * s + (1 - beta_2) * g**2``; then
+    ``w -= lr * (m / (1 - beta_1**t)) / (sqrt(s / (1 - beta_2**t)) + epsilon)``: the rule of
+    ``torch.optim.Adam`` and ``optax.adam``. ``keras.optimizers.Adam`` adds epsilon to the root of
+    ``s`` as it is, before the correction, and decays weights apart from the gradient.
+
+    Args:
+        learning_rate: a number or a ``LearningRateSchedule``.
+        beta_1: the share of the first moment that is kept at each step, in [0, 1).
+        beta_2: the share of the second moment that is kept at each step, in [0, 1).
+        epsilon: what is added to the root of the corrected second moment.
+        weight_decay: coefficient of coupled L2 decay.
+        decay_kernels_only, layer_rates, kwargs: as of :class:`SGD`.
+    """
+
+    moments = ("first_moment", "second_moment")
+    NAMES = ("adam",)
+    DECOUPLED: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        decay_kernels_only: bool = False,
+        layer_rates: Mapping[str, float] | None = None,
+        name: str = "Adam",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            learning_rate, weight_decay, decay_kernels_only, layer_rates, name=name, **kwargs
+        )
+        _check_share("beta_1", beta_1)
+        _check_share("beta_2", beta_2)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    @classmethod
+    def _constants(cls, recipe: TrainingRecipe) -> dict[str, Any]:
+        return {"beta_1": recipe.beta1, "beta_2": recipe.beta2, "epsilon": recipe.epsilon}
+
+    def move(self, index: int, variable: Any, gradient: Any, rate: Any, decay: float) -> None:
+        first, second = self.first_moment[index], self.second_moment[index]
+        if decay and not self.DECOUPLED:
+            gradient = gradient + decay * variable
+        moved = self.beta_1 * first + (1 - self.beta_1) * gradient
+        spread = self.beta_2 * second + (1 - self.beta_2) * ops.square(gradient)
+        self.assign(first, moved)
+        self.assign(second, spread)
+        size = ops.sqrt(spread / self._correction(self.beta_2, variable.dtype)) + self.epsilon
+        ahead = moved / self._correction(self.beta_1, variable.dtype) / size
+        if decay and self.DECOUPLED:
+            ahead = ahead + decay * variable
+        self.assign_sub(variable, rate * ahead)
+
+    def _correction(self, beta: float, dtype: str) -> Any:
+        """What the bias of a moment is divided by in this step."""
+        number = ops.cast(self.iterations + 1, dtype)
+        return 1 - ops.power(ops.convert_to_tensor(beta, dtype), number)
+
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
-            "momentum": self.momentum,
-            "nesterov": self.nesterov,
-            "weight_decay": self.coupled_decay,
-            "decay_kernels_only": self.decay_kernels_only,
-            "layer_rates": dict(self.layer_rates),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
         }
 
 
-class WatchedSGD(SGD):
-    """SGD that keeps the gradients of its last step, as ``fit`` handed them over."""
+@keras.saving.register_keras_serializable(package="densespec")
+class AdamW(Adam):
+    """:class:`Adam` whose weight decay is apart from the gradient and the moments.
 
-    def build(self, variables: Any) -> None:
+    Per weight, the step also takes ``lr * weight_decay * w``, with w before the step: the rule of
+    ``torch.optim.AdamW`` and ``optax.adamw``. In ``keras.optimizers.AdamW`` epsilon stands
+    elsewhere.
+    """
+
+    NAMES = ("adamw",)
+    DECOUPLED = True
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+        name: str = "AdamW",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay, name=name, **kwargs)
+
+
+OPTIMIZERS: Mapping[str, type[RecipeOptimizer]] = {
+    name: kind for kind in (SGD, Adam, AdamW) for name in kind.NAMES
+}
+"""The optimizers by the names that recipes have for them."""
+
+
+def optimizer_of(recipe: TrainingRecipe, **kwargs: Any) -> RecipeOptimizer:
+    """The optimizer of a recipe; see :meth:`RecipeOptimizer.from_recipe`."""
+    optimizer: RecipeOptimizer = OPTIMIZERS[recipe.optimizer].from_recipe(recipe, **kwargs)
+    return optimizer
+
+
+class Watching:
+    """A part of optimizers that keep the gradients of their last step, as ``fit`` handed them over.
+
+    Each has a place that adds up what replicas write to it.
+    """
+
+    def build(self: Any, variables: Any) -> None:
         if self.built:
             return
-        super().build(variables)
-        self.gradients = self.add_optimizer_variables(variables, "gradient")
+        super().build(variables)  # type: ignore[misc]
+        self.gradients = [
+            self.add_variable(v.shape, dtype=v.dtype, aggregation="sum", name=f"gradient_{index}")
+            for index, v in enumerate(variables)
+        ]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
-        super().update_step(gradient, variable, learning_rate)
+    def apply(self: Any, grads: Any, trainable_variables: Any = None) -> None:
+        variables = (
+            self._trainable_variables if trainable_variables is None else trainable_variables
+        )
+        for gradient, variable in zip(grads, variables, strict=True):
+            self.assign(self.gradients[self._get_variable_index(variable)], gradient)
+        super().apply(grads, trainable_variables)  # type: ignore[misc]
+
+
+def watched(kind: type[RecipeOptimizer]) -> type[RecipeOptimizer]:
+    """An optimizer's class whose instances also keep the gradients of their last step."""
+    return type(f"Watched{kind.__name__}", (Watching, kind), {})
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} = {value!r}, but should be in [0, 1)")
 
 
 def _begins_with(path: str, part: str) -> bool:
@@ -172,13 +376,58 @@ class StepwiseRate(keras.optimizers.schedules.LearningRateSchedule):
         return {"changes": self.changes, "rates": self.rates}
 
 
-def schedule(recipe: TrainingRecipe, steps_per_epoch: int) -> float | StepwiseRate:
+@keras.saving.register_keras_serializable(package="densespec")
+class RecipeRate(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of a recipe by step, worked out at each, in ``floatx``.
+
+    Args:
+        recipe: the recipe, or its fields by name.
+        steps_per_epoch: how many steps are an epoch.
+    """
+
+    def __init__(self, recipe: Any, steps_per_epoch: int) -> None:
+        super().__init__()
+        given = isinstance(recipe, TrainingRecipe)
+        self.recipe = recipe if given else TrainingRecipe.from_dict(recipe)
+        self.steps_per_epoch = steps_per_epoch
+
+    def __call__(self, step: Any) -> Any:
+        recipe, per = self.recipe, self.steps_per_epoch
+        step = ops.cast(step, "int32")
+        if recipe.rate_per == "epoch":
+            step, per = step // per, 1
+        at = ops.cast(step, keras.config.floatx())
+        warmup = recipe.warmup_steps or recipe.warmup_epochs * per
+        rising = recipe.warmup_start + (1 - recipe.warmup_start) * at / (warmup or 1)
+        steady = self._after(at, warmup, per)
+        return ops.where(at < warmup, recipe.learning_rate * rising, steady)
+
+    def _after(self, at: Any, warmup: float, per: int) -> Any:
+        recipe = self.recipe
+        if recipe.schedule == STEPS:
+            drops = sum((ops.cast(at >= d * per, at.dtype) for d in recipe.drop_epochs()), 0 * at)
+            return recipe.learning_rate * ops.power(
+                ops.convert_to_tensor(recipe.gamma, at.dtype), drops
+            )
+        if recipe.schedule not in FALLING:
+            return ops.full_like(at, recipe.learning_rate)
+        done = (at - warmup) / (recipe.epochs * per - warmup)
+        left = 1 - done if recipe.schedule == "linear" else (1 + ops.cos(math.pi * done)) / 2
+        return recipe.final_rate + (recipe.learning_rate - recipe.final_rate) * left
+
+    def get_config(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.to_dict(), "steps_per_epoch": self.steps_per_epoch}
+
+
+def schedule(recipe: TrainingRecipe, steps_per_epoch: int) -> float | StepwiseRate | RecipeRate:
     """The learning rate of a recipe by step, as ``SGD(learning_rate=...)`` takes it.
 
-    A number where the rate never drops.
+    A number where the rate never changes.
     """
     if steps_per_epoch < 1:
         raise ValueError(f"steps_per_epoch = {steps_per_epoch!r}, but should be at least 1")
+    if not recipe.holds_rates:
+        return RecipeRate(recipe, steps_per_epoch)
     rates = recipe.learning_rates()
     if len(rates) == 1:
         return rates[0]

@@ -6,24 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from densespec.backends import Origin, with_mode
 from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec.weights.checkpoint import TrainingState
 from densespec.weights.stated.keras_network import StatedGraph
 from densespec_keras import variables
 from densespec_keras.inspecting import frozen_as, stated_graph
-from densespec_keras.optimizers import SGD
+from densespec_keras.optimizers import RecipeOptimizer
 from densespec_keras.running import formats_of
 
 
 def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
-    """Where the training of a model stands that was compiled with densespec's SGD.
+    """Where the training of a model stands that was compiled with an optimizer of densespec's.
 
     ``densespec.save(model, path, training=training_state(model, recipe))`` keeps it beside the
     weights: ``densespec train --resume`` goes on from there on any backend.
@@ -36,30 +35,30 @@ def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
         WeightsError: the model is none of densespec's, has another optimizer, or freezes other
             layers than leading ones.
     """
-    origin, optimizer = _recognised(model), _sgd_of(model)
+    origin, optimizer = _recognised(model), _optimizer_of(model)
     graph = _trained_graph(model, origin.graph)
-    trained = variables.trainable(model, graph)
-    velocity = velocity_of(optimizer, trained) if recipe.momentum else {}
-    return TrainingState(int(optimizer.iterations), recipe, velocity, graph.trainable_from)
+    kept = moments_of(optimizer, variables.trainable(model, graph))
+    moments = {moment: kept[moment] for moment in recipe.rule.moments if moment in kept}
+    check_moments(graph, recipe, moments)
+    return TrainingState(steps_of(optimizer), recipe, moments, graph.trainable_from)
 
 
 def restore_training_state(model: Any, state: TrainingState) -> None:
-    """Take up a run that was stopped: its momentum, and the number of its next step.
+    """Take up a run that was stopped: its moments, and the number of its next step.
 
     Weights are not part of the state: build or load the model with them.
 
     Args:
-        model: compiled with ``SGD.from_recipe(state.recipe)``.
+        model: compiled with ``optimizer_of(state.recipe)``.
 
     Raises:
         WeightsError: the state is of another network, or trains other parts of it; or as for
             :func:`training_state`. Nothing is changed then.
     """
-    origin, optimizer = _recognised(model), _sgd_of(model)
+    origin, optimizer = _recognised(model), _optimizer_of(model)
     graph = _trained_graph(model, origin.graph)
-    check_velocity(graph, state.recipe, state.velocity)
-    restore_velocity(optimizer, variables.trainable(model, graph), state.velocity)
-    optimizer.iterations.assign(state.step)
+    check_moments(graph, state.recipe, state.moments)
+    restore_moments(optimizer, variables.trainable(model, graph), state.moments, state.step)
 
 
 def recognise(model: Any) -> Any:
@@ -88,37 +87,49 @@ def slots(optimizer: Any, trained: Mapping[str, Any], kind: str) -> Arrays:
     return variables.canonical(arrays)
 
 
-def velocity_of(optimizer: SGD, trained: Mapping[str, Any]) -> Arrays:
-    """The momentum of every variable by canonical name; zeros before the first step."""
-    return slots(optimizer, trained, "velocities")
+def moments_of(optimizer: RecipeOptimizer, trained: Mapping[str, Any]) -> dict[str, Arrays]:
+    """The moments of every variable by canonical name; zeros before the first step.
+
+    None of SGD without momentum.
+    """
+    plain = getattr(optimizer, "momentum", None) == 0
+    return {} if plain else {kind: slots(optimizer, trained, kind) for kind in optimizer.moments}
 
 
-def restore_velocity(
-    optimizer: SGD, trained: Mapping[str, Any], velocity: Mapping[str, np.ndarray]
+def steps_of(optimizer: RecipeOptimizer) -> int:
+    """How many steps an optimizer has taken, on one device or in step on several."""
+    return int(variables.to_numpy(optimizer.iterations))
+
+
+def restore_moments(
+    optimizer: RecipeOptimizer, trained: Mapping[str, Any], moments: OptimizerMoments, step: int
 ) -> None:
-    """Set the momentum of variables by canonical name. It is known to fit."""
-    for name, array in velocity.items():
-        slot = optimizer.velocities[optimizer._get_variable_index(trained[name])]
-        slot.assign(variables.from_canonical(name, array))
+    """Set the moments of variables by canonical name, which are known to fit, and the step."""
+    for kind, arrays in moments.items():
+        kept = getattr(optimizer, kind)
+        for name, array in arrays.items():
+            slot = kept[optimizer._get_variable_index(trained[name])]
+            slot.assign(variables.from_canonical(name, array))
+    optimizer.iterations.assign(step)
 
 
-def _sgd_of(model: Any) -> SGD:
+def _optimizer_of(model: Any) -> RecipeOptimizer:
     """The optimizer that a model was compiled with, without Keras's scaling of the loss."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
-    sgd = getattr(optimizer, "inner_optimizer", optimizer)
-    if not isinstance(sgd, SGD):
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not isinstance(inner, RecipeOptimizer):
         raise WeightsError(
-            f"the model's optimizer is {type(sgd).__name__}, whose state means something else: "
-            "compile with densespec_keras.SGD"
+            f"the model's optimizer is {type(inner).__name__}, whose state means something else: "
+            "compile with densespec_keras.optimizer_of(recipe)"
         )
-    known = sgd._trainable_variables_indices
-    if {sgd._var_key(variable) for variable in model.trainable_variables} != known.keys():
+    known = inner._trainable_variables_indices
+    if {inner._var_key(variable) for variable in model.trainable_variables} != known.keys():
         raise WeightsError(
             "other layers train than when the model was compiled: compile it again first"
         )
-    return sgd
+    return inner
 
 
 def recognised(model: Any) -> Origin:

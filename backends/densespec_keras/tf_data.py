@@ -30,7 +30,7 @@ def tf_dataset(
     image = (*sizes, channels) if data_format == "channels_last" else (channels, *sizes)
     signature = (
         tf.TensorSpec((None, *image), batches.dtype),
-        tf.TensorSpec((None,), "int64"),
+        tf.TensorSpec((None, *batches.split.y.shape[1:]), batches.split.y.dtype),
     )
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     count = len(epochs) * batches.steps_per_epoch

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from densespec.backends import StepResult, require_logits
+from densespec.backends import StepResult, check_labels, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments, zero_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec_keras.emitter import Emitter, kind_of
 from densespec_keras.losses import loss_of
-from densespec_keras.optimizers import SGD, WatchedSGD
+from densespec_keras.optimizers import OPTIMIZERS, watched
 from densespec_keras.running import as_input, formats_of, precision_of
-from densespec_keras.states import restore_velocity, slots, velocity_of
+from densespec_keras.states import moments_of, restore_moments, slots, steps_of
 from densespec_keras.variables import layer_policy, read, trainable
 
 
@@ -41,13 +41,16 @@ class KerasTrainer:
         require_logits(graph)
         self._model, self._graph, self._recipe = model, graph, recipe
         self._formats, self._dtype = formats_of(model), precision_of(model)
+        recipe.check_classes(graph.spec.classes)
+        self._counts = recipe.loss == "softmax"
         self._loss = loss_of(recipe, dtype=self._dtype)
         self._trained = trainable(model, graph)
         self._dropouts = [node.name for node in graph.dropouts]
         self._compiled_for: Compiled | None = None
         self._compiled: Any = None
-        self._sgd: Any = None
-        self._velocity: Mapping[str, np.ndarray] | None = None
+        self._optimizer: Any = None
+        self._moments: OptimizerMoments = zero_moments(graph, recipe, self._dtype)
+        self._done = 0
 
     def step(
         self,
@@ -58,36 +61,35 @@ class KerasTrainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
+        check_labels(self._recipe, x, labels, self._graph.spec.classes)
+        labels = np.asarray(labels) if self._counts else np.asarray(labels, self._dtype)
         scales = self._scales(masks or {})
         with self._settings():
             self._compile(Compiled(masked=bool(scales), watched=gradients))
-            self._sgd.learning_rate = learning_rate
+            self._optimizer.learning_rate = learning_rate
             x = as_input(x, self._formats.outer, self._dtype)
-            loss, correct = self._run([x, *scales], np.asarray(labels))
-        found = slots(self._sgd, self._trained, "gradients") if gradients else {}
-        return StepResult(loss, found, correct)
+            loss, correct = self._run([x, *scales], labels)
+        found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
+        return StepResult(loss, found, correct if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         with self._settings():
             logits = self._model.predict_on_batch(as_input(x, self._formats.outer, self._dtype))
         return np.asarray(logits).astype(self._dtype, copy=False)
 
-    def velocity(self) -> Arrays:
-        if not self._recipe.momentum:
-            return {}
-        if self._sgd is not None:
-            return velocity_of(self._sgd, self._trained)
-        if self._velocity is not None:
-            return {name: np.array(array) for name, array in self._velocity.items()}
-        weights = (weight for weight in self._graph.weights if weight.trainable)
-        return {weight.name: np.zeros(weight.shape, self._dtype) for weight in weights}
+    def moments(self) -> dict[str, Arrays]:
+        if self._optimizer is not None:
+            return moments_of(self._optimizer, self._trained)
+        return {
+            moment: {name: np.array(array) for name, array in arrays.items()}
+            for moment, arrays in self._moments.items()
+        }
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self._graph, self._recipe, velocity)
-        if self._sgd is None:
-            self._velocity = dict(velocity)
-        else:
-            restore_velocity(self._sgd, self._trained, velocity)
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._graph, self._recipe, moments)
+        self._moments, self._done = moments, step
+        if self._optimizer is not None:
+            restore_moments(self._optimizer, self._trained, moments, step)
 
     def weights(self) -> Arrays:
         return read(self._model, self._graph)
@@ -102,19 +104,23 @@ class KerasTrainer:
     def _compile(self, wanted: Compiled) -> None:
         if wanted == self._compiled_for:
             return
-        velocity = self.velocity()
+        if self._optimizer is not None:
+            self._moments, self._done = self.moments(), steps_of(self._optimizer)
         self._compiled = self._twin() if wanted.masked else self._model
-        self._sgd = (WatchedSGD if wanted.watched else SGD).from_recipe(self._recipe)
-        optimizer = self._sgd
+        kind = OPTIMIZERS[self._recipe.optimizer]
+        self._optimizer = (watched(kind) if wanted.watched else kind).from_recipe(self._recipe)
+        optimizer = self._optimizer
         if layer_policy(self._model) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self._compiled.compile(
             optimizer,
             self._loss,
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+            if self._counts
+            else None,
         )
         optimizer.build(self._compiled.trainable_variables)
-        restore_velocity(self._sgd, self._trained, velocity)
+        restore_moments(self._optimizer, self._trained, self._moments, self._done)
         self._compiled_for = wanted
 
     def _twin(self) -> Any:
@@ -134,7 +140,7 @@ class KerasTrainer:
         """Loss and number of right answers of one step."""
         x = inputs if len(inputs) > 1 else inputs[0]
         logs = self._compiled.train_on_batch(x, labels, return_dict=True)
-        return float(logs["loss"]), round(float(logs["accuracy"]) * len(labels))
+        return float(logs["loss"]), round(float(logs.get("accuracy", 0)) * len(labels))
 
     def _scales(self, masks: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """What each dropout's input is multiplied by; frozen ones have no masks."""

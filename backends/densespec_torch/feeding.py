@@ -27,7 +27,8 @@ class TorchBatches:
         return self._batches.steps_per_epoch
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Give images (batch, channels, *size) and int64 labels (batch,).
+        """Give images (batch, channels, *size) and labels: int64 (batch,), or float64
+        (batch, classes).
 
         Raises:
             IndexError: The epoch has no such step.

@@ -29,24 +29,25 @@ from densespec.errors import DensespecError  # noqa: E402
 from densespec.network.catalogue import SpecLike, resolve  # noqa: E402
 from densespec.network.graph import Graph, freeze, lower  # noqa: E402
 from densespec.network.spec import DenseNetSpec  # noqa: E402
+from densespec.recipes.moments import OptimizerMoments  # noqa: E402
 from densespec.recipes.recipe import TrainingRecipe  # noqa: E402
 from densespec.weights.checkpoint import (  # noqa: E402
     TrainingState,
     read_checkpoint,
     write_checkpoint,
 )
+from densespec_torch.losses import loss_of  # noqa: E402
 from densespec_torch.norms import synchronise_norms  # noqa: E402
 from densespec_torch.tensors import unwrapped  # noqa: E402
 from densespec_torch.training import (  # noqa: E402
     OWN_BUFFERS,
     average_statistics,
-    loss_of,
+    clip_gradients,
+    moments_of,
     optimizer_of,
     read_weights,
-    restore_velocity,
-    set_learning_rate,
+    restore_moments,
     trainable_parameters,
-    velocity_of,
 )
 
 _PRECISION = {
@@ -159,17 +160,15 @@ class DenseNetModule(lightning.LightningModule):
         self._average_statistics()
         if self.global_rank == 0:
             state = TrainingState(
-                self.steps, self.recipe, self._velocity(self.graph), self.graph.trainable_from
+                self.steps, self.recipe, self._moments(self.graph), self.graph.trainable_from
             )
             write_checkpoint(path, self.graph, read_weights(self.model, self.graph), state)
 
-    def _velocity(self, graph: Graph) -> Any:
-        if not self.recipe.momentum:
-            return {}
+    def _moments(self, graph: Graph) -> OptimizerMoments:
         if self._optimizer is None and self._resumed is not None:
-            return self._resumed.velocity
+            return self._resumed.moments
         optimizer = self._optimizer or self._new_optimizer()
-        return velocity_of(optimizer, trainable_parameters(self.model, graph))
+        return moments_of(optimizer, trainable_parameters(self.model, graph), self.recipe)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -189,31 +188,37 @@ class DenseNetModule(lightning.LightningModule):
     def _step(self, stage: str, batch: Any) -> Tensor:
         x, labels = batch
         logits = self(x)
-        loss = loss_of(self.recipe)(logits, labels)
-        accuracy = getattr(self, f"{stage}_accuracy")
-        accuracy(logits, labels)
+        loss: Tensor = loss_of(self.recipe)(logits, labels)
         training = stage == "train"
         shown: dict[str, Any] = {"on_epoch": True, "prog_bar": True, "batch_size": len(x)}
         self.log(f"{stage}_loss", loss, on_step=training, sync_dist=not training, **shown)
-        self.log(f"{stage}_accuracy", accuracy, on_step=False, **shown)
+        if self.recipe.loss == "softmax":
+            accuracy = getattr(self, f"{stage}_accuracy")
+            accuracy(logits, labels)
+            self.log(f"{stage}_accuracy", accuracy, on_step=False, **shown)
         return loss
 
     def configure_optimizers(self) -> Any:
-        """SGD by the recipe, whose rate drops at its milestones, from where the run stands on."""
+        """The recipe's optimizer and its course of the learning rate, from where the run stands."""
         recipe, done = self.recipe, self._epochs_done()
         optimizer = self._optimizer = self._new_optimizer()
         if self._resumed is not None and self.graph is not None:
             parameters = trainable_parameters(self.model, self.graph)
-            restore_velocity(optimizer, parameters, self._resumed.velocity)
+            restore_moments(optimizer, parameters, self._resumed.moments, self._resumed.step)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        set_learning_rate(optimizer, recipe.learning_rate_at(max(done - 1, 0)))
-        schedule = torch.optim.lr_scheduler.MultiStepLR(
-            optimizer, recipe.drop_epochs(), recipe.gamma, last_epoch=done - 1
+        per_epoch = self._steps_per_epoch() if recipe.rate_per == "step" else 1
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda at: recipe.rate_of_step(at, per_epoch) / recipe.learning_rate,
+            last_epoch=done * per_epoch - 1,
         )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": recipe.rate_per},
+        }
 
-    def _new_optimizer(self) -> torch.optim.SGD:
+    def _new_optimizer(self) -> torch.optim.Optimizer:
         if self.graph is not None:
             return optimizer_of(trainable_parameters(self.model, self.graph), self.recipe)
         own = {
@@ -226,9 +231,7 @@ class DenseNetModule(lightning.LightningModule):
     def _epochs_done(self) -> int:
         if self._resumed is None:
             return 0
-        trainer = self.trainer
-        trainer.fit_loop.setup_data()  # otherwise the number of batches is not known yet
-        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        steps = self._steps_per_epoch()
         if self._resumed.step % steps:
             raise ValueError(
                 f"the run stopped at step {self._resumed.step}, within an epoch of {steps} steps, "
@@ -236,6 +239,11 @@ class DenseNetModule(lightning.LightningModule):
                 "end, or with the same batch size"
             )
         return self._resumed.step // steps
+
+    def _steps_per_epoch(self) -> int:
+        trainer = self.trainer
+        trainer.fit_loop.setup_data()  # otherwise the number of batches is not known yet
+        return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
     def setup(self, stage: str) -> None:
         if self.recipe.batch_norm == "synchronised" and self.trainer.world_size > 1:
@@ -249,11 +257,21 @@ class DenseNetModule(lightning.LightningModule):
         self._resumed = None
 
     def on_train_epoch_start(self) -> None:
+        if self.recipe.rate_per == "epoch":
+            self._log_rate()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.recipe.rate_per == "step":
+            self._log_rate()
+
+    def _log_rate(self) -> None:
         groups = self.trainer.optimizers[0].param_groups
         rate = next((group["lr"] / group["factor"] for group in groups if group["factor"]), 0.0)
         self.log("learning_rate", rate)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip, now that gradients are neither scaled nor waiting for others."""
+        clip_gradients(self.model.parameters(), self.recipe)
         self.steps += 1
 
     def on_validation_start(self) -> None:

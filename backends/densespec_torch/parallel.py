@@ -24,8 +24,8 @@ import torch
 from densespec.backends import LAYERS, StepResult, require_logits
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec_torch.distributed import shard
 
 
@@ -115,12 +115,12 @@ class ReplicatedTrainer:
         parts = [x[part] for part in self._parts(len(x))]
         return np.concatenate(self._ask(Call("predict", (part,)) for part in parts))
 
-    def velocity(self) -> Arrays:
-        return self._ask([Call("velocity")] * len(self._replicas))[0]
+    def moments(self) -> dict[str, Arrays]:
+        return self._ask([Call("moments")] * len(self._replicas))[0]
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self._graph, self._recipe, velocity)
-        self._ask([Call("restore", (dict(velocity),))] * len(self._replicas))
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._graph, self._recipe, moments)
+        self._ask([Call("restore", (moments,), {"step": step})] * len(self._replicas))
 
     def weights(self) -> Arrays:
         return self._ask([Call("weights")] * len(self._replicas))[0]

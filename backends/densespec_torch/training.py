@@ -1,10 +1,10 @@
-"""The trainer: ``torch.optim.SGD``, whose rule is the recipe's, alone or on several processes."""
+"""The trainer: PyTorch's optimizers, by the recipe's rules, alone or on several processes."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,27 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from densespec.backends import StepResult, require_logits
+from densespec.backends import StepResult, check_labels, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch.distributed import average, rank_world, shard
 from densespec_torch.inspecting import keys_of
+from densespec_torch.losses import loss_of
 from densespec_torch.norms import FrozenDropout, FrozenNorm, synchronise_norms
 from densespec_torch.tensors import from_numpy, like, to_numpy, unwrapped
 
-MOMENTUM = "momentum_buffer"
-"""What ``torch.optim.SGD`` calls the velocity in its state."""
+SLOTS = {
+    "velocity": "momentum_buffer",
+    "first_moment": "exp_avg",
+    "second_moment": "exp_avg_sq",
+}
+"""What PyTorch's optimizers call the moments in their state."""
+STEP = "step"
+"""The number of the last step in the state of a weight, for optimizers that correct bias."""
 
 # Each process keeps its own running statistics. PyTorch 2.13 has renamed the option.
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -43,17 +50,20 @@ def trainable_parameters(model: nn.Module, graph: Graph) -> dict[str, nn.Paramet
     return {w.name: parameters[keys[w.name]] for w in graph.weights if w.trainable}
 
 
-def optimizer_of(parameters: Mapping[str, nn.Parameter], recipe: TrainingRecipe) -> torch.optim.SGD:
-    """The recipe's optimizer of parameters by canonical name.
+def optimizer_of(
+    parameters: Mapping[str, nn.Parameter], recipe: TrainingRecipe
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer of parameters by canonical name; PyTorch's own mean the same.
 
     Those with the same weight decay and learning rate are a group; its ``factor`` is what the
-    recipe's ``layer_rates`` multiply its learning rate by.
+    recipe's ``layer_rates`` multiply its learning rate by. Clipping is not part of it:
+    :func:`clip_gradients`.
     """
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in parameters.items():
         key = recipe.decay_of(name), recipe.rate_factor_of(name)
         groups.setdefault(key, []).append(parameter)
-    return torch.optim.SGD(
+    return OPTIMIZERS[recipe.optimizer](
         [
             {
                 "params": group,
@@ -63,9 +73,39 @@ def optimizer_of(parameters: Mapping[str, nn.Parameter], recipe: TrainingRecipe)
             }
             for (decay, factor), group in groups.items()
         ],
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
+        recipe,
     )
+
+
+def _sgd(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    nesterov = recipe.nesterov and bool(recipe.momentum)
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov)
+
+
+def _adam(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon)
+
+
+def _adamw(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon)
+
+
+OPTIMIZERS: Mapping[str, Callable[[list[dict[str, Any]], TrainingRecipe], torch.optim.Optimizer]]
+OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+
+
+def clip_gradients(parameters: Iterable[Tensor], recipe: TrainingRecipe) -> None:
+    """Scale gradients down to the recipe's norm, of all of them together.
+
+    ``torch.nn.utils.clip_grad_norm_`` adds 1e-6 to the norm, and so clips to less than it is told.
+    """
+    if recipe.clip_norm is None:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    factor = torch.clamp(recipe.clip_norm / norm, max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -74,30 +114,36 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def loss_of(recipe: TrainingRecipe) -> nn.CrossEntropyLoss:
-    """The recipe's loss of logits and integer labels."""
-    return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-
-
-def velocity_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Arrays:
-    """The momentum of every parameter by canonical name; zeros before the first step."""
-    buffers = {name: optimizer.state[p].get(MOMENTUM) for name, p in parameters.items()}
+def moments_of(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    recipe: TrainingRecipe,
+) -> dict[str, Arrays]:
+    """The moments of every parameter by canonical name; zeros before the first step."""
     return {
-        name: to_numpy(torch.zeros_like(parameters[name]) if buffer is None else buffer)
-        for name, buffer in buffers.items()
+        moment: {
+            name: to_numpy(optimizer.state[p].get(SLOTS[moment], torch.zeros_like(p)))
+            for name, p in parameters.items()
+        }
+        for moment in recipe.rule.moments
     }
 
 
-def restore_velocity(
+def restore_moments(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
-    velocity: Mapping[str, np.ndarray],
+    moments: OptimizerMoments,
+    step: int,
 ) -> None:
-    """Set the momentum of parameters by canonical name."""
-    for name, array in velocity.items():
-        parameter = parameters[name]
-        buffer = torch.empty_like(parameter, requires_grad=False)
-        optimizer.state[parameter][MOMENTUM] = buffer.copy_(from_numpy(array))
+    """Set the moments of parameters by canonical name, as they were after so many steps."""
+    for moment, arrays in moments.items():
+        for name, array in arrays.items():
+            parameter = parameters[name]
+            buffer = torch.empty_like(parameter, requires_grad=False)
+            optimizer.state[parameter][SLOTS[moment]] = buffer.copy_(from_numpy(array))
+    if not isinstance(optimizer, torch.optim.SGD):
+        for parameter in parameters.values():
+            optimizer.state[parameter][STEP] = torch.tensor(float(step))
 
 
 class TorchTrainer:
@@ -119,6 +165,8 @@ class TorchTrainer:
         require_logits(graph)
         self._given, self._inner = model, unwrapped(model)
         self._graph, self._recipe = graph, recipe
+        recipe.check_classes(graph.spec.classes)
+        self._criterion, self._counts = loss_of(recipe), recipe.loss == "softmax"
         self._rank, self._size = rank_world()
         self._parameters = trainable_parameters(model, graph)
         self._optimizer = optimizer_of(self._parameters, recipe)
@@ -153,7 +201,8 @@ class TorchTrainer:
         Raises:
             ValueError: no samples, or labels that are no classes; nothing has changed then.
         """
-        self._check(x, labels)
+        check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
+        labels = np.asarray(labels, np.int64) if self._counts else labels
         set_learning_rate(self._optimizer, learning_rate)
         share = len(x) / self._whole(len(x))
         self._optimizer.zero_grad()
@@ -163,10 +212,11 @@ class TorchTrainer:
             self._scaler.scale(loss * (share * self._size)).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimizer)
         taken = self._gradients() if gradients else {}
+        clip_gradients(self._parameters.values(), self._recipe)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         sums = self._total(torch.stack([loss.detach() * share, correct]).double()).tolist()
-        return StepResult(sums[0], taken, round(sums[1]))
+        return StepResult(sums[0], taken, round(sums[1]) if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Logits in inference mode, by the running statistics of this process."""
@@ -174,12 +224,12 @@ class TorchTrainer:
             logits = self._given(like(x, self._inner))
         return to_numpy(_widened(logits))
 
-    def velocity(self) -> Arrays:
-        return velocity_of(self._optimizer, self._parameters) if self._recipe.momentum else {}
+    def moments(self) -> dict[str, Arrays]:
+        return moments_of(self._optimizer, self._parameters, self._recipe)
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self._graph, self._recipe, velocity)
-        restore_velocity(self._optimizer, self._parameters, velocity)
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._graph, self._recipe, moments)
+        restore_moments(self._optimizer, self._parameters, moments, step)
 
     def weights(self) -> Arrays:
         """Every array by canonical name.
@@ -194,27 +244,15 @@ class TorchTrainer:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _check(self, x: np.ndarray, labels: np.ndarray) -> None:
-        classes, labels = self._graph.output.shape[0] or 0, np.asarray(labels)
-        if not len(x) or labels.shape != (len(x),) or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"{len(x)} samples with labels of shape {labels.shape} and type {labels.dtype}, "
-                "but there should be samples, each with an integer"
-            )
-        outside = np.flatnonzero((labels < 0) | (labels >= classes))
-        if len(outside):
-            first = outside[0]
-            raise ValueError(
-                f"label {labels[first]} of sample {first}, but labels of this network lie in "
-                f"[0, {classes})"
-            )
-
     def _loss(self, x: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Mean loss, and how many logits are highest at the label."""
+        """Mean loss, and how many logits are highest at the label, of one label a sample."""
         with self._precision():
             logits = _widened(self._model(like(x, self._inner)))
-        target = torch.as_tensor(labels, dtype=torch.long, device=self._device)
-        return loss_of(self._recipe)(logits, target), (logits.detach().argmax(1) == target).sum()
+        target = torch.as_tensor(np.asarray(labels), device=self._device)
+        loss: Tensor = self._criterion(logits, target)
+        if not self._counts:
+            return loss, torch.zeros_like(loss)
+        return loss, (logits.detach().argmax(1) == target).sum()
 
     def _precision(self) -> Any:
         narrow = _MIXED.get(self._recipe.dtype)

@@ -30,14 +30,14 @@ from densespec_conformance.asking.requests import (
     Inspect,
     Inspected,
     NetworkToBuild,
-    ReadVelocity,
+    ReadMoments,
     ReadWeights,
     Request,
     Train,
 )
 from densespec_conformance.case import Case
 from densespec_conformance.judging.expected import Expectation, Reference, expectation
-from densespec_conformance.judging.measure import parts_of_steps
+from densespec_conformance.judging.measure import parts_of_steps, spoken
 
 FORMAT = 1
 """Version of the format, the ``format`` of ``index.json``."""
@@ -188,7 +188,7 @@ class _Recorder:
                 return answer
             case About():
                 return handle("numpy", request)
-            case ReadVelocity():
+            case ReadMoments():
                 raise _LeftOut("it is about what Python can ask a trainer")
         raise TypeError(f"{type(request).__name__} is no question of a case")
 
@@ -234,7 +234,11 @@ def _train(request: Train, expected: Expectation) -> tuple[Contents, dict[str, A
     assert isinstance(expected.values, list)
     graph = _graph(request.network, request.batches[0].x.shape[2:])
     steps = [{"learning_rate": batch.learning_rate} for batch in request.batches]
-    recipe = request.recipe.to_dict() | {"replicas": request.replicas, "steps": steps}
+    recipe = request.recipe.to_dict() | {
+        "replicas": request.replicas,
+        "steps": steps,
+        "steps_before": request.steps_before,
+    }
     contents = _network(request.network, graph) | {
         "recipe.json": _json(recipe),
         "inputs.safetensors": _tensors(_inputs(request)),
@@ -246,7 +250,9 @@ def _train(request: Train, expected: Expectation) -> tuple[Contents, dict[str, A
 
 def _inputs(request: Train) -> Arrays:
     arrays: Arrays = {
-        f"velocity {name}": np.asarray(array) for name, array in (request.velocity or {}).items()
+        f"{spoken(moment)} {name}": np.asarray(array)
+        for moment, given in (request.moments or {}).items()
+        for name, array in given.items()
     }
     for number, batch in enumerate(request.batches, start=1):
         arrays[f"step {number}, x"] = batch.x

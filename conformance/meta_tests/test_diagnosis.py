@@ -245,16 +245,24 @@ def _right_answers() -> tuple[Trial, ...]:
     asked: list[Any] = [forward_cases.request(FORWARD[name]) for name in SEEN_IN_INFERENCE]
     asked += [training_cases.request(TRAINING[name]) for name in SEEN_IN_TRAINING]
     asked += [parallel_cases.request(row) for row in parallel_cases.ROWS if row.tier == "quick"]
-    asked.append(replace(asked[len(SEEN_IN_INFERENCE)], velocity=_some_velocity()))
+    first = asked[len(SEEN_IN_INFERENCE)]
+    asked.append(replace(first, moments={"velocity": _some_moment(first)}))
+    adamw = next(request for request in asked if _trains_by(request, "adamw"))
+    moments = {moment: _some_moment(adamw) for moment in adamw.recipe.rule.moments}
+    asked.append(replace(adamw, moments=moments, steps_before=7))
     known = [expectation(request) for request in asked]
     answered = [(request, each.values, each) for request, each in zip(asked, known, strict=True)]
     later = time.thread_time() + 600
     return tuple(Trial(*one, later) for one in [*answered, (*counted, None)])
 
 
-def _some_velocity() -> dict[str, np.ndarray]:
-    weights = training_cases.request(TRAINING["learning-rate-drop"]).network.weights or {}
-    return {name: 0.1 * array for name, array in weights.items() if ".running_" not in name}
+def _trains_by(request: Any, optimizer: str) -> bool:
+    return isinstance(request, Train) and request.recipe.optimizer == optimizer
+
+
+def _some_moment(request: Train) -> dict[str, np.ndarray]:
+    weights = request.network.weights or {}
+    return {name: 0.1 * abs(array) for name, array in weights.items() if ".running_" not in name}
 
 
 SEEN_IN_INFERENCE = (
@@ -265,7 +273,8 @@ SEEN_IN_INFERENCE = (
 SEEN_IN_TRAINING = (
     *("learning-rate-drop", "biased-running-variance", "weight-decay-of-kernels-only"),
     *("label-smoothing", "learning-rates-by-layer", "without-nesterov"),
-    "given-dropout-masks-after-every-conv",
+    *("given-dropout-masks-after-every-conv", "adamw", "clipped-norm"),
+    *("several-labels", "class-weights"),
 )
 FORESEEN = [d.id for d in catalogue().values() if d.recognises is None and d.dtype is None]
 

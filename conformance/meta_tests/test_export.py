@@ -211,7 +211,7 @@ def test_steps_follow_from_gradients_by_the_documented_rule(exported: Path, name
             velocity[weight] = recipe["momentum"] * velocity[weight] + gradient
             ahead = gradient + recipe["momentum"] * velocity[weight]
             weights[weight] = weights[weight] - step["learning_rate"] * ahead
-            found = (steps[f"step {number}, {kind} {weight}"] for kind in ("weight", "momentum"))
+            found = (steps[f"step {number}, {kind} {weight}"] for kind in ("weight", "velocity"))
             for ours, theirs in zip((weights[weight], velocity[weight]), found, strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
     rates = [step["learning_rate"] for step in recipe["steps"]]

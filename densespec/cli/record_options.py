@@ -10,6 +10,7 @@ import click
 
 from densespec.network.fields import (
     Choice,
+    Choices,
     Domain,
     Either,
     Flag,
@@ -79,7 +80,10 @@ def _attributes(domain: Domain) -> dict[str, Any]:
         case Integer():
             return {"type": click.IntRange(domain.minimum, domain.maximum)}
         case Integers():
-            each = click.IntRange(domain.minimum)
+            whole = click.IntRange(domain.minimum)
+            return {"type": whole, "multiple": True, "callback": _none_if_empty}
+        case Choices():
+            each = click.Choice(domain.options)
             return {"type": each, "multiple": True, "callback": _none_if_empty}
         case Choice():
             return {"type": click.Choice(domain.options)}

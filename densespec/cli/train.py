@@ -19,6 +19,15 @@ from densespec.recipes.recipe import DTYPES
 from densespec.training import RunOptions, RunResult, TrainingPlan, carry_out, plan_of
 from densespec.training.launch import launch
 
+COURSE = (
+    *("epochs", "learning_rate", "milestones", "gamma", "schedule", "rate_per"),
+    *("warmup_epochs", "warmup_steps", "warmup_start", "final_rate"),
+)
+"""The fields of a recipe that its course of the learning rate tells of."""
+_SGD, _ADAM = ("momentum", "nesterov"), ("beta1", "beta2", "epsilon")
+OTHER_OPTIMIZERS = {"sgd": _ADAM, "adam": _SGD, "adamw": _SGD}
+"""The fields of a recipe that have no meaning with an optimizer."""
+
 
 @click.command("train")
 @optional_spec_argument
@@ -137,7 +146,9 @@ def _plan_record(plan: TrainingPlan) -> dict[str, Any]:
         "steps_per_epoch": plan.course.steps_per_epoch,
         "step": plan.step,
         "steps": plan.course.steps,
-        "learning_rates": {str(e + 1): rate for e, rate in recipe.learning_rates().items()},
+        "learning_rates": {str(e + 1): rate for e, rate in recipe.learning_rates().items()}
+        if recipe.holds_rates
+        else None,
         "caches_features": plan.caches,
         "recipe": recipe.to_dict(),
         "notes": list(plan.notes),
@@ -151,8 +162,7 @@ def _say_plan(plan: TrainingPlan, as_json: bool) -> None:
         return
     where = "goes on with" if record["resumes"] else "makes"
     shape = "x".join(map(str, record["input"]))
-    rates = ", ".join(f"{rate:g} from epoch {e}" for e, rate in record["learning_rates"].items())
-    others = ("epochs", "learning_rate", "milestones", "gamma")
+    others = (*COURSE, *OTHER_OPTIMIZERS[plan.run.recipe.optimizer])
     rows = {
         "folder": f"{where} {record['folder']}",
         "network": f"{record['network']}, {record['parameters']:,} values, "
@@ -163,7 +173,7 @@ def _say_plan(plan: TrainingPlan, as_json: bool) -> None:
         f"{'s' if record['devices'] > 1 else ''}",
         "steps": f"{record['steps'] - record['step']:,} of {record['steps']:,}: "
         f"{record['epochs']} epochs of {record['steps_per_epoch']:,}",
-        "learning rate": rates,
+        "learning rate": plan.run.recipe.course(),
         "recipe": ", ".join(f"{n} {v}" for n, v in record["recipe"].items() if n not in others),
     }
     for name, text in rows.items():
@@ -185,12 +195,16 @@ def _say_result(done: RunResult, as_json: bool) -> None:
         }
         print_json(record)
         return
-    if done.epochs and done.accuracy is not None:
-        best = done.best_epoch
-        assert best is not None, "an epoch was validated"
+    best = done.best_epoch
+    if done.accuracy is not None and best is not None:
         click.echo(
             f"test accuracy {done.accuracy:.2%} after epoch {done.epochs[-1]['epoch']}, at best "
             f"{best['validation_accuracy']:.2%} after epoch {best['epoch']}"
+        )
+    elif best is not None:
+        click.echo(
+            f"test loss {done.epochs[-1]['validation_loss']:.4f} after epoch "
+            f"{done.epochs[-1]['epoch']}, best by {done.judged_by} after epoch {best['epoch']}"
         )
     click.echo(f"weights {done.checkpoint}" + (f", best {done.best}" if done.best else ""))
     if not done.finished:

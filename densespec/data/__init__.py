@@ -21,6 +21,7 @@ from densespec.data.dataset import LazyImages as LazyImages
 from densespec.data.dataset import Normalisation as Normalisation
 from densespec.data.dataset import Split as Split
 from densespec.data.dataset import fits as fits
+from densespec.data.items import of_items as of_items
 from densespec.data.masks import dropout_masks as dropout_masks
 from densespec.data.sources import SOURCES as SOURCES
 from densespec.data.sources import load as load

@@ -35,7 +35,8 @@ from densespec.recipes.recipe import TrainingRecipe
 GROUP = "densespec.feeds"
 
 LabelledBatch = tuple[np.ndarray, np.ndarray]
-"""Normalised images (batch, channels, *size), and int64 labels (batch,)."""
+"""Normalised images (batch, channels, *size), and labels: int64 (batch,), or float64
+(batch, classes)."""
 
 DTYPES = ("float32", "float64")
 

@@ -1,7 +1,8 @@
 """What a data set is: images and labels to train on and to test on, checked when they are put in.
 
 Images are (count, channels, *sizes), unsigned bytes or floats, or read one by one when they are
-needed. Labels are int64, from 0 to below the number of classes.
+needed. Labels are int64, from 0 to below the number of classes; where an image has several, they
+are float64, a number for each class, which is NaN where it is not known.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class LazyImages(Protocol):
         ...
 
     def read(self, index: int) -> np.ndarray:
-        """Read one image, uint8 of shape (channels, *sizes)."""
+        """Read one image of shape (channels, *sizes), uint8 or floats."""
         ...
 
     def take(self, rows: np.ndarray) -> LazyImages:
@@ -62,7 +63,7 @@ class Split:
     Attributes:
         x: The images (count, channels, *sizes), uint8 or floats, or what reads them when they are
             needed.
-        y: The labels (count,), int64.
+        y: The labels (count,), int64; or (count, classes), float64.
 
     Raises:
         DataError: There are no images, they or the labels have another shape or type, or a value is
@@ -113,27 +114,35 @@ class Split:
 
 def _labels(y: object) -> np.ndarray:
     labels = np.asarray(y)
-    if labels.ndim == 2 and labels.shape[1] == 1:
+    whole = labels.dtype.kind in "iu"
+    if labels.ndim == 2 and labels.shape[1] == 1 and whole:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if labels.ndim == 2 and labels.shape[1] and labels.dtype.kind in "biuf":
+        return _several(labels)
+    if labels.ndim != 1 or not whole:
         raise DataError(
             f"y has shape {labels.shape} and type {labels.dtype}, but should have (count,) and "
-            f"whole numbers, one for each image{_label_advice(labels)}"
+            "whole numbers, one for each image, or (count, classes) and numbers"
+            f"{_label_advice(labels)}"
         )
     return np.ascontiguousarray(labels, np.int64)
 
 
+def _several(labels: np.ndarray) -> np.ndarray:
+    labels = np.ascontiguousarray(labels, np.float64)
+    endless = np.argwhere(np.isinf(labels))
+    if len(endless):
+        row, column = endless[0]
+        raise DataError(f"label {column} of image {row} of y is infinite")
+    return labels
+
+
 def _label_advice(labels: np.ndarray) -> str:
     """What to do about labels of another form, where that loses nothing."""
-    if labels.dtype.kind not in "biuf" or not labels.size:
+    if labels.ndim != 1 or labels.dtype.kind not in "bf" or not labels.size:
         return ""
-    if labels.ndim == 1 and (labels == np.floor(labels)).all():
-        return ": take y.astype(int)"
-    if labels.ndim != 2:
-        return ""
-    if np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all():
-        return ": these are one-hot, so take y.argmax(1)"
-    return "; an image of several classes, or of shares of them, can't be trained on"
+    whole = bool((labels == np.floor(labels)).all())
+    return ": take y.astype(int)" if whole else ": for a number an image, take y[:, None]"
 
 
 def _check_array(x: np.ndarray) -> None:
@@ -264,6 +273,8 @@ class Dataset:
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
         for part in ("train", "test"):
             _check_range(getattr(self, part).y, len(self.classes), f"{self.name}, {part}")
+        if self.train.y.ndim != self.test.y.ndim:
+            raise DataError(f"{self.name}: labels to train on and to test on are of another form")
         if self.train.shape != self.test.shape:
             raise DataError(
                 f"{self.name}: images to train on have shape {self.train.shape}, but those to test "
@@ -281,6 +292,40 @@ class Dataset:
         channels = self.train.shape[0]
         assert channels is not None, "channels are always known"
         return channels
+
+    @property
+    def has_several(self) -> bool:
+        """Whether an image has a label for each class, rather than one."""
+        return self.train.y.ndim == 2
+
+    def check_loss(self, loss: str) -> None:
+        """Check that the labels are such as a recipe's loss takes.
+
+        Raises:
+            DataError: They are not; the message says what could be meant.
+        """
+        if not self.has_several:
+            if loss != "softmax":
+                raise DataError(
+                    f"{self.name}: an image has one label, but loss = {loss!r} takes a number for "
+                    "each class: give y of shape (count, classes), or train with loss = 'softmax'"
+                )
+            return
+        if loss == "softmax":
+            raise DataError(
+                f"{self.name}: an image has {len(self.classes)} labels, but loss = 'softmax' takes "
+                "one: train with loss = 'sigmoid' for several that may go together, or 'squared' "
+                f"for numbers{self._one_hot_advice()}"
+            )
+        if loss == "sigmoid":
+            for part in ("train", "test"):
+                _check_shares(getattr(self, part).y, f"{self.name}, {part}")
+
+    def _one_hot_advice(self) -> str:
+        labels = self.train.y
+        if not np.isin(labels, (0, 1)).all() or (labels.sum(1) != 1).any():
+            return ""
+        return "; if every image is of just one class by its meaning too, give y.argmax(1)"
 
     @property
     def size(self) -> tuple[int, ...] | None:
@@ -307,7 +352,8 @@ class Dataset:
         Args:
             x: The images: (count, channels, *sizes), (count, *sizes, channels), or (count, height,
                 width) if they are grey; uint8 or floats.
-            y: The labels, whole numbers from 0: (count,) or (count, 1).
+            y: The labels, whole numbers from 0: (count,) or (count, 1); or a number for each class,
+                (count, classes), which is NaN where it is not known.
             test_x: The images to test on; None keeps a fifth of each class of ``x`` for that.
             test_y: The labels of ``test_x``.
             channels_last: Where the channels are; None for the axis after the count or the last
@@ -327,6 +373,8 @@ class Dataset:
             train, test = parted(train)
         else:
             test = Split(channels_first(np.asarray(test_x), channels_last), test_y)
+        if classes is None and train.y.ndim == 2:
+            classes = train.y.shape[1]
         if classes is None:
             classes = int(max(train.y.max(), test.y.max(), 0)) + 1
         if isinstance(classes, int):
@@ -344,7 +392,23 @@ def _check_count(classes: int) -> None:
         )
 
 
+def _check_shares(labels: np.ndarray, where: str) -> None:
+    wrong = np.argwhere(labels > 1)
+    if len(wrong):
+        row, column = wrong[0]
+        raise DataError(
+            f"{where}: label {column} of image {row} is {labels[row, column]:g}, but with loss = "
+            "'sigmoid' labels lie in [0, 1], or are negative or NaN where they are not known"
+        )
+
+
 def _check_range(labels: np.ndarray, classes: int, where: str) -> None:
+    if labels.ndim == 2:
+        if labels.shape[1] != classes:
+            raise DataError(
+                f"{where}: an image has {labels.shape[1]} labels, but there are {classes} classes"
+            )
+        return
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise DataError(
@@ -393,10 +457,12 @@ def parted(split: Split) -> tuple[Split, Split]:
 def held_out(labels: np.ndarray) -> np.ndarray:
     """Choose the samples to test on: a fifth of each class, to the nearest whole number.
 
+    Where an image has several labels, all images are taken for one class, whose label is 0.
     In a class with n samples, they are the first of the permutation of 0 to n-1 that the stream
     ``(seed 0, "split", position = label)`` gives; see :mod:`densespec.data.draws`.
     """
     chosen = np.zeros(len(labels), bool)
+    labels = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
     for label in np.unique(labels[labels >= 0]):
         rows = np.flatnonzero(labels == label)
         order = permutation(0, "split", int(label), len(rows))

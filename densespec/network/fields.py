@@ -210,6 +210,24 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """A list of numbers of one interval, which may be empty."""
+
+    values: Interval
+    most: int = 100_000
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of at most {self.most} numbers, each {self.values.allowed}"
+
+    def parse(self, value: Any) -> tuple[float, ...]:
+        return tuple(map(self.values.parse, _at_most(self.most, _items(value))))
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "maxItems": self.most, "items": self.values.schema()}
+
+
+@dataclass(frozen=True)
 class Choice:
     options: tuple[str, ...]
 
@@ -223,6 +241,26 @@ class Choice:
 
     def schema(self) -> dict[str, Any]:
         return {"enum": list(self.options)}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some of these texts, each at most once; they may be none."""
+
+    options: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of any of {', '.join(map(repr, self.options))}, each at most once"
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        found = tuple(map(Choice(self.options).parse, _at_most(len(self.options), _items(value))))
+        _reject_unless(len(set(found)) == len(found))
+        return found
+
+    def schema(self) -> dict[str, Any]:
+        each = Choice(self.options).schema()
+        return {"type": "array", "items": each, "uniqueItems": True}
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
 """The training recipe: what each term of a training step means, exactly.
 
-Loss: the mean over the batch of -sum over c of t[c] * log softmax(logits)[c], where the target t is
-1 at the label and 0 elsewhere; with label smoothing s over C classes it is 1 - s + s / C at the
-label and s / C elsewhere.
+Loss, of logits z over C classes, with label smoothing s:
 
-Step, for every trainable weight w with gradient g of the loss, velocity v (zero at first) and
-learning rate lr (times the weight's own factor, where ``layer_rates`` gives one), as in the paper's
-Torch7 code and in PyTorch:
+- ``softmax``: the mean over the batch of -w[label] * sum over c of t[c] * log softmax(z)[c], where
+  the target t is 1 - s + s / C at the label and s / C elsewhere, and w is ``class_weights``, or 1.
+- ``sigmoid``: the mean over batch and classes of -(p * t * log sigmoid(z) + (1 - t) * log(1 -
+  sigmoid(z))), where t is label * (1 - s) + s / 2, and p is ``positive_weights``, or 1.
+- ``squared``: the mean over batch and classes of (z - label)**2.
 
-    g <- g + weight_decay * w            coupled: part of the gradient, and so of the velocity
-    v <- momentum * v + g                holds no learning rate, so a drop does not rescale history
-    w <- w - lr * (g + momentum * v)     Nesterov; without it, w - lr * v
+With the last two a sample has a label for each class. One that is not known is NaN, or negative
+with ``sigmoid``; it adds nothing, and is counted in the mean all the same, so that the loss of a
+batch is the mean of those of its parts. Nor is it divided by the sum of any weights.
 
-Keras's own SGD differs twice: its velocity holds the learning rate, and its ``weight_decay`` is
-decoupled from the gradient. Weight decay applies to every trainable weight unless
-``decay_kernels_only``.
+Step: the optimizer's rule (:mod:`densespec.recipes.optimizers`) for every trainable weight, with
+the gradient of the loss alone, at the learning rate of the step
+(:mod:`densespec.recipes.schedules`) times the weight's own factor, where ``layer_rates`` gives one.
+Weight decay applies to every trainable weight unless ``decay_kernels_only``.
+
+Clipping: with ``clip_norm`` c, and n the root of the sum of all squares in the gradients,
+each gradient is first multiplied by c / n where n > c. Nothing is added to n.
 
 Running statistics are updated once a step from the batch's statistics, by the spec's convention.
 
@@ -33,6 +37,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from densespec.errors import SpecError
 from densespec.network.fields import (
     ByName,
     Choice,
@@ -40,19 +45,27 @@ from densespec.network.fields import (
     Integer,
     Interval,
     Milestones,
+    Numbers,
     OrNone,
     Record,
     constrained,
+    parse_fields,
 )
 from densespec.network.spec import DenseNetSpec
+from densespec.recipes.optimizers import DESCENT, OPTIMIZERS, Moments, Rule, Step
+from densespec.recipes.schedules import FALLING, SCHEDULES, SHAPES, STEPS, warmed
 
 AUGMENTATIONS = ("none", "cifar", "imagenet")
+LOSSES = ("softmax", "sigmoid", "squared")
+OF_ONE_LOSS = (("R29", "class_weights", "softmax"), ("R30", "positive_weights", "sigmoid"))
+"""The weights of classes that have a meaning with one loss alone."""
 DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRecipe(Record):
-    """SGD with Nesterov momentum and a learning rate that drops twice: the paper's section 4.2.
+    """How a network is trained; by default as in the paper's section 4.2: by SGD with Nesterov
+    momentum and a learning rate that drops twice.
 
     Raises:
         SpecError: naming the field, its value and what is allowed.
@@ -63,12 +76,16 @@ class TrainingRecipe(Record):
     epochs: int = constrained("R1", Integer(1), "passes over the data", default=300)
     batch_size: int = constrained("R2", Integer(1), "samples in a step", default=64)
     learning_rate: float = constrained(
-        "R3", Interval(0, 1e3, open_lower=True), "at the start", default=0.1
+        "R3",
+        Interval(0, 1e3, open_lower=True),
+        "at its highest: at the start, or after the warm-up",
+        default=0.1,
     )
     milestones: tuple[float, ...] = constrained(
         "R4",
         Milestones(),
-        "when the learning rate drops: after these fractions of the epochs, or these epochs",
+        "when the learning rate drops, with the schedule 'steps': after these fractions of the "
+        "epochs, or these epochs",
         default=(0.5, 0.75),
     )
     gamma: float = constrained(
@@ -77,10 +94,18 @@ class TrainingRecipe(Record):
         "factor on the learning rate at each milestone",
         default=0.1,
     )
-    momentum: float = constrained("R6", Interval(0, 1, open_upper=True), "of SGD", default=0.9)
-    nesterov: bool = constrained("R7", Flag(), "whether momentum looks ahead", default=True)
+    momentum: float = constrained(
+        "R6", Interval(0, 1, open_upper=True), "of SGD: what is kept of its velocity", default=0.9
+    )
+    nesterov: bool = constrained(
+        "R7", Flag(), "whether the momentum of SGD looks ahead", default=True
+    )
     weight_decay: float = constrained(
-        "R8", Interval(0, 1), "coefficient of coupled L2 decay", default=1e-4
+        "R8",
+        Interval(0, 1),
+        "coefficient of L2 decay: part of the gradient with 'sgd' and 'adam'; decoupled from it, "
+        "times the learning rate, with 'adamw'",
+        default=1e-4,
     )
     decay_kernels_only: bool = constrained(
         "R9", Flag(), "whether norms and biases are spared from weight decay", default=False
@@ -129,25 +154,204 @@ class TrainingRecipe(Record):
         default="per-replica",
     )
 
+    loss: Literal["softmax", "sigmoid", "squared"] = constrained(
+        "R28",
+        Choice(LOSSES),
+        "of logits: cross entropy of one label an image, or of several, each by itself, or the "
+        "squared error to numbers",
+        default="softmax",
+    )
+    class_weights: tuple[float, ...] = constrained(
+        "R29",
+        Numbers(Interval(0, 1e6)),
+        "factors on the loss of an image by its label, one for each class, with 'softmax'; none "
+        "are 1",
+        default=(),
+    )
+    positive_weights: tuple[float, ...] = constrained(
+        "R30",
+        Numbers(Interval(0, 1e6)),
+        "factors on the loss of labels that are given, one for each class, with 'sigmoid'; none "
+        "are 1",
+        default=(),
+    )
+    optimizer: Literal["sgd", "adam", "adamw"] = constrained(
+        "R17", Choice(tuple(OPTIMIZERS)), "by which rule weights move", default="sgd"
+    )
+    beta1: float = constrained(
+        "R18",
+        Interval(0, 1, open_upper=True),
+        "of Adam and AdamW: what is kept of the first moment",
+        default=0.9,
+    )
+    beta2: float = constrained(
+        "R19",
+        Interval(0, 1, open_upper=True),
+        "of Adam and AdamW: what is kept of the second moment",
+        default=0.999,
+    )
+    epsilon: float = constrained(
+        "R20",
+        Interval(0, 1, open_lower=True),
+        "of Adam and AdamW: what is added to the root of the second moment",
+        default=1e-8,
+    )
+    clip_norm: float | None = constrained(
+        "R21",
+        OrNone(Interval(0, 1e6, open_lower=True)),
+        "the largest norm of all gradients of a step together; a larger one is scaled down to it",
+        default=None,
+    )
+    schedule: Literal["steps", "cosine", "linear", "constant"] = constrained(
+        "R22",
+        Choice(SCHEDULES),
+        "how the learning rate goes down: by a factor at milestones, along half a cosine, along a "
+        "line, or not at all",
+        default="steps",
+    )
+    rate_per: Literal["epoch", "step"] = constrained(
+        "R23",
+        Choice(("epoch", "step")),
+        "whether a learning rate holds for an epoch or for a step",
+        default="epoch",
+    )
+    warmup_epochs: float = constrained(
+        "R24",
+        Interval(0, 1e6),
+        "epochs over which the learning rate first goes up along a line; fewer than all",
+        default=0.0,
+    )
+    warmup_steps: int = constrained(
+        "R25",
+        Integer(0),
+        "steps over which it goes up, in place of epochs, where a rate holds for a step",
+        default=0,
+    )
+    warmup_start: float = constrained(
+        "R26", Interval(0, 1), "share of the learning rate that a warm-up starts at", default=0.01
+    )
+    final_rate: float = constrained(
+        "R27",
+        Interval(0, 1e3),
+        "what 'cosine' and 'linear' come down to, at most the learning rate",
+        default=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        parse_fields(self)
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise SpecError(
+                "R24", "warmup_epochs", self.warmup_epochs, f"fewer than all {self.epochs} epochs"
+            )
+        if self.warmup_steps and (self.warmup_epochs or self.rate_per == "epoch"):
+            raise SpecError(
+                "R25",
+                "warmup_steps",
+                self.warmup_steps,
+                "0 with warmup_epochs, or unless rate_per = 'step'",
+            )
+        if self.final_rate > self.learning_rate:
+            raise SpecError(
+                "R27",
+                "final_rate",
+                self.final_rate,
+                f"at most learning_rate = {self.learning_rate}",
+            )
+
+        for number, name, loss in OF_ONE_LOSS:
+            value = getattr(self, name)
+            if value and self.loss != loss:
+                raise SpecError(number, name, value, f"none, unless loss = {loss!r}")
+        if self.label_smoothing and self.loss == "squared":
+            raise SpecError("R11", "label_smoothing", self.label_smoothing, "0 of numbers")
+
+    def check_classes(self, classes: int) -> None:
+        """Check that weights of classes are as many as a network has classes.
+
+        Raises:
+            SpecError: they are not.
+        """
+        for number, name, _ in OF_ONE_LOSS:
+            value = getattr(self, name)
+            if value and len(value) != classes:
+                raise SpecError(number, name, value, f"{classes} numbers, one for each class")
+
+    def rate_of_step(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of a step of the run, counted from 0."""
+        if self.rate_per == "epoch":
+            return self.learning_rate_at(step // steps_per_epoch)
+        warmup = self.warmup_steps or self.warmup_epochs * steps_per_epoch
+        return self._rate(step, warmup, steps_per_epoch)
+
     def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
-        drops = sum(epoch >= drop for drop in self.drop_epochs())
-        return self.learning_rate * self.gamma**drops
+        """Learning rate of an epoch, counted from 0.
+
+        Raises:
+            ValueError: each step has a rate of its own.
+        """
+        if self.rate_per == "step":
+            raise ValueError(
+                "the learning rate of this recipe changes with each step: ask rate_of_step"
+            )
+        return self._rate(epoch, self.warmup_epochs, 1)
+
+    def _rate(self, at: int, warmup: float, per_epoch: int) -> float:
+        """The rate of a step, or of an epoch, where an epoch has so many of them."""
+        if at < warmup:
+            return self.learning_rate * warmed(self.warmup_start, at, warmup)
+        if self.schedule == STEPS:
+            drops = sum(at >= drop * per_epoch for drop in self.drop_epochs())
+            return self.learning_rate * self.gamma**drops
+        left = SHAPES[self.schedule]((at - warmup) / (self.epochs * per_epoch - warmup))
+        return self.final_rate + (self.learning_rate - self.final_rate) * left
+
+    @property
+    def holds_rates(self) -> bool:
+        """Whether the learning rate holds for many epochs and changes at a few."""
+        return self.rate_per == "epoch" and self.schedule not in FALLING
 
     def learning_rates(self) -> dict[int, float]:
-        """The learning rates by the epoch, counted from 0, from which on each holds."""
+        """The learning rates by the epoch, counted from 0, from which on each holds.
+
+        Raises:
+            ValueError: the rate of the recipe does not hold.
+        """
+        if not self.holds_rates:
+            raise ValueError(f"the learning rate of this recipe changes with each {self.rate_per}")
         found: dict[int, float] = {}
-        for epoch in sorted({0, *self.drop_epochs()}):
+        for epoch in sorted({*range(math.ceil(self.warmup_epochs) + 1), *self.drop_epochs()}):
             rate = self.learning_rate_at(epoch)
-            if epoch < self.epochs and rate not in found.values():
+            if epoch < self.epochs and (not found or rate != [*found.values()][-1]):
                 found[epoch] = rate
         return found
 
+    def course(self) -> str:
+        """The course of the learning rate in words."""
+        if self.holds_rates:
+            rates = self.learning_rates().items()
+            return ", ".join(f"{rate:g} from epoch {epoch + 1}" for epoch, rate in rates)
+        falls = f"{self.schedule} from {self.learning_rate:g}, a rate for each {self.rate_per}"
+        end = f", towards {self.final_rate:g}" if self.schedule in FALLING else ""
+        start = self.warmup_start * self.learning_rate
+        long = (
+            f"{self.warmup_steps} steps" if self.warmup_steps else f"{self.warmup_epochs:g} epochs"
+        )
+        warm = self.warmup_steps or self.warmup_epochs
+        return falls + end + (f", after {long} of warm-up from {start:g}" if warm else "")
+
     def drop_epochs(self) -> list[int]:
-        """The epochs, counted from 0, at whose start the learning rate drops."""
+        """The epochs, counted from 0, at whose start the learning rate drops by the milestones."""
+        if self.schedule != STEPS:
+            return []
         whole = all(isinstance(milestone, int) for milestone in self.milestones)
         drops = [m if whole else round(m * self.epochs, 9) for m in self.milestones]
         return [math.ceil(drop) for drop in drops]
+
+    @property
+    def rule(self) -> Rule:
+        """The rule by which weights move."""
+        rule = OPTIMIZERS[self.optimizer]
+        return DESCENT if self.optimizer == "sgd" and not self.momentum else rule
 
     def applied_to(self, spec: DenseNetSpec) -> DenseNetSpec:
         """The spec with the recipe's dropout rate, where the recipe states one."""
@@ -167,16 +371,26 @@ class TrainingRecipe(Record):
         spared = self.decay_kernels_only and not weight_name.endswith(".kernel")
         return 0.0 if spared else self.weight_decay
 
+    def clip_factor(self, norm: float) -> float:
+        """Factor on every gradient of a step, by the norm of all of them together."""
+        return 1.0 if self.clip_norm is None or norm <= self.clip_norm else self.clip_norm / norm
+
     def step(
         self,
         name: str,
         weight: np.ndarray,
         gradient: np.ndarray,
-        velocity: np.ndarray,
+        moments: Moments,
         learning_rate: float,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """New weight and velocity after one step: the arbiter of every backend's optimizer."""
-        gradient = gradient + self.decay_of(name) * weight
-        velocity = self.momentum * velocity + gradient
-        ahead = gradient + self.momentum * velocity if self.nesterov else velocity
-        return weight - learning_rate * self.rate_factor_of(name) * ahead, velocity
+        number: int = 1,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """New weight and moments after one step: the arbiter of every backend's optimizer.
+
+        Args:
+            gradient: of the loss alone, clipped.
+            moments: what is kept of the weight, by the names of ``rule.moments``; zeros at first.
+            number: of the step, counted from 1.
+        """
+        rate = learning_rate * self.rate_factor_of(name)
+        step = Step(rate, self.decay_of(name), number)
+        return self.rule.update(self, weight, gradient, moments, step)

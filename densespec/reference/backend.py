@@ -10,8 +10,8 @@ from densespec.backends import DataFormat, StepResult
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.network.ops import Shape
+from densespec.recipes.moments import OptimizerMoments, check_moments, zero_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec.reference.model import ReferenceModel
 
 DTYPES = ("float64", "float32", "float16")
@@ -57,14 +57,19 @@ class NumpyTrainer:
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self._model(x)
 
-    def velocity(self) -> Arrays:
-        return dict(self._model.velocity) if self._recipe.momentum else {}
+    def moments(self) -> dict[str, Arrays]:
+        held = zero_moments(self._model.graph, self._recipe, self._model.dtype.name)
+        return {
+            moment: zeros | self._model.moments.get(moment, {}) for moment, zeros in held.items()
+        }
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self._model.graph, self._recipe, velocity)
-        self._model.velocity.update(
-            {name: np.array(array, self._model.dtype) for name, array in velocity.items()}
-        )
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._model.graph, self._recipe, moments)
+        self._model.moments = {
+            moment: {name: np.array(array, self._model.dtype) for name, array in arrays.items()}
+            for moment, arrays in moments.items()
+        }
+        self._model.steps = step
 
     def weights(self) -> Arrays:
         return {name: array.copy() for name, array in self._model.weights.items()}
@@ -103,7 +108,7 @@ class NumpyBackend:
         model.load(weights)
 
     def count_parameters(self, model: ReferenceModel) -> tuple[int, int]:
-        trainable = sum(array.size for array in model.velocity.values())
+        trainable = sum(model.weights[w.name].size for w in model.graph.weights if w.trainable)
         return trainable, sum(array.size for array in model.weights.values()) - trainable
 
     def forward(

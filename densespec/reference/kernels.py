@@ -334,7 +334,7 @@ class SoftmaxKernel:
     """y[n, u] = exp(x[n, u]) / sum over v of exp(x[n, v])."""
 
     def forward(self, op: ops.Softmax, ctx: Context, x: Array) -> Array:
-        return np.exp(_log_softmax(x))
+        return np.exp(log_softmax(x))
 
     def backward(self, op: ops.Softmax, ctx: Context, dy: Array, x: Array) -> Gradients:
         y = self.forward(op, ctx, x)
@@ -369,32 +369,7 @@ KERNELS: Mapping[type, Kernel] = {
 }
 
 
-def _log_softmax(x: Array) -> Array:
+def log_softmax(x: Array) -> Array:
+    """Give the logarithm of the softmax over the second axis."""
     shifted = x - x.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> tuple[float, Array]:
-    """Mean over the batch of -sum over c of t[c] * log softmax(logits)[c], and its gradient.
-
-    The target t is ``smoothing / classes`` everywhere, and ``1 - smoothing`` more at the label.
-
-    O4: labels are one integer in [0, classes) for each sample.
-
-    Args:
-        logits: (batch, classes).
-        labels: (batch,).
-    """
-    count, classes = logits.shape
-    labels = np.asarray(labels)
-    shape_fits = labels.shape == (count,) and np.issubdtype(labels.dtype, np.integer)
-    check_constraint(
-        shape_fits, "O4", "labels", f"should be {count} integers, but was {labels.shape}"
-    )
-    in_range = bool(((labels >= 0) & (labels < classes)).all())
-    check_constraint(in_range, "O4", "labels", f"should lie in [0, {classes})")
-    log_probability = _log_softmax(logits)
-    target = np.full_like(logits, smoothing / classes)
-    target[np.arange(count), labels] += 1 - smoothing
-    loss = -(target * log_probability).sum(1).mean()
-    return float(loss), (np.exp(log_probability) - target) / count

@@ -11,6 +11,7 @@ from densespec.backends import StepResult
 from densespec.errors import UnknownName
 from densespec.network.arrays import Arrays, check_weights
 from densespec.network.graph import Graph, Node
+from densespec.recipes.moments import zero_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import (
     KERNELS,
@@ -19,8 +20,8 @@ from densespec.reference.kernels import (
     Kernel,
     OpError,
     check_constraint,
-    cross_entropy,
 )
+from densespec.reference.losses import loss_and_slope
 
 
 def _weighted(tables: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
@@ -34,13 +35,23 @@ def _weighted(tables: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
     }
 
 
+def _norm(arrays: Iterable[Array]) -> float:
+    """The norm of arrays as one vector."""
+    return float(np.sqrt(sum(float(np.square(array).sum()) for array in arrays)))
+
+
+PLAIN = TrainingRecipe()
+
+
 class ReferenceModel:
     """A graph run by numpy.
 
     Attributes:
         graph: the network.
         weights: every array by canonical name.
-        velocity: the optimizer's momentum of every trainable weight by canonical name.
+        moments: what the optimizer keeps, by the name of the moment and of the weight; none before
+            the first step.
+        steps: how many steps it has taken.
         dtype: of all arithmetic; float64 unless asked otherwise.
         kernels: how each op kind is computed.
     """
@@ -58,11 +69,8 @@ class ReferenceModel:
         self.dtype = np.dtype(dtype)
         self.weights: Arrays = {}
         self.load(weights)
-        self.velocity = {
-            weight.name: np.zeros(weight.shape, self.dtype)
-            for weight in graph.weights
-            if weight.trainable
-        }
+        self.moments: dict[str, Arrays] = {}
+        self.steps = 0
 
     def load(self, weights: Mapping[str, Array]) -> None:
         """Replace every array.
@@ -107,7 +115,7 @@ class ReferenceModel:
         labels: Array,
         *,
         masks: Mapping[str, Array] | None = None,
-        smoothing: float = 0.0,
+        recipe: TrainingRecipe = PLAIN,
     ) -> tuple[float, Arrays, Arrays]:
         """Loss in training mode, the gradient of every trainable weight, new running statistics.
 
@@ -115,9 +123,9 @@ class ReferenceModel:
 
         Args:
             x: (batch, channels, *spatial).
-            labels: (batch,) integers.
+            labels: such as the recipe's loss takes.
             masks: for each dropout node, an array of its input's shape: 1 keeps, 0 drops.
-            smoothing: of the labels.
+            recipe: what says the loss.
         """
         output = self.graph.output
         logits = self.graph.gives_logits
@@ -126,7 +134,7 @@ class ReferenceModel:
         )
         everything = {node.name for node in self.graph.nodes}
         values, contexts = self._forward(x, True, masks or {}, keep=everything)
-        loss, slope = cross_entropy(values[output.name], labels, smoothing)
+        loss, slope = loss_and_slope(recipe, values[output.name], labels)
         gradients = self._backward(values, contexts, slope)
         statistics = {
             f"{name}.{short}": array
@@ -145,7 +153,7 @@ class ReferenceModel:
         masks: Mapping[str, Array] | None = None,
         replicas: int = 1,
     ) -> StepResult:
-        """One SGD step by :mod:`densespec.recipes.recipe`, which updates the statistics once.
+        """One step by :mod:`densespec.recipes.recipe`, which updates the statistics once.
 
         Args:
             replicas: devices among which the batch is split.
@@ -153,10 +161,16 @@ class ReferenceModel:
         learning_rate = float(learning_rate)  # a numpy float64 would widen a float32 model
         apart = replicas if recipe.batch_norm == "per-replica" else 1
         loss, gradients, statistics = self._over_replicas(x, labels, masks or {}, recipe, apart)
+        self.moments = self.moments or zero_moments(self.graph, recipe, self.dtype.name)
+        self.steps += 1
+        factor = recipe.clip_factor(_norm(gradients.values()))
         for name, gradient in gradients.items():
-            self.weights[name], self.velocity[name] = recipe.step(
-                name, self.weights[name], gradient, self.velocity[name], learning_rate
+            before = {moment: self.moments[moment][name] for moment in recipe.rule.moments}
+            self.weights[name], after = recipe.step(
+                name, self.weights[name], factor * gradient, before, learning_rate, self.steps
             )
+            for moment, array in after.items():
+                self.moments[moment][name] = array
         self.weights.update(statistics)
         return StepResult(loss, gradients)
 
@@ -175,7 +189,7 @@ class ReferenceModel:
                 x[part],
                 labels[part],
                 masks={name: mask[part] for name, mask in masks.items()},
-                smoothing=recipe.label_smoothing,
+                recipe=recipe,
             )
             for part in parts
         ]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TRAINING, VALIDATION, RULE, INK = "#2f6db3", "#d9822b", "#9aa5b1", "#1d2733"
 DOTS_PER_INCH = 130
+MARKED = 12
+"""Learning rates of a run that are still marked one by one."""
 
 
 def can_draw() -> bool:
@@ -60,11 +62,21 @@ def draw_curve(
     accuracy.set(xlabel="epoch", xlim=(0, max(epochs, 1)))
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     _mark(loss, accuracy, steps, steps_per_epoch)
+    if len({row["learning_rate"] for row in steps}) > MARKED:
+        _draw_rate(loss, *points(steps, "learning_rate"))
     handles, labels = loss.get_legend_handles_labels()
     if handles:
         accuracy.legend(handles, labels, frameon=False, loc="lower right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
+
+
+def _draw_rate(loss: Axes, x: Sequence[float], rates: Sequence[Any]) -> None:
+    """A learning rate that changes often, as a line with an axis of its own."""
+    axes = loss.twinx()
+    axes.plot(x, rates, color=RULE, linewidth=1, zorder=0)
+    axes.set(ylabel="learning rate")
+    axes.spines[["top"]].set_visible(False)
 
 
 def _few(value: float) -> bool:
@@ -78,6 +90,8 @@ def _mark(loss: Axes, accuracy: Axes, steps: Sequence[LogLine], steps_per_epoch:
         (loss, "learning_rate", ":", "rate {:g}"),
         (accuracy, "backend", "--", "{}"),
     ):
+        if len({row[value] for row in steps}) > MARKED:
+            continue
         before = None
         for row in steps:
             if row[value] == before:

@@ -3,8 +3,8 @@
 | file | |
 | --- | --- |
 | ``run.toml`` | what is trained: spec, recipe, data, and which backends took which steps |
-| ``last.safetensors`` | the last checkpoint: weights, momentum, and the step they are of |
-| ``best.safetensors`` | the checkpoint of the epoch with the best validation accuracy |
+| ``last.safetensors`` | the last checkpoint: weights, moments, and the step they are of |
+| ``best.safetensors`` | the checkpoint of the best epoch by validation accuracy or another metric |
 | ``epoch-0012.safetensors`` | checkpoints of some last epochs, where they are kept |
 | ``log.jsonl`` | a line for every step and every epoch |
 | ``curve.png`` | loss and accuracy |
@@ -32,9 +32,11 @@ from densespec.network.arrays import Arrays
 from densespec.network.files import to_toml
 from densespec.network.graph import Graph
 from densespec.pretrained.accompaniment import Accompaniment
+from densespec.recipes.moments import flat_moments
 from densespec.training.errors import Diverged, TrainingError
 from densespec.training.lock import locked
 from densespec.training.log import Log, LogLine
+from densespec.training.metrics import worth
 from densespec.training.run import RUN, TrainingRun, read_run
 from densespec.weights.checkpoint import (
     Checkpoint,
@@ -92,7 +94,7 @@ class RunFolder:
         epochs = self.log.epochs()
         if not epochs or epochs[-1] is not self.log.records[-1]:
             return
-        if best_of(epochs) is epochs[-1]:
+        if best_of(epochs, self.run.judged_by) is epochs[-1]:
             _copy(self.last, self.best)
         if self.run.keep:
             _copy(self.last, self.path / f"epoch-{epochs[-1]['epoch']:04}.safetensors")
@@ -179,10 +181,10 @@ def read_last(path: Path, run: TrainingRun) -> tuple[Checkpoint, TrainingState]:
     return checkpoint, state
 
 
-def best_of(epochs: Sequence[LogLine]) -> LogLine | None:
-    """The first of the epochs with the best validation accuracy; None where none has one."""
-    known = [epoch for epoch in epochs if epoch["validation_accuracy"] is not None]
-    return max(known, key=lambda epoch: epoch["validation_accuracy"], default=None)
+def best_of(epochs: Sequence[LogLine], judged_by: str) -> LogLine | None:
+    """The first of the epochs that is best by a metric; None where none is judged by it."""
+    known = [(value, epoch) for epoch in epochs if (value := worth(epoch, judged_by)) is not None]
+    return max(known, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
 def _check_log(log: Log, step: int, note: Callable[[str], None]) -> None:
@@ -198,7 +200,7 @@ def _check_log(log: Log, step: int, note: Callable[[str], None]) -> None:
 
 
 def _check_finite(arrays: Arrays, state: TrainingState, last: Path) -> None:
-    for name, array in (*arrays.items(), *state.velocity.items()):
+    for name, array in (arrays | flat_moments(state.moments)).items():
         if not np.isfinite(array).all():
             raise Diverged(
                 state.step,

@@ -65,9 +65,11 @@ class EpochLine:
         epoch: counted from 1.
         step: steps done, the whole epoch included.
         loss, accuracy: means over the samples of the epoch, in training mode.
+        metrics: what else was asked for, over the test images, by name; see
+            :mod:`densespec.training.metrics`.
         validation_loss, validation_accuracy: over the test images, in inference mode; None
             without validation.
-        learning_rate: the learning rate of its steps.
+        learning_rate: the learning rate of its last step.
         seconds: it took in this process, validation included.
         backend: the backend that ended it.
     """
@@ -79,6 +81,7 @@ class EpochLine:
     accuracy: float | None
     validation_loss: float | None
     validation_accuracy: float | None
+    metrics: dict[str, float]
     learning_rate: float
     seconds: float
     backend: str
@@ -94,6 +97,7 @@ FIELD_TYPES: Mapping[Any, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
     "float | None": (int, float, type(None)),
+    "dict[str, float]": (dict,),
 }
 """What JSON holds of a field, by its annotation."""
 
@@ -118,8 +122,10 @@ def _lines(path: Path) -> list[LogLine | None]:
 def _line(text: bytes) -> LogLine | None:
     with contextlib.suppress(JsonError):
         record = parsed_json(text, "a line")
-        if isinstance(record, dict) and _is_whole(record):
-            return record
+        if isinstance(record, dict):
+            if record.get("kind") == "epoch":
+                record.setdefault("metrics", {})  # lines of older versions have none
+            return record if _is_whole(record) else None
     return None
 
 

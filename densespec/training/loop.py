@@ -19,7 +19,6 @@ from densespec.backends import (
 from densespec.data import Batches, dropout_masks
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.reference.kernels import cross_entropy
 from densespec.training import features
 from densespec.training.curve import can_draw, draw_curve
 from densespec.training.errors import Diverged, TrainingError
@@ -30,6 +29,7 @@ from densespec.training.folder import (
     LOG,
     RunFolder,
     advice,
+    best_of,
     kept,
     new_folder,
     old_folder,
@@ -37,12 +37,14 @@ from densespec.training.folder import (
 )
 from densespec.training.log import EpochLine, LogLine, StepLine, read_log
 from densespec.training.means import Means
+from densespec.training.metrics import Judgement
 from densespec.training.plan import TrainingPlan
 from densespec.training.processes import joined
-from densespec.training.progress import ProgressListener, listener
+from densespec.training.progress import Both, ProgressListener, listener
 from densespec.training.result import RunResult
 from densespec.training.run import now
 from densespec.training.stop import Stop
+from densespec.training.tensorboard import FOLDER, TensorBoard
 from densespec.weights.checkpoint import TrainingState
 
 REDRAWN = 30.0
@@ -68,8 +70,8 @@ def _trainer(
             graph, own, dtype=recipe.dtype, data_format=engine.data_format(None), name="densenet"
         )
         trainer = engine.trainer(group.place(model), graph, recipe)
-    if state.velocity:
-        trainer.restore(state.velocity)
+    if state.step:
+        trainer.restore(state.moments, step=state.step)
     return trainer
 
 
@@ -147,12 +149,26 @@ class _Session:
         """Train until the last epoch is done or a stop is wished for."""
         self.listener.begin(self.plan.course)
         self._clock = self._epoch_clock = time.perf_counter()
-        while self.closed < self.recipe.epochs and not self._stop_wished():
+        while not self.done and not self._stop_wished():
             if self._train_epoch() and self._validated():
                 self._epoch_clock = time.perf_counter()
         if self.step != self._saved:
             self._save(self.trainer.weights())
         self._draw(always=True)
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are done, or no more are wanted: none was better for long."""
+        return self.closed >= self.recipe.epochs or self._exhausted()
+
+    def _exhausted(self) -> bool:
+        patience, epochs = self.plan.run.patience, self._epoch_lines()
+        best = best_of(epochs, self.plan.run.judged_by)
+        late = best is not None and epochs[-1]["epoch"] - best["epoch"] >= (patience or math.inf)
+        return self.group.any(late)
+
+    def _epoch_lines(self) -> list[LogLine]:
+        return self.folder.log.epochs() if self.folder is not None else []
 
     def _log(self) -> list[LogLine]:
         """The log up to the checkpoint, which every process has to know."""
@@ -197,7 +213,7 @@ class _Session:
         return True
 
     def _take(self, x: np.ndarray, labels: np.ndarray) -> None:
-        rate, part = self.recipe.learning_rate_at(self.closed), self.group.part(len(x))
+        rate, part = self._rate(self.step), self.group.part(len(x))
         masks = self._masks(len(x))
         done = self.trainer.step(
             x[part],
@@ -228,6 +244,10 @@ class _Session:
             self._write_line()
         self.listener.step(line)
 
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.recipe.rate_of_step(step, self.per_epoch)
+
     def _masks(self, count: int) -> dict[str, np.ndarray] | None:
         """Masks of the next step; None where the framework draws them, or nothing is dropped."""
         if self.plan.run.dropout != "exact":
@@ -244,27 +264,25 @@ class _Session:
     def _validated(self) -> bool:
         """Close an epoch; False where a stop was wished for before that was done."""
         arrays = self.trainer.weights()  # brings the statistics of several devices together
-        loss = accuracy = None
+        judged = Judgement(self.recipe, self.plan.run.metrics, self.plan.dataset.classes)
         if self.plan.run.validate and self.folder is not None:
             total = len(self.validation)
-            scores = Means()
             for done, (x, labels) in enumerate(self.validation.epoch(0), start=1):
-                logits = np.asarray(self.trainer.predict(x), np.float64)
-                right = int((logits.argmax(1) == labels).sum())
-                scores.add(cross_entropy(logits, labels)[0], right, len(labels))
+                judged.add(self.trainer.predict(x), labels)
                 self.listener.validation(done, total)
                 if self.stop and self.group.size == 1:
                     return False
-            loss, accuracy = scores.loss, scores.accuracy
+        seen = judged.means.samples > 0
         line = EpochLine(
             time=now(),
             epoch=self.closed + 1,
             step=self.step,
             loss=self.means.loss,
             accuracy=self.means.accuracy,
-            validation_loss=loss if loss is None or math.isfinite(loss) else None,
-            validation_accuracy=accuracy,
-            learning_rate=self.recipe.learning_rate_at(self.closed),
+            validation_loss=judged.loss if seen else None,
+            validation_accuracy=judged.accuracy if seen else None,
+            metrics=judged.figures() if seen else {},
+            learning_rate=self._rate(self.step - 1),
             seconds=round(time.perf_counter() - self._epoch_clock, 3),
             backend=self.plan.backend,
         )
@@ -278,7 +296,7 @@ class _Session:
     def _save(self, arrays: Arrays, line: EpochLine | None = None) -> None:
         """Write a checkpoint, after the log that leads to it."""
         state = TrainingState(
-            self.step, self.recipe, self.trainer.velocity(), self.plan.run.trainable_from
+            self.step, self.recipe, self.trainer.moments(), self.plan.run.trainable_from
         )
         if self.folder is not None:
             self._write_line()
@@ -321,6 +339,8 @@ def carry_out(plan: TrainingPlan) -> RunResult:
         Diverged: the loss is not finite.
     """
     told = listener(plan.progress if plan.rank == 0 else False)
+    if plan.run.tensorboard and plan.rank == 0:
+        told = Both(told, TensorBoard(plan.folder / FOLDER))
     with Stop(patient=plan.launched) as stop:
         try:
             for note in plan.notes:
@@ -340,7 +360,8 @@ def _carried_out(plan: TrainingPlan, told: ProgressListener, stop: Stop) -> RunR
             session.run()
         return RunResult(
             folder=plan.folder,
-            finished=session.closed >= plan.run.recipe.epochs,
+            finished=session.done,
+            judged_by=plan.run.judged_by,
             signal=stop.signal,
             step=session.step,
             epochs=tuple(folder.log.epochs()) if folder is not None else (),

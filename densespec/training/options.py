@@ -19,6 +19,7 @@ from densespec.errors import SpecError
 from densespec.network.catalogue import SpecLike
 from densespec.network.fields import (
     Choice,
+    Choices,
     Domain,
     Either,
     Flag,
@@ -35,6 +36,7 @@ from densespec.network.spec import MOST_HEADS, DenseNetSpec
 from densespec.recipes.presets import RecipeLike
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.training.errors import TrainingError
+from densespec.training.metrics import ACCURACY, LOSS, METRICS
 from densespec.training.progress import ProgressListener
 from densespec.weights.given import WeightsLike
 
@@ -95,6 +97,30 @@ class RunSettings(Record):
         "whether to run over the test images after each epoch",
         default=True,
         flag="--validation/--no-validation",
+    )
+
+    metrics: tuple[str, ...] = stated(
+        Choices(tuple(METRICS)),
+        "what networks are judged by after each epoch, besides loss and accuracy",
+        default=(),
+        flag="--metric",
+    )
+    best: str | None = stated(
+        OrNone(Choice((LOSS, ACCURACY, *METRICS))),
+        "by what the best epoch is told; without any, by accuracy, or by loss where an image has "
+        "several labels",
+        default=None,
+    )
+    patience: int | None = stated(
+        OrNone(Integer(1)),
+        "epochs without a better one after which the run stops early",
+        default=None,
+        metavar="N",
+    )
+    tensorboard: bool = stated(
+        Flag(),
+        "whether to write the log for TensorBoard too, in the folder tensorboard",
+        default=False,
     )
 
     def settings(self) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from densespec.backends import (
     Backend,
@@ -22,12 +20,15 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, lower
 from densespec.network.initial import initial_weights
 from densespec.pretrained.accompaniment import Accompaniment
+from densespec.recipes.moments import zero_moments
 from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.schedules import FALLING
 from densespec.training.bequest import bequest_of
 from densespec.training.errors import TrainingError
 from densespec.training.features import may_cache
 from densespec.training.folder import read_last
 from densespec.training.keywords import takes_options
+from densespec.training.metrics import check_metrics
 from densespec.training.options import RunOptions
 from densespec.training.processes import launched
 from densespec.training.progress import Course, ProgressListener
@@ -108,7 +109,9 @@ def _new(options: RunOptions) -> TrainingPlan:
     arrays, notes = _initial(graph, options.weights, recipe.seed)
     if options.weights is None and graph.trainable_from is not None:
         notes.append("what is frozen keeps its random initial weights: no weights were given")
-    state = TrainingState(0, recipe, _rest(graph, recipe), resolved.run.trainable_from)
+    dtype = "float64" if recipe.dtype == "float64" else "float32"
+    moments = zero_moments(graph, recipe, dtype)
+    state = TrainingState(0, recipe, moments, resolved.run.trainable_from)
     return _planned(options, resolved, (arrays, state), 0, notes)
 
 
@@ -172,6 +175,9 @@ def _planned(
     }
     training = Batches.for_training(dataset, run.recipe, **kind)
     training.check_norms(graph)
+    run.recipe.check_classes(graph.spec.classes)
+    dataset.check_loss(run.recipe.loss)
+    check_metrics(run.recipe, run.metrics, run.best)
     _check_devices(options.backend, engine, devices)
     _check_split(dataset, run.recipe, devices)
     return TrainingPlan(
@@ -228,13 +234,6 @@ def _initial(graph: Graph, weights: WeightsLike | None, seed: int) -> tuple[Arra
     return arrays, [f"the head is new, since the weights have none that fits: {new}"]
 
 
-def _rest(graph: Graph, recipe: TrainingRecipe) -> Mapping[str, np.ndarray]:
-    """Momentum before the first step."""
-    dtype = "float64" if recipe.dtype == "float64" else "float32"
-    trainable = [weight for weight in graph.weights if weight.trainable and recipe.momentum]
-    return {weight.name: np.zeros(weight.shape, dtype) for weight in trainable}
-
-
 def _check_same(options: RunOptions, stored: TrainingRun, here: TrainingRun) -> None:
     """Refuse to go on with a run as another one.
 
@@ -256,7 +255,9 @@ def _new_epochs(before: TrainingRecipe, after: TrainingRecipe) -> list[str]:
     if after.epochs == before.epochs:
         return []
     notes = [f"{after.epochs} epochs, not {before.epochs}"]
-    old, new = ([*recipe.learning_rates()][1:] for recipe in (before, after))
+    if after.schedule in FALLING:
+        notes.append("the course of the learning rate is that of a run of so many epochs from here")
+    old, new = ([e for e in r.drop_epochs() if e < r.epochs] for r in (before, after))
     if old != new:
         notes.append(
             f"the learning rate drops after {_listed(new)}, not after {_listed(old)}: the "

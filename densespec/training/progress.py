@@ -83,6 +83,41 @@ class Silent:
     def end(self) -> None: ...
 
 
+class Both:
+    """Tells two listeners."""
+
+    def __init__(self, *listeners: ProgressListener) -> None:
+        self._listeners = listeners
+
+    def begin(self, course: Course) -> None:
+        for one in self._listeners:
+            one.begin(course)
+
+    def note(self, text: str) -> None:
+        for one in self._listeners:
+            one.note(text)
+
+    def features(self, done: int, total: int) -> None:
+        for one in self._listeners:
+            one.features(done, total)
+
+    def step(self, line: StepLine) -> None:
+        for one in self._listeners:
+            one.step(line)
+
+    def validation(self, done: int, total: int) -> None:
+        for one in self._listeners:
+            one.validation(done, total)
+
+    def epoch(self, line: EpochLine) -> None:
+        for one in self._listeners:
+            one.epoch(line)
+
+    def end(self) -> None:
+        for one in self._listeners:
+            one.end()
+
+
 class Plain(Silent):
     """Lines on stderr: one an epoch, and in long epochs one every ten seconds."""
 
@@ -215,6 +250,7 @@ def in_words(line: EpochLine) -> str:
             f", validation loss {line.validation_loss:.4f}, "
             f"accuracy {_percent(line.validation_accuracy)}"
         )
+    text += "".join(f", {n} {value:.4f}" for n, value in line.metrics.items() if ":" not in n)
     return f"{text}, rate {line.learning_rate:g}, {line.seconds:.1f} s"
 
 

@@ -16,6 +16,7 @@ class RunResult:
     Attributes:
         folder: the folder of the run.
         finished: whether all epochs are done.
+        judged_by: the metric that the best epoch is told by.
         signal: the number of the signal that stopped it; None where none did.
         step: how many steps are done.
         epochs: the log's lines of epochs.
@@ -23,6 +24,7 @@ class RunResult:
 
     folder: Path
     finished: bool
+    judged_by: str
     signal: int | None
     step: int
     epochs: tuple[LogLine, ...]
@@ -34,7 +36,7 @@ class RunResult:
 
     @property
     def best(self) -> Path | None:
-        """The checkpoint of the best validation accuracy; None before the first."""
+        """The checkpoint of the best epoch; None before the first."""
         path = self.folder / BEST
         return path if path.exists() else None
 
@@ -46,4 +48,4 @@ class RunResult:
     @property
     def best_epoch(self) -> LogLine | None:
         """The log's line of the epoch that ``best`` is of."""
-        return best_of(self.epochs)
+        return best_of(self.epochs, self.judged_by)

@@ -26,6 +26,7 @@ from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.texts import read_text
 from densespec.training.errors import TrainingError
+from densespec.training.metrics import OWN_BEST
 from densespec.training.options import RunSettings
 from densespec.version import __version__
 
@@ -66,6 +67,11 @@ class TrainingRun(RunSettings):
     stretches: tuple[Stretch, ...] = stated(
         RecordsOf(Stretch), "who took which steps, in order", key="backend", default=()
     )
+
+    @property
+    def judged_by(self) -> str:
+        """The metric that the best epoch is told by."""
+        return self.best or OWN_BEST[self.recipe.loss]
 
     def begun(self, backend: str, devices: int, step: int) -> TrainingRun:
         """The run as another process goes on with it, which drops what it takes again."""

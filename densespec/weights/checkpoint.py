@@ -2,8 +2,9 @@
 
 Its metadata holds ``densespec`` (the version of this layout), ``spec`` (the spec as JSON) and
 ``classifier`` (whether the classifier's arrays are there), and ``digests`` of its arrays and texts.
-A checkpoint of a training run also has the optimizer's momentum, as arrays named ``velocity/`` and
-the canonical name, and ``training`` in its metadata. Reading one executes nothing.
+A checkpoint of a training run also has the optimizer's moments, as arrays named by the moment, a
+slash and the canonical name, such as ``velocity/stem.conv.kernel``, and ``training`` in its
+metadata. Reading one executes nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +22,13 @@ from densespec.network.arrays import Arrays, check_weights
 from densespec.network.graph import Graph, freeze
 from densespec.network.spec import DenseNetSpec
 from densespec.pretrained.accompaniment import NOTHING, Accompaniment
+from densespec.recipes.moments import (
+    OptimizerMoments,
+    check_moments,
+    flat_moments,
+    nested_moments,
+)
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec.texts import parsed_json
 from densespec.weights import digests
 from densespec.weights.containers import write_file
@@ -40,8 +46,8 @@ class TrainingState:
     Attributes:
         step: How many steps are done.
         recipe: The recipe that the run follows.
-        velocity: The optimizer's momentum of every trainable weight, by canonical name; empty if
-            the recipe has none.
+        moments: What the optimizer keeps of every trainable weight, by the name of the moment, such
+            as ``velocity``, and the canonical name of the weight.
         trainable_from: The first part that trains, everything before it being frozen; None if all
             of it does.
 
@@ -51,7 +57,7 @@ class TrainingState:
 
     step: int
     recipe: TrainingRecipe
-    velocity: Mapping[str, np.ndarray]
+    moments: OptimizerMoments
     trainable_from: str | None = None
 
 
@@ -97,14 +103,14 @@ def write_checkpoint(
     texts = {**accompaniment.texts(), **canonical.metadata(graph)}
     if training is not None:
         frozen = _frozen(graph, training.trainable_from)
-        check_velocity(frozen, training.recipe, training.velocity)
+        check_moments(frozen, training.recipe, training.moments)
         state = {
             "step": training.step,
             "recipe": training.recipe.to_dict(),
             "trainable_from": training.trainable_from,
         }
         texts[TRAINING_KEY] = json.dumps(state)
-        contents |= {canonical.VELOCITY + name: v for name, v in training.velocity.items()}
+        contents |= flat_moments(training.moments)
     contents = {name: np.asarray(array) for name, array in contents.items()}
     texts[digests.KEY] = digests.stated_digests(contents, texts)
     tensors = {name: Tensor.of(array) for name, array in contents.items()}
@@ -138,13 +144,9 @@ def _training(
         frozen = _frozen(graph, trainable_from)
     except (DensespecError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{path}: the training state in its metadata: {error}") from error
-    velocity = {
-        name.removeprefix(canonical.VELOCITY): array
-        for name, array in extra.items()
-        if name.startswith(canonical.VELOCITY)
-    }
-    check_velocity(frozen, recipe, velocity)
-    return TrainingState(step, recipe, velocity, trainable_from)
+    moments = nested_moments(extra)
+    check_moments(frozen, recipe, moments)
+    return TrainingState(step, recipe, moments, trainable_from)
 
 
 def _frozen(graph: Graph, trainable_from: str | None) -> Graph:

@@ -17,6 +17,7 @@ from PIL import Image
 from densespec.data import SOURCES, Batches, DataError, fits, load
 from densespec.data.dataset import Split
 from densespec.data.sources import DEFAULT
+from densespec.data.sources.folder import pixels_of
 from densespec.errors import PackageMissing, UnknownName
 from tests.data.samples import images
 
@@ -252,9 +253,28 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=f"{path.name}: not a readable image"):
         found.train.image(1)
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(path)
-    with pytest.raises(DataError, match="more than eight bits"):
-        found.train.image(1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_kept(tmp_path: Path, channels: int) -> None:
+    write_images(tmp_path, {"a": 5})
+    values = np.array([[0, 257], [25700, 65535], [300, 40_000]], np.uint16)
+    found = load(f"folder:{tmp_path}", channels=channels)
+    Image.fromarray(values).save(tmp_path / found.train.x.paths[1])  # type: ignore[union-attr]
+    image = found.train.image(1)
+    assert (image.shape, image.dtype) == ((channels, 3, 2), np.float32)
+    np.testing.assert_allclose(image[-1], values / 257, rtol=1e-6)
+
+
+def test_pixels_whose_full_intensity_nothing_tells_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 5})
+    found = load(f"folder:{tmp_path}")
+    for array, message in (
+        (np.full((4, 4), 1 << 17, np.int32), "more than sixteen bits"),
+        (np.full((4, 4), 0.5, np.float32), "its pixels are floats"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pixels_of(Image.fromarray(array), found.channels)
 
 
 # Arrays

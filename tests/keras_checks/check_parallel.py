@@ -11,6 +11,7 @@ from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
 from densespec.network.graph import Graph, freeze, lower
 from densespec.network.initial import initial_weights
+from densespec.recipes.moments import zero_moments
 from densespec.reference.model import ReferenceModel
 
 REPLICAS = 2
@@ -55,9 +56,10 @@ def test_two_devices_take_the_step_of_the_reference(
         return
     trainer = parallel_trainer(engine, graph, recipe, REPLICAS)
     arbiter = ReferenceModel(graph, initial_weights(graph))
-    momentum = {name: np.full_like(array, 0.01) for name, array in arbiter.velocity.items()}
-    trainer.restore(momentum)
-    arbiter.velocity.update(momentum)
+    zeros = zero_moments(graph, recipe, "float64")["velocity"]
+    momentum = {name: array + 0.01 for name, array in zeros.items()}
+    trainer.restore({"velocity": momentum}, step=1)
+    arbiter.moments, arbiter.steps = {"velocity": dict(momentum)}, 1
     random = np.random.default_rng(3)
     for count, rate, gradients in ((8, 0.1, True), (7, 0.1, True), (7, 0.01, False)):
         x, labels = images(count, 8, 8).astype("float64"), np.arange(count) % 4
@@ -75,7 +77,7 @@ def test_two_devices_take_the_step_of_the_reference(
         if mode == "synchronised":
             assert actual.correct == int((right.argmax(1) == labels).sum())
     assert_close(trainer.weights(), arbiter.weights)
-    assert_close(trainer.velocity(), arbiter.velocity)
+    assert_close(trainer.moments()["velocity"], arbiter.moments["velocity"])
     x = images(3, 8, 8).astype("float64")
     np.testing.assert_allclose(trainer.predict(x), arbiter(x), rtol=1e-9)
     trainer.close()

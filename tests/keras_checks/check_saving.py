@@ -51,7 +51,7 @@ def reloaded(
     model.compile(SGD(0.01, momentum=0.8), keras.losses.SparseCategoricalCrossentropy(True))
     train(model, x, labels)
     model.save(folder / "trained.keras")
-    expected["velocities"] = [numpy(v) for v in model.optimizer.velocities]
+    expected["velocities"] = [numpy(v) for v in model.optimizer.velocity]
     expected["losses"] = train(model, x, labels)
     expected["trained"] = model.predict(x, verbose=0)
     np.savez(folder / "batch.npz", x=x, labels=labels)

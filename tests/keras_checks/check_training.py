@@ -14,8 +14,8 @@ import densespec
 from densespec import TrainingRecipe
 from densespec.backends import get_backend
 from densespec.errors import WeightsError
-from densespec.reference.kernels import cross_entropy
-from densespec_keras import SGD, BatchNormalization, CrossEntropy, loss_of, schedule
+from densespec.reference.losses import cross_entropy, loss_and_slope
+from densespec_keras import SGD, BatchNormalization, CrossEntropy, loss_of, optimizer_of, schedule
 from densespec_keras.optimizers import StepwiseRate
 
 
@@ -140,10 +140,12 @@ def test_momentum_is_carried_whatever_is_asked_for(
             layer.rate = 0.0
     recipe, graph = TrainingRecipe(), model.densespec.graph
     arbiter, trainer = reference(model), get_backend(engine).trainer(model, graph, recipe)
-    assert all((array == 0).all() for array in trainer.velocity().values())
-    momentum = {name: np.full_like(array, 0.1) for name, array in trainer.velocity().items()}
-    trainer.restore(momentum)
-    arbiter.velocity.update(momentum)
+    assert all((array == 0).all() for array in trainer.moments()["velocity"].values())
+    momentum = {
+        name: np.full_like(array, 0.1) for name, array in trainer.moments()["velocity"].items()
+    }
+    trainer.restore({"velocity": momentum}, step=1)
+    arbiter.moments, arbiter.steps = {"velocity": dict(momentum)}, 1
     x, labels = images(5, 8, 8), np.arange(5) % 4
     keep_all = {name: mask * 0 + 0.5 for name, mask in masks_of(model, 5).items()}
     for asked in ({}, {"gradients": False}, {"gradients": False, "masks": keep_all}):
@@ -153,11 +155,11 @@ def test_momentum_is_carried_whatever_is_asked_for(
         assert actual.loss == pytest.approx(step.loss, rel=1e-4)
         assert actual.correct == (logits.argmax(1) == labels).sum()
         assert actual.gradients.keys() == (set() if asked else step.gradients.keys())
-    for name, array in trainer.velocity().items():
-        np.testing.assert_allclose(array, arbiter.velocity[name], rtol=1e-2, atol=1e-3)
+    for name, array in trainer.moments()["velocity"].items():
+        np.testing.assert_allclose(array, arbiter.moments["velocity"][name], rtol=1e-2, atol=1e-3)
     assert not hasattr(model.optimizer, "gradients")
-    with pytest.raises(WeightsError, match="momentum of"):
-        trainer.restore({})
+    with pytest.raises(WeightsError, match="moments of"):
+        trainer.restore({}, step=1)
     np.testing.assert_allclose(trainer.predict(x), arbiter(x), rtol=1e-2, atol=1e-3)
 
 
@@ -218,7 +220,7 @@ def test_the_longest_name_that_fits_a_layer_sets_its_rate(path: str, factor: flo
     optimizer = SGD(0.1, layer_rates=rates)
     optimizer.build([variable])
     optimizer.apply([keras.ops.convert_to_tensor(GRADIENTS[0], "float32")], [variable])
-    step = TrainingRecipe().step("x", np.ones(3), GRADIENTS[0], np.zeros(3), 0.1 * factor)[0]
+    step = TrainingRecipe().step("x", np.ones(3), GRADIENTS[0], ZERO, 0.1 * factor)[0]
     np.testing.assert_allclose(numpy(variable), step, rtol=1e-5)
 
 
@@ -235,6 +237,9 @@ def test_a_schedule_needs_steps_and_a_rate_that_stays_is_a_number() -> None:
 GRADIENTS = [np.array([0.5, -2.0, 0.1]), np.array([-1.0, 0.25, 3.0]), np.array([0.2, 0.2, -0.7])]
 
 
+ZERO = {moment: np.zeros(3) for moment in ("velocity", "first_moment", "second_moment")}
+
+
 def steps(optimizer: Any, name: str, rates: Sequence[float | None]) -> np.ndarray:
     """The variable after one step for each gradient, at these rates where they are numbers."""
     variable = keras.Variable(np.array([1.0, -2.0, 3.0], "float32"), name=name)
@@ -249,9 +254,9 @@ def steps(optimizer: Any, name: str, rates: Sequence[float | None]) -> np.ndarra
 def expected_steps(
     recipe: TrainingRecipe, name: str, rates: Sequence[float], clipped: Any = lambda g: g
 ) -> np.ndarray:
-    weight, velocity = np.array([1.0, -2.0, 3.0]), np.zeros(3)
-    for gradient, rate in zip(GRADIENTS, rates, strict=True):
-        weight, velocity = recipe.step(name, weight, clipped(gradient), velocity, rate)
+    weight, moments = np.array([1.0, -2.0, 3.0]), ZERO
+    for number, (gradient, rate) in enumerate(zip(GRADIENTS, rates, strict=True), start=1):
+        weight, moments = recipe.step(name, weight, clipped(gradient), moments, rate, number)
     return weight
 
 
@@ -265,13 +270,16 @@ def expected_steps(
         {"weight_decay": 0.1},
         {"weight_decay": 0.1, "decay_kernels_only": True},
         {"weight_decay": 0.0},
+        {"optimizer": "adam", "weight_decay": 0.1, "epsilon": 0.1},
+        {"optimizer": "adamw", "weight_decay": 0.1, "epsilon": 0.1},
+        {"optimizer": "adamw", "weight_decay": 0.1, "decay_kernels_only": True, "beta2": 0.9},
     ],
     ids=lambda terms: ", ".join(f"{key}={value}" for key, value in terms.items()) or "as it is",
 )
-def test_sgd_is_the_recipes_step_across_a_drop(terms: dict[str, Any], name: str) -> None:
+def test_an_optimizer_is_the_recipes_step_across_a_drop(terms: dict[str, Any], name: str) -> None:
     recipe = TrainingRecipe(**terms)
     rates = [0.1, 0.1, 0.01]
-    actual = steps(SGD.from_recipe(recipe), name, rates)
+    actual = steps(optimizer_of(recipe), name, rates)
     np.testing.assert_allclose(actual, expected_steps(recipe, f"x.{name}", rates), rtol=1e-5)
 
 
@@ -289,6 +297,55 @@ def test_sgd_clips_gradients_before_its_step(option: dict[str, float], clipped: 
     actual = steps(SGD.from_recipe(recipe, **option), "kernel", [0.1] * 3)
     expected = expected_steps(recipe, "x.kernel", [0.1] * 3, clipped)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_keras_adds_epsilon_before_it_corrects_the_bias() -> None:
+    """So its AdamW is the recipe's with an epsilon that shrinks; decay is in the same place."""
+    recipe = TrainingRecipe(optimizer="adamw", epsilon=0.01, weight_decay=0.1)
+    keras_own = keras.optimizers.AdamW(0.1, epsilon=0.01, weight_decay=0.1)
+    actual = steps(keras_own, "kernel", [0.1] * 3)
+    weight, moments = np.array([1.0, -2.0, 3.0]), ZERO
+    for number, gradient in enumerate(GRADIENTS, start=1):
+        shrunk = recipe.replace(epsilon=0.01 / (1 - recipe.beta2**number) ** 0.5)
+        weight, moments = shrunk.step("x.kernel", weight, gradient, moments, 0.1, number)
+    np.testing.assert_allclose(actual, weight, rtol=1e-5)
+    ours = steps(optimizer_of(recipe), "kernel", [0.1] * 3)
+    assert np.abs(actual - ours).max() > 1e-3
+
+
+@pytest.mark.parametrize("rate_per", ["step", "epoch"])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant", "steps"])
+def test_a_schedule_is_the_recipes(kind: Any, rate_per: Any) -> None:
+    recipe = TrainingRecipe(
+        epochs=4, milestones=(2, 3), schedule=kind, rate_per=rate_per, warmup_epochs=1
+    )
+    rate: Any = schedule(recipe, 3)
+    expected = [recipe.rate_of_step(step, 3) for step in range(12)]
+    np.testing.assert_allclose([float(rate(step)) for step in range(12)], expected, rtol=1e-5)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer_of(recipe)))
+    assert type(copy) is SGD
+    if not recipe.holds_rates:
+        assert type(rate).from_config(rate.get_config())(7) == rate(7)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"loss": "sigmoid", "positive_weights": (2.0, 0.5, 1.0), "label_smoothing": 0.1},
+        {"loss": "squared"},
+        {"class_weights": (2.0, 0.5, 1.0), "label_smoothing": 0.1},
+    ],
+    ids=["sigmoid", "squared", "class weights"],
+)
+def test_a_loss_is_the_recipes_and_can_be_saved(terms: dict[str, Any]) -> None:
+    recipe, logits = TrainingRecipe(**terms), np.random.default_rng(0).standard_normal((4, 3))
+    labels: Any = np.array([[1, 0, np.nan], [0, 1, 1], [1, 1, 0], [np.nan, 0, 1]], "float32")
+    labels = np.array([0, 2, 1, 1]) if recipe.loss == "softmax" else labels
+    loss = loss_of(recipe)
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    expected = loss_and_slope(recipe, logits, labels)[0]
+    for one in (loss, copy):
+        assert float(one(labels, logits.astype("float32"))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_sgd_follows_a_schedule() -> None:
@@ -309,7 +366,7 @@ def test_sgd_keeps_its_velocity_between_rates() -> None:
     optimizer = SGD(0.1, momentum=0.5, weight_decay=0.0)
     steps(optimizer, "kernel", [0.1, 0.001, 10.0])
     expected = 0.25 * GRADIENTS[0] + 0.5 * GRADIENTS[1] + GRADIENTS[2]
-    np.testing.assert_allclose(numpy(optimizer.velocities[0]), expected, rtol=1e-5)
+    np.testing.assert_allclose(numpy(optimizer.velocity[0]), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

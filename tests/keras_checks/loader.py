@@ -43,7 +43,7 @@ report["optimizer"] = {
     "momentum": optimizer.momentum,
     "rate": float(optimizer.learning_rate),
 }
-for place, velocity in enumerate(optimizer.velocities):
+for place, velocity in enumerate(optimizer.velocity):
     outputs[f"velocity {place}"] = keras.ops.convert_to_numpy(velocity)
 history = model.fit(
     batch["x"], batch["labels"], batch_size=4, epochs=2, shuffle=False, verbose=0

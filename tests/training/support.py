@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from densespec.network.files import write_spec
+from densespec.recipes.moments import flat_moments
 from densespec.recipes.presets import write_recipe
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.training import RunResult, read_log, train
@@ -107,8 +108,9 @@ def assert_same_end(actual: Path, expected: Path) -> None:
     assert ours.training.step == theirs.training.step
     for name, array in theirs.arrays.items():
         np.testing.assert_array_equal(ours.arrays[name], array, err_msg=name)
-    for name, array in theirs.training.velocity.items():
-        np.testing.assert_array_equal(ours.training.velocity[name], array, err_msg=name)
+    moments = flat_moments(ours.training.moments)
+    for name, array in flat_moments(theirs.training.moments).items():
+        np.testing.assert_array_equal(moments[name], array, err_msg=name)
     assert timeless(actual) == timeless(expected)
 
 

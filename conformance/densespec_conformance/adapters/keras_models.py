@@ -14,8 +14,8 @@ import numpy as np
 from densespec.backends import StepResult, Trainer
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec.weights.layouts import Axes
 from densespec.weights.tensors import Tensor
 from densespec_conformance.adapters.foreign import ForeignArray, ForeignTrainer, Observation
@@ -23,8 +23,8 @@ from densespec_conformance.asking.constructor import ConstructorError
 from densespec_conformance.asking.requests import Unsupported
 from densespec_keras.float64 import keep_float64
 from densespec_keras.losses import loss_of
-from densespec_keras.optimizers import WatchedSGD
-from densespec_keras.states import restore_velocity, slots, velocity_of
+from densespec_keras.optimizers import OPTIMIZERS, watched
+from densespec_keras.states import moments_of, restore_moments, slots
 from densespec_keras.variables import to_numpy
 
 LEAVES = {
@@ -236,25 +236,22 @@ def _array(key: str, variable: Any) -> ForeignArray:
     return ForeignArray(tensor, part, LEAVES.get(leaf, ""))
 
 
-class ForeignSGD(WatchedSGD):
-    """The recipe's SGD, for variables that have other names than densespec's layers."""
+def _foreign_optimizer(recipe: TrainingRecipe, trained: Mapping[str, Any]) -> Any:
+    """Make the recipe's optimizer for variables that have other names than densespec's layers.
 
-    recipe: TrainingRecipe
-    names: Mapping[int, str]
+    Args:
+        trained: The variables by canonical name.
+    """
+    names = {id(variable): name for name, variable in trained.items()}
 
-    @classmethod
-    def of(cls, recipe: TrainingRecipe, trained: Mapping[str, Any]) -> ForeignSGD:
-        """Make the optimizer of a recipe for variables by canonical name."""
-        sgd = cls.from_recipe(recipe)
-        sgd.recipe = recipe
-        sgd.names = {id(variable): name for name, variable in trained.items()}
-        return sgd
+    class Foreign(watched(OPTIMIZERS[recipe.optimizer])):  # type: ignore[misc]
+        def decay_of(self, variable: Any) -> float:
+            return recipe.decay_of(names[id(variable)])
 
-    def decay_of(self, variable: Any) -> float:
-        return self.recipe.decay_of(self.names[id(variable)])
+        def rate_factor_of(self, variable: Any) -> float:
+            return recipe.rate_factor_of(names[id(variable)])
 
-    def rate_factor_of(self, variable: Any) -> float:
-        return self.recipe.rate_factor_of(self.names[id(variable)])
+    return Foreign.from_recipe(recipe)
 
 
 class ForeignKerasTrainer(ForeignTrainer):
@@ -272,7 +269,7 @@ class ForeignKerasTrainer(ForeignTrainer):
         self._images, self._model, self._dtype = network.images, network.model, network.dtype
         self._trained = network.variables(self._trainable_keys())
         with computing_in(self._dtype):
-            self._optimizer = ForeignSGD.of(recipe, self._trained)
+            self._optimizer = _foreign_optimizer(recipe, self._trained)
             loss = loss_of(recipe, dtype=self._dtype)
             keras.Model.compile(self._model, self._optimizer, loss)
             self._optimizer.build(self._model.trainable_variables)
@@ -294,9 +291,9 @@ class ForeignKerasTrainer(ForeignTrainer):
         found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
         return StepResult(float(logs["loss"]), found)
 
-    def velocity(self) -> Arrays:
-        return velocity_of(self._optimizer, self._trained) if self._recipe.momentum else {}
+    def moments(self) -> dict[str, Arrays]:
+        return moments_of(self._optimizer, self._trained)
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self._graph, self._recipe, velocity)
-        restore_velocity(self._optimizer, self._trained, velocity)
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._graph, self._recipe, moments)
+        restore_moments(self._optimizer, self._trained, moments, step)

@@ -15,21 +15,22 @@ from torch import Tensor, nn
 from densespec.backends import StepResult, Trainer
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec.weights import tensors
 from densespec.weights.layouts import Axes
 from densespec_conformance.adapters.foreign import ForeignArray, ForeignTrainer, Observation
 from densespec_conformance.asking.constructor import ConstructorError
 from densespec_conformance.asking.requests import Unsupported
 from densespec_torch.backend import BACKEND
+from densespec_torch.losses import loss_of
 from densespec_torch.tensors import from_numpy, like, to_numpy, unwrapped
 from densespec_torch.training import (
-    loss_of,
+    clip_gradients,
+    moments_of,
     optimizer_of,
-    restore_velocity,
+    restore_moments,
     set_learning_rate,
-    velocity_of,
 )
 
 COUNTER = "num_batches_tracked"
@@ -204,18 +205,19 @@ class ForeignTorchTrainer(ForeignTrainer):
         set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.zero_grad()
         logits = self._module.logits(x)
-        loss = self._loss(logits, torch.as_tensor(labels, dtype=torch.long, device=logits.device))
+        loss = self._loss(logits, torch.as_tensor(labels, device=logits.device))
         loss.backward()
         found = {
             name: to_numpy(torch.zeros_like(p) if p.grad is None else p.grad)
             for name, p in self._trained.items()
         }
+        clip_gradients(self._trained.values(), self._recipe)
         self._optimizer.step()
         return StepResult(loss.item(), found if gradients else {})
 
-    def velocity(self) -> Arrays:
-        return velocity_of(self._optimizer, self._trained) if self._recipe.momentum else {}
+    def moments(self) -> dict[str, Arrays]:
+        return moments_of(self._optimizer, self._trained, self._recipe)
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self._graph, self._recipe, velocity)
-        restore_velocity(self._optimizer, self._trained, velocity)
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._graph, self._recipe, moments)
+        restore_moments(self._optimizer, self._trained, moments, step)

@@ -23,6 +23,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.ops import Shape
+from densespec.recipes.moments import flat_moments
 from densespec.weights.given import weights_for
 from densespec_conformance.adapters import ConstructorBackend, backend_for
 from densespec_conformance.answering import environment
@@ -34,7 +35,7 @@ from densespec_conformance.asking.requests import (
     Inspect,
     Inspected,
     NetworkToBuild,
-    ReadVelocity,
+    ReadMoments,
     ReadWeights,
     Request,
     StepTrace,
@@ -70,8 +71,8 @@ def handle(target: str | Subject | Backend, request: Request) -> Answer:
             return backend.forward(model, graph, request.x, request.taps)
         case ReadWeights():
             return backend.read_weights(model, graph)
-        case ReadVelocity():
-            return _trainer(backend, model, graph, request).velocity()
+        case ReadMoments():
+            return flat_moments(_trainer(backend, model, graph, request).moments())
         case Train():
             return _train(backend, model, graph, request)
 
@@ -177,14 +178,14 @@ def _train(backend: Any, model: Any, graph: Graph, request: Train) -> list[StepT
     return _steps(trainer, lambda: backend.read_weights(model, graph), request)
 
 
-def _trainer(backend: Any, model: Any, graph: Graph, request: Train | ReadVelocity) -> Trainer:
-    """Make a trainer that has taken up the momentum which is given."""
+def _trainer(backend: Any, model: Any, graph: Graph, request: Train | ReadMoments) -> Trainer:
+    """Make a trainer that has taken up the moments which are given."""
     try:
         trainer: Trainer = backend.trainer(model, graph, request.recipe)
     except Untrainable as refusal:
         raise Unsupported(str(refusal)) from refusal
-    if request.velocity is not None:
-        trainer.restore(request.velocity)
+    if request.moments is not None:
+        trainer.restore(request.moments, step=request.steps_before)
     return trainer
 
 
@@ -204,8 +205,8 @@ def _train_on_several_devices(backend: Any, request: Train) -> list[StepTrace]:
     except ValueError as error:
         raise Unsupported(str(error)) from error
     with contextlib.closing(trainer):
-        if request.velocity is not None:
-            trainer.restore(request.velocity)
+        if request.moments is not None:
+            trainer.restore(request.moments, step=request.steps_before)
         return _steps(trainer, trainer.weights, request)
 
 
@@ -215,5 +216,5 @@ def _steps(trainer: Trainer, weights: Callable[[], Arrays], request: Train) -> l
         result = trainer.step(
             batch.x, batch.labels, learning_rate=batch.learning_rate, masks=dict(batch.masks)
         )
-        steps.append(StepTrace(result.loss, result.gradients, trainer.velocity(), weights()))
+        steps.append(StepTrace(result.loss, result.gradients, trainer.moments(), weights()))
     return steps

@@ -67,7 +67,7 @@ def batches(
     return tuple(
         Batch(
             x=draw.standard_normal((batch, *_known(graph.input.shape))),
-            labels=draw.integers(0, graph.spec.classes, batch),
+            labels=_labels(draw, recipe, batch, graph.spec.classes),
             learning_rate=recipe.learning_rate_at(step),
             masks={
                 node.name: (draw.random((batch, *_known(node.shape))) >= node.drop_rate).astype(
@@ -78,6 +78,18 @@ def batches(
         )
         for step in range(steps)
     )
+
+
+def _labels(
+    draw: np.random.Generator, recipe: TrainingRecipe, batch: int, classes: int
+) -> np.ndarray:
+    """Draw labels such as the recipe's loss takes; some of several are not known."""
+    if recipe.loss == "softmax":
+        return draw.integers(0, classes, batch)
+    numbers = draw.standard_normal((batch, classes))
+    if recipe.loss == "sigmoid":
+        numbers = np.where(numbers > 1, -1.0, numbers > 0)
+    return np.where(draw.random((batch, classes)) < 0.1, np.nan, numbers)
 
 
 def _known(shape: Shape) -> tuple[int, ...]:

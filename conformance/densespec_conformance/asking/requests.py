@@ -13,6 +13,7 @@ import numpy as np
 from densespec.network.arrays import Arrays
 from densespec.network.ops import Shape
 from densespec.network.spec import DenseNetSpec
+from densespec.recipes.moments import OptimizerMoments
 from densespec.recipes.recipe import TrainingRecipe
 
 Arrayed = Mapping[str, np.ndarray]
@@ -111,7 +112,8 @@ class Batch:
 
     Attributes:
         x: Images of shape (batch, channels, *spatial).
-        labels: Integers of shape (batch,).
+        labels: Integers of shape (batch,), or with a loss of several labels, numbers of shape
+            (batch, classes).
         learning_rate: The learning rate of the step.
         masks: A mask for each dropout node, by name: 1 keeps a value, 0 drops it.
     """
@@ -127,28 +129,33 @@ class Train:
     """What does each of these training steps do?
 
     Attributes:
-        velocity: The momentum to go on from; None starts without any.
+        moments: The optimizer's moments to go on from; None starts without any.
+        steps_before: The number of steps that the run had taken by then.
         replicas: The number of devices among which each batch is split.
     """
 
     network: NetworkToBuild
     recipe: TrainingRecipe
     batches: tuple[Batch, ...]
-    velocity: Arrayed | None = None
+    moments: OptimizerMoments | None = None
+    steps_before: int = 0
     replicas: int = 1
 
 
 @dataclass(frozen=True)
-class ReadVelocity:
-    """Which momentum does a trainer hold that has taken no step yet?
+class ReadMoments:
+    """Which moments does a trainer hold that has taken no step yet?
+
+    It answers by names such as ``velocity/stem.conv.kernel``.
 
     Attributes:
-        velocity: The momentum that it is to take up; None starts without any.
+        moments: The moments that it is to take up; None starts without any.
     """
 
     network: NetworkToBuild
     recipe: TrainingRecipe
-    velocity: Arrayed | None = None
+    moments: OptimizerMoments | None = None
+    steps_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,15 +165,15 @@ class StepTrace:
     Attributes:
         loss: The loss before the step.
         gradients: The gradients of the loss alone, by trainable weight.
-        velocity: The optimizer's momentum after the step, by trainable weight.
+        moments: What the optimizer keeps after the step, by moment and trainable weight.
         weights: All arrays after the step, running statistics included.
     """
 
     loss: float
     gradients: Arrays
-    velocity: Arrays
+    moments: OptimizerMoments
     weights: Arrays
 
 
-Request = About | Inspect | Forward | ReadWeights | ReadVelocity | Train
+Request = About | Inspect | Forward | ReadWeights | ReadMoments | Train
 Answer = Description | Inspected | Arrays | list[StepTrace]

@@ -52,6 +52,20 @@ RECIPE = TrainingRecipe(
     dtype="float64",
 )
 """Its five batches an epoch make fifty steps; the rate drops after the run was taken up again."""
+RECIPES = {
+    "sgd": RECIPE,
+    "adamw": RECIPE.replace(
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        decay_kernels_only=True,
+        clip_norm=0.5,
+        schedule="cosine",
+        rate_per="step",
+        warmup_steps=7,
+        final_rate=1e-5,
+    ),
+}
 
 
 def _data() -> Dataset:
@@ -64,77 +78,92 @@ def _data() -> Dataset:
 
 
 @functools.cache
-def whole_run() -> Train:
-    """Ask for all fifty steps."""
-    graph = lower(SPEC, SIZE)
-    given = Batches.for_training(_data(), RECIPE, dtype="float64")
+def whole_run(name: str) -> Train:
+    """Ask for all fifty steps of a recipe."""
+    graph, recipe = lower(SPEC, SIZE), RECIPES[name]
+    given = Batches.for_training(_data(), recipe, dtype="float64")
     batches = []
     for step in range(STEPS):
         x, labels = given[step]
-        masks = dropout_masks(graph, RECIPE.seed, step, len(x))
-        rate = RECIPE.learning_rate_at(step // given.steps_per_epoch)
+        masks = dropout_masks(graph, recipe.seed, step, len(x))
+        rate = recipe.rate_of_step(step, given.steps_per_epoch)
         batches.append(Batch(x, labels, rate, masks))
     network = NetworkToBuild(SPEC, input_size=SIZE, weights=random_weights(graph, "curve"))
-    return Train(network, RECIPE, tuple(batches))
+    return Train(network, recipe, tuple(batches))
 
 
-def _expected(reference: Reference) -> Expectation:
-    return reference.expect("curve", whole_run)
+def _expected(name: str, reference: Reference) -> Expectation:
+    return reference.expect(f"curve {name}", partial(whole_run, name))
 
 
-def _check_curve(target: Target, reference: Reference) -> Outcome:
-    return assert_same_steps(actual=target.ask(whole_run()), expected=_expected(reference))
+def _check_curve(name: str, target: Target, reference: Reference) -> Outcome:
+    answer = target.ask(whole_run(name))
+    return assert_same_steps(actual=answer, expected=_expected(name, reference))
 
 
-def taken_up(after: StepTrace) -> Train:
+def taken_up(name: str, after: StepTrace) -> Train:
     """Ask for the second half of the run, from a checkpoint of the step before it."""
-    whole, graph = whole_run(), lower(SPEC, SIZE)
+    whole, graph = whole_run(name), lower(SPEC, SIZE)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "half.safetensors"
-        state = TrainingState(HALF, RECIPE, after.velocity)
+        state = TrainingState(HALF, whole.recipe, after.moments)
         write_checkpoint(path, graph, after.weights, state)
         found = read_checkpoint(path)
     assert found.training is not None, "it was written with one"
-    network = replace(whole.network, weights=found.arrays)
-    rest = whole.batches[found.training.step :]
-    return replace(whole, network=network, batches=rest, velocity=found.training.velocity)
+    step = found.training.step
+    return replace(
+        whole,
+        network=replace(whole.network, weights=found.arrays),
+        batches=whole.batches[step:],
+        moments=found.training.moments,
+        steps_before=step,
+    )
 
 
-def _check_resumed(stopped: str, target: Target, reference: Reference) -> Outcome:
-    whole, expected = whole_run(), _expected(reference)
+def _check_resumed(name: str, stopped: str, target: Target, reference: Reference) -> Outcome:
+    whole, expected = whole_run(name), _expected(name, reference)
     assert isinstance(expected.values, list)
     if stopped == "itself":
         first_half: list[StepTrace] = target.ask(replace(whole, batches=whole.batches[:HALF]))
         after = first_half[-1]
     else:
         after = expected.values[HALF - 1]
-    answer: list[StepTrace] = target.ask(taken_up(after))
+    answer: list[StepTrace] = target.ask(taken_up(name, after))
     return assert_same_steps(
         actual=[*expected.values[:HALF], *answer],
         expected=expected,
     )
 
 
-CASES = (
-    Case(
-        id="curve/fifty-steps-of-a-recipe",
-        claim="50 float64 steps with augmentation, dropout, label smoothing and a learning-rate "
-        "drop are those of the reference",
-        check=_check_curve,
-        cost=4,
-    ),
-    Case(
-        id="curve/stopped-and-resumed",
-        claim="a run stopped after 25 steps goes on from its checkpoint as if it had not stopped",
-        check=partial(_check_resumed, "itself"),
-        tier="full",
-        cost=5,
-    ),
-    Case(
-        id="curve/taken-over-from-the-reference",
-        claim="a run that the reference stopped after 25 steps goes on as if it had not stopped",
-        check=partial(_check_resumed, "the reference"),
-        tier_in_modes="full",
-        cost=3,
-    ),
-)
+ABOUT = {
+    "sgd": "augmentation, dropout, label smoothing and a learning-rate drop",
+    "adamw": "AdamW, clipping, a warm-up and a cosine by step",
+}
+
+
+def _cases(name: str) -> tuple[Case, ...]:
+    return (
+        Case(
+            id=f"curve/fifty-steps-of-{name}",
+            claim=f"50 float64 steps with {ABOUT[name]} are those of the reference",
+            check=partial(_check_curve, name),
+            cost=4,
+        ),
+        Case(
+            id=f"curve/{name}-stopped-and-resumed",
+            claim="a run stopped after 25 steps goes on from its checkpoint as if it had not",
+            check=partial(_check_resumed, name, "itself"),
+            tier="full",
+            cost=5,
+        ),
+        Case(
+            id=f"curve/{name}-taken-over-from-the-reference",
+            claim="a run that the reference stopped after 25 steps goes on as if it had not",
+            check=partial(_check_resumed, name, "the reference"),
+            tier_in_modes="full",
+            cost=3,
+        ),
+    )
+
+
+CASES = tuple(case for name in RECIPES for case in _cases(name))

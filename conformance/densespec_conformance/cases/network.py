@@ -36,8 +36,8 @@ from densespec_conformance.asking.requests import (
     Unsupported,
 )
 from densespec_conformance.case import Case, Tier
-from densespec_conformance.cases.momentum import CLAIM as MOMENTUM
-from densespec_conformance.cases.momentum import assert_momentum_is_held
+from densespec_conformance.cases.moments import CLAIM as MOMENTS
+from densespec_conformance.cases.moments import RECIPES, assert_moments_are_held
 from densespec_conformance.cases.structure import assert_structure
 from densespec_conformance.judging.compare import (
     assert_close,
@@ -154,8 +154,8 @@ def _training(
     return assert_same_steps(actual=target.ask(asked), expected=expected)
 
 
-def _momentum(question: Question, target: Target, reference: Reference) -> Outcome:
-    return assert_momentum_is_held(target, *_trainable(question, target))
+def _moments(question: Question, target: Target, reference: Reference) -> Outcome:
+    return assert_moments_are_held(target, *_trainable(question, target), RECIPES["sgd"])
 
 
 def _trainable(question: Question, target: Target) -> tuple[NetworkToBuild, Graph]:
@@ -258,9 +258,9 @@ def _rows(here: Question) -> list[_NetworkRow]:
 def _rows_of_training(here: Question) -> list[_NetworkRow]:
     return [
         _NetworkRow(
-            "training/momentum-before-the-first-step",
-            MOMENTUM,
-            _momentum,
+            "training/moments-before-the-first-step",
+            MOMENTS,
+            _moments,
             here,
         ),
         _NetworkRow(
@@ -279,7 +279,7 @@ def _rows_of_training(here: Question) -> list[_NetworkRow]:
         ),
         _NetworkRow(
             "training/two-steps-with-a-learning-rate-drop",
-            "two float64 training steps are those of the reference: loss, gradients, momentum, "
+            "two float64 training steps are those of the reference: loss, gradients, moments, "
             "weights and running statistics",
             partial(_training, _dropping),
             here,

@@ -22,13 +22,15 @@ STEPS, SIZE, DEVICES = 4, (20, 17), 2
 
 @dataclass(frozen=True)
 class ParallelRow:
-    """One network, whose statistics its norms use, and how many samples a batch has."""
+    """One network, whose statistics its norms use, how many samples a batch has, and what is
+    changed of the recipe."""
 
     name: str
     batch_norm: str
     batch: int
     changes: dict[str, Any] = field(default_factory=dict)
     tier: Tier = "quick"
+    recipe_changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tier_in_modes(self) -> Tier:
@@ -45,6 +47,18 @@ ROWS = (
         {"running_variance": "biased"},
         tier="full",
     ),
+    ParallelRow(
+        "adamw-clipped-of-several-labels",
+        "synchronised",
+        5,
+        recipe_changes={
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 0.1,
+            "clip_norm": 0.1,
+            "loss": "sigmoid",
+        },
+    ),
     ParallelRow("norms-of-each-device", "per-replica", 6, {"dropout_rate": 0.2}),
     ParallelRow("norms-of-each-device-and-uneven-shards", "per-replica", 5, tier="full"),
 )
@@ -53,12 +67,8 @@ ROWS = (
 def request(row: ParallelRow) -> Train:
     """Ask what a row asks."""
     spec = SMALL.replace(**row.changes)
-    recipe = TrainingRecipe(
-        epochs=STEPS,
-        milestones=(0.5,),
-        learning_rate=0.05,
-        batch_norm=row.batch_norm,  # type: ignore[arg-type]
-    )
+    stated: dict[str, Any] = {"epochs": STEPS, "milestones": (0.5,), "learning_rate": 0.05}
+    recipe = TrainingRecipe(**stated | {"batch_norm": row.batch_norm} | row.recipe_changes)
     graph = lower(spec, SIZE)
     network = NetworkToBuild(spec, input_size=SIZE, weights=random_weights(graph, row.name))
     given = batches(graph, recipe, steps=STEPS, batch=row.batch, label=row.name)

@@ -1,6 +1,6 @@
 """Twelve training steps in float64 with a learning-rate drop half-way equal the reference.
 
-After every step the loss, each gradient, each momentum buffer, each weight and each running
+After every step the loss, each gradient, each moment, each weight and each running
 statistic is compared.
 """
 
@@ -26,6 +26,17 @@ from densespec_conformance.judging.outcome import Outcome
 STEPS, BATCH = 12, 4
 FEW_LAYERS = {"blocks": (2, 1)}
 """A network with fewer layers shows as well what most rows ask about."""
+
+
+CLASS_WEIGHTS = tuple(0.25 + 0.5 * index for index in range(SMALL.classes))
+ADAM: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "epsilon": 1e-3,
+    "beta2": 0.95,
+}
+"""An epsilon as large as many gradients shows where it is added."""
+ADAMW = {**ADAM, "optimizer": "adamw"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,27 @@ ROWS = (
         {},
         {"layer_rates": {"block1": 0.1, "block1.layer2": 0.5, "classifier": 2.0}},
     ),
+    TrainingRow("class-weights", {}, {"class_weights": CLASS_WEIGHTS, "label_smoothing": 0.2}),
+    TrainingRow("several-labels", {}, {"loss": "sigmoid"}),
+    TrainingRow(
+        "several-labels-weighed-and-smoothed",
+        {},
+        {"loss": "sigmoid", "positive_weights": CLASS_WEIGHTS, "label_smoothing": 0.2},
+    ),
+    TrainingRow("squared-error", {}, {"loss": "squared"}),
+    TrainingRow("adam", {"conv_bias": True}, ADAM | {"weight_decay": 0.1}),
+    TrainingRow("adamw", {"conv_bias": True}, ADAMW | {"weight_decay": 0.5}),
+    TrainingRow(
+        "adamw-by-layer",
+        {"conv_bias": True},
+        ADAMW
+        | {
+            "weight_decay": 0.5,
+            "decay_kernels_only": True,
+            "layer_rates": {"block1": 0.1, "classifier": 2.0},
+        },
+    ),
+    TrainingRow("clipped-norm", {}, {"clip_norm": 0.25}),
     TrainingRow("without-nesterov", {}, {"nesterov": False}),
     TrainingRow("without-momentum", {}, {"momentum": 0.0, "nesterov": False}),
     TrainingRow("given-dropout-masks", {"dropout_rate": 0.2}),

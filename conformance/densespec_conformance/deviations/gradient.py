@@ -8,7 +8,8 @@ import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.recipes.recipe import TrainingRecipe
-from densespec_conformance.deviations.deviation import Deviation
+from densespec_conformance.deviations.deviation import Change, Deviation
+from densespec_conformance.deviations.variant import Clip, clipped, norm
 
 Seen = Callable[[Arrays, Arrays, TrainingRecipe], Arrays]
 
@@ -31,6 +32,27 @@ def _clipped_by_value(gradients: Arrays, weights: Arrays, recipe: TrainingRecipe
     return {name: np.clip(g, -1.0, 1.0) for name, g in gradients.items()}
 
 
+def _clip(clip: Clip) -> Change:
+    return lambda variant: variant.train_by(clip=clip)
+
+
+def _not_clipped(gradients: Arrays, limit: float) -> Arrays:
+    return gradients
+
+
+def _clipped_with_margin(gradients: Arrays, limit: float) -> Arrays:
+    factor = min(1.0, limit / (norm(gradients) + 1e-6))
+    return {name: g * factor for name, g in gradients.items()}
+
+
+def _clipped_each(gradients: Arrays, limit: float) -> Arrays:
+    return {name: clipped({name: g}, limit)[name] for name, g in gradients.items()}
+
+
+def _clipped_values(gradients: Arrays, limit: float) -> Arrays:
+    return {name: np.clip(g, -limit, limit) for name, g in gradients.items()}
+
+
 def _none_of(*suffixes: str) -> Seen:
     def gradients(found: Arrays, weights: Arrays, recipe: TrainingRecipe) -> Arrays:
         return {n: np.zeros_like(g) if n.endswith(suffixes) else g for n, g in found.items()}
@@ -39,6 +61,30 @@ def _none_of(*suffixes: str) -> Seen:
 
 
 DEVIATIONS = (
+    Deviation(
+        "norm-not-clipped",
+        "the norm of the gradients is not clipped",
+        "an ignored option",
+        _clip(_not_clipped),
+    ),
+    Deviation(
+        "clipped-with-margin",
+        "the norm of the gradients is clipped by a factor of norm / (length + 1e-6)",
+        "torch.nn.utils.clip_grad_norm_",
+        _clip(_clipped_with_margin),
+    ),
+    Deviation(
+        "clipped-each",
+        "the gradient of each weight is clipped by itself",
+        "Keras's clipnorm",
+        _clip(_clipped_each),
+    ),
+    Deviation(
+        "clipped-values",
+        "each value of the gradients is clipped by itself",
+        "Keras's clipvalue, clip_grad_value_",
+        _clip(_clipped_values),
+    ),
     Deviation(
         "gradients-accumulate",
         "the gradients of earlier steps are added up",

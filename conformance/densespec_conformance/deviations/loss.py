@@ -6,57 +6,94 @@ import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.reference.kernels import Array, SoftmaxKernel, cross_entropy
+from densespec.reference.kernels import Array, SoftmaxKernel
+from densespec.reference.losses import cross_entropy, loss_and_slope
 from densespec_conformance.deviations.deviation import Change, Deviation
 from densespec_conformance.deviations.variant import Loss, Variant
 
 
-def _loss(loss: Loss) -> Change:
-    return lambda variant: variant.train_by(loss=loss)
+def _loss(loss: Loss, *kinds: str) -> Change:
+    """Take another loss, where the recipe's is one of these kinds, or of any."""
+
+    def exchanged(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+        own = loss if not kinds or recipe.loss in kinds else loss_and_slope
+        return own(recipe, logits, labels)
+
+    return lambda variant: variant.train_by(loss=exchanged)
 
 
-def _summed(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
-    loss, slope = cross_entropy(logits, labels, smoothing)
+def _unweighed(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    plain = recipe.replace(class_weights=(), positive_weights=())
+    return loss_and_slope(plain, logits, labels)
+
+
+def _by_sum_of_weights(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    """Divide by the sum of the weights of the batch's labels."""
+    loss, slope = loss_and_slope(recipe, logits, labels)
+    each = np.asarray(recipe.class_weights or np.ones(logits.shape[1]))[labels]
+    return loss / each.mean(), slope / each.mean()
+
+
+def _unknown_as_absent(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    return loss_and_slope(recipe, logits, np.where(labels >= 0, labels, 0.0))
+
+
+def _over_known(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    """Divide by the number of labels that are known."""
+    loss, slope = loss_and_slope(recipe, logits, labels)
+    known = ~np.isnan(labels) if recipe.loss == "squared" else labels >= 0
+    share = max(known.mean(), 1 / known.size)
+    return loss / share, slope / share
+
+
+def _over_samples(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    loss, slope = loss_and_slope(recipe, logits, labels)
+    return loss * logits.shape[1], slope * logits.shape[1]
+
+
+def _summed(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    loss, slope = loss_and_slope(recipe, logits, labels)
     return loss * len(labels), slope * len(labels)
 
 
-def _over_classes(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
-    loss, slope = cross_entropy(logits, labels, smoothing)
+def _over_classes(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    loss, slope = loss_and_slope(recipe, logits, labels)
     return loss / logits.shape[1], slope / logits.shape[1]
 
 
-def _of_probabilities(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
+def _of_probabilities(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
     softmax: SoftmaxKernel = SoftmaxKernel()
     anything: tuple[None, None] = (None, None)
-    loss, slope = cross_entropy(softmax.forward(*anything, logits), labels, smoothing)  # type: ignore[arg-type]
+    loss, slope = loss_and_slope(recipe, softmax.forward(*anything, logits), labels)  # type: ignore[arg-type]
     (slope,), _ = softmax.backward(*anything, slope, logits)  # type: ignore[arg-type]
     return loss, slope
 
 
-def _unsmoothed(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
-    return cross_entropy(logits, labels, 0.0)
+def _unsmoothed(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    return loss_and_slope(recipe.replace(label_smoothing=0.0), logits, labels)
 
 
-def _over_the_others(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
+def _over_the_others(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
     """Give the label 1 - smoothing, and share the rest among the other classes."""
     classes = logits.shape[1]
-    return cross_entropy(logits, labels, smoothing * classes / max(classes - 1, 1))
+    smoothing = recipe.label_smoothing * classes / max(classes - 1, 1)
+    return cross_entropy(logits, labels, smoothing, recipe.class_weights)
 
 
-def _squared(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
+def _squared(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
     difference = logits - np.eye(logits.shape[1])[labels]
     return float((difference**2).mean()), 2 * difference / difference.size
 
 
-def _sigmoids(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
+def _sigmoids(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
     """Take the binary cross-entropy of each class, as for several labels a sample."""
     target = np.eye(logits.shape[1])[labels]
     loss = np.logaddexp(0, logits) - target * logits
     return float(loss.mean()), (1 / (1 + np.exp(-logits)) - target) / logits.size
 
 
-def _shifted(logits: Array, labels: Array, smoothing: float) -> tuple[float, Array]:
-    return cross_entropy(logits, (labels - 1) % logits.shape[1], smoothing)
+def _shifted(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
+    return loss_and_slope(recipe, logits, (labels - 1) % logits.shape[1])
 
 
 def _with_penalty(loss: float, weights: Arrays, recipe: TrainingRecipe, count: int) -> float:
@@ -91,7 +128,7 @@ DEVIATIONS = (
         "loss-of-probabilities",
         "the loss takes probabilities for logits: the softmax is done twice",
         "from_logits=True after a softmax, nn.CrossEntropyLoss after nn.Softmax",
-        _loss(_of_probabilities),
+        _loss(_of_probabilities, "softmax"),
     ),
     Deviation(
         "loss-with-penalty",
@@ -115,25 +152,55 @@ DEVIATIONS = (
         "label-smoothing-over-the-others",
         "the smoothed share goes to the other classes alone",
         "hand-written label smoothing",
-        _loss(_over_the_others),
+        _loss(_over_the_others, "softmax"),
+    ),
+    Deviation(
+        "class-weights-ignored",
+        "classes have no weights",
+        "an ignored option",
+        _loss(_unweighed),
+    ),
+    Deviation(
+        "class-weights-normalised",
+        "the loss is divided by the sum of the weights of its labels",
+        "nn.CrossEntropyLoss(weight=...)",
+        _loss(_by_sum_of_weights, "softmax"),
+    ),
+    Deviation(
+        "unknown-labels-absent",
+        "labels that are not known count as absent",
+        "label tables whose empty cells are read as 0",
+        _loss(_unknown_as_absent, "sigmoid"),
+    ),
+    Deviation(
+        "loss-over-known-labels",
+        "the loss is a mean over the labels that are known",
+        "losses of chest X-rays that divide by mask.sum()",
+        _loss(_over_known, "sigmoid", "squared"),
+    ),
+    Deviation(
+        "loss-of-labels-summed",
+        "the losses of a sample's labels are added up",
+        "reduction='sum' over the labels",
+        _loss(_over_samples, "sigmoid", "squared"),
     ),
     Deviation(
         "labels-shifted",
         "labels count from 1",
         "MATLAB, Torch7, a background class",
-        _loss(_shifted),
+        _loss(_shifted, "softmax"),
     ),
     Deviation(
         "binary-cross-entropy",
         "each class has a binary cross-entropy",
         "multi-label training, as in CheXNet",
-        _loss(_sigmoids),
+        _loss(_sigmoids, "softmax"),
     ),
     Deviation(
         "squared-error",
         "the loss is the squared error",
         "F.mse_loss to one-hot labels",
-        _loss(_squared),
+        _loss(_squared, "softmax"),
     ),
 )
 

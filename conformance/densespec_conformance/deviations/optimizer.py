@@ -43,9 +43,15 @@ DEVIATIONS = (
         _update(decay="decoupled"),
     ),
     Deviation(
+        "coupled-decay",
+        "weight decay is part of the gradient, and so of the moments",
+        "torch.optim.Adam with weight_decay, keras.regularizers",
+        _update(decay="coupled"),
+    ),
+    Deviation(
         "unscaled-decay",
         "weight decay is decoupled and not scaled by the learning rate",
-        "SGDW by its paper",
+        "SGDW and AdamW by their paper",
         _update(decay="unscaled"),
     ),
     Deviation(
@@ -119,6 +125,24 @@ DEVIATIONS = (
         "there is no momentum",
         "a forgotten option",
         _update(momentum=0.0, nesterov=False),
+    ),
+    Deviation(
+        "epsilon-before-correction",
+        "epsilon is added to the root of the second moment before its bias is corrected",
+        "keras.optimizers.Adam and AdamW, Adam's paper at the end of its section 2",
+        _update(epsilon="uncorrected"),
+    ),
+    Deviation(
+        "epsilon-within-root",
+        "epsilon is added to the second moment, within the root",
+        "optax.adam(eps_root=...), RMSProp of TensorFlow 1",
+        _update(epsilon="inside"),
+    ),
+    Deviation(
+        "no-bias-correction",
+        "the bias of the moments is not corrected",
+        "BERT's AdamWeightDecayOptimizer, correct_bias=False",
+        _update(corrected=False),
     ),
     Deviation("momentum-0.99", "momentum is 0.99", "nnU-Net", _update(momentum=0.99)),
 )

@@ -17,14 +17,17 @@ import numpy as np
 import densespec
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
+from densespec.recipes.optimizers import Step
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.reference.kernels import Array, Context, Kernel, cross_entropy
+from densespec.reference.kernels import Array, Context, Kernel
+from densespec.reference.losses import loss_and_slope
 from densespec.reference.model import ReferenceModel
 from densespec_conformance.asking.requests import Batch, NetworkToBuild, StepTrace, Train
 from densespec_conformance.deviations.kernels import KERNELS
+from densespec_conformance.judging.measure import spoken
 
-Loss = Callable[[Array, Array, float], tuple[float, Array]]
-"""A function of logits, labels and label smoothing that gives the loss and its gradient."""
+Loss = Callable[[TrainingRecipe, Array, Array], tuple[float, Array]]
+"""A function of the recipe, logits and labels that gives the loss and its gradient."""
 
 
 @dataclass(frozen=True)
@@ -33,49 +36,102 @@ class Update:
 
     Attributes:
         decay: Weight decay is ``coupled`` to the gradient; ``decoupled`` from it, times the
-            learning rate; or decoupled and ``unscaled``.
+            learning rate; or decoupled and ``unscaled``; None stands for the optimizer's own.
         decay_of: The function that gives the coefficient of a weight, by its name.
-        nesterov, momentum: What replaces the recipe's.
+        nesterov, momentum: What replaces the recipe's, with SGD.
         dampening: The share of the gradient that the velocity does not take, after the first step.
         velocity: Whether it holds the learning rate, and is shown so (``raw``) or ``scaled`` back.
+        epsilon: Where Adam adds it: ``outside`` of the root of the corrected second moment; to the
+            root of the ``uncorrected`` one; or ``inside`` of the root.
+        corrected: Whether Adam corrects the bias of its moments.
     """
 
-    decay: Literal["coupled", "decoupled", "unscaled"] = "coupled"
+    decay: Literal["coupled", "decoupled", "unscaled"] | None = None
     decay_of: Callable[[TrainingRecipe, str], float] = TrainingRecipe.decay_of
     nesterov: bool | None = None
     momentum: float | None = None
     dampening: float = 0.0
     velocity: Literal["plain", "raw", "scaled"] = "plain"
+    epsilon: Literal["outside", "uncorrected", "inside"] = "outside"
+    corrected: bool = True
 
     def step(
-        self, recipe: TrainingRecipe, name: str, w: Array, g: Array, v: Array, rate: float
-    ) -> tuple[Array, Array]:
-        """Give the new weight and velocity."""
-        momentum = recipe.momentum if self.momentum is None else self.momentum
-        nesterov = recipe.nesterov if self.nesterov is None else self.nesterov
-        decay = self.decay_of(recipe, name)
-        if self.decay == "coupled":
+        self, recipe: TrainingRecipe, name: str, w: Array, g: Array, moments: Arrays, own: Step
+    ) -> tuple[Array, Arrays]:
+        """Give the new weight and moments.
+
+        Args:
+            moments: Those of the weight, by the name of the moment; zeros where one is not there.
+            own: Its learning rate, its decay by the recipe, and the number of the step.
+        """
+        decay, rate = self.decay_of(recipe, name), own.rate
+        kind = self.decay or ("decoupled" if recipe.optimizer == "adamw" else "coupled")
+        if kind == "coupled":
             g = g + decay * w
         else:
-            w = w - decay * w * (rate if self.decay == "decoupled" else 1.0)
+            w = w - decay * w * (rate if kind == "decoupled" else 1.0)
+        if recipe.optimizer == "sgd":
+            return self._sgd(recipe, w, g, moments, rate)
+        return self._adam(recipe, w, g, moments, own)
+
+    def _sgd(
+        self, recipe: TrainingRecipe, w: Array, g: Array, moments: Arrays, rate: float
+    ) -> tuple[Array, Arrays]:
+        momentum = recipe.momentum if self.momentum is None else self.momentum
+        nesterov = recipe.nesterov if self.nesterov is None else self.nesterov
+        v = moments.get("velocity", np.zeros_like(w))
         first = not v.any()
         scale = 1.0 if self.velocity == "plain" else rate
         g = scale * g
         v = momentum * v + (g if first else (1 - self.dampening) * g)
         ahead = g + momentum * v if nesterov else v
-        return w - (rate / scale) * ahead, v
+        return w - (rate / scale) * ahead, {"velocity": v}
 
-    def shown(self, v: Array, rate: float) -> Array:
-        """Give the velocity as the optimizer's state shows it."""
-        return {"plain": v, "raw": -v, "scaled": v / rate}[self.velocity]
+    def _adam(
+        self, recipe: TrainingRecipe, w: Array, g: Array, moments: Arrays, own: Step
+    ) -> tuple[Array, Arrays]:
+        beta1, beta2, epsilon = recipe.beta1, recipe.beta2, recipe.epsilon
+        m = beta1 * moments.get("first_moment", np.zeros_like(w)) + (1 - beta1) * g
+        s = beta2 * moments.get("second_moment", np.zeros_like(w)) + (1 - beta2) * g**2
+        first, second = (1 - beta**own.number if self.corrected else 1.0 for beta in (beta1, beta2))
+        sizes: dict[str, Callable[[], Array]] = {
+            "outside": lambda: np.sqrt(s / second) + epsilon,
+            "uncorrected": lambda: (np.sqrt(s) + epsilon) / np.sqrt(second),
+            "inside": lambda: np.sqrt(s / second + epsilon),
+        }
+        ahead = m / first / sizes[self.epsilon]()
+        return w - own.rate * ahead, {"first_moment": m, "second_moment": s}
 
-    def kept(self, shown: Array, rate: float) -> Array:
-        """Give the velocity that is shown so."""
+    def shown(self, moment: str, array: Array, rate: float) -> Array:
+        """Give a moment as the optimizer's state shows it."""
+        if moment != "velocity":
+            return array
+        return {"plain": array, "raw": -array, "scaled": array / rate}[self.velocity]
+
+    def kept(self, moment: str, shown: Array, rate: float) -> Array:
+        """Give the moment that is shown so."""
+        if moment != "velocity":
+            return shown
         return {"plain": shown, "raw": -shown, "scaled": shown * rate}[self.velocity]
 
 
 def _as_they_are(gradients: Arrays, weights: Arrays, recipe: TrainingRecipe) -> Arrays:
     return gradients
+
+
+Clip = Callable[[Arrays, float], Arrays]
+"""A function of the gradients and the recipe's norm that gives the gradients to move by."""
+
+
+def norm(gradients: Arrays) -> float:
+    """Give the norm of all gradients together."""
+    return float(np.sqrt(sum(float((g**2).sum()) for g in gradients.values())))
+
+
+def clipped(gradients: Arrays, limit: float) -> Arrays:
+    """Scale gradients down to a norm, all together."""
+    length = norm(gradients)
+    return gradients if length <= limit else {n: g * (limit / length) for n, g in gradients.items()}
 
 
 @dataclass(frozen=True)
@@ -87,25 +143,29 @@ class Rules:
         reported: What is said of the loss, given the weights and the size of the batch.
         gradients: What becomes of the gradients before the step.
         shown: What is shown of the gradients.
+        clip: How gradients are brought to the recipe's norm.
         accumulate: Whether the gradients of earlier steps are added.
         rate: The learning rate of a step, by all rates and the step's index.
         update: How each weight moves.
-        resumes: Whether momentum that is given is taken up.
+        resumes: Whether moments that are given are taken up.
+        recounts: Whether the steps of a run that goes on are counted from 1 again.
         recipe: What the recipe is taken for.
         across: What is made of several devices' gradients, and of their loss.
         statistics: What is made of their running statistics.
     """
 
-    loss: Loss = cross_entropy
+    loss: Loss = loss_and_slope
     reported: Callable[[float, Arrays, TrainingRecipe, int], float] = (
         lambda loss, weights, recipe, count: loss
     )
     gradients: Callable[[Arrays, Arrays, TrainingRecipe], Arrays] = _as_they_are
     shown: Callable[[Arrays, Arrays, TrainingRecipe], Arrays] = _as_they_are
+    clip: Clip = clipped
     accumulate: bool = False
     rate: Callable[[Sequence[float], int], float] = lambda rates, index: rates[index]
     update: Update = Update()
     resumes: bool = True
+    recounts: bool = False
     recipe: Callable[[TrainingRecipe], TrainingRecipe] = lambda recipe: recipe
     across: Literal["mean", "sum", "first"] = "mean"
     statistics: Literal["mean", "first"] = "mean"
@@ -240,7 +300,7 @@ def train(
     variant: Variant, request: Train, memo: Memo, seen: Sequence[StepTrace] = ()
 ) -> Iterator[tuple[str, Array]]:
     """Give what there is to see of each step, by label, in the order in which it comes about:
-    running statistics, loss, gradients from the last to the first, momentum, weights.
+    running statistics, loss, gradients from the last to the first, moments, weights.
 
     Args:
         seen: Another run's steps: each step then goes on from what that run had come to, so that
@@ -249,7 +309,8 @@ def train(
     rules = variant.rules
     recipe = rules.recipe(request.recipe)
     weights = {name: memo.same(array) for name, array in variant.weights.items()}
-    velocity = dict((request.velocity if rules.resumes else None) or {})
+    moments = _moments(request if rules.resumes else None)
+    before = 0 if rules.recounts else request.steps_before
     rates = [batch.learning_rate for batch in request.batches]
     earlier: Arrays = {}
     for index, batch in enumerate(request.batches):
@@ -267,31 +328,42 @@ def train(
         shown = rules.shown(gradients, weights, recipe)
         for name in reversed(shown):
             yield f"{label}, gradient {name}", shown[name]
+        if recipe.clip_norm is not None:
+            gradients = rules.clip(gradients, recipe.clip_norm)
         weights = dict(weights)
         for name, gradient in gradients.items():
-            before = velocity.get(name, np.zeros_like(gradient))
-            moved, velocity[name] = rules.update.step(
-                recipe, name, weights[name], gradient, before, rate * recipe.rate_factor_of(name)
+            own = Step(
+                rate * recipe.rate_factor_of(name), recipe.decay_of(name), before + index + 1
+            )
+            moved, moments[name] = rules.update.step(
+                recipe, name, weights[name], gradient, moments.get(name, {}), own
             )
             weights[name] = memo.same(moved)
         for name in gradients:
-            own = rate * recipe.rate_factor_of(name)
-            yield f"{label}, momentum {name}", rules.update.shown(velocity[name], own)
+            own_rate = rate * recipe.rate_factor_of(name)
+            for moment, array in moments[name].items():
+                shown_moment = rules.update.shown(moment, array, own_rate)
+                yield f"{label}, {spoken(moment)} {name}", shown_moment
         for name in gradients:
             yield f"{label}, weight {name}", weights[name]
         weights |= {name: memo.same(array) for name, array in step.found.items()}
         if index < len(seen):
             known = {n: np.asarray(w, np.float64) for n, w in seen[index].weights.items()}
             weights |= {name: memo.same(w) for name, w in known.items() if name in weights}
-            shown_velocity = seen[index].velocity
-            velocity |= {
-                name: rules.update.kept(
-                    np.asarray(shown_velocity[name], np.float64),
-                    rate * recipe.rate_factor_of(name),
-                )
-                for name in gradients
-                if name in shown_velocity
-            }
+            for moment, arrays in seen[index].moments.items():
+                for name in gradients.keys() & arrays.keys():
+                    array, own_rate = arrays[name], rate * recipe.rate_factor_of(name)
+                    kept = rules.update.kept(moment, np.asarray(array, np.float64), own_rate)
+                    moments[name] = moments[name] | {moment: kept}
+
+
+def _moments(request: Train | None) -> dict[str, Arrays]:
+    """Give the moments to go on from, by weight."""
+    found: dict[str, Arrays] = {}
+    for moment, arrays in ((request.moments if request else None) or {}).items():
+        for name, array in arrays.items():
+            found.setdefault(name, {})[moment] = array
+    return found
 
 
 @dataclass
@@ -366,17 +438,18 @@ class _Pass:
                 yield f"{name}.{short}", array
 
     def loss_and_slope(self) -> tuple[float, Array]:
-        variant, smoothing = self._step.variant, self._step.recipe.label_smoothing
+        variant = self._step.variant
         logits = self._values[variant.graph.output.name]
-        return variant.rules.loss(logits, self._labels, smoothing)
+        return variant.rules.loss(self._step.recipe, logits, self._labels)
 
     def gradients(self) -> Arrays:
-        variant, smoothing = self._step.variant, self._step.recipe.label_smoothing
+        variant, recipe = self._step.variant, self._step.recipe
+        terms = recipe.loss, recipe.label_smoothing, recipe.class_weights, recipe.positive_weights
 
         def compute() -> Arrays:
             model = ReferenceModel(variant.graph, variant.weights, kernels=variant.kernels)
             return model._backward(self._values, self._contexts, self.loss_and_slope()[1])
 
         kernels = tuple(variant.kernels.items())
-        key = (kernels, variant.graph.nodes, variant.rules.loss, smoothing)
+        key = (kernels, variant.graph.nodes, variant.rules.loss, terms)
         return self._step.memo.get(key, [*self._values.values(), self._labels], compute)

@@ -124,7 +124,7 @@ def assert_close(
 
 
 def assert_same_steps(*, actual: list[StepTrace], expected: Expectation) -> Outcome:
-    """Check training steps: the loss of each, its gradients, momentum, weights and statistics."""
+    """Check training steps: the loss of each, its gradients, moments, weights and statistics."""
     assert isinstance(expected.values, list)
     source = "those that were asked for"
     assert_equal(

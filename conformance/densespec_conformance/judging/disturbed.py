@@ -257,8 +257,10 @@ class _DisturbedModel(ReferenceModel):
         result = super().train_step(*args, **options)
         changed = {n: array for n, array in self.weights.items() if array is not before[n]}
         self.weights.update({name: self.noise.result(array) for name, array in changed.items()})
-        moved = {name: self.noise.result(array) for name, array in self.velocity.items()}
-        self.velocity.update(moved)
+        self.moments = {
+            moment: {name: self.noise.result(array) for name, array in arrays.items()}
+            for moment, arrays in self.moments.items()
+        }
         return StepResult(float(self.noise.result(np.array(result.loss))), result.gradients)
 
 

@@ -27,7 +27,7 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
 def parts_of_steps(steps: Sequence[StepTrace]) -> Arrays:
     """Name every array of training steps by a label such as ``step 2, gradient stem.conv.kernel``.
 
-    They are in the order in which a step computes them: loss, gradients, momentum, weights,
+    They are in the order in which a step computes them: loss, gradients, moments, weights,
     statistics.
     """
     return {
@@ -40,13 +40,18 @@ def parts_of_steps(steps: Sequence[StepTrace]) -> Arrays:
 def _parts(step: StepTrace) -> Arrays:
     kinds: dict[str, Mapping[str, np.ndarray]] = {
         "gradient": step.gradients,
-        "momentum": step.velocity,
+        **{spoken(moment): arrays for moment, arrays in step.moments.items()},
         "weight": step.weights,
     }
     arrays = {LOSS: np.array(step.loss)}
     for kind, group in kinds.items():
         arrays |= {_label(kind, name): array for name, array in group.items()}
     return arrays
+
+
+def spoken(moment: str) -> str:
+    """Give the name of a moment as labels have it, such as ``first moment``."""
+    return moment.replace("_", " ")
 
 
 def _label(kind: str, name: str) -> str:

@@ -37,7 +37,7 @@ from meta_tests.mutants.mutant import (
     KERNELS_ONLY,
     LAYER_RATES,
     MASKS,
-    MOMENTUM,
+    MOMENTS,
     NEGATIVE,
     NO_DROPOUT,
     ROUND_TRIP,
@@ -202,10 +202,12 @@ class _OtherRule(NumpyTrainer):
     def step(self, x: Array, labels: Array, **options: Any) -> StepResult:
         model, rate = self._model, options["learning_rate"]
         loss, gradients, statistics = model.loss_and_gradients(x, labels, masks=options["masks"])
+        velocity = NumpyTrainer.moments(self)["velocity"]
         for name, gradient in gradients.items():
-            model.weights[name], model.velocity[name] = self.rule(
-                model.weights[name], gradient, model.velocity[name], rate
+            model.weights[name], velocity[name] = self.rule(
+                model.weights[name], gradient, velocity[name], rate
             )
+        model.moments["velocity"] = velocity
         model.weights.update(statistics)
         return StepResult(loss, gradients)
 
@@ -242,9 +244,9 @@ class _NoNesterov(_OtherRule):
 
 
 class _NoMomentumYet(NumpyTrainer):
-    """Holds momentum as an optimizer that makes its state at the first step."""
+    """Holds moments as an optimizer that makes its state at the first step."""
 
-    def velocity(self) -> Arrays:
+    def moments(self) -> dict[str, Arrays]:
         return {}
 
 
@@ -277,8 +279,9 @@ class _LateRate(NumpyTrainer):
 class _RawKerasVelocity(_KerasVelocity):
     """Velocity as ``keras.optimizers.SGD`` keeps it: minus the rate times the gradient."""
 
-    def velocity(self) -> Arrays:
-        return {name: -self.last_rate * v for name, v in super().velocity().items()}
+    def moments(self) -> dict[str, Arrays]:
+        held = super().moments()["velocity"]
+        return {"velocity": {name: -self.last_rate * v for name, v in held.items()}}
 
 
 class _Penalised(NumpyTrainer):
@@ -547,7 +550,7 @@ MUTANTS: Mapping[str, Mutant] = {
     ),
     "FORGETS_MOMENTUM_BEFORE_IT_STEPS": Mutant(
         "has no momentum before its first step, not even what it was given",
-        MOMENTUM,
+        MOMENTS,
         "names",
         (),
         lambda: MutantBackend(train=_NoMomentumYet),
@@ -555,14 +558,14 @@ MUTANTS: Mapping[str, Mutant] = {
     "KERAS_VELOCITY": Mutant(
         "velocity holds the learning rate",
         DROP,
-        "step 7, momentum",
+        "step 7, velocity",
         ("velocity-with-rate-scaled-back",),
         lambda: MutantBackend(train=_KerasVelocity),
     ),
     "DECOUPLED_DECAY": Mutant(
         "weight decay is decoupled",
         DECAY,
-        "step 1, momentum",
+        "step 1, velocity",
         ("decoupled-decay",),
         lambda: MutantBackend(train=_DecoupledDecay),
     ),
@@ -576,7 +579,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "DECAYS_EVERYTHING": Mutant(
         "decays norms and biases where only kernels should",
         KERNELS_ONLY,
-        "step 1, momentum",
+        "step 1, velocity",
         ("decay-of-everything",),
         lambda: MutantBackend(
             train=type(
@@ -628,7 +631,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "RAW_KERAS_VELOCITY": Mutant(
         "velocity is minus the learning rate times the gradient",
         DROP,
-        "step 1, momentum",
+        "step 1, velocity",
         ("velocity-with-rate",),
         lambda: MutantBackend(train=_RawKerasVelocity),
     ),
@@ -649,7 +652,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "SPARES_VECTORS": Mutant(
         "norms and biases are spared from decay where they should not be",
         DECAY,
-        "step 1, momentum stem.norm.gamma",
+        "step 1, velocity stem.norm.gamma",
         ("decay-of-kernels-only",),
         lambda: MutantBackend(train=_SparesNorms),
     ),

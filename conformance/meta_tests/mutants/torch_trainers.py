@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ from torch.nn import functional
 
 from densespec.backends import StepResult
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec_torch.training import TorchTrainer
+from densespec_torch.training import TorchTrainer, optimizer_of
 
 
 class NoNesterov(TorchTrainer):
@@ -144,6 +144,53 @@ class SmoothingOverTheOthers(_OtherLoss):
         return -(smooth * logits.log_softmax(1)).sum(1).mean()
 
 
+class _OtherLabels(TorchTrainer):
+    """Another loss of several labels."""
+
+    def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
+        logits = self._model(torch.from_numpy(x))
+        return self.loss(logits, torch.from_numpy(labels)), torch.zeros(())
+
+    def loss(self, logits: Any, target: Any) -> Any:
+        raise NotImplementedError
+
+
+class UnknownAsAbsent(_OtherLabels):
+    def loss(self, logits: Any, target: Any) -> Any:
+        absent = torch.where(target >= 0, target, 0)
+        return functional.binary_cross_entropy_with_logits(logits, absent)
+
+
+class OverKnownLabels(_OtherLabels):
+    def loss(self, logits: Any, target: Any) -> Any:
+        known = target >= 0
+        return functional.binary_cross_entropy_with_logits(logits[known], target[known])
+
+
+class LabelsSummed(_OtherLabels):
+    def loss(self, logits: Any, target: Any) -> Any:
+        known = (target >= 0).to(logits.dtype)
+        absent = torch.where(target >= 0, target, 0)
+        summed = functional.binary_cross_entropy_with_logits(
+            logits, absent, weight=known, reduction="sum"
+        )
+        return summed / len(logits)
+
+
+class WeightsIgnored(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        share = self._recipe.label_smoothing
+        return functional.cross_entropy(logits, target, label_smoothing=share)
+
+
+class WeightsNormalised(_OtherLoss):
+    def loss(self, logits: Any, target: Any) -> Any:
+        weights = logits.new_tensor(self._recipe.class_weights)
+        share = self._recipe.label_smoothing
+        each = functional.cross_entropy(logits, target, reduction="none", label_smoothing=share)
+        return (each * weights[target]).sum() / weights[target].sum()
+
+
 class TwoForwardPasses(TorchTrainer):
     def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
         with torch.no_grad():
@@ -197,5 +244,101 @@ class DropsTheOthers(_OtherMasks):
 
 
 class ForgetsMomentum(TorchTrainer):
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
         pass
+
+
+class CountsAnew(TorchTrainer):
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        super().restore(moments, step=0)
+
+
+class KerasEpsilon(TorchTrainer):
+    """Epsilon as ``keras.optimizers.Adam`` adds it: before the correction of the moment's bias."""
+
+    steps = 0
+
+    def step(self, *args: Any, **options: Any) -> StepResult:
+        self.steps += 1
+        for group in self._optimizer.param_groups:
+            group["eps"] = self._recipe.epsilon / (1 - self._recipe.beta2**self.steps) ** 0.5
+        return super().step(*args, **options)
+
+
+class Coupled(TorchTrainer):
+    """``torch.optim.Adam`` with weight decay, where the recipe says AdamW."""
+
+    def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
+        super().__init__(model, graph, recipe)
+        coupled = recipe.replace(optimizer="adam")
+        self._optimizer = optimizer_of(self._parameters, coupled)
+
+
+class _OtherAdam(TorchTrainer):
+    """AdamW written by hand, with another size of a step."""
+
+    def _gradients(self) -> Any:
+        seen, beta1, beta2 = super()._gradients(), self._recipe.beta1, self._recipe.beta2
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                state, slope = self._optimizer.state[parameter], parameter.grad
+                zeros = torch.zeros_like(slope)
+                state["step"] = number = state.get("step", 0) + 1
+                state["exp_avg"] = m = beta1 * state.get("exp_avg", zeros) + (1 - beta1) * slope
+                second = beta2 * state.get("exp_avg_sq", zeros) + (1 - beta2) * slope**2
+                state["exp_avg_sq"] = second
+                ahead = self.ahead(m, second, (1 - beta1**number), (1 - beta2**number))
+                with torch.no_grad():
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter -= group["lr"] * ahead
+        self._optimizer.step = lambda *args, **options: None  # type: ignore[method-assign]
+        return seen
+
+    def ahead(self, m: Any, s: Any, first: float, second: float) -> Any:
+        raise NotImplementedError
+
+
+class EpsilonWithinRoot(_OtherAdam):
+    def ahead(self, m: Any, s: Any, first: float, second: float) -> Any:
+        return m / first / (s / second + self._recipe.epsilon) ** 0.5
+
+
+class NoCorrection(_OtherAdam):
+    def ahead(self, m: Any, s: Any, first: float, second: float) -> Any:
+        return m / (s**0.5 + self._recipe.epsilon)
+
+
+class _OtherClipping(TorchTrainer):
+    def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
+        super().__init__(model, graph, recipe.replace(clip_norm=None))
+        assert recipe.clip_norm is not None
+        self.limit = recipe.clip_norm
+
+    def _gradients(self) -> Any:
+        seen = super()._gradients()
+        self.clip([*self._parameters.values()])
+        return seen
+
+    def clip(self, parameters: list[Any]) -> None:
+        pass
+
+
+class NotClipped(_OtherClipping):
+    pass
+
+
+class ClippedByTorch(_OtherClipping):
+    def clip(self, parameters: list[Any]) -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, self.limit)
+
+
+class ClippedEach(_OtherClipping):
+    def clip(self, parameters: list[Any]) -> None:
+        for parameter in parameters:
+            length = float(parameter.grad.norm())
+            parameter.grad.mul_(min(1.0, self.limit / max(length, 1e-30)))
+
+
+class ClippedValues(_OtherClipping):
+    def clip(self, parameters: list[Any]) -> None:
+        torch.nn.utils.clip_grad_value_(parameters, self.limit)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from densespec.data.dataset import DataError, Dataset
-from densespec.data.sources import arrays, cifar, digits, folder
+from densespec.data.sources import arrays, cifar, digits, folder, table
 from densespec.errors import UnknownName
 
 
@@ -64,6 +64,12 @@ SOURCES: dict[str, Source] = {
         "image files, a folder for each class: PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS",
         True,
         lambda place, options: folder.load(place, channels=options.channels),
+    ),
+    "table": Source(
+        "table:FILE",
+        "image files by a CSV table of their paths and labels, one or several an image",
+        True,
+        lambda place, options: table.load(place, channels=options.channels),
     ),
     "arrays": Source(
         "arrays:FILE",

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from densespec.data.dataset import DataError, Dataset, Normalisation, Split, parted
+from densespec.data.dataset import BYTE, DataError, Dataset, Normalisation, Split, parted
 from densespec.errors import shown
 from densespec.installed import require_pillow
 from densespec.texts import check_regular
@@ -26,8 +27,10 @@ TRAIN = "train"
 TESTS = ("test", "val", "valid", "validation")
 
 MODES = {1: "L", 3: "RGB"}
-WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-"""Pillow's modes of more than eight bits, which it would clip."""
+SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+"""Pillow's modes of grey images of sixteen bits, which it would clip to eight."""
+FULL = 65535
+"""The value of sixteen bits at full intensity."""
 
 NORMALISATIONS = {
     1: Normalisation((0.449,), (0.226,), source="mean of the channels of ImageNet's"),
@@ -55,7 +58,7 @@ class ImageFiles:
         return (len(self.paths), self.channels, None, None)
 
     def read(self, index: int) -> np.ndarray:
-        """Read one image, uint8 of shape (channels, height, width).
+        """Read one image, of shape (channels, height, width): see :func:`pixels_of`.
 
         Raises:
             DataError: The file can't be read as an image; the message names it.
@@ -65,12 +68,7 @@ class ImageFiles:
         try:
             check_regular(path)
             with pillow.open(path, formats=FORMATS) as picture:
-                if picture.mode in WIDE:
-                    raise DataError(
-                        f"{path}: has more than eight bits a channel ({picture.mode}), but should "
-                        "have eight; convert it"
-                    )
-                pixels = np.array(picture.convert(MODES[self.channels]))
+                pixels = pixels_of(picture, self.channels)
         except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
             if isinstance(error, DataError):
                 raise
@@ -78,11 +76,34 @@ class ImageFiles:
                 f"{path}: not a readable image of the formats {', '.join(FORMATS)}: "
                 f"{_reason(error)}"
             ) from error
-        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return pixels
 
     def take(self, rows: np.ndarray) -> ImageFiles:
         """Give some of the images, by their indices (count,)."""
         return ImageFiles(self.root, tuple(self.paths[row] for row in rows), self.channels)
+
+
+def pixels_of(picture: Any, channels: int) -> np.ndarray:
+    """Give the pixels of a picture of Pillow's, (channels, height, width).
+
+    They are uint8; of grey pictures of sixteen bits float32, whose full intensity is 255 as well.
+    How transparent a pixel is, is left out.
+
+    Args:
+        channels: How many channels the picture is converted to.
+
+    Raises:
+        ValueError: The values are of more than sixteen bits.
+    """
+    if picture.mode in SIXTEEN:
+        grey = np.array(picture, np.float64)
+        if grey.min() < 0 or grey.max() > FULL:
+            raise ValueError("it has more than sixteen bits")
+        return np.repeat((grey * (BYTE / FULL)).astype(np.float32)[None], channels, 0)
+    if picture.mode == "F":
+        raise ValueError("its pixels are floats, whose full intensity nothing tells")
+    pixels = np.array(picture.convert(MODES[channels]))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from densespec.errors import DensespecError, WeightsError, shown
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import ACTIVATIONS, Graph
+from densespec.recipes.moments import names_a_moment
 from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name
 from densespec.weights.layouts import Layout
 from densespec.weights.stated.network import StatedNetwork
@@ -15,10 +16,6 @@ from densespec.weights.tensors import Tensors
 
 VERSION = "1"
 """Version of the layout, under the metadata key ``densespec``."""
-
-VELOCITY = "velocity/"
-"""What the optimizer's arrays are called, before the canonical name of their weight."""
-
 
 ACTIVATION = "classifier_activation"
 """What follows the classifier, under this metadata key; without it, nothing does."""
@@ -89,7 +86,7 @@ LAYOUT = Layout(
     axes="out_in_window",
     claims=lambda tensors, metadata: "stem.conv.kernel" in tensors,
     evidence=_evidence,
-    ignored=lambda name: name.startswith(VELOCITY),
+    ignored=names_a_moment,
     metadata=metadata,
     stated_network=stated_network,
 )

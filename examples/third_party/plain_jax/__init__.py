@@ -14,8 +14,8 @@ from densespec.backends import DataFormat, StepResult, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
+from densespec.recipes.moments import OptimizerMoments, check_moments, zero_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 
 Values = dict[str, jax.Array]
 
@@ -117,14 +117,33 @@ def _train_norm(op: ops.BatchNorm, w: Values, x: jax.Array) -> tuple[jax.Array, 
     }
 
 
+def _loss(recipe: TrainingRecipe, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The recipe's loss of logits (batch, classes)."""
+    classes, smoothing = logits.shape[1], recipe.label_smoothing
+    if recipe.loss == "softmax":
+        target = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+        each = jnp.asarray(recipe.class_weights or (1.0,) * classes, logits.dtype)[labels]
+        target = target * (1 - smoothing) + smoothing / classes
+        return -(each * (target * jax.nn.log_softmax(logits)).sum(1)).mean()
+    if recipe.loss == "squared":
+        return jnp.square(jnp.where(jnp.isnan(labels), 0, logits - labels)).mean()
+    positive = jnp.asarray(recipe.positive_weights or 1.0, logits.dtype)
+    target = jnp.where(labels >= 0, labels, 0) * (1 - smoothing) + smoothing / 2
+    given, absent = jax.nn.softplus(-logits), jax.nn.softplus(logits)
+    return ((labels >= 0) * (positive * target * given + (1 - target) * absent)).mean()
+
+
 class Trainer:
-    """SGD by the recipe on a model, in place."""
+    """Steps by the recipe on a model, in place."""
 
     def __init__(self, model: Model, recipe: TrainingRecipe) -> None:
         require_logits(model.graph)
         self.model, self.recipe = model, recipe
         self.names = [weight.name for weight in model.graph.weights if weight.trainable]
-        self.momentum = {name: jnp.zeros_like(model.weights[name]) for name in self.names}
+        self.kept = _on_device(
+            zero_moments(model.graph, recipe, str(next(iter(model.weights.values())).dtype))
+        )
+        self.steps = 0
 
     def step(
         self,
@@ -137,23 +156,25 @@ class Trainer:
     ) -> StepResult:
         graph, weights = self.model.graph, self.model.weights
         masks = self._drawn(len(x)) if masks is None else masks
-        smoothing = self.recipe.label_smoothing
 
         def loss_of(trained: Values) -> tuple[jax.Array, Values]:
             inputs = jnp.asarray(x, next(iter(weights.values())).dtype)
             values, statistics = compute(graph, weights | trained, inputs, masks)
-            logits = jax.nn.log_softmax(values[graph.output.name])
-            target = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
-            target = target * (1 - smoothing) + smoothing / logits.shape[1]
-            return -(target * logits).sum(1).mean(), statistics
+            return _loss(self.recipe, values[graph.output.name], jnp.asarray(labels)), statistics
 
         trained = {name: weights[name] for name in self.names}
         (loss, statistics), found = jax.value_and_grad(loss_of, has_aux=True)(trained)
         rule: Any = self.recipe.step  # arithmetic alone, so it takes JAX's arrays too
+        self.steps += 1
+        norm = sum(jnp.square(gradient).sum() for gradient in found.values()) ** 0.5
+        factor = self.recipe.clip_factor(float(norm))
         for name, gradient in found.items():
-            weights[name], self.momentum[name] = rule(
-                name, weights[name], gradient, self.momentum[name], learning_rate
+            before = {moment: arrays[name] for moment, arrays in self.kept.items()}
+            weights[name], after = rule(
+                name, weights[name], factor * gradient, before, learning_rate, self.steps
             )
+            for moment, array in after.items():
+                self.kept[moment][name] = array
         weights.update(statistics)
         return StepResult(float(loss), _to_numpy(found) if gradients else {})
 
@@ -169,18 +190,25 @@ class Trainer:
         name = self.model.graph.output.name
         return BACKEND.forward(self.model, self.model.graph, x, [name])[name]
 
-    def velocity(self) -> Arrays:
-        return _to_numpy(self.momentum) if self.recipe.momentum else {}
+    def moments(self) -> dict[str, Arrays]:
+        return {moment: _to_numpy(arrays) for moment, arrays in self.kept.items()}
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self.model.graph, self.recipe, velocity)
-        self.momentum |= {name: jnp.asarray(array) for name, array in velocity.items()}
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self.model.graph, self.recipe, moments)
+        self.kept, self.steps = _on_device(moments), step
 
     def weights(self) -> Arrays:
         return _to_numpy(self.model.weights)
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _on_device(moments: OptimizerMoments) -> dict[str, Values]:
+    return {
+        moment: {name: jnp.asarray(array) for name, array in arrays.items()}
+        for moment, arrays in moments.items()
+    }
 
 
 def _to_numpy(arrays: Values) -> Arrays:

@@ -1,0 +1,69 @@
+"""The recipe's loss as a module, by PyTorch's own functions where they mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from densespec.recipes.recipe import TrainingRecipe
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Cross-entropy whose samples count by the weights of their labels.
+
+    ``nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch, so that the
+    loss of a batch is not the mean of those of its parts.
+    """
+
+    def __init__(self, weights: Sequence[float], smoothing: float) -> None:
+        super().__init__()
+        self.weights, self.smoothing = tuple(weights), smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        each = functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.smoothing
+        )
+        return (each * logits.new_tensor(self.weights)[labels]).mean()
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Cross-entropy of several labels a sample; those that are negative or NaN are not known."""
+
+    def __init__(self, weights: Sequence[float], smoothing: float) -> None:
+        super().__init__()
+        self.weights, self.smoothing = tuple(weights), smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        known = labels >= 0
+        target = torch.where(known, labels, 0).to(logits.dtype)
+        return functional.binary_cross_entropy_with_logits(
+            logits,
+            target * (1 - self.smoothing) + self.smoothing / 2,
+            weight=known.to(logits.dtype),
+            pos_weight=logits.new_tensor(self.weights) if self.weights else None,
+        )
+
+
+class SquaredError(nn.Module):
+    """Squared error to several numbers a sample; those that are NaN are not known."""
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        target = torch.where(torch.isnan(labels), logits.detach(), labels.to(logits.dtype))
+        return functional.mse_loss(logits, target)
+
+
+def loss_of(recipe: TrainingRecipe) -> nn.Module:
+    """The recipe's loss of logits (batch, classes) and labels, as the recipe says them.
+
+    These are integers (batch,) with ``softmax``, and numbers (batch, classes) otherwise.
+    """
+    if recipe.loss == "sigmoid":
+        return BinaryCrossEntropy(recipe.positive_weights, recipe.label_smoothing)
+    if recipe.loss == "squared":
+        return SquaredError()
+    if recipe.class_weights:
+        return WeightedCrossEntropy(recipe.class_weights, recipe.label_smoothing)
+    return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)

@@ -1,0 +1,150 @@
+"""A table of image files and their labels: a CSV file, as annotations commonly come.
+
+Its first row names the columns. The column ``path`` (or ``file``, ``filename`` or ``image``) says
+where an image is, from the folder of the table on. A column ``split`` says ``train``, or ``test``
+(or ``val``, ``valid``, ``validation``); without one, a fifth is kept for the test, as
+:func:`densespec.data.dataset.held_out` says. Further columns are the labels:
+
+- One column: the class of the image, by its name; or where any cell has a ``|``, a list of the
+  labels that it has, separated so.
+- Several columns: a label each, by a number; an empty cell is a label that is not known.
+
+Classes are the sorted names, or the columns in their order. Images are read when they are needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from densespec.data.dataset import DataError, Dataset, Split, parted
+from densespec.data.sources.folder import MODES, NORMALISATIONS, TESTS, TRAIN, ImageFiles
+from densespec.errors import shown
+from densespec.texts import check_regular
+
+PATHS = ("path", "file", "filename", "image")
+SPLIT = "split"
+BETWEEN = "|"
+"""What separates the labels of a list."""
+
+Column = Sequence[str]
+
+
+def load(place: str, *, channels: int = 3) -> Dataset:
+    """Load the data set of a table.
+
+    Args:
+        place: The path of the CSV file.
+        channels: How many channels images are converted to, 1 or 3.
+
+    Raises:
+        DataError: There is no such file, or its columns are not as they should be; the message
+            names the file, and the row where there is one.
+    """
+    if channels not in MODES:
+        raise DataError(f"channels = {channels}, but images are converted to 1 or 3")
+    path = Path(place).expanduser()
+    columns = _columns(path)
+    paths = _paths(path, columns)
+    parts = columns.pop(SPLIT, None)
+    classes, labels = _labels(path, columns)
+    whole = Split(ImageFiles(path.parent, tuple(paths), channels), labels)
+    train, test = parted(whole) if parts is None else _split(path, whole, parts)
+    return Dataset(path.name, classes, train, test, NORMALISATIONS[channels])
+
+
+def _columns(path: Path) -> dict[str, Column]:
+    """Read the columns of a table by their names; names and cells without spaces around them."""
+    if path.suffix.lower() != ".csv":
+        raise DataError(f"{path}: a table ends in .csv")
+    try:
+        check_regular(path)
+        text = path.read_text(encoding="utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise DataError(f"{path}: {reason or error}") from error
+    if len(rows) < 2:
+        raise DataError(f"{path}: has no row below the one that names the columns")
+    names = [name.strip() for name in rows[0]]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            raise DataError(
+                f"{path}, row {number}: has {len(row)} cells, but there are {len(names)} columns"
+            )
+    if len(set(names)) < len(names) or "" in names:
+        raise DataError(f"{path}: columns {shown(names)}, but each should have a name of its own")
+    cells = zip(*rows[1:], strict=True)
+    return {name: [c.strip() for c in column] for name, column in zip(names, cells, strict=True)}
+
+
+def _paths(path: Path, columns: dict[str, Column]) -> Column:
+    """Take the column of paths out of the columns."""
+    found = [name for name in columns if name.lower() in PATHS]
+    if len(found) != 1:
+        raise DataError(
+            f"{path}: has the columns {shown([*columns])}, but exactly one should be called "
+            f"{', '.join(PATHS)}"
+        )
+    paths = columns.pop(found[0])
+    for number, name in enumerate(paths, start=2):
+        if not (path.parent / name).is_file():
+            raise DataError(
+                f"{path}, row {number}: there is no file {shown(name)} beside the table"
+            )
+    return paths
+
+
+def _labels(path: Path, columns: Mapping[str, Column]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Give the names of the classes, and the labels."""
+    if not columns:
+        raise DataError(f"{path}: has no column of labels")
+    if len(columns) > 1:
+        numbers = [_numbers(path, name, column) for name, column in columns.items()]
+        return tuple(columns), np.stack(numbers, axis=1)
+    ((name, column),) = columns.items()
+    if any(BETWEEN in cell for cell in column):
+        return _lists(column)
+    for number, cell in enumerate(column, start=2):
+        if not cell:
+            raise DataError(f"{path}, row {number}: {name} is empty, but should name a class")
+    classes = tuple(sorted(set(column)))
+    return classes, np.array([classes.index(cell) for cell in column])
+
+
+def _lists(column: Column) -> tuple[tuple[str, ...], np.ndarray]:
+    """Give the labels of lists such as ``cat|dog``; an empty cell has none of them."""
+    lists = [{part.strip() for part in cell.split(BETWEEN)} - {""} for cell in column]
+    classes = tuple(sorted(set().union(*lists)))
+    return classes, np.array([[float(name in given) for name in classes] for given in lists])
+
+
+def _numbers(path: Path, name: str, column: Column) -> np.ndarray:
+    numbers = np.full(len(column), np.nan)
+    for index, cell in enumerate(column):
+        try:
+            numbers[index] = float(cell) if cell else np.nan
+        except ValueError:
+            raise DataError(
+                f"{path}, row {index + 2}: {name} is {shown(cell)}, but of several columns each is "
+                f"a label, a number or empty; leave out columns that are none"
+            ) from None
+    return numbers
+
+
+def _split(path: Path, whole: Split, parts: Column) -> tuple[Split, Split]:
+    """Part samples as the column ``split`` says."""
+    for number, part in enumerate(parts, start=2):
+        if part.lower() not in (TRAIN, *TESTS):
+            raise DataError(
+                f"{path}, row {number}: {SPLIT} is {shown(part)}, but should be {TRAIN}, or "
+                f"{', '.join(TESTS)}"
+            )
+    trains = np.array([part.lower() == TRAIN for part in parts])
+    if trains.all() or not trains.any():
+        raise DataError(f"{path}: {SPLIT} should leave images to train on and to test on")
+    return whole.take(np.flatnonzero(trains)), whole.take(np.flatnonzero(~trains))

@@ -1,0 +1,111 @@
+"""The losses of logits, and their gradients, as :mod:`densespec.recipes.recipe` defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.kernels import Array, check_constraint, log_softmax
+
+LossAndSlope = tuple[float, Array]
+"""A loss, and its gradient by the logits, (batch, classes)."""
+
+
+def loss_and_slope(recipe: TrainingRecipe, logits: Array, labels: Array) -> LossAndSlope:
+    """Give the loss of a recipe, and its gradient.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,) integers with the loss ``softmax``, (batch, classes) numbers with others.
+
+    Raises:
+        OpError: The labels are not such as the loss takes.
+    """
+    return LOSSES[recipe.loss](recipe, logits, np.asarray(labels))
+
+
+def cross_entropy(
+    logits: Array, labels: Array, smoothing: float = 0.0, weights: Sequence[float] = ()
+) -> LossAndSlope:
+    """Mean over the batch of -w[label] * sum over c of t[c] * log softmax(logits)[c].
+
+    The target t is ``smoothing / classes`` everywhere, and ``1 - smoothing`` more at the label. The
+    weights w are 1 where there are none. It gives the loss, and its gradient by the logits.
+
+    O4: labels are one integer in [0, classes) for each sample.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,).
+        weights: One for each class, or none.
+    """
+    count, classes = logits.shape
+    labels = np.asarray(labels)
+    shape_fits = labels.shape == (count,) and np.issubdtype(labels.dtype, np.integer)
+    check_constraint(
+        shape_fits, "O4", "labels", f"should be {count} integers, but was {labels.shape}"
+    )
+    in_range = bool(((labels >= 0) & (labels < classes)).all())
+    check_constraint(in_range, "O4", "labels", f"should lie in [0, {classes})")
+    log_probability = log_softmax(logits)
+    target = np.full_like(logits, smoothing / classes)
+    target[np.arange(count), labels] += 1 - smoothing
+    each = np.asarray(weights, logits.dtype)[labels] if len(weights) else np.ones_like(logits[:, 0])
+    loss = -(each * (target * log_probability).sum(1)).mean()
+    return float(loss), each[:, None] * (np.exp(log_probability) - target) / count
+
+
+def binary_cross_entropy(
+    logits: Array, labels: Array, smoothing: float = 0.0, weights: Sequence[float] = ()
+) -> LossAndSlope:
+    """Mean over batch and classes of -(p * t * log s + (1 - t) * log(1 - s)), s = sigmoid(logits).
+
+    The target t is ``label * (1 - smoothing) + smoothing / 2``, and p is the class's own weight, 1
+    where there are none. A label that is not known adds nothing, and is counted in the mean. It
+    gives the loss, and its gradient by the logits.
+
+    O7: labels are a number in [0, 1] for each sample and class; one that is not known is negative
+    or NaN.
+    """
+    known = _known(logits, labels, "O7", labels >= 0)
+    in_range = bool((labels[known] <= 1).all())
+    check_constraint(in_range, "O7", "labels", "should lie in [0, 1], or be negative or NaN")
+    positive = np.asarray(weights, logits.dtype) if len(weights) else logits.dtype.type(1)
+    target = np.where(known, labels, 0).astype(logits.dtype) * (1 - smoothing) + smoothing / 2
+    sigmoid = np.exp(-np.logaddexp(0, -logits))
+    loss = positive * target * np.logaddexp(0, -logits) + (1 - target) * np.logaddexp(0, logits)
+    slope = positive * target * (sigmoid - 1) + (1 - target) * sigmoid
+    return float((known * loss).mean()), known * slope / logits.size
+
+
+def squared_error(logits: Array, labels: Array) -> LossAndSlope:
+    """Mean over batch and classes of (logits - labels)**2.
+
+    A label that is NaN is not known: it adds nothing, and is counted in the mean. This gives the
+    loss, and its gradient by the logits.
+
+    O8: labels are a number for each sample and class, or NaN.
+    """
+    known = _known(logits, labels, "O8", ~np.isnan(labels))
+    difference = np.where(known, logits - labels, 0).astype(logits.dtype)
+    return float(np.square(difference).mean()), 2 * difference / logits.size
+
+
+def _known(logits: Array, labels: Array, constraint: str, known: Array) -> Array:
+    shape = f"should have the shape {logits.shape}, but was {labels.shape}"
+    check_constraint(labels.shape == logits.shape, constraint, "labels", shape)
+    return known
+
+
+LOSSES: Mapping[str, Callable[[TrainingRecipe, Array, Array], LossAndSlope]] = {
+    "softmax": lambda recipe, logits, labels: cross_entropy(
+        logits, labels, recipe.label_smoothing, recipe.class_weights
+    ),
+    "sigmoid": lambda recipe, logits, labels: binary_cross_entropy(
+        logits, labels, recipe.label_smoothing, recipe.positive_weights
+    ),
+    "squared": lambda recipe, logits, labels: squared_error(logits, labels),
+}
+"""The losses by the names that recipes have for them."""
