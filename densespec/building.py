@@ -30,6 +30,7 @@ from densespec.weights.given import (
     GivenWeights,
     WeightsLike,
     fitted,
+    has_head_of,
     opened,
     stated_spec,
     weights_for,
@@ -75,10 +76,11 @@ def build(
         input_shape: The shape of one sample, channels included, in the model's layout; None, or a
             None in it, stands for any size. Its channels are another way to say ``in_channels``.
         pooling: The global pool of a network without a classifier, ``"avg"`` or ``"max"``.
-        classes: The number of classes; it replaces the spec's.
+        classes: The number of classes; it replaces the spec's. Weights of a network with another
+            head then give everything before it, and the head starts anew from ``seed``.
         classifier_activation: ``"softmax"`` or ``"sigmoid"`` for probabilities, ``"linear"`` for
-            logits; None takes what a weight file states, or else logits.
-        seed: The seed of the initial weights.
+            logits; None takes what a weight file states of its head, or else logits.
+        seed: The seed of initial weights.
         dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
             is float64).
         data_format: The layout of the input; None takes the framework's default (PyTorch's and
@@ -109,16 +111,22 @@ def build(
     options = _with_channels(ReadingOptions(**reading), channels)
     network = None if spec is None else resolve(spec)
     with opened(weights, network, options) as given:
-        graph = lower(
+        graph = _lowered(
             _adapted(network or stated_spec(given), classes, options.in_channels),
             size,
+            given,
             include_top=include_top,
             pooling=pooling,
-            classifier_activation=_activation(classifier_activation, given, include_top),
+            activation=classifier_activation,
         )
         if trainable_from is not None:
             graph = freeze(graph, trainable_from)
-        arrays = initial_weights(graph, seed) if given is None else fitted(graph, given)
+        new_head = None if classes is None else seed
+        arrays = (
+            initial_weights(graph, seed)
+            if given is None
+            else fitted(graph, given, new_head=new_head)
+        )
     return build_graph(Origin(backend, graph, dtype, data_format, name or _label(spec)), arrays)
 
 
@@ -225,11 +233,22 @@ def load_weights(model: Any, weights: WeightsLike, **reading: Any) -> None:
     get_backend(origin.backend).write_weights(model, origin.graph, arrays)
 
 
-def _activation(asked: str | None, given: GivenWeights, include_top: bool) -> str | None:
-    """What is to follow the classifier, in the words of :func:`lower`."""
-    if asked is None and include_top and isinstance(given, IdentifiedWeights):
-        return given.graph.classifier_activation
-    return None if asked == LOGITS else asked
+def _lowered(
+    spec: DenseNetSpec,
+    size: Sequence[int | None] | None,
+    given: GivenWeights,
+    *,
+    activation: str | None,
+    **ends: Any,
+) -> Graph:
+    """Lower a spec to a network that ends as it was asked for, or else as its weights state."""
+    graph = lower(
+        spec, size, classifier_activation=None if activation == LOGITS else activation, **ends
+    )
+    stated = given.graph.classifier_activation if isinstance(given, IdentifiedWeights) else None
+    if activation or not stated or not graph.has_classifier or not has_head_of(graph, given):
+        return graph
+    return lower(spec, size, classifier_activation=stated, **ends)
 
 
 def _split_shape(

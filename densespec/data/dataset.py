@@ -420,8 +420,9 @@ def fits(dataset: Dataset, spec: DenseNetSpec, size: Sequence[int] | None = None
     if dataset.channels != spec.in_channels:
         raise DataError(
             f"{dataset.name} has images of {dataset.channels} channels, but the network takes "
-            f"{spec.in_channels}: use spec.replace(in_channels={dataset.channels}); weights for "
-            "other channels are fitted to them"
+            f"{spec.in_channels}: use --in-channels {dataset.channels}, or "
+            f"spec.replace(in_channels={dataset.channels}); weights for other channels are fitted "
+            "to them"
         )
     if len(dataset.classes) != spec.classes:
         count = len(dataset.classes)

@@ -171,6 +171,12 @@ class Invocation(Record):
         default=None,
         metavar="N",
     )
+    in_channels: int | None = stated(
+        OrNone(Integer(1)),
+        "replaces the spec's number of channels, to which weights are fitted",
+        default=None,
+        metavar="N",
+    )
     size: Sequence[int] | None = stated(
         OrNone(Integers(1, most=len(DIMS))),
         "the size to which images are brought; none for the one they have",
