@@ -112,7 +112,7 @@ def build(
     network = None if spec is None else resolve(spec)
     with opened(weights, network, options) as given:
         graph = _lowered(
-            _adapted(network or stated_spec(given), classes, options.in_channels),
+            _adapted(network or stated_spec(given), classes, options),
             size,
             given,
             include_top=include_top,
@@ -282,7 +282,6 @@ def _label(spec: SpecLike | None) -> str:
     return "densenet" if spec is None or isinstance(spec, DenseNetSpec) else Path(spec).stem
 
 
-def _adapted(spec: DenseNetSpec, classes: int | None, channels: int | None) -> DenseNetSpec:
-    changes = {"classes": classes, "in_channels": channels}
-    changes = {field: value for field, value in changes.items() if value is not None}
+def _adapted(spec: DenseNetSpec, classes: int | None, reading: ReadingOptions) -> DenseNetSpec:
+    changes = reading.of_network() | ({} if classes is None else {"classes": classes})
     return spec.replace(**changes) if changes else spec

@@ -77,8 +77,8 @@ def build_command(
         raise click.UsageError("give a SPEC, or --weights of a file that tells it")
     name = label(spec or options["weights"])
     if spec is not None and shape is not None:
-        channels = options["in_channels"]
-        check_shape(resolve(spec).replace(**{"in_channels": channels} if channels else {}), shape)
+        reading, _ = ReadingOptions.taken(options)
+        check_shape(resolve(spec).replace(**reading.of_network()), shape)
     if output is not None:
         _check_output(output)
     with working(f"building {name} on {backend}"):

@@ -439,6 +439,7 @@ def fits(dataset: Dataset, spec: DenseNetSpec, size: Sequence[int] | None = None
     if len(sizes) != spec.spatial_dims:
         raise DataError(
             f"{dataset.name} has images of {len(sizes)} dimensions, {shown(sizes)}, but the "
-            f"network takes {spec.spatial_dims}: use spec.replace(spatial_dims={len(sizes)})"
+            f"network takes {spec.spatial_dims}: use spec.replace(spatial_dims={len(sizes)}), to "
+            "which weights are fitted"
         )
     return lower(spec, sizes)

@@ -399,6 +399,20 @@ def lower(
     return graph
 
 
+def with_spec(graph: Graph, spec: DenseNetSpec) -> Graph:
+    """Lower another spec to a network that ends as a network does, with nothing frozen.
+
+    It takes inputs of the same size, if of the same number of dimensions, or else of any.
+    """
+    return lower(
+        spec,
+        graph.input_size if spec.spatial_dims == graph.spatial_dims else None,
+        include_top=graph.has_classifier,
+        pooling=graph.pooling,
+        classifier_activation=graph.classifier_activation,
+    )
+
+
 def _check_values(total: int) -> None:
     if total >= LIMIT:
         raise SpecError(

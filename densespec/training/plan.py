@@ -33,7 +33,7 @@ from densespec.training.resolve import Resolved, resolve_options
 from densespec.training.run import RUN, TrainingRun, read_run
 from densespec.weights.checkpoint import TrainingState
 from densespec.weights.given import WeightsLike, weights_for
-from densespec.weights.reading import ReadingOptions
+from densespec.weights.reading import FITTED, ReadingOptions
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -213,7 +213,7 @@ def _initial(graph: Graph, weights: WeightsLike | None, seed: int) -> Arrays:
     """Where training starts: given weights, with a new head where theirs does not fit."""
     if weights is None:
         return initial_weights(graph, seed)
-    reading = ReadingOptions(in_channels=graph.spec.in_channels)
+    reading = ReadingOptions(**{name: getattr(graph.spec, name) for name in FITTED})
     return weights_for(graph, weights, reading, new_head=seed)
 
 

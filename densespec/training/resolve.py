@@ -114,12 +114,16 @@ def _source(data: DataLike) -> str | None:
 def _adapted(
     spec: DenseNetSpec, options: RunOptions, dataset: Dataset
 ) -> tuple[DenseNetSpec, list[str]]:
-    """The network, with channels and classes of the data where it was only named; and notes."""
+    """The network, with what the data tell of it where it was only named; and notes."""
     said = _said_of_network(options)
     spec = spec.replace(**said)
     if not _is_named(options.spec):
         return spec, []
-    of_data = {"classes": len(dataset.classes), "in_channels": dataset.channels}
+    of_data = {
+        "classes": len(dataset.classes),
+        "in_channels": dataset.channels,
+        "spatial_dims": len(dataset.train.shape) - 1,
+    }
     wanted = {
         field: value
         for field, value in of_data.items()

@@ -16,19 +16,18 @@ from densespec.network.differences import TRAINING_ONLY, spec_differences
 from densespec.network.graph import Graph, in_head, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
-from densespec.weights.channels import fitted_arrays
+from densespec.weights import channels, dimensions
 from densespec.weights.comparing import effect_of, exact
 from densespec.weights.containers.base import EXTENDED
 from densespec.weights.in_memory import identified_in_memory
 from densespec.weights.layouts.canonical import is_canonical
 from densespec.weights.opening import IdentifiedWeights, open_weights
-from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
+from densespec.weights.reading import AS_THEY_ARE, FITTED, ReadingOptions
 
 WeightsLike = Any
 """The path of a weight file; arrays by canonical name, or by the names of any program, such as a
 ``state_dict``; or a model that has a ``state_dict`` or Keras's ``weights``."""
 
-CHANNELS = {"in_channels"}
 HEAD = {"classes", "head_units"}
 
 GivenWeights = IdentifiedWeights | Mapping[str, np.ndarray] | None
@@ -73,17 +72,17 @@ def opened(
 def _of_canonical_names(
     arrays: Mapping[str, np.ndarray] | None, reading: ReadingOptions
 ) -> Mapping[str, np.ndarray] | None:
-    said = reading.said()
-    channels = said.pop("in_channels", None)
-    if said:
+    if said := [name for name in reading.said() if name not in FITTED]:
         what = "arrays by canonical name need none" if arrays is not None else "none were given"
         raise WeightsError(f"{' and '.join(said)}: say how weights are to be read, but {what}")
-    if arrays is None or channels is None:
-        return arrays
-    fitted_ones, notes = fitted_arrays(arrays, channels)
-    for note in notes:
-        _warn("the weights", note)
-    return fitted_ones
+    if arrays is None:
+        return None
+    fits = {"in_channels": channels.fitted_arrays, "spatial_dims": dimensions.fitted_arrays}
+    for name, wanted in reading.of_network().items():
+        arrays, notes = fits[name](arrays, wanted)
+        for note in notes:
+            _warn("the weights", note)
+    return arrays
 
 
 def warn_of(given: IdentifiedWeights, *, with_head: bool = False) -> None:
@@ -189,8 +188,9 @@ def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:
 
 def _advice(spec: DenseNetSpec, fields: Collection[str]) -> str:
     """What to do about weights of a network that differs in some fields."""
-    if fields == CHANNELS:
-        return f"; in_channels={spec.in_channels} fits them"
+    if set(FITTED).issuperset(fields):
+        words = " and ".join(f"{name}={getattr(spec, name)}" for name in FITTED if name in fields)
+        return f"; {words} {'fits' if len(fields) == 1 else 'fit'} them"
     if HEAD.issuperset(fields):
         return (
             f"; densespec.build(..., classes={spec.classes}) and densespec.transfer start a new "
