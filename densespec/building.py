@@ -22,7 +22,7 @@ from densespec.backends import Origin as Origin
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
-from densespec.network.graph import Pooling, freeze, lower
+from densespec.network.graph import FeatureMap, Graph, Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
@@ -53,6 +53,7 @@ def build(
     pooling: Pooling | None = None,
     classes: int | None = None,
     classifier_activation: str | None = None,
+    outputs: Sequence[str] = (),
     seed: int = 0,
     dtype: str | None = None,
     data_format: DataFormat | None = None,
@@ -80,6 +81,10 @@ def build(
             head then give everything before it, and the head starts anew from ``seed``.
         classifier_activation: ``"softmax"`` or ``"sigmoid"`` for probabilities, ``"linear"`` for
             logits; None takes what a weight file states of its head, or else logits.
+        outputs: The parts whose values the model gives, as a tuple in this order, such as
+            ``("stem", "block1", "block2", "block3", "final")``: the maps that detectors and U-Nets
+            read. What comes behind the last of them is left out. :func:`densespec.feature_maps`
+            tells their channels and strides.
         seed: The seed of initial weights.
         dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
             is float64).
@@ -95,7 +100,7 @@ def build(
         {reading}
 
     Raises:
-        UnknownName: There is no such variant, backend, mode or part.
+        UnknownName: There is no such variant, backend, mode, part or output.
         SpecError: A spec or an input shape breaks a constraint.
         PackageMissing: The framework is not installed; says what to install.
         EngineConflict: Keras already runs on another engine in this process.
@@ -118,6 +123,7 @@ def build(
             include_top=include_top,
             pooling=pooling,
             activation=classifier_activation,
+            outputs=outputs,
         )
         if trainable_from is not None:
             graph = freeze(graph, trainable_from)
@@ -198,6 +204,16 @@ def origin_of(model: Any) -> Origin:
         f"this {type(model).__name__} was not built by densespec.build in this process, "
         "or has lost its attribute 'densespec'"
     )
+
+
+def feature_maps(model: Any) -> tuple[FeatureMap, ...]:
+    """Say what a built model gives: the name, the channels and the stride of each value, in order.
+
+    Raises:
+        DensespecError: densespec did not build the model.
+        ModelChanged: It was changed into something that no spec says; names the part.
+    """
+    return origin_of(model).graph.feature_maps
 
 
 def read_weights(model: Any) -> Arrays:

@@ -102,7 +102,10 @@ def _record(done: ExportResult) -> dict[str, Any]:
         "dtype": done.options.dtype,
         "optimized": done.options.optimize,
         "input": described(done.graph.input, done.options.batch, done.format.layout),
-        "output": described(done.graph.output, done.options.batch, done.format.layout),
+        "outputs": [
+            {"name": node.name, "shape": described(node, done.options.batch, done.format.layout)}
+            for node in done.graph.given
+        ],
         "difference": None if measured is None else measured.difference,
         "checked_on": None if measured is None else [list(shape) for shape in measured.shapes],
         "unchecked": done.unchecked,
@@ -111,8 +114,9 @@ def _record(done: ExportResult) -> dict[str, Any]:
 
 def _say(done: ExportResult, record: dict[str, Any]) -> None:
     click.echo(f"written {done.path}: {done.format.about}, {done.bytes / 2**20:.1f} MiB")
-    for end in ("input", "output"):
-        click.echo(f"{end:7} {record['dtype']} {' x '.join(map(str, record[end]))}")
+    ends = [("input", record["input"]), *(("output", each["shape"]) for each in record["outputs"])]
+    for end, shape in ends:
+        click.echo(f"{end:7} {record['dtype']} {' x '.join(map(str, shape))}")
     if done.measured is not None:
         shapes = " and ".join("x".join(map(str, shape)) for shape in done.measured.shapes)
         click.echo(

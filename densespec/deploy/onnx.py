@@ -58,7 +58,7 @@ def _load(path: Path) -> Runner:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = (value.name for value in session.get_inputs())
-    return lambda x: session.run(None, {name: x})[0]
+    return lambda x: session.run(None, {name: x})
 
 
 FORMAT = ExportFormat(
@@ -128,16 +128,17 @@ class _Emitter:
     def graph(self, batch: int | None) -> onnx.GraphProto:
         from onnx import helper
 
-        first, *inner, last = self._graph.nodes
-        for node in (*inner, last):
+        first, *others = self._graph.nodes
+        for node in others:
             self._emit(node)
+        given = self._graph.given
         return helper.make_graph(
             self._nodes,
             "densenet",
             [self._info(first, batch)],
-            [self._info(last, batch)],
+            [self._info(node, batch) for node in given],
             self._initializers,
-            value_info=[self._info(node, batch) for node in inner],
+            value_info=[self._info(node, batch) for node in others if node not in given],
         )
 
     def _info(self, node: Node, batch: int | None) -> onnx.ValueInfoProto:
