@@ -1,4 +1,4 @@
-"""The order of axes: of numpy arrays, whatever the engine, and what layers that turn it are called."""
+"""The order of axes, whatever the engine: of numpy arrays, and what turns it within models."""
 
 from __future__ import annotations
 
