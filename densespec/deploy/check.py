@@ -117,13 +117,14 @@ def _outputs(run: Runner, x: np.ndarray) -> Sequence[np.ndarray]:
         WrongExport: It can't be run on this input.
     """
     try:
-        return run(x)
+        given = run(x)
     except Exception as error:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise WrongExport(
             f"the exported network does not run on an input of shape {x.shape}: {bare(why)}: "
             "nothing was written"
         ) from error
+    return (given,) if isinstance(given, np.ndarray) else given
 
 
 def _largest(

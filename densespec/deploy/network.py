@@ -25,8 +25,9 @@ from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
 from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
-Runner = Callable[[np.ndarray], Sequence[np.ndarray]]
-"""It takes (batch, channels, *spatial) and gives what the network gives, channels first."""
+Runner = Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]]
+"""It takes (batch, channels, *spatial) and gives what the network gives, channels first: a value, or
+several in order."""
 
 SIZE_NAMES: Mapping[int, Sequence[str]] = {
     1: ("length",),
@@ -59,12 +60,12 @@ class GivenModel:
 
     Attributes:
         graph, arrays: What the model is of; what is exported may end elsewhere.
-        run: What runs the model.
+        run: What runs the model, and gives all that it gives, in order.
     """
 
     graph: Graph
     arrays: Arrays
-    run: Runner
+    run: Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
