@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import densespec
+from densespec.cli import main
 from densespec.errors import UnknownName, WeightsError
 from densespec.network.graph import FeatureMap, lower, without
 from densespec.network.ops import Dropout
@@ -169,3 +172,18 @@ def test_an_export_gives_every_output_by_name(tmp_path: Path) -> None:
     x = _images().astype("float32")
     for ours, theirs in zip(session.run(None, {"input": x}), model(x), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_commands_take_outputs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    net, target = tmp_path / "net.safetensors", tmp_path / "net.onnx"
+    densespec.save(densespec.build(SPEC, backend="numpy", weights=random_weights(SPEC)), net)
+    words = ["--outputs", "block2,stem", "--json"]
+    told = CliRunner().invoke(main, ["export", str(net), "-o", str(target), *words])
+    assert told.exit_code == 0, told.output
+    exported = json.loads(told.stdout)["outputs"]
+    assert [each["name"] for each in exported] == ["block2.concat1", "stem.relu"]
+    told = CliRunner().invoke(main, ["build", "--weights", str(net), "--backend", "numpy", *words])
+    assert told.exit_code == 0, told.output
+    maps = json.loads(told.stdout)["outputs"]
+    assert [(each["name"], each["stride"]) for each in maps] == [("block2", 8), ("stem", 2)]

@@ -9,7 +9,14 @@ import click
 
 from densespec import published
 from densespec.cli.record_options import options_of
-from densespec.cli.shared import json_option, no_top_option, pooling_option, print_json, working
+from densespec.cli.shared import (
+    json_option,
+    no_top_option,
+    outputs_option,
+    pooling_option,
+    print_json,
+    working,
+)
 from densespec.cli.sizes import parse_sizes
 from densespec.deploy import ExportResult, export
 from densespec.deploy.formats import GROUP
@@ -38,6 +45,7 @@ from densespec.weights.reading import ReadingOptions
 @click.option("--softmax", is_flag=True, help="End in probabilities, not logits.")
 @no_top_option
 @pooling_option
+@outputs_option
 @click.option(
     "--optimize/--no-optimize",
     default=True,

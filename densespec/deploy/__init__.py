@@ -57,6 +57,7 @@ def export(
     include_top: bool | None = None,
     pooling: Pooling | None = None,
     softmax: bool | None = None,
+    outputs: Sequence[str] = (),
     opset: int | None = None,
     check: bool = True,
     seed: int | None = None,
@@ -79,6 +80,8 @@ def export(
         dtype: The type of arrays, inputs and outputs.
         optimize: Whether the network is rewritten for inference: norms are folded, and so on.
         include_top, pooling, softmax: Where the network ends; None for the source's own end.
+        outputs: The parts whose values it gives, as in :func:`densespec.build`; empty for what the
+            source gives.
         opset: The version of ONNX's operations; None for the default.
         check: Whether to load and run what was written.
         seed: The seed of initial weights.
@@ -98,7 +101,7 @@ def export(
     options = ExportOptions(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
     _check_options(chosen, options)
     chosen.require_packages()
-    wanted = WantedEnds(size, include_top, pooling, softmax)
+    wanted = WantedEnds(size, include_top, pooling, softmax, outputs)
     unchecked = chosen.missing_runtime() if check else None
     with _placed(path, chosen) as temporary:
         network = network_of(source, wanted, reading=said, seed=seed)

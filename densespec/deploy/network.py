@@ -26,8 +26,8 @@ from densespec.weights.opening import open_weights
 from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
 Runner = Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]]
-"""It takes (batch, channels, *spatial) and gives what the network gives, channels first: a value, or
-several in order."""
+"""It takes (batch, channels, *spatial) and gives what the network gives, channels first: one value,
+or several in order."""
 
 SIZE_NAMES: Mapping[int, Sequence[str]] = {
     1: ("length",),
@@ -88,12 +88,14 @@ class WantedEnds:
     Attributes:
         size: The spatial size of its input, with None in it for any.
         include_top, pooling, softmax: Its end, as in :func:`densespec.build`.
+        outputs: The parts whose values it is to give; empty for what the source gives.
     """
 
     size: Sequence[int | None] | None = None
     include_top: bool | None = None
     pooling: Pooling | None = None
     softmax: bool | None = None
+    outputs: Sequence[str] = ()
 
     def of(self, graph: Graph) -> Graph:
         """Lower a network anew with these ends.
@@ -103,7 +105,8 @@ class WantedEnds:
         """
         size = graph.input_size if self.size is None else self.size
         if (self.include_top, self.pooling, self.softmax) == (None, None, None):
-            return lower(graph.spec, size, **graph.ends)
+            ends = graph.ends | {"outputs": self.outputs or graph.outputs}
+            return lower(graph.spec, size, **ends)
         include_top = graph.has_classifier if self.include_top is None else self.include_top
         activation = graph.classifier_activation if include_top else None
         if self.softmax is not None:
@@ -114,6 +117,7 @@ class WantedEnds:
             include_top=include_top,
             pooling=self.pooling or (None if include_top else graph.pooling),
             classifier_activation=activation,
+            outputs=self.outputs,
         )
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import densespec
-from conftest import ENGINE
 from densespec import DenseNetSpec
 
+ENGINE = keras.backend.backend()
 SPEC = DenseNetSpec(
     blocks=(2, 1, 2),
     growth_rate=4,
