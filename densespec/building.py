@@ -83,7 +83,8 @@ def build(
             logits; None takes what a weight file states of its head, or else logits.
         outputs: The parts whose values the model gives, as a tuple in this order, such as
             ``("stem", "block1", "block2", "block3", "final")``: the maps that detectors and U-Nets
-            read. What comes behind the last of them is left out. :func:`densespec.feature_maps`
+            read. What comes behind the last of them is left out. Without any, and without a spec,
+            they are those that a weight file states. :func:`densespec.feature_maps`
             tells their channels and strides.
         seed: The seed of initial weights.
         dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
@@ -123,7 +124,7 @@ def build(
             include_top=include_top,
             pooling=pooling,
             activation=classifier_activation,
-            outputs=outputs,
+            outputs=outputs or (_stated_outputs(given) if spec is None else ()),
         )
         if trainable_from is not None:
             graph = freeze(graph, trainable_from)
@@ -265,6 +266,10 @@ def _lowered(
     if activation or not stated or not graph.has_classifier or not has_head_of(graph, given):
         return graph
     return lower(spec, size, classifier_activation=stated, **ends)
+
+
+def _stated_outputs(given: GivenWeights) -> tuple[str, ...]:
+    return given.graph.outputs if isinstance(given, IdentifiedWeights) else ()
 
 
 def _split_shape(

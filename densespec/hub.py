@@ -157,6 +157,7 @@ def from_pretrained(
             activation = found.graph.classifier_activation
             build_options.setdefault("classifier_activation", activation)
         build_options.setdefault("name", found.variant)
+        build_options.setdefault("outputs", found.graph.outputs)
         return build(found.spec, backend=backend, weights=found.arrays(), **build_options)
 
 

@@ -129,7 +129,16 @@ def test_a_checkpoint_says_what_its_network_gives(outputs: tuple[str, ...], tmp_
     model, path = _built(outputs), tmp_path / "net.safetensors"
     densespec.save(model, path)
     assert read_checkpoint(path).arrays.keys() == densespec.read_weights(model).keys()
-    again = densespec.build(SPEC, backend="numpy", weights=path, outputs=outputs)
+    again = densespec.build(backend="numpy", weights=path)
+    assert again.densespec.graph.outputs == outputs
+    for ours, theirs in zip(again(_images()), model(_images()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_hubs_folder_gives_the_same(tmp_path: Path) -> None:
+    model = _built(("block1", "stem"))
+    densespec.save_pretrained(model, tmp_path / "folder")
+    again = densespec.from_pretrained(tmp_path / "folder", backend="numpy")
     for ours, theirs in zip(again(_images()), model(_images()), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
