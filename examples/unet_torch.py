@@ -95,11 +95,11 @@ def train(
         x, masks = map(torch.from_numpy, discs(batch, size, seed=step))
         loss = functional.cross_entropy(model(x), masks)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    x, truth = discs(16, size, seed=steps)
+    unseen, truth = discs(16, size, seed=steps)
     with torch.no_grad():
-        found = model.eval()(torch.from_numpy(x)).argmax(1).numpy()
+        found = model.eval()(torch.from_numpy(unseen)).argmax(1).numpy()
     return overlap(found == 1, truth == 1)
 
 

@@ -82,9 +82,9 @@ class WithHead(nn.Module):
                 "this network has no classifier: densespec.build(..., weights=model, "
                 "classes=...) builds the same with one"
             )
-        like, new = next(self.parameters()), nn.Identity()
-        if num_classes:
-            new = nn.Linear(self._read, num_classes, device=like.device, dtype=like.dtype)
+        like = next(self.parameters())
+        place = {"device": like.device, "dtype": like.dtype}
+        new = nn.Linear(self._read, num_classes, **place) if num_classes else nn.Identity()
         setattr(self, CLASSIFIER, new.train(self.training))
 
     def _cut(self) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from densespec.errors import WeightsError, bare, listed
 from densespec.network.catalogue import SpecLike
-from densespec.network.graph import ACTIVATIONS, CLASSIFIER, Graph, in_head, lower
+from densespec.network.graph import ACTIVATIONS, CLASSIFIER, Graph, Pooling, in_head, lower
 from densespec.weights.evidence import Evidence, head_fields
 from densespec.weights.finding import Claim
 from densespec.weights.heads import FoundHead, HeadTensors, find_head, head_tensors
@@ -250,7 +250,8 @@ def _graph_of_body(inferred: InferredBody) -> Graph:
     """The network without a head; it gives the outputs that are stated, if none is of a head."""
     outputs = inferred.ends.get("outputs", ())
     behind = any(in_head(name) or name in ACTIVATIONS for name in outputs)
-    pooling = inferred.ends.get("pooling") or ("avg" if "global_pool" in outputs else None)
+    pooled: Pooling | None = "avg" if "global_pool" in outputs else None
+    pooling = inferred.ends.get("pooling", pooled)
     return lower(
         inferred.spec, include_top=False, pooling=pooling, outputs=() if behind else outputs
     )
