@@ -106,16 +106,19 @@ def graph_of_entry(entry: Mapping[str, Any]) -> StatedGraph:
     return StatedGraph(graph, _check_same(stated, graph, training=True))
 
 
-def check_entry(entry: Mapping[str, Any], graph: Graph) -> None:
-    """Check that the class name and the config of a model state a network, training included.
+def layers_of_entry(entry: Mapping[str, Any], graph: Graph) -> Mapping[str, str]:
+    """Find the layers of a network that the class name and the config of a model have to state.
 
     Args:
         graph: The network, whose last value is the model's.
 
+    Returns:
+        The paths of layers by the names of the nodes that they compute, training included.
+
     Raises:
         WeightsError: As for :func:`graph_of_entry`.
     """
-    _check_same(_ops_in_training(entry), graph, training=True)
+    return _check_same(_ops_in_training(entry), graph, training=True)
 
 
 def _ops_in_training(entry: Mapping[str, Any]) -> StatedOps:
