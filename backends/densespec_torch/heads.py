@@ -83,8 +83,9 @@ class WithHead(nn.Module):
                 "classes=...) builds the same with one"
             )
         like = next(self.parameters())
-        place = {"device": like.device, "dtype": like.dtype}
-        new = nn.Linear(self._read, num_classes, **place) if num_classes else nn.Identity()
+        new: nn.Module = nn.Identity()
+        if num_classes:
+            new = nn.Linear(self._read, num_classes, device=like.device, dtype=like.dtype)
         setattr(self, CLASSIFIER, new.train(self.training))
 
     def _cut(self) -> tuple[list[str], list[str]]:
