@@ -47,12 +47,16 @@ if TYPE_CHECKING:
     from densespec.building import in_mode as in_mode
     from densespec.building import load_weights as load_weights
     from densespec.building import optimize as optimize
+    from densespec.building import preprocessing as preprocessing
     from densespec.building import read_weights as read_weights
     from densespec.building import save as save
     from densespec.deploy import export as export
     from densespec.hub import from_pretrained as from_pretrained
     from densespec.hub import push_to_hub as push_to_hub
     from densespec.hub import save_pretrained as save_pretrained
+    from densespec.predicting import evaluate as evaluate
+    from densespec.predicting import predict as predict
+    from densespec.pretrained.preprocessing import Preprocessing as Preprocessing
     from densespec.training import train as train
     from densespec.transfer_learning import train_from as train_from
     from densespec.transfer_learning import transfer as transfer
@@ -68,6 +72,10 @@ _LATE = {
     "in_mode": "densespec.building",
     "load_weights": "densespec.building",
     "optimize": "densespec.building",
+    "preprocessing": "densespec.building",
+    "evaluate": "densespec.predicting",
+    "predict": "densespec.predicting",
+    "Preprocessing": "densespec.pretrained.preprocessing",
     "read_weights": "densespec.building",
     "save": "densespec.building",
     "export": "densespec.deploy",

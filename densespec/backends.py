@@ -19,6 +19,7 @@ from densespec import published
 from densespec.errors import BackendUnavailable, PackageMissing, UnknownName
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.recipes.recipe import TrainingRecipe
 
 GROUP = "densespec.backends"
@@ -45,6 +46,7 @@ class Origin:
     Attributes:
         backend: The backend's name, with the mode behind it.
         dtype, data_format, name: What the backend was given.
+        accompaniment: What goes with its weights: where they are from, what images need, labels.
     """
 
     backend: str
@@ -52,6 +54,7 @@ class Origin:
     dtype: str | None
     data_format: DataFormat
     name: str
+    accompaniment: Accompaniment = NOTHING
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,17 @@ from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import FeatureMap, Graph, Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
+from densespec.pretrained.accompaniment import Accompaniment
+from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.checkpoint import TrainingState, write_checkpoint
 from densespec.weights.given import (
     GivenWeights,
     WeightsLike,
+    accompaniment_of,
     fitted,
     has_head_of,
     opened,
     stated_spec,
-    weights_for,
 )
 from densespec.weights.opening import IdentifiedWeights
 from densespec.weights.reading import ReadingOptions, takes_reading_options
@@ -71,9 +73,10 @@ def build(
             ``"tensorflow"`` and ``"jax"`` give a ``keras.Model`` on that engine, ``"torch.nn"`` a
             ``torch.nn.Module``, and ``"numpy"`` the reference.
         include_top: Whether the network ends in its classifier.
-        weights: A weight file of any layout, such as torchvision's; arrays by canonical name, or by
-            the names of any program, such as a ``state_dict``; or a model of any framework. None
-            draws initial weights from ``seed``, the same on every backend.
+        weights: A weight file of any layout, such as torchvision's; the name of trained weights,
+            such as ``"imagenet"``, which are fetched if they are not here; arrays by canonical
+            name, or by the names of any program, such as a ``state_dict``; or a model of any
+            framework. None draws initial weights from ``seed``, the same on every backend.
         input_shape: The shape of one sample, channels included, in the model's layout; None, or a
             None in it, stands for any size. Its channels are another way to say ``in_channels``.
         pooling: The global pool of a network without a classifier, ``"avg"`` or ``"max"``.
@@ -134,7 +137,9 @@ def build(
             if given is None
             else fitted(graph, given, new_head=new_head)
         )
-    return build_graph(Origin(backend, graph, dtype, data_format, name or _label(spec)), arrays)
+        kept = goes_with(weights, given).fitted_to(graph)
+    origin = Origin(backend, graph, dtype, data_format, name or _label(spec), kept)
+    return build_graph(origin, arrays)
 
 
 def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -148,6 +153,40 @@ def build_graph(origin: Origin, arrays: Mapping[str, np.ndarray]) -> Any:
     )
     model.densespec = origin
     return model
+
+
+def goes_with(weights: WeightsLike | None, given: GivenWeights) -> Accompaniment:
+    """Say what goes with weights, which may be those of a model that was built here.
+
+    Args:
+        weights: What a user gave.
+        given: The same once it is open.
+    """
+    origin = getattr(weights, "densespec", None)
+    return origin.accompaniment if isinstance(origin, Origin) else accompaniment_of(given)
+
+
+def accompanied(model: Any, accompaniment: Accompaniment) -> Any:
+    """Give a built model what goes with its weights, as far as it is of such a network."""
+    origin = origin_of(model)
+    kept = accompaniment.fitted_to(origin.graph)
+    model.densespec = replace(model.densespec, accompaniment=kept)
+    return model
+
+
+def preprocessing(model: Any) -> Preprocessing:
+    """Say what images need before a built model; the result is called with an image.
+
+    Raises:
+        DensespecError: densespec did not build the model, or its weights do not say it.
+    """
+    found = origin_of(model).accompaniment.preprocessing
+    if found is None:
+        raise DensespecError(
+            "nothing says what images need before this network: its weights are neither trained "
+            "ones by name nor of a file that tells it; make a densespec.Preprocessing"
+        )
+    return found
 
 
 def in_mode(model: Any, mode: str) -> Any:
@@ -198,7 +237,8 @@ def origin_of(model: Any) -> Origin:
     """
     origin = getattr(model, "densespec", None)
     if isinstance(origin, Origin):
-        return replace(origin, graph=graph_now(origin.backend, model, origin.graph))
+        graph = graph_now(origin.backend, model, origin.graph)
+        return replace(origin, graph=graph, accompaniment=origin.accompaniment.fitted_to(graph))
     if found := recognised(model):
         return found
     raise DensespecError(
@@ -231,7 +271,8 @@ def save(
     Args:
         training: Where its training run stands, to be kept beside the weights.
     """
-    write_checkpoint(path, origin_of(model).graph, read_weights(model), training)
+    origin, arrays = origin_of(model), read_weights(model)
+    write_checkpoint(path, origin.graph, arrays, training, accompaniment=origin.accompaniment)
 
 
 @takes_reading_options
@@ -246,8 +287,10 @@ def load_weights(model: Any, weights: WeightsLike, **reading: Any) -> None:
         WeightsError: They do not fit; the model is unchanged then.
     """
     origin = origin_of(model)
-    arrays = weights_for(origin.graph, weights, ReadingOptions(**reading))
+    with opened(weights, origin.graph.spec, ReadingOptions(**reading)) as given:
+        arrays, kept = fitted(origin.graph, given), goes_with(weights, given)
     get_backend(origin.backend).write_weights(model, origin.graph, arrays)
+    accompanied(model, kept)
 
 
 def _lowered(

@@ -12,6 +12,10 @@ SHOWN = 5
 """How many problems an error message names."""
 
 
+MOST_NAMES = 40
+"""How many names an error message lists where none is near."""
+
+
 class DensespecError(Exception):
     """Base of all errors densespec raises on purpose."""
 
@@ -73,13 +77,18 @@ class SpecError(DensespecError, ValueError):
         return type(self), (self.constraint, self.field, self.value, self._expected)
 
 
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
 class UnknownName(DensespecError, LookupError):
     """A name that is not in a list of names; the message suggests near ones."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         known = sorted(known)
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {_some(known)}."
         super().__init__(f"unknown {kind} {shown(name)}. {hint}")
         self._arguments = (kind, name, known)
 
@@ -153,6 +162,10 @@ class EngineConflict(DensespecError, RuntimeError):
 
 class WeightsError(DensespecError, ValueError):
     """Weights do not fit the network: names, shapes or the file itself."""
+
+
+class ImageError(DensespecError, ValueError):
+    """An image can't be read, or is of another form than it should be."""
 
 
 class WeightsWarning(UserWarning):

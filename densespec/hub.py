@@ -12,20 +12,19 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import math
 import os
 import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
 from densespec.atomic import atomic_path
 from densespec.backends import REFERENCE, split_mode
-from densespec.building import build, origin_of, read_weights
+from densespec.building import accompanied, build, origin_of, read_weights
 from densespec.errors import DensespecError, UnknownName, WeightsError, WeightsWarning, shown
 from densespec.installed import require
 from densespec.network.arrays import Arrays
@@ -33,6 +32,13 @@ from densespec.network.differences import nearest_variant
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
+from densespec.pretrained.accompaniment import (
+    PREPROCESSING,
+    PROVENANCE,
+    Accompaniment,
+)
+from densespec.pretrained.preprocessing import IMAGENET as IMAGENET
+from densespec.pretrained.preprocessing import Preprocessing as Preprocessing
 from densespec.texts import JsonError, parsed_json, read_text
 from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.containers import SUFFIXES, is_folder_of_weights
@@ -50,71 +56,10 @@ FolderFormat = Literal["densespec", "timm"]
 PREFERRED = (WEIGHTS, "model.weights.h5", "pytorch_model.bin")
 """Weight files that are taken where a folder has several."""
 
-PREPROCESSING = "preprocessing"
-"""Key of it in ``config.json``, and in the metadata of the weight file."""
+LABELS = "id2label"
+"""Key of the names of the classes in ``config.json``, as other programs know it."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """What images need before a network.
-
-    They are resized to ``size / crop``, cropped to ``size`` at the centre, scaled to [0, 1], and
-    normalised: ``(x - mean) / std``, by channel.
-
-    Raises:
-        WeightsError: A value is out of place; says which and what it should be.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: tuple[int, ...]
-    interpolation: str = "bilinear"
-    crop: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "std", "size"):
-            value = getattr(self, name)
-            if not isinstance(value, list | tuple) or not value:
-                raise _misplaced(name, value, "a list of numbers")
-            object.__setattr__(self, name, tuple(value))
-        if not all(map(_is_number, self.mean)):
-            raise _misplaced("mean", self.mean, "numbers")
-        if not all(_is_number(s) and s > 0 for s in self.std) or len(self.std) != len(self.mean):
-            raise _misplaced("std", self.std, "as many numbers above 0 as mean has")
-        if not all(type(side) is int and side > 0 for side in self.size):
-            raise _misplaced("size", self.size, "whole numbers above 0")
-        if self.interpolation not in INTERPOLATIONS:
-            raise _misplaced("interpolation", self.interpolation, " or ".join(INTERPOLATIONS))
-        if not _is_number(self.crop) or not 0 < self.crop <= 1:
-            raise _misplaced("crop", self.crop, "a number in (0, 1]")
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """Make one of what :func:`dataclasses.asdict` gave."""
-        try:
-            return cls(**record)
-        except TypeError as error:
-            raise WeightsError(f"preprocessing: {shown(record)} {error}") from error
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    except OverflowError:  # an integer that no float holds
-        return False
-
-
-def _misplaced(name: str, value: object, expected: str) -> WeightsError:
-    return WeightsError(f"preprocessing: {name} = {shown(value)}, but should be {expected}")
-
-
-IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=(224, 224))
-"""What torchvision's networks, and most that started from them, were trained with."""
-
 
 # Reading
 
@@ -158,7 +103,8 @@ def from_pretrained(
             build_options.setdefault("classifier_activation", activation)
         build_options.setdefault("name", found.variant)
         build_options.setdefault("outputs", found.graph.outputs)
-        return build(found.spec, backend=backend, weights=found.arrays(), **build_options)
+        model = build(found.spec, backend=backend, weights=found.arrays(), **build_options)
+        return accompanied(model, _all_stated(found.accompaniment, config))
 
 
 def preprocessing_of(
@@ -172,8 +118,7 @@ def preprocessing_of(
     if config is not None and (stated := _stated_preprocessing(config)):
         return stated
     with open_weights(file, **_stated_in(config)) as found:
-        text = found.metadata.get(PREPROCESSING)
-    return Preprocessing.from_dict(_json(text, file)) if text else None
+        return found.accompaniment.preprocessing
 
 
 @dataclass(frozen=True)
@@ -284,6 +229,24 @@ def _stated_in(config: _Config | None) -> dict[str, Any]:
     return {}
 
 
+def _all_stated(found: Accompaniment, config: _Config | None) -> Accompaniment:
+    """What a weight file states to go with it, and for the rest the config beside it."""
+    if config is None:
+        return found
+    stated = Accompaniment(
+        preprocessing=_stated_preprocessing(config), labels=_stated_labels(config.entries)
+    )
+    return found.otherwise(stated)
+
+
+def _stated_labels(entries: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names of the classes as transformers, or as timm has them."""
+    named, listed = entries.get(LABELS), entries.get("label_names")
+    if isinstance(named, dict) and named.keys() == set(map(str, range(len(named)))):
+        return tuple(str(named[str(index)]) for index in range(len(named)))
+    return tuple(map(str, listed)) if isinstance(listed, list) else None
+
+
 def _but_first(value: object) -> object:
     """A list without its first item; anything else as it is, to be refused by name."""
     return value[1:] if isinstance(value, list) else value
@@ -301,6 +264,7 @@ def _stated_preprocessing(config: _Config) -> Preprocessing | None:
             "size": _but_first(timms["input_size"]),
             "interpolation": timms.get("interpolation", "bilinear"),
             "crop": timms.get("crop_pct", 1.0),
+            "resize": "squash" if timms.get("crop_mode") == "squash" else "shorter",
         }
     else:
         return None
@@ -326,10 +290,11 @@ def save_pretrained(
     A model card that is there already stays as it is.
 
     Args:
+        preprocessing: What images need; None for what the model's weights say.
         format: Whose folder it is to be. Timm's holds torchvision's names, and what timm's
             architecture can't be is refused; it loads in timm and in transformers, and densespec
             reads it too.
-        labels: The names of the classes, which timm's format keeps.
+        labels: The names of the classes; None for what the model's weights say.
 
     Raises:
         WeightsError: The preprocessing has other channels or dimensions than the network's input,
@@ -340,7 +305,8 @@ def save_pretrained(
     Warns:
         WeightsWarning: Timm's network trains otherwise, or differs by less than float32 rounds.
     """
-    _save(_Network.of(model), Path(folder), preprocessing, "USER/NAME", format, labels)
+    network = _Network.of(model).said(preprocessing, labels)
+    _save(network, Path(folder), "USER/NAME", format)
 
 
 @takes_reading_options
@@ -366,11 +332,9 @@ def folder_of_file(
     said = ReadingOptions(**reading).said()
     with open_weights(file, **_stated_in(config) | said) as found:
         warn_of(found, with_head=True)
-        text = found.metadata.get(PREPROCESSING)
-        stated = _stated_preprocessing(config) if config else None
-        preprocessing = stated or (Preprocessing.from_dict(_json(text, file)) if text else None)
-        network = _Network(found.graph, found.arrays(), REFERENCE)
-    _save(network, Path(folder), preprocessing, "USER/NAME", format, labels)
+        goes_with = _all_stated(found.accompaniment, config).fitted_to(found.graph)
+        network = _Network(found.graph, found.arrays(), REFERENCE, goes_with)
+    _save(network.said(None, labels), Path(folder), "USER/NAME", format)
 
 
 @dataclass(frozen=True)
@@ -380,58 +344,64 @@ class _Network:
     graph: Graph
     arrays: Arrays
     backend: str
+    goes_with: Accompaniment
 
     @classmethod
     def of(cls, model: Any) -> _Network:
         origin = origin_of(model)
-        return cls(origin.graph, read_weights(model), split_mode(origin.backend)[0])
+        backend, _ = split_mode(origin.backend)
+        return cls(origin.graph, read_weights(model), backend, origin.accompaniment)
+
+    def said(self, preprocessing: Preprocessing | None, labels: Sequence[str] | None) -> _Network:
+        """The same with what a user says of it.
+
+        Raises:
+            WeightsError: That is of another network.
+        """
+        if preprocessing is not None:
+            _check_fits(preprocessing, self.graph.spec)
+        if labels is not None:
+            _check_labels(labels, self.graph)
+        said = Accompaniment(
+            preprocessing=preprocessing, labels=None if labels is None else tuple(labels)
+        )
+        kept = said.otherwise(self.goes_with)
+        return replace(self, goes_with=replace(kept, outputs=self.goes_with.outputs))
 
 
 def _save(
     network: _Network,
     folder: Path,
-    preprocessing: Preprocessing | None,
     address: str,
     format: FolderFormat = "densespec",  # noqa: A002
-    labels: Sequence[str] | None = None,
 ) -> None:
     """``address`` is where the model card says to load the network from."""
-    graph = network.graph
-    if preprocessing is not None:
-        _check_fits(preprocessing, graph.spec)
-    _check_labels(labels, graph, format)
+    graph, goes_with = network.graph, network.goes_with
+    if format not in get_args(FolderFormat):
+        raise WeightsError(str(UnknownName("format", format, get_args(FolderFormat))))
     with _named(folder, "can't be made a folder"):
         folder.mkdir(parents=True, exist_ok=True)
     if format == "timm":
-        _write_timms(network, folder, preprocessing, labels)
+        _write_timms(network, folder)
     else:
-        texts = {PREPROCESSING: json.dumps(asdict(preprocessing))} if preprocessing else {}
-        write_checkpoint(folder / WEIGHTS, graph, network.arrays, metadata=texts)
-        _write(folder / CONFIG, json.dumps(_config(graph, preprocessing), indent=2) + "\n")
+        write_checkpoint(folder / WEIGHTS, graph, network.arrays, accompaniment=goes_with)
+        _write(folder / CONFIG, json.dumps(_config(graph, goes_with), indent=2) + "\n")
     if not (folder / CARD).exists():
-        _write(folder / CARD, _card(network, preprocessing, address, format))
+        _write(folder / CARD, _card(network, address, format))
 
 
-def _write_timms(
-    network: _Network,
-    folder: Path,
-    preprocessing: Preprocessing | None,
-    labels: Sequence[str] | None,
-) -> None:
-    pretrained = _pretrained_cfg(network.graph.spec, preprocessing)
+def _write_timms(network: _Network, folder: Path) -> None:
+    goes_with = network.goes_with
+    pretrained = _pretrained_cfg(network.graph.spec, goes_with.preprocessing)
     with _named(folder, "can't be written"):
-        notes = write_timm_folder(folder, network.graph, network.arrays, pretrained, labels)
+        notes = write_timm_folder(
+            folder, network.graph, network.arrays, pretrained, goes_with.labels
+        )
     for note in notes:
         warnings.warn(f"{folder}: {note}", WeightsWarning, stacklevel=4)
 
 
-def _check_labels(labels: Sequence[str] | None, graph: Graph, format: FolderFormat) -> None:  # noqa: A002
-    if format not in get_args(FolderFormat):
-        raise WeightsError(str(UnknownName("format", format, get_args(FolderFormat))))
-    if labels is None:
-        return
-    if format != "timm":
-        raise WeightsError("labels: only timm's format keeps them (format='timm')")
+def _check_labels(labels: Sequence[str], graph: Graph) -> None:
     if not graph.has_classifier or len(labels) != graph.spec.classes:
         classes = graph.spec.classes if graph.has_classifier else "no"
         raise WeightsError(f"{len(labels)} labels, but the network has {classes} classes")
@@ -446,7 +416,7 @@ def _pretrained_cfg(spec: DenseNetSpec, preprocessing: Preprocessing | None) -> 
         "fixed_input_size": False,
         "interpolation": preprocessing.interpolation,
         "crop_pct": preprocessing.crop,
-        "crop_mode": "center",
+        "crop_mode": "squash" if preprocessing.resize == "squash" else "center",
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
     }
@@ -470,9 +440,9 @@ def push_to_hub(
         WeightsError, DensespecError: as for :func:`save_pretrained`.
     """
     hub = _huggingface_hub("the model is to be uploaded to the Hub")
-    network = _Network.of(model)
+    network = _Network.of(model).said(preprocessing, labels)
     with tempfile.TemporaryDirectory() as folder:
-        _save(network, Path(folder), preprocessing, repo_id, format, labels)
+        _save(network, Path(folder), repo_id, format)
         try:
             url = str(hub.create_repo(repo_id, token=token, private=private, exist_ok=True))
             hub.upload_folder(
@@ -497,14 +467,18 @@ def _check_fits(preprocessing: Preprocessing, spec: DenseNetSpec) -> None:
         )
 
 
-def _config(graph: Graph, preprocessing: Preprocessing | None) -> dict[str, Any]:
+def _config(graph: Graph, goes_with: Accompaniment) -> dict[str, Any]:
     config: dict[str, Any] = {
         "library_name": "densespec",
         "spec": json.loads(to_json(graph.spec)),
         "classifier": graph.has_classifier,
     }
-    if preprocessing is not None:
-        config[PREPROCESSING] = asdict(preprocessing)
+    if goes_with.preprocessing is not None:
+        config[PREPROCESSING] = goes_with.preprocessing.to_dict()
+    if goes_with.labels is not None:
+        config[LABELS] = {str(index): name for index, name in enumerate(goes_with.labels)}
+    if goes_with.provenance is not None:
+        config[PROVENANCE] = asdict(goes_with.provenance)
     return config
 
 
@@ -515,10 +489,10 @@ def _write(path: Path, text: str) -> None:
 
 def _card(
     network: _Network,
-    preprocessing: Preprocessing | None,
     address: str,
     format: FolderFormat,  # noqa: A002
 ) -> str:
+    preprocessing, provenance = network.goes_with.preprocessing, network.goes_with.provenance
     graph, spec = network.graph, network.graph.spec
     name, differences = nearest_variant(spec)
     title = name or f"DenseNet-{spec.depth}"
@@ -539,6 +513,8 @@ def _card(
     if differences:
         own = ", ".join(f"`{field} = {ours!r}`" for field, (ours, _) in differences.items())
         lines.append(f"It differs from densespec's {name} in {own}.")
+    if provenance is not None:
+        lines.append(f"Its weights are, or started from, {provenance}.")
     lines += [
         "",
         "```python",

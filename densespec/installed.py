@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from types import ModuleType
 
 from densespec.errors import PackageMissing
 
@@ -28,3 +30,16 @@ def is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ValueError:  # a module that was put into sys.modules by hand has no spec
         return True
+
+
+def require_pillow(what: str) -> ModuleType:
+    """Import Pillow's ``PIL.Image``.
+
+    Args:
+        what: What needs it, as the subject of a sentence.
+
+    Raises:
+        PackageMissing: Pillow is not installed; the message says what to install.
+    """
+    require(what, "PIL", extra="data")
+    return importlib.import_module("PIL.Image")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from densespec.building import build, origin_of, rebuilt
+from densespec.building import accompanied, build, goes_with, origin_of, rebuilt
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import freeze, head_of, lower
 from densespec.network.initial import initial_weights
@@ -57,13 +57,15 @@ def transfer(
         network = network.replace(**reading.of_network())
         arrays = initial_weights(lower(network), seed)
         arrays |= fitted(lower(network, include_top=False), given)
-    return build(
+        kept = goes_with(weights, given)
+    model = build(
         network,
         backend=backend,
         weights=arrays,
         trainable_from=trained_part(trainable_from, network),
         **options,
     )
+    return accompanied(model, kept)
 
 
 def trained_part(trainable_from: str | None, spec: DenseNetSpec) -> str | None:

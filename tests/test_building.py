@@ -379,12 +379,12 @@ def test_of_many_problems_five_are_named() -> None:
     assert message.endswith(f"; and {len(lower(tiny()).weights) - 5} more")
 
 
-def test_there_are_no_pretrained_weights() -> None:
+def test_trained_weights_of_another_network_are_refused_before_they_are_fetched() -> None:
     with pytest.raises(WeightsError) as caught:
         _numpy(weights="imagenet")
-    assert str(caught.value) == (
-        "densespec ships no pretrained weights: give the path of a weight file, of any layout "
-        "that `densespec layouts` lists"
+    assert str(caught.value).startswith(
+        "there are no weights called 'imagenet' of this network: `densespec weights` lists what is "
+        "known, such as torchvision:DenseNet121_Weights.IMAGENET1K_V1, "
     )
 
 

@@ -499,7 +499,10 @@ def test_default_input_sizes_are_in_the_help() -> None:
             ["build", "densenet-40-12", "--backend", "numpy", "--weights", "gone.safetensors"],
             "gone.safetensors: no such file",
         ),
-        (["build", "densenet-40-12", "--backend", "numpy", "--weights", "imagenet"], "pretrained"),
+        (
+            ["build", "densenet-40-12", "--backend", "numpy", "--weights", "imagenet"],
+            "no weights called 'imagenet'",
+        ),
         (["draw", "densenet-40-12", "-o", "a.gif"], "a.gif: a figure ends in .svg, .png or .pdf"),
         (["spec", "densenet-40-12", "-o", "a.yaml"], "a.yaml"),
         (["spec", "densenet-40-12", "-o", "gone/a.toml"], "no folder"),

@@ -532,6 +532,7 @@ def test_the_command_prints_json(net: Path, tmp_path: Path) -> None:
         "format": "onnx",
         "bytes": path.stat().st_size,
         "dtype": "float32",
+        "prepares_images": False,
         "optimized": False,
         "input": [2, 3, 32, 48],
         "outputs": [{"name": "final.relu", "shape": [2, 20, 4, 6]}],

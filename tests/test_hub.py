@@ -118,6 +118,7 @@ def test_a_folder_has_weights_config_and_card(folder: Path) -> None:
             "size": [64, 48],
             "interpolation": "bicubic",
             "crop": 0.875,
+            "resize": "shorter",
         },
     }
 
@@ -528,7 +529,7 @@ def test_what_timms_architecture_cannot_be_is_refused_by_its_fields(
     ("arguments", "said"),
     [
         ({"format": "timm", "labels": ["cat"]}, "1 labels, but the network has 3 classes"),
-        ({"labels": ["a", "b", "c"]}, "only timm's format keeps them"),
+        ({"labels": ["cat"]}, "1 labels, but the network has 3 classes"),
         ({"format": "tim"}, "unknown format 'tim'. Did you mean timm?"),
     ],
 )
@@ -537,6 +538,14 @@ def test_labels_and_formats_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(WeightsError, match=re.escape(said)):
         save_pretrained(built(PLAIN), tmp_path, **arguments)
+
+
+@pytest.mark.parametrize("kind", ["densespec", "timm"])
+def test_labels_are_kept_in_either_format(tmp_path: Path, kind: Any) -> None:
+    names = ("ant", "bee", "cat")
+    save_pretrained(built(PLAIN), tmp_path, format=kind, labels=names)
+    again = from_pretrained(tmp_path, backend="numpy")
+    assert again.densespec.accompaniment.labels == names
 
 
 def test_what_timm_does_otherwise_without_a_trace_in_float32_is_warned_of(tmp_path: Path) -> None:

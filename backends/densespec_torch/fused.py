@@ -5,10 +5,11 @@ The modules keep what they hold and what they are set to; only their computation
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,23 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def uncompiled(method: Method) -> Method:
-    """Let ``torch.compile`` leave a method as it is: what it would fuse is fused already."""
-    reason = "fused already; where fullgraph=True is needed, compile a network of mode 'layers'"
-    return torch.compiler.disable(method, reason=reason)  # type: ignore[no-untyped-call]
+    """Let ``torch.compile`` leave a method as it is: what it would fuse is fused already.
+
+    What PyTorch does this with takes a second to import, so it is asked for when the method is
+    first called: inference never does.
+    """
+    made: list[Callable[..., Any]] = []
+
+    @functools.wraps(method)
+    def call(*args: Any, **options: Any) -> Any:
+        if not made:
+            made.append(torch.compiler.disable(method, reason=REASON))  # type: ignore[no-untyped-call]
+        return made[0](*args, **options)
+
+    return cast(Method, call)
+
+
+REASON = "fused already; where fullgraph=True is needed, compile a network of mode 'layers'"
 
 
 class _Fused:

@@ -53,6 +53,11 @@ _CACHE_SHARE = 4
 """A block's features may take this part of the cache: it also holds what layers read and give."""
 _CACHE_IF_UNKNOWN = 32 * 2**20
 
+_PACKED_BYTES = 256 * 2**20
+_MOST_SHAPES = 8
+"""Kernels are kept in the layouts of so many shapes of input, or fewer where they take more memory,
+but of one at least."""
+
 
 @dataclass(frozen=True)
 class _Instruction:
@@ -111,6 +116,8 @@ class Program:
         self.tensors = {name: self._tensor(array) for name, array in folded.items()}
         self._dims = graph.spatial_dims
         self._packed = not traced and _packs(like, self._dims)
+        held = sum(tensor.nbytes for tensor in self.tensors.values())
+        self._shapes_kept = max(1, min(_MOST_SHAPES, _PACKED_BYTES // max(1, held)))
         self._format = _CHANNELS_LAST.get(self._dims, torch.contiguous_format)
         self._workspace = Workspace(self._format)
         self._segments = tuple(map(self._segment, _cut_before_blocks(self._graph)))
@@ -268,8 +275,11 @@ class Program:
         kernel = self._weight(node, "kernel").contiguous(memory_format=self._format)
         bias = self._weight(node, "bias") if op.bias else None
         sides = symmetric(op.padding)
-        make = _packed_conv if self._packed else _plain_conv
-        run = make(kernel, bias, op.stride, sides or (0,) * self._dims, relu)
+        pads = sides or (0,) * self._dims
+        if self._packed:
+            run = _packed_conv(kernel, bias, op.stride, pads, relu, self._shapes_kept)
+        else:
+            run = _plain_conv(kernel, bias, op.stride, pads, relu)
         if sides is not None:
             return run
         return lambda x: run(explicitly_padded(x, op.padding, op.window, op.stride, 0.0))
@@ -285,21 +295,28 @@ def _plain_conv(
 
 
 def _packed_conv(
-    kernel: Tensor, bias: Tensor | None, stride: int, pads: tuple[int, ...], relu: bool
+    kernel: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    pads: tuple[int, ...],
+    relu: bool,
+    shapes_kept: int,
 ) -> Apply:
-    """Make a convolution by oneDNN, its kernel in the layout that its input's size asks for."""
-    strides, ones = [stride] * len(pads), [1] * len(pads)
-    after, packed = "relu" if relu else "none", None
+    """Make a convolution by oneDNN, its kernel in the layout that its input's size asks for.
 
+    Args:
+        shapes_kept: The number of shapes for which such kernels are kept, those last asked for.
+    """
+    strides, ones = [stride] * len(pads), [1] * len(pads)
     conv, sides = torch.ops.mkldnn._convolution_pointwise.default, list(pads)
+    reorder, after = torch.ops.mkldnn._reorder_convolution_weight, "relu" if relu else "none"
+
+    @functools.lru_cache(maxsize=shapes_kept)
+    def packed(shape: tuple[int, ...]) -> Tensor:
+        return reorder(kernel, sides, strides, ones, 1, list(shape))
 
     def run(x: Tensor) -> Tensor:
-        nonlocal packed
-        if packed is None:
-            packed = torch.ops.mkldnn._reorder_convolution_weight(
-                kernel, sides, strides, ones, 1, list(x.shape)
-            )
-        return conv(x, packed, bias, sides, strides, ones, 1, after, [], "")
+        return conv(x, packed(tuple(x.shape)), bias, sides, strides, ones, 1, after, [], "")
 
     return run
 

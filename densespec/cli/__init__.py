@@ -28,15 +28,18 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "convert": ("weights", "Convert weights from one framework's file to another's."),
     "describe": ("networks", "Show a network stage by stage."),
     "draw": ("networks", "Draw the architecture of a network as a figure."),
+    "evaluate": ("predicting", "Measure how well a network classifies a data set."),
     "export": ("export", "Write a network as ONNX, SavedModel, StableHLO or .pt2."),
     "inspect": ("weights", "Say what a weight file holds."),
     "layouts": ("weights", "List the weight layouts that are known."),
     "list": ("networks", "List the named networks."),
+    "predict": ("predicting", "Say which classes images are of."),
     "recipes": ("recipes", "List the named recipes, or print one as TOML."),
     "schema": ("networks", "Print the JSON Schema of spec files."),
     "spec": ("networks", "Print a spec as TOML, or write it to a file."),
     "train": ("train", "Train a network, or go on with a run that was stopped."),
     "verify": ("weights", "Say whether two weight files are the same network."),
+    "weights": ("pretrained", "List trained weights that have names, or fetch them."),
 }
 """The file of each command in this folder, and what the list of commands says of it."""
 
@@ -119,6 +122,7 @@ def main() -> None:
       densespec build net.toml --backend torch.nn        built in a framework, and counted
       densespec convert net.pth net.keras                weights from one framework to another
       densespec train net.toml --backend jax --out run   trained; it can go on in any framework
+      densespec predict densenet121 cat.jpg              what is on an image, by trained weights
 
     Wherever a command takes SPEC, give the name of a variant or the path of a .toml or .json spec
     file.

@@ -45,7 +45,12 @@ from densespec.weights.reading import ReadingOptions
 @no_top_option
 @pooling_option
 @outputs_option
-@click.option("--weights", metavar="FILE", help="Start from this weight file, of any layout.")
+@click.option(
+    "--weights",
+    metavar="FILE|NAME",
+    help="Start from this weight file, of any layout, or from trained weights by name, such as "
+    "imagenet.",
+)
 @options_of(ReadingOptions, leave_out=("spec",))
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of initial weights."

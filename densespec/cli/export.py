@@ -43,6 +43,11 @@ from densespec.weights.reading import ReadingOptions
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True
 )
 @click.option("--softmax", is_flag=True, help="End in probabilities, not logits.")
+@click.option(
+    "--with-preprocessing",
+    is_flag=True,
+    help="Take images, bytes of any size, and give probabilities; ONNX and SavedModel.",
+)
 @no_top_option
 @pooling_option
 @outputs_option
@@ -84,6 +89,7 @@ def export_command(
       densespec export net.safetensors -o net.onnx --size 224x224 --batch 1 --softmax
       densespec export net.safetensors -o serving/net/1 --format saved-model
       densespec export densenet169-bc --seed 0 -o untrained.pt2
+      densespec export runs/photos/best.safetensors -o photos.onnx --with-preprocessing
     """
     with working(f"exporting {model} to {output.name}"):
         done = export(
@@ -108,8 +114,9 @@ def _record(done: ExportResult) -> dict[str, Any]:
         "format": done.format.name,
         "bytes": done.bytes,
         "dtype": done.options.dtype,
+        "prepares_images": done.options.preprocessing is not None,
         "optimized": done.options.optimize,
-        "input": described(done.graph.input, done.options.batch, done.format.layout),
+        "input": _input(done),
         "outputs": [
             {"name": node.name, "shape": described(node, done.options.batch, done.format.layout)}
             for node in done.graph.given
@@ -120,11 +127,19 @@ def _record(done: ExportResult) -> dict[str, Any]:
     }
 
 
+def _input(done: ExportResult) -> list[int | str]:
+    prepared = done.options.preprocessing
+    if prepared is not None:
+        return [done.options.batch or "batch", "height", "width", prepared.channels]
+    return described(done.graph.input, done.options.batch, done.format.layout)
+
+
 def _say(done: ExportResult, record: dict[str, Any]) -> None:
     click.echo(f"written {done.path}: {done.format.about}, {done.bytes / 2**20:.1f} MiB")
-    ends = [("input", record["input"]), *(("output", each["shape"]) for each in record["outputs"])]
-    for end, shape in ends:
-        click.echo(f"{end:7} {record['dtype']} {' x '.join(map(str, shape))}")
+    kind = "uint8" if record["prepares_images"] else record["dtype"]
+    click.echo(f"input   {kind} {' x '.join(map(str, record['input']))}")
+    for each in record["outputs"]:
+        click.echo(f"output  {record['dtype']} {' x '.join(map(str, each['shape']))}")
     if done.measured is not None:
         shapes = " and ".join("x".join(map(str, shape)) for shape in done.measured.shapes)
         click.echo(

@@ -116,6 +116,62 @@ def _variant_table(rows: Iterable[tuple[str, ...]], *more: str) -> Table:
     return table
 
 
+def show_predictions(records: Iterable[Mapping[str, Any]]) -> None:
+    """Print the classes of images, a line for each of them."""
+    table = _table("", show_header=True)
+    for column in ("image", "class", "%", "id"):
+        table.add_column(column, justify="right" if column == "%" else "left", overflow="fold")
+    for record in records:
+        table.add_section()
+        for index, guess in enumerate(record["guesses"]):
+            table.add_row(
+                "" if index else record["image"],
+                guess["label"],
+                f"{100 * guess['probability']:.2f}",
+                guess["identifier"],
+            )
+    _show(table)
+
+
+def show_pretrained(records: Iterable[Mapping[str, Any]]) -> None:
+    """Print what is known of trained weights: one table, or two where a terminal is too narrow."""
+    facts, places = [], []
+    for record in records:
+        size = record["megabytes"] or record["about_megabytes"]
+        facts.append(
+            (
+                record["name"],
+                record["network"],
+                record["data"],
+                "/".join(f"{error:.2f}" for error in record["errors"].values()),
+                f"{'' if record['megabytes'] else '~'}{size:.1f}",
+                "yes" if record["here"] else "",
+            )
+        )
+        places.append((record["licence"], record["source"]))
+    if _console().width >= WIDE:
+        rows = [(*fact, *place) for fact, place in zip(facts, places, strict=True)]
+        _show(_pretrained_table(rows, "licence", "source"))
+        return
+    sources = _table("licence, and source")
+    sources.add_column("name", overflow="fold")
+    sources.add_column("", overflow="fold")
+    for fact, place in zip(facts, places, strict=True):
+        sources.add_row(fact[0], "\n".join(place))
+    _show(_pretrained_table(facts), sources)
+
+
+def _pretrained_table(rows: Iterable[tuple[str, ...]], *more: str) -> Table:
+    table = _table("trained weights")
+    for column in ("name", "network", "data", "error, %", "MB", "here", *more):
+        number = column in ("error, %", "MB")
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    table.caption = "error: published, top-1/top-5; MB: published, or ~ those of the arrays"
+    return table
+
+
 def show_graph(name: str, graph: Graph) -> None:
     """Print a network stage by stage, then the fields of its spec."""
     _show(_stage_table(name, graph), _spec_table(graph.spec))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +10,7 @@ import click
 
 from densespec.backends import REFERENCE
 from densespec.cli.record_options import options_of
-from densespec.cli.shared import DTYPES, json_option, print_json, say_written
+from densespec.cli.shared import DTYPES, json_option, print_json, progress_bar, say_written
 from densespec.errors import SHOWN, in_words
 from densespec.hub import FolderFormat, folder_of_file
 from densespec.network.differences import nearest_variant
@@ -104,7 +102,7 @@ def convert_command(
         folder_of_file(source, target, format=folder_format, **reading)
         say_written(target)
         return
-    with _progress(f"writing {target.name}") as advance:
+    with progress_bar(f"writing {target.name}") as advance:
         done = convert(
             source,
             target,
@@ -189,18 +187,6 @@ def _check(source: Path, done: Conversion, reading: ReadingOptions) -> float | N
         ),
         logits=not done.keeps_activation,
     ).output_difference
-
-
-@contextlib.contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal's stderr for what takes long enough to wonder."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _network(found: IdentifiedWeights) -> str:

@@ -42,14 +42,13 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 
 from densespec.data.dataset import DataError, Normalisation, Split
 from densespec.data.draws import BLOCK, raw, unit
 from densespec.errors import UnknownName
-from densespec.installed import require
+from densespec.installed import require_pillow
 
 STREAM = "augmentation"
 PADDING = 4
@@ -201,18 +200,3 @@ def resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         picture = pillow.fromarray(np.ascontiguousarray(pixels, kind))
         out[channel] = picture.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
     return out
-
-
-def require_pillow(what: str) -> ModuleType:
-    """Import Pillow's ``PIL.Image``.
-
-    Args:
-        what: What needs it, as the subject of a sentence.
-
-    Raises:
-        PackageMissing: Pillow is not installed; the message says what to install.
-    """
-    require(what, "PIL", extra="data")
-    from PIL import Image
-
-    return Image

@@ -6,15 +6,16 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from densespec.atomic import atomic_path, folder_beside
 from densespec.deploy.check import Measured, measure
-from densespec.deploy.formats import ExportFormat, format_of
+from densespec.deploy.check_images import measure_on_images
+from densespec.deploy.formats import ExportFormat, Loader, format_of
 from densespec.deploy.formats import formats as formats
-from densespec.deploy.network import ExportOptions, WantedEnds, network_of
+from densespec.deploy.network import ExportOptions, WantedEnds, network_of, on_images
 from densespec.deploy.network import WeightedGraph as WeightedGraph
 from densespec.errors import DensespecError
 from densespec.network.graph import Graph, Pooling
@@ -58,6 +59,7 @@ def export(
     pooling: Pooling | None = None,
     softmax: bool | None = None,
     outputs: Sequence[str] = (),
+    with_preprocessing: bool = False,
     opset: int | None = None,
     check: bool = True,
     seed: int | None = None,
@@ -82,6 +84,8 @@ def export(
         include_top, pooling, softmax: Where the network ends; None for the source's own end.
         outputs: The parts whose values it gives, as in :func:`densespec.build`; empty for what the
             source gives.
+        with_preprocessing: Whether the file takes images, bytes (batch, height, width, channels) of
+            any size, prepares them as its weights say, and gives probabilities.
         opset: The version of ONNX's operations; None for the default.
         check: Whether to load and run what was written.
         seed: The seed of initial weights.
@@ -100,16 +104,35 @@ def export(
     chosen = format_of(path, format)
     options = ExportOptions(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
     _check_options(chosen, options)
+    if with_preprocessing and not chosen.takes_images:
+        raise ValueError(
+            f"with_preprocessing: {chosen.about} can't hold it, ONNX and a SavedModel can"
+        )
+    if with_preprocessing and outputs:
+        raise ValueError("outputs: with_preprocessing gives probabilities alone")
+    if with_preprocessing and size is not None:
+        raise ValueError("size: with_preprocessing takes images of any size, so give no size")
     chosen.require_packages()
     wanted = WantedEnds(size, include_top, pooling, softmax, outputs)
     unchecked = chosen.missing_runtime() if check else None
     with _placed(path, chosen) as temporary:
         network = network_of(source, wanted, reading=said, seed=seed)
+        options = replace(options, metadata=network.accompaniment.texts())
+        if with_preprocessing:
+            network, options = on_images(network, options)
         loader = chosen.write(network.graph, network.arrays, temporary, options)
-        least = chosen.least_size(network.graph)
-        measured = measure(loader(), network, options, least) if check and not unchecked else None
+        checked = check and not unchecked
+        measured = _measured(chosen, loader, network, options) if checked else None
         size_in_bytes = _bytes(temporary)
     return ExportResult(path, chosen, network.graph, options, size_in_bytes, measured, unchecked)
+
+
+def _measured(
+    chosen: ExportFormat, loader: Loader, network: WeightedGraph, options: ExportOptions
+) -> Measured:
+    if options.preprocessing is not None:
+        return measure_on_images(loader(), network, options, options.preprocessing)
+    return measure(loader(), network, options, chosen.least_size(network.graph))
 
 
 def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:

@@ -74,7 +74,7 @@ def measure(
     """
     reference = ReferenceModel(network.graph, network.arrays)
     if network.model is not None:
-        _check_model(network.model)
+        check_model(network.model)
     shapes, differences = tuple(_shapes(network.graph, options, least)), []
     for shape in shapes:
         x = _drawn(shape, options.dtype)
@@ -88,7 +88,7 @@ def measure(
     return Measured(difference, shapes)
 
 
-def _check_model(model: GivenModel) -> None:
+def check_model(model: GivenModel) -> None:
     """Check that the model which a network was read from computes what the reference does.
 
     Raises:

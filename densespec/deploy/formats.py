@@ -45,6 +45,7 @@ class ExportFormat:
         layout: The order of axes of inputs and feature maps.
         has_opsets: Whether users choose a version of its set of operations, as ONNX has them.
         least_size: Gives the least size of an input that a file for any size takes.
+        takes_images: Whether it can hold what images need, and take images then.
         marker: A file that every folder of this format has, by which an older one is known; None
             for a format that is a file.
     """
@@ -60,6 +61,7 @@ class ExportFormat:
     layout: str = "channels first"
     has_opsets: bool = False
     least_size: Callable[[Graph], int] = smallest_size
+    takes_images: bool = False
     marker: str | None = None
 
     def require_packages(self) -> None:

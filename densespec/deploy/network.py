@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from densespec.network.graph import Graph, Node, Pooling, lower
 from densespec.network.initial import initial_weights
 from densespec.network.ops import Affine, Input
 from densespec.network.passes import prepare
+from densespec.pretrained.accompaniment import NOTHING, Accompaniment
+from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
 from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
@@ -46,12 +48,16 @@ class ExportOptions:
         dtype: The type of arrays, inputs and outputs.
         optimize: Whether it is rewritten for inference first.
         opset: The version of ONNX's operations; None for the default.
+        preprocessing: What it does to images, which are its input then; None if it does nothing.
+        metadata: Texts to keep in the file, where it can hold some.
     """
 
     batch: int | None = None
     dtype: str = "float32"
     optimize: bool = True
     opset: int | None = None
+    preprocessing: Preprocessing | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,13 @@ class WeightedGraph:
 
     Attributes:
         model: The model that they come from; None where there is none.
+        accompaniment: What goes with the arrays.
     """
 
     graph: Graph
     arrays: Arrays
     model: GivenModel | None = None
+    accompaniment: Accompaniment = NOTHING
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,34 @@ def network_of(
         )
     found = _found(source, wanted, reading, seed)
     graph = wanted.of(found.graph)
-    return WeightedGraph(graph, select_weights(graph, found.arrays), found.model)
+    kept = found.accompaniment.fitted_to(graph)
+    return WeightedGraph(graph, select_weights(graph, found.arrays), found.model, kept)
+
+
+def on_images(
+    network: WeightedGraph, options: ExportOptions
+) -> tuple[WeightedGraph, ExportOptions]:
+    """Say how a network is written that takes images and gives probabilities.
+
+    Raises:
+        DensespecError: Nothing says what its images need.
+    """
+    known, graph = network.accompaniment, network.graph
+    if known.preprocessing is None:
+        raise DensespecError(
+            "nothing says what images need before this network: give weights that do, such as "
+            "trained ones by name or a checkpoint of a run"
+        )
+    sized = lower(
+        graph.spec,
+        known.preprocessing.size,
+        include_top=graph.has_classifier,
+        pooling=graph.pooling,
+        classifier_activation=(graph.classifier_activation or known.outputs)
+        if graph.has_classifier
+        else None,
+    )
+    return replace(network, graph=sized), replace(options, preprocessing=known.preprocessing)
 
 
 def _is_path(source: Any) -> bool:
@@ -171,7 +206,7 @@ def _found(
         )
     with open_weights(source, **reading.said()) as found:
         warn_of(found, with_head=wanted.include_top is None)
-        return WeightedGraph(found.graph, found.arrays())
+        return WeightedGraph(found.graph, found.arrays(), None, found.accompaniment)
 
 
 def _read(model: Any) -> WeightedGraph:
@@ -185,7 +220,7 @@ def _read(model: Any) -> WeightedGraph:
         return tuple(values[name] for name in names)
 
     arrays = read_weights(model)
-    return WeightedGraph(graph, arrays, GivenModel(graph, arrays, run))
+    return WeightedGraph(graph, arrays, GivenModel(graph, arrays, run), origin.accompaniment)
 
 
 def _is_spec(source: str | os.PathLike[str]) -> bool:

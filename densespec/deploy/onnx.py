@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from densespec.deploy.formats import ExportFormat, Loader
 from densespec.deploy.network import SIZE_NAMES, ExportOptions, Runner, optimized
+from densespec.deploy.onnx_images import IMAGES, ImageNodes
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_json
 from densespec.network.graph import Graph, Node
+from densespec.pretrained.preprocessing import Preprocessing
 from densespec.version import __version__
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
         batch=options.batch,
         opset=options.opset or DEFAULT_OPSET,
         dtype=options.dtype,
+        preprocessing=options.preprocessing,
+        metadata=options.metadata,
     )
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(path, full_check=True)
@@ -71,6 +76,7 @@ FORMAT = ExportFormat(
     extra="onnx",
     dtypes=("float32", "float16"),
     has_opsets=True,
+    takes_images=True,
 )
 
 
@@ -81,6 +87,8 @@ def proto(
     batch: int | None = None,
     opset: int = DEFAULT_OPSET,
     dtype: str = "float32",
+    preprocessing: Preprocessing | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> onnx.ModelProto:
     """Turn a graph into an ONNX model, node by node.
 
@@ -89,6 +97,8 @@ def proto(
         batch: The one batch size that it takes; None for any.
         opset: The version of ONNX's operations.
         dtype: The type of arrays, inputs and outputs.
+        preprocessing: What it does to images, which are its input then.
+        metadata: Texts to keep in it, by name.
 
     Raises:
         ValueError: The opset is not among OPSETS, or the arrays are too large for one file.
@@ -104,13 +114,14 @@ def proto(
         )
     imports = [helper.make_opsetid("", opset)]
     model = helper.make_model(
-        _Emitter(graph, arrays, np.dtype(dtype)).graph(batch),
+        _Emitter(graph, arrays, np.dtype(dtype)).graph(batch, preprocessing),
         producer_name="densespec",
         producer_version=__version__,
         opset_imports=imports,
         ir_version=helper.find_min_ir_version_for(imports),
     )
-    helper.set_model_props(model, {"densespec.spec": to_json(graph.spec)})
+    texts = {f"densespec.{name}": text for name, text in metadata.items()}
+    helper.set_model_props(model, {"densespec.spec": to_json(graph.spec)} | texts)
     return model
 
 
@@ -125,21 +136,39 @@ class _Emitter:
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
 
-    def graph(self, batch: int | None) -> onnx.GraphProto:
+    def graph(
+        self, batch: int | None, preprocessing: Preprocessing | None = None
+    ) -> onnx.GraphProto:
         from onnx import helper
 
         first, *others = self._graph.nodes
+        info = self._info(first, batch)
+        if preprocessing is not None:
+            info = self._prepare(preprocessing, first, batch)
         for node in others:
             self._emit(node)
         given = self._graph.given
         return helper.make_graph(
             self._nodes,
             "densenet",
-            [self._info(first, batch)],
+            [info],
             [self._info(node, batch) for node in given],
             self._initializers,
             value_info=[self._info(node, batch) for node in others if node not in given],
         )
+
+    def _prepare(
+        self, preprocessing: Preprocessing, node: Node, batch: int | None
+    ) -> onnx.ValueInfoProto:
+        """Add what prepares images for a node, and describe the images."""
+        from onnx import TensorProto, helper
+
+        images = ImageNodes(preprocessing)
+        images.prepared(node.name, self._dtype)
+        self._nodes += images.nodes
+        self._initializers += images.initializers
+        shape = [batch or "batch", "height", "width", preprocessing.channels]
+        return helper.make_tensor_value_info(IMAGES, TensorProto.UINT8, shape)
 
     def _info(self, node: Node, batch: int | None) -> onnx.ValueInfoProto:
         from onnx import helper

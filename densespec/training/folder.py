@@ -31,6 +31,7 @@ from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_toml
 from densespec.network.graph import Graph
+from densespec.pretrained.accompaniment import Accompaniment
 from densespec.training.errors import Diverged, TrainingError
 from densespec.training.lock import locked
 from densespec.training.log import Log, LogLine
@@ -53,10 +54,11 @@ class RunFolder:
         path: the path of the folder.
         run: what is trained.
         log: open at the last checkpoint's step.
+        bequest: what goes with the weights in its checkpoints.
     """
 
-    def __init__(self, path: Path, run: TrainingRun, log: Log) -> None:
-        self.path, self.run, self.log = path, run, log
+    def __init__(self, path: Path, run: TrainingRun, log: Log, bequest: Accompaniment) -> None:
+        self.path, self.run, self.log, self.bequest = path, run, log, bequest
         self._put_right()
 
     @property
@@ -77,7 +79,7 @@ class RunFolder:
         _check_finite(arrays, state, self.last)
         self.log.sync()
         with kept(self.last):
-            write_checkpoint(self.last, graph, arrays, state)
+            write_checkpoint(self.last, graph, arrays, state, accompaniment=self.bequest)
             _sync(self.path)
             self._put_right()
 
@@ -106,11 +108,13 @@ def new_folder(
     graph: Graph,
     arrays: Arrays,
     state: TrainingState,
+    bequest: Accompaniment,
     note: Callable[[str], None],
 ) -> Iterator[RunFolder]:
     """Make the folder of a new run.
 
     Args:
+        bequest: what goes with its weights.
         note: is told what the user should know.
 
     Raises:
@@ -122,12 +126,12 @@ def new_folder(
         _check_empty(path)
         _sweep(path)
         with kept(None):
-            write_checkpoint(path / LAST, graph, arrays, state)
+            write_checkpoint(path / LAST, graph, arrays, state, accompaniment=bequest)
             for name in (LOG, BEST, CURVE):
                 (path / name).unlink(missing_ok=True)
             _write_run(path, run)
         with Log.open(path / LOG, up_to_step=0) as log:
-            yield RunFolder(path, run, log)
+            yield RunFolder(path, run, log, bequest)
 
 
 @contextlib.contextmanager
@@ -150,7 +154,7 @@ def old_folder(
         checkpoint, state = read_last(path, run)
         with Log.open(path / LOG, up_to_step=state.step) as log:
             _check_log(log, state.step, note)
-            yield RunFolder(path, run, log), checkpoint, state
+            yield RunFolder(path, run, log, checkpoint.accompaniment), checkpoint, state
 
 
 def read_last(path: Path, run: TrainingRun) -> tuple[Checkpoint, TrainingState]:

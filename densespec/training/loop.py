@@ -364,7 +364,7 @@ def _folder(
             arrays, state = plan.start
             begun = plan.run.begun(plan.backend, plan.devices, 0)
             folder = stack.enter_context(
-                new_folder(plan.folder, begun, plan.graph, arrays, state, told.note)
+                new_folder(plan.folder, begun, plan.graph, arrays, state, plan.bequest, told.note)
             )
         else:
             folder, checkpoint, state = stack.enter_context(old_folder(plan.folder, told.note))

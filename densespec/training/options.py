@@ -154,9 +154,10 @@ class Invocation(Record):
     )
     weights: WeightsLike | None = stated(
         _path_or("the path of a weight file of any layout, arrays by name, or a model", object),
-        "the weights to start from; where the classifier's do not fit, the head is new",
+        "the weights to start from, a file or the name of trained ones, such as imagenet; where "
+        "the classifier's do not fit, the head is new",
         default=None,
-        metavar="FILE",
+        metavar="FILE|NAME",
     )
     head_units: Sequence[int] | None = stated(
         OrNone(Integers(1, may_be_empty=True, most=MOST_HEADS)),

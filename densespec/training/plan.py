@@ -21,7 +21,9 @@ from densespec.errors import Untrainable, shown
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.network.initial import initial_weights
+from densespec.pretrained.accompaniment import Accompaniment
 from densespec.recipes.recipe import TrainingRecipe
+from densespec.training.bequest import bequest_of
 from densespec.training.errors import TrainingError
 from densespec.training.features import may_cache
 from densespec.training.folder import read_last
@@ -54,6 +56,7 @@ class TrainingPlan:
         launched: whether a launcher started this process.
         caches: whether the features of the frozen part are cached.
         start: weights and state of a new run; None for one that is resumed.
+        bequest: what goes with the weights of a new run.
         step: where it begins.
         notes: what a user should know, in sentences.
         progress: whether to show it on stderr; or what to tell it to.
@@ -72,6 +75,7 @@ class TrainingPlan:
     launched: bool
     caches: bool
     start: tuple[Arrays, TrainingState] | None
+    bequest: Accompaniment
     step: int
     notes: tuple[str, ...]
     progress: bool | ProgressListener
@@ -184,6 +188,7 @@ def _planned(
         launched=place is not None,
         caches=caches,
         start=start,
+        bequest=bequest_of(dataset, graph, options.weights),
         step=step,
         notes=(*resolved.notes, *notes, *([note] if note else [])),
         progress=options.progress,

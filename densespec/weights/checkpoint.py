@@ -20,6 +20,7 @@ from densespec.errors import DensespecError, WeightsError
 from densespec.network.arrays import Arrays, check_weights
 from densespec.network.graph import Graph, freeze
 from densespec.network.spec import DenseNetSpec
+from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.velocity import check_velocity
 from densespec.texts import parsed_json
@@ -63,12 +64,14 @@ class Checkpoint:
         include_top: Whether the classifier's arrays are among them.
         arrays: The network's arrays by canonical name.
         training: Where the training run stands that wrote it; None for weights alone.
+        accompaniment: What goes with the arrays.
     """
 
     spec: DenseNetSpec
     include_top: bool
     arrays: Arrays
     training: TrainingState | None = None
+    accompaniment: Accompaniment = NOTHING
 
 
 def write_checkpoint(
@@ -77,13 +80,13 @@ def write_checkpoint(
     arrays: Mapping[str, np.ndarray],
     training: TrainingState | None = None,
     *,
-    metadata: Mapping[str, str] | None = None,
+    accompaniment: Accompaniment = NOTHING,
 ) -> None:
     """Write a network's arrays to a ``.safetensors`` file, whole or not at all.
 
     Args:
         training: Where its training run stands, to be kept beside the arrays.
-        metadata: Further texts to keep in the file.
+        accompaniment: What goes with them, to be kept in the file.
 
     Raises:
         WeightsError: The arrays do not fit the network, or the path has another suffix.
@@ -91,7 +94,7 @@ def write_checkpoint(
     path = _checked(path)
     check_weights(graph, arrays)
     contents = dict(arrays)
-    texts = {**(metadata or {}), **canonical.metadata(graph)}
+    texts = {**accompaniment.texts(), **canonical.metadata(graph)}
     if training is not None:
         frozen = _frozen(graph, training.trainable_from)
         check_velocity(frozen, training.recipe, training.velocity)
@@ -119,7 +122,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         arrays = found.arrays()
         extra = {name: tensor.read() for name, tensor in found.extra.items()}
         training = _training(path, found.graph, found.metadata, extra)
-        return Checkpoint(found.spec, found.has_classifier, arrays, training)
+        return Checkpoint(found.spec, found.has_classifier, arrays, training, found.accompaniment)
 
 
 def _training(

@@ -192,6 +192,8 @@ def _write(
         return
     named = layout_tensors(layout, container, found.graph, tensors)
     metadata = dict(layout.metadata(found.graph, container))
+    if "densespec" in metadata:
+        metadata |= found.accompaniment.texts()
     if differences:
         metadata["densespec.differences"] = "; ".join(_there_and_here(differences))
     total = sum(byte_size(tensor.shape, tensor.dtype) for tensor in named.values())

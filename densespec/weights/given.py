@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from densespec.network.differences import TRAINING_ONLY, spec_differences
 from densespec.network.graph import Graph, in_head, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
+from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.weights import channels, dimensions
 from densespec.weights.comparing import effect_of, exact
 from densespec.weights.containers.base import EXTENDED
@@ -25,8 +27,9 @@ from densespec.weights.opening import IdentifiedWeights, open_weights
 from densespec.weights.reading import AS_THEY_ARE, FITTED, ReadingOptions
 
 WeightsLike = Any
-"""The path of a weight file; arrays by canonical name, or by the names of any program, such as a
-``state_dict``; or a model that has a ``state_dict`` or Keras's ``weights``."""
+"""The path of a weight file; the name of trained weights, such as ``imagenet``; arrays by
+canonical name, or by the names of any program, such as a ``state_dict``; or a model that has a
+``state_dict`` or Keras's ``weights``."""
 
 HEAD = {"classes", "head_units"}
 
@@ -52,11 +55,8 @@ def opened(
     Raises:
         WeightsError: A file can't be read, or the arrays do not fit their network.
     """
-    if isinstance(weights, str) and weights == "imagenet":
-        raise WeightsError(
-            "densespec ships no pretrained weights: give the path of a weight file, of any layout "
-            "that `densespec layouts` lists"
-        )
+    if isinstance(weights, Enum):  # as torchvision names its weights
+        weights = str(weights)
     if weights is None or (isinstance(weights, Mapping) and is_canonical(weights)):
         yield _of_canonical_names(weights, reading)
     elif isinstance(weights, str | os.PathLike):
@@ -112,6 +112,11 @@ def stated_spec(given: GivenWeights) -> DenseNetSpec:
     if not isinstance(given, IdentifiedWeights):
         raise WeightsError("give a spec, or a weight file that tells it")
     return given.spec
+
+
+def accompaniment_of(given: GivenWeights) -> Accompaniment:
+    """Give what goes with weights; nothing with arrays by canonical name."""
+    return given.accompaniment if isinstance(given, IdentifiedWeights) else NOTHING
 
 
 def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) -> Arrays:

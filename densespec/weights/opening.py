@@ -11,12 +11,15 @@ from typing import Any
 
 from densespec.errors import SHOWN, SpecError, WeightsError, bare
 from densespec.network.arrays import Arrays
-from densespec.network.catalogue import SpecLike
+from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.differences import variant_of
 from densespec.network.graph import Graph
 from densespec.network.spec import DenseNetSpec
+from densespec.pretrained.accompaniment import NOTHING, Accompaniment
+from densespec.pretrained.fetching import FetchedWeights, fetch
+from densespec.pretrained.registry import find, nearest_names
 from densespec.weights.channels import fitted_channels
-from densespec.weights.containers import open_file
+from densespec.weights.containers import SUFFIXES, is_folder_of_weights, open_file
 from densespec.weights.digests import checked
 from densespec.weights.dimensions import fitted_dimensions
 from densespec.weights.evidence import Contradiction, NoNetwork
@@ -28,7 +31,7 @@ from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 from densespec.weights.stated.keras_parts import models_in, of_model
 from densespec.weights.stated.network import StatedNetwork
-from densespec.weights.tensors import Tensors
+from densespec.weights.tensors import OpenFile, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class IdentifiedWeights:
         remarks: What else a user should know of how the arrays were read, in sentences.
         headless: Why no classifier was told, if linear layers are there; empty otherwise.
         path: The file's; None for arrays in memory.
+        accompaniment: What goes with the arrays: where they are from, what images need, labels.
     """
 
     container: str
@@ -61,6 +65,7 @@ class IdentifiedWeights:
     remarks: tuple[str, ...] = ()
     headless: str = ""
     path: Path | None = None
+    accompaniment: Accompaniment = NOTHING
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -108,6 +113,8 @@ def open_weights(
     """Open a weight file of any layout; its tensors can be read until the block ends.
 
     Args:
+        path: The path of the file, or the name of trained weights, which are fetched if they are
+            not here; a path that exists is never taken for a name.
         otherwise: The spec to take if it can't be worked out.
         stated: The network that is stated beside the file; what the file states itself otherwise.
         {reading}
@@ -116,8 +123,13 @@ def open_weights(
         WeightsError: The file can't be read, or its arrays do not fit the network; names the file
             and the first arrays that are missing, unexpected or of another shape.
     """
-    path, options = Path(path), ReadingOptions(**reading)
-    with contextlib.closing(open_file(path, key=options.key)) as file:
+    options = ReadingOptions(**reading)
+    trained = _trained(os.fspath(path), options.spec or otherwise)
+    if trained is not None:
+        path, row = trained.path, trained.row
+        options = options.otherwise(spec=row.spec, layout=row.layout)
+    path = Path(path)
+    with _opened(path, options.key) as file:
         try:
             identified = identify(
                 checked(path, file.tensors, file.metadata),
@@ -133,7 +145,60 @@ def open_weights(
         except SpecError as error:
             raise WeightsError(f"{path}: its network can't be: {error}") from error
         remarks = (*file.notes, *identified.remarks)
-        yield replace(identified, container=file.container, remarks=remarks)
+        found = replace(identified, container=file.container, remarks=remarks)
+        yield _with_trained(found, trained)
+
+
+def _trained(name: str, otherwise: SpecLike | None) -> FetchedWeights | None:
+    """The file of the trained weights that a name means; None for a path.
+
+    Raises:
+        WeightsError: The name means several, or none of this network; or it can't be fetched.
+    """
+    if Path(name).is_file() or is_folder_of_weights(Path(name)):
+        return None
+    row = find(name, None if otherwise is None else resolve(otherwise))
+    return None if row is None else fetch(row)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, key: str | None) -> Iterator[OpenFile]:
+    """Open a file; where there is none, say which names are near as well.
+
+    Raises:
+        WeightsError: It can't be read.
+    """
+    try:
+        file = open_file(path, key=key)
+    except WeightsError as error:
+        if path.exists() or str(path).lower().endswith(tuple(SUFFIXES)):
+            raise
+        near = nearest_names(str(path))
+        raise WeightsError(
+            f"{path}: no such file, and no name of trained weights: {near}"
+        ) from error
+    with contextlib.closing(file):
+        yield file
+
+
+def _with_trained(
+    identified: IdentifiedWeights, trained: FetchedWeights | None
+) -> IdentifiedWeights:
+    if trained is None:
+        return replace(identified, accompaniment=_stated_accompaniment(identified))
+    accompaniment = trained.accompaniment().fitted_to(identified.graph)
+    assumptions = (*identified.assumptions, *trained.assumptions)
+    return replace(identified, accompaniment=accompaniment, assumptions=assumptions)
+
+
+def _stated_accompaniment(identified: IdentifiedWeights) -> Accompaniment:
+    """What one of our files states to go with it."""
+    if "densespec" not in identified.metadata:
+        return NOTHING
+    try:
+        return Accompaniment.from_texts(identified.metadata).fitted_to(identified.graph)
+    except WeightsError as error:
+        raise WeightsError(f"{identified.path}: {error}") from error
 
 
 def _with_path(path: Path, error: WeightsError) -> str:

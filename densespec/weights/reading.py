@@ -108,6 +108,10 @@ class ReadingOptions(Record):
         fields = (field.name for field in dataclasses.fields(self))
         return {name: value for name in fields if (value := getattr(self, name)) is not None}
 
+    def otherwise(self, **values: Any) -> Self:
+        """Say what is not said yet."""
+        return self.replace(**(values | self.said()))
+
     @classmethod
     def taken(cls, keywords: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """Split keywords of a function into these options and the others."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import densespec
 from densespec.deploy import WeightedGraph, export
+from densespec.deploy.check_images import WidthFirst
 from densespec.deploy.formats import formats
 from densespec.errors import EngineConflict
 from densespec.network.graph import lower
+from densespec.network.initial import initial_weights
+from densespec.pretrained.accompaniment import Accompaniment
+from densespec.pretrained.preprocessing import Preprocessing
+from densespec_keras.exporting import tf_images
+from tests.strategies import tiny
 
 FORMATS_OF = {"tensorflow": ("saved-model",), "jax": ("jax-export", "mlir"), "torch": ()}
 
@@ -32,6 +40,38 @@ def test_what_the_engine_exports_takes_any_batch_and_size(
             assert done.measured is not None
             assert done.measured.difference < 2e-6
             assert len(done.measured.shapes) == 2
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    "said", [{"crop": 0.875}, {"resize": "squash"}, {"size": (24, 40)}], ids=str
+)
+def test_what_takes_images_prepares_them(
+    interpolation: str, said: dict[str, Any], engine: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    fields: dict[str, Any] = {"size": (32, 32), "interpolation": interpolation} | said
+    prepare = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), **fields)
+    labels = ("ant", "bee", "cat")
+    goes_with = Accompaniment(preprocessing=prepare, labels=labels)
+    graph = lower(tiny(classes=3, in_channels=3))
+    found = WeightedGraph(graph, initial_weights(graph, 3), accompaniment=goes_with)
+    for name in FORMATS_OF[engine]:
+        if not formats()[name].takes_images:
+            with pytest.raises(ValueError, match="can't hold it, ONNX and a SavedModel can"):
+                export(found, tmp_path / name, format=name, with_preprocessing=True)
+            continue
+        done = export(found, tmp_path / name, format=name, with_preprocessing=True)
+        assert done.measured is not None
+        assert done.measured.difference < 2e-6
+        import tensorflow as tf
+
+        loaded = tf.saved_model.load(tmp_path / name)
+        assert json.loads(loaded.labels.numpy()) == list(labels)
+        images = np.random.default_rng(0).integers(0, 256, (2, 50, 33, 3), dtype=np.uint8)
+        prepared = tf_images.prepared(images, prepare).numpy()
+        by_axes = WidthFirst(**prepare.to_dict()).batch(images, "channels_last")
+        np.testing.assert_allclose(prepared, by_axes, atol=2e-6)
 
 
 def test_a_fixed_size_and_batch_are_exported(build: Any, engine: str, tmp_path: Path) -> None:

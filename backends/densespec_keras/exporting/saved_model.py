@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from densespec.deploy.formats import ExportFormat, Loader
 from densespec.deploy.network import ExportOptions, Runner
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.pretrained.preprocessing import Preprocessing
 from densespec_keras.backend import TENSORFLOW
 from densespec_keras.exporting import built, channels_first
+from densespec_keras.exporting.tf_images import IMAGES, prepared
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
@@ -20,17 +23,29 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
 
     channels, *sizes = graph.input.shape
     wanted = tf.TensorSpec((options.batch, *sizes, channels), options.dtype, name="input")
+    run = functools.partial(model, training=False)
+    if (said := options.preprocessing) is not None:
+        wanted = tf.TensorSpec((options.batch, None, None, channels), tf.uint8, name=IMAGES)
+        run = functools.partial(_on_images, model, said)
     module = tf.Module()
     module.held = [variable.value for variable in model.variables]
-    module.serve = tf.function(lambda x: model(x, training=False), input_signature=[wanted])
+    module.serve = tf.function(run, input_signature=[wanted])
+    for name, text in options.metadata.items():
+        setattr(module, name, tf.Variable(text, trainable=False))
     tf.saved_model.save(module, path, signatures={"serving_default": module.serve})
-    return functools.partial(_load, path)
+    return functools.partial(_load, path, said is not None)
 
 
-def _load(path: Path) -> Runner:
+def _on_images(model: Any, preprocessing: Preprocessing, images: Any) -> Any:
+    return model(prepared(images, preprocessing), training=False)
+
+
+def _load(path: Path, takes_images: bool) -> Runner:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)  # to be kept: functions alone do not keep its variables
+    if takes_images:
+        return lambda images: loaded.serve(images).numpy()
     return channels_first(lambda x: loaded.serve(x))
 
 
@@ -43,5 +58,6 @@ FORMAT = ExportFormat(
     runtime="tensorflow",
     extra="tensorflow",
     layout="channels last",
+    takes_images=True,
     marker="saved_model.pb",
 )

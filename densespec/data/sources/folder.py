@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from densespec.data.augment import require_pillow
 from densespec.data.dataset import DataError, Dataset, Normalisation, Split, parted
 from densespec.errors import shown
+from densespec.installed import require_pillow
 from densespec.texts import check_regular
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")

@@ -1,0 +1,51 @@
+"""Names of classes, in the order of a network's outputs, as data."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from densespec.errors import UnknownName
+
+FOLDER = Path(__file__).with_name("label_sets")
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes of a data set.
+
+    Attributes:
+        names: What each class is called.
+        identifiers: What each is called elsewhere, such as its WordNet id; empty texts if nowhere.
+    """
+
+    names: tuple[str, ...]
+    identifiers: tuple[str, ...]
+
+
+def label_sets() -> tuple[str, ...]:
+    """List the data sets whose classes are known by name."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.tsv")))
+
+
+@functools.cache
+def label_set(name: str) -> LabelSet:
+    """Give the classes of a data set, such as ``"imagenet"``.
+
+    Raises:
+        UnknownName: There is no such set; the message suggests near names.
+    """
+    if name not in label_sets():
+        raise UnknownName("set of labels", name, label_sets())
+    lines = (FOLDER / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("\t") for line in lines if not line.startswith("#")]
+    identifiers, names = zip(*pairs, strict=True)
+    return LabelSet(names, identifiers)
+
+
+@functools.cache
+def identifiers_by_names() -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Give the identifiers of every set of labels by its names."""
+    found = map(label_set, label_sets())
+    return {labels.names: labels.identifiers for labels in found if any(labels.identifiers)}

@@ -1,0 +1,51 @@
+"""What a run leaves behind with its weights: classes, what images need, and where it started."""
+
+from __future__ import annotations
+
+import warnings
+
+from densespec.building import goes_with
+from densespec.data import Dataset
+from densespec.errors import WeightsWarning
+from densespec.network.graph import Graph
+from densespec.pretrained.accompaniment import Accompaniment, Provenance
+from densespec.pretrained.preprocessing import Preprocessing
+from densespec.weights.given import WeightsLike, opened
+
+KEPT = 7 / 8
+"""The part of each side that is kept of images that are brought to a size."""
+
+
+def bequest_of(dataset: Dataset, graph: Graph, weights: WeightsLike | None) -> Accompaniment:
+    """Say what goes with the weights of a run.
+
+    Args:
+        graph: The network at the size of the images.
+        weights: What the run starts from.
+    """
+    return Accompaniment(
+        preprocessing=_preprocessing(dataset, graph),
+        labels=dataset.classes,
+        provenance=_provenance(weights, graph),
+    ).fitted_to(graph)
+
+
+def _preprocessing(dataset: Dataset, graph: Graph) -> Preprocessing | None:
+    size = tuple(side for side in graph.input_size if side is not None)
+    if len(size) != 2:
+        return None
+    return Preprocessing(
+        mean=dataset.normalisation.mean,
+        std=dataset.normalisation.std,
+        size=size,
+        crop=1.0 if dataset.size == size else KEPT,
+    )
+
+
+def _provenance(weights: WeightsLike | None, graph: Graph) -> Provenance | None:
+    if weights is None:
+        return None
+    with warnings.catch_warnings():  # they are said where the arrays are read
+        warnings.simplefilter("ignore", WeightsWarning)
+        with opened(weights, graph.spec) as given:
+            return goes_with(weights, given).provenance
