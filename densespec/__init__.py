@@ -43,6 +43,7 @@ from densespec.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from densespec.building import build as build
+    from densespec.building import feature_maps as feature_maps
     from densespec.building import in_mode as in_mode
     from densespec.building import load_weights as load_weights
     from densespec.building import optimize as optimize
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 # Imported on first use, to keep ``import densespec`` fast.
 _LATE = {
     "build": "densespec.building",
+    "feature_maps": "densespec.building",
     "in_mode": "densespec.building",
     "load_weights": "densespec.building",
     "optimize": "densespec.building",

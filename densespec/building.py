@@ -22,7 +22,7 @@ from densespec.backends import Origin as Origin
 from densespec.errors import DensespecError, SpecError
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
-from densespec.network.graph import Pooling, freeze, lower
+from densespec.network.graph import FeatureMap, Graph, Pooling, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.pretrained.accompaniment import Accompaniment
@@ -33,6 +33,7 @@ from densespec.weights.given import (
     WeightsLike,
     accompaniment_of,
     fitted,
+    has_head_of,
     opened,
     stated_spec,
 )
@@ -54,6 +55,7 @@ def build(
     pooling: Pooling | None = None,
     classes: int | None = None,
     classifier_activation: str | None = None,
+    outputs: Sequence[str] = (),
     seed: int = 0,
     dtype: str | None = None,
     data_format: DataFormat | None = None,
@@ -78,10 +80,16 @@ def build(
         input_shape: The shape of one sample, channels included, in the model's layout; None, or a
             None in it, stands for any size. Its channels are another way to say ``in_channels``.
         pooling: The global pool of a network without a classifier, ``"avg"`` or ``"max"``.
-        classes: The number of classes; it replaces the spec's.
+        classes: The number of classes; it replaces the spec's. Weights of a network with another
+            head then give everything before it, and the head starts anew from ``seed``.
         classifier_activation: ``"softmax"`` or ``"sigmoid"`` for probabilities, ``"linear"`` for
-            logits; None takes what a weight file states, or else logits.
-        seed: The seed of the initial weights.
+            logits; None takes what a weight file states of its head, or else logits.
+        outputs: The parts whose values the model gives, as a tuple in this order, such as
+            ``("stem", "block1", "block2", "block3", "final")``: the maps that detectors and U-Nets
+            read. What comes behind the last of them is left out. Without any, and without a spec,
+            they are those that a weight file states. :func:`densespec.feature_maps`
+            tells their channels and strides.
+        seed: The seed of initial weights.
         dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
             is float64).
         data_format: The layout of the input; None takes the framework's default (PyTorch's and
@@ -96,7 +104,7 @@ def build(
         {reading}
 
     Raises:
-        UnknownName: There is no such variant, backend, mode or part.
+        UnknownName: There is no such variant, backend, mode, part or output.
         SpecError: A spec or an input shape breaks a constraint.
         PackageMissing: The framework is not installed; says what to install.
         EngineConflict: Keras already runs on another engine in this process.
@@ -112,16 +120,23 @@ def build(
     options = _with_channels(ReadingOptions(**reading), channels)
     network = None if spec is None else resolve(spec)
     with opened(weights, network, options) as given:
-        graph = lower(
-            _adapted(network or stated_spec(given), classes, options.in_channels),
+        graph = _lowered(
+            _adapted(network or stated_spec(given), classes, options),
             size,
+            given,
             include_top=include_top,
             pooling=pooling,
-            classifier_activation=_activation(classifier_activation, given, include_top),
+            activation=classifier_activation,
+            outputs=outputs or (_stated_outputs(given) if spec is None else ()),
         )
         if trainable_from is not None:
             graph = freeze(graph, trainable_from)
-        arrays = initial_weights(graph, seed) if given is None else fitted(graph, given)
+        new_head = None if classes is None else seed
+        arrays = (
+            initial_weights(graph, seed)
+            if given is None
+            else fitted(graph, given, new_head=new_head)
+        )
         kept = goes_with(weights, given).fitted_to(graph)
     origin = Origin(backend, graph, dtype, data_format, name or _label(spec), kept)
     return build_graph(origin, arrays)
@@ -232,6 +247,16 @@ def origin_of(model: Any) -> Origin:
     )
 
 
+def feature_maps(model: Any) -> tuple[FeatureMap, ...]:
+    """Say what a built model gives: the name, the channels and the stride of each value, in order.
+
+    Raises:
+        DensespecError: densespec did not build the model.
+        ModelChanged: It was changed into something that no spec says; names the part.
+    """
+    return origin_of(model).graph.feature_maps
+
+
 def read_weights(model: Any) -> Arrays:
     """Read every array of a built model as numpy, by canonical name and in canonical shape."""
     origin = origin_of(model)
@@ -268,11 +293,26 @@ def load_weights(model: Any, weights: WeightsLike, **reading: Any) -> None:
     accompanied(model, kept)
 
 
-def _activation(asked: str | None, given: GivenWeights, include_top: bool) -> str | None:
-    """What is to follow the classifier, in the words of :func:`lower`."""
-    if asked is None and include_top and isinstance(given, IdentifiedWeights):
-        return given.graph.classifier_activation
-    return None if asked == LOGITS else asked
+def _lowered(
+    spec: DenseNetSpec,
+    size: Sequence[int | None] | None,
+    given: GivenWeights,
+    *,
+    activation: str | None,
+    **ends: Any,
+) -> Graph:
+    """Lower a spec to a network that ends as it was asked for, or else as its weights state."""
+    graph = lower(
+        spec, size, classifier_activation=None if activation == LOGITS else activation, **ends
+    )
+    stated = given.graph.classifier_activation if isinstance(given, IdentifiedWeights) else None
+    if activation or not stated or not graph.has_classifier or not has_head_of(graph, given):
+        return graph
+    return lower(spec, size, classifier_activation=stated, **ends)
+
+
+def _stated_outputs(given: GivenWeights) -> tuple[str, ...]:
+    return given.graph.outputs if isinstance(given, IdentifiedWeights) else ()
 
 
 def _split_shape(
@@ -306,7 +346,6 @@ def _label(spec: SpecLike | None) -> str:
     return "densenet" if spec is None or isinstance(spec, DenseNetSpec) else Path(spec).stem
 
 
-def _adapted(spec: DenseNetSpec, classes: int | None, channels: int | None) -> DenseNetSpec:
-    changes = {"classes": classes, "in_channels": channels}
-    changes = {field: value for field, value in changes.items() if value is not None}
+def _adapted(spec: DenseNetSpec, classes: int | None, reading: ReadingOptions) -> DenseNetSpec:
+    changes = reading.of_network() | ({} if classes is None else {"classes": classes})
     return spec.replace(**changes) if changes else spec

@@ -102,6 +102,7 @@ def from_pretrained(
             activation = found.graph.classifier_activation
             build_options.setdefault("classifier_activation", activation)
         build_options.setdefault("name", found.variant)
+        build_options.setdefault("outputs", found.graph.outputs)
         model = build(found.spec, backend=backend, weights=found.arrays(), **build_options)
         return accompanied(model, _all_stated(found.accompaniment, config))
 

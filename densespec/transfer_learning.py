@@ -54,8 +54,7 @@ def transfer(
     trained = None if spec is None else resolve(spec)
     with opened(weights, trained, reading) as given:
         network = (trained or stated_spec(given)).replace(classes=classes, head_units=head_units)
-        if reading.in_channels is not None:
-            network = network.replace(in_channels=reading.in_channels)
+        network = network.replace(**reading.of_network())
         arrays = initial_weights(lower(network), seed)
         arrays |= fitted(lower(network, include_top=False), given)
         kept = goes_with(weights, given)

@@ -80,7 +80,7 @@ DATA: list[tuple[str, Act, Act]] = [
     ),
     ("number the labels from 0", lambda _: of(y=Y + 2**40), lambda _: of(y=Y)),
     (
-        "use spec.replace(in_channels=3)",
+        "or spec.replace(in_channels=3)",
         lambda _: fits(of(), tiny(in_channels=1)),
         lambda _: fits(of(), tiny(in_channels=1).replace(in_channels=3)),
     ),
@@ -103,7 +103,14 @@ DATA: list[tuple[str, Act, Act]] = [
 
 TRAINING: list[tuple[str, Act, Act]] = [
     (
-        "use spec.replace(in_channels=3)",
+        "use --in-channels 3",
+        lambda path: trained(path, spec=tiny(in_channels=1), weights=_saved(path, in_channels=1)),
+        lambda path: trained(
+            path, spec=tiny(in_channels=1), weights=_saved(path, in_channels=1), in_channels=3
+        ),
+    ),
+    (
+        "or spec.replace(in_channels=3)",
         lambda path: trained(path, spec=tiny(in_channels=1), weights=_saved(path, in_channels=1)),
         lambda path: trained(
             path,

@@ -310,6 +310,19 @@ def test_weights_are_saved_and_loaded(small: Path, tmp_path: Path) -> None:
         assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
 
 
+def test_weights_are_fitted_to_other_classes_and_channels_and_notes_say_so(
+    small: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.safetensors"
+    output("build", small, "--backend", "numpy", "--save", path)
+    words = ("--weights", path, "--classes", "9", "--in-channels", "1", "--input", "1x32x32")
+    result = run("build", small, "--backend", "numpy", *words, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["input"] == [1, 32, 32]
+    notes = [line for line in result.stderr.splitlines() if "note: " in line]
+    assert ["is summed for 1" in notes[0], "the head is new" in notes[1]] == [True, True]
+
+
 def test_a_dtype_reaches_the_backend(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     output("build", small, "--backend", "numpy", "--dtype", "float32", "--save", path)

@@ -536,7 +536,7 @@ def test_the_command_prints_json(net: Path, tmp_path: Path) -> None:
         "prepares_images": False,
         "optimized": False,
         "input": [2, 3, 32, 48],
-        "output": [2, 20, 4, 6],
+        "outputs": [{"name": "final.relu", "shape": [2, 20, 4, 6]}],
         "difference": None,
         "checked_on": None,
         "unchecked": None,

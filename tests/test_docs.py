@@ -126,3 +126,12 @@ def test_links_lead_somewhere(page: str) -> None:
         target = (DOCS / (name or page)).read_text(encoding="utf-8")
         headings = re.findall(r"^#+ (.*)$", target, re.M)
         assert not anchor or anchor in {h.lower().replace(" ", "-") for h in headings}, link
+
+
+@pytest.mark.parametrize("example", range(2))
+def test_the_examples_of_feature_maps_run(example: int) -> None:
+    examples = _blocks((DOCS / "features.md").read_text(encoding="utf-8"), "python")
+    assert len(examples) == 2
+    names: dict[str, Any] = {}
+    exec(examples[0].partition("PYRAMID")[0], names)
+    exec(examples[example], names)

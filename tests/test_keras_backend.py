@@ -67,6 +67,11 @@ def test_what_is_not_finite_stays_so_layer_by_layer(engine: str) -> None:
 
 
 @every_engine
+def test_outputs_are_values_of_the_network(engine: str) -> None:
+    run_checks(engine, "outputs")
+
+
+@every_engine
 def test_float64_is_float64(engine: str) -> None:
     run_checks(engine, "float64", JAX_ENABLE_X64="1")
 

@@ -17,9 +17,11 @@ import pytest
 import densespec
 from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
+from densespec.errors import WeightsWarning
 from densespec.network.graph import Graph, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.weights.checkpoint import TrainingState, read_checkpoint, write_checkpoint
+from tests.strategies import tiny
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 lightning = pytest.importorskip("lightning", reason="Lightning is not installed")
@@ -266,6 +268,26 @@ def test_densenet161_with_a_new_classifier_trains_only_that() -> None:
     assert trainable == ["model.classifier.weight", "model.classifier.bias"]
     assert module.model.classifier.in_features == 2208
     assert sum(len(group["params"]) for group in module._new_optimizer().param_groups) == 2
+
+
+def test_weights_of_a_network_with_another_head_start_a_new_one(tmp_path: Path) -> None:
+    """What docs/pytorch.md does with torchvision's file of DenseNet-161, on a small network."""
+    spec = tiny(stem_kernel=7, stem_stride=2, stem_pool=3, bottleneck_width=4, classes=7)
+    theirs = densespec.build(spec, backend="torch.nn", seed=3)
+    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+    with pytest.warns(WeightsWarning, match="the head is new"):
+        module = DenseNetModule(
+            spec,
+            RECIPE.replace(layer_rates={}),
+            classes=10,
+            trainable_from="classifier",
+            weights=tmp_path / "net.pth",
+        )
+    trainable = [name for name, p in module.named_parameters() if p.requires_grad]
+    assert trainable == ["model.classifier.weight", "model.classifier.bias"]
+    assert module.model.classifier.out_features == 10
+    ours, kept = module.model.features.state_dict(), theirs.features.state_dict()
+    assert all(torch.equal(ours[name], kept[name].to(ours[name].dtype)) for name in kept)
 
 
 # Any module

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import densespec
-from densespec.errors import UnknownName, WeightsError
+from densespec.errors import UnknownName, WeightsError, WeightsWarning
 from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from tests.strategies import tiny
@@ -85,6 +86,53 @@ def test_training_may_go_on_from_another_part(trained: Path) -> None:
     assert model.densespec.graph.trainable_from == "classifier"  # type: ignore[attr-defined]
     for name, array in densespec.read_weights(model).items():
         np.testing.assert_array_equal(densespec.read_weights(finer)[name], array)
+
+
+# A new head by ``classes`` alone
+
+
+@pytest.mark.parametrize("form", ["a file", "arrays", "a model"])
+def test_other_classes_start_a_new_head_and_keep_the_rest(trained: Path, form: str) -> None:
+    model = densespec.build(backend="numpy", weights=trained)
+    weights = {"a file": trained, "arrays": densespec.read_weights(model), "a model": model}[form]
+    spec = SPEC.replace(classes=3)
+    with pytest.warns(WeightsWarning, match=r"head is new, since .*: classifier\.kernel, class"):
+        new = densespec.build(SPEC, backend="numpy", weights=weights, classes=3, seed=9)
+    fresh = initial_weights(lower(spec), 9)
+    body = densespec.build(SPEC, backend="numpy", weights=trained, include_top=False)
+    for name, array in densespec.read_weights(new).items():
+        kept = densespec.read_weights(body).get(name, fresh[name])
+        np.testing.assert_array_equal(array, kept)
+
+
+def test_weights_without_a_classifier_get_one_of_as_many_classes_as_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    headless = densespec.build(SPEC, backend="numpy", include_top=False)
+    densespec.save(headless, tmp_path / "body.safetensors")
+    with pytest.warns(WeightsWarning, match="the head is new"):
+        model = densespec.build(backend="numpy", weights=tmp_path / "body.safetensors", classes=3)
+    assert model.densespec.graph.output.channels == 3
+
+
+def test_as_many_classes_as_the_weights_have_keep_their_head(trained: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = densespec.build(backend="numpy", weights=trained, classes=7)
+    kept = initial_weights(lower(SPEC), 5)["classifier.kernel"]
+    np.testing.assert_array_equal(densespec.read_weights(model)["classifier.kernel"], kept)
+
+
+def test_a_new_head_gives_logits_whatever_followed_the_old_one() -> None:
+    old = densespec.build(SPEC, backend="numpy", classifier_activation="softmax")
+    with pytest.warns(WeightsWarning):
+        model = densespec.build(backend="numpy", weights=old, classes=3)
+    assert model.densespec.graph.gives_logits
+
+
+def test_another_spec_is_no_wish_for_a_new_head(trained: Path) -> None:
+    with pytest.raises(WeightsError, match=r"classes is 7 there, but 3 here; .*classes=3\) and"):
+        densespec.build(SPEC.replace(classes=3), backend="numpy", weights=trained)
 
 
 def test_an_unknown_part_is_refused(trained: Path) -> None:

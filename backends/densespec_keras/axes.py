@@ -1,10 +1,13 @@
-"""The order of axes of numpy arrays, whatever the engine."""
+"""The order of axes, whatever the engine: of numpy arrays, and what turns it within models."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from densespec.backends import DataFormat
+
+TO_CHANNELS_LAST = "to_channels_last"
+TO_CHANNELS_FIRST = "to_channels_first"
 
 
 def laid_out(x: np.ndarray, data_format: DataFormat) -> np.ndarray:

@@ -11,13 +11,11 @@ import numpy as np
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.densespec_keras import layer_name
+from densespec_keras.axes import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from densespec_keras.layers import BatchNormalization, BiasedSynchronised, Dropout
 from densespec_keras.variables import initializers
 
 Apply = Callable[[Any], Any]
-
-TO_CHANNELS_LAST = "to_channels_last"
-TO_CHANNELS_FIRST = "to_channels_first"
 
 
 class Emitter:
@@ -102,11 +100,15 @@ class Emitter:
             else:
                 apply = self._emit(node)
                 values[node.name] = apply(inputs[0] if len(inputs) == 1 else inputs)
-        y = values[self.graph.output.name]
-        if permuted and len(self.graph.output.shape) > 1:
-            order = (dims + 1, *range(1, dims + 1))
-            y = self._layer(keras.layers.Permute, TO_CHANNELS_FIRST, order)(y)
-        return y
+        given = tuple(self._outer(node, values[node.name]) for node in self.graph.given)
+        return given if self.graph.outputs else given[0]
+
+    def _outer(self, node: Node, y: Any) -> Any:
+        """Lay out a value as the model gives it."""
+        if self.data_format == self.inner_format or len(node.shape) == 1:
+            return y
+        order = (self._dims + 1, *range(1, self._dims + 1))
+        return self._layer(keras.layers.Permute, TO_CHANNELS_FIRST, order)(y)
 
     def _layer(self, kind: Any, name: str, *args: Any, **config: Any) -> Any:
         if name not in self._layers:

@@ -6,7 +6,7 @@ such as another ``call`` of a layer, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,9 @@ import keras
 from densespec.errors import ModelChanged, SpecError, WeightsError, shown
 from densespec.network.graph import Graph, Node, freeze, lower
 from densespec.weights.layouts.densespec_keras import layer_name
-from densespec.weights.stated.keras_network import StatedGraph, graph_of_entry
+from densespec.weights.stated.keras_network import StatedGraph, graph_of_entry, layers_of_entry
 from densespec.weights.stated.network import StatedOtherwise
+from densespec_keras.axes import TO_CHANNELS_FIRST
 
 SETTINGS = (
     "activation",
@@ -64,6 +65,9 @@ def graph_of(model: Any, graph: Graph) -> Graph:
         ModelChanged: A layer is not what any spec says.
     """
     try:
+        if graph.outputs:
+            _layers_as_built(model, graph)
+            return graph
         now = stated_graph(model).graph
     except (WeightsError, SpecError) as error:
         raise _changed(error, model, graph) from error
@@ -79,10 +83,38 @@ def stated_graph(model: Any) -> StatedGraph:
         StatedOtherwise: No spec says what a layer computes; names it.
         WeightsError: It is no network of densespec's kind.
     """
+    _check_parts(model)
+    return graph_of_entry({"class_name": _class_of(model), "config": model.get_config()})
+
+
+def _check_parts(model: Any) -> None:
     for part in (model, *leaves(model)):
         if problem := _hidden_change(part):
             raise StatedOtherwise(f"{part.name} {problem}, which no spec can say", part.name)
-    return graph_of_entry({"class_name": _class_of(model), "config": model.get_config()})
+
+
+def paths_of(model: Any, graph: Graph) -> Mapping[str, str]:
+    """Give the paths of the layers that compute the nodes of a model's graph, by their names.
+
+    Raises:
+        WeightsError: As for :func:`stated_graph`.
+    """
+    return _layers_as_built(model, graph) if graph.outputs else stated_graph(model).layers
+
+
+def _layers_as_built(model: Any, graph: Graph) -> Mapping[str, str]:
+    """Find the layers of a model with outputs: it has to be what it was built of, since a part of a
+    network tells no spec.
+
+    Raises:
+        WeightsError: It is not; names the layer.
+    """
+    _check_parts(model)
+    config = model.get_config()
+    layers = [entry for entry in config["layers"] if entry["name"] != TO_CHANNELS_FIRST]
+    last = [[layer_name(graph.output.name), 0, 0]]
+    parts = {"layers": layers, "output_layers": last}
+    return layers_of_entry({"class_name": _class_of(model), "config": config | parts}, graph)
 
 
 def layers_of(model: Any, graph: Graph) -> dict[str, Any]:
@@ -92,7 +124,7 @@ def layers_of(model: Any, graph: Graph) -> dict[str, Any]:
     found = {node.name: named.get(layer_name(node.name)) for node in nodes}
     if all(_fits(found[node.name], node) for node in nodes):
         return found
-    paths = stated_graph(model).layers
+    paths = paths_of(model, graph)
     return {node.name: layer_at(model, paths[node.name]) for node in nodes}
 
 

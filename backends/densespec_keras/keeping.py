@@ -10,7 +10,7 @@ import keras
 
 from densespec.network.graph import Graph
 from densespec.weights.layouts.densespec_keras import layer_name
-from densespec_keras.inspecting import layer_at, leaves, stated_graph
+from densespec_keras.inspecting import layer_at, leaves, paths_of
 
 
 def policy_of(model: Any) -> Any:
@@ -66,5 +66,5 @@ def keep_state(model: Any, source: Any, graph: Graph, *, trainable: bool) -> Non
 
 def _layers_of(model: Any, graph: Graph) -> dict[str, Any]:
     """Give the layers that compute nodes, by the names of those; the input does not."""
-    paths = stated_graph(model).layers
+    paths = paths_of(model, graph)
     return {node.name: layer_at(model, paths[node.name]) for node in graph.nodes[1:]}

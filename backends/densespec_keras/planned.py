@@ -21,7 +21,7 @@ from densespec.network import ops
 from densespec.network.graph import Graph, Node, without
 from densespec.network.steps import Block, Convolution, NormRelu, Step, Unit, steps
 from densespec.weights.layouts.densespec_keras import layer_name
-from densespec_keras.emitter import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
+from densespec_keras.axes import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from densespec_keras.inspecting import settings_of, stated_graph
 from densespec_keras.kernels import FeatureMaps, NormOperands, UnitOperands, load
 from densespec_keras.layers import move_statistics, require_several
@@ -56,9 +56,12 @@ class Planned(keras.Model):
     def is_fused(self) -> bool:
         """Whether the engine's kernels compute what the layers do.
 
-        Mixed precision casts between layers, synchronised norms meet other replicas, and layers
-        that a user has changed compute something else: such models run layer by layer.
+        Mixed precision casts between layers, synchronised norms meet other replicas, layers that a
+        user has changed compute something else, and of several outputs a file does not tell which
+        they are: such models run layer by layer.
         """
+        if self.graph is None and len(self.outputs) > 1:
+            return False
         layers = self.layers
         policies = [layer.dtype_policy for layer in (self, *layers)]
         if any(policy.compute_dtype != policy.variable_dtype for policy in policies):
@@ -147,14 +150,20 @@ class _Evaluation:
         if TO_CHANNELS_LAST in self._layers:
             x = self._layers[TO_CHANNELS_LAST](x)
         values, features = {self._graph.input.name: x}, FeatureMaps(x)
+        of_stages = {}
         for step in self._steps():
             features = self._do(step, features)
-            values[step.output.name] = features.x
+            values[step.output.name] = of_stages[step.output.stage] = features.x
         if self._model.shown is not None:
             return {name: values[name] for name in self._model.shown if name in values}
-        if TO_CHANNELS_FIRST in self._layers:
-            return self._layers[TO_CHANNELS_FIRST](features.x)
-        return features.x
+        if self._graph.outputs:
+            return tuple(self._outer(of_stages[name]) for name in self._graph.outputs)
+        return self._outer(features.x)
+
+    def _outer(self, y: Any) -> Any:
+        """Lay out a value as the model gives it."""
+        permuted = TO_CHANNELS_FIRST in self._layers and len(y.shape) > 2
+        return self._layers[TO_CHANNELS_FIRST](y) if permuted else y
 
     def _steps(self) -> tuple[Step, ...]:
         idle = (node.name for node in self._graph.nodes_of(ops.Dropout) if not self._drops(node))

@@ -13,7 +13,8 @@ from densespec.backends import DataFormat
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.weights.layouts.densespec_keras import layer_name
-from densespec_keras.emitter import TO_CHANNELS_LAST, kind_of
+from densespec_keras.axes import TO_CHANNELS_LAST
+from densespec_keras.emitter import kind_of
 from densespec_keras.inspecting import leaves
 from densespec_keras.variables import to_numpy
 
@@ -66,6 +67,14 @@ def forward(model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arr
     """Outputs of the named nodes in inference mode, of those that the model really computes."""
     formats = formats_of(model)
     x = as_input(x, formats.outer, precision_of(model))
+    given = [node.name for node in graph.given]
+    if set(given).issuperset(taps):
+        y = keras.tree.flatten(model.predict_on_batch(x))
+        return {
+            name: np.ascontiguousarray(channels_first(to_numpy(value), formats.outer))
+            for name, value in zip(given, y, strict=True)
+            if name in taps
+        }
     values = _showing(model, graph, taps).predict_on_batch(x)
     return {
         name: np.ascontiguousarray(channels_first(to_numpy(value), formats.inner))
@@ -81,7 +90,8 @@ def _showing(model: Any, graph: Graph, taps: Sequence[str]) -> Any:
     named = {layer.name: layer for layer in model.layers}
     outputs = {name: named[layer_name(name)].output for name in taps if layer_name(name) in named}
     if len(graph.output.shape) == 1 and graph.output.name in taps:
-        outputs[graph.output.name] = model.outputs[0]
+        given = [node.name for node in graph.given]
+        outputs[graph.output.name] = model.outputs[given.index(graph.output.name)]
     if (kind := kind_of(model)) is not keras.Model and model.is_fused():
         showing = kind(model.inputs, model.outputs)
         showing.follow(model.planned(), model.settings)

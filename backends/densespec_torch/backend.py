@@ -116,13 +116,15 @@ class TorchBackend:
         values: dict[str, Tensor] = {}
         with contextlib.ExitStack() as stack, torch.no_grad():
             stack.enter_context(mode(model.modules(), training=False))
-            for name in {*taps} - {graph.output.name}:
+            given = [node.name for node in graph.given]
+            for name in {*taps} - {*given}:
                 module = model.get_submodule(module_path(name))
                 handle = module.register_forward_hook(
                     lambda _module, _inputs, y, name=name: values.__setitem__(name, y)
                 )
                 stack.callback(handle.remove)
-            values[graph.output.name] = model(like(x, model))
+            y = model(like(x, model))
+            values.update(zip(given, y if graph.outputs else (y,), strict=True))
         return {name: to_numpy(values[name]) for name in taps}
 
     def trainer(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> TorchTrainer:

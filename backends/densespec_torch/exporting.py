@@ -73,13 +73,14 @@ def _last_map(graph: Graph, size: int) -> tuple[int | None, ...]:
 
 def _load(path: Path) -> Runner:
     import torch
+    from torch.utils._pytree import tree_leaves
 
     with path.open("rb") as file:
         module = torch.export.load(file).module()
 
-    def run(x: np.ndarray) -> np.ndarray:
+    def run(x: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
-            return module(torch.from_numpy(x)).numpy()
+            return [y.numpy() for y in tree_leaves(module(torch.from_numpy(x)))]
 
     return run
 

@@ -63,18 +63,34 @@ class PreparedDenseNet(nn.Module):
             )
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         if _transformed(x):
-            original: Tensor = self._original[0](x)
-            return original
+            return self._original[0](x)
         self._original[0].check_size(x.shape)
         program = self.program()
         program.check_type(x)
-        return program.run(x, ())[program.output]
+        return program.given(x)
+
+    @property
+    def num_features(self) -> int:
+        """The number of channels that :meth:`forward_features` gives."""
+        return self._original[0].num_features
+
+    def forward_features(self, x: Tensor) -> Any:
+        """Compute the feature map by the modules of the network; see :class:`DenseNet`."""
+        return self._original[0].forward_features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
+        """Compute what the network gives from its feature map; see :class:`DenseNet`."""
+        return self._original[0].forward_head(x, pre_logits)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Refuse another classifier."""
+        _refuse("classifier")
 
     def values(self, x: Tensor, names: Sequence[str]) -> Values:
         """Compute the values of those of the named nodes that the program computes."""
-        return self.program().run(x, names, whole=True)
+        return self.program().run(x, names)
 
     def program(self) -> Program:
         """Give the program, which is made when it is first needed."""
@@ -213,5 +229,5 @@ class Folded(nn.Module):
             self.register_buffer(name.replace(".", "_"), tensor)
         self.train(False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._program.run(x, ())[self._program.output]
+    def forward(self, x: Tensor) -> Any:
+        return self._program.given(x)

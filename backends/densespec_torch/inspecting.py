@@ -62,18 +62,14 @@ def keys_of(model: nn.Module, graph: Graph) -> dict[str, str]:
 def _restated(model: nn.Module, graph: Graph) -> Graph:
     """Lower the graph anew, with the numbers that the modules have."""
     spec = graph.spec.replace(**_numbers(model, graph))
-    options: dict[str, Any] = {
-        "include_top": graph.has_classifier,
-        "pooling": graph.pooling,
-        "classifier_activation": graph.classifier_activation,
-    }
+    options = graph.ends
     if graph.has_classifier:
         spec, options = _with_head(model, spec, options)
     elif isinstance(pool := getattr(model, "global_pool", None), nn.Module) and graph.pooling:
         options["pooling"] = _kind_of(pool) or graph.pooling
     now = lower(spec, graph.input_size, **options)
     frozen = {node.name for node in graph.nodes if node.frozen}
-    return Graph(now.spec, tuple(replace(n, frozen=n.name in frozen) for n in now.nodes))
+    return replace(now, nodes=tuple(replace(n, frozen=n.name in frozen) for n in now.nodes))
 
 
 def _kind_of(pool: nn.Module) -> Pooling | None:
@@ -113,7 +109,8 @@ def _with_head(
     """Read the head from its modules; one that no spec can say is left to the comparison."""
     leaves = [module for _, module in _head(model)]
     if not leaves and isinstance(_found(model, CLASSIFIER), nn.Identity) and not spec.head_units:
-        return spec, {"include_top": False, "pooling": "avg", "classifier_activation": None}
+        ends = {"include_top": False, "pooling": "avg", "classifier_activation": None}
+        return spec, options | ends
     activation = _ACTIVATIONS.get(type(leaves[-1])) if leaves else None
     linear = leaves[:-1] if activation else leaves
     pattern = [nn.ReLU if place % 2 else nn.Linear for place in range(len(linear))]

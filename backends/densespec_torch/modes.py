@@ -6,7 +6,7 @@ Where a dense block can be fused, it and the norm after it are computed as one f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,14 +70,18 @@ class Features(Part):
         self._places = {node.name: tuple(path[depth:]) for path, node in members}
         own = Graph(graph.spec, (graph.input, *(node for _, node in members)))
         chain = steps(own, batch=lambda norm: not norm.frozen)
-        self._turns = tuple(_turns(chain, lambda node: self._places[node.name][0]))
+        given = self._gives if graph.outputs else ()
+        self._turns = tuple(_turns(chain, lambda node: self._places[node.name][0], given))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = x.to(memory_format=_LAYOUT.get(x.dim(), torch.preserve_format))
         trains = self.training and not torch.compiler.is_exporting()
+        values = {}
         for turn in self._turns:
             x = self._trained(turn, x) if trains else self._inferred(turn, x)
-        return x
+            if turn.gives in self._gives:
+                values[turn.gives] = x
+        return self._result(values)
 
     def _trained(self, turn: _Turn, x: Tensor) -> Tensor:
         fused = turn.fused(self._built) if _can_fuse(x) else None
@@ -146,10 +150,12 @@ class _Turn:
     """Children of the network that run one after another.
 
     Attributes:
+        gives: The name of the node whose value they give.
         transition: If the last child is a transition, its nodes, the pool before the convolution.
     """
 
     children: tuple[str, ...]
+    gives: str
     transition: tuple[Node, ...] = ()
 
     def fused(self, built: Built) -> BlockModules | PoolModules | None:
@@ -203,16 +209,19 @@ def _unit(unit: Unit, modules: Mapping[str, Any]) -> UnitModules:
     return UnitModules(modules[unit.norm.name], modules[unit.conv.name], dropout)
 
 
-def _turns(chain: Sequence[Step], child: Callable[[Node], str]) -> Iterator[_Turn]:
-    """Cut steps at the ends of children, and there too where two children are fused.
+def _turns(
+    chain: Sequence[Step], child: Callable[[Node], str], given: Collection[str]
+) -> Iterator[_Turn]:
+    """Cut steps at the ends of children, but not where two children are fused.
 
     Args:
         child: Tells in which child a node is.
+        given: The names of nodes whose values are given, and so are not fused away.
     """
     rest = list(chain)
     while rest:
         taken = [rest.pop(0)]
-        if rest and _fuse(taken[0], rest[0]):
+        if rest and taken[0].output.name not in given and _fuse(taken[0], rest[0]):
             taken.append(rest.pop(0))
         while rest and child(rest[0].nodes[0]) == child(taken[-1].output):
             taken.append(rest.pop(0))
@@ -228,13 +237,14 @@ def _fuse(step: Step, behind: Step) -> bool:
 
 
 def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
+    gives = taken[-1].output.name
     match taken:
         case [Block() as block, *behind]:
             order = _transition(behind)
-            return _BlockTurn(children, order, block=block, behind=tuple(behind))
+            return _BlockTurn(children, gives, order, block=block, behind=tuple(behind))
         case [NormRelu(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
-            return _PoolTurn(children, norm=norm, relu=relu, pool=pool)
-    return _Turn(children)
+            return _PoolTurn(children, gives, norm=norm, relu=relu, pool=pool)
+    return _Turn(children, gives)
 
 
 def _transition(behind: Sequence[Step]) -> tuple[Node, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.torch_names import module_path
+from densespec_torch.heads import WithHead
 from densespec_torch.layers import Concat, emit
 from densespec_torch.norms import SynchronisedNorm
 from densespec_torch.scripting import require_scriptable, require_size
@@ -23,16 +25,18 @@ Placed = Sequence[tuple[list[str], Node]]
 
 @dataclass(frozen=True)
 class _Child:
-    """A child: it reads values by name and gives one, after which some are needed no more."""
+    """A child: it reads values by name and gives some, after which others are needed no more."""
 
     name: str
     reads: tuple[str, ...]
-    gives: str
+    gives: tuple[str, ...]
     spent: tuple[str, ...]
 
 
 class Part(nn.Module):
-    """A part of the network with one input and one output, such as a dense block or a layer.
+    """A part of the network with one input, such as a dense block or a layer.
+
+    It gives one value, or a tuple of those within it that the network gives, and of its last.
 
     Args:
         graph: The network.
@@ -42,7 +46,8 @@ class Part(nn.Module):
 
     def __init__(self, graph: Graph, placed: Placed, depth: int) -> None:
         super().__init__()
-        reads: list[tuple[str, tuple[str, ...], str]] = []
+        outputs = {node.name for node in graph.given} if graph.outputs else set[str]()
+        children: list[_Child] = []
         for child, group in itertools.groupby(placed, key=lambda item: item[0][depth]):
             members = list(group)
             path, last = members[-1]
@@ -51,9 +56,11 @@ class Part(nn.Module):
             self.add_module(child, module)
             inner = {node.name for _, node in members}
             outer = dict.fromkeys(n for _, node in members for n in node.inputs if n not in inner)
-            reads.append((child, tuple(outer), last.name))
-        self._entry = reads[0][1][0]
-        self._children = _with_lifetimes(reads)
+            gives = _given(members, outputs)
+            children.append(_Child(child, tuple(outer), gives, ()))
+        self._entry = children[0].reads[0]
+        self._gives = _given(placed, outputs)
+        self._children = _with_lifetimes(children, self._gives)
 
     def _nested(self, graph: Graph, name: str, members: Placed, depth: int) -> Part:
         """Make a child that is a part itself."""
@@ -66,6 +73,32 @@ class Part(nn.Module):
             module = SynchronisedNorm.of(norm, module.process_group)
         super().add_module(name, module)
 
+    # What an ``nn.Sequential`` has
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return self.children()
+
+    def __getitem__(self, place: int | slice) -> nn.Module:
+        """Give a child by its number, or several that run one after another as an
+        ``nn.Sequential`` of the same modules.
+
+        Raises:
+            TypeError: Those do not run one after another: each reads what others gave.
+        """
+        if not isinstance(place, slice):
+            return list(self.children())[place]
+        chosen = self._children[place]
+        for before, child in itertools.pairwise(chosen):
+            if child.reads != before.gives:
+                raise TypeError(
+                    f"{child.name} does not read what {before.name} gives alone, so that these "
+                    "are no nn.Sequential: take one by its number"
+                )
+        return nn.Sequential(OrderedDict((c.name, self.get_submodule(c.name)) for c in chosen))
+
     def __prepare_scriptable__(self) -> Any:
         """Give what ``torch.jit.script`` compiles in the place of this module.
 
@@ -77,14 +110,15 @@ class Part(nn.Module):
         graph = fx.Graph()
         x = graph.placeholder("x")
         self._written_before(graph, x)
-        graph.output(self.written(graph, x, ""))
+        graph.output(self._result(self.written(graph, x, "")))
         return fx.GraphModule(self, graph)
 
     def _written_before(self, graph: fx.Graph, x: fx.Node) -> None:
         """Write out what comes before the children."""
 
-    def written(self, graph: fx.Graph, x: fx.Node, prefix: str) -> fx.Node:
-        """Write the calls of all modules into a graph of calls, and give the last one.
+    def written(self, graph: fx.Graph, x: fx.Node, prefix: str) -> dict[str, fx.Node]:
+        """Write the calls of all modules into a graph of calls, and give those by name whose values
+        the part gives.
 
         Args:
             x: What gives the input.
@@ -94,35 +128,50 @@ class Part(nn.Module):
         for child in self._children:
             module, inputs = self._modules[child.name], [values[name] for name in child.reads]
             if isinstance(module, Part):
-                x = module.written(graph, inputs[0], f"{prefix}{child.name}.")
+                values |= module.written(graph, inputs[0], f"{prefix}{child.name}.")
             elif isinstance(module, Concat):
-                x = graph.call_function(torch.cat, (inputs, 1))
+                values[child.gives[0]] = graph.call_function(torch.cat, (inputs, 1))
             else:
                 require_scriptable(f"{prefix}{child.name}", module)
-                x = graph.call_module(f"{prefix}{child.name}", tuple(inputs))
-            values[child.gives] = x
-        return x
+                called = graph.call_module(f"{prefix}{child.name}", tuple(inputs))
+                values[child.gives[0]] = called
+        return {name: values[name] for name in self._gives}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         values = {self._entry: x}
         for child in self._children:
-            x = self._modules[child.name](*[values[name] for name in child.reads])  # type: ignore[misc]
+            y = self._modules[child.name](*[values[name] for name in child.reads])  # type: ignore[misc]
             for name in child.spent:
                 del values[name]
-            values[child.gives] = x
-        return x
+            values.update(zip(child.gives, y if len(child.gives) > 1 else (y,), strict=True))
+        return self._result(values)
+
+    def _result(self, values: Mapping[str, Any]) -> Any:
+        """Give what the part gives, of values by name."""
+        given = tuple(values[name] for name in self._gives)
+        return given if len(given) > 1 else given[0]
 
 
-def _with_lifetimes(reads: Sequence[tuple[str, tuple[str, ...], str]]) -> tuple[_Child, ...]:
-    last_reader = {name: child for child, names, _ in reads for name in names}
+def _given(placed: Placed, outputs: Collection[str]) -> tuple[str, ...]:
+    """Name the nodes of a part whose values it gives: the network's outputs, and its last one."""
+    names = [node.name for _, node in placed]
+    return tuple(name for name in names if name in outputs or name == names[-1])
+
+
+def _with_lifetimes(children: Sequence[_Child], kept: Collection[str]) -> tuple[_Child, ...]:
+    last_reader = {name: child.name for child in children for name in child.reads}
     return tuple(
-        _Child(child, names, gives, tuple(n for n in names if last_reader[n] == child))
-        for child, names, gives in reads
+        replace(
+            child,
+            spent=tuple(n for n in child.reads if last_reader[n] == child.name and n not in kept),
+        )
+        for child in children
     )
 
 
-class DenseNet(Part):
-    """A DenseNet as a plain module, which takes (batch, channels, *spatial) to logits or features.
+class DenseNet(Part, WithHead):
+    """A DenseNet as a plain module, which takes (batch, channels, *spatial) to logits or features,
+    or to a tuple of the outputs that it was built with.
 
     Module names are torchvision's, such as ``features.denseblock1.denselayer1.norm1``.
     """
@@ -131,10 +180,18 @@ class DenseNet(Part):
         placed = [(module_path(node.name).split("."), node) for node in graph.nodes[1:]]
         super().__init__(graph, placed, 0)
         self._sizes = graph.input_size
+        self.know_head(graph)
+        self._outputs = tuple(node.name for node in graph.given) if graph.outputs else ()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         self.check_size(x.shape)
         return super().forward(x)
+
+    def _result(self, values: Mapping[str, Any]) -> Any:
+        """Give the outputs in the order that was asked for, if any was."""
+        if self._outputs:
+            return tuple(values[name] for name in self._outputs)
+        return super()._result(values)
 
     def _written_before(self, graph: fx.Graph, x: fx.Node) -> None:
         if any(self._sizes):

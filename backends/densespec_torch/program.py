@@ -87,6 +87,11 @@ class _Segment:
         """The name of the node whose value leaves the segment."""
         return self.instructions[-1].name
 
+    @property
+    def names(self) -> set[str]:
+        """The names of the nodes whose values it computes."""
+        return {instruction.name for instruction in self.instructions}
+
 
 class Program:
     """A network rewritten for inference and its arrays, ready to run.
@@ -118,10 +123,11 @@ class Program:
         self._segments = tuple(map(self._segment, _cut_before_blocks(self._graph)))
         self._chunks = functools.lru_cache(maxsize=8)(self._samples_at_a_time)
 
-    @property
-    def output(self) -> str:
-        """The name of the node whose value the program gives."""
-        return self._segments[-1].gives
+    def given(self, x: Tensor) -> Any:
+        """Compute what the network gives: a value, or a tuple of its outputs."""
+        names = [node.name for node in self._graph.given]
+        values = self.run(x, names)
+        return tuple(values[name] for name in names) if self._graph.outputs else values[names[0]]
 
     def check_type(self, x: Tensor) -> None:
         """Check that an input has the type of the network's arrays and is on their device.
@@ -135,33 +141,35 @@ class Program:
                 f"inference, is {self._like.dtype} on {self._like.device}: move one of them by .to"
             )
 
-    def run(self, x: Tensor, names: Sequence[str], *, whole: bool = False) -> Values:
-        """Compute the output and those of the named nodes that the program computes.
+    def run(self, x: Tensor, names: Sequence[str]) -> Values:
+        """Compute the values of those of the named nodes that the program computes.
 
         Args:
             x: (batch, channels, *spatial).
-            whole: Whether the batch stays together.
         """
         kept: Values = {}
         x = x.to(memory_format=self._format)
-        together = whole or self._traced or x.device.type != "cpu"
+        together = self._traced or x.device.type != "cpu"
         self._workspace.reused = not together
         chunks = () if together else self._chunks(tuple(x.shape[2:]), x.element_size())
         for segment, size in itertools.zip_longest(self._segments, chunks):
+            wanted = [segment.gives, *(name for name in names if name in segment.names)]
             if size is None or size >= len(x):
-                x = self._run(segment, x, names, kept)
+                values = self._run(segment, x, wanted)
             else:
-                parts = x.chunk(-(-len(x) // size))
-                x = torch.cat([self._run(segment, part, names, kept) for part in parts])
-        return {**kept, self.output: x}
+                parts = [self._run(segment, x_, wanted) for x_ in x.chunk(-(-len(x) // size))]
+                values = {name: torch.cat([part[name] for part in parts]) for name in wanted}
+            x = values[segment.gives]
+            kept |= {name: values[name] for name in wanted if name in names}
+        return kept
 
-    def _run(self, segment: _Segment, x: Tensor, names: Sequence[str], kept: Values) -> Tensor:
+    def _run(self, segment: _Segment, x: Tensor, names: Sequence[str]) -> Values:
         values = {segment.reads: x}
         for instruction in segment.instructions:
-            x = instruction.apply(*[values[source] for source in instruction.reads])
-            values[instruction.name] = x
-        kept.update({name: values[name] for name in names if name in values})
-        return x if self._traced else self._workspace.safe(x)
+            reads = [values[source] for source in instruction.reads]
+            values[instruction.name] = instruction.apply(*reads)
+        own = (lambda y: y) if self._traced else self._workspace.safe
+        return {name: own(values[name]) for name in names}
 
     def _samples_at_a_time(self, size: tuple[int, ...], item: int) -> tuple[int, ...]:
         """Work out how many samples go through each segment together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from densespec.cli.shared import (
     label,
     no_top_option,
     optional_spec_argument,
+    outputs_option,
     pooling_option,
     print_json,
     say_written,
@@ -42,6 +44,7 @@ from densespec.weights.reading import ReadingOptions
 @click.option("--classes", type=click.IntRange(min=1), help="Replaces the spec's classes.")
 @no_top_option
 @pooling_option
+@outputs_option
 @click.option(
     "--weights",
     metavar="FILE|NAME",
@@ -82,7 +85,8 @@ def build_command(
         raise click.UsageError("give a SPEC, or --weights of a file that tells it")
     name = label(spec or options["weights"])
     if spec is not None and shape is not None:
-        check_shape(resolve(spec), shape)
+        reading, _ = ReadingOptions.taken(options)
+        check_shape(resolve(spec).replace(**reading.of_network()), shape)
     if output is not None:
         _check_output(output)
     with working(f"building {name} on {backend}"):
@@ -112,6 +116,7 @@ def _built_record(name: str, model: Any) -> dict[str, Any]:
         "backend": origin.backend,
         "model": f"{type(model).__module__}.{type(model).__qualname__}",
         "input": list(origin.graph.input.shape),
+        "outputs": [asdict(each) for each in origin.graph.feature_maps],
         "parameters": rendering.count_record(Count(learnt, sum(sizes.values()) - learnt)),
     }
 

@@ -9,7 +9,14 @@ import click
 
 from densespec import published
 from densespec.cli.record_options import options_of
-from densespec.cli.shared import json_option, no_top_option, pooling_option, print_json, working
+from densespec.cli.shared import (
+    json_option,
+    no_top_option,
+    outputs_option,
+    pooling_option,
+    print_json,
+    working,
+)
 from densespec.cli.sizes import parse_sizes
 from densespec.deploy import ExportResult, export
 from densespec.deploy.formats import GROUP
@@ -43,6 +50,7 @@ from densespec.weights.reading import ReadingOptions
 )
 @no_top_option
 @pooling_option
+@outputs_option
 @click.option(
     "--optimize/--no-optimize",
     default=True,
@@ -109,7 +117,10 @@ def _record(done: ExportResult) -> dict[str, Any]:
         "prepares_images": done.options.preprocessing is not None,
         "optimized": done.options.optimize,
         "input": _input(done),
-        "output": described(done.graph.output, done.options.batch, done.format.layout),
+        "outputs": [
+            {"name": node.name, "shape": described(node, done.options.batch, done.format.layout)}
+            for node in done.graph.given
+        ],
         "difference": None if measured is None else measured.difference,
         "checked_on": None if measured is None else [list(shape) for shape in measured.shapes],
         "unchecked": done.unchecked,
@@ -125,9 +136,10 @@ def _input(done: ExportResult) -> list[int | str]:
 
 def _say(done: ExportResult, record: dict[str, Any]) -> None:
     click.echo(f"written {done.path}: {done.format.about}, {done.bytes / 2**20:.1f} MiB")
-    for end in ("input", "output"):
-        kind = "uint8" if end == "input" and record["prepares_images"] else record["dtype"]
-        click.echo(f"{end:7} {kind} {' x '.join(map(str, record[end]))}")
+    kind = "uint8" if record["prepares_images"] else record["dtype"]
+    click.echo(f"input   {kind} {' x '.join(map(str, record['input']))}")
+    for each in record["outputs"]:
+        click.echo(f"output  {record['dtype']} {' x '.join(map(str, each['shape']))}")
     if done.measured is not None:
         *most, last = ["x".join(map(str, shape)) for shape in done.measured.shapes]
         shapes = f"{', '.join(most)} and {last}" if most else last

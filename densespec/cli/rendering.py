@@ -185,6 +185,9 @@ def show_built(record: Mapping[str, Any]) -> None:
     table.add_column(no_wrap=True)
     table.add_row("model", record["model"])
     table.add_row("input", shape_text(record["input"]))
+    for each in record["outputs"]:
+        stride = f", stride {each['stride']}" if each["stride"] else ""
+        table.add_row("output", f"{each['name']}: {each['channels']} channels{stride}")
     table.add_row("parameters", f"{counts['total']:,}")
     table.add_row("trainable", f"{counts['trainable']:,}")
     table.add_row("non-trainable", f"{counts['non_trainable']:,}")

@@ -40,6 +40,18 @@ no_top_option = click.option("--no-top", is_flag=True, help="Leave out the class
 pooling_option = click.option(
     "--pooling", type=click.Choice(["avg", "max"]), help="Global pool after --no-top."
 )
+
+
+def _parts(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (text or "").split(",")))
+
+
+outputs_option = click.option(
+    "--outputs",
+    metavar="PART,...",
+    callback=_parts,
+    help="Give the values of these parts, such as stem,block1,block2,final, and no others.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
 
 

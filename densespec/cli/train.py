@@ -70,7 +70,7 @@ def train_command(
     Ctrl-C saves and says how to go on, and of a process that is killed no more is lost than what
     followed its last checkpoint. A run goes on in any backend.
 
-    Of a SPEC that is a variant's name, channels and classes are those of the data. --devices
+    Of a SPEC that is a variant's name, classes, channels and dimensions are the data's. --devices
     starts PyTorch's launcher for torch.nn; the other backends train on several devices themselves.
 
     \b

@@ -486,8 +486,9 @@ def fits(dataset: Dataset, spec: DenseNetSpec, size: Sequence[int] | None = None
     if dataset.channels != spec.in_channels:
         raise DataError(
             f"{dataset.name} has images of {dataset.channels} channels, but the network takes "
-            f"{spec.in_channels}: use spec.replace(in_channels={dataset.channels}); weights for "
-            "other channels are fitted to them"
+            f"{spec.in_channels}: use --in-channels {dataset.channels}, or "
+            f"spec.replace(in_channels={dataset.channels}); weights for other channels are fitted "
+            "to them"
         )
     if len(dataset.classes) != spec.classes:
         count = len(dataset.classes)
@@ -504,6 +505,7 @@ def fits(dataset: Dataset, spec: DenseNetSpec, size: Sequence[int] | None = None
     if len(sizes) != spec.spatial_dims:
         raise DataError(
             f"{dataset.name} has images of {len(sizes)} dimensions, {shown(sizes)}, but the "
-            f"network takes {spec.spatial_dims}: use spec.replace(spatial_dims={len(sizes)})"
+            f"network takes {spec.spatial_dims}: use spec.replace(spatial_dims={len(sizes)}), to "
+            "which weights are fitted"
         )
     return lower(spec, sizes)

@@ -58,6 +58,7 @@ def export(
     include_top: bool | None = None,
     pooling: Pooling | None = None,
     softmax: bool | None = None,
+    outputs: Sequence[str] = (),
     with_preprocessing: bool = False,
     opset: int | None = None,
     check: bool = True,
@@ -81,6 +82,8 @@ def export(
         dtype: The type of arrays, inputs and outputs.
         optimize: Whether the network is rewritten for inference: norms are folded, and so on.
         include_top, pooling, softmax: Where the network ends; None for the source's own end.
+        outputs: The parts whose values it gives, as in :func:`densespec.build`; empty for what the
+            source gives.
         with_preprocessing: Whether the file takes images, bytes (batch, height, width, channels) of
             any size, prepares them as its weights say, and gives probabilities.
         opset: The version of ONNX's operations; None for the default.
@@ -105,10 +108,12 @@ def export(
         raise ValueError(
             f"with_preprocessing: {chosen.about} can't hold it, ONNX and a SavedModel can"
         )
+    if with_preprocessing and outputs:
+        raise ValueError("outputs: with_preprocessing gives probabilities alone")
     if with_preprocessing and size is not None:
         raise ValueError("size: with_preprocessing takes images of any size, so give no size")
     chosen.require_packages()
-    wanted = WantedEnds(size, include_top, pooling, softmax)
+    wanted = WantedEnds(size, include_top, pooling, softmax, outputs)
     unchecked = chosen.missing_runtime() if check else None
     with _placed(path, chosen) as temporary:
         network = network_of(source, wanted, reading=said, seed=seed)

@@ -27,8 +27,9 @@ from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
 from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
-Runner = Callable[[np.ndarray], np.ndarray]
-"""It takes (batch, channels, *spatial) and gives the network's output, channels first."""
+Runner = Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]]
+"""It takes (batch, channels, *spatial) and gives what the network gives, channels first: one value,
+or several in order."""
 
 SIZE_NAMES: Mapping[int, Sequence[str]] = {
     1: ("length",),
@@ -65,12 +66,12 @@ class GivenModel:
 
     Attributes:
         graph, arrays: What the model is of; what is exported may end elsewhere.
-        run: What runs the model.
+        run: What runs the model, and gives all that it gives, in order.
     """
 
     graph: Graph
     arrays: Arrays
-    run: Runner
+    run: Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,14 @@ class WantedEnds:
     Attributes:
         size: The spatial size of its input, with None in it for any.
         include_top, pooling, softmax: Its end, as in :func:`densespec.build`.
+        outputs: The parts whose values it is to give; empty for what the source gives.
     """
 
     size: Sequence[int | None] | None = None
     include_top: bool | None = None
     pooling: Pooling | None = None
     softmax: bool | None = None
+    outputs: Sequence[str] = ()
 
     def of(self, graph: Graph) -> Graph:
         """Lower a network anew with these ends.
@@ -108,16 +111,21 @@ class WantedEnds:
         Raises:
             ValueError, SpecError: They do not go together, or do not fit.
         """
+        size = graph.input_size if self.size is None else self.size
+        if (self.include_top, self.pooling, self.softmax) == (None, None, None):
+            ends = graph.ends | {"outputs": self.outputs or graph.outputs}
+            return lower(graph.spec, size, **ends)
         include_top = graph.has_classifier if self.include_top is None else self.include_top
         activation = graph.classifier_activation if include_top else None
         if self.softmax is not None:
             activation = "softmax" if self.softmax else None
         return lower(
             graph.spec,
-            graph.input_size if self.size is None else self.size,
+            size,
             include_top=include_top,
             pooling=self.pooling or (None if include_top else graph.pooling),
             classifier_activation=activation,
+            outputs=self.outputs,
         )
 
 
@@ -205,10 +213,11 @@ def _read(model: Any) -> WeightedGraph:
     """Read the network of a built model, as it is now."""
     origin = origin_of(model)
     graph, backend = origin.graph, get_backend(origin.backend)
-    output = graph.output.name
+    names = tuple(node.name for node in graph.given)
 
-    def run(x: np.ndarray) -> np.ndarray:
-        return backend.forward(model, graph, x, (output,))[output]
+    def run(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        values = backend.forward(model, graph, x, names)
+        return tuple(values[name] for name in names)
 
     arrays = read_weights(model)
     return WeightedGraph(graph, arrays, GivenModel(graph, arrays, run), origin.accompaniment)
@@ -236,7 +245,7 @@ def optimized(graph: Graph, arrays: Arrays, *, norms: bool = True) -> tuple[Grap
             replace(node, op=graph[node.name].op) if isinstance(node.op, Affine) else node
             for node in nodes
         )
-    rewritten = Graph(graph.spec, nodes)
+    rewritten = replace(prepared.graph, nodes=nodes)
     return rewritten, {weight.name: known[weight.name] for weight in rewritten.weights}
 
 
@@ -245,7 +254,7 @@ def smallest_size(graph: Graph) -> int:
 
     def fits(size: int) -> bool:
         try:
-            lower(graph.spec, (size,) * graph.spec.spatial_dims)
+            lower(graph.spec, (size,) * graph.spec.spatial_dims, **graph.ends)
         except SpecError:
             return False
         return True

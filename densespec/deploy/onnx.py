@@ -63,7 +63,7 @@ def _load(path: Path) -> Runner:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = (value.name for value in session.get_inputs())
-    return lambda x: session.run(None, {name: x})[0]
+    return lambda x: session.run(None, {name: x})
 
 
 FORMAT = ExportFormat(
@@ -141,19 +141,20 @@ class _Emitter:
     ) -> onnx.GraphProto:
         from onnx import helper
 
-        first, *inner, last = self._graph.nodes
+        first, *others = self._graph.nodes
         info = self._info(first, batch)
         if preprocessing is not None:
             info = self._prepare(preprocessing, first, batch)
-        for node in (*inner, last):
+        for node in others:
             self._emit(node)
+        given = self._graph.given
         return helper.make_graph(
             self._nodes,
             "densenet",
             [info],
-            [self._info(last, batch)],
+            [self._info(node, batch) for node in given],
             self._initializers,
-            value_info=[self._info(node, batch) for node in inner],
+            value_info=[self._info(node, batch) for node in others if node not in given],
         )
 
     def _prepare(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from densespec.errors import WeightsError, listed
-from densespec.network.graph import Graph, in_head
+from densespec.network.graph import Graph, in_head, lower
 
 Arrays = dict[str, np.ndarray]
 
@@ -36,12 +36,25 @@ def check_weights(graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
 
 
 def select_weights(graph: Graph, arrays: Mapping[str, np.ndarray]) -> Arrays:
-    """Take the arrays that a network needs: if it has no classifier, a head is left out.
+    """Take the arrays that a network needs: if it has no classifier, a head is left out, and if it
+    gives outputs of its own, what comes behind the last of them.
 
     Raises:
         WeightsError: The other arrays do not fit the network; see :func:`check_weights`.
     """
-    top = graph.has_classifier
-    selected = {name: array for name, array in arrays.items() if top or not in_head(name)}
+    top, behind = graph.has_classifier, _behind(graph)
+    selected = {
+        name: array
+        for name, array in arrays.items()
+        if (top or not in_head(name)) and name not in behind
+    }
     check_weights(graph, selected)
     return selected
+
+
+def _behind(graph: Graph) -> set[str]:
+    """Name the arrays behind the last value that a network gives, which it lacks."""
+    if not graph.outputs:
+        return set()
+    own = {weight.name for weight in graph.weights}
+    return {weight.name for weight in lower(graph.spec).weights} - own

@@ -14,7 +14,7 @@ import functools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from densespec.errors import SpecError, UnknownName
 from densespec.network.fields import LIMIT, Integer, OrNone
@@ -48,6 +48,8 @@ ACTIVATIONS = tuple(_ACTIVATIONS)
 
 CLASSIFIER = "classifier"
 """The name of the classifier's node."""
+_HIDDEN = re.compile(r"head\d+$")
+"""Stages within a head, whose values no network gives: a head is whole or is not there."""
 _HEAD = re.compile(rf"(head\d+|{CLASSIFIER})(\.|$)")
 
 ConvRole = Literal["stem", "inner", "last"]
@@ -155,16 +157,41 @@ class Stage:
         return _total(self.nodes)
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """One value that a network gives.
+
+    Attributes:
+        name: The stage that it comes from, such as ``block2``.
+        channels: The number of its channels.
+        stride: How many positions of the input there are to one of the map, in each dimension;
+            None behind the global pool, where there are no positions.
+    """
+
+    name: str
+    channels: int
+    stride: int | None
+
+
+def _stride_behind(op: Op, before: int | None) -> int | None:
+    if before is None or isinstance(op, GlobalPool):
+        return None
+    return before * op.stride if isinstance(op, Conv | MaxPool | AvgPool) else before
+
+
 @dataclass(frozen=True)
 class Graph:
     """A network: nodes in an order in which they can be computed; the last is the output.
 
     Attributes:
         spec: What the network was lowered from.
+        outputs: The stages whose values the network gives, as a tuple in this order; without any,
+            it gives the value of its last node.
     """
 
     spec: DenseNetSpec
     nodes: tuple[Node, ...]
+    outputs: tuple[str, ...] = ()
 
     @property
     def input(self) -> Node:
@@ -188,6 +215,23 @@ class Graph:
 
     # What it takes and gives
 
+    @functools.cached_property
+    def given(self) -> tuple[Node, ...]:
+        """The nodes whose values the network gives: its last one, or those of its outputs."""
+        last = {node.stage: node for node in self.nodes}
+        return tuple(last[name] for name in self.outputs) or (self.output,)
+
+    @functools.cached_property
+    def feature_maps(self) -> tuple[FeatureMap, ...]:
+        """What the network gives, stage by stage, with channels and strides."""
+        strides: dict[str, int | None] = {}
+        for node in self.nodes:
+            before = [strides[source] for source in node.inputs]
+            strides[node.name] = _stride_behind(node.op, before[0] if before else 1)
+        return tuple(
+            FeatureMap(node.stage, node.channels, strides[node.name]) for node in self.given
+        )
+
     @property
     def input_size(self) -> Shape:
         """The spatial size of the input; None stands for any size."""
@@ -206,7 +250,7 @@ class Graph:
     @property
     def gives_logits(self) -> bool:
         """Whether the output is what losses take: the classifier's, with nothing after it."""
-        return isinstance(self.output.op, Dense)
+        return isinstance(self.output.op, Dense) and not self.outputs
 
     @property
     def pooling(self) -> Pooling | None:
@@ -218,6 +262,16 @@ class Graph:
     def classifier_activation(self) -> str | None:
         """What follows the classifier: ``lower``'s argument."""
         return self.output.name if isinstance(self.output.op, Softmax | Sigmoid) else None
+
+    @property
+    def ends(self) -> dict[str, Any]:
+        """The arguments of :func:`lower` with which a network ends as this one does."""
+        return {
+            "include_top": self.has_classifier,
+            "pooling": self.pooling,
+            "classifier_activation": self.classifier_activation,
+            "outputs": self.outputs,
+        }
 
     # What it consists of
 
@@ -274,9 +328,9 @@ class Graph:
         return tuple(self._readers[node.name])
 
     def reader(self, node: Node) -> Node | None:
-        """Give the only node that reads a node's value; None if several do, or none."""
+        """Give what alone reads a node's value; None if several do, or none, or if it is given."""
         readers = self._readers[node.name]
-        return readers[0] if len(readers) == 1 else None
+        return readers[0] if len(readers) == 1 and node not in self.given else None
 
     def source(self, node: Node) -> Node:
         """Give the node whose value is read by a node with one input."""
@@ -360,6 +414,7 @@ def lower(
     include_top: bool = True,
     pooling: Pooling | None = None,
     classifier_activation: str | None = None,
+    outputs: Sequence[str] = (),
 ) -> Graph:
     """Write a spec out as a graph.
 
@@ -369,8 +424,11 @@ def lower(
         include_top: Whether the classifier is part of the network.
         pooling: Without the classifier, ``"avg"`` or ``"max"`` adds a global pool.
         classifier_activation: ``"softmax"`` or ``"sigmoid"``, or None for logits.
+        outputs: The stages whose values the network gives, such as ``("block1", "block2")``; what
+            comes behind the last of them is left out. Without any, it gives its last value.
 
     Raises:
+        UnknownName: The network has no such stage; the message suggests near names.
         SpecError: The input size has the wrong number of dimensions or shrinks below one pixel, or
             the arrays would hold more values than any framework can count.
         ValueError: The options do not go together.
@@ -394,9 +452,32 @@ def lower(
         x = net.add(CLASSIFIER, Dense(net.channels(x), spec.classes), x)
     if classifier_activation:
         net.add(classifier_activation, _ACTIVATIONS[classifier_activation], x)
-    graph = Graph(spec, tuple(net.nodes.values()))
+    graph = _giving(Graph(spec, tuple(net.nodes.values())), outputs)
     _check_values(graph.parameters.total)
     return graph
+
+
+def with_spec(graph: Graph, spec: DenseNetSpec) -> Graph:
+    """Lower another spec to a network that ends as a network does, with nothing frozen.
+
+    It takes inputs of the same size, if of the same number of dimensions, or else of any.
+    """
+    size = graph.input_size if spec.spatial_dims == graph.spatial_dims else None
+    return lower(spec, size, **graph.ends)
+
+
+def _giving(graph: Graph, outputs: Sequence[str]) -> Graph:
+    """Let a network give the values of some stages, and cut it behind the last of them."""
+    if not outputs:
+        return graph
+    if isinstance(outputs, str) or len(set(outputs)) < len(outputs):
+        raise ValueError(f"outputs = {outputs!r}, but should be names of stages, each once")
+    known = [stage.name for stage in graph.stages() if not _HIDDEN.match(stage.name)]
+    for name in outputs:
+        if name not in known:
+            raise UnknownName("output of the network", name, known)
+    last = max(index for index, node in enumerate(graph.nodes) if node.stage in outputs)
+    return Graph(graph.spec, graph.nodes[: last + 1], tuple(outputs))
 
 
 def _check_values(total: int) -> None:
@@ -418,7 +499,7 @@ def freeze(graph: Graph, trainable_from: str) -> Graph:
     """
     first = _first_of(graph, trainable_from)
     nodes = (replace(node, frozen=index < first > 1) for index, node in enumerate(graph.nodes))
-    return Graph(graph.spec, tuple(nodes))
+    return replace(graph, nodes=tuple(nodes))
 
 
 def split(graph: Graph, part: str) -> tuple[Graph, Graph]:
@@ -451,7 +532,7 @@ def without(graph: Graph, names: Collection[str]) -> Graph:
             (instead[node.name],) = inputs
         else:
             nodes.append(replace(node, inputs=inputs))
-    return Graph(graph.spec, tuple(nodes))
+    return replace(graph, nodes=tuple(nodes))
 
 
 def head_of(spec: DenseNetSpec) -> str:

@@ -79,7 +79,7 @@ def prepare(
             op behind it would lose digits stays a scale and a shift.
     """
     graph = without(graph, {node.name for node in graph.nodes_of(Dropout)})
-    graph = Graph(graph.spec, tuple(replace(node, frozen=True) for node in graph.nodes))
+    graph = replace(graph, nodes=tuple(replace(node, frozen=True) for node in graph.nodes))
     folds: list[Fold] = []
     for rule in (
         _norm_into_convolution_before,
@@ -112,7 +112,7 @@ def _rewritten(graph: Graph, changes: Iterable[_Change]) -> Graph:
     new = {name: node for change in changes for name, node in change.nodes.items()}
     nodes = tuple(new.get(node.name) or node for node in graph.nodes)
     gone = {name for name, node in new.items() if node is None}
-    return without(Graph(graph.spec, nodes), gone)
+    return without(replace(graph, nodes=nodes), gone)
 
 
 def _made(name: str, op: Op, source: Node) -> Node:

@@ -167,7 +167,8 @@ def steps(graph: Graph, batch: Callable[[Node], bool]) -> tuple[Step, ...]:
     found: list[Step] = []
     x = graph.input
     while x is not graph.output:
-        step = _block(graph, x, batch) or _step(graph, graph.reader(x), batch)
+        first, *others = graph.readers(x)
+        step = _block(graph, x, batch) or (None if others else _step(graph, first, batch))
         if step is None:
             raise ValueError(f"{x.name} is read in several places, but not by a dense layer")
         found.append(step)
@@ -237,10 +238,8 @@ def _is_linear(op: Op) -> bool:
 # Steps
 
 
-def _step(graph: Graph, node: Node | None, batch: Callable[[Node], bool]) -> Step | None:
+def _step(graph: Graph, node: Node, batch: Callable[[Node], bool]) -> Step:
     """Find the step that starts with a node."""
-    if node is None:
-        return None
     if isinstance(node.op, BatchNorm):
         return NormRelu(node, relu_behind(graph, node))
     if isinstance(node.op, Conv):
@@ -273,9 +272,9 @@ def _layer(graph: Graph, x: Node, batch: Callable[[Node], bool]) -> Layer | None
     node, concat = readers
     found: list[Step] = []
     while node is not concat:
-        step = _step(graph, node, batch)
-        if step is None:
+        if node is None:
             return None
+        step = _step(graph, node, batch)
         found.append(step)
         node = graph.reader(step.output)
     behind = concat.inputs == (x.name, found[-1].output.name)

@@ -81,13 +81,15 @@ class ReferenceModel:
         check_weights(self.graph, weights)
         self.weights = {name: np.array(array, self.dtype) for name, array in weights.items()}
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Any:
         """Output in inference mode for ``x`` of shape (batch, channels, *spatial).
 
-        Gives (batch, classes), or features (batch, channels, *spatial) without a classifier.
+        Gives (batch, classes), or features (batch, channels, *spatial) without a classifier; a
+        tuple of such where the graph has ``outputs``.
         """
-        name = self.graph.output.name
-        return self.run(x, taps=[name])[name]
+        names = [node.name for node in self.graph.given]
+        values = self.run(x, taps=names)
+        return tuple(values[name] for name in names) if self.graph.outputs else values[names[0]]
 
     def run(
         self,

@@ -134,8 +134,8 @@ class Invocation(Record):
 
     spec: SpecLike | None = stated(
         _path_or("a variant's name, a spec, or the path of a spec file", DenseNetSpec),
-        "the network; of a variant that is named, channels and classes are those of the data; "
-        "without any, it is that of the weight file",
+        "the network; of a variant that is named, classes, channels and dimensions are those of "
+        "the data; without any, it is that of the weight file",
         default=None,
     )
     _: KW_ONLY
@@ -195,6 +195,12 @@ class Invocation(Record):
     classes: int | None = stated(
         OrNone(Integer(1)),
         "replaces the spec's number of classes",
+        default=None,
+        metavar="N",
+    )
+    in_channels: int | None = stated(
+        OrNone(Integer(1)),
+        "replaces the spec's number of channels, to which weights are fitted",
         default=None,
         metavar="N",
     )

@@ -15,9 +15,9 @@ from densespec.backends import (
     split_mode,
 )
 from densespec.data import Batches, Dataset
-from densespec.errors import Untrainable, WeightsError, shown
+from densespec.errors import Untrainable, shown
 from densespec.network.arrays import Arrays
-from densespec.network.graph import Graph, lower
+from densespec.network.graph import Graph
 from densespec.network.initial import initial_weights
 from densespec.pretrained.accompaniment import Accompaniment
 from densespec.recipes.moments import zero_moments
@@ -36,7 +36,7 @@ from densespec.training.resolve import Resolved, resolve_options
 from densespec.training.run import RUN, TrainingRun, read_run
 from densespec.weights.checkpoint import TrainingState
 from densespec.weights.given import WeightsLike, weights_for
-from densespec.weights.reading import ReadingOptions
+from densespec.weights.reading import FITTED, ReadingOptions
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,7 +106,7 @@ def _new(options: RunOptions) -> TrainingPlan:
         raise TrainingError("give the backend to train on, such as 'torch.nn' or 'jax'")
     resolved = resolve_options(options)
     recipe, graph = resolved.run.recipe, resolved.graph
-    arrays, notes = _initial(graph, options.weights, recipe.seed)
+    arrays, notes = _initial(graph, options.weights, recipe.seed), list[str]()
     if options.weights is None and graph.trainable_from is not None:
         notes.append("what is frozen keeps its random initial weights: no weights were given")
     dtype = "float64" if recipe.dtype == "float64" else "float32"
@@ -220,18 +220,12 @@ def _check_split(dataset: Dataset, recipe: TrainingRecipe, devices: int) -> None
         )
 
 
-def _initial(graph: Graph, weights: WeightsLike | None, seed: int) -> tuple[Arrays, list[str]]:
-    """Where training starts: given weights, with a new head where theirs do not fit; and notes."""
+def _initial(graph: Graph, weights: WeightsLike | None, seed: int) -> Arrays:
+    """Where training starts: given weights, with a new head where theirs does not fit."""
     if weights is None:
-        return initial_weights(graph, seed), []
-    reading = ReadingOptions(in_channels=graph.spec.in_channels)
-    try:
-        return weights_for(graph, weights, reading), []
-    except WeightsError:
-        backbone = weights_for(lower(graph.spec, include_top=False), weights, reading)
-    arrays = initial_weights(graph, seed) | backbone
-    new = ", ".join(name for name in arrays if name not in backbone)
-    return arrays, [f"the head is new, since the weights have none that fits: {new}"]
+        return initial_weights(graph, seed)
+    reading = ReadingOptions(**{name: getattr(graph.spec, name) for name in FITTED})
+    return weights_for(graph, weights, reading, new_head=seed)
 
 
 def _check_same(options: RunOptions, stored: TrainingRun, here: TrainingRun) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def resolve_options(options: RunOptions, *, trained_on: str | None = None) -> Re
         DensespecError: a spec, a recipe or data that are not what they should be.
     """
     recipe, given = _recipe(options), _given_spec(options)
-    dataset = _dataset(options.data, given)
+    dataset = _dataset(options.data, options.in_channels or given.in_channels)
     found = fingerprint(dataset)
     if trained_on not in (None, found):
         raise TrainingError(
@@ -96,10 +97,10 @@ def _given_spec(options: RunOptions) -> DenseNetSpec:
     return spec_of_file(options.weights)
 
 
-def _dataset(data: DataLike, spec: DenseNetSpec) -> Dataset:
+def _dataset(data: DataLike, channels: int) -> Dataset:
     if isinstance(data, Dataset):
         return data
-    return load(str(data), channels=1 if spec.in_channels == 1 else 3)
+    return load(str(data), channels=1 if channels == 1 else 3)
 
 
 def _source(data: DataLike) -> str | None:
@@ -113,22 +114,32 @@ def _source(data: DataLike) -> str | None:
 def _adapted(
     spec: DenseNetSpec, options: RunOptions, dataset: Dataset
 ) -> tuple[DenseNetSpec, list[str]]:
-    """The network, with channels and classes of the data where it was only named; and notes."""
-    if options.head_units is not None:
-        spec = spec.replace(head_units=options.head_units)
-    if options.classes is not None:
-        return spec.replace(classes=options.classes), []
+    """The network, with what the data tell of it where it was only named; and notes."""
+    said = _said_of_network(options)
+    spec = spec.replace(**said)
     if not _is_named(options.spec):
         return spec, []
-    wanted = {"classes": len(dataset.classes)}
-    if options.weights is None:
-        wanted["in_channels"] = dataset.channels
+    of_data = {
+        "classes": len(dataset.classes),
+        "in_channels": dataset.channels,
+        "spatial_dims": len(dataset.train.shape) - 1,
+    }
+    wanted = {
+        field: value
+        for field, value in of_data.items()
+        if field not in said and getattr(spec, field) != value
+    }
     notes = [
         f"{field} = {value} as in {dataset.name}, not {getattr(spec, field)}"
         for field, value in wanted.items()
-        if getattr(spec, field) != value
     ]
     return spec.replace(**wanted), notes
+
+
+def _said_of_network(options: RunOptions) -> dict[str, Any]:
+    """What was said of the network beside its spec."""
+    names = ("head_units", "classes", "in_channels")
+    return {name: said for name in names if (said := getattr(options, name)) is not None}
 
 
 def _is_named(spec: SpecLike | None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from densespec.errors import WeightsError
-from densespec.network.graph import Graph, lower
+from densespec.network.graph import Graph, with_spec
 from densespec.weights.tensors import Tensor, Tensors
 
 KERNEL = "stem.conv.kernel"
@@ -58,13 +58,7 @@ def fitted_channels(
             f"weights for {had} channels can't be fitted to {channels}: the network normalises "
             "each channel of its input, and there is no rule for that"
         )
-    fitted = lower(
-        graph.spec.replace(in_channels=channels),
-        graph.input_size,
-        include_top=graph.has_classifier,
-        pooling=graph.pooling,
-        classifier_activation=graph.classifier_activation,
-    )
+    fitted = with_spec(graph, graph.spec.replace(in_channels=channels))
     kernel = tensors[KERNEL]
     shape = (kernel.shape[0], channels, *kernel.shape[2:])
     new = Tensor(shape, kernel.dtype, lambda: fitted_kernel(kernel.read(), channels))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from densespec.errors import WeightsError, bare, listed
 from densespec.network.catalogue import SpecLike
-from densespec.network.graph import CLASSIFIER, Graph, in_head, lower
+from densespec.network.graph import ACTIVATIONS, CLASSIFIER, Graph, Pooling, in_head, lower
 from densespec.weights.evidence import Evidence, head_fields
 from densespec.weights.finding import Claim
 from densespec.weights.heads import FoundHead, HeadTensors, find_head, head_tensors
@@ -139,7 +139,7 @@ def _body(
     evidence = layout.evidence(own)
     inferred = infer_body(layout, own, stated, evidence, given=given, otherwise=otherwise)
     keys = layout.keys(_as_named(inferred, evidence), container)
-    graph = lower(inferred.spec, include_top=False)
+    graph = _graph_of_body(inferred)
     tensors = canonical_tensors(layout, keys, graph, own)
     taken = {keys[weight.name] for weight in graph.weights}
     rest = {claim.prefix + name: tensor for name, tensor in own.items() if name not in taken}
@@ -212,7 +212,7 @@ def _check_no_kernel_is_lost(claim: Claim, container: str, body: _Body, head: Fo
 
 def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:
     if head.classes is None:
-        return lower(inferred.spec, include_top=False, pooling=inferred.ends.get("pooling"))
+        return _graph_of_body(inferred)
     spec = inferred.spec
     if not inferred.stated:
         spec = spec.replace(classes=head.classes, head_units=head.units)
@@ -242,11 +242,18 @@ def _as_told(graph: Graph, told: Told, *, stated: bool) -> Graph:
         raise StatedOtherwise(
             f"its norms have the epsilon {epsilon!r}, but the spec says {spec.batch_norm_epsilon!r}"
         )
+    ends = graph.ends | {"classifier_activation": activation if graph.has_classifier else None}
+    return lower(spec.replace(batch_norm_epsilon=epsilon), **ends)
+
+
+def _graph_of_body(inferred: InferredBody) -> Graph:
+    """The network without a head; it gives the outputs that are stated, if none is of a head."""
+    outputs = inferred.ends.get("outputs", ())
+    behind = any(in_head(name) or name in ACTIVATIONS for name in outputs)
+    pooled: Pooling | None = "avg" if "global_pool" in outputs else None
+    pooling = inferred.ends.get("pooling", pooled)
     return lower(
-        spec.replace(batch_norm_epsilon=epsilon),
-        include_top=graph.has_classifier,
-        pooling=None if graph.has_classifier else graph.pooling,
-        classifier_activation=activation if graph.has_classifier else None,
+        inferred.spec, include_top=False, pooling=pooling, outputs=() if behind else outputs
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -14,23 +14,24 @@ import numpy as np
 from densespec.errors import WeightsError, WeightsWarning, in_words
 from densespec.network.arrays import Arrays, select_weights
 from densespec.network.differences import TRAINING_ONLY, spec_differences
-from densespec.network.graph import Graph
+from densespec.network.graph import Graph, in_head, lower
+from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
 from densespec.pretrained.accompaniment import NOTHING, Accompaniment
-from densespec.weights.channels import fitted_arrays
+from densespec.weights import channels, dimensions
 from densespec.weights.comparing import effect_of, exact
 from densespec.weights.containers.base import EXTENDED
 from densespec.weights.in_memory import identified_in_memory
 from densespec.weights.layouts.canonical import is_canonical
 from densespec.weights.opening import IdentifiedWeights, open_weights
-from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
+from densespec.weights.reading import AS_THEY_ARE, FITTED, ReadingOptions
 
 WeightsLike = Any
 """The path of a weight file; the name of trained weights, such as ``imagenet``; arrays by
 canonical name, or by the names of any program, such as a ``state_dict``; or a model that has a
 ``state_dict`` or Keras's ``weights``."""
 
-CHANNELS = {"in_channels"}
+HEAD = {"classes", "head_units"}
 
 GivenWeights = IdentifiedWeights | Mapping[str, np.ndarray] | None
 """What was given once it is open; None for nothing."""
@@ -71,17 +72,17 @@ def opened(
 def _of_canonical_names(
     arrays: Mapping[str, np.ndarray] | None, reading: ReadingOptions
 ) -> Mapping[str, np.ndarray] | None:
-    said = reading.said()
-    channels = said.pop("in_channels", None)
-    if said:
+    if said := [name for name in reading.said() if name not in FITTED]:
         what = "arrays by canonical name need none" if arrays is not None else "none were given"
         raise WeightsError(f"{' and '.join(said)}: say how weights are to be read, but {what}")
-    if arrays is None or channels is None:
-        return arrays
-    fitted_ones, notes = fitted_arrays(arrays, channels)
-    for note in notes:
-        _warn("the weights", note)
-    return fitted_ones
+    if arrays is None:
+        return None
+    fits = {"in_channels": channels.fitted_arrays, "spatial_dims": dimensions.fitted_arrays}
+    for name, wanted in reading.of_network().items():
+        arrays, notes = fits[name](arrays, wanted)
+        for note in notes:
+            _warn("the weights", note)
+    return arrays
 
 
 def warn_of(given: IdentifiedWeights, *, with_head: bool = False) -> None:
@@ -118,19 +119,47 @@ def accompaniment_of(given: GivenWeights) -> Accompaniment:
     return given.accompaniment if isinstance(given, IdentifiedWeights) else NOTHING
 
 
-def fitted(graph: Graph, given: GivenWeights) -> Arrays:
+def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) -> Arrays:
     """Read the arrays that a network needs: if it has no classifier, a head is left out.
+
+    Args:
+        new_head: The seed of a new head, which a network gets if the weights have none that fits
+            it; None refuses such weights.
 
     Raises:
         WeightsError: None were given, or they do not fit; names the first that are missing,
             unexpected or of another shape, or the fields in which the file's network differs.
+
+    Warns:
+        WeightsWarning: The head is new.
     """
     if given is None:
         raise WeightsError("no weights were given: give a weight file, or arrays by canonical name")
+    if new_head is not None and not has_head_of(graph, given):
+        return _with_new_head(graph, given, new_head)
     if isinstance(given, IdentifiedWeights):
         _check_same_network(graph, given)
         given = given.arrays()
     return select_weights(graph, {name: _widened(array) for name, array in given.items()})
+
+
+def has_head_of(graph: Graph, given: GivenWeights) -> bool:
+    """Whether weights have the head that a network has, by its shapes; no head is one, too."""
+    arrays = given.tensors if isinstance(given, IdentifiedWeights) else given or {}
+    wanted = {weight.name: weight.shape for weight in graph.weights if in_head(weight.name)}
+    return not wanted or wanted == {
+        name: tuple(np.shape(array) if isinstance(array, np.ndarray) else array.shape)
+        for name, array in arrays.items()
+        if in_head(name)
+    }
+
+
+def _with_new_head(graph: Graph, given: GivenWeights, seed: int) -> Arrays:
+    body = fitted(lower(graph.spec, include_top=False), given)
+    new = {name: a for name, a in initial_weights(graph, seed).items() if name not in body}
+    what = _called(given) if isinstance(given, IdentifiedWeights) else "the weights"
+    _warn(what, f"the head is new, since the weights have none that fits: {', '.join(new)}")
+    return body | new
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
@@ -155,11 +184,24 @@ def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:
         if name not in may_differ
     }
     if apart and not _is_rounding(given, apart):
-        advice = f"; in_channels={graph.spec.in_channels} fits them" * (apart.keys() == CHANNELS)
+        advice = _advice(graph.spec, apart.keys())
         raise WeightsError(
             f"{_called(given)} holds weights of another network: {'; '.join(in_words(apart))}"
             f"{advice}"
         )
+
+
+def _advice(spec: DenseNetSpec, fields: Collection[str]) -> str:
+    """What to do about weights of a network that differs in some fields."""
+    if set(FITTED).issuperset(fields):
+        words = " and ".join(f"{name}={getattr(spec, name)}" for name in FITTED if name in fields)
+        return f"; {words} {'fits' if len(fields) == 1 else 'fit'} them"
+    if HEAD.issuperset(fields):
+        return (
+            f"; densespec.build(..., classes={spec.classes}) and densespec.transfer start a new "
+            "head on them"
+        )
+    return ""
 
 
 def _is_rounding(given: IdentifiedWeights, apart: Mapping[str, tuple[Any, Any]]) -> bool:
@@ -178,11 +220,15 @@ def _is_rounding(given: IdentifiedWeights, apart: Mapping[str, tuple[Any, Any]])
 
 
 def weights_for(
-    graph: Graph, weights: WeightsLike, reading: ReadingOptions = AS_THEY_ARE
+    graph: Graph,
+    weights: WeightsLike,
+    reading: ReadingOptions = AS_THEY_ARE,
+    *,
+    new_head: int | None = None,
 ) -> Arrays:
     """Read the arrays that a network needs of those that a user gave; see :func:`fitted`."""
     with opened(weights, graph.spec, reading) as given:
-        return fitted(graph, given)
+        return fitted(graph, given, new_head=new_head)
 
 
 def spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:

@@ -21,6 +21,7 @@ from densespec.pretrained.registry import find, nearest_names
 from densespec.weights.channels import fitted_channels
 from densespec.weights.containers import SUFFIXES, is_folder_of_weights, open_file
 from densespec.weights.digests import checked
+from densespec.weights.dimensions import fitted_dimensions
 from densespec.weights.evidence import Contradiction, NoNetwork
 from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
 from densespec.weights.fitting import fit
@@ -287,8 +288,13 @@ def _identified(
     **given: Any,
 ) -> IdentifiedWeights:
     found = fit(claim, container, metadata, **given)
-    channels = given["options"].in_channels or found.graph.spec.in_channels
-    graph, tensors, note = fitted_channels(found.graph, found.tensors, channels)
+    options, spec = given["options"], found.graph.spec
+    graph, tensors, channels = fitted_channels(
+        found.graph, found.tensors, options.in_channels or spec.in_channels
+    )
+    graph, tensors, dimensions = fitted_dimensions(
+        graph, tensors, options.spatial_dims or spec.spatial_dims
+    )
     return IdentifiedWeights(
         container=container,
         layout=claim.layout,
@@ -297,7 +303,7 @@ def _identified(
         tensors=tensors,
         extra=found.extra,
         metadata=metadata,
-        assumptions=(*found.assumptions, *note),
+        assumptions=(*found.assumptions, *channels, *dimensions),
         remarks=found.remarks,
         headless=found.headless,
         path=path,

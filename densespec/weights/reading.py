@@ -27,6 +27,9 @@ from densespec.network.fields import (
 )
 from densespec.network.spec import DenseNetSpec
 
+FITTED = ("in_channels", "spatial_dims")
+"""The fields of a spec to which weights of another network are fitted."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -87,6 +90,18 @@ class ReadingOptions(Record):
         default=None,
         metavar="N",
     )
+    spatial_dims: int | None = constrained(
+        "S7",
+        OrNone(Integer(1, 3)),
+        "how many spatial dimensions the network is to have; the kernels of its convolutions are "
+        "fitted to them: repeated along new axes and divided by the extent, or summed over axes",
+        default=None,
+        metavar="N",
+    )
+
+    def of_network(self) -> dict[str, Any]:
+        """Give what was said of the network that is wanted: the fields of its spec, by name."""
+        return {name: value for name, value in self.said().items() if name in FITTED}
 
     def said(self) -> dict[str, Any]:
         """Give what was said, by name."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from densespec.errors import WeightsWarning
 from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from densespec.reference.backend import NumpyBackend
@@ -35,19 +36,19 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_a_new_head_is_put_on_weights_whose_own_does_not_fit(tmp_path: Path, trained: Path) -> None:
-    plan = plan_of(
-        out=tmp_path / "run",
-        spec=SPEC,
-        recipe=PLAIN,
-        data=data(tmp_path),
-        backend="numpy",
-        weights=trained,
-        head_units=(5,),
-        trainable_from="head",
-    )
+    with pytest.warns(WeightsWarning, match="the head is new"):
+        plan = plan_of(
+            out=tmp_path / "run",
+            spec=SPEC,
+            recipe=PLAIN,
+            data=data(tmp_path),
+            backend="numpy",
+            weights=trained,
+            head_units=(5,),
+            trainable_from="head",
+        )
     assert plan.start is not None
     assert plan.run.trainable_from == "head1"
-    assert any("the head is new" in note for note in plan.notes)
     arrays, _ = plan.start
     fresh = initial_weights(plan.graph, PLAIN.seed)
     for name, array in arrays.items():
@@ -118,10 +119,9 @@ def test_cached_features_are_computed_once(
     monkeypatch.setattr(NumpyBackend, "forward", forward)
     options = {"recipe": PLAIN, "weights": trained, "trainable_from": "head"}
     run(tmp_path, progress=StopsAt(STEPS + 1), **options)
-    measured = 2  # what the weights mean is computed for their own network and for the new one
-    assert len(calls) == measured + STEPS + 2  # of the test images there are two batches
+    assert len(calls) == STEPS + 2  # of the test images there are two batches
     resumed(tmp_path)
-    assert len(calls) == measured + STEPS + 2
+    assert len(calls) == STEPS + 2
     (tmp_path / "whole").mkdir()
     run(tmp_path / "whole", data=data(tmp_path), **options)
     assert timeless(tmp_path) == timeless(tmp_path / "whole")
@@ -149,3 +149,23 @@ def test_features_of_augmented_images_are_not_cached_and_the_reason_is_told(
     )
     assert not plan.caches
     assert any("not cached: augmentation is 'cifar'" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_for_other_channels_are_fitted_to_those_of_the_data(
+    tmp_path: Path, named: bool
+) -> None:
+    spec = SPEC.replace(in_channels=3)
+    write_checkpoint(tmp_path / "rgb.safetensors", lower(spec), initial_weights(lower(spec), 9))
+    said: dict[str, Any] = {} if named else {"spec": spec, "in_channels": 1}
+    with pytest.warns(WeightsWarning, match="is summed for 1"):
+        plan = plan_of(
+            **{"spec": None} | said,
+            out=tmp_path / "run",
+            recipe=PLAIN,
+            data=data(tmp_path),
+            backend="numpy",
+            weights=tmp_path / "rgb.safetensors",
+        )
+    assert plan.run.spec.in_channels == 1
+    assert named == any("in_channels = 1 as in" in note for note in plan.notes)

@@ -25,4 +25,10 @@ def built(backend: KerasBackend, graph: Graph, arrays: Arrays, options: ExportOp
 
 def channels_first(run: Callable[[np.ndarray], Any]) -> Runner:
     """Turn what runs channels-last inputs into a runner, which takes channels-first ones."""
-    return lambda x: np.moveaxis(np.asarray(run(laid_out(x, "channels_last"))), -1, 1)
+
+    def runner(x: np.ndarray) -> list[np.ndarray]:
+        given = run(laid_out(x, "channels_last"))
+        values = given if isinstance(given, list | tuple) else [given]
+        return [np.moveaxis(np.asarray(value), -1, 1) for value in values]
+
+    return runner

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from densespec.errors import DensespecError, WeightsError, shown
 from densespec.network.files import spec_from_json, to_json
-from densespec.network.graph import ACTIVATIONS, Graph
+from densespec.network.graph import ACTIVATIONS, CLASSIFIER, Graph
+from densespec.network.spec import DenseNetSpec
 from densespec.recipes.moments import names_a_moment
 from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name
 from densespec.weights.layouts import Layout
@@ -21,6 +23,10 @@ ACTIVATION = "classifier_activation"
 """What follows the classifier, under this metadata key; without it, nothing does."""
 
 
+OUTPUTS = "outputs"
+"""The stages whose values the network gives, joined by commas; without this key, its last value."""
+
+
 def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
     """What makes a checkpoint describe itself."""
     activation = graph.classifier_activation
@@ -30,6 +36,7 @@ def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
         "spec": to_json(graph.spec),
         "classifier": "yes" if graph.has_classifier else "no",
         **({ACTIVATION: activation} if activation else {}),
+        **({OUTPUTS: ",".join(graph.outputs)} if graph.outputs else {}),
     }
 
 
@@ -54,7 +61,22 @@ def stated_network(metadata: Mapping[str, str]) -> StatedNetwork:
             f"its metadata has {ACTIVATION} = {shown(activation)}, but should have "
             f"{' or '.join(ACTIVATIONS)}, or none"
         )
-    return StatedNetwork(spec, {ACTIVATION: activation} if activation else {})
+    ends: dict[str, Any] = {ACTIVATION: activation} if activation else {}
+    if outputs := tuple(filter(None, metadata.get(OUTPUTS, "").split(","))):
+        ends[OUTPUTS] = _checked(outputs, spec)
+    return StatedNetwork(spec, ends)
+
+
+def _checked(outputs: tuple[str, ...], spec: DenseNetSpec) -> tuple[str, ...]:
+    """Check names of stages without lowering a spec, which may be of any size."""
+    numbered = (
+        f"{kind}{n + 1}" for kind in ("block", "transition") for n in range(len(spec.blocks))
+    )
+    known = {"stem", "stem_pool", *numbered, "final", "global_pool", CLASSIFIER, *ACTIVATIONS}
+    for name in outputs:
+        if name not in known or outputs.count(name) > 1:
+            raise WeightsError(f"its metadata has {shown(name)} among {OUTPUTS}, which can't be")
+    return outputs
 
 
 _NAME = re.compile(

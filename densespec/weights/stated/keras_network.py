@@ -101,11 +101,31 @@ def graph_of_entry(entry: Mapping[str, Any]) -> StatedGraph:
     Raises:
         WeightsError: As for :func:`stated_network`, or training does what no spec says.
     """
+    stated = _ops_in_training(entry)
+    graph = _lowered(stated)
+    return StatedGraph(graph, _check_same(stated, graph, training=True))
+
+
+def layers_of_entry(entry: Mapping[str, Any], graph: Graph) -> Mapping[str, str]:
+    """Find the layers of a network that the class name and the config of a model have to state.
+
+    Args:
+        graph: The network, whose last value is the model's.
+
+    Returns:
+        The paths of layers by the names of the nodes that they compute, training included.
+
+    Raises:
+        WeightsError: As for :func:`graph_of_entry`.
+    """
+    return _check_same(_ops_in_training(entry), graph, training=True)
+
+
+def _ops_in_training(entry: Mapping[str, Any]) -> StatedOps:
     stated = ops_of(model_of(entry))
     for layer in stated.left_out:
         raise StatedOtherwise(f"{layer} acts in training, where a spec has nothing", layer.name)
-    graph = _lowered(stated)
-    return StatedGraph(graph, _check_same(stated, graph, training=True))
+    return stated
 
 
 def _lowered(stated: StatedOps) -> Graph:

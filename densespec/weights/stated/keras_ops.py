@@ -191,7 +191,11 @@ class _Reader:
     def _input(self, layer: StatedLayer) -> str:
         shape = layer.config.get("batch_shape") or layer.config["batch_input_shape"]
         canonical = self._canonical(shape[1:])
-        if not all(size is None or type(size) is int for size in canonical) or not canonical[0]:
+        turned = any(
+            each.kind == "Permute" and layer.name in each.sources for each in self.model.layers
+        )
+        known = canonical[0] or (turned and shape[1])
+        if not all(size is None or type(size) is int for size in canonical) or not known:
             raise StatedOtherwise(
                 f"{layer} has the shape {shown(shape)}, without a channels' number"
             )
