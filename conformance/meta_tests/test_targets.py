@@ -63,6 +63,7 @@ def _suite(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         pytest.param([], "no target given", id="no-target"),
         pytest.param(["torch.n"], "Did you mean torch.nn", id="misspelt-backend"),
         pytest.param(["no_such_package:BACKEND"], "no package 'no_such_package'", id="no-package"),
+        pytest.param(["json:BACKEND"], "json:BACKEND: ", id="no-such-object"),
         pytest.param(["numpy", "-k", "nonsense"], "no case is left", id="no-case"),
         pytest.param(["numpy", "-k", "a and"], "at column 6", id="bad-expression"),
         pytest.param(["numpy", "--jobs", "0"], "from 1 on", id="jobs"),
@@ -85,10 +86,10 @@ def test_unusable_arguments_are_an_error_not_a_skip(
 
 
 def test_backend_that_cannot_be_loaded_fails_every_case(tmp_path: Path) -> None:
-    (tmp_path / "empty.py").write_text("")
-    done = _suite("empty:BACKEND", "-k", "initial", folder=tmp_path)
+    (tmp_path / "broken.py").write_text("BACKEND = None\nraise RuntimeError('no kernel image')\n")
+    done = _suite("broken:BACKEND", "-k", "initial", folder=tmp_path)
     assert done.returncode == 1
-    assert "can't be loaded" in done.stdout
+    assert "RuntimeError: no kernel image" in done.stdout
     assert "0 passed, 0 failed, 4 error" in done.stdout
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from densespec import published
 from densespec.errors import DensespecError
-from densespec.weights.containers import open_file
+from densespec.weights.containers import open_file, other_packages
 from densespec.weights.opening import open_weights
 from tests.fuzz.endings import (
     ACTED,
@@ -78,6 +79,7 @@ def _answer(writer: int, path: Path, arrays: Mapping[str, np.ndarray], is_networ
     """The child's whole life: it never returns."""
     resource.setrlimit(resource.RLIMIT_CPU, (BACKSTOP_SECONDS, BACKSTOP_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (BACKSTOP_MEMORY, BACKSTOP_MEMORY))
+    published.load_all(other_packages.GROUP, "container")  # which runs code, but not the file's
     acts: list[str] = []
     before = _resident()
     sys.addaudithook(lambda event, given: acts.append(event) if _acts(event, given) else None)

@@ -51,6 +51,7 @@ class Suspect:
         alike: The ids of deviations that explain the same answer as well.
         ops: The ops that are wrong by themselves, where each was judged so.
         nodes: The names of all ops then, in the order of the network.
+        is_local: Whether they are a few ops of many, and all is known of them.
     """
 
     deviations: tuple[str, ...]
@@ -60,6 +61,7 @@ class Suspect:
     alike: tuple[tuple[str, ...], ...] = ()
     ops: tuple[WrongOp, ...] = ()
     nodes: tuple[str, ...] = ()
+    is_local: bool = False
 
 
 def diagnose(
@@ -92,7 +94,7 @@ def diagnose(
     if local is not None:
         changed = {one.id: trial.changed_by(one) for one in candidates}
         if local.complete and not local.has_name(changed.values()):
-            return (_of_ops(local),)
+            return (replace(_of_ops(local), is_local=True),)
         candidates = tuple(
             one
             for one in candidates

@@ -118,7 +118,7 @@ def _diagnosed(result: Result, conversation: Conversation, reference: Reference)
         expected = reference.known(request) if compared else None
         seconds = max(SECONDS, result.seconds)  # large networks take longer to try things on
         before = _in_inference(request, conversation, reference, seconds)
-        if before and before[0].ops and not before[0].deviations:
+        if before and before[0].is_local:
             return replace(result, diagnosis=(_seen_in_inference(before[0]),))
         likely = before[0].deviations if before else ()
         found = diagnose(request, answer, expected, seconds=seconds, likely=likely)

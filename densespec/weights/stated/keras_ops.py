@@ -263,7 +263,6 @@ class _Reader:
             raise StatedOtherwise(
                 f"{layer} reads a feature map, but a spec has a global pool before it"
             )
-        _check(layer, "use_bias", layer.config.get("use_bias", True) is True, True)
         name = self._add(layer, ops.Dense(source.shape[0] or 0, layer.config["units"]))
         return self._activated(layer, name)
 
