@@ -1,0 +1,24 @@
+"""Native JAX: graphs as ``flax.nnx`` modules, in densespec's names.
+
+Importing this package imports neither JAX nor Flax; the names below do, on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from densespec.installed import require
+
+if TYPE_CHECKING:
+    from densespec_flax.backend import BACKEND as BACKEND
+    from densespec_flax.layers import Frozen as Frozen
+    from densespec_flax.modules import DenseNet as DenseNet
+
+_NEEDS_FLAX = {"BACKEND": "backend", "DenseNet": "modules", "Frozen": "layers"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_FLAX:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for package in ("jax", "flax", "optax"):
+        require("backend 'flax.nnx'", package, extra="flax")
+    return getattr(importlib.import_module(f"{__name__}.{_NEEDS_FLAX[name]}"), name)

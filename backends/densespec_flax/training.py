@@ -1,0 +1,206 @@
+"""Training steps: a pure function of a network's arrays, compiled once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from densespec.backends import StepResult, require_logits
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.velocity import check_velocity
+from densespec_flax.arrays import at, read, to_canonical
+from densespec_flax.layers import from_canonical, path_of
+from densespec_flax.modules import DenseNet
+from densespec_flax.optimizers import losses, optimizer_of
+from densespec_flax.running import as_input, in_training, predict
+
+MOVED = (nnx.BatchStat, nnx.RngState)
+"""What training moves beside the parameters."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What of a step is known when it is compiled.
+
+    Attributes:
+        graphdef: The network in training mode, without its arrays.
+        gradients: Whether the step gives the gradients.
+    """
+
+    graphdef: Any
+    recipe: TrainingRecipe
+    gradients: bool
+
+
+class LiveState:
+    """The variables of a model of some kind, as trees that functions of arrays take.
+
+    Args:
+        state: A state of the model, which says which variables.
+    """
+
+    def __init__(self, model: nnx.Module, state: Any) -> None:
+        self._variables = [at(model, path) for path, _ in nnx.to_flat_state(state)]
+        self._tree = jax.tree.structure(state)
+
+    def get(self) -> Any:
+        """Give the arrays that the model has now."""
+        return jax.tree.unflatten(self._tree, [v.get_value() for v in self._variables])
+
+    def set(self, state: Any) -> None:
+        """Put other arrays into the model."""
+        for variable, array in zip(self._variables, jax.tree.leaves(state), strict=True):
+            variable.set_value(array)
+
+
+class FlaxTrainer:
+    """Training steps of a model by a recipe; see :class:`densespec.backends.Trainer`.
+
+    The model's variables hold the new arrays after each step. Its own mode is left alone.
+
+    Raises:
+        ValueError: The network gives no logits.
+    """
+
+    def __init__(self, model: DenseNet, graph: Graph, recipe: TrainingRecipe) -> None:
+        require_logits(graph)
+        self._model, self._graph, self._recipe = model, graph, recipe
+        filters = (nnx.Param, MOVED, ...)
+        self._graphdef, *states = nnx.split(in_training(model, True), *filters)
+        self._parameters, self._moved, self._rest = (LiveState(model, s) for s in states)
+        self._optimizer = optimizer_of(recipe).init(states[0])
+
+    def step(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray,
+        *,
+        learning_rate: float,
+        masks: Mapping[str, np.ndarray] | None = None,
+        gradients: bool = True,
+    ) -> StepResult:
+        """Take one step; see :class:`densespec.backends.Trainer`.
+
+        Raises:
+            ValueError: There are no samples, or labels that are no classes, or masks of some
+                dropouts only; nothing has changed then.
+        """
+        _check(self._graph, x, labels)
+        parameters, moved, self._optimizer, sums, found = step(
+            Program(self._graphdef, self._recipe, gradients),
+            self._parameters.get(),
+            (self._moved.get(), self._rest.get()),
+            self._optimizer,
+            learning_rate,
+            as_input(self._model, x),
+            np.asarray(labels),
+            masks or None,
+        )
+        self._parameters.set(parameters)
+        self._moved.set(moved)
+        loss, correct = map(float, sums)
+        return StepResult(loss, self._by_name(found) if gradients else {}, round(correct))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Compute logits in inference mode."""
+        return predict(self._model, x)
+
+    def velocity(self) -> Arrays:
+        return self._by_name(self._optimizer[1].trace) if self._recipe.momentum else {}
+
+    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
+        check_velocity(self._graph, self._recipe, velocity)
+        if not velocity:
+            return
+        paths = {path_of(name): name for name in velocity}
+        first, trace, *others = self._optimizer
+        tree = jax.tree.structure(trace.trace)
+        moved = [
+            from_canonical(paths[path], velocity[paths[path]], old.dtype)
+            for path, old in nnx.to_flat_state(trace.trace)
+        ]
+        restored = trace._replace(trace=jax.tree.unflatten(tree, moved))
+        self._optimizer = (first, restored, *others)
+
+    def weights(self) -> Arrays:
+        return read(self._model, self._graph)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _by_name(self, state: Any) -> Arrays:
+        """Give a tree of the form of the parameters as canonical arrays."""
+        flat = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
+        names = [weight.name for weight in self._graph.weights if weight.trainable]
+        return {name: to_canonical(name, flat[path_of(name)]) for name in names}
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def step(
+    program: Program,
+    parameters: Any,
+    others: tuple[Any, Any],
+    optimizer: Any,
+    rate: Any,
+    x: Any,
+    labels: Any,
+    masks: Any,
+) -> tuple[Any, ...]:
+    """Take one step of a recipe.
+
+    Args:
+        parameters: What trains.
+        others: What moves beside, and all else.
+        optimizer: The state of :func:`densespec_flax.optimizer_of`.
+        x: Images in the network's layout and type.
+
+    Returns:
+        The new parameters, the new state of what moves beside, the optimizer's new state, the mean
+        loss with the number of right answers, and the gradients if they are wanted.
+    """
+
+    def loss_of(parameters: Any) -> tuple[Any, Any]:
+        total, sums, moved = forward(program, parameters, others, x, labels, masks)
+        return total / len(x), (sums, moved)
+
+    (loss, (correct, moved)), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    updates, optimizer = optimizer_of(program.recipe, rate).update(gradients, optimizer, parameters)
+    parameters = optax.apply_updates(parameters, updates)
+    found = gradients if program.gradients else None
+    return parameters, moved, optimizer, (loss, correct), found
+
+
+def forward(
+    program: Program, parameters: Any, others: tuple[Any, Any], x: Any, labels: Any, masks: Any
+) -> tuple[Any, Any, Any]:
+    """Compute the sum of samples' losses, how many are right, and what moves beside."""
+    model = nnx.merge(program.graphdef, parameters, *others, copy=True)
+    logits = model(x, masks=masks)
+    total = losses(program.recipe, logits, labels).sum()
+    return total, (logits.argmax(-1) == labels).sum(), nnx.state(model, MOVED)
+
+
+def _check(graph: Graph, x: np.ndarray, labels: np.ndarray) -> None:
+    classes, labels = graph.output.shape[0] or 0, np.asarray(labels)
+    if not len(x) or labels.shape != (len(x),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{len(x)} samples with labels of shape {labels.shape} and type {labels.dtype}, "
+            "but there should be samples, each with an integer"
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        first = outside[0]
+        raise ValueError(
+            f"label {labels[first]} of sample {first}, but labels of this network lie in "
+            f"[0, {classes})"
+        )
