@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from densespec_flax.backend import BACKEND as BACKEND
     from densespec_flax.layers import Frozen as Frozen
     from densespec_flax.modules import DenseNet as DenseNet
+    from densespec_flax.optimizers import loss_of as loss_of
+    from densespec_flax.optimizers import optimizer_of as optimizer_of
+    from densespec_flax.optimizers import schedule_of as schedule_of
 
-_NEEDS_FLAX = {"BACKEND": "backend", "DenseNet": "modules", "Frozen": "layers"}
+_NEEDS_FLAX = {
+    "BACKEND": "backend",
+    "DenseNet": "modules",
+    "Frozen": "layers",
+    "loss_of": "optimizers",
+    "optimizer_of": "optimizers",
+    "schedule_of": "optimizers",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,29 +6,40 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from densespec.backends import DataFormat
+from densespec.backends import LAYERS, DataFormat, with_mode
+from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
-from densespec_flax import arrays
-from densespec_flax.layers import Precision
-from densespec_flax.modules import DenseNet
-from densespec_flax.running import forward
-from densespec_flax.training import FlaxTrainer
+
+if TYPE_CHECKING:
+    from densespec_flax.training import FlaxTrainer
 
 
 @dataclass(frozen=True)
 class FlaxBackend:
-    """Networks as ``flax.nnx`` modules."""
+    """Networks as ``flax.nnx`` modules, in one mode. JAX is imported on first use, not before."""
+
+    mode: str = LAYERS
+
+    modes: ClassVar[tuple[str, ...]] = (LAYERS, "fast", "efficient", "inference")
+
+    def in_mode(self, mode: str) -> FlaxBackend:
+        """See :class:`densespec.backends.ModalBackend`."""
+        return FlaxBackend(mode)
+
+    def configure(self, recipe: TrainingRecipe) -> None:
+        """See :class:`densespec.backends.ConfigurableBackend`."""
+        if recipe.dtype == "float64" and "jax" not in sys.modules:
+            os.environ.setdefault("JAX_ENABLE_X64", "1")
 
     def data_format(self, requested: DataFormat | None) -> DataFormat:
+        import flax.nnx  # noqa: F401 (versions and devices can be asked for from here on)
+
         if requested not in (None, "channels_first", "channels_last"):
             raise ValueError(
                 f"data_format = {requested!r}, but should be 'channels_first' or 'channels_last'"
@@ -43,56 +54,59 @@ class FlaxBackend:
         dtype: str | None,
         data_format: DataFormat,
         name: str,
-    ) -> DenseNet:
-        return DenseNet(
-            graph,
-            weights,
-            precision=_precision(dtype or "float32"),
-            data_format=data_format,
-            rngs=nnx.Rngs(0),
+    ) -> Any:
+        from flax import nnx
+
+        from densespec_flax.modes import MODELS
+        from densespec_flax.precision import precision_of
+
+        precision = precision_of(dtype or "float32")
+        return MODELS[self.mode](
+            graph, weights, precision=precision, data_format=data_format, rngs=nnx.Rngs(0)
         )
 
-    def read_weights(self, model: nnx.Module, graph: Graph) -> Arrays:
+    def graph_of(self, model: Any, graph: Graph) -> Graph:
+        """See :class:`densespec.backends.InspectableBackend`."""
+        from densespec_flax.inspecting import graph_of
+        from densespec_flax.modes import MODELS
+
+        return graph_of(model, graph, MODELS[self.mode])
+
+    def keep_state(self, model: Any, source: Any, graph: Graph, *, trainable: bool) -> None:
+        """See :class:`densespec.backends.InspectableBackend`."""
+        from densespec_flax.keeping import keep_state
+
+        keep_state(model, source, graph, trainable=trainable)
+
+    def read_weights(self, model: Any, graph: Graph) -> Arrays:
+        from densespec_flax import arrays
+
         return arrays.read(model, graph)
 
-    def write_weights(
-        self, model: nnx.Module, graph: Graph, weights: Mapping[str, np.ndarray]
-    ) -> None:
+    def write_weights(self, model: Any, graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
+        from densespec_flax import arrays
+
         arrays.write(model, graph, weights)
 
-    def count_parameters(self, model: nnx.Module) -> tuple[int, int]:
+    def count_parameters(self, model: Any) -> tuple[int, int]:
+        from densespec_flax import arrays
+
         return arrays.count(model)
 
-    def forward(
-        self, model: DenseNet, graph: Graph, x: np.ndarray, taps: Sequence[str]
-    ) -> Arrays:
+    def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
+        from densespec_flax.running import forward
+
         return forward(model, x, taps)
 
-    def trainer(self, model: DenseNet, graph: Graph, recipe: TrainingRecipe) -> FlaxTrainer:
+    def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> FlaxTrainer:
+        from densespec_flax.training import FlaxTrainer
+
+        self._require_trainable()
         return FlaxTrainer(model, graph, recipe)
 
+    def _require_trainable(self) -> None:
+        if self.mode == "inference":
+            raise Untrainable(with_mode("flax.nnx", self.mode))
 
-def _precision(dtype: str) -> Precision:
-    """The types that a name stands for: mixed ones keep arrays in float32.
-
-    Raises:
-        ValueError: There is no such type, or JAX is set to compute in float32.
-    """
-    mixed, narrow = dtype.startswith("mixed_"), dtype.removeprefix("mixed_")
-    kind = getattr(jnp, narrow, None)
-    if narrow not in _KINDS or kind is None:
-        raise ValueError(
-            f"dtype = {dtype!r}, but should be one of: {', '.join(_KINDS)}, or one of 16 bits "
-            "behind 'mixed_'"
-        )
-    if narrow == "float64" and not jax.config.read("jax_enable_x64"):  # type: ignore[no-untyped-call]
-        raise ValueError(
-            "dtype = 'float64', but JAX computes in float32 unless told otherwise: set "
-            "JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True) first"
-        )
-    return Precision(jnp.dtype(kind), jnp.dtype(jnp.float32 if mixed else kind))
-
-
-_KINDS = ("float16", "bfloat16", "float32", "float64")
 
 BACKEND = FlaxBackend()

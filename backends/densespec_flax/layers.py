@@ -6,7 +6,6 @@ Everything is (batch, *spatial, channels) here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from densespec.network import ops
 from densespec.network.graph import Node
 from densespec.weights.layouts import kernel_from_canonical
 from densespec_flax.norms import BatchNorm, FrozenBatchNorm
+from densespec_flax.precision import Precision
 
 Array = jax.Array
 
@@ -28,24 +28,6 @@ class Frozen(nnx.Variable[Any]):
     It is no ``nnx.Param``: gradients and optimizers that take those, as they do unless told
     otherwise, pass it by. ``nnx.state(model, densespec_flax.Frozen)`` gives all of them.
     """
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The types of a network.
-
-    Attributes:
-        dtype: The type in which it computes.
-        param_dtype: The type of its arrays; running statistics have at least float32.
-    """
-
-    dtype: Any
-    param_dtype: Any
-
-    @property
-    def statistics(self) -> Any:
-        """The type of running statistics."""
-        return jnp.promote_types(self.param_dtype, jnp.float32)
 
 
 LEAVES = {"gamma": "scale", "beta": "bias", "running_mean": "mean", "running_variance": "var"}
@@ -65,52 +47,59 @@ def module_of(
 
     Args:
         arrays: Arrays by canonical name, those of the node among them.
+        rngs: What dropouts draw from.
     """
-    if isinstance(node.op, ops.Dropout):
-        return nnx.Dropout(node.op.rate, rngs=rngs) if node.drop_rate else None
-    if not node.weights:
+    kind, settings = kind_of(node, precision)
+    if kind is None:
         return None
-    module: Any = nnx.eval_shape(lambda: _empty(node, precision))
+    if not node.weights:
+        return kind(**settings, rngs=rngs)
+    module: Any = nnx.eval_shape(lambda: kind(**settings, **_QUICK.get(kind, {}), rngs=nnx.Rngs(0)))
     for weight in node.weights:
         name = path_of(weight.name)[-1]
         variable = getattr(module, name)
         statistic = isinstance(variable, nnx.BatchStat)
-        kind = precision.statistics if statistic else precision.param_dtype
-        value = from_canonical(weight.name, arrays[weight.name], kind)
+        kind_of_array = precision.statistics if statistic else precision.param_dtype
+        value = from_canonical(weight.name, arrays[weight.name], kind_of_array)
         frozen = node.frozen and not statistic
         setattr(module, name, (Frozen if frozen else type(variable))(value))
     return module
 
 
-def _empty(node: Node, precision: Precision) -> Any:
-    types = {"dtype": precision.dtype, "param_dtype": precision.param_dtype, "rngs": nnx.Rngs(0)}
+def kind_of(node: Node, precision: Precision) -> tuple[Any, dict[str, Any]]:
+    """Give the class of a node's module, and its settings, which it has as attributes.
+
+    The class is None where a function computes the node.
+    """
+    types = {"dtype": precision.dtype, "param_dtype": precision.param_dtype}
     match node.op:
         case ops.Conv() as op:
-            return nnx.Conv(
-                op.in_channels,
-                op.filters,
-                op.window,
-                op.stride,
-                padding=_padding(op.padding),
-                use_bias=op.bias,
-                kernel_init=_zeros,
-                **types,
-            )
+            return nnx.Conv, types | {
+                "in_features": op.in_channels,
+                "out_features": op.filters,
+                "kernel_size": op.window,
+                "strides": op.stride,
+                "padding": _padding(op.padding),
+                "use_bias": op.bias,
+            }
         case ops.BatchNorm() as op:
             unfrozen = BatchNorm if op.unbiased else nnx.BatchNorm
-            return (FrozenBatchNorm if node.frozen else unfrozen)(
-                op.channels,
-                momentum=1 - op.momentum,
-                epsilon=op.epsilon,
-                use_fast_variance=False,  # which loses digits, and may turn negative
-                **types,
-            )
+            return FrozenBatchNorm if node.frozen else unfrozen, types | {
+                "num_features": op.channels,
+                "momentum": 1 - op.momentum,
+                "epsilon": op.epsilon,
+                "use_fast_variance": False,  # which loses digits, and may turn negative
+            }
         case ops.Dense() as op:
-            return nnx.Linear(op.features, op.units, kernel_init=_zeros, **types)
-    raise TypeError(f"flax.nnx has no module for {node.op!r}")
+            return nnx.Linear, types | {"in_features": op.features, "out_features": op.units}
+        case ops.Dropout() as op if node.drop_rate:
+            return nnx.Dropout, {"rate": op.rate}
+    return None, {}
 
 
-_zeros = nnx.initializers.zeros_init()  # they are traced alone, and nothing is quicker to trace
+_ZEROS = {"kernel_init": nnx.initializers.zeros_init()}
+_QUICK: Mapping[Any, dict[str, Any]] = {nnx.Conv: _ZEROS, nnx.Linear: _ZEROS}
+"""Initial arrays that are never made, only traced, and that are quickest to trace."""
 
 
 def _padding(padding: ops.Padding) -> Any:

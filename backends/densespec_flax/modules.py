@@ -15,7 +15,8 @@ from flax import nnx
 from densespec.backends import DataFormat
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
-from densespec_flax.layers import Precision, apply, module_of
+from densespec_flax.layers import apply, module_of
+from densespec_flax.precision import Precision
 
 Array = jax.Array
 
@@ -121,11 +122,8 @@ class DenseNet(Part):
         data_format: DataFormat = "channels_last",
         rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(
-            graph.nodes[1:], 0, lambda node: module_of(node, arrays, precision, rngs)
-        )
-        self._graph = graph
-        self.precision, self.data_format = precision, data_format
+        super().__init__(graph.nodes[1:], 0, lambda node: module_of(node, arrays, precision, rngs))
+        self.graph, self.precision, self.data_format = graph, precision, data_format
 
     def __call__(
         self, x: Any, *, masks: Mapping[str, Any] | None = None, rngs: nnx.Rngs | None = None
@@ -143,19 +141,42 @@ class DenseNet(Part):
         Raises:
             ValueError: The input has another shape than the network was built for.
         """
-        y = self._run(self._children, self._entry(x), Call(self._factors(masks), rngs))
-        return self._outer(y)
+        return self._outer(self._whole(self._entry(x), Call(self._factors(masks), rngs)))
 
     def features(self, x: Any, *, rngs: nnx.Rngs | None = None) -> Array:
         """Compute the feature maps before the global pool; see :meth:`__call__`."""
-        body = itertools.takewhile(_before_head, self._children)
-        return self._outer(self._run(body, self._entry(x), Call(rngs=rngs)))
+        return self._outer(self._body(self._entry(x), Call(rngs=rngs)))
 
     def values(self, x: Any) -> dict[str, Array]:
-        """Compute the values of all nodes by name, maps (batch, *spatial, channels)."""
+        """Compute the values of nodes by name, maps (batch, *spatial, channels).
+
+        Nodes that are computed together with others have none.
+        """
         shown: dict[str, Array] = {}
-        self._run(self._children, self._entry(x), Call(shown=shown))
+        self._whole(self._entry(x), Call(shown=shown))
         return shown
+
+    @property
+    def body(self) -> Graph:
+        """The network before the global pool."""
+        nodes = itertools.takewhile(_before_head, self.graph.nodes)
+        return Graph(self.graph.spec, tuple(nodes))
+
+    def module(self, name: str) -> Any:
+        """Give the module of a node by its name; None if there is none, as of pools."""
+        found: Any = self
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return found
+
+    def _whole(self, x: Array, call: Call) -> Array:
+        head = itertools.dropwhile(lambda child: _before_head(child.node), self._children)
+        return self._run(head, self._body(x, call), call)
+
+    def _body(self, x: Array, call: Call) -> Array:
+        """Compute the feature maps before the global pool, channels last."""
+        body = itertools.takewhile(lambda child: _before_head(child.node), self._children)
+        return self._run(body, x, call)
 
     def _entry(self, x: Any) -> Array:
         x = jnp.asarray(x, self.precision.dtype)
@@ -167,7 +188,7 @@ class DenseNet(Part):
 
     def _factors(self, masks: Mapping[str, Any] | None) -> dict[str, Array]:
         """Turn masks into factors of values, channels last."""
-        dropouts = {node.name: node.drop_rate for node in self._graph.dropouts}
+        dropouts = {node.name: node.drop_rate for node in self.graph.dropouts}
         if masks is not None and masks.keys() != dropouts.keys():
             raise ValueError(
                 f"masks of {sorted(masks)}, but there should be one of each dropout that drops: "
@@ -180,7 +201,7 @@ class DenseNet(Part):
         }
 
     def _check_shape(self, shape: Sequence[int]) -> None:
-        channels, *sizes = self._graph.input.shape
+        channels, *sizes = self.graph.input.shape
         last = self.data_format == "channels_last"
         wanted = (*sizes, channels) if last else (channels, *sizes)
         given = shape[1:]
@@ -195,5 +216,5 @@ class DenseNet(Part):
             )
 
 
-def _before_head(child: Child) -> bool:
-    return not isinstance(child.node.op, ops.GlobalPool)
+def _before_head(node: Node) -> bool:
+    return not isinstance(node.op, ops.GlobalPool)

@@ -32,17 +32,24 @@ class BatchNorm(nnx.BatchNorm):
         self.var[...] = self.var[...] + added / (count - 1)
         return y
 
+    def kept(self, variance: jax.Array, count: int) -> jax.Array:
+        """Give what the running variance averages, by the biased variance of ``count`` values."""
+        return variance * (_several(count) / (count - 1))
+
     def _count(self, x: jax.Array, mask: Any) -> int:
         """Count the values of a channel, over all devices."""
         if mask is not None:
             raise ValueError("unbiased running variance takes no masked batches")
         devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
-        count = x.size // x.shape[self.axis] * devices
-        if count < 2:
-            raise ValueError(
-                "one value per channel has no unbiased variance: train on larger batches or inputs"
-            )
-        return count
+        return _several(x.size // x.shape[self.axis] * devices)
+
+
+def _several(count: int) -> int:
+    if count < 2:
+        raise ValueError(
+            "one value per channel has no unbiased variance: train on larger batches or inputs"
+        )
+    return count
 
 
 class FrozenBatchNorm(nnx.BatchNorm):
@@ -53,3 +60,8 @@ class FrozenBatchNorm(nnx.BatchNorm):
     ) -> jax.Array:
         """Normalise x (batch, *spatial, channels)."""
         return super().__call__(x, True)
+
+
+def kept_variance(norm: nnx.BatchNorm, variance: jax.Array, count: int) -> jax.Array:
+    """Give what a norm's running variance averages, by the biased variance of a batch."""
+    return norm.kept(variance, count) if isinstance(norm, BatchNorm) else variance

@@ -59,9 +59,7 @@ def losses(recipe: TrainingRecipe, logits: jax.Array, labels: jax.Array) -> jax.
     """Compute the recipe's loss of each sample, in float32 or wider."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return optax.softmax_cross_entropy(
-        logits, optax.smooth_labels(target, recipe.label_smoothing)
-    )
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(target, recipe.label_smoothing))
 
 
 def _each(change: Callable[[str, Any, Any], Any]) -> Any:
