@@ -18,21 +18,21 @@ NUMBERS = frozenset({"epsilon", "momentum", "rate"})
 """Attributes that are read from modules wherever they count."""
 
 
-def difference(module: Any, node: Node, precision: Precision) -> str | None:
-    """Say in what a node's module differs from what is built for it; None if it does not.
+def difference(module: Any, node: Node, precision: Precision) -> tuple[str, str] | None:
+    """Say what a node's module is and what is built for it; None if that is the same.
 
     Its numbers and its mode may differ, but not the shapes of its arrays.
     """
     kind, settings = kind_of(node, precision)
     if type(module) is not (type(None) if kind is None else kind):
-        return type(module).__name__
+        return type(module).__name__, "no module" if kind is None else kind.__name__
     for name, wanted in (_defaults(kind) | settings).items() if kind else ():
         if name not in MODES | NUMBERS and getattr(module, name) != wanted:
-            return f"{kind.__name__} with {name} = {shown(getattr(module, name))}"
+            return f"{kind.__name__} with {name} = {shown(getattr(module, name))}", shown(wanted)
     for weight in node.weights:
         shape = tuple(getattr(getattr(module, path_of(weight.name)[-1], None), "shape", ()))
         if shape != flax_shape(weight):
-            return f"{kind.__name__} with {weight.short} of shape {shape}"
+            return f"{kind.__name__} with {weight.short} of shape {shape}", str(flax_shape(weight))
     return None
 
 

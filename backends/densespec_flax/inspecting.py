@@ -6,6 +6,7 @@ from the modules. Everything else has to be what this package makes of the graph
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,19 +87,14 @@ def _sizes(model: DenseNet, graph: Graph) -> dict[str, Any]:
 def _check(model: DenseNet, node: Node) -> None:
     """Compare the module of a node with what the node says."""
     module, (kind, settings) = model.module(node.name), kind_of(node, model.precision)
-    expected = kind.__name__ if kind else "no module"
-    free = (
-        {"dtype": module.dtype, "param_dtype": module.param_dtype} if _is_new(module, node) else {}
-    )
-    if differing := difference(module, node, replace(model.precision, **free)):
-        _refuse(node.name, differing, expected)
-    for name in NUMBERS & settings.keys():
-        if getattr(module, name) != settings[name]:
-            _refuse(
-                node.name,
-                f"{expected} with {name} = {getattr(module, name)!r}",
-                f"{settings[name]!r}",
-            )
+    precision = model.precision
+    if _is_new(module, node):
+        precision = replace(precision, dtype=module.dtype, param_dtype=module.param_dtype)
+    if differing := difference(module, node, precision):
+        _refuse(node.name, *differing)
+    for name in sorted(NUMBERS & settings.keys()):
+        if (value := getattr(module, name)) != settings[name]:
+            _refuse(node.name, f"{kind.__name__} with {name} = {value!r}", repr(settings[name]))
 
 
 def _is_new(module: Any, node: Node) -> bool:
@@ -109,13 +105,18 @@ def _is_new(module: Any, node: Node) -> bool:
 def _check_parts(model: DenseNet, graph: Graph) -> None:
     """Refuse modules where the graph has none, and parts of another kind."""
     names = {node.name for node in graph.nodes}
-    parts = {name.rpartition(".")[0] for name in names} | {name.split(".")[0] for name in names}
+    parts = {part for name in names for part in _parts_of(name)}
     for path, module in nnx.iter_modules(model):
         name = ".".join(map(str, path))
-        if name and name not in names and name not in parts and not _within(name, names):
-            _refuse(name, type(module).__name__, "nothing there")
-        if name in parts - names and type(module) is not Part:
+        if name in parts and type(module) is not Part:
             _refuse(name, type(module).__name__, "a part of the network")
+        if name and name not in parts | names and not _within(name, names):
+            _refuse(name, type(module).__name__, "nothing there")
+
+
+def _parts_of(name: str) -> set[str]:
+    """Give the names of the parts that a node lies in."""
+    return set(itertools.accumulate(name.split(".")[:-1], lambda *names: ".".join(names)))
 
 
 def _within(name: str, names: set[str]) -> bool:
