@@ -22,7 +22,7 @@ def variables(model: nnx.Module, graph: Graph) -> dict[str, Any]:
     return {weight.name: at(model, path_of(weight.name)) for weight in graph.weights}
 
 
-def at(model: Any, path: Sequence[str]) -> Any:
+def at(model: Any, path: Sequence[Any]) -> Any:
     """Find what lies at a path of attributes, such as a variable by its path in a state."""
     return functools.reduce(getattr, path, model)
 

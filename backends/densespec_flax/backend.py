@@ -104,6 +104,26 @@ class FlaxBackend:
         self._require_trainable()
         return FlaxTrainer(model, graph, recipe)
 
+    def parallel_trainer(
+        self,
+        graph: Graph,
+        weights: Mapping[str, np.ndarray],
+        recipe: TrainingRecipe,
+        *,
+        replicas: int,
+        dtype: str | None,
+    ) -> FlaxTrainer:
+        """See :class:`densespec.backends.ParallelBackend`."""
+        from densespec_flax.parallel import ParallelFlaxTrainer
+        from densespec_jax.devices import devices
+
+        self._require_trainable()
+        devices(replicas)  # before anything runs
+        model = self.build(
+            graph, weights, dtype=dtype, data_format="channels_last", name="densenet"
+        )
+        return ParallelFlaxTrainer(model, graph, recipe, replicas)
+
     def _require_trainable(self) -> None:
         if self.mode == "inference":
             raise Untrainable(with_mode("flax.nnx", self.mode))

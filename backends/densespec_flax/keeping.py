@@ -32,7 +32,7 @@ def keep_state(model: DenseNet, source: DenseNet, graph: Graph, *, trainable: bo
         if own is not None and type(other) is type(own):
             _keep(own, other, draws=isinstance(node.op, Dropout))
     if isinstance(model, PreparedDenseNet):
-        model.eval()
+        model.eval()  # type: ignore[no-untyped-call]
 
 
 def _keep(module: Any, source: Any, *, draws: bool) -> None:

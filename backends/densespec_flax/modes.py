@@ -75,7 +75,7 @@ class PreparedDenseNet(FastDenseNet):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.eval()
+        self.eval()  # type: ignore[no-untyped-call]
 
     def _body(self, x: Array, call: Call) -> Array:
         norms = (self.module(node.name) for node in self.graph.nodes_of(ops.BatchNorm))
@@ -150,7 +150,7 @@ class _Evaluation:
 
     def _conv(self, node: Node, x: Array) -> Array:
         kernel, bias = _kernel(self._modules[node.name])
-        return conv(x, kernel, bias, node.op)
+        return conv(x, kernel, bias, _op(node))
 
     def _normed_conv(self, node: Node, behind: Node | None, x: Array) -> Array:
         if behind is None:
@@ -161,7 +161,7 @@ class _Evaluation:
         scale = norm.scale[...] * lax.rsqrt(variance + norm.epsilon)
         shift = norm.bias[...] - mean * scale
         shift = shift if bias is None else shift + bias * scale
-        return conv(x, kernel * scale, shift, node.op)
+        return conv(x, kernel * scale, shift, _op(node))
 
     def _norm(self, step: NormRelu, x: Array, known: Moments | None) -> Array:
         module = self._modules[step.norm.name]
@@ -186,9 +186,8 @@ class _Evaluation:
         return y.x, None if y.whole.mean is None else y.whole
 
     def _config(self, unit: Unit) -> UnitConfig:
-        assert isinstance(unit.conv.op, ops.Conv)
         norm = NormConfig(self._modules[unit.norm.name].epsilon, unit.relu is not None)
-        return UnitConfig(unit.conv.op, norm, self._batch(unit.norm))
+        return UnitConfig(_op(unit.conv), norm, self._batch(unit.norm))
 
     def _arrays(self, unit: Unit, x: Array) -> UnitArrays:
         norm = self._modules[unit.norm.name]
@@ -208,6 +207,11 @@ class _Evaluation:
             return self._call.factors[dropout.name]
         ones = jnp.ones(shape, self._model.precision.dtype)
         return self._modules[dropout.name](ones, rngs=self._call.rngs)
+
+
+def _op(conv: Node) -> ops.Conv:
+    assert isinstance(conv.op, ops.Conv)
+    return conv.op
 
 
 def _kernel(module: Any) -> tuple[Array, Array | None]:

@@ -51,12 +51,12 @@ class Child:
     node: Node
 
 
-class Part(nnx.Module):
-    """A part of the network with one input and one output, such as a dense block or a layer.
+class Tree(nnx.Module):
+    """Modules by the names of nodes, and the order in which they compute.
 
     Args:
-        nodes: The nodes of the part.
-        depth: How many names lead to the part itself.
+        nodes: The nodes that they compute.
+        depth: How many names lead to the tree itself.
         make: Makes the module of a node; None where a function computes it.
     """
 
@@ -72,10 +72,6 @@ class Part(nnx.Module):
             if module is not None:
                 setattr(self, name, module)
         self._children = tuple(children)
-
-    def __call__(self, x: Array, call: Call | None = None) -> Array:
-        """Compute the part's output of its input, both (batch, *spatial, channels)."""
-        return self._run(self._children, x, call or Call())
 
     def _run(self, children: Iterable[Child], x: Array, call: Call) -> Array:
         values: dict[str, Array] = {}
@@ -100,7 +96,15 @@ class Part(nnx.Module):
         return module(*inputs)
 
 
-class DenseNet(Part):
+class Part(Tree):
+    """A part of the network with one input and one output, such as a dense block or a layer."""
+
+    def __call__(self, x: Array, call: Call | None = None) -> Array:
+        """Compute the part's output of its input, both (batch, *spatial, channels)."""
+        return self._run(self._children, x, call or Call())
+
+
+class DenseNet(Tree):
     """A DenseNet that takes (batch, *spatial, channels) to logits or features.
 
     Modules have the names of the graph's nodes, such as ``block1.layer1.conv1``. As all of Flax's,

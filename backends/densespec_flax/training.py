@@ -21,9 +21,10 @@ from densespec_flax.arrays import at, read, to_canonical
 from densespec_flax.layers import from_canonical, path_of
 from densespec_flax.modules import DenseNet
 from densespec_flax.optimizers import losses, optimizer_of
+from densespec_flax.parts import Batch, by_device
 from densespec_flax.running import as_input, in_training, predict
 
-MOVED = (nnx.BatchStat, nnx.RngState)
+MOVED = (nnx.BatchStat, nnx.RngCount)
 """What training moves beside the parameters."""
 
 
@@ -34,11 +35,17 @@ class Program:
     Attributes:
         graphdef: The network in training mode, without its arrays.
         gradients: Whether the step gives the gradients.
+        mesh: The devices whose norms each see their own part of the batch; None where they see all.
     """
 
     graphdef: Any
     recipe: TrainingRecipe
     gradients: bool
+    mesh: Any = None
+
+
+Others = tuple[Any, Any]
+"""What training moves beside the parameters, and all else of a network."""
 
 
 class LiveState:
@@ -71,6 +78,8 @@ class FlaxTrainer:
         ValueError: The network gives no logits.
     """
 
+    _mesh: Any = None
+
     def __init__(self, model: DenseNet, graph: Graph, recipe: TrainingRecipe) -> None:
         require_logits(graph)
         self._model, self._graph, self._recipe = model, graph, recipe
@@ -95,20 +104,22 @@ class FlaxTrainer:
                 dropouts only; nothing has changed then.
         """
         _check(self._graph, x, labels)
+        batch = Batch(as_input(self._model, x), np.asarray(labels), dict(masks) if masks else None)
         parameters, moved, self._optimizer, sums, found = step(
-            Program(self._graphdef, self._recipe, gradients),
-            self._parameters.get(),
-            (self._moved.get(), self._rest.get()),
-            self._optimizer,
+            Program(self._graphdef, self._recipe, gradients, self._mesh),
+            *self._placed(batch),
             learning_rate,
-            as_input(self._model, x),
-            np.asarray(labels),
-            masks or None,
         )
         self._parameters.set(parameters)
         self._moved.set(moved)
         loss, correct = map(float, sums)
         return StepResult(loss, self._by_name(found) if gradients else {}, round(correct))
+
+    def _placed(self, batch: Batch) -> tuple[Any, ...]:
+        """Give the parameters, the rest of the network, the optimizer's state and a batch, on the
+        devices that compute."""
+        others = self._moved.get(), self._rest.get()
+        return self._parameters.get(), others, self._optimizer, batch
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Compute logits in inference mode."""
@@ -121,7 +132,7 @@ class FlaxTrainer:
         check_velocity(self._graph, self._recipe, velocity)
         if not velocity:
             return
-        paths = {path_of(name): name for name in velocity}
+        paths: dict[Any, str] = {path_of(name): name for name in velocity}
         first, trace, *others = self._optimizer
         tree = jax.tree.structure(trace.trace)
         moved = [
@@ -148,12 +159,10 @@ class FlaxTrainer:
 def step(
     program: Program,
     parameters: Any,
-    others: tuple[Any, Any],
+    others: Others,
     optimizer: Any,
+    batch: Batch,
     rate: Any,
-    x: Any,
-    labels: Any,
-    masks: Any,
 ) -> tuple[Any, ...]:
     """Take one step of a recipe.
 
@@ -161,32 +170,63 @@ def step(
         parameters: What trains.
         others: What moves beside, and all else.
         optimizer: The state of :func:`densespec_flax.optimizer_of`.
-        x: Images in the network's layout and type.
+        rate: The learning rate.
 
     Returns:
         The new parameters, the new state of what moves beside, the optimizer's new state, the mean
         loss with the number of right answers, and the gradients if they are wanted.
     """
-
-    def loss_of(parameters: Any) -> tuple[Any, Any]:
-        total, sums, moved = forward(program, parameters, others, x, labels, masks)
-        return total / len(x), (sums, moved)
-
-    (loss, (correct, moved)), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    loss, right, gradients, moved = differentiated(program, parameters, others, batch)
     updates, optimizer = optimizer_of(program.recipe, rate).update(gradients, optimizer, parameters)
     parameters = optax.apply_updates(parameters, updates)
-    found = gradients if program.gradients else None
-    return parameters, moved, optimizer, (loss, correct), found
+    return parameters, moved, optimizer, (loss, right), gradients if program.gradients else None
 
 
-def forward(
-    program: Program, parameters: Any, others: tuple[Any, Any], x: Any, labels: Any, masks: Any
-) -> tuple[Any, Any, Any]:
+def differentiated(
+    program: Program, parameters: Any, others: Others, batch: Batch
+) -> tuple[Any, Any, Any, Any]:
+    """Compute the mean loss, how many answers are right, the gradients, and what moves beside.
+
+    Where the program has a mesh, that is done for the part of each of its devices, and joined.
+    """
+    count = len(batch.labels)
+
+    def of_part(index: Any, part: Batch) -> tuple[Any, Any, Any, Any]:
+        drawing = others if index is None else _apart(others, index)
+
+        def loss_of(parameters: Any) -> tuple[Any, Any]:
+            total, right, moved = forward(program, parameters, drawing, part)
+            return total / count, (right, moved)
+
+        (loss, (right, moved)), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+        return loss, right, gradients, moved
+
+    if program.mesh is None:
+        return of_part(None, batch)
+    loss, right, gradients, moved = by_device(program.mesh, of_part, batch)
+    sums = jax.tree.map(lambda x: x.sum(0), (loss, right, gradients))
+    return *sums, jax.tree.map(lambda x: x.mean(0).astype(x.dtype), moved)
+
+
+def forward(program: Program, parameters: Any, others: Others, batch: Batch) -> tuple[Any, ...]:
     """Compute the sum of samples' losses, how many are right, and what moves beside."""
     model = nnx.merge(program.graphdef, parameters, *others, copy=True)
-    logits = model(x, masks=masks)
-    total = losses(program.recipe, logits, labels).sum()
-    return total, (logits.argmax(-1) == labels).sum(), nnx.state(model, MOVED)
+    logits = model(batch.x, masks=batch.masks)
+    total = losses(program.recipe, logits, batch.labels).sum()
+    return total, (logits.argmax(-1) == batch.labels).sum(), nnx.state(model, MOVED)
+
+
+def _apart(others: Others, index: Any) -> Others:
+    """Let the dropouts of each device draw otherwise."""
+    moved, rest = others
+
+    def folded(variable: Any) -> Any:
+        if not isinstance(variable, nnx.RngKey):
+            return variable
+        return variable.replace(jax.random.fold_in(variable.get_value(), index))
+
+    apart = jax.tree.map(folded, rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return moved, apart
 
 
 def _check(graph: Graph, x: np.ndarray, labels: np.ndarray) -> None:

@@ -56,18 +56,10 @@ class JaxParallelTrainer(KerasTrainer):
 
 
 def _jax_devices(count: int) -> list[str]:
-    import jax
+    from densespec_jax.devices import devices
 
-    with contextlib.suppress(RuntimeError):  # it has started, with the devices that it has
-        jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
-    devices = keras.distribution.list_devices()
-    if len(devices) < count:
-        raise ValueError(
-            f"{count} devices wanted, but JAX has started with {len(devices)}: for so many on the "
-            f"CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={count} before Python "
-            "starts, or ask for them before anything runs on JAX"
-        )
-    return devices[:count]
+    devices(count)
+    return keras.distribution.list_devices()[:count]
 
 
 class TensorFlowParallelTrainer(KerasTrainer):
