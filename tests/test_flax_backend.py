@@ -490,6 +490,21 @@ def test_the_model_may_be_in_any_mode_while_it_is_trained() -> None:
     )
 
 
+def test_the_examples_network_is_fine_tuned() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from examples import flax_finetuning as example
+
+    backbone, model = example.main(example.SPEC.replace(blocks=(1, 1)), epochs=1)
+    before, after = densespec.read_weights(backbone), densespec.read_weights(model)
+    assert after["classifier.kernel"].shape[0] == 3
+    kept = {name for name in before if name.startswith(("stem", "block1", "transition1"))}
+    assert kept
+    assert not {name for name in kept if not np.array_equal(before[name], after[name])}
+    assert not np.array_equal(
+        before["block2.layer1.conv1.kernel"], after["block2.layer1.conv1.kernel"]
+    )
+
+
 # Without Flax
 
 

@@ -127,9 +127,9 @@ def apply(op: ops.Op, x: Array, *others: Array) -> Array:
         case ops.Concat():
             return jnp.concatenate((x, *others), -1)
         case ops.MaxPool():
-            return nnx.max_pool(x, op.window, _strides(op), _padding(op.padding))
+            return _pooled(nnx.max_pool, x, op, _padding(op.padding))
         case ops.AvgPool():
-            return nnx.avg_pool(x, op.window, _strides(op), "VALID")
+            return _pooled(nnx.avg_pool, x, op, "VALID")
         case ops.GlobalPool():
             spatial = tuple(range(1, x.ndim - 1))
             return x.mean(spatial) if op.kind == "avg" else x.max(spatial)
@@ -140,5 +140,5 @@ def apply(op: ops.Op, x: Array, *others: Array) -> Array:
     raise TypeError(f"flax.nnx has nothing for {op!r}")
 
 
-def _strides(op: ops.MaxPool | ops.AvgPool) -> tuple[int, ...]:
-    return (op.stride,) * len(op.window)
+def _pooled(pool: Any, x: Array, op: ops.MaxPool | ops.AvgPool, padding: Any) -> Array:
+    return pool(x, op.window, (op.stride,) * len(op.window), padding)

@@ -55,7 +55,7 @@ def _at_once(mesh: Any, compute: Callable[[Any, Batch], Any], batch: Batch) -> A
         found = compute(jax.lax.axis_index(AXIS), part)
         return jax.tree.map(lambda array: array[None], found)
 
-    split = PartitionSpec(AXIS)
+    split = PartitionSpec(AXIS)  # type: ignore[no-untyped-call]
     mapped = jax.shard_map(
         of_device, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False
     )

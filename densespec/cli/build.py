@@ -37,7 +37,7 @@ from densespec.weights.reading import ReadingOptions
 @click.option(
     "--backend",
     required=True,
-    help="numpy, torch.nn, tensorflow, torch or jax (the last three: Keras on that engine), "
+    help="numpy, torch.nn, flax.nnx, tensorflow, torch or jax (the last three: Keras on that engine), "
     "another installed backend, or MODULE:ATTRIBUTE; with a mode behind it, such as "
     "torch.nn+inference.",
 )

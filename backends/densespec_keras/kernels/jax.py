@@ -42,7 +42,8 @@ def _known(features: FeatureMaps) -> Moments | None:
 
 
 def _record(norm: NormOperands, used: Moments, x: Array) -> None:
-    norm.record(*map(lax.stop_gradient, used), count_of(x))
+    mean, variance = map(lax.stop_gradient, used)
+    norm.record(mean, variance, count_of(x))
 
 
 def _config(unit: UnitOperands) -> blocks.UnitConfig:
