@@ -71,7 +71,7 @@ def build(
             None takes the weight file's.
         backend: A name that :func:`densespec.backends` lists. Of densespec's own, ``"torch"``,
             ``"tensorflow"`` and ``"jax"`` give a ``keras.Model`` on that engine, ``"torch.nn"`` a
-            ``torch.nn.Module``, ``"flax.nnx"`` a ``flax.nnx.Module``, and ``"numpy"`` the reference.
+            ``torch.nn.Module``, ``"flax.nnx"`` an ``nnx.Module``, and ``"numpy"`` the reference.
         include_top: Whether the network ends in its classifier.
         weights: A weight file of any layout, such as torchvision's; the name of trained weights,
             such as ``"imagenet"``, which are fetched if they are not here; arrays by canonical

@@ -40,9 +40,9 @@ class JaxParallelTrainer(KerasTrainer):
     def __init__(self, build: Build, graph: Graph, recipe: TrainingRecipe, replicas: int) -> None:
         if recipe.batch_norm != "synchronised":
             raise ValueError(
-                f"batch_norm = {recipe.batch_norm!r}, but on JAX a norm sees the batch of all "
-                "devices: set batch_norm = 'synchronised' in the recipe, or train with "
-                "backend='tensorflow' or 'torch.nn'"
+                f"batch_norm = {recipe.batch_norm!r}, but Keras's norms on JAX see the batch of "
+                "all devices: set batch_norm = 'synchronised' in the recipe, or train with "
+                "backend='flax.nnx', 'tensorflow' or 'torch.nn'"
             )
         self._distribution = _EvenDataParallel(devices=_jax_devices(replicas))
         with self._distribution.scope():
