@@ -1,4 +1,4 @@
-"""A DenseNet as a user of ``flax.nnx`` would write it by hand: standard layers, one after another."""
+"""A DenseNet as a user of ``flax.nnx`` would write it by hand, out of standard layers."""
 
 from __future__ import annotations
 

@@ -218,6 +218,28 @@ def test_the_same_network_as_in_another_framework(tmp_path: Path) -> None:
     assert_close(densespec.read_weights(twin), densespec.read_weights(other), 0)
 
 
+def test_a_state_in_memory_is_recognised() -> None:
+    model = build(weights=random_weights())
+    expected = densespec.read_weights(model)
+    state = nnx.state(model)
+    for given in (state, nnx.to_pure_dict(state), nnx.state(model, (nnx.Param, nnx.BatchStat))):
+        for backend in ("numpy", "flax.nnx"):
+            twin = densespec.build(SPEC, backend=backend, weights=given)
+            assert_close(densespec.read_weights(twin), expected, 1e-6)
+
+
+def test_orbax_keeps_a_network_and_any_backend_takes_it(tmp_path: Path) -> None:
+    ocp = pytest.importorskip("orbax.checkpoint", reason="Orbax is not installed")
+    model = build(weights=random_weights())
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+        checkpointer.save(tmp_path / "net", state)
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(tmp_path / "net")
+    twin = densespec.build(SPEC, backend="numpy", weights=restored)
+    assert_close(densespec.read_weights(twin), densespec.read_weights(model), 1e-6)
+
+
 # Types
 
 
