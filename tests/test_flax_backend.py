@@ -508,6 +508,30 @@ def test_momentum_goes_on_where_it_stood() -> None:
         after.restore(dict(itertools.islice(before.velocity().items(), 3)))
 
 
+@pytest.mark.parametrize(
+    "dtype", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.full)]
+)
+def test_mixed_precision_keeps_weights_in_float32_and_follows_the_curve(dtype: str) -> None:
+    x, losses = first(images()), {}
+    for kind in ("float32", dtype):
+        model = build(PLAIN, dtype=kind)
+        trainer = trainer_of(model, TrainingRecipe(dtype=kind))
+        losses[kind] = [
+            trainer.step(x, LABELS, learning_rate=0.02, gradients=False).loss for _ in range(4)
+        ]
+        assert {array.dtype.name for array in trainer.weights().values()} == {"float32"}
+    np.testing.assert_allclose(losses[dtype], losses["float32"], rtol=0.03)
+    assert losses[dtype][-1] < losses[dtype][0]
+
+
+def test_steps_whose_gradients_overflow_are_left_out() -> None:
+    model = build(PLAIN, dtype="mixed_float16")
+    trainer = trainer_of(model, TrainingRecipe(dtype="mixed_float16"))
+    before = {w: a for w, a in trainer.weights().items() if "running" not in w}
+    trainer.step(first(images()) * np.float32(np.inf), LABELS, learning_rate=0.1)
+    assert_close({name: trainer.weights()[name] for name in before}, before, 0)
+
+
 def test_the_model_may_be_in_any_mode_while_it_is_trained() -> None:
     model = build(PLAIN)
     model.eval()

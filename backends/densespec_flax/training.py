@@ -23,6 +23,7 @@ from densespec_flax.modules import DenseNet
 from densespec_flax.optimizers import losses, optimizer_of
 from densespec_flax.parts import Batch, by_device
 from densespec_flax.running import as_input, in_training, predict
+from densespec_flax.scaling import LossScale, all_finite, first_scale
 
 MOVED = (nnx.BatchStat, nnx.RngCount)
 """What training moves beside the parameters."""
@@ -87,6 +88,7 @@ class FlaxTrainer:
         self._graphdef, *states = nnx.split(in_training(model, True), *filters)
         self._parameters, self._moved, self._rest = (LiveState(model, s) for s in states)
         self._optimizer = optimizer_of(recipe).init(states[0])
+        self._scale = first_scale() if recipe.dtype == "mixed_float16" else None
 
     def step(
         self,
@@ -105,7 +107,7 @@ class FlaxTrainer:
         """
         _check(self._graph, x, labels)
         batch = Batch(as_input(self._model, x), np.asarray(labels), dict(masks) if masks else None)
-        parameters, moved, self._optimizer, sums, found = step(
+        parameters, moved, (self._optimizer, self._scale), sums, found = step(
             Program(self._graphdef, self._recipe, gradients, self._mesh),
             *self._placed(batch),
             learning_rate,
@@ -116,10 +118,10 @@ class FlaxTrainer:
         return StepResult(loss, self._by_name(found) if gradients else {}, round(correct))
 
     def _placed(self, batch: Batch) -> tuple[Any, ...]:
-        """Give the parameters, the rest of the network, the optimizer's state and a batch, on the
+        """Give the parameters, the rest of the network, the state of training and a batch, on the
         devices that compute."""
         others = self._moved.get(), self._rest.get()
-        return self._parameters.get(), others, self._optimizer, batch
+        return self._parameters.get(), others, (self._optimizer, self._scale), batch
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Compute logits in inference mode."""
@@ -160,7 +162,7 @@ def step(
     program: Program,
     parameters: Any,
     others: Others,
-    optimizer: Any,
+    state: tuple[Any, LossScale | None],
     batch: Batch,
     rate: Any,
 ) -> tuple[Any, ...]:
@@ -169,25 +171,36 @@ def step(
     Args:
         parameters: What trains.
         others: What moves beside, and all else.
-        optimizer: The state of :func:`densespec_flax.optimizer_of`.
+        state: That of :func:`densespec_flax.optimizer_of`, and the loss's factor if it has one.
         rate: The learning rate.
 
     Returns:
-        The new parameters, the new state of what moves beside, the optimizer's new state, the mean
+        The new parameters, the new state of what moves beside, the new state of training, the mean
         loss with the number of right answers, and the gradients if they are wanted.
     """
-    loss, right, gradients, moved = differentiated(program, parameters, others, batch)
-    updates, optimizer = optimizer_of(program.recipe, rate).update(gradients, optimizer, parameters)
-    parameters = optax.apply_updates(parameters, updates)
-    return parameters, moved, optimizer, (loss, right), gradients if program.gradients else None
+    optimizer, scale = state
+    factor = 1.0 if scale is None else scale.factor
+    loss, right, gradients, moved = differentiated(program, parameters, others, batch, factor)
+    updates, new = optimizer_of(program.recipe, rate).update(gradients, optimizer, parameters)
+    taken = optax.apply_updates(parameters, updates), new
+    if scale is not None:
+        finite = all_finite(gradients)
+        taken = jax.lax.cond(finite, lambda: taken, lambda: (parameters, optimizer))
+        scale = scale.after(finite)
+    parameters, optimizer = taken
+    found = gradients if program.gradients else None
+    return parameters, moved, (optimizer, scale), (loss, right), found
 
 
 def differentiated(
-    program: Program, parameters: Any, others: Others, batch: Batch
+    program: Program, parameters: Any, others: Others, batch: Batch, factor: Any
 ) -> tuple[Any, Any, Any, Any]:
     """Compute the mean loss, how many answers are right, the gradients, and what moves beside.
 
     Where the program has a mesh, that is done for the part of each of its devices, and joined.
+
+    Args:
+        factor: What the loss is multiplied by while it is differentiated.
     """
     count = len(batch.labels)
 
@@ -196,10 +209,11 @@ def differentiated(
 
         def loss_of(parameters: Any) -> tuple[Any, Any]:
             total, right, moved = forward(program, parameters, drawing, part)
-            return total / count, (right, moved)
+            loss = total / count
+            return loss * factor, (loss, right, moved)
 
-        (loss, (right, moved)), gradients = jax.value_and_grad(loss_of, has_aux=True)(parameters)
-        return loss, right, gradients, moved
+        gradients, (loss, right, moved) = jax.grad(loss_of, has_aux=True)(parameters)
+        return loss, right, jax.tree.map(lambda g: g / factor, gradients), moved
 
     if program.mesh is None:
         return of_part(None, batch)
