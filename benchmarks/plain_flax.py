@@ -40,7 +40,8 @@ class PlainDenseNet(nnx.Module):
     ) -> None:
         self.conv = nnx.Conv(3, stem, (7, 7), 2, padding=3, use_bias=False, rngs=rngs)
         self.norm = nnx.BatchNorm(stem, rngs=rngs)
-        features, parts = stem, []
+        features = stem
+        parts: list[Any] = []
         for index, layers in enumerate(blocks):
             for _ in range(layers):
                 parts.append(DenseLayer(features, growth, rngs=rngs))

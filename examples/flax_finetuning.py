@@ -66,8 +66,8 @@ def digits(*wanted: int) -> data.Dataset:
     whole = data.load("digits")
 
     def chosen(split: data.Split) -> data.Split:
-        rows = np.flatnonzero(np.isin(split.y, wanted))
-        return data.Split(split.x[rows], split.y[rows] - min(wanted))
+        taken = split.take(np.flatnonzero(np.isin(split.y, wanted)))
+        return data.Split(taken.x, taken.y - min(wanted))
 
     names = tuple(map(str, wanted))
     return data.Dataset(

@@ -32,7 +32,8 @@ class ParallelFlaxTrainer(FlaxTrainer):
         self._replicas = replicas
         mesh = Mesh(np.array(devices(replicas)), (AXIS,))
         self._split, self._whole = (
-            NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ())
+            NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
+            for axes in ((AXIS,), ())
         )
         if recipe.batch_norm == "per-replica":
             self._mesh = mesh
