@@ -18,6 +18,7 @@ from densespec.network.graph import Node
 from densespec.weights.layouts import kernel_from_canonical
 from densespec_flax.norms import BatchNorm, FrozenBatchNorm
 from densespec_flax.precision import Precision
+from densespec_jax.norms import relu
 
 Array = jax.Array
 
@@ -121,7 +122,7 @@ def apply(op: ops.Op, x: Array, *others: Array) -> Array:
     """
     match op:
         case ops.Relu():
-            return nnx.relu(x)
+            return relu(x)
         case ops.Dropout():
             return x
         case ops.Concat():

@@ -22,7 +22,7 @@ from densespec_flax.modules import Call, DenseNet
 from densespec_flax.norms import kept_variance
 from densespec_jax.blocks import UnitArrays, UnitConfig, block
 from densespec_jax.convolutions import conv
-from densespec_jax.norms import Moments, NormConfig, count_of, moments, normalised
+from densespec_jax.norms import Moments, NormConfig, count_of, moments, normalised, relu
 from densespec_jax.pools import avg_pool, max_pool
 
 Array = jax.Array
@@ -133,7 +133,7 @@ class _Evaluation:
                 return self._conv(step.conv, avg_pool(x, op)), None
             case Convolution():
                 y = self._normed_conv(step.conv, step.norm, x)
-                return y if step.relu is None else jax.nn.relu(y), None
+                return y if step.relu is None else relu(y), None
         return self._alone(step.node, x), None
 
     def _alone(self, node: Node, x: Array) -> Array:
@@ -145,7 +145,7 @@ class _Evaluation:
             case ops.Dropout():
                 return x * self._factor(node, x.shape)
             case ops.Relu():
-                return jax.nn.relu(x)
+                return relu(x)
         raise TypeError(f"{node.name}: {node.op!r} stands alone nowhere before the head")
 
     def _conv(self, node: Node, x: Array) -> Array:
