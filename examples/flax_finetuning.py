@@ -52,9 +52,10 @@ def trained(model: Any, images: data.Dataset, recipe: TrainingRecipe) -> float:
     rate = densespec_flax.schedule_of(recipe, batches.steps_per_epoch)
     optimizer = nnx.Optimizer(model, densespec_flax.optimizer_of(recipe, rate), wrt=nnx.Param)
     model.train()
+    taken = nnx.cached_partial(step, model, optimizer)  # which takes the modules apart once
     for epoch in range(recipe.epochs):
         for x, labels in batches.epoch(epoch):
-            loss = step(model, optimizer, x, labels)
+            loss = taken(x, labels)
         print(f"epoch {epoch}: loss {float(loss):.4f}")
     model.eval()
     test = data.Batches.for_test(images, batch_size=len(images.test))
