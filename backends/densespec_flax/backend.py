@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from densespec.backends import LAYERS, DataFormat, with_mode
+from densespec.backends import LAYERS, DataFormat, Origin, with_mode
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -72,11 +72,21 @@ class FlaxBackend:
 
         return graph_of(model, graph, MODELS[self.mode])
 
-    def keep_state(self, model: Any, source: Any, graph: Graph, *, trainable: bool) -> None:
+    def rebuild(
+        self, source: Any, origin: Origin, weights: Mapping[str, np.ndarray], *, trainable: bool
+    ) -> Any:
         """See :class:`densespec.backends.InspectableBackend`."""
         from densespec_flax.keeping import keep_state
 
-        keep_state(model, source, graph, trainable=trainable)
+        model = self.build(
+            origin.graph,
+            weights,
+            dtype=origin.dtype,
+            data_format=origin.data_format,
+            name=origin.name,
+        )
+        keep_state(model, source, origin.graph, trainable=trainable)
+        return model
 
     def read_weights(self, model: Any, graph: Graph) -> Arrays:
         from densespec_flax import arrays
