@@ -314,7 +314,7 @@ def test_frozen_parts_are_no_params_and_stay_as_they_are(mode: str) -> None:
         n for n, a in densespec.read_weights(model).items() if not np.array_equal(a, before[n])
     }
     assert {name.partition(".")[0] for name in changed} == {"block2", "final", "classifier"}
-    assert trainer.velocity().keys() == {
+    assert trainer.moments()["velocity"].keys() == {
         weight.name for weight in model.densespec.graph.weights if weight.trainable
     }
 
@@ -502,10 +502,11 @@ def test_momentum_goes_on_where_it_stood() -> None:
     before = trainer_of(model)
     assert steps(before, 2) == whole[:2]
     after = trainer_of(build(PLAIN, weights=before.weights()))
-    after.restore(before.velocity())
+    after.restore(before.moments(), step=2)
     assert steps(after, 2) == whole[2:]
-    with pytest.raises(DensespecError, match="momentum"):
-        after.restore(dict(itertools.islice(before.velocity().items(), 3)))
+    kept = before.moments()["velocity"]
+    with pytest.raises(DensespecError, match="moments of the optimizer do not fit"):
+        after.restore({"velocity": dict(itertools.islice(kept.items(), 3))}, step=2)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from densespec.installed import require
 if TYPE_CHECKING:
     from densespec_flax.backend import BACKEND as BACKEND
     from densespec_flax.layers import Frozen as Frozen
+    from densespec_flax.losses import loss_of as loss_of
     from densespec_flax.modules import DenseNet as DenseNet
-    from densespec_flax.optimizers import loss_of as loss_of
     from densespec_flax.optimizers import optimizer_of as optimizer_of
     from densespec_flax.optimizers import schedule_of as schedule_of
 
@@ -20,7 +20,7 @@ _NEEDS_FLAX = {
     "BACKEND": "backend",
     "DenseNet": "modules",
     "Frozen": "layers",
-    "loss_of": "optimizers",
+    "loss_of": "losses",
     "optimizer_of": "optimizers",
     "schedule_of": "optimizers",
 }

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from densespec.backends import StepResult, require_logits
+from densespec.backends import StepResult, check_labels, require_logits
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.recipes.velocity import check_velocity
 from densespec_flax.arrays import at, read, to_canonical
 from densespec_flax.layers import from_canonical, path_of
+from densespec_flax.losses import losses
 from densespec_flax.modules import DenseNet
-from densespec_flax.optimizers import losses, optimizer_of
+from densespec_flax.optimizers import moments_in, optimizer_of, with_moments
 from densespec_flax.parts import Batch, by_device
 from densespec_flax.running import as_input, in_training, predict
 from densespec_flax.scaling import LossScale, all_finite, first_scale
@@ -83,6 +85,7 @@ class FlaxTrainer:
 
     def __init__(self, model: DenseNet, graph: Graph, recipe: TrainingRecipe) -> None:
         require_logits(graph)
+        recipe.check_classes(graph.spec.classes)
         self._model, self._graph, self._recipe = model, graph, recipe
         filters = (nnx.Param, MOVED, ...)
         self._graphdef, *states = nnx.split(in_training(model, True), *filters)
@@ -105,7 +108,7 @@ class FlaxTrainer:
             ValueError: There are no samples, or labels that are no classes, or masks of some
                 dropouts only; nothing has changed then.
         """
-        _check(self._graph, x, labels)
+        check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
         batch = Batch(as_input(self._model, x), np.asarray(labels), dict(masks) if masks else None)
         parameters, moved, (self._optimizer, self._scale), sums, found = step(
             Program(self._graphdef, self._recipe, gradients, self._mesh),
@@ -115,7 +118,8 @@ class FlaxTrainer:
         self._parameters.set(parameters)
         self._moved.set(moved)
         loss, correct = map(float, sums)
-        return StepResult(loss, self._by_name(found) if gradients else {}, round(correct))
+        counted = round(correct) if self._recipe.loss == "softmax" else None
+        return StepResult(loss, self._by_name(found) if gradients else {}, counted)
 
     def _placed(self, batch: Batch) -> tuple[Any, ...]:
         """Give the parameters, the rest of the network, the state of training and a batch, on the
@@ -127,22 +131,15 @@ class FlaxTrainer:
         """Compute logits in inference mode."""
         return predict(self._model, x)
 
-    def velocity(self) -> Arrays:
-        return self._by_name(self._optimizer[1].trace) if self._recipe.momentum else {}
+    def moments(self) -> dict[str, Arrays]:
+        kept = moments_in(self._optimizer)
+        return {name: self._by_name(kept[name]) for name in self._recipe.rule.moments}
 
-    def restore(self, velocity: Mapping[str, np.ndarray]) -> None:
-        check_velocity(self._graph, self._recipe, velocity)
-        if not velocity:
-            return
-        paths: dict[Any, str] = {path_of(name): name for name in velocity}
-        first, trace, *others = self._optimizer
-        tree = jax.tree.structure(trace.trace)
-        moved = [
-            from_canonical(paths[path], velocity[paths[path]], old.dtype)
-            for path, old in nnx.to_flat_state(trace.trace)
-        ]
-        restored = trace._replace(trace=jax.tree.unflatten(tree, moved))
-        self._optimizer = (first, restored, *others)
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._graph, self._recipe, moments)
+        kept = moments_in(self._optimizer)
+        trees = {name: _like(kept[name], arrays) for name, arrays in moments.items()}
+        self._optimizer = with_moments(self._optimizer, trees, step)
 
     def weights(self) -> Arrays:
         return read(self._model, self._graph)
@@ -227,7 +224,8 @@ def forward(program: Program, parameters: Any, others: Others, batch: Batch) -> 
     model = nnx.merge(program.graphdef, parameters, *others, copy=True)
     logits = model(batch.x, masks=batch.masks)
     total = losses(program.recipe, logits, batch.labels).sum()
-    return total, (logits.argmax(-1) == batch.labels).sum(), nnx.state(model, MOVED)
+    right = logits.argmax(-1) == batch.labels if batch.labels.ndim == 1 else jnp.zeros(())
+    return total, right.sum(), nnx.state(model, MOVED)
 
 
 def _apart(others: Others, index: Any) -> Others:
@@ -243,17 +241,11 @@ def _apart(others: Others, index: Any) -> Others:
     return moved, apart
 
 
-def _check(graph: Graph, x: np.ndarray, labels: np.ndarray) -> None:
-    classes, labels = graph.output.shape[0] or 0, np.asarray(labels)
-    if not len(x) or labels.shape != (len(x),) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{len(x)} samples with labels of shape {labels.shape} and type {labels.dtype}, "
-            "but there should be samples, each with an integer"
-        )
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(outside):
-        first = outside[0]
-        raise ValueError(
-            f"label {labels[first]} of sample {first}, but labels of this network lie in "
-            f"[0, {classes})"
-        )
+def _like(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Make a tree of canonical arrays that has the form of another."""
+    names: dict[Any, str] = {path_of(name): name for name in arrays}
+    flat = [
+        from_canonical(names[path], arrays[names[path]], old.dtype)
+        for path, old in nnx.to_flat_state(tree)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), flat)
