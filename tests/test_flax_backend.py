@@ -240,6 +240,20 @@ def test_orbax_keeps_a_network_and_any_backend_takes_it(tmp_path: Path) -> None:
     assert_close(densespec.read_weights(twin), densespec.read_weights(model), 1e-6)
 
 
+@every_mode
+def test_outputs_are_the_values_of_stages(mode: str) -> None:
+    names, weights = ("block1", "transition1", "stem"), random_weights(PLAIN)
+    model = build(PLAIN, mode=mode, outputs=names, weights=weights)
+    whole = build(PLAIN, weights=weights)
+    for each in (model, whole):
+        each.eval()
+    maps = called(model, images())
+    values = nnx.jit(lambda model, x: model.values(x))(whole, images())
+    nodes = [node.name for node in model.densespec.graph.given]
+    for given, name in zip(maps, nodes, strict=True):
+        np.testing.assert_allclose(given, values[name], rtol=1e-4, atol=1e-5)
+
+
 # Types
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from flax import nnx
 
 from densespec.errors import ModelChanged
-from densespec.network.graph import Graph, Node, in_head, lower
+from densespec.network.graph import Graph, Node, in_head, with_spec
 from densespec.network.ops import BatchNorm, Dense, Dropout
 from densespec_flax.as_built import NUMBERS, difference
 from densespec_flax.layers import kind_of
@@ -43,15 +43,10 @@ def graph_of(model: DenseNet, graph: Graph, kind: type[DenseNet]) -> Graph:
 def _restated(model: DenseNet, graph: Graph) -> Graph:
     """Lower the graph anew, with the numbers that the modules have."""
     spec = graph.spec.replace(**_numbers(model, graph), **_sizes(model, graph))
-    now = lower(
-        spec,
-        graph.input_size,
-        include_top=graph.has_classifier,
-        pooling=graph.pooling,
-        classifier_activation=graph.classifier_activation,
-    )
+    now = with_spec(graph, spec)
     frozen = {node.name for node in graph.nodes if node.frozen}
-    return Graph(now.spec, tuple(replace(n, frozen=n.name in frozen) for n in now.nodes))
+    nodes = tuple(replace(n, frozen=n.name in frozen) for n in now.nodes)
+    return replace(now, nodes=nodes)
 
 
 def _numbers(model: DenseNet, graph: Graph) -> dict[str, float]:

@@ -131,8 +131,10 @@ class DenseNet(Tree):
 
     def __call__(
         self, x: Any, *, masks: Mapping[str, Any] | None = None, rngs: nnx.Rngs | None = None
-    ) -> Array:
+    ) -> Any:
         """Compute logits (batch, classes), or what else the network ends in.
+
+        One that was built with ``outputs`` gives a tuple of their values, in that order.
 
         Args:
             x: Images (batch, *spatial, channels), or (batch, channels, *spatial) where the network
@@ -145,7 +147,12 @@ class DenseNet(Tree):
         Raises:
             ValueError: The input has another shape than the network was built for.
         """
-        return self._outer(self._whole(self._entry(x), Call(self._factors(masks), rngs)))
+        entry, factors = self._entry(x), self._factors(masks)
+        if not self.graph.outputs:
+            return self._outer(self._whole(entry, Call(factors, rngs)))
+        shown: dict[str, Array] = {}
+        self._whole(entry, Call(factors, rngs, shown))
+        return tuple(self._outer(shown[node.name]) for node in self.graph.given)
 
     def features(self, x: Any, *, rngs: nnx.Rngs | None = None) -> Array:
         """Compute the feature maps before the global pool; see :meth:`__call__`."""
@@ -163,8 +170,10 @@ class DenseNet(Tree):
     @property
     def body(self) -> Graph:
         """The network before the global pool."""
-        nodes = itertools.takewhile(_before_head, self.graph.nodes)
-        return Graph(self.graph.spec, tuple(nodes))
+        nodes = tuple(itertools.takewhile(_before_head, self.graph.nodes))
+        stages = {node.stage for node in nodes}
+        outputs = tuple(name for name in self.graph.outputs if name in stages)
+        return Graph(self.graph.spec, nodes, outputs)
 
     def module(self, name: str) -> Any:
         """Give the module of a node by its name; None if there is none, as of pools."""

@@ -16,8 +16,8 @@ from densespec.network.graph import Graph, Node
 Array = Any
 
 
-def infer(graph: Graph, arrays: Mapping[str, Array], x: Array) -> Array:
-    """Compute what a network gives.
+def infer(graph: Graph, arrays: Mapping[str, Array], x: Array) -> Any:
+    """Compute what a network gives: one value, or a tuple of its outputs.
 
     Args:
         arrays: Every array of the network, by canonical name and in canonical shape.
@@ -27,7 +27,8 @@ def infer(graph: Graph, arrays: Mapping[str, Array], x: Array) -> Array:
     for node in graph.nodes[1:]:
         own = {weight.short: arrays[weight.name] for weight in node.weights}
         values[node.name] = _node(node, own, *(values[name] for name in node.inputs))
-    return values[graph.output.name]
+    given = tuple(values[node.name] for node in graph.given)
+    return given if graph.outputs else given[0]
 
 
 def _node(node: Node, own: Mapping[str, Array], x: Array, *others: Array) -> Array:
