@@ -41,10 +41,10 @@ PEERS = (
 )
 OLD_MONAI = ("0.2.0", "0.3.0")
 """Those whose networks have other names; each is installed in a folder of its own."""
-BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "numpy")
+BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "flax.nnx", "numpy")
 MODES = tuple(
     f"{backend}+{mode}"
-    for backend in ("torch.nn", "tensorflow", "torch", "jax")
+    for backend in ("torch.nn", "flax.nnx", "tensorflow", "torch", "jax")
     for mode in ("fast", "efficient", "inference")
 )
 

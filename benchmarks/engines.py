@@ -15,8 +15,10 @@ APPLICATIONS = "keras.applications"
 
 def inference(engine: str, variant: str, batch: int, rounds: int) -> Figures:
     """Milliseconds of ``predict_on_batch``."""
-    x, _ = _batch(batch)
-    models = {name: _model(engine, name, variant) for name in (APPLICATIONS, "layers", "inference")}
+    x, _ = batch_of(batch)
+    models = {
+        name: model_of(engine, name, variant) for name in (APPLICATIONS, "layers", "inference")
+    }
     return take_turns({name: _predicting(model, x) for name, model in models.items()}, rounds)
 
 
@@ -24,9 +26,9 @@ def training(
     engine: str, variant: str, batch: int, rounds: int, modes: tuple[str, ...] = ("fast",)
 ) -> Figures:
     """Milliseconds of ``train_on_batch`` with SGD and Nesterov momentum."""
-    x, labels = _batch(batch)
+    x, labels = batch_of(batch)
     names = (APPLICATIONS, *modes)
-    models = {name: _compiled(_model(engine, name, variant)) for name in names}
+    models = {name: compiled(model_of(engine, name, variant)) for name in names}
     sides = {n: _training(model, x, labels) for n, model in models.items()}
     return take_turns(sides, rounds, settle=1)
 
@@ -45,8 +47,8 @@ def step_memory(engine: str, variant: str, batch: int, name: str) -> float:
     The first step also needs memory for compiling. What is left of that is counted, since it can't
     be told from what the framework keeps for the next step.
     """
-    model = _compiled(_model(engine, name, variant))
-    x, labels = _batch(batch)
+    model = compiled(model_of(engine, name, variant))
+    x, labels = batch_of(batch)
     step = _training(model, x, labels)
     return peak_megabytes(step, first=step)
 
@@ -60,7 +62,7 @@ def building(engine: str, variant: str, rounds: int) -> Figures:
 
 def build_time(engine: str, variant: str, name: str) -> float:
     _engine(engine)
-    return 1e3 * seconds(lambda: _model(engine, name, variant))
+    return 1e3 * seconds(lambda: model_of(engine, name, variant))
 
 
 def first_step(engine: str, variant: str, batch: int, rounds: int) -> Figures:
@@ -73,8 +75,8 @@ def first_step(engine: str, variant: str, batch: int, rounds: int) -> Figures:
 
 
 def first_step_time(engine: str, variant: str, batch: int, name: str) -> float:
-    model = _compiled(_model(engine, name, variant))
-    x, labels = _batch(batch)
+    model = compiled(model_of(engine, name, variant))
+    x, labels = batch_of(batch)
     start = time.perf_counter()
     model.train_on_batch(x, labels)
     return 1e3 * (time.perf_counter() - start)
@@ -87,7 +89,7 @@ def _engine(engine: str) -> None:
     densespec.get_backend(engine).data_format(None)
 
 
-def _model(engine: str, name: str, variant: str) -> Any:
+def model_of(engine: str, name: str, variant: str) -> Any:
     import densespec
 
     _engine(engine)
@@ -98,7 +100,7 @@ def _model(engine: str, name: str, variant: str) -> Any:
     return densespec.build(variant, backend=engine, mode=name, input_shape=(SIZE, SIZE, 3))
 
 
-def _compiled(model: Any) -> Any:
+def compiled(model: Any) -> Any:
     import keras
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -106,7 +108,7 @@ def _compiled(model: Any) -> Any:
     return model
 
 
-def _batch(count: int) -> tuple[Any, Any]:
+def batch_of(count: int) -> tuple[Any, Any]:
     draw = np.random.default_rng(0)
     x = draw.standard_normal((count, SIZE, SIZE, 3)).astype(np.float32)
     return x, draw.integers(0, 10, count)

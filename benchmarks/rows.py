@@ -131,6 +131,47 @@ def _applications() -> tuple[str, tuple[str, ...]]:
     return "keras.applications", APPLICATIONS
 
 
+PLAIN = "plain nnx"
+
+
+def _flax(variant: str, batch: int, tier: Mapping[Tier, int]) -> tuple[Group, ...]:
+    infer, train = (f"{variant} {work}, batch {batch}" for work in ("inference", "training step"))
+    arguments = {"variant": variant, "batch": batch}
+    plain = ("a network written by hand", (PLAIN,))
+    return (
+        Group(
+            f"flax.nnx {infer}",
+            "jax_native:inference",
+            (
+                Row(infer, "inference", *plain),
+                Row(infer, "inference", "Keras on JAX", ("Keras on jax, inference",), 1.0),
+                Row(f"{infer}, mode layers", "layers", *plain),
+            ),
+            tier,
+            arguments,
+        ),
+        Group(
+            f"flax.nnx {train}",
+            "jax_native:training",
+            (
+                Row(train, "fast", *plain, 0.75),
+                Row(train, "fast", "Keras on JAX", ("Keras on jax, fast",), 1.0),
+                Row(
+                    f"{train}, mode layers",
+                    "layers",
+                    "Keras on JAX",
+                    ("Keras on jax, layers",),
+                    1.0,
+                ),
+                Row(f"{train}, mode layers", "layers", *plain),
+                Row(f"{train}, in little memory", "efficient", *plain),
+            ),
+            tier,
+            arguments,
+        ),
+    )
+
+
 DEPTHS = (40, 76, 148)
 
 GROUPS: tuple[Group, ...] = (
@@ -239,6 +280,51 @@ GROUPS: tuple[Group, ...] = (
         ),
         {"quick": 1, "full": 3},
         {"engine": "jax", "variant": "densenet121", "batch": 8},
+    ),
+    *_flax("densenet121", 8, {"quick": 5, "full": 15}),
+    *_flax("densenet169", 1, {"full": 15}),
+    Group(
+        "flax.nnx densenet121, first training step",
+        "jax_native:first_step",
+        (
+            Row(
+                "densenet121 first training step, batch 8",
+                "fast",
+                "a network written by hand",
+                (PLAIN,),
+                0.8,
+            ),
+            Row(
+                "densenet121 first training step, mode layers",
+                "layers",
+                "a network written by hand",
+                (PLAIN,),
+            ),
+        ),
+        {"quick": 1, "full": 3},
+        {"variant": "densenet121", "batch": 8},
+    ),
+    Group(
+        "flax.nnx densenet121 training in little memory, batch 8: memory",
+        "jax_native:training_memory",
+        (
+            Row(
+                "densenet121 training in little memory, batch 8",
+                "efficient",
+                "mode layers",
+                ("layers",),
+                0.5,
+            ),
+            Row(
+                "densenet121 training in little memory, batch 8",
+                "efficient",
+                "a network written by hand",
+                (PLAIN,),
+            ),
+        ),
+        {"quick": 1, "full": 3},
+        {"variant": "densenet121", "batch": 8},
+        "MB",
     ),
     Group(
         "import densespec",

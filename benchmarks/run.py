@@ -174,7 +174,7 @@ def _write_docs(found: list[Ratio]) -> None:
 )
 @click.option("--docs", is_flag=True, help="Put the table and the figure into docs/speed.md.")
 def main(tier: Tier, keyword: str, out: Path, docs: bool) -> None:
-    """Time densespec against torchvision, keras.applications, OpenVINO and ONNX exports."""
+    """Time densespec against torchvision, keras.applications, plain nnx, OpenVINO and exports."""
     console = Console(width=None if Console().is_terminal else 160)
     record, failed = MachineRecord(out), list[str]()
     for group in track(_chosen(tier, keyword), "measuring", console=console):

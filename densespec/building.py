@@ -71,7 +71,7 @@ def build(
             None takes the weight file's.
         backend: A name that :func:`densespec.backends` lists. Of densespec's own, ``"torch"``,
             ``"tensorflow"`` and ``"jax"`` give a ``keras.Model`` on that engine, ``"torch.nn"`` a
-            ``torch.nn.Module``, and ``"numpy"`` the reference.
+            ``torch.nn.Module``, ``"flax.nnx"`` an ``nnx.Module``, and ``"numpy"`` the reference.
         include_top: Whether the network ends in its classifier.
         weights: A weight file of any layout, such as torchvision's; the name of trained weights,
             such as ``"imagenet"``, which are fetched if they are not here; arrays by canonical
@@ -93,7 +93,8 @@ def build(
         dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
             is float64).
         data_format: The layout of the input; None takes the framework's default (PyTorch's and
-            numpy's is channels_first, Keras's is its configured ``image_data_format``).
+            numpy's is channels_first, Flax's channels_last, Keras's is its configured
+            ``image_data_format``).
         name: The model's name, if the framework names models; None takes the variant's.
         trainable_from: The first part that trains, such as ``"classifier"`` or ``"block4"``:
             everything before it is frozen, its running statistics and dropout included.

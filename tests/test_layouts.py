@@ -205,6 +205,18 @@ NAMES: dict[tuple[str, str], tuple[str | None, ...]] = {
         "params/classifier/kernel",
         "params/classifier/bias",
     ),
+    ("flax-nnx", "msgpack"): (
+        "stem/conv/kernel",
+        "stem/norm/var",
+        "block1/layer2/norm1/scale",
+        "block1/layer2/conv2/kernel",
+        "transition1/norm/bias",
+        "transition1/conv/kernel",
+        "block2/layer1/norm2/mean",
+        "final/norm/scale",
+        "classifier/kernel",
+        "classifier/bias",
+    ),
     ("flax-torchvision", "msgpack"): (
         "params/features/conv0/kernel",
         "batch_stats/features/norm0/var",

@@ -40,9 +40,9 @@ class JaxParallelTrainer(KerasTrainer):
     def __init__(self, build: Build, graph: Graph, recipe: TrainingRecipe, replicas: int) -> None:
         if recipe.batch_norm != "synchronised":
             raise ValueError(
-                f"batch_norm = {recipe.batch_norm!r}, but on JAX a norm sees the batch of all "
-                "devices: set batch_norm = 'synchronised' in the recipe, or train with "
-                "backend='tensorflow' or 'torch.nn'"
+                f"batch_norm = {recipe.batch_norm!r}, but Keras's norms on JAX see the batch of "
+                "all devices: set batch_norm = 'synchronised' in the recipe, or train with "
+                "backend='flax.nnx', 'tensorflow' or 'torch.nn'"
             )
         self._distribution = _EvenDataParallel(devices=_jax_devices(replicas))
         with self._distribution.scope():
@@ -56,18 +56,10 @@ class JaxParallelTrainer(KerasTrainer):
 
 
 def _jax_devices(count: int) -> list[str]:
-    import jax
+    from densespec_jax.devices import devices
 
-    with contextlib.suppress(RuntimeError):  # it has started, with the devices that it has
-        jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
-    devices = keras.distribution.list_devices()
-    if len(devices) < count:
-        raise ValueError(
-            f"{count} devices wanted, but JAX has started with {len(devices)}: for so many on the "
-            f"CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={count} before Python "
-            "starts, or ask for them before anything runs on JAX"
-        )
-    return devices[:count]
+    devices(count)
+    return keras.distribution.list_devices()[:count]
 
 
 class TensorFlowParallelTrainer(KerasTrainer):

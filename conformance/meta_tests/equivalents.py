@@ -418,6 +418,11 @@ SEVERAL = (
 """Training cases of networks that differ in their ops."""
 
 BOTH = (FORWARD, *SEVERAL)
+PAPER = (
+    *("training/learning-rate", "training/strong-weight-decay", "training/weight-decay"),
+    *("training/label-smoothing", "training/without-", "training/given-"),
+)
+"""Cases of SGD and of one label an image, without weights or clipping."""
 
 EQUIVALENTS: Mapping[str, Equivalent] = {
     "EINSUM": Equivalent(
@@ -503,21 +508,21 @@ EQUIVALENTS: Mapping[str, Equivalent] = {
     "TORCH_FUSED": Equivalent("SGD(fused=True)", (TRAINING,), _trainer("Fused")),
     "TORCH_ONE_BY_ONE": Equivalent("SGD(foreach=False)", (TRAINING,), _trainer("OneByOne")),
     "TORCH_DECAY_BY_HAND": Equivalent(
-        "decay added to the gradients before the step", (TRAINING,), _trainer("DecayByHand")
+        "decay added to the gradients before the step", PAPER, _trainer("DecayByHand")
     ),
     "TORCH_BY_TORCH7": Equivalent(
-        "the step of the paper's Torch7 code, by hand", (TRAINING,), _trainer("ByTorch7")
+        "the step of the paper's Torch7 code, by hand", PAPER, _trainer("ByTorch7")
     ),
     "TORCH_SCALED_LOSS": Equivalent(
         "a scaled loss and unscaled gradients", (TRAINING,), _trainer("ScaledLoss")
     ),
-    "TORCH_ONE_HOT": Equivalent("a loss of one-hot labels", (TRAINING,), _trainer("OneHotLoss")),
-    "TORCH_LOG_SUM_EXP": Equivalent("a loss by logsumexp", (TRAINING,), _trainer("LogSumExpLoss")),
+    "TORCH_ONE_HOT": Equivalent("a loss of one-hot labels", PAPER, _trainer("OneHotLoss")),
+    "TORCH_LOG_SUM_EXP": Equivalent("a loss by logsumexp", PAPER, _trainer("LogSumExpLoss")),
     "TORCH_DIVERGENCE": Equivalent(
-        "a loss by divergence and entropy", (TRAINING,), _trainer("DivergenceLoss")
+        "a loss by divergence and entropy", PAPER, _trainer("DivergenceLoss")
     ),
     "TORCH_SUM_OF_SAMPLES": Equivalent(
-        "a loss added up sample by sample", (TRAINING,), _trainer("SampleByDot")
+        "a loss added up sample by sample", PAPER, _trainer("SampleByDot")
     ),
     "TORCH_IN_ANOTHER_ORDER": Equivalent(
         "samples of a batch in reverse", (TRAINING,), _trainer("InAnotherOrder")

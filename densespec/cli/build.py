@@ -37,8 +37,8 @@ from densespec.weights.reading import ReadingOptions
 @click.option(
     "--backend",
     required=True,
-    help="numpy, torch.nn, tensorflow, torch or jax (the last three: Keras on that engine), "
-    "another installed backend, or MODULE:ATTRIBUTE; with a mode behind it, such as "
+    help="numpy, torch.nn, flax.nnx, tensorflow, torch or jax (the last three: Keras on that "
+    "engine), another installed backend, or MODULE:ATTRIBUTE; with a mode behind it, such as "
     "torch.nn+inference.",
 )
 @click.option("--classes", type=click.IntRange(min=1), help="Replaces the spec's classes.")

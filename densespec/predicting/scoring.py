@@ -87,6 +87,8 @@ def evaluate(
         raise DataError("the network tells several classes at once: there is no one likeliest")
     channels = built.preprocessing.channels
     dataset = data if isinstance(data, Dataset) else load(str(data), channels=channels)
+    if dataset.has_several:
+        raise DataError(f"images of {dataset.name} have several labels: none is the right one")
     places, splits = _places(built, dataset), _splits(dataset, part)
     scores, labels = [], []
     for x, y in _batches(built.preprocessing, dataset, splits, batch_size):

@@ -150,6 +150,8 @@ def _container(tensors: Tensors) -> str:
         return "keras-weights"
     if any(name.startswith(("params/", "batch_stats/")) for name in tensors):
         return "msgpack"
+    if any(name.removesuffix("/value").endswith("/scale") for name in tensors):
+        return "msgpack"  # a tree of nnx, which has no collections
     return "keras-legacy" if any("/" in name for name in tensors) else "torch"
 
 
@@ -180,6 +182,8 @@ def _array(name: str, value: Any, dtype: str) -> np.ndarray:
     Raises:
         WeightsError: They can't be had as numpy.
     """
+    if hasattr(value, "get_value"):  # a variable of Flax's
+        value = value.get_value()
     inner = getattr(value, "value", value)  # of a variable of Keras's
     value = value if callable(inner) else inner
     try:

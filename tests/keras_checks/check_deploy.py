@@ -21,7 +21,7 @@ from densespec.pretrained.preprocessing import Preprocessing
 from densespec_keras.exporting import tf_images
 from tests.strategies import tiny
 
-FORMATS_OF = {"tensorflow": ("saved-model",), "jax": ("jax-export", "mlir"), "torch": ()}
+FORMATS_OF = {"tensorflow": ("saved-model",), "jax": (), "torch": ()}
 
 
 def network_of(model: Any, size: tuple[int, ...] | None = None) -> WeightedGraph:

@@ -18,14 +18,17 @@ TOLERANCE = 1e-8
 STOPPED = STEPS + 2
 """In the second epoch, after a drop of the learning rate and before another."""
 
-PACKAGES = {"torch.nn": "torch", "torch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
+PACKAGES = {
+    "torch.nn": ("torch",),
+    "torch": ("torch", "keras"),
+    "tensorflow": ("tensorflow", "keras"),
+    "jax": ("jax", "keras"),
+    "flax.nnx": ("flax", "optax"),
+}
 
 
 def _installed(backend: str) -> bool:
-    return all(
-        importlib.util.find_spec(package)
-        for package in (PACKAGES[backend], *(["keras"] if backend != "torch.nn" else []))
-    )
+    return all(importlib.util.find_spec(package) for package in PACKAGES[backend])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def _assert_same_curve(actual: Path, expected: Path) -> None:
         assert one["validation_accuracy"] == other["validation_accuracy"]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch.nn", "torch", "tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["numpy", "torch.nn", "torch", "tensorflow", "jax", "flax.nnx"])
 def test_a_run_stopped_in_torch_goes_on_in_any_backend_as_if_nothing_had_happened(
     tmp_path: Path, whole: Path, stopped: Path, backend: str
 ) -> None:
@@ -81,3 +84,16 @@ def test_a_run_stopped_in_torch_goes_on_in_any_backend_as_if_nothing_had_happene
         np.testing.assert_allclose(ours.arrays[name], array, rtol=0, atol=TOLERANCE, err_msg=name)
     found = read_run(tmp_path / "here" / "run").stretches
     assert [(s.backend, s.from_step) for s in found] == [("torch.nn", 0), (backend, STOPPED)]
+
+
+def test_a_run_stopped_in_flax_goes_on_in_the_reference(tmp_path: Path, whole: Path) -> None:
+    if not _installed("flax.nnx"):
+        pytest.skip("flax is not installed")
+    subprocess.run(
+        [sys.executable, "-m", "tests.training.stopping", tmp_path, "flax.nnx", str(STOPPED)],
+        env=environment(),
+        check=True,
+    )
+    done = process("--resume", tmp_path / "run", "--backend", "numpy")
+    assert done.returncode == 0, done.stderr
+    _assert_same_curve(tmp_path, whole)

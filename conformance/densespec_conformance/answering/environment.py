@@ -30,6 +30,7 @@ DISTRIBUTIONS = {
     "torch": ("torch",),
     "tensorflow": ("tensorflow", "tensorflow-cpu"),
     "jax": ("jax",),
+    "flax": ("flax",),
     "torchvision": ("torchvision",),
     "timm": ("timm",),
     "monai": ("monai",),

@@ -1,4 +1,4 @@
-"""Trees as Flax keeps them: ``params/.../kernel``, ``batch_stats/.../mean``."""
+"""Trees as Flax keeps them: ``params/.../kernel``, ``batch_stats/.../mean``; or as nnx does."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ _LEAVES = {
 """The collection and the name of arrays; others are parameters under their canonical names."""
 
 
-def key_of(module: Callable[[str], str]) -> Key:
-    """Paths in a tree whose module of each node has this path, with dots."""
+def key_of(module: Callable[[str], str], *, collections: bool = True) -> Key:
+    """Paths in a tree whose module of each node has this path, with dots.
+
+    Args:
+        collections: whether a collection is before them, as ``params``; nnx's trees have none.
+    """
 
     def key(weight: str) -> str:
         node, _, leaf = weight.rpartition(".")
         collection, name = _LEAVES.get(leaf, ("params", leaf))
-        return f"{collection}/{module(node).replace('.', '/')}/{name}"
+        path = f"{module(node).replace('.', '/')}/{name}"
+        return f"{collection}/{path}" if collections else path
 
     return key
 

@@ -9,8 +9,8 @@ from densespec.deploy.formats import ExportFormat, Loader
 from densespec.deploy.network import ExportOptions, Runner
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec_keras.exporting import channels_first
-from densespec_keras.exporting.jax_export import exported
+from densespec_jax.exporting import channels_first
+from densespec_jax.exporting.jax_export import exported
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
@@ -39,7 +39,7 @@ FORMAT = ExportFormat(
     about="StableHLO text",
     suffixes=(".mlir",),
     write=write,
-    packages=("keras", "jax"),
+    packages=("jax",),
     runtime="jax",
     extra="jax",
     layout="channels last",

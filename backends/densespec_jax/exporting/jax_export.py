@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from densespec.deploy.formats import ExportFormat, Loader
-from densespec.deploy.network import SIZE_NAMES, ExportOptions, Runner, smallest_size
+from densespec.deploy.network import SIZE_NAMES, ExportOptions, Runner, optimized, smallest_size
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec_keras.backend import JAX
-from densespec_keras.exporting import built, channels_first
+from densespec_jax.exporting import channels_first
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """The platforms that JAX may run a serialized network on."""
@@ -37,9 +36,15 @@ def exported(
 
     For several platforms the module takes one more argument, which says on which it runs.
     """
-    model = built(JAX, graph, arrays, options)
     import jax
+    import jax.numpy as jnp
     from jax import export
+
+    from densespec_jax.inference import infer
+
+    if options.optimize:
+        graph, arrays = optimized(graph, arrays)
+    constants = {name: jnp.asarray(array, options.dtype) for name, array in arrays.items()}
 
     channels, *sizes = graph.input.shape
     names = ("batch", *SIZE_NAMES[len(sizes)])
@@ -51,7 +56,7 @@ def exported(
         ", ".join([*places, str(channels)]),
         constraints=[f"{name} >= {least}" for name in open_sizes],
     )
-    call = jax.jit(lambda x: model(x, training=False))
+    call = jax.jit(lambda x: infer(graph, constants, x))
     return export.export(call, platforms=platforms)(
         jax.ShapeDtypeStruct(shape, options.dtype)  # type: ignore[no-untyped-call]
     )
@@ -62,7 +67,7 @@ FORMAT = ExportFormat(
     about="StableHLO, serialized by jax.export",
     suffixes=(".stablehlo",),
     write=write,
-    packages=("keras", "jax"),
+    packages=("jax",),
     runtime="jax",
     extra="jax",
     layout="channels last",

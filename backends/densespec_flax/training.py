@@ -1,0 +1,251 @@
+"""Training steps: a pure function of a network's arrays, compiled once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from densespec.backends import StepResult, check_labels, require_logits
+from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
+from densespec.recipes.moments import OptimizerMoments, check_moments
+from densespec.recipes.recipe import TrainingRecipe
+from densespec_flax.arrays import at, read, to_canonical
+from densespec_flax.layers import from_canonical, path_of
+from densespec_flax.losses import losses
+from densespec_flax.modules import DenseNet
+from densespec_flax.optimizers import moments_in, optimizer_of, with_moments
+from densespec_flax.parts import Batch, by_device
+from densespec_flax.running import as_input, in_training, predict
+from densespec_flax.scaling import LossScale, all_finite, first_scale
+
+MOVED = (nnx.BatchStat, nnx.RngCount)
+"""What training moves beside the parameters."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What of a step is known when it is compiled.
+
+    Attributes:
+        graphdef: The network in training mode, without its arrays.
+        gradients: Whether the step gives the gradients.
+        mesh: The devices whose norms each see their own part of the batch; None where they see all.
+    """
+
+    graphdef: Any
+    recipe: TrainingRecipe
+    gradients: bool
+    mesh: Any = None
+
+
+Others = tuple[Any, Any]
+"""What training moves beside the parameters, and all else of a network."""
+
+
+class LiveState:
+    """The variables of a model of some kind, as trees that functions of arrays take.
+
+    Args:
+        state: A state of the model, which says which variables.
+    """
+
+    def __init__(self, model: nnx.Module, state: Any) -> None:
+        self._variables = [at(model, path) for path, _ in nnx.to_flat_state(state)]
+        self._tree = jax.tree.structure(state)
+
+    def get(self) -> Any:
+        """Give the arrays that the model has now."""
+        return jax.tree.unflatten(self._tree, [v.get_value() for v in self._variables])
+
+    def set(self, state: Any) -> None:
+        """Put other arrays into the model."""
+        for variable, array in zip(self._variables, jax.tree.leaves(state), strict=True):
+            variable.set_value(array)
+
+
+class FlaxTrainer:
+    """Training steps of a model by a recipe; see :class:`densespec.backends.Trainer`.
+
+    The model's variables hold the new arrays after each step. Its own mode is left alone.
+
+    Raises:
+        ValueError: The network gives no logits.
+    """
+
+    _mesh: Any = None
+
+    def __init__(self, model: DenseNet, graph: Graph, recipe: TrainingRecipe) -> None:
+        require_logits(graph)
+        recipe.check_classes(graph.spec.classes)
+        self._model, self._graph, self._recipe = model, graph, recipe
+        filters = (nnx.Param, MOVED, ...)
+        self._graphdef, *states = nnx.split(in_training(model, True), *filters)
+        self._parameters, self._moved, self._rest = (LiveState(model, s) for s in states)
+        self._optimizer = optimizer_of(recipe).init(states[0])
+        self._scale = first_scale() if recipe.dtype == "mixed_float16" else None
+
+    def step(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray,
+        *,
+        learning_rate: float,
+        masks: Mapping[str, np.ndarray] | None = None,
+        gradients: bool = True,
+    ) -> StepResult:
+        """Take one step; see :class:`densespec.backends.Trainer`.
+
+        Raises:
+            ValueError: There are no samples, or labels that are no classes, or masks of some
+                dropouts only; nothing has changed then.
+        """
+        check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
+        batch = Batch(as_input(self._model, x), np.asarray(labels), dict(masks) if masks else None)
+        parameters, moved, (self._optimizer, self._scale), sums, found = step(
+            Program(self._graphdef, self._recipe, gradients, self._mesh),
+            *self._placed(batch),
+            learning_rate,
+        )
+        self._parameters.set(parameters)
+        self._moved.set(moved)
+        loss, correct = map(float, sums)
+        counted = round(correct) if self._recipe.loss == "softmax" else None
+        return StepResult(loss, self._by_name(found) if gradients else {}, counted)
+
+    def _placed(self, batch: Batch) -> tuple[Any, ...]:
+        """Give the parameters, the rest of the network, the state of training and a batch, on the
+        devices that compute."""
+        others = self._moved.get(), self._rest.get()
+        return self._parameters.get(), others, (self._optimizer, self._scale), batch
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Compute logits in inference mode."""
+        return predict(self._model, x)
+
+    def moments(self) -> dict[str, Arrays]:
+        kept = moments_in(self._optimizer)
+        return {name: self._by_name(kept[name]) for name in self._recipe.rule.moments}
+
+    def restore(self, moments: OptimizerMoments, *, step: int) -> None:
+        check_moments(self._graph, self._recipe, moments)
+        kept = moments_in(self._optimizer)
+        trees = {name: _like(kept[name], arrays) for name, arrays in moments.items()}
+        self._optimizer = with_moments(self._optimizer, trees, step)
+
+    def weights(self) -> Arrays:
+        return read(self._model, self._graph)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _by_name(self, state: Any) -> Arrays:
+        """Give a tree of the form of the parameters as canonical arrays."""
+        flat = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
+        names = [weight.name for weight in self._graph.weights if weight.trainable]
+        return {name: to_canonical(name, flat[path_of(name)]) for name in names}
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def step(
+    program: Program,
+    parameters: Any,
+    others: Others,
+    state: tuple[Any, LossScale | None],
+    batch: Batch,
+    rate: Any,
+) -> tuple[Any, ...]:
+    """Take one step of a recipe.
+
+    Args:
+        parameters: What trains.
+        others: What moves beside, and all else.
+        state: That of :func:`densespec_flax.optimizer_of`, and the loss's factor if it has one.
+        rate: The learning rate.
+
+    Returns:
+        The new parameters, the new state of what moves beside, the new state of training, the mean
+        loss with the number of right answers, and the gradients if they are wanted.
+    """
+    optimizer, scale = state
+    factor = 1.0 if scale is None else scale.factor
+    loss, right, gradients, moved = differentiated(program, parameters, others, batch, factor)
+    updates, new = optimizer_of(program.recipe, rate).update(gradients, optimizer, parameters)
+    taken = optax.apply_updates(parameters, updates), new
+    if scale is not None:
+        finite = all_finite(gradients)
+        taken = jax.lax.cond(finite, lambda: taken, lambda: (parameters, optimizer))
+        scale = scale.after(finite)
+    parameters, optimizer = taken
+    found = gradients if program.gradients else None
+    return parameters, moved, (optimizer, scale), (loss, right), found
+
+
+def differentiated(
+    program: Program, parameters: Any, others: Others, batch: Batch, factor: Any
+) -> tuple[Any, Any, Any, Any]:
+    """Compute the mean loss, how many answers are right, the gradients, and what moves beside.
+
+    Where the program has a mesh, that is done for the part of each of its devices, and joined.
+
+    Args:
+        factor: What the loss is multiplied by while it is differentiated.
+    """
+    count = len(batch.labels)
+
+    def of_part(index: Any, part: Batch) -> tuple[Any, Any, Any, Any]:
+        drawing = others if index is None else _apart(others, index)
+
+        def loss_of(parameters: Any) -> tuple[Any, Any]:
+            total, right, moved = forward(program, parameters, drawing, part)
+            loss = total / count
+            return loss * factor, (loss, right, moved)
+
+        gradients, (loss, right, moved) = jax.grad(loss_of, has_aux=True)(parameters)
+        return loss, right, jax.tree.map(lambda g: g / factor, gradients), moved
+
+    if program.mesh is None:
+        return of_part(None, batch)
+    loss, right, gradients, moved = by_device(program.mesh, of_part, batch)
+    sums = jax.tree.map(lambda x: x.sum(0), (loss, right, gradients))
+    return *sums, jax.tree.map(lambda x: x.mean(0).astype(x.dtype), moved)
+
+
+def forward(program: Program, parameters: Any, others: Others, batch: Batch) -> tuple[Any, ...]:
+    """Compute the sum of samples' losses, how many are right, and what moves beside."""
+    model = nnx.merge(program.graphdef, parameters, *others, copy=True)
+    logits = model(batch.x, masks=batch.masks)
+    total = losses(program.recipe, logits, batch.labels).sum()
+    right = logits.argmax(-1) == batch.labels if batch.labels.ndim == 1 else jnp.zeros(())
+    return total, right.sum(), nnx.state(model, MOVED)
+
+
+def _apart(others: Others, index: Any) -> Others:
+    """Let the dropouts of each device draw otherwise."""
+    moved, rest = others
+
+    def folded(variable: Any) -> Any:
+        if not isinstance(variable, nnx.RngKey):
+            return variable
+        return variable.replace(jax.random.fold_in(variable.get_value(), index))
+
+    apart = jax.tree.map(folded, rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return moved, apart
+
+
+def _like(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Make a tree of canonical arrays that has the form of another."""
+    names: dict[Any, str] = {path_of(name): name for name in arrays}
+    flat = [
+        from_canonical(names[path], arrays[names[path]], old.dtype)
+        for path, old in nnx.to_flat_state(tree)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), flat)
