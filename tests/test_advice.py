@@ -46,7 +46,16 @@ def trained(folder: Path, **options: Any) -> Any:
 Act = Callable[[Path], Any]
 
 DATA: list[tuple[str, Act, Act]] = [
-    ("take y.argmax(1)", lambda _: Split(X, ONE_HOT), lambda _: Split(X, ONE_HOT.argmax(1))),
+    (
+        "if every image is of just one class by its meaning too, give y.argmax(1)",
+        lambda _: of(y=ONE_HOT).check_loss("softmax"),
+        lambda _: of(y=ONE_HOT.argmax(1)).check_loss("softmax"),
+    ),
+    (
+        "train with loss = 'sigmoid' for several",
+        lambda _: of(y=ONE_HOT).check_loss("softmax"),
+        lambda _: of(y=ONE_HOT).check_loss("sigmoid"),
+    ),
     ("take y.astype(int)", lambda _: Split(X, Y * 1.0), lambda _: Split(X, (Y * 1.0).astype(int))),
     (
         "take x.astype('uint8')",
@@ -224,8 +233,6 @@ def test_advice_can_be_followed(tmp_path: Path, advice: str, mistake: Act, follo
 def test_labels_of_several_classes_are_not_made_labels_of_one() -> None:
     several = np.array([[1, 1, 0]] * 10)
     for labels in (several, several / 2):
-        with pytest.raises(
-            DensespecError, match=r"of several classes.* can't be trained on"
-        ) as error:
-            Split(X, labels)
+        with pytest.raises(DensespecError, match="takes one: train with loss = 'sigmoid'") as error:
+            of(y=labels).check_loss("softmax")
         assert "argmax" not in str(error.value)

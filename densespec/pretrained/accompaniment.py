@@ -11,7 +11,12 @@ from densespec.errors import WeightsError, shown
 from densespec.network.graph import Graph
 from densespec.pretrained.preprocessing import Preprocessing
 
-PREPROCESSING, LABELS, PROVENANCE, ACTIVATION = "preprocessing", "labels", "provenance", "outputs"
+PREPROCESSING, LABELS, PROVENANCE, ACTIVATION = (
+    "preprocessing",
+    "labels",
+    "provenance",
+    "output_activation",
+)
 """The keys of the parts in the metadata of weight files."""
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"

@@ -215,6 +215,13 @@ class _OtherRule(NumpyTrainer):
         raise NotImplementedError
 
 
+def _with_one_moment(
+    recipe: TrainingRecipe, w: Array, g: Array, v: Array, rate: float
+) -> tuple[Array, Array]:
+    moved, moments = recipe.step("", w, g, {"velocity": v}, rate)
+    return moved, moments["velocity"]
+
+
 class _KerasVelocity(_OtherRule):
     """Velocity holds the learning rate, as in ``keras.optimizers.SGD``; scaled back for reading."""
 
@@ -586,9 +593,9 @@ MUTANTS: Mapping[str, Mutant] = {
                 "_DecaysEverything",
                 (_OtherRule,),
                 {
-                    "rule": lambda self, w, g, v, rate: TrainingRecipe(
-                        weight_decay=self._recipe.weight_decay
-                    ).step("", w, g, v, rate)
+                    "rule": lambda self, w, g, v, rate: _with_one_moment(
+                        TrainingRecipe(weight_decay=self._recipe.weight_decay), w, g, v, rate
+                    )
                 },
             )
         ),
