@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -30,11 +31,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        OSError: it can't be written; names ``path``.
+        OSError: it can't be written, or something else than a file is there; names ``path``.
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no folder {target.parent} to write {target.name} into")
+    if target.exists() and not target.is_file():
+        code = errno.EISDIR if target.is_dir() else errno.EEXIST
+        what = "a folder" if target.is_dir() else "a device or a pipe"
+        raise OSError(code, f"{what} is there, and no file", str(path))
     temporary = target.parent / unfinished_name(target)
     with _named(path, temporary):
         sweep(target.parent)

@@ -220,9 +220,134 @@ FILES: list[tuple[str, Act, Act]] = [
 ]
 
 
+TORCHVISIONS: dict[str, Any] = {
+    "compression": 0.5,
+    "stem_kind": "conv-norm-relu",
+    "stem_width": 4,
+    "stem_kernel": 7,
+    "stem_stride": 2,
+    "stem_pool": 3,
+    "bottleneck_width": 2,
+}
+"""What torchvision's names stand for."""
+
+GREY = tiny(in_channels=1, **TORCHVISIONS)
+
+
+def _named(path: Path, *prefixes: str, without: str = "nothing") -> Path:
+    """A file of one or more networks of torchvision's names, which differ."""
+    source, target = path / "named.safetensors", path / "under.safetensors"
+    densespec.convert(_saved(path, **TORCHVISIONS), source, to_layout="torchvision")
+    with open_file(source) as file:
+        arrays = {name: tensor.read() for name, tensor in file.tensors.items()}
+    tensors = {
+        prefix + name: Tensor.of(array + number)
+        for number, prefix in enumerate(prefixes)
+        for name, array in arrays.items()
+        if without not in name
+    }
+    write_file(target, tensors)
+    return target
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with open_file(_named(path, "")) as file:
+        return {name: tensor.read() for name, tensor in file.tensors.items()}
+
+
+def _two(path: Path) -> Path:
+    folder = path / "two"
+    folder.mkdir(exist_ok=True)
+    for name in ("a", "b"):
+        densespec.save(densespec.build(tiny(), backend="numpy"), folder / f"{name}.safetensors")
+    return folder
+
+
+def numpys(spec: Any = None, **options: Any) -> Any:
+    return densespec.build(spec, backend="numpy", **options)
+
+
+WEIGHTS: list[tuple[str, Act, Act]] = [
+    (
+        "choose one by its prefix (--prefix one.)",
+        lambda path: numpys(weights=_named(path, "one.", "two.")),
+        lambda path: numpys(weights=_named(path, "one.", "two."), prefix="one."),
+    ),
+    (
+        "Did you mean one.",
+        lambda path: numpys(weights=_named(path, "one.", "two."), prefix="onee."),
+        lambda path: numpys(weights=_named(path, "one.", "two."), prefix="one."),
+    ),
+    (
+        "build the network without one (include_top=False",
+        lambda path: numpys(tiny(**TORCHVISIONS), weights=_named(path, "", without="class")),
+        lambda path: numpys(
+            tiny(**TORCHVISIONS), weights=_named(path, "", without="class"), include_top=False
+        ),
+    ),
+    (
+        "or with a new one (densespec.transfer)",
+        lambda path: numpys(tiny(**TORCHVISIONS), weights=_named(path, "", without="class")),
+        lambda path: densespec.transfer(
+            classes=3, backend="numpy", weights=_named(path, "", without="class")
+        ),
+    ),
+    (
+        "in_channels=1 fits them",
+        lambda path: numpys(GREY, weights=_named(path, "")),
+        lambda path: numpys(GREY, weights=_named(path, ""), in_channels=1),
+    ),
+    (
+        "what was given as weights holds weights of another network",
+        lambda path: numpys(GREY, weights=_arrays(path)),
+        lambda path: numpys(GREY, weights=_arrays(path), in_channels=1),
+    ),
+    (
+        "in_channels=1 fits them",
+        lambda path: densespec.load_weights(numpys(GREY), _arrays(path)),
+        lambda path: densespec.load_weights(numpys(GREY), _arrays(path), in_channels=1),
+    ),
+    (
+        "give a spec, or a weight file that tells it",
+        lambda path: numpys(),
+        lambda path: (numpys(tiny()), numpys(weights=_saved(path))),
+    ),
+    (
+        "give the path of a weight file",
+        lambda path: numpys(tiny(), weights="imagenet"),
+        lambda path: numpys(tiny(), weights=_saved(path)),
+    ),
+    (
+        "such as a.safetensors, b.safetensors: give one",
+        lambda path: densespec.from_pretrained(_two(path), backend="numpy"),
+        lambda path: densespec.from_pretrained(_two(path) / "a.safetensors", backend="numpy"),
+    ),
+    (
+        "give the weight file in it: a.safetensors or b.safetensors",
+        lambda path: open_file(_two(path)),
+        lambda path: open_file(_two(path) / "a.safetensors").close(),
+    ),
+    (
+        "allow differences (--allow-different)",
+        lambda path: densespec.convert(_saved(path), path / "a.pth"),
+        lambda path: densespec.convert(_saved(path), path / "a.pth", allow_different=True),
+    ),
+    (
+        "say which initial weights you want by a seed",
+        lambda path: densespec.export(tiny(), path / "a.onnx"),
+        lambda path: densespec.export(tiny(), path / "a.onnx", seed=0, check=False),
+    ),
+    (
+        "say which initial weights you want by a seed",
+        lambda path: densespec.export("densenet-40-12", path / "a.onnx"),
+        lambda path: densespec.export("densenet-40-12", path / "a.onnx", seed=0, check=False),
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("advice", "mistake", "followed"),
-    [pytest.param(*row, id=row[0][:60]) for row in (*DATA, *TRAINING, *FILES)],
+    [pytest.param(*row, id=row[0][:60]) for row in (*DATA, *TRAINING, *FILES, *WEIGHTS)],
 )
 def test_advice_can_be_followed(tmp_path: Path, advice: str, mistake: Act, followed: Act) -> None:
     with pytest.raises((DensespecError, ValueError), match=re.escape(advice)):

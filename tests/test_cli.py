@@ -486,6 +486,7 @@ def test_default_input_sizes_are_in_the_help() -> None:
         (["describe", "densenet121", "--input", "3x8x8x8"], "does not fit"),
         (["describe", "densenet121", "--input", "3x2x2"], "nothing is left of it"),
         (["build", "densenet12", "--backend", "numpy"], "unknown variant"),
+        (["build", "", "--backend", "numpy"], "unknown variant"),
         (["build", "densenet-40-12", "--backend", "numpi"], "Did you mean numpy?"),
         (["build", "densenet-40-12", "--backend", "no.such:thing"], "can't be loaded"),
         (["build", "densenet-40-12", "--backend", "numpy", "--pooling", "max"], "pooling"),
@@ -521,6 +522,17 @@ def test_bad_input_ends_in_one_line_and_exit_code_1(
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("\x1b[31mred", r"\x1b[31mred"), ("\u202e", r"\u202e"), ("x" * 10**5, "... ")],
+)
+def test_errors_neither_command_a_terminal_nor_fill_it(given: str, shown: str) -> None:
+    said = run("inspect", f"{given}.pth").stderr
+    assert shown in said
+    assert said.removesuffix("\n").isprintable()
+    assert len(said) < 4000
 
 
 @pytest.mark.parametrize(

@@ -657,3 +657,17 @@ def test_a_spec_that_can_not_be_written_leaves_the_old_file(
         write_spec(tiny(classes=100), path)
     assert read_spec(path).classes == 10
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no such pipes")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    folder, pipe, link = tmp_path / "folder", tmp_path / "pipe", tmp_path / "link"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (folder, pipe, link):
+        with pytest.raises(OSError, match="is there, and no file") as error, atomic_path(path):
+            raise AssertionError("nothing should be written")
+        assert error.value.filename == str(path)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [folder, link, pipe]

@@ -7,8 +7,10 @@ that it has, and computes what Keras computed.
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from densespec.weights.comparing import compare
 from densespec.weights.convert import convert
 from densespec.weights.opening import IdentifiedWeights, open_weights
 from densespec.weights.stated.keras_layers import DEEPEST, model_of, read_config
+from densespec.weights.stated.keras_network import stated_network
 from densespec.weights.stated.timm import timm_network
+from tests.fuzz.configs import changed
 from tests.test_convert import assert_same
 
 WHOLE, WEIGHTS = (".keras", ".h5"), (".weights.h5",)
@@ -244,6 +248,21 @@ def nested(depth: int) -> dict[str, object]:
 def test_a_config_of_no_model_is_refused(entry: dict[str, object]) -> None:
     with pytest.raises(WeightsError):
         model_of(entry)
+
+
+def test_a_config_that_keras_would_not_write_is_read_or_refused() -> None:
+    path = Path(__file__).with_name("cases") / "keras_softmax" / "model.keras"
+    with zipfile.ZipFile(path) as archive:
+        config = archive.read("config.json")
+    refused = []
+    for number in range(150):
+        text = changed(config, random.Random(number)).decode()
+        try:
+            stated_network({"config": text})
+        except WeightsError as error:
+            refused.append(str(error))
+    assert [said for said in refused if len(said) > 3000 or not said.isprintable()] == []
+    assert 20 < len(refused) < 130
 
 
 def test_layers_that_read_each_other_are_refused() -> None:

@@ -133,6 +133,7 @@ CHANGES = {
     ),
     "a module": lambda net: setattr(net, "classifier", torch.nn.Identity()),
     "an inner module": lambda net: setattr(net.features, "pool0", torch.nn.Identity()),
+    "a functional call": lambda net: torch.func.functional_call(net, net.state_dict(), _images(1)),
     "a hook": lambda net: net.get_submodule("features.conv0").register_forward_hook(print),
 }
 
@@ -269,6 +270,10 @@ def test_can_be_built_where_nothing_is_tracked() -> None:
         model = densespec.build(SPEC, backend="torch.nn").eval()
         x = _images(2)
         torch.testing.assert_close(model(x), prepared(x), rtol=1e-4, atol=1e-5)
+        again = densespec.in_mode(prepared, "layers")
+    for network in (model, again, densespec.in_mode(prepared, "layers")):
+        network.train()(_images(2)).sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_refuses_to_be_trained() -> None:

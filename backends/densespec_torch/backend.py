@@ -47,6 +47,7 @@ class TorchBackend:
             )
         return "channels_first"
 
+    @torch.inference_mode(mode=False)  # whose tensors could not be trained or changed later
     def build(
         self,
         graph: Graph,
@@ -73,6 +74,7 @@ class TorchBackend:
         """See :class:`densespec.backends.InspectableBackend`."""
         return graph_of(unwrapped(model), graph, MODELS[self.mode])
 
+    @torch.inference_mode(mode=False)
     def rebuild(
         self,
         source: nn.Module,

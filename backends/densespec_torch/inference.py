@@ -195,6 +195,16 @@ class PreparedDenseNet(nn.Module):
         """Refuse to show modules."""
         return _refuse(target) if target else self
 
+    def _get_name(self) -> str:
+        """Say what ``torch.func.functional_call``, which names nothing else, should not replace."""
+        return (
+            "a network that is prepared for inference, whose parameters can't be replaced "
+            "(densespec.in_mode(model, 'layers') gives one whose can),"
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def __prepare_scriptable__(self) -> Any:
         """Give what ``torch.jit.script`` compiles: the network that it is made of."""
         return self._original[0].__prepare_scriptable__()

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from densespec.cli.shared import Failure
+from densespec.cli.shared import Failure, printable
 from densespec.errors import DensespecError, WeightsWarning
 from densespec.version import __version__
 
@@ -89,7 +89,7 @@ def _notes_on_stderr() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
             if issubclass(category, WeightsWarning):
-                click.echo(f"note: {message}", err=True)
+                click.echo(printable(f"note: {message}"), err=True)
             else:
                 others(message, category, *rest)
 

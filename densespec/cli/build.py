@@ -83,7 +83,7 @@ def build_command(
     """
     if spec is None and options["weights"] is None:
         raise click.UsageError("give a SPEC, or --weights of a file that tells it")
-    name = label(spec or options["weights"])
+    name = label(options["weights"] if spec is None else spec)
     if spec is not None and shape is not None:
         reading, _ = ReadingOptions.taken(options)
         check_shape(resolve(spec).replace(**reading.of_network()), shape)

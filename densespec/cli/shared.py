@@ -18,12 +18,25 @@ from densespec.network.files import SUFFIXES
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """The dtypes that arrays can have in memory and in files."""
 
+LONGEST = 3000
+"""How many characters of an error are shown."""
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would not print but obey, such as colours; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def shortened(text: str) -> str:
+    """Leave out the middle of a text that would fill a terminal: it ends in what to do."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
 
 class Failure(click.ClickException):
     """Something that a user can put right. It is shown as one line, without a traceback."""
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.format_message()}", file=file, err=True)
+        click.echo(f"error: {printable(shortened(self.format_message()))}", file=file, err=True)
 
 
 def _complete_spec(
@@ -64,6 +77,11 @@ def label(spec: str) -> str:
 def print_json(record: Any) -> None:
     """Print a record on stdout, for programs."""
     click.echo(json.dumps(record, indent=2))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line that may hold texts of strangers' files."""
+    click.echo(printable(text), err=err)
 
 
 def say_written(path: Path) -> None:

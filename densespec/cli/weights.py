@@ -10,7 +10,7 @@ import click
 
 from densespec.backends import REFERENCE
 from densespec.cli.record_options import options_of
-from densespec.cli.shared import DTYPES, json_option, print_json, progress_bar, say_written
+from densespec.cli.shared import DTYPES, json_option, print_json, progress_bar, say, say_written
 from densespec.errors import SHOWN, in_words
 from densespec.hub import FolderFormat, folder_of_file
 from densespec.network.differences import nearest_variant
@@ -203,54 +203,54 @@ def _network(found: IdentifiedWeights) -> str:
 
 
 def _say(found: IdentifiedWeights) -> None:
-    click.echo(f"{found.path}: {_network(found)}")
-    click.echo(f"layout {found.layout.name} ({found.layout.about}), in a {found.container} file")
+    say(f"{found.path}: {_network(found)}")
+    say(f"layout {found.layout.name} ({found.layout.about}), in a {found.container} file")
     for note in found.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _say_conversion(done: Conversion, apart: float | None) -> None:
     _say(done.source)
-    click.echo(f"written {done.path} in layout {done.layout.name}")
+    say(f"written {done.path} in layout {done.layout.name}")
     for line in in_words(done.differences if done.is_another else {}, *SIDES):
-        click.echo(f"different: {line}")
+        say(f"different: {line}")
     for note in done.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     if done.effect and done.is_another:
         apart_by = done.effect.difference
-        click.echo(f"different: the feature map, by {apart_by:.1e} of its largest value")
+        say(f"different: the feature map, by {apart_by:.1e} of its largest value")
     for line in in_words(done.training_differences, *SIDES):
-        click.echo(f"note: only training differs: {line}")
+        say(f"note: only training differs: {line}")
     if done.not_finite:
         names = ", ".join(done.not_finite[:SHOWN])
-        click.echo(f"warning: NaN or infinite values in {names}", err=True)
+        say(f"warning: NaN or infinite values in {names}", err=True)
     if apart is not None:
-        click.echo(f"checked: largest relative difference at the output {apart:.1e}")
+        say(f"checked: largest relative difference at the output {apart:.1e}")
 
 
 def _say_comparison(done: WeightsComparison) -> None:
     _say(done.first)
     _say(done.second)
     for line in in_words(done.spec_differences, "in the first", "in the second"):
-        click.echo(f"different: {line}")
+        say(f"different: {line}")
     first, second = done.activations
     if first != second:
-        click.echo(
+        say(
             f"different: {first or 'nothing'} follows the classifier in the first, "
             f"{second or 'nothing'} in the second"
         )
     for label, names in (("first", done.only_first), ("second", done.only_second)):
         if names:
-            click.echo(f"different: only the {label} has {', '.join(names[:SHOWN])}")
+            say(f"different: only the {label} has {', '.join(names[:SHOWN])}")
     differing = {name: value for name, value in done.tensor_differences.items() if value}
     worst = sorted(differing.items(), key=lambda item: -item[1])[:SHOWN]
     for name, value in worst:
-        click.echo(f"different: {name} by up to {value:.3g}")
+        say(f"different: {name} by up to {value:.3g}")
     count = len(done.tensor_differences)
-    click.echo(f"{count - len(differing)} of {count} arrays are identical")
+    say(f"{count - len(differing)} of {count} arrays are identical")
     if done.output_difference is not None:
-        click.echo(f"largest relative difference at the output: {done.output_difference:.1e}")
-    click.echo("the same network" if done.same_network else "not the same network")
+        say(f"largest relative difference at the output: {done.output_difference:.1e}")
+    say("the same network" if done.same_network else "not the same network")
 
 
 def _record(found: IdentifiedWeights) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from densespec.network.graph import Graph, Node, Pooling, lower
 from densespec.network.initial import initial_weights
 from densespec.network.ops import Affine, Input
 from densespec.network.passes import prepare
+from densespec.network.spec import DenseNetSpec
 from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.given import warn_of
@@ -197,13 +198,14 @@ def _found(
         return WeightedGraph(graph, initial_weights(graph, seed))
     if isinstance(source, WeightedGraph):
         return source
-    if not _is_path(source):
-        return _read(source)
-    if _is_spec(source):
+    if isinstance(source, DenseNetSpec) or (_is_path(source) and _is_spec(source)):
+        what = "this" if isinstance(source, DenseNetSpec) else source
         raise DensespecError(
-            f"{source} is a spec, which has no weights: give a weight file, or say which initial "
+            f"{what} is a spec, which has no weights: give a weight file, or say which initial "
             "weights you want by a seed (--seed 0)"
         )
+    if not _is_path(source):
+        return _read(source)
     with open_weights(source, **reading.said()) as found:
         warn_of(found, with_head=wanted.include_top is None)
         return WeightedGraph(found.graph, found.arrays(), None, found.accompaniment)

@@ -89,7 +89,9 @@ def _digests(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> dict
 
 def _of_texts(texts: Mapping[str, str]) -> dict[str, str]:
     return {
-        f"metadata {name}": _of_bytes(text.encode()) for name, text in texts.items() if name != KEY
+        f"metadata {name}": _of_bytes(text.encode(errors="surrogatepass"))
+        for name, text in texts.items()
+        if name != KEY
     }
 
 

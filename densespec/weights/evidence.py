@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from densespec.errors import SpecError, WeightsError
+from densespec.errors import SpecError, WeightsError, bare
 from densespec.network.spec import DenseNetSpec
 
 Shape = tuple[int, ...]
@@ -63,13 +63,13 @@ class Evidence:
         for key, shape in self.convs:
             if not 3 <= dims <= 5 or len(shape) != dims or 0 in shape:
                 raise WeightsError(
-                    f"{key} has shape {shape}, but should be the kernel of a convolution in 1 to 3 "
-                    f"dimensions, as many as {self.convs[0].key} has"
+                    f"{bare(key)} has shape {shape}, but should be the kernel of a convolution in "
+                    f"1 to 3 dimensions, as many as {bare(self.convs[0].key)} has"
                 )
         for key, shape in self.dense:
             if len(shape) != 2 or 0 in shape:
                 raise WeightsError(
-                    f"{key} has shape {shape}, but should have one of units and features"
+                    f"{bare(key)} has shape {shape}, but should have one of units and features"
                 )
 
     @property
@@ -184,7 +184,7 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
     for key, (units, features) in evidence.dense:
         if features != given:
             raise WeightsError(
-                f"{key} reads {features} features, but what comes before it gives {given}"
+                f"{bare(key)} reads {features} features, but what comes before it gives {given}"
             )
         given = units
     if evidence.classifier is None:

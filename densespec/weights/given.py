@@ -100,7 +100,7 @@ def _warn(what: str, note: str) -> None:
 
 
 def _called(given: IdentifiedWeights) -> str:
-    return str(given.path or "the weights")
+    return str(given.path or "what was given as weights")
 
 
 def stated_spec(given: GivenWeights) -> DenseNetSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from densespec.errors import WeightsError, listed
+from densespec.errors import WeightsError, bare, listed
 from densespec.network.graph import Graph
 from densespec.weights.layer_arrays import COLLECTIONS
 from densespec.weights.layouts import Layout, from_canonical, to_canonical
@@ -38,7 +38,7 @@ def canonical_tensors(
             )
     known, roots = set(keys.values()), {_root(keys[weight.name]) for weight in graph.weights}
     problems += [
-        f"{name} is unexpected"
+        f"{bare(name)} is unexpected"
         for name in tensors
         if layout.names_tell and name not in known and _root(name) in roots
     ]

@@ -32,6 +32,12 @@ MOST_TRIED = 20
 MOST_NAMES = 10_000
 """The most names that are compared with those of layouts."""
 
+LONGEST_NAME = 300
+"""The most characters of such a name; no layout has longer ones."""
+
+MOST_PARTS = 16
+"""The most last parts of such a name that may be a layout's name; the others stand before it."""
+
 NEAR = 1 / 3
 """The least share of a layout's kinds of names that makes it near."""
 
@@ -89,7 +95,8 @@ class _Kinds:
     @classmethod
     def of(cls, names: Iterable[str]) -> _Kinds:
         examples: dict[str, str] = {}
-        for name in itertools.islice(names, MOST_NAMES):
+        short = (name for name in names if len(name) <= LONGEST_NAME)
+        for name in itertools.islice(short, MOST_NAMES):
             examples.setdefault(_kind(name), name)
         return cls(examples)
 
@@ -98,7 +105,8 @@ class _Kinds:
         """What stands before each end of a name, by the kind of the end."""
         found: dict[str, list[str]] = defaultdict(list)
         for name in self.examples.values():
-            for start in (0, *(match.end() for match in re.finditer(r"[./]", name))):
+            starts = [0, *(match.end() for match in re.finditer(r"[./]", name))]
+            for start in starts[-MOST_PARTS:]:
                 found[_kind(name[start:])].append(name[:start])
         return found
 

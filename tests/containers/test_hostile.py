@@ -14,15 +14,15 @@ pytest.importorskip("resource", reason="the system sets no limits")
 
 from tests.fuzz.child import ending_of
 from tests.fuzz.endings import BAD, Ending
-from tests.fuzz.hostile import FILES
+from tests.fuzz.hostile import FILES, NETWORKS
 
 
 def tried(name: str, folder: Path) -> Ending:
     """How the reading of a file ended; it is made for that."""
     path = folder / name
-    FILES[name](path)
+    (FILES | NETWORKS)[name](path)
     try:
-        return ending_of(path, {})
+        return ending_of(path, {}, is_network=name in NETWORKS)
     finally:
         path.unlink()
 
@@ -41,7 +41,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, *NETWORKS])
 def test_an_answer_comes_soon_and_in_little_memory(
     pool: ProcessPoolExecutor, tmp_path: Path, name: str
 ) -> None:

@@ -21,6 +21,7 @@ from densespec.weights.convert import convert
 from densespec.weights.opening import open_weights
 from tests import test_whole_modules as whole_models
 from tests.containers.samples import SAMPLES, network, sample
+from tests.fuzz.share import ANOTHER_CONFIG
 
 KINDS = {
     "zip.pth": "torch-zip",
@@ -96,6 +97,7 @@ NETWORKS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "Flax's msgpack": ("flax.msgpack", _converted("flax-torchvision")),
     "a whole .h5": ("model.h5", _case("keras_flat_hidden_h5")),
     "keras, a whole model": ("model.keras", _case("keras_nested_functional_keras")),
+    ANOTHER_CONFIG: ("model.keras", _case("keras_softmax")),
 }
 """What a network is called in the table, its file name, and what writes it."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import pickle
 import struct
 import zipfile
@@ -19,6 +21,7 @@ MANY = 3_000_000
 """Instructions, many more than are interpreted."""
 
 Build = Callable[[], bytes]
+Shapes = dict[str, tuple[int, ...]]
 
 
 # Instructions of pickles
@@ -266,3 +269,103 @@ FILES: dict[str, Callable[[Path], object]] = {
         path.write_bytes(b"\x81\xa1a\xc6" + struct.pack(">I", MUCH) + bytes(MUCH)) and None
     ),
 }  # fmt: skip
+
+
+# Names of arrays, which are looked at to recognise a network
+
+
+def named(path: Path, shapes: dict[str, tuple[int, ...]], texts: dict[str, str]) -> None:
+    """A safetensors file of zeros, most of which the disk does not keep."""
+    header: dict[str, object] = {"__metadata__": texts}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (start, end)}
+    safetensors(path, json.dumps(header))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + end)
+
+
+def norm(name: str, channels: int) -> Shapes:
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{leaf}": (channels,) for leaf in leaves}
+
+
+def torchvision(layers: int, prefix: str = "") -> Shapes:
+    """The arrays of a network of one block that has as many layers."""
+    body = f"{prefix}features."
+    shapes = {f"{body}conv0.weight": (2, 3, 7, 7), **norm(f"{body}norm0", 2)}
+    for layer in range(layers):
+        inner = f"{body}denseblock1.denselayer{layer + 1}."
+        shapes |= norm(f"{inner}norm1", 2 + layer) | norm(f"{inner}norm2", 4)
+        shapes |= {f"{inner}conv1.weight": (4, 2 + layer, 1, 1)}
+        shapes |= {f"{inner}conv2.weight": (1, 4, 3, 3)}
+    return {
+        **shapes,
+        **norm(f"{body}norm5", 2 + layers),
+        f"{prefix}classifier.weight": (2, 2 + layers),
+        f"{prefix}classifier.bias": (2,),
+    }
+
+
+def each(pattern: str, shape: tuple[int, ...] = (1, 1, 1, 1), count: int = 15_000) -> Shapes:
+    return {pattern.format(number): shape for number in range(count)}
+
+
+RED = "\x1b[31m"
+NET = torchvision(1)
+BARE_NET = {name: shape for name, shape in NET.items() if "classifier" not in name}
+
+NAMES: dict[str, Callable[[], Shapes]] = {
+    "1,000 layers": lambda: torchvision(1000),
+    "a name of dots": lambda: {"a." * 500_000: (1,)},
+    "names of dots": lambda: {"a." * 2000 + f"{number}": (1,) for number in range(3000)},
+    "a number of 5,000 digits": lambda: {
+        **NET, f"features.denseblock1.denselayer{'9' * 5000}.conv1.weight": (1, 1, 1, 1)
+    },
+    "any kernels": lambda: each("m{}.conv.weight"),
+    "any linear layers": lambda: NET | each("features.m{}.weight", (4, 4)),
+    "a head of 15,000 layers": lambda: BARE_NET | each("head.{}.weight", (3, 3)),
+    "dense layers of one kernel": lambda: each("features.denseblock1.denselayer{}.conv1.weight"),
+    "stems": lambda: each("m{}.features.conv0.weight"),
+    "stems without a root": lambda: each("m{}.conv0.weight"),
+    "numbered stems": lambda: each("m{}.1.denselayer1.norm1.weight", (1,)),
+    "nameless stems": lambda: each("m{}/layers/conv2d/vars/0"),
+    "16 networks": lambda: {
+        name: shape for which in range(16) for name, shape in torchvision(60, f"m{which}.").items()
+    },
+    "blocks of canonical names": lambda: (
+        {"stem.conv.kernel": (1, 1, 1, 1)} | each("block{}.layer1.conv1.kernel")
+    ),
+    "red": lambda: {f"{RED}red": (1,)},
+    "a red array": lambda: {**NET, f"features.{RED}red": (1,)},
+    "a red kernel": lambda: {f"{RED}red.features.conv0.weight": (1,)},
+    "a red head": lambda: {**BARE_NET, f"{RED}a.weight": (2, 3), f"{RED}b.weight": (2, 2)},
+    "half a character": lambda: {"\ud800": (1,), **NET},
+}  # fmt: skip
+"""The shapes of arrays by name; a file of each is opened as a network."""
+
+TEXTS: dict[str, dict[str, str]] = {
+    "lists for layers": {"layer_names": "[" + "[]," * 300_000 + "[]]"},
+    "lists for modules": {"modules": "[" + "[]," * 300_000 + "[]]"},
+    "no JSON for modules": {"modules": "{"},
+    "a list of modules": {"modules": "[1]"},
+    "a module that is a number": {"modules": '{"": 1}'},
+    "modules without the model": {"modules": '{"a": ["torch.nn.modules.conv.Conv2d", {}]}'},
+    "an epsilon that is a list": {
+        "modules": '{"": ["a", {}], "features.norm0": ["a", {"eps": [[1]]}]}'
+    },
+    "a long version": {"densespec": "1" * 10**5},
+    "a red version": {"densespec": RED},
+    "a config that is a number": {"config": "1"},
+    "a config that is a list": {"model_config": "[]"},
+    "half a character in a text": {"densespec": "1", "digests": "{}", "spec": "\ud800"},
+    "digests that are numbers": {"densespec": "1", "digests": "1", "spec": "{}"},
+}
+"""Texts beside the arrays of a right network."""
+
+NETWORKS: dict[str, Callable[[Path], object]] = {
+    **{f"{name}.safetensors": lambda path, b=b: named(path, b(), {}) for name, b in NAMES.items()},
+    **{f"{name}.safetensors": lambda path, t=t: named(path, NET, t) for name, t in TEXTS.items()},
+}
+"""Files that are hostile where a network is recognised in them."""

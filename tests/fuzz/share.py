@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.child import contents, ending_of
+from tests.fuzz.configs import with_another_config
 from tests.fuzz.endings import ACTED, Ending
 from tests.fuzz.grammars import GRAMMARS
 from tests.fuzz.mutations import damaged
+
+ANOTHER_CONFIG = "made config of Keras"
+"""The kind of which the config is changed, and not the bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,4 +61,6 @@ def _warm_up(path: Path, share: Share) -> None:
 def made(kind: str, content: bytes | None, number: int) -> bytes:
     """The file of a kind with a number, the same whenever it is asked for."""
     choose = random.Random(f"{kind} {number}")
-    return GRAMMARS[kind][1](choose) if content is None else damaged(content, choose)
+    if content is None:
+        return GRAMMARS[kind][1](choose)
+    return (with_another_config if kind == ANOTHER_CONFIG else damaged)(content, choose)

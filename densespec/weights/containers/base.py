@@ -65,6 +65,8 @@ MAX_DEPTH = 64
 """The most parts of a name that are joined by "/"."""
 MAX_PART = 1000
 """The most bytes of such a part."""
+LONGEST_NAME = 10_000
+"""The most characters of the name of an array."""
 
 FLOOR = 64 * 2**20
 MAX_EXPANSION = 100
@@ -175,6 +177,8 @@ class Opened:
                 f"{', '.join(ITEM_SIZES)}"
             )
         check_shape(shape, name)
+        if len(name) > LONGEST_NAME:
+            raise Refused(f"{shown(name)} is a name of {len(name)} characters; it is a trap")
         self.count_text(len(name))
         self._claimed += byte_size(shape, dtype)
         if not plausible(self._claimed, self.size) or len(self._tensors) == MAX_TENSORS:

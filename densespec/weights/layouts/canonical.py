@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from densespec.errors import DensespecError, WeightsError, shown
+from densespec.errors import DensespecError, WeightsError, bare, shown
 from densespec.network.files import spec_from_json, to_json
 from densespec.network.graph import ACTIVATIONS, CLASSIFIER, Graph
 from densespec.network.spec import DenseNetSpec
@@ -49,7 +49,8 @@ def stated_network(metadata: Mapping[str, str]) -> StatedNetwork:
     version = metadata.get("densespec")
     if version != VERSION:
         raise WeightsError(
-            f"not a densespec checkpoint of version {VERSION}: its metadata says {version}"
+            f"not a densespec checkpoint of version {VERSION}: its metadata says "
+            f"{bare(version or 'nothing')}"
         )
     try:
         spec = spec_from_json(metadata.get("spec", ""))

@@ -43,10 +43,10 @@ def _normalise(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _is_nameless(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-    stem = "layers/conv2d/vars/0"
-    folders = [name.removesuffix("/vars/0") for name in tensors if name.endswith(stem)]
-    side_by_side = any(name.startswith(f"{one}_") for one in folders for name in tensors)
-    return side_by_side and not keras_names.notes_names(metadata)
+    layer, leaf = "layers/conv2d", "/vars/0"
+    homes = {name.removesuffix(layer + leaf) for name in tensors if name.endswith(layer + leaf)}
+    beside = {name.partition(f"{layer}_")[0] for name in tensors if f"{layer}_" in name}
+    return not homes.isdisjoint(beside) and not keras_names.notes_names(metadata)
 
 
 def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:

@@ -51,12 +51,13 @@ def under(stem: str, root: str = "", first: str = "", body: str = "") -> Parts:
 
     def of(names: Iterable[str]) -> Iterator[Part]:
         names = list(names)
+        bodies = {name.partition(first)[0] for name in names if first in name} if first else set()
         for match in filter(None, map(stems.fullmatch, names)):
             prefix, start = match[1], match[1] + match[2]
             if match[2] or not root:
                 inside = (name for name in names if name.startswith(prefix))
                 yield part(prefix, start, root, inside)
-            elif any(name.startswith(prefix + first) for name in names):
+            elif prefix in bodies:
                 inside = (name for name in names if name.startswith(prefix))
                 bare = (name for name in inside if in_body.fullmatch(name.removeprefix(prefix)))
                 yield part(prefix, start, root, inside if prefix else bare)

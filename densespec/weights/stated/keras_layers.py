@@ -5,12 +5,13 @@ Nothing is made or run. Keras 2 and 3 say in different ways which layer reads wh
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any
 
-from densespec.errors import WeightsError, shown
+from densespec.errors import DensespecError, WeightsError, bare, shown
 from densespec.texts import JsonError, parsed_json
 from densespec.weights.stated.network import StatedOtherwise
 
@@ -20,6 +21,9 @@ OWN = "densespec>"
 
 DEEPEST = 8
 """How many models may lie within one another."""
+
+UNKNOWN = "its config states no model that is known"
+"""What is said of a config that Keras did not write."""
 
 MOST_LAYERS = 20_000
 LONGEST_CONFIG = 2**26
@@ -46,7 +50,7 @@ class StatedLayer:
     registered: str = ""
 
     def __str__(self) -> str:
-        return f"layer {shown(self.name)} ({self.kind})"
+        return f"layer {shown(self.name)} ({bare(self.kind)})"
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,28 @@ def model_of(entry: Mapping[str, Any]) -> StatedModel:
             config is none of Keras's; says which layer it is.
     """
     flat = _Flat()
-    try:
+    with understood(UNKNOWN):
         output = flat.add_model(entry, "", None, 0)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(f"its config states no model that is known: {error!r}") from error
     return StatedModel(tuple(_needed(flat.layers, output)), output)
+
+
+@contextlib.contextmanager
+def understood(otherwise: str, layer: str | None = None) -> Iterator[None]:
+    """Refuse what raises the errors of values of another kind than Keras writes.
+
+    Args:
+        otherwise: What is said then.
+        layer: The path of the layer that is read, if it is one.
+
+    Raises:
+        StatedOtherwise: Something was not as Keras writes it.
+    """
+    try:
+        yield
+    except DensespecError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise StatedOtherwise(f"{otherwise}: {shown(error)}", layer) from error
 
 
 def _needed(layers: Mapping[str, StatedLayer], output: str) -> Iterator[StatedLayer]:
@@ -168,6 +187,8 @@ class _Flat:
             if arguments.get("training"):
                 self._in_training.append(f"{name}/")
             return self.add_model(entry, f"{name}/", source, depth + 1)
+        if not isinstance(entry["config"], dict):
+            raise StatedOtherwise(f"layer {shown(name)} has no config that is known", name)
         if name.startswith(tuple(self._in_training)):
             arguments = {**arguments, "training": True}
         layer = StatedLayer(

@@ -17,7 +17,7 @@ from densespec.errors import shown
 from densespec.network import ops
 from densespec.network.graph import Graph, Node, lower
 from densespec.weights.evidence import KernelShape, evidence_in_order, inferred_fields, spec_from
-from densespec.weights.stated.keras_layers import model_of, read_config
+from densespec.weights.stated.keras_layers import UNKNOWN, model_of, read_config, understood
 from densespec.weights.stated.keras_ops import StatedOp, StatedOps, ops_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_inference
 
@@ -74,12 +74,12 @@ def network_of_entry(entry: Mapping[str, Any]) -> StatedNetwork:
         WeightsError: As for :func:`stated_network`.
     """
     stated = ops_of(model_of(entry))
-    graph = _lowered(stated)
-    _check_same(stated, in_inference(graph), training=False)
-    ends = _ends(stated)
-    return StatedNetwork(
-        graph.spec, ends, (*stated.notes, *_training_notes(stated, graph), *_end_notes(ends))
-    )
+    with understood(UNKNOWN):
+        graph = _lowered(stated)
+        _check_same(stated, in_inference(graph), training=False)
+        ends = _ends(stated)
+        notes = (*stated.notes, *_training_notes(stated, graph), *_end_notes(ends))
+    return StatedNetwork(graph.spec, ends, notes)
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ def graph_of_entry(entry: Mapping[str, Any]) -> StatedGraph:
         WeightsError: As for :func:`stated_network`, or training does what no spec says.
     """
     stated = _ops_in_training(entry)
-    graph = _lowered(stated)
-    return StatedGraph(graph, _check_same(stated, graph, training=True))
+    with understood(UNKNOWN):
+        graph = _lowered(stated)
+        return StatedGraph(graph, _check_same(stated, graph, training=True))
 
 
 def layers_of_entry(entry: Mapping[str, Any], graph: Graph) -> Mapping[str, str]:

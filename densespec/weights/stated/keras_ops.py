@@ -13,7 +13,7 @@ from typing import Any
 from densespec.errors import shown
 from densespec.network import ops
 from densespec.network.graph import ACTIVATIONS
-from densespec.weights.stated.keras_layers import OWN, StatedLayer, StatedModel
+from densespec.weights.stated.keras_layers import OWN, StatedLayer, StatedModel, understood
 from densespec.weights.stated.network import StatedOtherwise
 
 TRANSPARENT = ("Identity", "ActivityRegularization", "Flatten")
@@ -123,13 +123,11 @@ class _Reader:
     def read(self) -> StatedOps:
         for layer in self.model.layers:
             try:
-                self.values[layer.name] = self._read(layer)
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                if isinstance(error, StatedOtherwise):
-                    error.layer = layer.name
-                    raise
-                problem = f"{layer} can't be understood: {error!r}"
-                raise StatedOtherwise(problem, layer.name) from error
+                with understood(f"{layer} can't be understood"):
+                    self.values[layer.name] = self._read(layer)
+            except StatedOtherwise as error:
+                error.layer = layer.name
+                raise
         if self.model.output in self.pads:
             raise StatedOtherwise(f"it ends in the padding of layer {shown(self.model.output)}")
         self.found.output = self.values[self.model.output]
@@ -255,7 +253,9 @@ class _Reader:
         return self._add(layer, ops.Concat())
 
     def _dropout(self, layer: StatedLayer) -> str:
-        return self._add(layer, ops.Dropout(layer.config["rate"]))
+        rate = layer.config["rate"]
+        _check(layer, "rate", type(rate) in (int, float) and 0 <= rate < 1, "a number in [0, 1)")
+        return self._add(layer, ops.Dropout(rate))
 
     def _dense(self, layer: StatedLayer) -> str:
         source = self._value(layer)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from densespec.texts import JsonError, parsed_json
 from densespec.weights.stated.keras_layers import read_config
 from densespec.weights.stated.keras_network import CONFIG_KEYS
 from densespec.weights.tensors import Tensors
@@ -90,7 +91,7 @@ def _entries(entry: Any, depth: int) -> Iterator[Mapping[str, Any]]:
 
 def _dict(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
-        found = json.loads(metadata.get(key, "{}"))
-    except (ValueError, RecursionError):
+        found = parsed_json(metadata.get(key, "{}"), key)
+    except JsonError:
         return {}
     return found if isinstance(found, dict) else {}

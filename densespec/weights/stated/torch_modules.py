@@ -15,7 +15,7 @@ from typing import Any, Literal
 from densespec.errors import bare, listed, shown
 from densespec.network.graph import CLASSIFIER, Graph, Node, in_head
 from densespec.network.ops import BatchNorm, Conv, MaxPool, Padding
-from densespec.texts import parsed_json
+from densespec.texts import JsonError, parsed_json
 from densespec.weights.stated.network import StatedOtherwise
 
 KEY = "modules"
@@ -106,8 +106,23 @@ def as_text(modules: Modules) -> str:
 
 def modules_in(metadata: Mapping[str, str]) -> Modules:
     """Give the modules that metadata hold; none where they hold none."""
-    table = parsed_json(metadata.get(KEY, "{}"), "the text of its modules")
-    return {path: ModuleFacts(kind, attributes) for path, (kind, attributes) in table.items()}
+    try:
+        table = parsed_json(metadata.get(KEY, "{}"), "the text of its modules")
+        if not isinstance(table, dict):
+            raise JsonError(f"{shown(table)} is no table of modules")
+        modules = {path: _facts_in(entry) for path, entry in table.items()}
+    except JsonError as error:
+        raise StatedOtherwise(f"what it says of its modules can't be read: {error}") from error
+    if modules and "" not in modules:
+        raise StatedOtherwise("what it says of its modules lacks the model itself")
+    return modules
+
+
+def _facts_in(entry: Any) -> ModuleFacts:
+    match entry:
+        case [str(kind), dict(attributes)]:
+            return facts(kind, attributes)
+    raise JsonError(f"{shown(entry)} is no module")
 
 
 # The head
@@ -198,12 +213,18 @@ def _first(path: str, prefix: str) -> str:
 
 def _epsilon(modules: Modules, nodes: Mapping[str, Node]) -> float | None:
     norms = [path for path, node in nodes.items() if isinstance(node.op, BatchNorm)]
-    values = {modules[path].attributes.get("eps"): path for path in norms}
+    values = {_epsilon_of(modules[path], path): path for path in norms}
     if len(values) > 1:
         told = " and ".join(f"{bare(path)} has {value!r}" for value, path in values.items())
         raise StatedOtherwise(f"its norms have several epsilons: {told}; a spec can say one")
-    epsilon = next(iter(values), None)
-    return epsilon if isinstance(epsilon, float) else None
+    return next(iter(values), None)
+
+
+def _epsilon_of(module: ModuleFacts, path: str) -> float | None:
+    epsilon = module.attributes.get("eps")
+    if epsilon is not None and type(epsilon) not in (int, float):
+        raise StatedOtherwise(f"{bare(path)} has eps = {shown(epsilon)}, but should have a number")
+    return epsilon
 
 
 def _check_program(path: str, module: ModuleFacts) -> None:
