@@ -159,10 +159,17 @@ def types(session: nox.Session) -> None:
     session.run(python, "-m", "mypy", external=True)
 
 
-@nox.session(venv_backend="none")
+@nox.session
 def docs(session: nox.Session) -> None:
-    """Write the generated parts of the documentation anew."""
+    """Write the generated parts of the documentation anew, and build the site into ``site/``.
+
+    A broken link or a page that ``mkdocs.yml`` does not list fails it. ``nox -s docs -- serve`` shows
+    the site while pages are written. What builds the site knows modules by their text, so it is
+    installed apart from the frameworks.
+    """
     session.run(frameworks(session), "docs/generate.py", external=True)
+    session.install("--constraint", "constraints.txt", "--editable", ".[docs]")
+    session.run("mkdocs", *(session.posargs or ("build", "--clean")))
 
 
 @nox.session(venv_backend="none")
