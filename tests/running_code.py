@@ -47,7 +47,8 @@ def main() -> None:
         from densespec_keras.engine import keras_on
 
         keras_on(record["engine"])
-    small_networks()
+    if not record["full_size"]:
+        small_networks()
     names: dict[str, Any] = {"densespec": densespec, "__name__": "documentation"}
     exec(record["before"], names)
     print(f"\n{json.dumps(run(record['code'], names))}")

@@ -116,6 +116,13 @@ def test_a_compression_rounds_as_the_page_says() -> None:
     assert tiny(compression=0.29).compressed(100) == 28
 
 
+@pytest.mark.parametrize("page", sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md")))
+def test_the_site_lists_every_page(page: str) -> None:
+    """Where this fails: a line in ``mkdocs.yml``, or the site is not built."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert re.search(rf"^ +- .*: {re.escape(page)}$", site, re.M)
+
+
 @pytest.mark.parametrize("page", ["spec.md", "ops.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")

@@ -40,12 +40,14 @@ class Page:
         before: code that makes what the page takes for granted.
         needs: packages without which it can't run.
         engine: the engine of Keras, where the code itself names none.
+        full_size: whether the code goes by sizes of the named networks, which are small otherwise.
         full: whether it takes long.
     """
 
     before: str = ""
     needs: tuple[str, ...] = ()
     engine: str = ""
+    full_size: bool = False
     full: bool = False
 
 
@@ -93,9 +95,18 @@ PAGES = {
         ("torch", "onnx", "onnxruntime"),
         full=True,
     ),
+    "docs/features.md": Page(full_size=True, needs=("safetensors",), full=True),
+    "docs/old-keras.md": Page(
+        f"model = densespec.build({SMALL}, backend='tensorflow')\n",
+        ("keras", "tensorflow"),
+        "tensorflow",
+        full=True,
+    ),
     "docs/keras.md": Page("", ("keras", "tensorflow", "jax"), full=True),
     "docs/pytorch.md": Page(
-        LOADER + _state_dict("densenet161.pth").replace("densenet121", "densenet161"),
+        LOADER
+        + "x = torch.zeros(2, 3, 64, 64)\n"
+        + _state_dict("densenet161.pth").replace("'densenet121'", "'densenet161'"),
         ("torch", "lightning"),
         full=True,
     ),
@@ -120,7 +131,7 @@ PAGES = {
         _converted(
             "applications.weights.h5",
             f"densespec.get('densenet121').replace(classes=10, {KERAS})",
-            ", layout='keras-applications'",
+            ", to_layout='keras-applications'",
         ),
         ("tensorflow", "keras", "h5py", "safetensors"),
         full=True,
@@ -129,7 +140,7 @@ PAGES = {
         _converted(
             "hub.weights.h5",
             f"densespec.get('densenet121').replace(padding='same', {KERAS})",
-            ", layout='keras-hub'",
+            ", to_layout='keras-hub'",
         ),
         ("tensorflow", "keras", "h5py", "safetensors"),
         full=True,
@@ -138,7 +149,7 @@ PAGES = {
         _converted(
             "ct.pth",
             "densespec.get('densenet121').replace(spatial_dims=3, in_channels=1, classes=2)",
-            ", layout='monai'",
+            ", to_layout='monai'",
         ),
         ("torch", "safetensors"),
     ),
@@ -168,9 +179,10 @@ PAGES = {
 """The pages whose code runs."""
 
 SKETCHES = {
-    "README.md": "fits networks of full size",
+    "README.md": "trained weights, which are downloaded, and training of networks of full size",
     "docs/backends.md": "a backend of the reader's",
     "docs/mutants.md": "values that the suite has while it runs",
+    "docs/pretrained.md": "trained weights, which are downloaded",
     "docs/weights.md": "the Hub, timm, transformers and torchvision's downloads",
 }
 """The pages whose code does not run here, and what it would need."""
@@ -195,7 +207,7 @@ def test_every_page_with_code_is_known() -> None:
 
 
 def test_every_block_names_its_language() -> None:
-    known = {"python", "console", "toml", "json", "text", "pycon", ""}
+    known = {"python", "console", "toml", "json", "text", "pycon", "py", ""}  # py: a sketch
     unknown = {(page, one["language"]) for page in TEXTS for one in _BLOCK.finditer(TEXTS[page])}
     assert {language for _, language in unknown} <= known
 
@@ -217,7 +229,13 @@ def test_code_runs(page: str, tmp_path: Path) -> None:
 def _left_out(page: str, code: str, engine: str, folder: Path) -> set[int]:
     """Run a page on an engine; give the numbers of the statements that need another."""
     file = folder / "code.json"
-    record = {"before": PAGES[page].before, "code": code, "engine": engine}
+    about = PAGES[page]
+    record = {
+        "before": about.before,
+        "code": code,
+        "engine": engine,
+        "full_size": about.full_size,
+    }
     file.write_text(json.dumps(record), encoding="utf-8")
     place = folder / (engine or "none")
     place.mkdir()
