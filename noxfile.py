@@ -195,6 +195,8 @@ def peer_tests(session: nox.Session) -> None:
         session.run(python, "-m", "docs.status", env=env, external=True)
     else:
         session.run(python, "-m", "pytest", "tests/peers", *session.posargs, env=env, external=True)
+        pages = ("tests/test_documented_code.py", "--full", "-k", "coming-from")
+        session.run(python, "-m", "pytest", *pages, env=env, external=True)
 
 
 @nox.session

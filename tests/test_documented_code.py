@@ -123,9 +123,14 @@ PAGES = {
         ("sklearn", "torch", "keras", "tensorflow"),
         full=True,
     ),
-    "docs/coming-from/torchvision.md": Page(_state_dict("photos.pth", "classes=10"), ("torch",)),
+    "docs/coming-from/torchvision.md": Page(
+        _state_dict("photos.pth", "classes=10"), ("torch",), full_size=True
+    ),
     "docs/coming-from/timm.md": Page(
-        _state_dict("rgb.pth"), ("torch", "safetensors", "huggingface_hub")
+        _state_dict("rgb.pth"),
+        ("torch", "safetensors", "huggingface_hub"),
+        full_size=True,
+        full=True,
     ),
     "docs/coming-from/keras-applications.md": Page(
         _converted(
@@ -134,6 +139,7 @@ PAGES = {
             ", to_layout='keras-applications'",
         ),
         ("tensorflow", "keras", "h5py", "safetensors"),
+        full_size=True,
         full=True,
     ),
     "docs/coming-from/keras-hub.md": Page(
@@ -152,6 +158,8 @@ PAGES = {
             ", to_layout='monai'",
         ),
         ("torch", "safetensors"),
+        full_size=True,
+        full=True,
     ),
     "docs/coming-from/flax.md": Page(
         _converted(
@@ -178,14 +186,14 @@ PAGES = {
 }
 """The pages whose code runs."""
 
-SKETCHES = {
-    "README.md": "trained weights, which are downloaded, and training of networks of full size",
+ELSEWHERE = {
+    "README.md": "trained weights, by tests/pretrained/test_page.py, and long training",
     "docs/backends.md": "a backend of the reader's",
     "docs/mutants.md": "values that the suite has while it runs",
-    "docs/pretrained.md": "trained weights, which are downloaded",
+    "docs/pretrained.md": "trained weights, by tests/pretrained/test_page.py",
     "docs/weights.md": "the Hub, timm, transformers and torchvision's downloads",
 }
-"""The pages whose code does not run here, and what it would need."""
+"""The pages whose code does not run here, and what it needs."""
 
 _BLOCK = re.compile(
     r"^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```$", re.M | re.S
@@ -197,19 +205,30 @@ def _blocks(page: str, language: str) -> list[tuple[str, str]]:
     return [(one["title"] or "", one["code"]) for one in found if one["language"] == language]
 
 
+OTHERS = {
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "keras.applications": "keras",
+    "keras-hub": "keras_hub",
+    "MONAI": "monai",
+    "Flax": "flax",
+}
+"""The packages that code of others needs, by its title."""
+
+
 def _code(page: str) -> str:
-    """The code of a page that is for densespec."""
-    return "\n".join(code for title, code in _blocks(page, "python") if title in ("", "densespec"))
+    """The code of a page that can run here: densespec's, and that of others who are installed."""
+    here = {"", "densespec", *(title for title, name in OTHERS.items() if is_installed(name))}
+    return "\n".join(code for title, code in _blocks(page, "python") if title in here)
 
 
 def test_every_page_with_code_is_known() -> None:
-    assert {page for page in TEXTS if _code(page)} == {*PAGES, *SKETCHES}
+    assert {page for page in TEXTS if _code(page)} == {*PAGES, *ELSEWHERE}
 
 
 def test_every_block_names_its_language() -> None:
     known = {"python", "console", "toml", "json", "text", "pycon", "py", ""}  # py: a sketch
-    unknown = {(page, one["language"]) for page in TEXTS for one in _BLOCK.finditer(TEXTS[page])}
-    assert {language for _, language in unknown} <= known
+    assert {one["language"] for text in TEXTS.values() for one in _BLOCK.finditer(text)} <= known
 
 
 @pytest.mark.parametrize(
