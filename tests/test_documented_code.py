@@ -124,7 +124,7 @@ PAGES = {
         full=True,
     ),
     "docs/coming-from/torchvision.md": Page(
-        _state_dict("photos.pth", "classes=10"), ("torch",), full_size=True
+        _state_dict("photos.pth", "classes=10"), ("torch",), full_size=True, full=True
     ),
     "docs/coming-from/timm.md": Page(
         _state_dict("rgb.pth"),
