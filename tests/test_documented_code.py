@@ -189,6 +189,7 @@ PAGES = {
 ELSEWHERE = {
     "README.md": "trained weights, by tests/pretrained/test_page.py, and long training",
     "docs/backends.md": "a backend of the reader's",
+    "docs/flax.md": "images, a folder and a spec of the reader's",
     "docs/mutants.md": "values that the suite has while it runs",
     "docs/pretrained.md": "trained weights, by tests/pretrained/test_page.py",
     "docs/weights.md": "the Hub, timm, transformers and torchvision's downloads",
