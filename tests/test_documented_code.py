@@ -170,7 +170,7 @@ PAGES = {
     "docs/coming-from/keras-2.md": Page(
         "import numpy as np\n"
         "images, labels = np.zeros((8, 16, 16, 3), 'float32'), np.zeros(8, 'int64')\n"
-        + _converted("old.h5", SMALL),
+        + _converted("old.h5", SMALL, ", to_layout='densespec-keras'"),
         ("tensorflow", "keras", "h5py", "safetensors"),
         "tensorflow",
         full=True,
