@@ -159,10 +159,17 @@ def types(session: nox.Session) -> None:
     session.run(python, "-m", "mypy", external=True)
 
 
-@nox.session(venv_backend="none")
+@nox.session
 def docs(session: nox.Session) -> None:
-    """Write the generated parts of the documentation anew."""
+    """Write the generated parts of the documentation anew, and build the site into ``site/``.
+
+    A broken link or a page that ``mkdocs.yml`` does not list fails it. ``nox -s docs -- serve``
+    shows the site while pages are written. What builds the site reads modules as text, so it is
+    installed apart from the frameworks.
+    """
     session.run(frameworks(session), "docs/generate.py", external=True)
+    session.install("--constraint", "constraints.txt", "--editable", ".[docs]")
+    session.run("mkdocs", *(session.posargs or ("build", "--clean")))
 
 
 @nox.session(venv_backend="none")
@@ -188,14 +195,17 @@ def peer_tests(session: nox.Session) -> None:
         session.run(python, "-m", "docs.status", env=env, external=True)
     else:
         session.run(python, "-m", "pytest", "tests/peers", *session.posargs, env=env, external=True)
+        pages = ("tests/test_documented_code.py", "--full", "-k", "coming-from")
+        session.run(python, "-m", "pytest", *pages, env=env, external=True)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the wheel from the source archive, and use it outside the checkout."""
-    session.install("build")
+    """Build the wheel from the source archive, check both, and use it outside the checkout."""
+    session.install("build", "twine")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", "dist", silent=True)
+    session.run("twine", "check", "--strict", *map(str, (ROOT / "dist").iterdir()))
     (wheel,) = (ROOT / "dist").glob("*.whl")
     session.install("--constraint", "constraints.txt", f"{wheel}[conformance,draw]")
     session.chdir(session.create_tmp())

@@ -271,6 +271,15 @@ class ConfigurableBackend(Protocol):
 
 
 @runtime_checkable
+class DeviceBackend(Protocol):
+    """A backend that can name the devices which its framework finds. Optional."""
+
+    def devices(self) -> Sequence[str]:
+        """Start the framework and name its devices, as it does: ``["cuda:0 (...)", "cpu"]``."""
+        ...
+
+
+@runtime_checkable
 class ParallelBackend(Protocol):
     """A backend that can also train on several devices, driven from one process. Optional."""
 

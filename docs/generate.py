@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from densespec.atomic import atomic_path
+from densespec.cli import main
 from densespec.network.catalogue import get
 from densespec.network.fields import plain
 from densespec.network.files import schema
@@ -30,6 +33,8 @@ from densespec.reference.model import ReferenceModel
 from densespec.training import RunOptions
 
 DOCS = Path(__file__).parent
+HELP_WIDTH = 90
+"""Columns of the text that commands say to ``--help``."""
 
 
 def fields(record: Any = DenseNetSpec) -> str:
@@ -177,11 +182,27 @@ def equivalents() -> str:
     return _table(["backend", "how it differs"], rows)
 
 
+def commands() -> str:
+    """A section for each command, which is what it says to ``--help``."""
+    group = click.Context(main, info_name="densespec")
+    return "\n\n".join(_help(group, name) for name in main.list_commands(group))
+
+
+def _help(group: click.Context, name: str) -> str:
+    command = main.get_command(group, name)
+    assert command is not None
+    context = click.Context(
+        command, group, name, terminal_width=HELP_WIDTH, max_content_width=HELP_WIDTH
+    )
+    return f"### {name}\n\n```text\n{command.get_help(context)}\n```"
+
+
 def _cell(text: str) -> str:
     return _markdown(text).replace("|", r"\|")
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "command-line.md": {"commands": commands},
     "spec.md": {"fields": fields, "nodes": nodes},
     "ops.md": {"ops": ops, "constraints": constraints},
     "recipe.md": {"fields": functools.partial(fields, TrainingRecipe), "recipes": recipes},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,7 @@ def _generator() -> ModuleType:
 GENERATOR = _generator()
 
 SPEC = (DOCS / "spec.md").read_text(encoding="utf-8")
+SITE = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 OPS = (DOCS / "ops.md").read_text(encoding="utf-8")
 
 
@@ -114,6 +116,29 @@ def test_the_error_shown_is_the_error_raised() -> None:
 def test_a_compression_rounds_as_the_page_says() -> None:
     assert "of 100 at theta 0.29 that is 28" in SPEC
     assert tiny(compression=0.29).compressed(100) == 28
+
+
+@pytest.mark.parametrize("page", sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md")))
+def test_the_site_lists_every_page(page: str) -> None:
+    """Where this fails: a line in ``mkdocs.yml``, or the site is not built."""
+    assert re.search(rf"^ +- .*: {re.escape(page)}$", SITE, re.M)
+
+
+def test_the_site_has_a_page_for_every_public_module() -> None:
+    listed = SITE.partition("Python:")[2]
+    pages = set(re.findall(r"- api/([\w.]+)\.md$", listed, re.M))
+    text = (DOCS / "design.md").read_text(encoding="utf-8")
+    public = text.partition("## Public modules")[2].partition("## Decisions")[0]
+    assert pages == set(_modules(re.findall(r"`([\w.]+)`", public)))
+
+
+def _modules(names: list[str]) -> Iterator[str]:
+    """Write out names that stand for the module before them: ``densespec.network.graph, .ops``."""
+    package = ""
+    for name in names:
+        full = f"{package}{name}" if name.startswith(".") else name
+        package = full.rpartition(".")[0]
+        yield full
 
 
 @pytest.mark.parametrize("page", ["spec.md", "ops.md"])

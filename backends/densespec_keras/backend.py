@@ -40,6 +40,13 @@ class KerasBackend:
         if recipe.dtype == "float64":
             widen(self.engine)
 
+    def devices(self) -> list[str]:
+        """See :class:`densespec.backends.DeviceBackend`."""
+        keras_on(self.engine)
+        from densespec_keras.devices import NAMES
+
+        return NAMES[self.engine]()
+
     def data_format(self, requested: DataFormat | None) -> DataFormat:
         keras = keras_on(self.engine)
         if requested not in (None, "channels_first", "channels_last"):

@@ -17,7 +17,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
-from densespec_torch import distributed
+from densespec_torch import devices, distributed
 from densespec_torch.inference import PreparedDenseNet
 from densespec_torch.inspecting import graph_of, keys_of
 from densespec_torch.keeping import keep_state
@@ -146,6 +146,10 @@ class TorchBackend:
         return ReplicatedTrainer(
             graph, weights, recipe, replicas=replicas, dtype=dtype, mode=self.mode
         )
+
+    def devices(self) -> list[str]:
+        """See :class:`densespec.backends.DeviceBackend`."""
+        return devices.names()
 
     def launcher(self, *, devices: int, nodes: int, endpoint: str | None) -> Sequence[str]:
         return distributed.launcher(devices, nodes, endpoint)

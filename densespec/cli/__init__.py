@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "convert": ("weights", "Convert weights from one framework's file to another's."),
     "describe": ("networks", "Show a network stage by stage."),
     "draw": ("networks", "Draw the architecture of a network as a figure."),
+    "env": ("env", "Show versions, threads and devices, for an issue."),
     "evaluate": ("predicting", "Measure how well a network classifies a data set."),
     "export": ("export", "Write a network as ONNX, SavedModel, StableHLO or .pt2."),
     "inspect": ("weights", "Say what a weight file holds."),

@@ -128,6 +128,10 @@ class NumpyBackend:
         values = model.run(np.zeros((0, *known)), taps=names)
         return {name: values[name].shape[1:] for name in names}
 
+    def devices(self) -> list[str]:
+        """See :class:`densespec.backends.DeviceBackend`."""
+        return ["cpu"]
+
     def trainer(self, model: ReferenceModel, graph: Graph, recipe: TrainingRecipe) -> NumpyTrainer:
         return NumpyTrainer(model, recipe)
 
