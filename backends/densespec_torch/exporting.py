@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densespec.deploy.formats import ExportFormat, Loader
-from densespec.deploy.network import ExportOptions, Runner, optimized, smallest_size
+from densespec.deploy.network import ExportedProgram, ExportOptions, optimized, smallest_size
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, lower
 
@@ -52,7 +51,7 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
         program = torch.export.export(model, (x,), dynamic_shapes=(dims,))
     with path.open("wb") as file:
         torch.export.save(program, file)
-    return functools.partial(_load, path)
+    return lambda: load(path).run
 
 
 def least_size(graph: Graph) -> int:
@@ -71,18 +70,26 @@ def _last_map(graph: Graph, size: int) -> tuple[int | None, ...]:
     return features.output.shape[1:]
 
 
-def _load(path: Path) -> Runner:
+def load(path: Path) -> ExportedProgram:
+    """Read a program of one input."""
     import torch
     from torch.utils._pytree import tree_leaves
 
     with path.open("rb") as file:
-        module = torch.export.load(file).module()
+        program = torch.export.load(file)
+    module = program.module()
+    (name,) = program.graph_signature.user_inputs
+    (taken,) = (node.meta["val"] for node in program.graph.nodes if node.name == name)
 
     def run(x: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
             return [y.numpy() for y in tree_leaves(module(torch.from_numpy(x)))]
 
-    return run
+    return ExportedProgram(
+        run=run,
+        dtype=str(taken.dtype).rpartition(".")[2],
+        shape=tuple(n if isinstance(n, int) else None for n in taken.shape),
+    )
 
 
 FORMAT = ExportFormat(
@@ -94,4 +101,5 @@ FORMAT = ExportFormat(
     runtime="torch",
     extra="torch",
     least_size=least_size,
+    load=load,
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densespec import published
-from densespec.deploy.network import ExportOptions, Runner, smallest_size
+from densespec.deploy.network import ExportedProgram, ExportOptions, Runner, smallest_size
 from densespec.errors import DensespecError, PackageMissing
 from densespec.installed import require
 from densespec.network.arrays import Arrays
@@ -48,6 +48,7 @@ class ExportFormat:
         takes_images: Whether it can hold what images need, and take images then.
         marker: A file that every folder of this format has, by which an older one is known; None
             for a format that is a file.
+        load: What reads any file of the format; None where a file alone can't be run.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ExportFormat:
     least_size: Callable[[Graph], int] = smallest_size
     takes_images: bool = False
     marker: str | None = None
+    load: Callable[[Path], ExportedProgram] | None = None
 
     def require_packages(self) -> None:
         """Check that it can be written here.

@@ -32,6 +32,23 @@ Runner = Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]]
 """It takes (batch, channels, *spatial) and gives what the network gives, channels first: one value,
 or several in order."""
 
+
+@dataclass(frozen=True)
+class ExportedProgram:
+    """An exported file that was read and can be run.
+
+    Attributes:
+        run: What runs it.
+        dtype: The type of its input, by numpy's name; ``"uint8"`` is that of images.
+        shape: The shape of its input: (batch, channels, *spatial), or (batch, height, width,
+            channels) of images. None stands for any size.
+    """
+
+    run: Runner
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
 SIZE_NAMES: Mapping[int, Sequence[str]] = {
     1: ("length",),
     2: ("height", "width"),

@@ -6,7 +6,6 @@ and the values they give have the graph's names, initializers those of its array
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from densespec.deploy.formats import ExportFormat, Loader
-from densespec.deploy.network import SIZE_NAMES, ExportOptions, Runner, optimized
+from densespec.deploy.network import SIZE_NAMES, ExportedProgram, ExportOptions, optimized
 from densespec.deploy.onnx_images import IMAGES, ImageNodes
 from densespec.network import ops
 from densespec.network.arrays import Arrays
@@ -32,6 +31,14 @@ OPSETS = (13, 25)
 DEFAULT_OPSET = 17
 LARGEST = 2**31 - 2**20
 """How many bytes of arrays a protobuf message can hold, with room for the nodes."""
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+}
+"""The types of inputs, by what ONNX Runtime calls them."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
@@ -55,15 +62,20 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
     )
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(path, full_check=True)
-    return functools.partial(_load, path)
+    return lambda: load(path).run
 
 
-def _load(path: Path) -> Runner:
+def load(path: Path) -> ExportedProgram:
+    """Read a file of one input with ONNX Runtime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (name,) = (value.name for value in session.get_inputs())
-    return lambda x: session.run(None, {name: x})
+    (taken,) = session.get_inputs()
+    return ExportedProgram(
+        run=lambda x: session.run(None, {taken.name: x}),
+        dtype=DTYPES.get(taken.type, taken.type),
+        shape=tuple(n if isinstance(n, int) else None for n in taken.shape),
+    )
 
 
 FORMAT = ExportFormat(
@@ -77,6 +89,7 @@ FORMAT = ExportFormat(
     dtypes=("float32", "float16"),
     has_opsets=True,
     takes_images=True,
+    load=load,
 )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from densespec.deploy.formats import ExportFormat, Loader
-from densespec.deploy.network import SIZE_NAMES, ExportOptions, Runner, optimized, smallest_size
+from densespec.deploy.network import (
+    SIZE_NAMES,
+    ExportedProgram,
+    ExportOptions,
+    optimized,
+    smallest_size,
+)
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec_jax.exporting import channels_first
@@ -20,13 +25,18 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
     """Write a network with its arrays as constants, lowered for every platform."""
     path.write_bytes(exported(graph, arrays, options, platforms=PLATFORMS).serialize())
-    return functools.partial(_load, path)
+    return lambda: load(path).run
 
 
-def _load(path: Path) -> Runner:
+def load(path: Path) -> ExportedProgram:
+    """Read what was serialized, of one input."""
     from jax import export
 
-    return channels_first(export.deserialize(bytearray(path.read_bytes())).call)
+    found = export.deserialize(bytearray(path.read_bytes()))
+    (taken,) = found.in_avals
+    batch, *sizes, channels = (n if isinstance(n, int) else None for n in taken.shape)
+    run = channels_first(found.call)
+    return ExportedProgram(run, taken.dtype.name, (batch, channels, *sizes))
 
 
 def exported(
@@ -71,4 +81,5 @@ FORMAT = ExportFormat(
     runtime="jax",
     extra="jax",
     layout="channels last",
+    load=load,
 )

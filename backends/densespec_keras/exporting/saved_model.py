@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from densespec.deploy.formats import ExportFormat, Loader
-from densespec.deploy.network import ExportOptions, Runner
+from densespec.deploy.network import ExportedProgram, ExportOptions
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.pretrained.preprocessing import Preprocessing
@@ -33,20 +33,26 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
     for name, text in options.metadata.items():
         setattr(module, name, tf.Variable(text, trainable=False))
     tf.saved_model.save(module, path, signatures={"serving_default": module.serve})
-    return functools.partial(_load, path, said is not None)
+    return lambda: load(path).run
 
 
 def _on_images(model: Any, preprocessing: Preprocessing, images: Any) -> Any:
     return model(prepared(images, preprocessing), training=False)
 
 
-def _load(path: Path, takes_images: bool) -> Runner:
+def load(path: Path) -> ExportedProgram:
+    """Read a SavedModel that has ``serve`` and the signature of that, of one input."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)  # to be kept: functions alone do not keep its variables
-    if takes_images:
-        return lambda images: loaded.serve(images).numpy()
-    return channels_first(lambda x: loaded.serve(x))
+    _, taken = loaded.signatures["serving_default"].structured_input_signature
+    (spec,) = taken.values()
+    batch, *sizes, channels = spec.shape
+    if spec.dtype == tf.uint8:
+        shape = (batch, *sizes, channels)
+        return ExportedProgram(lambda images: loaded.serve(images).numpy(), "uint8", shape)
+    run = channels_first(lambda x: loaded.serve(x))
+    return ExportedProgram(run, spec.dtype.name, (batch, channels, *sizes))
 
 
 FORMAT = ExportFormat(
@@ -60,4 +66,5 @@ FORMAT = ExportFormat(
     layout="channels last",
     takes_images=True,
     marker="saved_model.pb",
+    load=load,
 )

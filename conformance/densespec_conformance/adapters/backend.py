@@ -110,14 +110,11 @@ class ConstructorBackend:
         self.spec, self.weights = spec, weights
         self._made: dict[tuple[str, tuple[int, ...] | None], _Kept] = {}
 
-    def describe(
-        self, size: tuple[int, ...] | None, dtype: str
-    ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Give the options of ``densespec.build`` with which it is this network, and notes on
-        it."""
+    def describe(self, size: tuple[int, ...] | None, dtype: str) -> dict[str, Any]:
+        """Say what it is, in fields of a :class:`Description`."""
         kept = self._kept(dtype, size or natural_size(self.spec))
         built = Built(kept.network, lower(self.spec, size, **kept.options), kept.names)
-        return kept.options, (*kept.notes, built.how)
+        return {"options": kept.options, "notes": (*kept.notes, built.how)}
 
     def construct(self, asked: NetworkToBuild) -> tuple[Built, Graph]:
         """Give the network that is asked for, and its graph.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from densespec.backends import (
     ParallelBackend,
     ShapingBackend,
     Trainer,
+    backends,
     get_backend,
+    split_mode,
 )
 from densespec.building import Origin
 from densespec.errors import Untrainable
@@ -25,8 +27,9 @@ from densespec.network.initial import initial_weights
 from densespec.network.ops import Shape
 from densespec.recipes.moments import flat_moments
 from densespec.weights.given import weights_for
-from densespec_conformance.adapters import ConstructorBackend, backend_for
+from densespec_conformance.adapters import ConstructorBackend, ExportedFileBackend, backend_for
 from densespec_conformance.answering import environment
+from densespec_conformance.asking.exported import is_exported
 from densespec_conformance.asking.requests import (
     About,
     Answer,
@@ -43,6 +46,8 @@ from densespec_conformance.asking.requests import (
     Unsupported,
 )
 from densespec_conformance.asking.subject import Subject, SubjectError
+
+OfOneNetwork = ConstructorBackend | ExportedFileBackend
 
 NAME = "densenet"
 """The name of models, where models have names."""
@@ -88,11 +93,13 @@ def _resolved(target: str | Subject | Backend) -> tuple[Subject, Any]:
 
 @functools.cache
 def backend_of(subject: Subject) -> Any:
-    """Find the backend that a subject names, or make one of the constructor that it names.
+    """Find the backend that a subject names, or make one of the constructor or file that it names.
 
     Raises:
         SubjectError: What it names is no backend, and there is no spec to hold it to.
     """
+    if subject.spec and subject.weights and _is_file(subject.name):
+        return ExportedFileBackend(subject.name, subject.spec, subject.weights)
     if ":" in subject.name and subject.spec is not None:
         return backend_for(subject.name, subject.spec, subject.weights)
     found = get_backend(subject.name)
@@ -104,11 +111,14 @@ def backend_of(subject: Subject) -> Any:
     return found
 
 
+def _is_file(name: str) -> bool:
+    return split_mode(name)[0] not in backends() and is_exported(name)
+
+
 def _describe(backend: Any, network: NetworkToBuild) -> Description:
-    options: dict[str, Any] = {}
-    notes: tuple[str, ...] = ()
-    if isinstance(backend, ConstructorBackend):
-        options, notes = backend.describe(network.input_size, network.dtype)
+    said: Mapping[str, Any] = {}
+    if isinstance(backend, OfOneNetwork):
+        said = backend.describe(network.input_size, network.dtype)
     else:
         backend.data_format(None)  # imports the framework
     environment.settle()
@@ -117,8 +127,7 @@ def _describe(backend: Any, network: NetworkToBuild) -> Description:
         device=environment.device(),
         threads=environment.threads(),
         tensor_float_32=environment.allows_tf32(),
-        options=options,
-        notes=notes,
+        **said,
     )
 
 
@@ -126,7 +135,7 @@ def _build(backend: Any, subject: Subject, network: NetworkToBuild) -> tuple[Any
     """Build the network in the target's framework, and give its graph too."""
     data_format: DataFormat = backend.data_format(None)
     environment.settle()
-    if isinstance(backend, ConstructorBackend):
+    if isinstance(backend, OfOneNetwork):
         return backend.construct(network)
     graph = graph_of(network)
     try:

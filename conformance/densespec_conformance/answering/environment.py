@@ -35,6 +35,8 @@ DISTRIBUTIONS = {
     "timm": ("timm",),
     "monai": ("monai",),
     "keras_hub": ("keras-hub",),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
 }
 """The distributions of packages whose versions are stated, by module."""
 

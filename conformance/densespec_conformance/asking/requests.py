@@ -60,6 +60,9 @@ class Description:
         options: The options of ``densespec.build`` with which it is the network: ``include_top`` is
             false for a backbone, say.
         notes: How the target was understood, where that is not obvious.
+        dtype: The one dtype that it computes in; None for any.
+        input_size: The spatial size that it takes, with None for any in it; None if it is built for
+            the size that is asked for.
     """
 
     versions: Mapping[str, str]
@@ -68,6 +71,8 @@ class Description:
     tensor_float_32: bool
     options: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dtype: str | None = None
+    input_size: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""What is under test, as a user types it: a backend or a constructor, and the network it is."""
+"""What is under test, as a user types it: a backend, a constructor or an exported file, and the
+network it is."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from densespec.network.catalogue import resolve, variants
 from densespec.network.files import spec_from_json
 from densespec.network.spec import DenseNetSpec
 from densespec_conformance.asking.constructor import Constructor, is_short, parse
+from densespec_conformance.asking.exported import exported_format, is_exported, spec_of_export
 
-SubjectKind = Literal["backend", "constructor"]
+SubjectKind = Literal["backend", "constructor", "exported file"]
 
 
 class SubjectError(DensespecError, ValueError):
@@ -43,18 +45,26 @@ def subject_of(target: str, spec: str | None = None, weights: str | None = None)
     Args:
         target: A backend's name, ``module:BACKEND``, or a constructor such as
             ``torchvision.models:densenet121``, ``timm:densenet169``,
-            ``monai.networks.nets:DenseNet121(spatial_dims=2, in_channels=3, out_channels=10)``.
+            ``monai.networks.nets:DenseNet121(spatial_dims=2, in_channels=3, out_channels=10)``, or
+            the path of an exported file, such as ``net.onnx``.
         spec: A variant's name, the path of a spec file, or a spec as JSON; None stands for any
-            network, or for the variant of the constructor's own name.
+            network, or for the variant of the constructor's own name, or for the network of an
+            exported file's weights.
         weights: The path of a weight file.
 
     Raises:
         SubjectError, UnknownName, SpecError, SpecFileError: Something can't be understood; the
             message says what.
+        ExportedFileError, PackageMissing: An exported file can't be run here.
     """
     given = None if spec is None else _spec(spec)
+    known = split_mode(target)[0] in backends()
+    if not known and is_exported(target):
+        exported_format(target)
+        held_to = spec_of_export(target, weights, given)
+        return Subject(target, held_to, weights, "exported file")
     if ":" not in target:
-        if split_mode(target)[0] not in backends():
+        if not known:
             raise UnknownName("backend", target, backends())
         with_mode(target, None)  # raises if it has a mode that does not exist
         return _checked(Subject(target, given, weights))

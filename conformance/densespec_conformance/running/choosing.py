@@ -11,6 +11,7 @@ from densespec.installed import is_installed, require
 from densespec_conformance.asking.subject import Subject, SubjectError, input_size_of
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
+from densespec_conformance.cases.exported import exported_cases
 from densespec_conformance.cases.network import network_cases
 from densespec_conformance.running.sources import found, surely_lacks
 
@@ -67,9 +68,8 @@ def _check_module(subject: Subject) -> None:
 def _cases_of(subject: Subject, size: str | None) -> tuple[Case, ...]:
     require("the conformance suite", "hypothesis", extra="conformance")
     if subject.spec is not None:
-        return network_cases(
-            subject.spec, None if size is None else input_size_of(size, subject.spec)
-        )
+        cases_of = exported_cases if subject.kind == "exported file" else network_cases
+        return cases_of(subject.spec, None if size is None else input_size_of(size, subject.spec))
     if size is not None:
         raise SubjectError(f"{subject.name}: an input size is of one network: give its --spec")
     return all_cases(split_mode(subject.name)[1])

@@ -1,0 +1,200 @@
+"""An exported file is made into a backend of the one network that it is.
+
+It can be run, and nothing more: its weights are its own, folded and laid out as its runtime likes
+them. So what it should compute is told by the weights that it was exported from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densespec.backends import DataFormat
+from densespec.deploy.network import ExportedProgram
+from densespec.errors import WeightsError
+from densespec.network.arrays import Arrays, select_weights
+from densespec.network.graph import Graph, lower
+from densespec.network.spec import DenseNetSpec
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.model import ReferenceModel
+from densespec.weights.opening import open_weights
+from densespec_conformance.asking.exported import ExportedFileError, exported_format
+from densespec_conformance.asking.questions import natural_size
+from densespec_conformance.asking.requests import NetworkToBuild, Unsupported
+
+ENDS: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"classifier_activation": "softmax"},
+    {"classifier_activation": "sigmoid"},
+    {"include_top": False},
+    {"include_top": False, "pooling": "avg"},
+    {"include_top": False, "pooling": "max"},
+)
+"""How a network may end: options of ``densespec.build``."""
+
+Size = tuple[int, ...]
+
+
+class ExportedFileBackend:
+    """A backend of the one network that an exported file is.
+
+    Args:
+        path: The file, or the folder.
+        spec: The network that it is held to.
+        weights: The weights that it was exported from.
+    """
+
+    def __init__(self, path: str, spec: DenseNetSpec, weights: str) -> None:
+        self.path, self.spec, self.weights = path, spec, weights
+
+    @functools.cached_property
+    def program(self) -> ExportedProgram:
+        """The file, read by its runtime.
+
+        Raises:
+            ExportedFileError: It takes something else than feature maps of the spec.
+        """
+        load = exported_format(self.path).load
+        assert load is not None, "a format without it was refused"
+        program = load(Path(self.path))
+        should_be = (self.spec.in_channels, *[None] * self.spec.spatial_dims)
+        if program.dtype == "uint8":
+            raise ExportedFileError(
+                f"{self.path} takes images and prepares them: export it without what they need"
+            )
+        if len(program.shape) != len(should_be) + 1 or program.shape[1] != should_be[0]:
+            raise ExportedFileError(
+                f"{self.path} takes an input of {_shape(program.shape)}, but should take one of "
+                f"{_shape((None, *should_be))}"
+            )
+        return program
+
+    @functools.cached_property
+    def arrays(self) -> Arrays:
+        """The canonical arrays of the weights that it was exported from."""
+        with open_weights(self.weights, otherwise=self.spec) as found:
+            if found.graph.spec != self.spec:
+                raise WeightsError(f"{self.weights} is of another network than the spec")
+            return dict(found.arrays())
+
+    @functools.cached_property
+    def options(self) -> Mapping[str, Any]:
+        """The end that fits its output best: of the shapes it may have, and then the values."""
+        size = tuple(
+            known or usual
+            for known, usual in zip(self.program.shape[2:], natural_size(self.spec), strict=True)
+        )
+        x = np.random.default_rng(0).standard_normal((1, self.spec.in_channels, *size))
+        actual = self._output(x)
+        found = {
+            index: _distance(actual, expected)
+            for index, expected in self._expected(x)
+            if expected.shape == actual.shape and _may_end(ENDS[index], actual)
+        }
+        if not found:
+            raise ExportedFileError(
+                f"{self.path} gives {_shape(actual.shape)} for an input of {_shape(x.shape)}, "
+                "which is no end of the network"
+            )
+        return ENDS[min(found, key=found.__getitem__)]
+
+    def _expected(self, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        for index, options in enumerate(ENDS):
+            graph = lower(self.spec, **options)
+            try:
+                arrays = select_weights(graph, self.arrays)
+            except WeightsError:  # of weights without a classifier
+                continue
+            name = graph.output.name
+            yield index, ReferenceModel(graph, arrays).run(x, taps=[name])[name]
+
+    def describe(self, size: Size | None, dtype: str) -> dict[str, Any]:
+        """Say what it is, in fields of a :class:`Description`."""
+        note = f"{exported_format(self.path).about}, which takes {_shape(self.program.shape)}"
+        return {
+            "options": self.options,
+            "notes": (note,),
+            "dtype": self.program.dtype,
+            "input_size": self.program.shape[2:],
+        }
+
+    def construct(self, asked: NetworkToBuild) -> tuple[ExportedFileBackend, Graph]:
+        """Give itself, and the graph of the network that is asked for.
+
+        Raises:
+            Unsupported: It is not of this size or dtype, or other weights are given than its own.
+        """
+        if asked.spec != self.spec:
+            raise Unsupported("it is one network, and not any other")
+        if asked.dtype != self.program.dtype:
+            raise Unsupported(f"it computes in {self.program.dtype}, not in {asked.dtype}")
+        self._check_size(asked.input_size)
+        options: dict[str, Any] = dict(asked.options)
+        graph = lower(self.spec, asked.input_size, **options)
+        if asked.weights is not None and not self._has(asked.weights):
+            raise Unsupported("its weights are its own, and no others can be given to it")
+        return self, graph
+
+    def _check_size(self, size: Size | None) -> None:
+        sizes = self.program.shape[2:]
+        wanted = size or sizes
+        if any(known not in (None, side) for known, side in zip(sizes, wanted, strict=True)):
+            raise Unsupported(f"it takes images of {_shape(sizes)} alone")
+
+    def _has(self, weights: Mapping[str, np.ndarray]) -> bool:
+        own = self.arrays
+        return all(
+            name in own and np.array_equal(own[name], array) for name, array in weights.items()
+        )
+
+    def data_format(self, requested: DataFormat | None) -> DataFormat:
+        return "channels_first"
+
+    def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
+        """Give its output, whatever else is asked for: of what is in between it shows nothing."""
+        return {graph.output.name: self._output(x)}
+
+    def read_weights(self, model: Any, graph: Graph) -> Arrays:
+        """Give the weights that it was exported from."""
+        return select_weights(graph, self.arrays)
+
+    def count_parameters(self, model: Any) -> tuple[int, int]:
+        raise Unsupported("an exported file does not tell its parameters")
+
+    def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> Any:
+        raise Unsupported("an exported file can't be trained")
+
+    def _output(self, x: np.ndarray) -> np.ndarray:
+        """Run it on any number of samples; those that its one batch size lacks are repeated."""
+        batch = self.program.shape[0] or len(x)
+        filled = np.resize(x, (-(-len(x) // batch) * batch, *x.shape[1:]))
+        parts = np.split(filled.astype(self.program.dtype), len(filled) // batch)
+        return np.concatenate([self._run(part) for part in parts])[: len(x)]
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        given = self.program.run(x)
+        values = (given,) if isinstance(given, np.ndarray) else given
+        if len(values) != 1:
+            raise ExportedFileError(
+                f"{self.path} gives {len(values)} values, but one that gives one can be compared"
+            )
+        return np.asarray(values[0])
+
+
+def _may_end(options: Mapping[str, Any], output: np.ndarray) -> bool:
+    """Tell whether an output may be what such an end gives: probabilities are from 0 to 1."""
+    probabilities = "classifier_activation" in options
+    return not probabilities or bool(output.min() >= 0 and output.max() <= 1)
+
+
+def _distance(actual: np.ndarray, expected: np.ndarray) -> float:
+    distance = float(np.abs(actual.astype(np.float64) - expected).max())
+    return distance if np.isfinite(distance) else np.inf
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return "x".join("any" if n is None else str(n) for n in shape)
