@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,14 @@ def test_a_file_that_can_t_be_a_target_is_refused(net: Path, tmp_path: Path) -> 
     assert "with --weights" in refusal(file)
     (tmp_path / "net.mlir").touch()
     assert "can't be run from its file alone" in refusal(tmp_path / "net.mlir", net)
+
+
+def test_a_missing_runtime_is_named_with_its_extra(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.onnx").touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'densespec[onnx]'" in refusal(tmp_path / "net.onnx", net)
 
 
 def test_a_file_that_gives_several_values_is_an_error(net: Path, tmp_path: Path) -> None:

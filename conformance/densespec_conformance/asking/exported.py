@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from densespec.deploy.formats import ExportFormat, format_of, formats
-from densespec.errors import DensespecError, PackageMissing
+from densespec.errors import DensespecError
+from densespec.installed import require
 from densespec.network.spec import DenseNetSpec
 from densespec.weights.opening import open_weights
 
@@ -37,8 +38,7 @@ def exported_format(target: str) -> ExportFormat:
         raise ExportedFileError(
             f"{target}: {found.about} can't be run from its file alone; other formats can"
         )
-    if (missing := found.missing_runtime()) is not None:
-        raise PackageMissing(missing)
+    require(found.about, found.runtime, extra=found.extra)
     return found
 
 
