@@ -75,13 +75,13 @@ def export_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write a network for others to run: ONNX, torch.export, SavedModel or StableHLO.
+    """Write a network for others to run: ONNX, OpenVINO, torch.export, SavedModel or StableHLO.
 
-    MODEL is a weight file of any layout. The format goes by the suffix of the output: .onnx, .pt2
-    (torch.export), .stablehlo (jax.export), .mlir (StableHLO text), and none for the folder of a
-    TensorFlow SavedModel. The network takes inputs of any size and batch unless told otherwise.
-    What is written is loaded and run, and compared with the float64 reference, before it takes its
-    place.
+    MODEL is a weight file of any layout. The format goes by the suffix of the output: .onnx, .xml
+    (OpenVINO), .pt2 (torch.export), .stablehlo (jax.export), .mlir (StableHLO text), and none for
+    the folder of a TensorFlow SavedModel. The network takes inputs of any size and batch unless
+    told otherwise. What is written is loaded and run, and compared with the float64 reference,
+    before it takes its place.
 
     \b
     Examples:

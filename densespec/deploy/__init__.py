@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ def export(
     seed: int | None = None,
     **reading: Any,
 ) -> ExportResult:
-    """Write a network as ONNX, a ``torch.export`` program, a SavedModel or StableHLO.
+    """Write a network as ONNX, OpenVINO IR, a ``torch.export`` program, a SavedModel or StableHLO.
 
     Every file is loaded and run before it takes its place: what does not compute what the float64
     reference does is not written. Inputs and outputs are (batch, *the axes in the order that the
@@ -123,7 +124,7 @@ def export(
         loader = chosen.write(network.graph, network.arrays, temporary, options)
         checked = check and not unchecked
         measured = _measured(chosen, loader, network, options) if checked else None
-        size_in_bytes = _bytes(temporary)
+        size_in_bytes = _bytes(temporary, *_beside(temporary, chosen))
     return ExportResult(path, chosen, network.graph, options, size_in_bytes, measured, unchecked)
 
 
@@ -148,6 +149,10 @@ def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
 @contextlib.contextmanager
 def _placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
     """Give a temporary file or folder that takes its place on success and vanishes on failure."""
+    if chosen.beside:
+        with _placed_together(path, chosen) as temporary:
+            yield temporary
+        return
     if chosen.marker is None:
         with atomic_path(path) as temporary:
             yield temporary
@@ -167,10 +172,31 @@ def _placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
         temporary.replace(target)
 
 
+@contextlib.contextmanager
+def _placed_together(path: Path, chosen: ExportFormat) -> Iterator[Path]:
+    """Give a temporary path, from which a file and those beside it take their places on success.
+
+    The file itself comes last: where there was none, it is there only once the others are.
+    """
+    target = Path(os.path.realpath(path))
+    with folder_beside(path) as outer:
+        temporary = outer / target.name
+        yield temporary
+        for other, place in zip(_beside(temporary, chosen), _beside(target, chosen), strict=True):
+            other.replace(place)
+        temporary.replace(target)
+
+
+def _beside(path: Path, chosen: ExportFormat) -> list[Path]:
+    return [path.with_suffix(suffix) for suffix in chosen.beside]
+
+
 def _occupied(path: Path) -> bool:
     return not path.is_dir() or any(path.iterdir())
 
 
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
+def _bytes(*paths: Path) -> int:
+    files = itertools.chain.from_iterable(
+        path.rglob("*") if path.is_dir() else [path] for path in paths
+    )
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -48,6 +48,7 @@ class ExportFormat:
         takes_images: Whether it can hold what images need, and take images then.
         marker: A file that every folder of this format has, by which an older one is known; None
             for a format that is a file.
+        beside: The suffixes of further files that it writes, which have the name of the first.
         load: What reads any file of the format; None where a file alone can't be run.
     """
 
@@ -64,6 +65,7 @@ class ExportFormat:
     least_size: Callable[[Graph], int] = smallest_size
     takes_images: bool = False
     marker: str | None = None
+    beside: tuple[str, ...] = ()
     load: Callable[[Path], ExportedProgram] | None = None
 
     def require_packages(self) -> None:
