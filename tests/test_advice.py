@@ -313,7 +313,7 @@ WEIGHTS: list[tuple[str, Act, Act]] = [
         lambda path: (numpys(tiny()), numpys(weights=_saved(path))),
     ),
     (
-        "give the path of a weight file",
+        "`densespec weights` lists what is known",
         lambda path: numpys(tiny(), weights="imagenet"),
         lambda path: numpys(tiny(), weights=_saved(path)),
     ),

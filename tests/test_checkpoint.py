@@ -213,7 +213,7 @@ def test_garbage_is_no_checkpoint(path: Path, content: bytes) -> None:
 
 def test_safetensors_of_another_maker_are_no_checkpoint(path: Path) -> None:
     safetensors.numpy.save_file(initial_weights(GRAPH), path)
-    message = rf"{_named(path)}not a densespec checkpoint of version 1: its metadata says None"
+    message = rf"{_named(path)}not a densespec checkpoint of version 1: its metadata says nothing"
     with pytest.raises(WeightsError, match=message):
         read_checkpoint(path)
 

@@ -162,10 +162,10 @@ PAGES = {
         full=True,
     ),
     "docs/coming-from/flax.md": Page(
-        _converted(
-            "net.msgpack", "densespec.DenseNetSpec(blocks=(2, 2), growth_rate=4, classes=5)"
-        ),
-        ("msgpack", "safetensors"),
+        _converted("net.msgpack", "densespec.DenseNetSpec(blocks=(2, 2), growth_rate=4, classes=5)")
+        + "from flax import serialization\n"
+        "variables = serialization.msgpack_restore(open('net.msgpack', 'rb').read())\n",
+        ("flax", "msgpack", "safetensors"),
     ),
     "docs/coming-from/keras-2.md": Page(
         "import numpy as np\n"
