@@ -82,7 +82,8 @@ def test_layout_spec_and_variant_are_found_by_inspection(peer: Peer, files: list
             assert found.layout.name == peer.layout
             assert spec_differences(found.spec, peer.spec) == {}
             assert found.variant == peer.named
-            assert found.notes == ()
+            assert found.notes == found.assumptions
+            assert bool(found.assumptions) == (peer.layout == "monai")
 
 
 def test_every_kind_of_file_gives_the_same_arrays(peer: Peer, files: list[Path]) -> None:
@@ -130,6 +131,10 @@ def ours(peer: Peer, network: Network, tmp_path: Path) -> Path:
     return path
 
 
+UNMEASURABLE = {"batch_norm_epsilon"}
+"""What peers have otherwise with an effect that float32's own rounding hides: it is written."""
+
+
 def test_the_peer_loads_what_densespec_writes_and_computes_its_own_network(
     peer: Peer, ours: Path, tmp_path: Path
 ) -> None:
@@ -139,7 +144,7 @@ def test_the_peer_loads_what_densespec_writes_and_computes_its_own_network(
     other = peer.make()
     for suffix in peer.loads:
         target = tmp_path / f"theirs{suffix}"
-        if lasting:
+        if lasting.keys() - UNMEASURABLE:
             with pytest.raises(DifferentNetwork) as refusal:
                 convert(ours, target, to_layout=peer.writes)
             for name, (here, there) in lasting.items():

@@ -38,6 +38,9 @@ LARGEST = 2**31
 OTHER = "something else"
 """What stands for an attribute that is no number, no text and no tuple of such."""
 
+FINAL_POOL = "final_pool"
+"""What pytorchcv calls the pool over the whole of a last map, whose size it states."""
+
 ENDS = {"Sigmoid": "sigmoid", "Softmax": "softmax"}
 SILENT = ("Sequential", "ModuleList", "ModuleDict", "Identity", "Flatten", "ReLU", "Linear")
 SILENT_STARTS = ("Conv", "BatchNorm", "SyncBatchNorm", "Dropout", "AlphaDropout", "DataParallel")
@@ -294,7 +297,7 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
         )
     if kind.startswith("MaxPool"):
         _check_max_pool(path, module, graph)
-    elif kind.startswith("AvgPool") and in_body:
+    elif kind.startswith("AvgPool") and in_body and not path.endswith(FINAL_POOL):
         _check_attributes(path, module, {"kernel_size": (2,), "stride": (2,), "padding": (0,)})
     elif kind.startswith("AdaptiveAvgPool"):
         _check_attributes(path, module, {"output_size": (1,)})
