@@ -13,13 +13,11 @@ from densespec_conformance.explaining.local.alternatives.alternative import (
     Forward,
     Observation,
     by_channel,
+    of_value,
+    sigmoid,
 )
 
 COMMON_SLOPES = (0.01, 0.1, 0.2, 0.3, 0.05, 0.25, 1e-3)
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.exp(-np.logaddexp(0, -x))
 
 
 def _gelu(x: Array) -> Array:
@@ -38,23 +36,19 @@ def _selu(x: Array) -> Array:
 FUNCTIONS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
     ("it is a ReLU that ends at 6", lambda x: np.clip(x, 0, 6)),
     ("it is ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
-    ("it is SiLU (swish)", lambda x: x * _sigmoid(x)),
+    ("it is SiLU (swish)", lambda x: x * sigmoid(x)),
     ("it is GELU, by the tangent", _gelu_tanh),
     ("it is GELU", _gelu),
     ("it is SELU", _selu),
     ("it is softplus", lambda x: np.logaddexp(0, x)),
     ("it is Mish", lambda x: x * np.tanh(np.logaddexp(0, x))),
     ("it is hard swish", lambda x: x * np.clip(x + 3, 0, 6) / 6),
-    ("it is a sigmoid", _sigmoid),
+    ("it is a sigmoid", sigmoid),
     ("it is tanh", np.tanh),
     ("it takes the absolute value", np.abs),
     ("it is a squared ReLU", lambda x: np.maximum(x, 0) ** 2),
     ("the sign is turned before it", lambda x: np.maximum(-x, 0)),
 )
-
-
-def _of(function: Callable[[Array], Array]) -> Forward:
-    return lambda op, ctx, x: function(x)
 
 
 def _leaky(slope: float) -> Forward:
@@ -73,7 +67,7 @@ def slopes(seen: Observation) -> Iterator[Alternative]:
         candidates = (*(float(f"{exact:.{digits}g}") for digits in (1, 2, 3)), exact)
     for slope in dict.fromkeys(candidates):
         if slope == 1:
-            yield Alternative("it is left out", _of(lambda x: x))
+            yield Alternative("it is left out", of_value(lambda x: x))
         elif slope:
             yield Alternative(f"it leaks: the slope below zero is {slope:.4g}", _leaky(slope))
 
@@ -103,7 +97,7 @@ def thresholds(seen: Observation) -> Iterator[Alternative]:
 def functions(seen: Observation) -> Iterator[Alternative]:
     """Find another function by its name."""
     for words, function in FUNCTIONS:
-        yield Alternative(words, _of(function))
+        yield Alternative(words, of_value(function))
 
 
 def slopes_by_channel(seen: Observation) -> Iterator[Alternative]:

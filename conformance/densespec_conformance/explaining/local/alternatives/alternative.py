@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.reference.kernels import KERNELS, Array, Context
 
@@ -66,6 +67,16 @@ Find = Callable[[Observation], Iterator[Alternative]]
 def own(op: Any, ctx: Context, *inputs: Array) -> Array:
     """Compute an op as the reference does."""
     return KERNELS[type(op)].forward(op, ctx, *inputs)
+
+
+def of_value(function: Callable[[Array], Array]) -> Forward:
+    """Compute a function of the only input in the place of an op."""
+    return lambda op, ctx, x: function(x)
+
+
+def sigmoid(x: Array) -> Array:
+    """Compute 1 / (1 + exp(-x)) as the reference does."""
+    return KERNELS[ops.Sigmoid].forward(ops.Sigmoid(), Context(""), x)
 
 
 def with_arrays(**arrays: Array) -> Forward:

@@ -20,6 +20,7 @@ from densespec_conformance.explaining.local.alternatives.alternative import (
     own,
     with_arrays,
 )
+from densespec_conformance.explaining.local.alternatives.padding import other_pads, pads_of
 
 MODES = {
     "reflect": "the padding mirrors the picture",
@@ -67,13 +68,10 @@ def paddings(seen: Observation) -> Iterator[Alternative]:
     op = seen.op
     if not isinstance(op, ops.Conv):
         return
-    size = _size(seen)
-    pads = (
-        op.padding if size is None else ops.resolve_padding(op.padding, size, op.window, op.stride)
-    )
-    if pads == "same":
+    pads = pads_of(seen)
+    if pads is None:
         return
-    for words, other in _other_pads(pads, op, size):
+    for words, other in other_pads(pads, seen):
         if other != pads:
             yield Alternative(words, _padded(other))
     for mode, words in MODES.items():
@@ -81,28 +79,6 @@ def paddings(seen: Observation) -> Iterator[Alternative]:
             yield Alternative(words, _filled(pads, mode))
     if math.prod(op.window) > 1:
         yield Alternative("the kernel is dilated by 2", _dilated)
-
-
-def _size(seen: Observation) -> tuple[int, ...] | None:
-    return None if seen.inputs is None else seen.inputs[0].shape[2:]
-
-
-def _other_pads(
-    pads: ops.Pads, op: ops.Conv | ops.MaxPool, size: tuple[int, ...] | None
-) -> Iterator[tuple[str, Any]]:
-    if size is not None:
-        same = ops.resolve_padding("same", size, op.window, op.stride)
-        yield "the padding is 'same', not what the spec says", same
-    yield "all padding comes first", tuple((a + b, 0) for a, b in pads)
-    yield "all padding comes last", tuple((0, a + b) for a, b in pads)
-    yield "the padding is centred", tuple((width // 2, width // 2) for width in op.window)
-    yield "there is no padding", tuple((0, 0) for _ in pads)
-    one_less = tuple((max(a - 1, 0), max(b - 1, 0)) for a, b in pads)
-    yield "there is one place less of padding on each side", one_less
-    yield "there is one place more of padding on each side", tuple((a + 1, b + 1) for a, b in pads)
-
-
-other_pads = _other_pads
 
 
 def _padded(pads: Any) -> Forward:
@@ -161,4 +137,3 @@ def _mean_of_near(values: Array) -> Array:
 
 
 FIND = (kernels, paddings, of_others, biases)
-LAST = ()

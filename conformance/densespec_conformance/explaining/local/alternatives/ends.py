@@ -10,8 +10,9 @@ from densespec.network import ops
 from densespec.reference.kernels import KERNELS, Array, Context
 from densespec_conformance.explaining.local.alternatives.alternative import (
     Alternative,
-    Forward,
     Observation,
+    of_value,
+    sigmoid,
 )
 
 
@@ -21,7 +22,7 @@ def _softmax(x: Array) -> Array:
 
 FUNCTIONS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
     ("it is a softmax", _softmax),
-    ("it is a sigmoid", lambda x: np.exp(-np.logaddexp(0, -x))),
+    ("it is a sigmoid", sigmoid),
     ("it is a log-softmax", lambda x: np.log(_softmax(x))),
     ("it is left out", lambda x: x),
     ("it goes over the batch, not over the classes", lambda x: _softmax(x.T).T),
@@ -32,11 +33,7 @@ FUNCTIONS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
 def functions(seen: Observation) -> Iterator[Alternative]:
     """Find another function by its name."""
     for words, function in FUNCTIONS:
-        yield Alternative(words, _of(function))
-
-
-def _of(function: Callable[[Array], Array]) -> Forward:
-    return lambda op, ctx, x: function(x)
+        yield Alternative(words, of_value(function))
 
 
 FIND = (functions,)

@@ -15,7 +15,7 @@ from densespec_conformance.explaining.local.alternatives.alternative import (
     Forward,
     Observation,
 )
-from densespec_conformance.explaining.local.alternatives.convolutions import other_pads
+from densespec_conformance.explaining.local.alternatives.padding import other_pads, pads_of
 
 Reduce = Callable[[Array, tuple[int, ...]], Array]
 
@@ -44,12 +44,10 @@ def _norm(windows: Array, axes: tuple[int, ...]) -> Array:
 
 def windows(seen: Observation) -> Iterator[Alternative]:
     """Find another way to make one value of a window, or another place of it."""
-    op, size = seen.op, None if seen.inputs is None else seen.inputs[0].shape[2:]
-    is_max = isinstance(op, ops.MaxPool)
-    padding: Any = op.padding if is_max else ((0, 0),) * len(op.window)
-    pads = padding if size is None else ops.resolve_padding(padding, size, op.window, op.stride)
-    if pads == "same":
+    op, pads = seen.op, pads_of(seen)
+    if pads is None:
         return
+    is_max = isinstance(op, ops.MaxPool)
     outside = -np.inf if is_max else 0.0
     own: Reduce = np.max if is_max else np.mean
     if is_max:
@@ -64,7 +62,7 @@ def windows(seen: Observation) -> Iterator[Alternative]:
     yield Alternative("it takes the minimum", _pooled(pads, np.inf, np.min))
     yield Alternative("it sums", _pooled(pads, 0.0, np.sum))
     yield Alternative("it takes the root of the mean square", _pooled(pads, 0.0, _norm))
-    for words, other in other_pads(pads, op, size):
+    for words, other in other_pads(pads, seen):
         if other != pads:
             yield Alternative(words, _pooled(other, outside, own))
             if not is_max:
@@ -72,8 +70,8 @@ def windows(seen: Observation) -> Iterator[Alternative]:
                     f"{words}, and what is outside does not count",
                     _pooled(other, np.nan, _mean_there),
                 )
-    if size is not None:
-        yield from _over_the_edge(op, pads, size, own, is_max)
+    if seen.inputs is not None:
+        yield from _over_the_edge(op, pads, seen.inputs[0].shape[2:], own, is_max)
 
 
 def _over_the_edge(
