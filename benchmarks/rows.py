@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Tier = Literal["quick", "full"]
+Tier = Literal["quick", "full", "gpu"]
+"""What is measured on processors, little or much, and what on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,14 @@ def _engine(engine: str, inference: float, training: float) -> tuple[Group, ...]
                 Row(infer, "inference", *_applications(), inference),
                 Row(f"{infer}, mode layers", "layers", *_applications()),
             ),
-            {"quick": 7, "full": 21},
+            {"quick": 7, "full": 21, "gpu": 21},
             arguments,
         ),
         Group(
             f"{name} {train}",
             "engines:training",
             (Row(train, "fast", *_applications(), training),),
-            {"quick": 5, "full": 15},
+            {"quick": 5, "full": 15, "gpu": 15},
             arguments,
         ),
     )
@@ -168,6 +169,61 @@ def _flax(variant: str, batch: int, tier: Mapping[Tier, int]) -> tuple[Group, ..
             ),
             tier,
             arguments,
+        ),
+    )
+
+
+def _accelerator(variant: str, batch: int) -> tuple[Group, Group, Group]:
+    """Make the groups of native PyTorch on a GPU; each row in float32 and in bfloat16."""
+    infer, train = (f"{variant} {work}, batch {batch}" for work in ("inference", "training step"))
+    thrifty = ("torchvision memory_efficient channels_last",)
+    last = "torchvision channels_last"
+
+    def rows(*given: tuple[str, str, str, tuple[str, ...]]) -> tuple[Row, ...]:
+        return tuple(
+            Row(
+                f"{work}{half and f',{half}'}",
+                f"{ours}{half}",
+                what,
+                tuple(s + half for s in their),
+            )
+            for half in ("", " bfloat16")
+            for work, ours, what, their in given
+        )
+
+    return (
+        Group(
+            f"torch.nn on a GPU {infer}",
+            "accelerator:inference",
+            rows(
+                (infer, "inference", "torchvision's best", TORCHVISION),
+                (f"{infer}, mode layers", "layers", "torchvision", TORCHVISION[:1]),
+            ),
+            {"gpu": 31},
+            {"variant": variant, "batch": batch},
+        ),
+        Group(
+            f"torch.nn on a GPU {train}: time",
+            "accelerator:training",
+            rows(
+                (train, "fast", "torchvision's best", TORCHVISION),
+                (f"{train}, mode layers", "layers channels_last", last, (last,)),
+                (f"{train}, in little memory", "efficient", *thrifty, thrifty),
+            ),
+            {"gpu": 15},
+            {"variant": variant, "batch": batch},
+        ),
+        Group(
+            f"torch.nn on a GPU {train}: memory",
+            "accelerator:training_memory",
+            rows(
+                (train, "fast", last, (last,)),
+                (f"{train}, mode layers", "layers channels_last", last, (last,)),
+                (f"{train}, in little memory", "efficient", *thrifty, thrifty),
+            ),
+            {"gpu": 1},
+            {"variant": variant, "batch": batch},
+            "MB",
         ),
     )
 
@@ -256,6 +312,8 @@ GROUPS: tuple[Group, ...] = (
         {"layers": DEPTHS, "batch": 64},
         "MB",
     ),
+    _accelerator("densenet121", 1)[0],
+    *_accelerator("densenet121", 64),
     *_engine("torch", 0.60, 0.75),
     *_engine("tensorflow", 0.85, 0.90),
     *_engine("jax", 0.85, 0.90),
@@ -281,7 +339,7 @@ GROUPS: tuple[Group, ...] = (
         {"quick": 1, "full": 3},
         {"engine": "jax", "variant": "densenet121", "batch": 8},
     ),
-    *_flax("densenet121", 8, {"quick": 5, "full": 15}),
+    *_flax("densenet121", 8, {"quick": 5, "full": 15, "gpu": 15}),
     *_flax("densenet169", 1, {"full": 15}),
     Group(
         "flax.nnx densenet121, first training step",

@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                    # quick: about a quarter of an hour on 2 cores
     python benchmarks/run.py --tier full        # more rounds, torch.compile, Keras's memory
+    python benchmarks/run.py --tier gpu         # on a GPU
     python benchmarks/run.py -k "torch.nn"      # some groups alone
 
 The sides of a group take turns, so that a machine whose speed drifts slows all of them. Each group
@@ -14,7 +15,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +79,21 @@ def ratios(group: Group, figures: Figures) -> list[Ratio]:
 
 
 def machine() -> str:
-    """The processor, the number of cores and the day."""
+    """The processor, the number of cores, the GPUs and the day."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = named[0].partition(":")[2].strip() if named else model
-    return f"{model}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
+    parts = (model, f"{os.cpu_count()} cores", *_gpus(), time.strftime("%Y-%m-%d"))
+    return ", ".join(parts)
+
+
+def _gpus() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
 
 
 def markdown(found: list[Ratio]) -> str:
@@ -163,7 +174,9 @@ def _write_docs(found: list[Ratio]) -> None:
 
 
 @click.command()
-@click.option("--tier", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
+@click.option(
+    "--tier", type=click.Choice(["quick", "full", "gpu"]), default="quick", show_default=True
+)
 @click.option("-k", "keyword", default="", help="Groups whose name has this in it.")
 @click.option(
     "--out",

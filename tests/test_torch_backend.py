@@ -452,6 +452,12 @@ def test_the_default_type_is_pytorchs() -> None:
     assert build(CIFAR).classifier.weight.dtype == torch.float32
 
 
+def test_the_default_device_is_pytorchs() -> None:
+    with torch.device("meta"):
+        model = build(CIFAR)
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
 @pytest.mark.parametrize("dtype", ["int32", "float33", "relu"])
 def test_other_types_are_refused_by_name(dtype: str) -> None:
     with pytest.raises(ValueError, match=f"dtype = '{dtype}', but should be a floating-point"):

@@ -304,3 +304,34 @@ def test_modes_that_a_backend_lacks_are_refused(name: str) -> None:
 def test_modes_that_do_not_exist_are_refused() -> None:
     with pytest.raises(UnknownName, match="unknown mode 'quick'"):
         densespec.build(SPEC, backend="torch.nn", mode="quick")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that runs CUDA")
+def test_recorded_calls_give_what_the_network_gives() -> None:
+    network, _ = _pair()
+    network.to("cuda")
+    prepared = densespec.optimize(network)
+    for scale in (1.0, 1.1):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(scale)
+        prepared.load_state_dict(network.state_dict())
+        for inference in (False, True, False, True):
+            for x in map(_on_gpu, (1, 3, 2)):
+                with torch.inference_mode(inference):
+                    _assert_same(network, prepared, x)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that runs CUDA")
+def test_a_recorded_call_leaves_earlier_answers_alone() -> None:
+    _, prepared = _pair()
+    prepared.to("cuda")
+    with torch.no_grad():
+        answers = [prepared(_on_gpu(2, seed)) for seed in range(4)]
+        again = [prepared(_on_gpu(2, seed)) for seed in range(4)]
+    torch.testing.assert_close(answers, again)
+    assert not torch.equal(answers[2], answers[3])
+
+
+def _on_gpu(count: int, seed: int = 0) -> Any:
+    return _images(count, seed).to("cuda")

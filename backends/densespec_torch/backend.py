@@ -58,6 +58,7 @@ class TorchBackend:
         name: str,
     ) -> nn.Module:
         kind = _floating(dtype) if dtype else torch.get_default_dtype()
+        device = torch.get_default_device()
         with torch.device("meta"):
             model = MODELS[self.mode](graph)
         state = {
@@ -66,7 +67,7 @@ class TorchBackend:
             if key.endswith(".num_batches_tracked")
         }
         for canonical, key in state_keys(graph).items():
-            state[key] = from_numpy(weights[canonical]).to(kind)
+            state[key] = from_numpy(weights[canonical]).to(device, kind)
         model.load_state_dict(state, strict=True, assign=True)
         return model
 

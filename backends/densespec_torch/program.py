@@ -3,7 +3,7 @@
 The features of a dense block are written side by side into one buffer, and each layer reads the
 first of them: nothing is concatenated. Where maps are large, the batch goes through a block a few
 samples at a time, so that they stay in the processor's cache. On processors, convolutions are
-oneDNN's, with kernels in its own layout and the ReLU within.
+oneDNN's, with kernels in its own layout and the ReLU within. On GPUs, calls are recorded.
 
 That ReLU makes 0 of NaN, which every other operation passes on. It is used within dense blocks
 alone, where NaN in a layer's input goes past the layer too, and with kernels without NaN.
@@ -31,6 +31,7 @@ from densespec.network.passes import prepare
 from densespec.network.steps import Block, Convolution, Step, steps
 from densespec_torch.layers import explicitly_padded, symmetric
 from densespec_torch.primitives import CONV
+from densespec_torch.recordings import RecordedFunction
 from densespec_torch.tensors import to_numpy
 from densespec_torch.workspace import Buffer, Workspace
 
@@ -122,8 +123,10 @@ class Program:
         self._workspace = Workspace(self._format)
         self._segments = tuple(map(self._segment, _cut_before_blocks(self._graph)))
         self._chunks = functools.lru_cache(maxsize=8)(self._samples_at_a_time)
+        records = like.device.type == "cuda" and not traced
+        self.given: Apply = RecordedFunction(self._given) if records else self._given
 
-    def given(self, x: Tensor) -> Any:
+    def _given(self, x: Tensor) -> Any:
         """Compute what the network gives: a value, or a tuple of its outputs."""
         names = [node.name for node in self._graph.given]
         values = self.run(x, names)

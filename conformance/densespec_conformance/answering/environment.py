@@ -61,23 +61,31 @@ def _tensorflow_in_full(tf: Any) -> None:
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
+def _torch_on_accelerator(torch: Any) -> None:
+    if torch.accelerator.is_available():
+        torch.set_default_device(torch.accelerator.current_accelerator())
+
+
 _IN_FULL: dict[str, Callable[[Any], None]] = {
     "torch": _torch_in_full,
     "tensorflow": _tensorflow_in_full,
 }
+_ON_ACCELERATOR: dict[str, Callable[[Any], None]] = {"torch": _torch_on_accelerator}
 
 
 def settle() -> None:
-    """Have the frameworks that are imported by now compute float32 in float32.
+    """Have the frameworks that are imported by now compute float32 in float32, and PyTorch on the
+    accelerator where there is one, as Keras and JAX do by themselves.
 
     This is done in processes of targets only: elsewhere it is not for the suite to set frameworks
     up.
     """
-    if allows_tf32() or multiprocessing.parent_process() is None:
+    if multiprocessing.parent_process() is None:
         return
-    for name, apply in _IN_FULL.items():
-        if name in sys.modules:
-            apply(sys.modules[name])
+    for settings in (_ON_ACCELERATOR, {} if allows_tf32() else _IN_FULL):
+        for name, apply in settings.items():
+            if name in sys.modules:
+                apply(sys.modules[name])
 
 
 def versions() -> dict[str, str]:
