@@ -84,7 +84,8 @@ def _declare_operators() -> None:
     """Declare two operators that torchvision's import misses beside a CPU build of torch."""
     import torch
 
-    if _declared or importlib.util.find_spec("torchvision") is None:
+    missed = torch.version.cuda is None and importlib.util.find_spec("torchvision") is not None
+    if _declared or not missed:
         return
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):

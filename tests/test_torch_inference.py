@@ -307,7 +307,8 @@ def test_modes_that_do_not_exist_are_refused() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that runs CUDA")
-def test_recorded_calls_give_what_the_network_gives() -> None:
+def test_recorded_calls_give_what_the_network_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     network, _ = _pair()
     network.to("cuda")
     prepared = densespec.optimize(network)

@@ -161,8 +161,7 @@ for kind in ("per-replica", "synchronised"):
         write_checkpoint(f"{folder}/{kind}-end.safetensors", graph, weights, state)
         results = dict(loss=result.loss, correct=result.correct, predicted=predicted)
         np.savez(f"{folder}/{kind}-end.npz", size=world.size, **results)
-distributed.barrier()
-distributed.close()
+distributed.leave()
 """
 
 

@@ -140,12 +140,6 @@ def leave() -> NoReturn:
     os._exit(0)
 
 
-def close() -> None:
-    """Part from the other processes."""
-    if is_distributed():
-        distributed.destroy_process_group()
-
-
 def launcher(devices: int = 1, nodes: int = 1, endpoint: str | None = None) -> list[str]:
     """The command that runs the Python arguments after it once for each device of each machine.
 
