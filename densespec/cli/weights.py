@@ -204,7 +204,10 @@ def _network(found: IdentifiedWeights) -> str:
 
 def _say(found: IdentifiedWeights) -> None:
     say(f"{found.path}: {_network(found)}")
-    say(f"layout {found.layout.name} ({found.layout.about}), in a {found.container} file")
+    article = "an" if found.container[0] in "aeiou" else "a"
+    kind = "folder" if found.path.is_dir() else "file"
+    held = f"in {article} {found.container} {kind}"
+    say(f"layout {found.layout.name} ({found.layout.about}), {held}")
     for note in found.notes:
         say(f"note: {note}")
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from densespec.weights.layouts import Layout, flax_names
+from densespec.weights.tensors import Tensors
 
 _key = flax_names.key_of(lambda node: node)
+
+
+def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
+    """Running statistics among the parameters are those of a whole ``nnx`` state."""
+    among = (name.startswith("params/") and name.endswith("/mean") for name in tensors)
+    return _key("stem.conv.kernel") in tensors and not any(among)
+
 
 LAYOUT = Layout(
     name="flax",
@@ -12,6 +22,6 @@ LAYOUT = Layout(
     containers=("msgpack", "safetensors"),
     keys=flax_names.keys(_key),
     axes="window_in_out",
-    claims=lambda tensors, metadata: _key("stem.conv.kernel") in tensors,
+    claims=_claims,
     evidence=flax_names.evidence(_key),
 )
