@@ -103,6 +103,15 @@ class FlaxBackend:
 
         return arrays.count(model)
 
+    def shapes(
+        self, model: Any, graph: Graph, names: Sequence[str]
+    ) -> Mapping[str, tuple[int | None, ...]]:
+        """See :class:`densespec.backends.ShapingBackend`."""
+        from densespec_flax.running import shapes
+
+        sizes = [size for size in graph.input.shape if size is not None]
+        return shapes(model, sizes, names)
+
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
         from densespec_flax.running import forward
 

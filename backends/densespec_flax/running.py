@@ -38,6 +38,16 @@ def forward(model: DenseNet, x: np.ndarray, taps: Sequence[str]) -> Arrays:
     }
 
 
+def shapes(
+    model: DenseNet, size: Sequence[int], taps: Sequence[str]
+) -> dict[str, tuple[int | None, ...]]:
+    """Find the shapes (channels, *spatial) of the named nodes' outputs, without computing them."""
+    graphdef, state = nnx.split(in_training(model, False))
+    x = as_input(model, np.zeros((1, *size), np.float32))
+    values = jax.eval_shape(lambda state, x: _values(graphdef, state, x, tuple(taps)), state, x)
+    return {name: (value.shape[-1], *value.shape[1:-1]) for name, value in values.items()}
+
+
 def predict(model: DenseNet, x: np.ndarray) -> np.ndarray:
     """Compute what a model gives for x (batch, channels, *spatial) in inference mode."""
     graphdef, state = nnx.split(in_training(model, False))
