@@ -39,7 +39,7 @@ from densespec.atomic import atomic_path
 from densespec.data import Batches, load
 from densespec.weights.checkpoint import TrainingState, read_checkpoint
 
-BACKENDS = ("tensorflow", "torch", "jax", "torch.nn")
+BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "flax.nnx")
 SWITCH = ("torch.nn", "jax")
 REFERENCE = "numpy"
 REFERENCE_STEPS = 10
