@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +13,11 @@ from densespec_conformance.judging.outcome import Outcome
 
 Tier = Literal["quick", "full"]
 
+TierByMode = Mapping[str, Tier]
+"""The tier in some modes; in the others it is the case's own."""
+
+BACKWARD_ONLY: TierByMode = {"efficient": "full"}
+"""The mode that computes forward what ``fast`` does, and differs in the backward pass alone."""
 
 Check = Callable[[Target, Reference], Outcome]
 """A check raises ``Mismatch`` where the claim does not hold, and ``Unsupported`` where it can't be
@@ -29,7 +34,7 @@ class Case:
         check: The function that checks it.
         tier: The tier: ``quick`` cases run always, ``full`` ones on request.
         tier_in_modes: The tier for backends in another mode than ``layers``, if it is another:
-            what a mode leaves as it is need not be asked again each time.
+            what a mode leaves as it is need not be asked again each time. By mode, or in all.
         cost: Roughly the seconds that it takes the slowest backend; cheap cases run first.
     """
 
@@ -37,10 +42,12 @@ class Case:
     claim: str
     check: Check
     tier: Tier = "quick"
-    tier_in_modes: Tier | None = None
+    tier_in_modes: Tier | TierByMode | None = None
     cost: float = 1.0
 
     def in_mode(self, mode: str) -> Case:
         """Give the case as a backend in a mode is asked it."""
-        tier = self.tier if mode == LAYERS else self.tier_in_modes
-        return replace(self, tier=tier or self.tier)
+        told = self.tier_in_modes
+        if mode == LAYERS or told is None:
+            return self
+        return replace(self, tier=told if isinstance(told, str) else told.get(mode, self.tier))

@@ -205,7 +205,7 @@ def _network(found: IdentifiedWeights) -> str:
 def _say(found: IdentifiedWeights) -> None:
     say(f"{found.path}: {_network(found)}")
     article = "an" if found.container[0] in "aeiou" else "a"
-    kind = "folder" if found.path.is_dir() else "file"
+    kind = "folder" if found.path and found.path.is_dir() else "file"
     held = f"in {article} {found.container} {kind}"
     say(f"layout {found.layout.name} ({found.layout.about}), {held}")
     for note in found.notes:

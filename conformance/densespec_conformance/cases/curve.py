@@ -147,6 +147,7 @@ def _cases(name: str) -> tuple[Case, ...]:
             id=f"curve/fifty-steps-of-{name}",
             claim=f"50 float64 steps with {ABOUT[name]} are those of the reference",
             check=partial(_check_curve, name),
+            tier_in_modes="quick" if name == "sgd" else "full",
             cost=4,
         ),
         Case(

@@ -48,6 +48,7 @@ CASES = tuple(
         id=f"moments/{name}-before-the-first-step",
         claim=CLAIM,
         check=partial(_check, name),
+        tier_in_modes="full",
         cost=1.5,
     )
     for name in RECIPES

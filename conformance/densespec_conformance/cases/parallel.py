@@ -34,8 +34,9 @@ class ParallelRow:
 
     @property
     def tier_in_modes(self) -> Tier:
-        """Norms that are synchronised are what modes have to do otherwise."""
-        return self.tier if self.batch_norm == "synchronised" else "full"
+        """Norms that are synchronised are what modes have to do otherwise, and no optimizers."""
+        synchronised = self.batch_norm == "synchronised"
+        return self.tier if synchronised and not self.recipe_changes else "full"
 
 
 ROWS = (
