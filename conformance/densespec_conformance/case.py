@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from densespec.backends import LAYERS
@@ -42,7 +42,7 @@ class Case:
     claim: str
     check: Check
     tier: Tier = "quick"
-    tier_in_modes: Tier | TierByMode | None = None
+    tier_in_modes: Tier | TierByMode | None = field(default=None, hash=False)
     cost: float = 1.0
 
     def in_mode(self, mode: str) -> Case:
