@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from densespec_conformance.adapters.constructing import import_module
+
 
 def keras_applications(variant: str) -> Any:
     """``keras.applications``' network of a variant, with initial weights and logits."""
@@ -22,8 +24,7 @@ def torchvision(variant: str, **options: Any) -> Any:
     Raises:
         ImportError: torchvision is not installed.
     """
-    _declare_operators()
-    models = importlib.import_module("torchvision.models")
+    models = import_module("torchvision.models")
     return getattr(models, variant)(weights=None, **options)
 
 
@@ -75,19 +76,3 @@ def convolutions(variant: str, batch: int, size: int, dtype: Any) -> Callable[[]
             functional.conv2d(x, kernel, None, stride, side)
 
     return run
-
-
-_declared: list[Any] = []
-
-
-def _declare_operators() -> None:
-    """Declare two operators that torchvision's import misses beside a CPU build of torch."""
-    import torch
-
-    missed = torch.version.cuda is None and importlib.util.find_spec("torchvision") is not None
-    if _declared or not missed:
-        return
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    _declared.append(library)
