@@ -91,7 +91,7 @@ def _task(
     if candidate.format is not None and path is None:
         path = str(folder / f"{candidate.format}{get_format(candidate.format).suffixes[0]}")
     told = {"backend": candidate.backend, "format": candidate.format, "path": path}
-    return {**dataclasses.asdict(network), **told, "work": plan.work}
+    return {**dataclasses.asdict(network), **told, "work": plan.work, "usual_size": None}
 
 
 class _Figures:
@@ -110,7 +110,7 @@ class _Figures:
             if candidate.backend is None and candidate.path is None:
                 self._progress(f"exporting to {candidate.name}")
                 with contextlib.closing(TimingProcess(threads=None, cpu=True)) as process:
-                    process.ask("export", task=task)
+                    task["usual_size"] = process.ask("export", task=task)
             self._tasks[candidate.name] = task
 
     def take(self, threads: int | None) -> None:

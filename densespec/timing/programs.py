@@ -14,6 +14,7 @@ from densespec.deploy import export
 from densespec.deploy.formats import get_format
 from densespec.deploy.network import ExportedProgram
 from densespec.errors import DensespecError
+from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.timing.machine import speed_of
 
@@ -52,17 +53,23 @@ class TimedProgram(Protocol):
 
 
 def program_of(task: Mapping[str, Any]) -> TimedProgram:
-    """Start what a task describes; see :func:`densespec.timing.measuring.task_of`."""
+    """Start what a task describes; see :mod:`densespec.timing.measuring`."""
     if task["backend"] is not None:
         return TimedModel(task)
     return TimedFile(task)
 
 
-def export_to(task: Mapping[str, Any]) -> None:
-    """Export the network of a task to the task's path, in the task's format."""
+def export_to(task: Mapping[str, Any]) -> tuple[int, ...]:
+    """Export the network of a task to the task's path and format, and give its usual size."""
     source, seed = (task["weights"], None) if task["spec"] is None else (task["spec"], 0)
     dtype = task["dtype"] or "float32"
-    export(source, task["path"], format=task["format"], dtype=dtype, seed=seed, check=False)
+    done = export(source, task["path"], format=task["format"], dtype=dtype, seed=seed, check=False)
+    return usual_size(done.graph.spec)
+
+
+def usual_size(spec: DenseNetSpec) -> tuple[int, ...]:
+    """Give the size of images that a network is usually for."""
+    return (224 if spec.shrinks_early else 32,) * spec.spatial_dims
 
 
 class TimedModel:
@@ -87,8 +94,7 @@ class TimedModel:
 
     def shape_of(self, batch: int, size: Sequence[int] | None) -> tuple[int, ...]:
         spec = self.graph.spec
-        sizes = size or (224 if spec.shrinks_early else 32,) * spec.spatial_dims
-        return (batch, spec.in_channels, *sizes)
+        return (batch, spec.in_channels, *(size or usual_size(spec)))
 
     def caller(self, batch: int, size: Sequence[int] | None) -> Callable[[], object]:
         x = _drawn(self.shape_of(batch, size), "float32")
@@ -120,7 +126,7 @@ class TimedFile:
     def __init__(self, task: Mapping[str, Any]) -> None:
         chosen = get_format(task["format"])
         assert chosen.load is not None
-        self._name = task["path"]
+        self._path, self._usual = task["path"], task["usual_size"]
         self._last = chosen.layout == "channels last"
         self._exported: ExportedProgram = chosen.load(Path(task["path"]))
 
@@ -129,14 +135,14 @@ class TimedFile:
         images = self._exported.dtype == "uint8"
         channels = taken[-1] if images else taken[1]
         fixed = taken[1:-1] if images else taken[2:]
-        sizes = tuple(size or fixed)
+        sizes = tuple(size or (self._usual if None in fixed and self._usual else fixed))
         if None in sizes or channels is None:
-            raise DensespecError(f"{self._name} takes inputs of any size: say which (--size)")
+            raise DensespecError(f"{self._path} takes inputs of any size: say which (--size)")
         wanted = (batch, *sizes, channels) if images else (batch, channels, *sizes)
         if len(wanted) != len(taken) or any(
             have not in (None, want) for have, want in zip(taken, wanted, strict=True)
         ):
-            raise DensespecError(f"{self._name} takes {_text(taken)}, not {_text(wanted)}")
+            raise DensespecError(f"{self._path} takes {_text(taken)}, not {_text(wanted)}")
         return wanted  # type: ignore[return-value]
 
     def caller(self, batch: int, size: Sequence[int] | None) -> Callable[[], object]:

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from densespec.errors import DensespecError, PackageMissing
@@ -68,9 +69,9 @@ class _Worker:
         self.call()
         return {"device": self.program.device_name, **self.memory()}
 
-    def export(self, task: Mapping[str, Any]) -> None:
-        """Export the network to a file, which another process is to run."""
-        export_to(task)
+    def export(self, task: Mapping[str, Any]) -> list[int]:
+        """Export the network, which another process is to run, and give its usual size."""
+        return list(export_to(task))
 
     def prepare(self, batch: int, size: list[int] | None, warm_up: int) -> dict[str, Any]:
         """Run batches of a shape until the target is warm."""
@@ -106,12 +107,15 @@ class _Worker:
 
 def _peak_memory() -> int | None:
     """Give the most bytes of memory that this process has had; None where no system tells."""
+    status = Path("/proc/self/status")
+    if status.exists():  # where getrusage counts what the parent had as well
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     try:
         import resource
     except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
 
 
 if __name__ == "__main__":
