@@ -18,7 +18,7 @@ from densespec.backends import TimeableBackend, backends, get_backend
 from densespec.cli import main
 from densespec.errors import DensespecError, PackageMissing, UnknownName
 from densespec.installed import is_installed
-from densespec.timing import Candidate, candidates_of
+from densespec.timing import Candidate, candidates_of, machine
 from densespec.timing.machine import gemm_speed, processor, speed_of
 
 SMALL = "blocks = [1, 1]\ngrowth_rate = 2\nstem_width = 4\nclasses = 3\n"
@@ -73,6 +73,11 @@ BACKENDS = """
     ONE, TWO = Noting("one"), Noting("two")
     QUANTUM, SMALL, DYING = Quantum(), Small(), Dying()
 """
+
+
+@pytest.fixture(autouse=True)
+def _small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SIDE", 64)
 
 
 @pytest.fixture

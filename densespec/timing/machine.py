@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-SIDE = 2048
+SIDE = 1024
 """Rows and columns of the matrices that are multiplied."""
 
-PRODUCTS = 7
+PRODUCTS = 9
 
 
 def processor() -> str:
