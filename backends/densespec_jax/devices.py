@@ -46,4 +46,4 @@ class FirstDevice:
 
     def product(self, side: int) -> Callable[[], object]:
         a = jax.random.normal(jax.random.key(0), (side, side))
-        return lambda: jax.block_until_ready(a @ a)
+        return lambda: (a @ a).block_until_ready()

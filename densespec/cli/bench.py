@@ -66,7 +66,11 @@ def _whole(ctx: click.Context, param: click.Parameter, text: str) -> int:
     metavar="N,...",
     help="Processors that may be used.  [default: all]",
 )
-@click.option("--dtype", type=click.Choice(DTYPES), help="[default: each framework's]")
+@click.option(
+    "--dtype",
+    type=click.Choice([*DTYPES, "mixed_float16", "mixed_bfloat16"]),
+    help="Of models; mixed ones for training.  [default: each framework's]",
+)
 @click.option("--weights", metavar="FILE|NAME", help="[default: initial weights]")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option(

@@ -77,13 +77,15 @@ class TimedModel:
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self._backend = get_backend(task["backend"])
+        self._recipe = None
+        if task["work"] == "training":
+            self._recipe = TrainingRecipe(dtype=task["dtype"] or "float32")
         self._model = build(
             task["spec"],
             backend=task["backend"],
             weights=task["weights"],
             dtype=task["dtype"],
         )
-        self._training = task["work"] == "training"
         self.graph = origin_of(self._model).graph
         self.device, self.device_name = None, "not told"
         if isinstance(self._backend, TimeableBackend):
@@ -98,16 +100,16 @@ class TimedModel:
 
     def caller(self, batch: int, size: Sequence[int] | None) -> Callable[[], object]:
         x = _drawn(self.shape_of(batch, size), "float32")
-        if self._training:
-            return self._step(x)
+        if self._recipe is not None:
+            return self._step(x, self._recipe)
         if isinstance(self._backend, TimeableBackend):
             return self._backend.caller(self._model, x)
         names = [node.name for node in self.graph.given]
         return lambda: self._backend.forward(self._model, self.graph, x, names)
 
-    def _step(self, x: np.ndarray) -> Callable[[], object]:
+    def _step(self, x: np.ndarray, recipe: TrainingRecipe) -> Callable[[], object]:
         if self._trainer is None:
-            self._trainer = self._backend.trainer(self._model, self.graph, TrainingRecipe())
+            self._trainer = self._backend.trainer(self._model, self.graph, recipe)
         labels = np.random.default_rng(0).integers(0, self.graph.spec.classes, len(x))
         return lambda: self._trainer.step(x, labels, learning_rate=LEARNING_RATE, gradients=False)
 
@@ -120,8 +122,7 @@ class TimedModel:
 class TimedFile:
     """An exported file in its runtime."""
 
-    device = None
-    device_name = "cpu"
+    device: ComputingDevice | None = None
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         chosen = get_format(task["format"])
@@ -129,6 +130,7 @@ class TimedFile:
         self._path, self._usual = task["path"], task["usual_size"]
         self._last = chosen.layout == "channels last"
         self._exported: ExportedProgram = chosen.load(Path(task["path"]))
+        self.device_name = self._exported.device
 
     def shape_of(self, batch: int, size: Sequence[int] | None) -> tuple[int, ...]:
         taken = self._exported.shape
@@ -143,7 +145,7 @@ class TimedFile:
             have not in (None, want) for have, want in zip(taken, wanted, strict=True)
         ):
             raise DensespecError(f"{self._path} takes {_text(taken)}, not {_text(wanted)}")
-        return wanted  # type: ignore[return-value]
+        return wanted
 
     def caller(self, batch: int, size: Sequence[int] | None) -> Callable[[], object]:
         x = _drawn(self.shape_of(batch, size), self._exported.dtype)
