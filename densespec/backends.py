@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 
@@ -276,6 +276,51 @@ class DeviceBackend(Protocol):
 
     def devices(self) -> Sequence[str]:
         """Start the framework and name its devices, as it does: ``["cuda:0 (...)", "cpu"]``."""
+        ...
+
+
+class ComputingDevice(Protocol):
+    """A device on which a framework computes, as those see it who measure it."""
+
+    @property
+    def name(self) -> str:
+        """Its name, as :class:`DeviceBackend` gives it."""
+        ...
+
+    def peak_memory(self) -> int | None:
+        """The most bytes of its memory that this process has used; None where nothing tells."""
+        ...
+
+    def product(self, side: int) -> Callable[[], object]:
+        """What multiplies two float32 matrices on it, and returns when that is done.
+
+        Args:
+            side: the rows and columns of each.
+        """
+        ...
+
+
+@runtime_checkable
+class TimeableBackend(Protocol):
+    """A backend whose models can be timed as their users run them. Optional.
+
+    Without it, what is timed is ``forward``, which copies arrays to and fro.
+    """
+
+    def device(self) -> ComputingDevice:
+        """The device that its users would take: the first accelerator, or else the CPU."""
+        ...
+
+    def place(self, model: Any) -> Any:
+        """A built model, moved to that device."""
+        ...
+
+    def caller(self, model: Any, x: np.ndarray) -> Callable[[], object]:
+        """What runs a model on that device once, in inference mode, and returns when that is done.
+
+        Args:
+            x: (batch, channels, *spatial); it is brought to the device before.
+        """
         ...
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from densespec.backends import LAYERS, DataFormat, Origin, with_mode
+from densespec.backends import LAYERS, ComputingDevice, DataFormat, Origin, with_mode
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -142,6 +142,20 @@ class FlaxBackend:
             graph, weights, dtype=dtype, data_format="channels_last", name="densenet"
         )
         return ParallelFlaxTrainer(model, graph, recipe, replicas)
+
+    def device(self) -> ComputingDevice:
+        """See :class:`densespec.backends.TimeableBackend`."""
+        from densespec_jax.devices import FirstDevice
+
+        return FirstDevice()
+
+    def place(self, model: Any) -> Any:
+        return model
+
+    def caller(self, model: Any, x: np.ndarray) -> Callable[[], object]:
+        from densespec_flax.running import caller
+
+        return caller(model, x)
 
     def _require_trainable(self) -> None:
         if self.mode == "inference":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -52,6 +52,13 @@ def predict(model: DenseNet, x: np.ndarray) -> np.ndarray:
     """Compute what a model gives for x (batch, channels, *spatial) in inference mode."""
     graphdef, state = nnx.split(in_training(model, False))
     return to_numpy(_output(graphdef, state, as_input(model, x)))
+
+
+def caller(model: DenseNet, x: np.ndarray) -> Callable[[], object]:
+    """Give what computes a model's output once, compiled, and returns when that is done."""
+    graphdef, state = nnx.split(in_training(model, False))
+    given = as_input(model, x)
+    return lambda: jax.block_until_ready(_output(graphdef, state, given))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -1,8 +1,9 @@
-"""The devices that JAX has, or can have before it starts."""
+"""The devices that JAX has, or can have before it starts, and the one that it is timed on."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,3 +25,25 @@ def devices(count: int) -> list[Any]:
             "starts, or ask for them before anything runs on JAX"
         )
     return found[:count]
+
+
+def names() -> list[str]:
+    """Name the devices, such as ``gpu:0 (NVIDIA H100)``."""
+    return [f"{one.platform}:{one.id} ({one.device_kind})" for one in jax.devices()]
+
+
+class FirstDevice:
+    """JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
+
+    @property
+    def name(self) -> str:
+        return "cpu" if jax.devices()[0].platform == "cpu" else names()[0]
+
+    def peak_memory(self) -> int | None:
+        told = jax.devices()[0].memory_stats() or {}
+        peak: int | None = told.get("peak_bytes_in_use")
+        return peak
+
+    def product(self, side: int) -> Callable[[], object]:
+        a = jax.random.normal(jax.random.key(0), (side, side))
+        return lambda: (a @ a).block_until_ready()

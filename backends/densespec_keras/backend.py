@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from densespec.backends import LAYERS, DataFormat, Origin, Trainer, with_mode
+from densespec.backends import LAYERS, ComputingDevice, DataFormat, Origin, Trainer, with_mode
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -46,6 +46,21 @@ class KerasBackend:
         from densespec_keras.devices import NAMES
 
         return NAMES[self.engine]()
+
+    def device(self) -> ComputingDevice:
+        """See :class:`densespec.backends.TimeableBackend`."""
+        keras_on(self.engine)
+        from densespec_keras.devices import FIRST
+
+        return FIRST[self.engine]()
+
+    def place(self, model: Any) -> Any:
+        return model  # which stands there from the start
+
+    def caller(self, model: Any, x: np.ndarray) -> Callable[[], object]:
+        from densespec_keras.running import caller
+
+        return caller(model, x)
 
     def data_format(self, requested: DataFormat | None) -> DataFormat:
         keras = keras_on(self.engine)

@@ -1,8 +1,10 @@
-"""The devices that each engine finds."""
+"""The devices that each engine finds, and the one that it computes on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+
+from densespec.backends import ComputingDevice
 
 
 def _of_tensorflow() -> list[str]:
@@ -23,9 +25,9 @@ def _of_torch() -> list[str]:
 
 
 def _of_jax() -> list[str]:
-    import jax
+    from densespec_jax import devices
 
-    return [f"{one.platform}:{one.id}{_bracketed(one.device_kind)}" for one in jax.devices()]
+    return devices.names()
 
 
 def _bracketed(name: str | None) -> str:
@@ -38,3 +40,45 @@ NAMES: Mapping[str, Callable[[], list[str]]] = {
     "jax": _of_jax,
 }
 """What names the devices, by engine."""
+
+
+class TensorFlowDevice:
+    """TensorFlow's first GPU, or else the CPU; see :class:`densespec.backends.ComputingDevice`."""
+
+    @property
+    def name(self) -> str:
+        return next((name for name in _of_tensorflow() if name.startswith("GPU")), "cpu")
+
+    def peak_memory(self) -> int | None:
+        import tensorflow as tf
+
+        if self.name == "cpu":
+            return None
+        peak: int = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        return peak
+
+    def product(self, side: int) -> Callable[[], object]:
+        import tensorflow as tf
+
+        a = tf.random.normal((side, side))
+        return lambda: (a @ a)[0, 0].numpy()
+
+
+def _first_of_torch() -> ComputingDevice:
+    from densespec_torch.devices import FirstDevice
+
+    return FirstDevice()
+
+
+def _first_of_jax() -> ComputingDevice:
+    from densespec_jax.devices import FirstDevice
+
+    return FirstDevice()
+
+
+FIRST: Mapping[str, Callable[[], ComputingDevice]] = {
+    "tensorflow": TensorFlowDevice,
+    "torch": _first_of_torch,
+    "jax": _first_of_jax,
+}
+"""What gives the device that Keras computes on, by engine."""

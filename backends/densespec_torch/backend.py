@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
@@ -151,6 +151,24 @@ class TorchBackend:
     def devices(self) -> list[str]:
         """See :class:`densespec.backends.DeviceBackend`."""
         return devices.names()
+
+    def device(self) -> devices.FirstDevice:
+        """See :class:`densespec.backends.TimeableBackend`."""
+        return devices.FirstDevice()
+
+    def place(self, model: nn.Module) -> nn.Module:
+        return model.to(self.device().place)
+
+    def caller(self, model: nn.Module, x: np.ndarray) -> Callable[[], object]:
+        given, device = like(x, model), self.device()
+
+        def call() -> None:
+            with torch.inference_mode():
+                model(given)
+            device.wait()
+
+        model.eval()
+        return call
 
     def launcher(self, *, devices: int, nodes: int, endpoint: str | None) -> Sequence[str]:
         return distributed.launcher(devices, nodes, endpoint)

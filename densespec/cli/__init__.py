@@ -20,6 +20,7 @@ from densespec.errors import DensespecError, WeightsWarning
 from densespec.version import __version__
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "bench": ("bench", "Time a network here, in several frameworks, modes and exported files."),
     "build": ("build", "Build a network in a framework and count what was built."),
     "conformance": (
         "conformance",

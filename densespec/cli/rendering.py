@@ -172,6 +172,69 @@ def _pretrained_table(rows: Iterable[tuple[str, ...]], *more: str) -> Table:
     return table
 
 
+def show_timings(record: Mapping[str, Any]) -> None:
+    """Print what was timed, the fastest of each shape first, and the machine."""
+    _show(_timing_table(record), _start_table(record))
+    machine = record["machine"]
+    devices = {each["device"] for each in record["starts"]} - {"cpu", "not told"}
+    speeds = [f"float32 GEMM {machine['gemm_gflops']:,.0f} GFLOP/s"]
+    for each in record["starts"]:
+        if each["device_gflops"] and each["device"] in devices:
+            devices.remove(each["device"])
+            speed = f"float32 GEMM {each['device_gflops']:,.0f} GFLOP/s"
+            speeds.append(f"{each['device']}, {speed} in {each['candidate']}")
+    _console().print(f"{machine['processor']}, {machine['processors']}, {'; '.join(speeds)}")
+
+
+def _timing_table(record: Mapping[str, Any]) -> Table:
+    table = _table(f"{record['network']}, {record['plan']['work']}")
+    for column in ("target", "threads", "input", "ms", "quartiles", "samples/s", "MB", "MB on GPU"):
+        left = column in ("target", "input")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    rows = sorted(record["timings"], key=lambda row: (str(row["shape"]), row["median"]))
+    for shape, group in itertools.groupby(rows, lambda row: row["shape"]):
+        table.add_section()
+        for row in group:
+            table.add_row(
+                row["candidate"],
+                "all" if row["threads"] is None else str(row["threads"]),
+                shape_text(shape),
+                _milliseconds(row["median"]),
+                " to ".join(map(_milliseconds, row["quartiles"])),
+                f"{row['per_second']:,.1f}",
+                _megabytes(row["memory"]),
+                _megabytes(row["device_memory"]),
+            )
+    table.caption = "ms: median; MB: the most memory of the process so far, and of the GPU's"
+    return table
+
+
+def _start_table(record: Mapping[str, Any]) -> Table:
+    table = _table("from the start of a process to the first answer")
+    for column in ("target", "threads", "on", "s", "MB", "MB on GPU"):
+        left = column in ("target", "on")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    for row in sorted(record["starts"], key=lambda row: row["median"]):
+        table.add_row(
+            row["candidate"],
+            "all" if row["threads"] is None else str(row["threads"]),
+            row["device"],
+            f"{row['median']:.2f}",
+            _megabytes(row["memory"]),
+            _megabytes(row["device_memory"]),
+        )
+    return table
+
+
+def _milliseconds(seconds: float) -> str:
+    milliseconds = 1000 * seconds
+    return f"{milliseconds:,.0f}" if milliseconds >= 1000 else f"{milliseconds:.3g}"
+
+
+def _megabytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:,.0f}"
+
+
 def show_graph(name: str, graph: Graph) -> None:
     """Print a network stage by stage, then the fields of its spec."""
     _show(_stage_table(name, graph), _spec_table(graph.spec))

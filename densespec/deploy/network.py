@@ -42,11 +42,13 @@ class ExportedProgram:
         dtype: The type of its input, by numpy's name; ``"uint8"`` is that of images.
         shape: The shape of its input: (batch, channels, *spatial), or (batch, height, width,
             channels) of images. None stands for any size.
+        device: Where it runs, as its runtime calls it.
     """
 
     run: Runner
     dtype: str
     shape: tuple[int | None, ...]
+    device: str = "cpu"
 
 
 SIZE_NAMES: Mapping[int, Sequence[str]] = {

@@ -32,11 +32,14 @@ def load(path: Path) -> ExportedProgram:
     """Read what was serialized, of one input."""
     from jax import export
 
+    from densespec_jax.devices import FirstDevice
+
     found = export.deserialize(bytearray(path.read_bytes()))
     (taken,) = found.in_avals
     batch, *sizes, channels = (n if isinstance(n, int) else None for n in taken.shape)
     run = channels_first(found.call)
-    return ExportedProgram(run, taken.dtype.name, (batch, channels, *sizes))
+    shape = (batch, channels, *sizes)
+    return ExportedProgram(run, taken.dtype.name, shape, FirstDevice().name)
 
 
 def exported(

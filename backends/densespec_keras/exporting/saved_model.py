@@ -12,6 +12,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec_keras.backend import TENSORFLOW
+from densespec_keras.devices import TensorFlowDevice
 from densespec_keras.exporting import built, channels_first
 from densespec_keras.exporting.tf_images import IMAGES, prepared
 
@@ -52,7 +53,8 @@ def load(path: Path) -> ExportedProgram:
         shape = (batch, *sizes, channels)
         return ExportedProgram(lambda images: loaded.serve(images).numpy(), "uint8", shape)
     run = channels_first(lambda x: loaded.serve(x))
-    return ExportedProgram(run, spec.dtype.name, (batch, channels, *sizes))
+    device = TensorFlowDevice().name
+    return ExportedProgram(run, spec.dtype.name, (batch, channels, *sizes), device)
 
 
 FORMAT = ExportFormat(
