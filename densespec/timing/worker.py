@@ -20,7 +20,10 @@ from densespec.errors import DensespecError, PackageMissing
 from densespec.timing.programs import TimedProgram, export_to, program_of
 
 ENOUGH = 0.1
-"""Seconds that the timed calls of a turn last together, at the least."""
+"""Seconds after which no further call of a turn is timed."""
+
+MOST_CALLS = 200
+"""Calls that are timed in a turn at most."""
 
 SETTLING = 1
 """Calls before those of a turn that are timed: others have used the caches since."""
@@ -86,7 +89,8 @@ class _Worker:
         for _ in range(SETTLING):
             self.call()
         taken: list[float] = []
-        while sum(taken) < ENOUGH:
+        end = time.perf_counter() + ENOUGH
+        while not taken or (len(taken) < MOST_CALLS and time.perf_counter() < end):
             start = time.perf_counter()
             self.call()
             taken.append(time.perf_counter() - start)
