@@ -17,10 +17,11 @@ from click.testing import CliRunner
 
 import densespec
 from densespec.cli import main
-from densespec.deploy import WantedEnds, WeightedGraph, _placed, check, export, network_of
+from densespec.deploy import WantedEnds, WeightedGraph, check, export, network_of
 from densespec.deploy.check import TOLERANCES, WrongExport
 from densespec.deploy.formats import ExportFormat, format_of, formats
 from densespec.deploy.network import ExportOptions, optimized, smallest_size
+from densespec.deploy.placing import placed
 from densespec.errors import (
     DensespecError,
     PackageMissing,
@@ -418,7 +419,7 @@ def test_options_that_do_not_fit_are_refused(
 
 
 def place_and_fail(target: Path) -> None:
-    with _placed(target, formats()["saved-model"]) as temporary:
+    with placed(target, formats()["saved-model"]) as temporary:
         (temporary / "saved_model.pb").write_text("third")
         temporary.mkdir()
 
@@ -426,7 +427,7 @@ def place_and_fail(target: Path) -> None:
 def test_a_folder_takes_the_place_of_an_older_one_whole(tmp_path: Path) -> None:
     target, chosen = tmp_path / "net", formats()["saved-model"]
     for content in ("first", "second"):
-        with _placed(target, chosen) as temporary:
+        with placed(target, chosen) as temporary:
             (temporary / "saved_model.pb").write_text(content)
             (temporary / content).touch()
     assert {file.name for file in target.iterdir()} == {"saved_model.pb", "second"}
@@ -440,7 +441,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "photo.jpg").touch()
     with (
         pytest.raises(DensespecError, match="is there and no TensorFlow SavedModel"),
-        _placed(tmp_path, formats()["saved-model"]),
+        placed(tmp_path, formats()["saved-model"]),
     ):
         pass
     assert (tmp_path / "photo.jpg").exists()

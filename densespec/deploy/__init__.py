@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from densespec.atomic import atomic_path, folder_beside
 from densespec.deploy.check import Measured, measure
 from densespec.deploy.check_images import measure_on_images
 from densespec.deploy.formats import ExportFormat, Loader, format_of
 from densespec.deploy.formats import formats as formats
 from densespec.deploy.network import ExportOptions, WantedEnds, network_of, on_images
 from densespec.deploy.network import WeightedGraph as WeightedGraph
-from densespec.errors import DensespecError
+from densespec.deploy.placing import bytes_of, placed
 from densespec.network.graph import Graph, Pooling
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 
@@ -116,7 +112,7 @@ def export(
     chosen.require_packages()
     wanted = WantedEnds(size, include_top, pooling, softmax, outputs)
     unchecked = chosen.missing_runtime() if check else None
-    with _placed(path, chosen) as temporary:
+    with placed(path, chosen) as temporary:
         network = network_of(source, wanted, reading=said, seed=seed)
         options = replace(options, metadata=network.accompaniment.texts())
         if with_preprocessing:
@@ -124,7 +120,7 @@ def export(
         loader = chosen.write(network.graph, network.arrays, temporary, options)
         checked = check and not unchecked
         measured = _measured(chosen, loader, network, options) if checked else None
-        size_in_bytes = _bytes(temporary, *_beside(temporary, chosen))
+        size_in_bytes = bytes_of(temporary, chosen)
     return ExportResult(path, chosen, network.graph, options, size_in_bytes, measured, unchecked)
 
 
@@ -144,59 +140,3 @@ def _check_options(chosen: ExportFormat, options: ExportOptions) -> None:
         raise ValueError(f"opset = {options.opset}, but {chosen.about} has no opsets: ONNX has")
     if options.batch is not None and options.batch < 1:
         raise ValueError(f"batch = {options.batch}, but should be at least 1, or None for any")
-
-
-@contextlib.contextmanager
-def _placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
-    """Give a temporary file or folder that takes its place on success and vanishes on failure."""
-    if chosen.beside:
-        with _placed_together(path, chosen) as temporary:
-            yield temporary
-        return
-    if chosen.marker is None:
-        with atomic_path(path) as temporary:
-            yield temporary
-        return
-    if path.exists() and not (path / chosen.marker).exists() and _occupied(path):
-        raise DensespecError(
-            f"{path} is there and no {chosen.about}: give another name, or remove it"
-        )
-    target = Path(os.path.realpath(path))
-    with folder_beside(path) as outer:
-        temporary, old = outer / "new", outer / "old"
-        temporary.mkdir()
-        yield temporary
-        if target.exists():
-            shutil.copymode(target, temporary)
-            target.replace(old)
-        temporary.replace(target)
-
-
-@contextlib.contextmanager
-def _placed_together(path: Path, chosen: ExportFormat) -> Iterator[Path]:
-    """Give a temporary path, from which a file and those beside it take their places on success.
-
-    The file itself comes last: where there was none, it is there only once the others are.
-    """
-    target = Path(os.path.realpath(path))
-    with folder_beside(path) as outer:
-        temporary = outer / target.name
-        yield temporary
-        for other, place in zip(_beside(temporary, chosen), _beside(target, chosen), strict=True):
-            other.replace(place)
-        temporary.replace(target)
-
-
-def _beside(path: Path, chosen: ExportFormat) -> list[Path]:
-    return [path.with_suffix(suffix) for suffix in chosen.beside]
-
-
-def _occupied(path: Path) -> bool:
-    return not path.is_dir() or any(path.iterdir())
-
-
-def _bytes(*paths: Path) -> int:
-    files = itertools.chain.from_iterable(
-        path.rglob("*") if path.is_dir() else [path] for path in paths
-    )
-    return sum(file.stat().st_size for file in files if file.is_file())

@@ -7,9 +7,11 @@ imported to learn its suffix, so such a module imports its framework only where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from densespec import published
 from densespec.deploy.network import ExportedProgram, ExportOptions, Runner, smallest_size
@@ -27,6 +29,22 @@ Writer = Callable[[Graph, Arrays, Path, ExportOptions], Loader]
 """It writes a network with its canonical arrays to a path: a file, or a folder that is empty.
 
 The loader that it returns is called while the file is still at this path."""
+
+
+@dataclass(frozen=True)
+class Int8Writer:
+    """What writes files of a format in int8.
+
+    Attributes:
+        write: Writes a float32 file anew; it takes the file, the new path, and inputs as the file
+            takes them, of which the ranges of values are taken.
+        package: The package that it needs.
+        extra: The extra of densespec that installs it.
+    """
+
+    write: Callable[[Path, Path, Iterable[np.ndarray]], None]
+    package: str
+    extra: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,7 @@ class ExportFormat:
             for a format that is a file.
         beside: The suffixes of further files that it writes, which have the name of the first.
         load: What reads any file of the format; None where a file alone can't be run.
+        int8: What writes files in int8; None where nothing does.
     """
 
     name: str
@@ -67,6 +86,7 @@ class ExportFormat:
     marker: str | None = None
     beside: tuple[str, ...] = ()
     load: Callable[[Path], ExportedProgram] | None = None
+    int8: Int8Writer | None = None
 
     def require_packages(self) -> None:
         """Check that it can be written here.

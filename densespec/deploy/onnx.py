@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densespec.deploy.formats import ExportFormat, Loader
+from densespec.deploy.formats import ExportFormat, Int8Writer, Loader
 from densespec.deploy.network import SIZE_NAMES, ExportedProgram, ExportOptions, optimized
 from densespec.deploy.onnx_images import IMAGES, ImageNodes
+from densespec.deploy.onnx_int8 import write as write_int8
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_json
@@ -90,6 +91,7 @@ FORMAT = ExportFormat(
     has_opsets=True,
     takes_images=True,
     load=load,
+    int8=Int8Writer(write_int8, "onnxruntime", "onnx"),
 )
 
 

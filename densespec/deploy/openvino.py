@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from densespec.deploy.formats import ExportFormat, Loader
+from densespec.deploy.formats import ExportFormat, Int8Writer, Loader
 from densespec.deploy.network import ExportedProgram, ExportOptions, optimized
 from densespec.deploy.onnx import proto
+from densespec.deploy.openvino_int8 import write as write_int8
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 
@@ -59,4 +60,5 @@ FORMAT = ExportFormat(
     extra="openvino",
     beside=(".bin",),
     load=load,
+    int8=Int8Writer(write_int8, "nncf", "int8"),
 )

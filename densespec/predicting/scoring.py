@@ -13,8 +13,9 @@ from densespec.backends import REFERENCE
 from densespec.data import Batches, DataError, Dataset, Split, load
 from densespec.data.batches import LabelledBatch
 from densespec.errors import UnknownName, WeightsWarning
-from densespec.predicting.classifier import Classifier, NetworkLike, classifier
+from densespec.predicting.classifier import NetworkLike, classifier
 from densespec.predicting.guessing import BATCH
+from densespec.pretrained.labels import identifiers_by_names
 from densespec.pretrained.preprocessing import Preprocessing
 
 LEAST = np.finfo(np.float64).tiny
@@ -89,9 +90,9 @@ def evaluate(
     dataset = data if isinstance(data, Dataset) else load(str(data), channels=channels)
     if dataset.has_several:
         raise DataError(f"images of {dataset.name} have several labels: none is the right one")
-    places, splits = _places(built, dataset), _splits(dataset, part)
+    places, splits = class_places(built.labels, dataset), _splits(dataset, part)
     scores, labels = [], []
-    for x, y in _batches(built.preprocessing, dataset, splits, batch_size):
+    for x, y in prepared_batches(built.preprocessing, dataset, splits, batch_size):
         scores.append(built.probabilities(x))
         labels.append(y)
         if progress is not None:
@@ -99,20 +100,23 @@ def evaluate(
     return _evaluation(dataset, places, np.concatenate(scores), np.concatenate(labels))
 
 
-def _places(built: Classifier, dataset: Dataset) -> np.ndarray:
-    """Which of the network's classes each class of the data set is.
+def class_places(labels: Sequence[str], dataset: Dataset) -> np.ndarray:
+    """Find which of a network's classes each class of a data set is.
+
+    Args:
+        labels: What the network's classes are called.
 
     Raises:
         DataError: They are others.
     """
-    for names in (built.labels, built.identifiers):
+    for names in (labels, identifiers_by_names().get(tuple(labels), ())):
         known = {name: index for index, name in enumerate(names) if name}
         if all(name in known for name in dataset.classes):
             return np.array([known[name] for name in dataset.classes])
-    unknown = next(name for name in dataset.classes if name not in built.labels)
-    if len(dataset.classes) != len(built.labels):
+    unknown = next(name for name in dataset.classes if name not in labels)
+    if len(dataset.classes) != len(labels):
         raise DataError(
-            f"{dataset.name}: the network tells {len(built.labels)} classes apart, of which none "
+            f"{dataset.name}: the network tells {len(labels)} classes apart, of which none "
             f"is called {unknown!r}: name the classes as the network does, or train a new head"
         )
     warnings.warn(
@@ -135,9 +139,10 @@ def _splits(dataset: Dataset, part: str) -> tuple[Split, ...]:
     return parts[part]
 
 
-def _batches(
+def prepared_batches(
     prepare: Preprocessing, dataset: Dataset, splits: Sequence[Split], batch_size: int
 ) -> Iterator[LabelledBatch]:
+    """Give images (batch, channels, *spatial) as a network takes them, and their labels."""
     for split in splits:
         if len(split.shape) == 3 and split.image(0).dtype == np.uint8:
             yield from _prepared(prepare, split, batch_size)

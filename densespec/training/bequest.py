@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
+
 from densespec.building import goes_with
 from densespec.data import Dataset
 from densespec.errors import WeightsWarning
@@ -11,6 +13,9 @@ from densespec.network.graph import Graph
 from densespec.pretrained.accompaniment import Accompaniment, Provenance
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.given import WeightsLike, opened
+
+BYTE = 255
+"""The value of a byte that preprocessing takes for full intensity: data may say another."""
 
 KEPT = 7 / 8
 """The part of each side that is kept of images that are brought to a size."""
@@ -34,9 +39,11 @@ def _preprocessing(dataset: Dataset, graph: Graph) -> Preprocessing | None:
     size = tuple(side for side in graph.input_size if side is not None)
     if len(size) != 2:
         return None
+    normal = dataset.normalisation
+    full = normal.scale / BYTE if dataset.train.image(0).dtype == np.uint8 else 1.0
     return Preprocessing(
-        mean=dataset.normalisation.mean,
-        std=dataset.normalisation.std,
+        mean=tuple(full * mean for mean in normal.mean),
+        std=tuple(full * std for std in normal.std),
         size=size,
         crop=1.0 if dataset.size == size else KEPT,
     )

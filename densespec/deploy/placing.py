@@ -1,0 +1,72 @@
+"""Where exported files and folders take their places, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from densespec.atomic import atomic_path, folder_beside
+from densespec.deploy.formats import ExportFormat
+from densespec.errors import DensespecError
+
+
+@contextlib.contextmanager
+def placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
+    """Give a temporary file or folder that takes its place on success and vanishes on failure."""
+    if chosen.beside:
+        with _placed_together(path, chosen) as temporary:
+            yield temporary
+        return
+    if chosen.marker is None:
+        with atomic_path(path) as temporary:
+            yield temporary
+        return
+    if path.exists() and not (path / chosen.marker).exists() and _occupied(path):
+        raise DensespecError(
+            f"{path} is there and no {chosen.about}: give another name, or remove it"
+        )
+    target = Path(os.path.realpath(path))
+    with folder_beside(path) as outer:
+        temporary, old = outer / "new", outer / "old"
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            shutil.copymode(target, temporary)
+            target.replace(old)
+        temporary.replace(target)
+
+
+@contextlib.contextmanager
+def _placed_together(path: Path, chosen: ExportFormat) -> Iterator[Path]:
+    """Give a temporary path, from which a file and those beside it take their places on success.
+
+    The file itself comes last: where there was none, it is there only once the others are.
+    """
+    target = Path(os.path.realpath(path))
+    with folder_beside(path) as outer:
+        temporary = outer / target.name
+        yield temporary
+        for other, place in zip(_beside(temporary, chosen), _beside(target, chosen), strict=True):
+            other.replace(place)
+        temporary.replace(target)
+
+
+def _beside(path: Path, chosen: ExportFormat) -> list[Path]:
+    return [path.with_suffix(suffix) for suffix in chosen.beside]
+
+
+def _occupied(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())
+
+
+def bytes_of(path: Path, chosen: ExportFormat) -> int:
+    """Count the bytes of an exported file and of those beside it, or of all files in a folder."""
+    paths = (path, *_beside(path, chosen))
+    files = itertools.chain.from_iterable(
+        path.rglob("*") if path.is_dir() else [path] for path in paths
+    )
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,117 @@
+"""The images that a network is calibrated on, and those that are held out to compare on."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from densespec.data import DataError, Dataset, Split
+from densespec.deploy.network import ExportedProgram, WeightedGraph
+from densespec.errors import DensespecError
+from densespec.predicting.scoring import class_places, prepared_batches
+from densespec.pretrained.preprocessing import Preprocessing
+
+BATCH = 8
+"""How many images are computed together where a file takes any number."""
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a data set, as an exported network takes them.
+
+    Attributes:
+        dataset: The images: calibrated on are those to train on, held out are those to test on.
+        preprocessing: What is done to them before the network.
+        classes: Which of the network's classes each class of the data is; None where nobody says.
+        inside: Whether the file prepares images itself.
+        batch: How many are computed together.
+    """
+
+    dataset: Dataset
+    preprocessing: Preprocessing
+    classes: np.ndarray | None
+    inside: bool
+    batch: int
+
+    def inputs(self, part: Part, count: int) -> Iterator[np.ndarray]:
+        """Give inputs of up to ``count`` images, drawn by a fixed seed."""
+        for x, _ in self.labelled(part, count):
+            yield x
+
+    def labelled(self, part: Part, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Give inputs, and the labels by the network's numbers of classes where they are known.
+
+        Only whole batches are given: a file may take no others.
+
+        Raises:
+            DataError: There are too few images.
+        """
+        split = getattr(self.dataset, part)
+        if len(split) < self.batch:
+            raise DataError(
+                f"{self.dataset.name} has {len(split)} images to {part} on, but should have "
+                f"{self.batch} at least"
+            )
+        whole = min(count, len(split)) // self.batch * self.batch or self.batch
+        drawn = split.take(np.random.default_rng(0).permutation(len(split))[:whole])
+        pairs = _raw(drawn) if self.inside else self._prepared(drawn)
+        for x, labels in pairs:
+            yield x, labels if self.classes is None else self.classes[labels]
+
+    def _prepared(self, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for x, labels in prepared_batches(self.preprocessing, self.dataset, [split], self.batch):
+            yield x.astype(np.float32), labels
+
+
+def _raw(split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Give images one by one, as bytes (1, height, width, channels): each has a size of its own."""
+    for index in range(len(split)):
+        image = split.image(index)
+        if image.dtype != np.uint8:
+            raise DataError("a file that prepares images takes bytes, but these images are not")
+        yield np.moveaxis(image, 0, -1)[None], split.y[index : index + 1]
+
+
+def images_of(dataset: Dataset, network: WeightedGraph, program: ExportedProgram) -> Images:
+    """Say how an exported network takes the images of a data set.
+
+    Raises:
+        DensespecError: Nothing says what images need before the network, or a file that prepares
+            images takes several at a time.
+        DataError: The images have other channels.
+    """
+    needed = network.accompaniment.preprocessing
+    if needed is None:
+        raise DensespecError(
+            "nothing says what images need before this network: give weights that do, such as "
+            "trained ones by name or a checkpoint of a run"
+        )
+    if dataset.channels != needed.channels:
+        raise DataError(
+            f"images of {dataset.name} have {dataset.channels} channels, but the network takes "
+            f"{needed.channels}"
+        )
+    inside = program.dtype == "uint8"
+    if inside and program.shape[0] not in (None, 1):
+        raise DensespecError(
+            f"batch = {program.shape[0]}: images of several sizes can't be calibrated on together; "
+            "leave the batch open, or make it 1"
+        )
+    batch = 1 if inside else program.shape[0] or BATCH
+    return Images(dataset, needed, _classes(network, dataset), inside, batch)
+
+
+def _classes(network: WeightedGraph, dataset: Dataset) -> np.ndarray | None:
+    labels = network.accompaniment.labels
+    if dataset.has_several or labels is None:
+        return None
+    with contextlib.suppress(DataError), warnings.catch_warnings(action="error"):
+        return class_places(labels, dataset)
+    return None

@@ -1,0 +1,131 @@
+"""How far a network in int8 is from the same in float32, and how much faster."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from densespec.deploy.network import ExportedProgram
+from densespec.errors import DensespecError
+from densespec.quantizing.calibration import Images
+
+TIMED = (1, 8)
+"""The sizes of batches that are timed, where a file takes any."""
+
+ROUNDS = 9
+
+
+class Int8Disagrees(DensespecError):
+    """A network in int8 gives other classes than in float32, for too many images.
+
+    Attributes:
+        comparison: What was found.
+    """
+
+    def __init__(self, comparison: Comparison, least: float) -> None:
+        super().__init__(
+            f"in int8 the likeliest class is that of float32 for {comparison.agreement:.2%} of "
+            f"{comparison.count:,} held-out images, where {least:.2%} were wanted: nothing was "
+            f"written. {comparison.in_words()}. Calibrate on images that are more like those in "
+            "use, or on more of them, or say how much is enough (--least-agreement)"
+        )
+        self.comparison, self._least = comparison, least
+
+    def __reduce__(self) -> tuple[type[Int8Disagrees], tuple[Comparison, float]]:
+        return type(self), (self.comparison, self._least)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A network in int8 beside the same in float32, on held-out images.
+
+    Attributes:
+        count: How many images.
+        largest: The largest difference of an output, as a part of the largest output of float32.
+        mean: The mean difference, likewise.
+        agreement: The part of the images whose likeliest class is the same.
+        accuracy: The part of the images whose likeliest class is the right one, in float32 and in
+            int8; None where the right ones are not known.
+        seconds: Median seconds in float32 and in int8, by the size of the batch.
+    """
+
+    count: int
+    largest: float
+    mean: float
+    agreement: float
+    accuracy: tuple[float, float] | None
+    seconds: Mapping[int, tuple[float, float]]
+
+    @property
+    def ratios(self) -> dict[int, float]:
+        """The time in int8 as a part of that in float32, by the size of the batch."""
+        return {batch: int8 / full for batch, (full, int8) in self.seconds.items()}
+
+    def in_words(self) -> str:
+        """Say how far it is off."""
+        far = f"Outputs differ by {self.largest:.1e} of the largest at most, {self.mean:.1e} on average"
+        if self.accuracy is None:
+            return far
+        full, int8 = self.accuracy
+        return f"{far}; {full:.2%} of the classes are right in float32, {int8:.2%} in int8"
+
+
+def compare(full: ExportedProgram, int8: ExportedProgram, images: Images, count: int) -> Comparison:
+    """Run a network in float32 and in int8 on up to ``count`` held-out images, and time both."""
+    outputs: list[tuple[np.ndarray, np.ndarray]] = []
+    labels: list[np.ndarray] = []
+    for x, right in images.labelled("test", count):
+        outputs.append((_output(full, x), _output(int8, x)))
+        labels.append(right)
+    exact, rounded = (
+        np.concatenate(values).astype(np.float64) for values in zip(*outputs, strict=True)
+    )
+    chosen = exact.argmax(1), rounded.argmax(1)
+    apart = np.abs(rounded - exact) / (np.abs(exact).max() or 1.0)
+    return Comparison(
+        count=len(exact),
+        largest=float(apart.max()),
+        mean=float(apart.mean()),
+        agreement=float((chosen[0] == chosen[1]).mean()),
+        accuracy=None if images.classes is None else _accuracy(chosen, np.concatenate(labels)),
+        seconds=_times(full, int8, images),
+    )
+
+
+def _output(program: ExportedProgram, x: np.ndarray) -> np.ndarray:
+    given = program.run(x)
+    return given if isinstance(given, np.ndarray) else given[0]
+
+
+def _accuracy(chosen: tuple[np.ndarray, np.ndarray], right: np.ndarray) -> tuple[float, float]:
+    full, int8 = (float((each == right).mean()) for each in chosen)
+    return full, int8
+
+
+def _times(
+    full: ExportedProgram, int8: ExportedProgram, images: Images
+) -> dict[int, tuple[float, float]]:
+    """Take the median seconds of both, in turn, for each size of a batch that the file takes."""
+    x = next(images.inputs("test", images.batch))[:1]
+    fixed = full.shape[0]
+    found = {}
+    for batch in TIMED if fixed is None else (fixed,):
+        inputs = np.repeat(x, batch, axis=0)
+        found[batch] = _in_turn(lambda x=inputs: full.run(x), lambda x=inputs: int8.run(x))  # type: ignore[misc]
+    return found
+
+
+def _in_turn(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    taken: tuple[list[float], list[float]] = ([], [])
+    for index in range(ROUNDS + 2):
+        for call, times in zip((first, second), taken, strict=True):
+            call()
+            start = time.perf_counter()
+            call()
+            if index >= 2:
+                times.append(time.perf_counter() - start)
+    return statistics.median(taken[0]), statistics.median(taken[1])
