@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import subprocess
 import sys
@@ -485,3 +486,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("mode", "fuses"), [("fast", False), ("efficient", True)])
+def test_on_accelerators_blocks_are_fused_for_memory_alone(
+    mode: str, fuses: bool, fused: list[str]
+) -> None:
+    with torch.device("meta"):
+        model = build(SPEC, mode).train()
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # of a device without values
+            model(torch.empty(2, SPEC.in_channels, 32, 32, dtype=torch.float64))
+    assert bool(fused) == fuses

@@ -34,7 +34,8 @@ class FastDenseNet(DenseNet):
       dropouts alone may have hooks, and are called with ones in the place of values,
     - a module of it was replaced by one of another kind, such as a synchronised norm,
     - it is in inference mode, or its norms are not all in training mode, as when it is frozen,
-    - it runs under autocast or ``torch.func``, or in another type than float32 or float64.
+    - it runs under autocast or ``torch.func``, or in another type than float32 or float64,
+    - it runs on an accelerator, whose kernels gain nothing from a processor's cache.
 
     Gradients of gradients are an error.
     """
@@ -51,7 +52,7 @@ class EfficientDenseNet(FastDenseNet):
     """A :class:`FastDenseNet` that keeps of a dense block no more than its features.
 
     What a bottleneck's first convolution gives is computed again in the backward pass. Memory
-    grows linearly with the depth.
+    grows linearly with the depth. Blocks are fused on accelerators too, which takes longer there.
     """
 
     keeps = False
@@ -84,7 +85,8 @@ class Features(Part):
         return self._result(values)
 
     def _trained(self, turn: _Turn, x: Tensor) -> Tensor:
-        fused = turn.fused(self._built) if _can_fuse(x) else None
+        wanted = x.device.type == "cpu" or not self._keep
+        fused = turn.fused(self._built) if wanted and _can_fuse(x) else None
         if fused is None or not fused.suits(x):
             return self._by_children(turn.children, x)
         return self._by_children(turn.children[fused.takes :], fused.run(x, self._keep))
@@ -133,10 +135,15 @@ _LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def _can_fuse(x: Tensor) -> bool:
     """Whether modules may be fused for an input, whichever they are."""
-    if x.dtype not in _DTYPES or torch.is_autocast_enabled(x.device.type):
+    if x.dtype not in _DTYPES or _is_cast(x.device.type):
         return False
     transformed = torch._C._are_functorch_transforms_active()
     return not transformed and not _global_hooks()  # type: ignore[no-untyped-call]
+
+
+def _is_cast(device: str) -> bool:
+    """Whether autocast is at work on a kind of device; some have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 # What runs at a time
