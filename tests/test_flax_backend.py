@@ -42,7 +42,10 @@ PLAIN = SPEC.replace(dropout_rate=0.0)
 TRAINING_MODES = ("layers", "fast", "efficient")
 MODES = (*TRAINING_MODES, "inference")
 every_mode = pytest.mark.parametrize("mode", MODES)
-every_training_mode = pytest.mark.parametrize("mode", TRAINING_MODES)
+every_training_mode = pytest.mark.parametrize(
+    "mode", ["layers", "efficient", pytest.param("fast", marks=pytest.mark.full)]
+)
+"""Mode ``fast`` is ``efficient`` that keeps more; with --full it is asked as well."""
 
 
 def build(spec: Any = SPEC, **options: Any) -> Any:
