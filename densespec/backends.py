@@ -99,14 +99,19 @@ class Trainer(Protocol):
         ...
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Logits (batch, classes) of x (batch, channels, *spatial), in inference mode."""
+        """Logits (batch, classes) of x (batch, channels, *spatial), in inference mode.
+
+        They are by the averages of the weights, where the recipe has them.
+        """
         ...
 
     def moments(self) -> dict[str, Arrays]:
-        """What the optimizer keeps of every trainable weight, in the weight's shape.
+        """What is kept beside the weights, in their shapes.
 
-        It is by the names of ``recipe.rule.moments``, such as ``velocity``, and then by the
-        canonical name of the weight. It is empty where the optimizer keeps nothing.
+        It is by the names of ``recipe.kept``, such as ``velocity`` or ``average``, and then by the
+        canonical name: moments of every trainable weight, averages of everything that is not
+        frozen (:func:`densespec.recipes.moments.moving`). It is empty where nothing is kept. Where
+        several processes train together, every one has to call it.
         """
         ...
 

@@ -32,7 +32,7 @@ from densespec.network.ops import (
     Softmax,
 )
 from densespec.network.spec import DenseNetSpec
-from densespec.recipes.moments import zero_moments
+from densespec.recipes.moments import initial_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import KERNELS, Context, OpError
 from densespec.reference.losses import (
@@ -1000,7 +1000,7 @@ def test_a_step_applies_the_recipe_to_every_weight(
     model, masks = _model(graph), _masks(graph, batch=3)
     x, labels = _random(3, spec.in_channels, *size), np.array([0, 2, 1])
     recipe = TrainingRecipe(weight_decay=0.01, decay_kernels_only=True)
-    zeros = zero_moments(graph, recipe, "float64")["velocity"]
+    zeros = initial_moments(graph, recipe, model.weights, "float64")["velocity"]
     for rate in (0.1, 0.1, 0.01):
         weights = dict(model.weights)
         velocity = dict(model.moments.get("velocity", zeros))

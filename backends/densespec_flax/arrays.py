@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,6 +49,24 @@ def write(model: nnx.Module, graph: Graph, arrays: Mapping[str, np.ndarray]) -> 
     """Replace every array of a model, each in its type. They are known to fit."""
     for name, variable in variables(model, graph).items():
         variable.set_value(from_canonical(name, arrays[name], variable.dtype))
+
+
+@contextlib.contextmanager
+def replaced(model: nnx.Module, graph: Graph, arrays: Mapping[str, Any]) -> Iterator[None]:
+    """Let a model compute by other arrays for a while.
+
+    Args:
+        arrays: Those that are replaced, by canonical name, in Flax's order of axes.
+    """
+    found = {name: v for name, v in variables(model, graph).items() if name in arrays}
+    before = {name: variable.get_value() for name, variable in found.items()}
+    for name, variable in found.items():
+        variable.set_value(arrays[name])
+    try:
+        yield
+    finally:
+        for name, variable in found.items():
+            variable.set_value(before[name])
 
 
 def count(model: nnx.Module) -> tuple[int, int]:

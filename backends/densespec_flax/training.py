@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ from flax import nnx
 from densespec.backends import StepResult, check_labels, require_logits
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.recipes.moments import OptimizerMoments, check_moments
-from densespec.recipes.recipe import TrainingRecipe
-from densespec_flax.arrays import at, read, to_canonical
+from densespec.recipes.moments import OptimizerMoments, check_moments, moving
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
+from densespec_flax.arrays import at, read, replaced, to_canonical, variables
 from densespec_flax.layers import from_canonical, path_of
 from densespec_flax.losses import losses
 from densespec_flax.modules import DenseNet
@@ -45,6 +45,32 @@ class Program:
     recipe: TrainingRecipe
     gradients: bool
     mesh: Any = None
+
+
+class Pace(NamedTuple):
+    """How far a step goes.
+
+    Attributes:
+        rate: The learning rate.
+        share: How much of arrays their averages take up; None without averages.
+    """
+
+    rate: Any
+    share: Any
+
+
+class Beside(NamedTuple):
+    """What is kept beside a network while it trains.
+
+    Attributes:
+        optimizer: The state of :func:`densespec_flax.optimizer_of`.
+        scale: The factor on the loss, if it has one.
+        average: The averages of arrays by canonical name; none without averages.
+    """
+
+    optimizer: Any
+    scale: LossScale | None
+    average: dict[str, Any]
 
 
 Others = tuple[Any, Any]
@@ -90,8 +116,17 @@ class FlaxTrainer:
         filters = (nnx.Param, MOVED, ...)
         self._graphdef, *states = nnx.split(in_training(model, True), *filters)
         self._parameters, self._moved, self._rest = (LiveState(model, s) for s in states)
+        self._average = self._averaged()
         self._optimizer = optimizer_of(recipe).init(states[0])
         self._scale = first_scale() if recipe.dtype == "mixed_float16" else None
+        self._done = 0
+
+    def _averaged(self) -> dict[str, Any]:
+        """Give copies of the arrays of which averages are kept, by canonical name."""
+        if self._recipe.average is None:
+            return {}
+        found = variables(self._model, self._graph)
+        return {w.name: jnp.array(found[w.name].get_value()) for w in moving(self._graph)}
 
     def step(
         self,
@@ -110,11 +145,15 @@ class FlaxTrainer:
         """
         check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
         batch = Batch(as_input(self._model, x), np.asarray(labels), dict(masks) if masks else None)
-        parameters, moved, (self._optimizer, self._scale), sums, found = step(
+        self._done += 1
+        share = self._recipe.average_share(self._done) if self._average else None
+        parameters, moved, beside, sums, found = step(
             Program(self._graphdef, self._recipe, gradients, self._mesh),
             *self._placed(batch),
-            learning_rate,
+            Pace(learning_rate, share),
         )
+        self._optimizer, self._scale = beside.optimizer, beside.scale
+        self._average = beside.average
         self._parameters.set(parameters)
         self._moved.set(moved)
         loss, correct = map(float, sums)
@@ -125,21 +164,30 @@ class FlaxTrainer:
         """Give the parameters, the rest of the network, the state of training and a batch, on the
         devices that compute."""
         others = self._moved.get(), self._rest.get()
-        return self._parameters.get(), others, (self._optimizer, self._scale), batch
+        beside = Beside(self._optimizer, self._scale, self._average)
+        return self._parameters.get(), others, beside, batch
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Compute logits in inference mode."""
-        return predict(self._model, x)
+        """Compute logits in inference mode, by the averages where there are any."""
+        with replaced(self._model, self._graph, self._average):
+            return predict(self._model, x)
 
     def moments(self) -> dict[str, Arrays]:
         kept = moments_in(self._optimizer)
-        return {name: self._by_name(kept[name]) for name in self._recipe.rule.moments}
+        moments = {name: self._by_name(kept[name]) for name in self._recipe.rule.moments}
+        averages = {name: to_canonical(name, array) for name, array in self._average.items()}
+        return moments | ({AVERAGE: averages} if averages else {})
 
     def restore(self, moments: OptimizerMoments, *, step: int) -> None:
         check_moments(self._graph, self._recipe, moments)
         kept = moments_in(self._optimizer)
-        trees = {name: _like(kept[name], arrays) for name, arrays in moments.items()}
+        trees = {name: _like(kept[name], moments[name]) for name in self._recipe.rule.moments}
         self._optimizer = with_moments(self._optimizer, trees, step)
+        self._average = {
+            name: from_canonical(name, moments[AVERAGE][name], array.dtype)
+            for name, array in self._average.items()
+        }
+        self._done = step
 
     def weights(self) -> Arrays:
         return read(self._model, self._graph)
@@ -159,26 +207,25 @@ def step(
     program: Program,
     parameters: Any,
     others: Others,
-    state: tuple[Any, LossScale | None],
+    beside: Beside,
     batch: Batch,
-    rate: Any,
+    pace: Pace,
 ) -> tuple[Any, ...]:
     """Take one step of a recipe.
 
     Args:
         parameters: What trains.
         others: What moves beside, and all else.
-        state: That of :func:`densespec_flax.optimizer_of`, and the loss's factor if it has one.
-        rate: The learning rate.
+        beside: What is kept beside the network.
 
     Returns:
-        The new parameters, the new state of what moves beside, the new state of training, the mean
-        loss with the number of right answers, and the gradients if they are wanted.
+        The new parameters, the new state of what moves beside, what is kept now, the mean loss
+        with the number of right answers, and the gradients if they are wanted.
     """
-    optimizer, scale = state
+    optimizer, scale = beside.optimizer, beside.scale
     factor = 1.0 if scale is None else scale.factor
     loss, right, gradients, moved = differentiated(program, parameters, others, batch, factor)
-    updates, new = optimizer_of(program.recipe, rate).update(gradients, optimizer, parameters)
+    updates, new = optimizer_of(program.recipe, pace.rate).update(gradients, optimizer, parameters)
     taken = optax.apply_updates(parameters, updates), new
     if scale is not None:
         finite = all_finite(gradients)
@@ -186,7 +233,19 @@ def step(
         scale = scale.after(finite)
     parameters, optimizer = taken
     found = gradients if program.gradients else None
-    return parameters, moved, (optimizer, scale), (loss, right), found
+    average = _taken_up(beside.average, pace.share, (parameters, moved))
+    return parameters, moved, Beside(optimizer, scale, average), (loss, right), found
+
+
+def _taken_up(average: Mapping[str, Any], share: Any, states: tuple[Any, ...]) -> dict[str, Any]:
+    """Let averages take up some of the arrays that are in states."""
+    now = {
+        path: variable.get_value() for state in states for path, variable in nnx.to_flat_state(state)
+    }
+    return {
+        name: old + (share * (now[path_of(name)] - old)).astype(old.dtype)
+        for name, old in average.items()
+    }
 
 
 def differentiated(

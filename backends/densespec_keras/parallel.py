@@ -13,6 +13,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_keras import variables
+from densespec_keras.averaging import WeightAverage
 from densespec_keras.running import as_input
 from densespec_keras.training import Compiled, KerasTrainer
 
@@ -85,9 +86,13 @@ class TensorFlowParallelTrainer(KerasTrainer):
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         self._average_statistics()
-        with self._settings():
+        with self._settings(), self._averaged():
             logits = self._infer(as_input(x, self._formats.outer, self._dtype))
         return variables.to_numpy(logits).astype(self._dtype, copy=False)
+
+    def _new_average(self, **options: Any) -> WeightAverage:
+        with self._settings():
+            return super()._new_average(compute=self._strategy.run, **options)
 
     def weights(self) -> Arrays:
         self._average_statistics()

@@ -13,14 +13,15 @@ from densespec.backends import StepResult, check_labels, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.recipes.moments import OptimizerMoments, check_moments, zero_moments
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.moments import OptimizerMoments, check_moments, initial_moments, moving
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
+from densespec_keras.averaging import WeightAverage
 from densespec_keras.emitter import Emitter, kind_of
 from densespec_keras.losses import loss_of
 from densespec_keras.optimizers import OPTIMIZERS, watched
 from densespec_keras.running import as_input, formats_of, precision_of
 from densespec_keras.states import moments_of, restore_moments, slots, steps_of
-from densespec_keras.variables import layer_policy, read, trainable
+from densespec_keras.variables import layer_policy, read, trainable, variables
 
 
 class Compiled(NamedTuple):
@@ -49,8 +50,15 @@ class KerasTrainer:
         self._compiled_for: Compiled | None = None
         self._compiled: Any = None
         self._optimizer: Any = None
-        self._moments: OptimizerMoments = zero_moments(graph, recipe, self._dtype)
+        first = initial_moments(graph, recipe, self.weights(), self._dtype)
+        self._moments: OptimizerMoments = {name: first[name] for name in recipe.rule.moments}
         self._done = 0
+        self._average = None if recipe.average is None else self._new_average()
+
+    def _new_average(self, **options: Any) -> WeightAverage:
+        found = variables(self._model, self._graph)
+        averaged = {weight.name: found[weight.name] for weight in moving(self._graph)}
+        return WeightAverage(averaged, self._recipe, **options)
 
     def step(
         self,
@@ -69,15 +77,26 @@ class KerasTrainer:
             self._optimizer.learning_rate = learning_rate
             x = as_input(x, self._formats.outer, self._dtype)
             loss, correct = self._run([x, *scales], labels)
+            self._done = steps_of(self._optimizer)
+            if self._average is not None:
+                self._average.update(self._done)
         found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
         return StepResult(loss, found, correct if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        with self._settings():
+        with self._settings(), self._averaged():
             logits = self._model.predict_on_batch(as_input(x, self._formats.outer, self._dtype))
         return np.asarray(logits).astype(self._dtype, copy=False)
 
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The averages in place of the weights, where there are any."""
+        return contextlib.nullcontext() if self._average is None else self._average.in_place()
+
     def moments(self) -> dict[str, Arrays]:
+        averages = {} if self._average is None else {AVERAGE: self._average.read()}
+        return self._moments_now() | averages
+
+    def _moments_now(self) -> dict[str, Arrays]:
         if self._optimizer is not None:
             return moments_of(self._optimizer, self._trained)
         return {
@@ -87,9 +106,12 @@ class KerasTrainer:
 
     def restore(self, moments: OptimizerMoments, *, step: int) -> None:
         check_moments(self._graph, self._recipe, moments)
-        self._moments, self._done = moments, step
+        self._moments = {name: moments[name] for name in self._recipe.rule.moments}
+        self._done = step
+        if self._average is not None:
+            self._average.write(moments[AVERAGE])
         if self._optimizer is not None:
-            restore_moments(self._optimizer, self._trained, moments, step)
+            restore_moments(self._optimizer, self._trained, self._moments, step)
 
     def weights(self) -> Arrays:
         return read(self._model, self._graph)
@@ -105,7 +127,7 @@ class KerasTrainer:
         if wanted == self._compiled_for:
             return
         if self._optimizer is not None:
-            self._moments, self._done = self.moments(), steps_of(self._optimizer)
+            self._moments = self._moments_now()
         self._compiled = self._twin() if wanted.masked else self._model
         kind = OPTIMIZERS[self._recipe.optimizer]
         self._optimizer = (watched(kind) if wanted.watched else kind).from_recipe(self._recipe)

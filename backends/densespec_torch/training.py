@@ -18,8 +18,9 @@ from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.moments import OptimizerMoments, check_moments
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
+from densespec_torch.averaging import WeightAverage
 from densespec_torch.distributed import average, rank_world, shard
 from densespec_torch.inspecting import keys_of
 from densespec_torch.losses import loss_of
@@ -169,9 +170,11 @@ class TorchTrainer:
         self._criterion, self._counts = loss_of(recipe), recipe.loss == "softmax"
         self._rank, self._size = rank_world()
         self._parameters = trainable_parameters(model, graph)
-        self._optimizer = optimizer_of(self._parameters, recipe)
+        self._optimizer, self._done = optimizer_of(self._parameters, recipe), 0
         self._device = next(self._inner.parameters()).device
         self._model = model if self._size == 1 else self._distributed(model)
+        averages = recipe.average is not None
+        self._average = WeightAverage(model, graph, recipe) if averages else None
         self._modules = tuple(self._inner.modules())
         self._scaler = torch.amp.GradScaler(
             self._device.type, enabled=recipe.dtype == "mixed_float16"
@@ -215,21 +218,34 @@ class TorchTrainer:
         clip_gradients(self._parameters.values(), self._recipe)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        self._done += 1
+        if self._average is not None:
+            self._average.update(self._done)
         sums = self._total(torch.stack([loss.detach() * share, correct]).double()).tolist()
         return StepResult(sums[0], taken, round(sums[1]) if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Logits in inference mode, by the running statistics of this process."""
-        with mode(self._modules, training=False), torch.no_grad(), self._precision():
+        averaged = contextlib.nullcontext() if self._average is None else self._average.in_place()
+        with averaged, mode(self._modules, training=False), torch.no_grad(), self._precision():
             logits = self._given(like(x, self._inner))
         return to_numpy(_widened(logits))
 
     def moments(self) -> dict[str, Arrays]:
-        return moments_of(self._optimizer, self._parameters, self._recipe)
+        moments = moments_of(self._optimizer, self._parameters, self._recipe)
+        if self._average is None:
+            return moments
+        if self._recipe.batch_norm == "per-replica":
+            average(self._average.statistics)
+        return moments | {AVERAGE: self._average.read()}
 
     def restore(self, moments: OptimizerMoments, *, step: int) -> None:
         check_moments(self._graph, self._recipe, moments)
-        restore_moments(self._optimizer, self._parameters, moments, step)
+        own = {moment: moments[moment] for moment in self._recipe.rule.moments}
+        restore_moments(self._optimizer, self._parameters, own, step)
+        if self._average is not None:
+            self._average.write(moments[AVERAGE])
+        self._done = step
 
     def weights(self) -> Arrays:
         """Every array by canonical name.

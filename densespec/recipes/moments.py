@@ -1,4 +1,4 @@
-"""What an optimizer keeps of every weight: its moments, by their names and the weights'."""
+"""What is kept beside the weights: the optimizer's moments, and averages, by the weights' names."""
 
 from __future__ import annotations
 
@@ -9,25 +9,41 @@ import numpy as np
 from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.network.ops import Weight
 from densespec.recipes.optimizers import OPTIMIZERS
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 
-MOMENTS = frozenset(moment for rule in OPTIMIZERS.values() for moment in rule.moments)
-"""The names of the moments of all optimizers."""
+MOMENTS = frozenset(moment for rule in OPTIMIZERS.values() for moment in rule.moments) | {AVERAGE}
+"""The names of the moments of all optimizers, and of the averages."""
 
 OptimizerMoments = Mapping[str, Mapping[str, np.ndarray]]
-"""Arrays by the name of the moment, such as ``velocity``, and the canonical name of the weight."""
+"""Arrays by the name of the moment, such as ``velocity`` or ``average``, and the canonical name of
+the weight."""
+
+
+def moving(graph: Graph) -> list[Weight]:
+    """Give the arrays that training moves: weights, and running statistics, that are not frozen."""
+    return [weight for node in graph.nodes if not node.frozen for weight in node.weights]
+
+
+def _kept(graph: Graph, recipe: TrainingRecipe) -> dict[str, list[Weight]]:
+    """Give the arrays of which each moment is kept."""
+    trainable = [weight for weight in graph.weights if weight.trainable]
+    return {
+        moment: moving(graph) if moment == AVERAGE else trainable for moment in recipe.kept
+    }
 
 
 def check_moments(graph: Graph, recipe: TrainingRecipe, moments: OptimizerMoments) -> None:
-    """Check that moments are those that a recipe's optimizer keeps of a network.
+    """Check that moments are those that are kept of a network by a recipe.
 
     Raises:
         WeightsError: names the first array that does not fit.
     """
-    trainable = {w.name: w.shape for w in graph.weights if w.trainable}
     wanted = {
-        (moment, name): trainable[name] for moment in recipe.rule.moments for name in trainable
+        (moment, weight.name): weight.shape
+        for moment, weights in _kept(graph, recipe).items()
+        for weight in weights
     }
     given = {
         (moment, name): tuple(array.shape)
@@ -43,12 +59,22 @@ def check_moments(graph: Graph, recipe: TrainingRecipe, moments: OptimizerMoment
         )
 
 
-def zero_moments(graph: Graph, recipe: TrainingRecipe, dtype: str) -> dict[str, Arrays]:
-    """Give the moments before the first step."""
-    trainable = [weight for weight in graph.weights if weight.trainable]
+def initial_moments(
+    graph: Graph, recipe: TrainingRecipe, weights: Mapping[str, np.ndarray], dtype: str
+) -> dict[str, Arrays]:
+    """Give what is kept before the first step: moments of zeros, and averages of one array each.
+
+    Args:
+        weights: The network's arrays by canonical name.
+    """
     return {
-        moment: {weight.name: np.zeros(weight.shape, dtype) for weight in trainable}
-        for moment in recipe.rule.moments
+        moment: {
+            weight.name: np.array(weights[weight.name], dtype)
+            if moment == AVERAGE
+            else np.zeros(weight.shape, dtype)
+            for weight in own
+        }
+        for moment, own in _kept(graph, recipe).items()
     }
 
 

@@ -20,6 +20,13 @@ Weight decay applies to every trainable weight unless ``decay_kernels_only``.
 Clipping: with ``clip_norm`` c, and n the root of the sum of all squares in the gradients,
 each gradient is first multiplied by c / n where n > c. Nothing is added to n.
 
+Average: with ``average`` a, every array that moves, running statistics included, has an average
+beside it, at first the array itself. After step t, counted from 1, it is
+
+    average + (1 - k) * (array - average),   k = min(a, t / (t + average_warmup))
+
+Networks are judged by the averages; steps are taken from the arrays.
+
 Running statistics are updated once a step from the batch's statistics, by the spec's convention.
 
 On n devices a batch is split into n consecutive shards, the first ones larger by a sample where it
@@ -57,6 +64,8 @@ from densespec.recipes.schedules import FALLING, SCHEDULES, SHAPES, STEPS, warme
 
 AUGMENTATIONS = ("none", "cifar", "imagenet")
 LOSSES = ("softmax", "sigmoid", "squared")
+AVERAGE = "average"
+"""What is kept of arrays beside the moments of the optimizer, where the recipe has an average."""
 OF_ONE_LOSS = (("R29", "class_weights", "softmax"), ("R30", "positive_weights", "sigmoid"))
 """The weights of classes that have a meaning with one loss alone."""
 DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
@@ -237,6 +246,21 @@ class TrainingRecipe(Record):
         default=0.0,
     )
 
+    average: float | None = constrained(
+        "R31",
+        OrNone(Interval(0, 1, open_upper=True)),
+        "what is kept at each step of the averages of weights and statistics, by which the network "
+        "is judged; none keeps no averages",
+        default=None,
+    )
+    average_warmup: float = constrained(
+        "R32",
+        Interval(0, 1e9),
+        "for as many steps or so the averages keep less: in step t at most "
+        "t / (t + average_warmup)",
+        default=0.0,
+    )
+
     def __post_init__(self) -> None:
         parse_fields(self)
         if self.warmup_epochs and self.warmup_epochs >= self.epochs:
@@ -257,6 +281,9 @@ class TrainingRecipe(Record):
                 self.final_rate,
                 f"at most learning_rate = {self.learning_rate}",
             )
+
+        if self.average_warmup and self.average is None:
+            raise SpecError("R32", "average_warmup", self.average_warmup, "0 without an average")
 
         for number, name, loss in OF_ONE_LOSS:
             value = getattr(self, name)
@@ -374,6 +401,21 @@ class TrainingRecipe(Record):
     def clip_factor(self, norm: float) -> float:
         """Factor on every gradient of a step, by the norm of all of them together."""
         return 1.0 if self.clip_norm is None or norm <= self.clip_norm else self.clip_norm / norm
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of what is kept beside the weights: the optimizer's moments and the average."""
+        return (*self.rule.moments, *(() if self.average is None else (AVERAGE,)))
+
+    def average_share(self, number: int) -> float:
+        """How much of an array its average takes up in a step, counted from 1.
+
+        Raises:
+            ValueError: the recipe has no average.
+        """
+        if self.average is None:
+            raise ValueError("the recipe has no average")
+        return 1 - min(self.average, number / (number + self.average_warmup))
 
     def step(
         self,

@@ -10,7 +10,7 @@ from densespec.backends import DataFormat, StepResult
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.network.ops import Shape
-from densespec.recipes.moments import OptimizerMoments, check_moments, zero_moments
+from densespec.recipes.moments import OptimizerMoments, check_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.model import ReferenceModel
 
@@ -55,12 +55,13 @@ class NumpyTrainer:
         }
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        return self._model(x)
+        return self._model.averaged()(x)
 
     def moments(self) -> dict[str, Arrays]:
-        held = zero_moments(self._model.graph, self._recipe, self._model.dtype.name)
+        first = self._model.initial_moments(self._recipe)
         return {
-            moment: zeros | self._model.moments.get(moment, {}) for moment, zeros in held.items()
+            moment: arrays | self._model.moments.get(moment, {})
+            for moment, arrays in first.items()
         }
 
     def restore(self, moments: OptimizerMoments, *, step: int) -> None:

@@ -11,8 +11,8 @@ from densespec.backends import StepResult
 from densespec.errors import UnknownName
 from densespec.network.arrays import Arrays, check_weights
 from densespec.network.graph import Graph, Node
-from densespec.recipes.moments import zero_moments
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.moments import initial_moments
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.reference.kernels import (
     KERNELS,
     Array,
@@ -49,8 +49,8 @@ class ReferenceModel:
     Attributes:
         graph: the network.
         weights: every array by canonical name.
-        moments: what the optimizer keeps, by the name of the moment and of the weight; none before
-            the first step.
+        moments: what is kept beside the weights, by the name of the moment and of the weight; none
+            before the first step.
         steps: how many steps it has taken.
         dtype: of all arithmetic; float64 unless asked otherwise.
         kernels: how each op kind is computed.
@@ -163,7 +163,7 @@ class ReferenceModel:
         learning_rate = float(learning_rate)  # a numpy float64 would widen a float32 model
         apart = replicas if recipe.batch_norm == "per-replica" else 1
         loss, gradients, statistics = self._over_replicas(x, labels, masks or {}, recipe, apart)
-        self.moments = self.moments or zero_moments(self.graph, recipe, self.dtype.name)
+        self.moments = self.moments or self.initial_moments(recipe)
         self.steps += 1
         factor = recipe.clip_factor(_norm(gradients.values()))
         for name, gradient in gradients.items():
@@ -174,7 +174,23 @@ class ReferenceModel:
             for moment, array in after.items():
                 self.moments[moment][name] = array
         self.weights.update(statistics)
+        self._average(recipe)
         return StepResult(loss, gradients)
+
+    def initial_moments(self, recipe: TrainingRecipe) -> dict[str, Arrays]:
+        """Give what is kept beside the weights that there are before the first step."""
+        return initial_moments(self.graph, recipe, self.weights, self.dtype.name)
+
+    def averaged(self) -> ReferenceModel:
+        """Give the network of the averages, where there are any."""
+        weights = self.weights | self.moments.get(AVERAGE, {})
+        return ReferenceModel(self.graph, weights, dtype=self.dtype, kernels=self.kernels)
+
+    def _average(self, recipe: TrainingRecipe) -> None:
+        averages = self.moments.get(AVERAGE, {})
+        for name, average in averages.items():
+            share = recipe.average_share(self.steps)
+            averages[name] = average + share * (self.weights[name] - average)
 
     def _over_replicas(
         self,

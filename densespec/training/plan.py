@@ -20,7 +20,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.network.initial import initial_weights
 from densespec.pretrained.accompaniment import Accompaniment
-from densespec.recipes.moments import zero_moments
+from densespec.recipes.moments import initial_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.schedules import FALLING
 from densespec.training.bequest import bequest_of
@@ -110,7 +110,7 @@ def _new(options: RunOptions) -> TrainingPlan:
     if options.weights is None and graph.trainable_from is not None:
         notes.append("what is frozen keeps its random initial weights: no weights were given")
     dtype = "float64" if recipe.dtype == "float64" else "float32"
-    moments = zero_moments(graph, recipe, dtype)
+    moments = initial_moments(graph, recipe, arrays, dtype)
     state = TrainingState(0, recipe, moments, resolved.run.trainable_from)
     return _planned(options, resolved, (arrays, state), 0, notes)
 

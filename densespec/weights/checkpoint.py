@@ -2,9 +2,9 @@
 
 Its metadata holds ``densespec`` (the version of this layout), ``spec`` (the spec as JSON) and
 ``classifier`` (whether the classifier's arrays are there), and ``digests`` of its arrays and texts.
-A checkpoint of a training run also has the optimizer's moments, as arrays named by the moment, a
-slash and the canonical name, such as ``velocity/stem.conv.kernel``, and ``training`` in its
-metadata. Reading one executes nothing.
+A checkpoint of a training run also has the optimizer's moments and the averages of its arrays, named
+by the moment, a slash and the canonical name, such as ``velocity/stem.conv.kernel`` or
+``average/stem.conv.kernel``, and ``training`` in its metadata. Reading one executes nothing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class TrainingState:
     Attributes:
         step: How many steps are done.
         recipe: The recipe that the run follows.
-        moments: What the optimizer keeps of every trainable weight, by the name of the moment, such
-            as ``velocity``, and the canonical name of the weight.
+        moments: What is kept beside the weights, by the name of the moment, such as ``velocity``
+            or ``average``, and the canonical name of the weight.
         trainable_from: The first part that trains, everything before it being frozen; None if all
             of it does.
 

@@ -11,7 +11,7 @@ from densespec import DenseNetSpec, TrainingRecipe
 from densespec.backends import get_backend
 from densespec.network.graph import Graph, freeze, lower
 from densespec.network.initial import initial_weights
-from densespec.recipes.moments import zero_moments
+from densespec.recipes.moments import initial_moments
 from densespec.reference.model import ReferenceModel
 
 REPLICAS = 2
@@ -56,7 +56,7 @@ def test_two_devices_take_the_step_of_the_reference(
         return
     trainer = parallel_trainer(engine, graph, recipe, REPLICAS)
     arbiter = ReferenceModel(graph, initial_weights(graph))
-    zeros = zero_moments(graph, recipe, "float64")["velocity"]
+    zeros = initial_moments(graph, recipe, arbiter.weights, "float64")["velocity"]
     momentum = {name: array + 0.01 for name, array in zeros.items()}
     trainer.restore({"velocity": momentum}, step=1)
     arbiter.moments, arbiter.steps = {"velocity": dict(momentum)}, 1

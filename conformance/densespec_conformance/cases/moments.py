@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from densespec.network.graph import Graph, lower
-from densespec.recipes.moments import flat_moments, zero_moments
+from densespec.network.initial import initial_weights
+from densespec.recipes.moments import flat_moments, initial_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import stream
@@ -18,8 +19,15 @@ from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import Outcome
 
 SIZE = (16, 16)
-RECIPES = {"sgd": TrainingRecipe(), "adamw": TrainingRecipe(optimizer="adamw")}
-CLAIM = "before its first step a trainer holds zeros, or the moments it was given, bit for bit"
+RECIPES = {
+    "sgd": TrainingRecipe(),
+    "adamw": TrainingRecipe(optimizer="adamw"),
+    "average": TrainingRecipe(average=0.9),
+}
+CLAIM = (
+    "before its first step a trainer holds zeros and averages of one array each, or what it was "
+    "given, bit for bit"
+)
 
 
 def assert_moments_are_held(
@@ -27,13 +35,14 @@ def assert_moments_are_held(
 ) -> Outcome:
     """Check that a new trainer of a float64 network has no moments, and one that goes on has what
     it had."""
-    asked, zeros = ReadMoments(network, recipe), zero_moments(graph, recipe, "float64")
+    weights = network.weights or initial_weights(graph, network.seed)
+    asked, first = ReadMoments(network, recipe), initial_moments(graph, recipe, weights, "float64")
     draw = stream("moments")
     given = {
         moment: {name: draw.random(array.shape) for name, array in arrays.items()}
-        for moment, arrays in zeros.items()
+        for moment, arrays in first.items()
     }
-    assert_identical(actual=target.ask(asked), expected=flat_moments(zeros))
+    assert_identical(actual=target.ask(asked), expected=flat_moments(first))
     goes_on = replace(asked, moments=given, steps_before=7)
     return assert_identical(actual=target.ask(goes_on), expected=flat_moments(given))
 

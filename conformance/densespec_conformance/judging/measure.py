@@ -41,12 +41,11 @@ def _parts(step: StepTrace) -> Arrays:
     kinds: dict[str, Mapping[str, np.ndarray]] = {
         "gradient": step.gradients,
         **{spoken(moment): arrays for moment, arrays in step.moments.items()},
-        "weight": step.weights,
     }
     arrays = {LOSS: np.array(step.loss)}
     for kind, group in kinds.items():
-        arrays |= {_label(kind, name): array for name, array in group.items()}
-    return arrays
+        arrays |= {f"{kind} {name}": array for name, array in group.items()}
+    return arrays | {_label(name): array for name, array in step.weights.items()}
 
 
 def spoken(moment: str) -> str:
@@ -54,6 +53,6 @@ def spoken(moment: str) -> str:
     return moment.replace("_", " ")
 
 
-def _label(kind: str, name: str) -> str:
+def _label(name: str) -> str:
     statistic = name.endswith((".running_mean", ".running_variance"))
-    return f"{'running statistic' if statistic else kind} {name}"
+    return f"{'running statistic' if statistic else 'weight'} {name}"

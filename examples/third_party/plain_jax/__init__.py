@@ -14,8 +14,8 @@ from densespec.backends import DataFormat, StepResult, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
-from densespec.recipes.moments import OptimizerMoments, check_moments, zero_moments
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.moments import OptimizerMoments, check_moments, initial_moments
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 
 Values = dict[str, jax.Array]
 
@@ -140,9 +140,9 @@ class Trainer:
         require_logits(model.graph)
         self.model, self.recipe = model, recipe
         self.names = [weight.name for weight in model.graph.weights if weight.trainable]
-        self.kept = _on_device(
-            zero_moments(model.graph, recipe, str(next(iter(model.weights.values())).dtype))
-        )
+        weights = _to_numpy(model.weights)
+        dtype = next(iter(weights.values())).dtype.name
+        self.kept = _on_device(initial_moments(model.graph, recipe, weights, dtype))
         self.steps = 0
 
     def step(
@@ -169,13 +169,16 @@ class Trainer:
         norm = sum(jnp.square(gradient).sum() for gradient in found.values()) ** 0.5
         factor = self.recipe.clip_factor(float(norm))
         for name, gradient in found.items():
-            before = {moment: arrays[name] for moment, arrays in self.kept.items()}
+            before = {moment: self.kept[moment][name] for moment in self.recipe.rule.moments}
             weights[name], after = rule(
                 name, weights[name], factor * gradient, before, learning_rate, self.steps
             )
             for moment, array in after.items():
                 self.kept[moment][name] = array
         weights.update(statistics)
+        for name, average in self.kept.get(AVERAGE, {}).items():
+            share = self.recipe.average_share(self.steps)
+            self.kept[AVERAGE][name] = average + share * (weights[name] - average)
         return StepResult(float(loss), _to_numpy(found) if gradients else {})
 
     def _drawn(self, batch: int) -> dict[str, np.ndarray]:
@@ -188,7 +191,8 @@ class Trainer:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         name = self.model.graph.output.name
-        return BACKEND.forward(self.model, self.model.graph, x, [name])[name]
+        model = Model(self.model.graph, self.model.weights | self.kept.get(AVERAGE, {}))
+        return BACKEND.forward(model, model.graph, x, [name])[name]
 
     def moments(self) -> dict[str, Arrays]:
         return {moment: _to_numpy(arrays) for moment, arrays in self.kept.items()}
