@@ -53,6 +53,8 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         "warmup_steps": 0,
         "warmup_start": 0.01,
         "final_rate": 0.0,
+        "average": None,
+        "average_warmup": 0.0,
     }
 
 
@@ -283,6 +285,8 @@ ALLOWED = {
     "R28": "'softmax' or 'sigmoid' or 'squared'",
     "R29": "a list of at most 100000 numbers, each a number in [0, 1e+06]",
     "R30": "a list of at most 100000 numbers, each a number in [0, 1e+06]",
+    "R31": "a number in [0, 1), or none",
+    "R32": "a number in [0, 1e+09]",
 }
 
 BROKEN: dict[str, tuple[str, list[object]]] = {
@@ -336,6 +340,8 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "R28": ("loss", ["bce", "", None, True]),
     "R29": ("class_weights", [[-1.0], [math.nan], ["1"], "1", 1.0, {1.0}, None]),
     "R30": ("positive_weights", [[-1.0], [math.inf], [True], "1", 1.0, None]),
+    "R31": ("average", [-0.1, 1, math.nan, True, "0"]),
+    "R32": ("average_warmup", [-1, math.inf, math.nan, True, "1", None]),
 }
 
 
@@ -399,6 +405,7 @@ def test_learning_rates_are_those_of_the_epochs_at_which_they_change(
         ({"positive_weights": [1.0]}, r"none, unless loss = 'sigmoid' \[R30\]"),
         ({"class_weights": [1.0], "loss": "sigmoid"}, r"none, unless loss = 'softmax' \[R29\]"),
         ({"label_smoothing": 0.1, "loss": "squared"}, r"label_smoothing .* 0 of numbers \[R11\]"),
+        ({"average_warmup": 9}, r"average_warmup = 9\.0.* 0 without an average \[R32\]"),
         ({"learning_rate": 0.1, "final_rate": 0.2}, r"at most learning_rate = 0\.1 \[R27\]"),
     ],
 )
@@ -409,11 +416,20 @@ def test_fields_that_can_t_be_meant_together_are_refused(
         TrainingRecipe(**fields)
 
 
+def test_an_average_takes_up_more_while_it_warms_up() -> None:
+    recipe = TrainingRecipe(average=0.9, average_warmup=3)
+    shares = [recipe.average_share(number) for number in (1, 2, 27, 28, 1000)]
+    np.testing.assert_allclose(shares, [3 / 4, 3 / 5, 0.1, 0.1, 0.1])
+    assert TrainingRecipe(average=0.9).average_share(1) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="the recipe has no average"):
+        TrainingRecipe().average_share(1)
+
+
 def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
     numbers = {field.metadata["constraint"]: field.name for field in FIELDS}
     assert ours == numbers
-    assert list(ours) == [f"R{n}" for n in range(1, 31)]
+    assert list(ours) == [f"R{n}" for n in range(1, 33)]
 
 
 @pytest.mark.parametrize(

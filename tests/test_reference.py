@@ -13,7 +13,7 @@ import pytest
 
 from densespec.errors import UnknownName, WeightsError
 from densespec.network import ops
-from densespec.network.graph import Graph, lower
+from densespec.network.graph import Graph, freeze, lower
 from densespec.network.initial import initial_weights
 from densespec.network.ops import (
     Affine,
@@ -32,8 +32,9 @@ from densespec.network.ops import (
     Softmax,
 )
 from densespec.network.spec import DenseNetSpec
-from densespec.recipes.moments import initial_moments
+from densespec.recipes.moments import initial_moments, moving
 from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.backend import BACKEND
 from densespec.reference.kernels import KERNELS, Context, OpError
 from densespec.reference.losses import (
     binary_cross_entropy,
@@ -989,6 +990,28 @@ def test_two_steps_of_a_bias_by_hand() -> None:
         array.any()
         for name, array in model.moments["velocity"].items()
         if name != "classifier.bias"
+    )
+
+
+def test_averages_follow_weights_and_statistics_and_are_what_is_judged() -> None:
+    graph = freeze(lower(tiny(), (6, 6)), "block2")
+    recipe = TrainingRecipe(average=0.75, average_warmup=1)
+    model = BACKEND.build(
+        graph, initial_weights(graph), dtype=None, data_format="channels_first", name="net"
+    )
+    trainer = BACKEND.trainer(model, graph, recipe)
+    expected = {w.name: model.weights[w.name] for w in moving(graph)}
+    assert not any(name.startswith(("stem", "block1")) for name in expected)
+    assert any(name.endswith(".running_mean") for name in expected)
+    x = _random(3, 3, 6, 6)
+    for share in (1 / 2, 1 / 3, 1 / 4, 1 / 4):
+        trainer.step(x, np.array([0, 2, 1]), learning_rate=0.1)
+        for name, average in expected.items():
+            expected[name] = (1 - share) * average + share * model.weights[name]
+            np.testing.assert_allclose(trainer.moments()["average"][name], expected[name], **EXACT)
+    np.testing.assert_array_equal(
+        trainer.predict(x),
+        ReferenceModel(graph, model.weights | trainer.moments()["average"])(x),
     )
 
 

@@ -114,6 +114,8 @@ RECIPES = {
         "decay_kernels_only": True,
         "layer_rates": {"block1": 0.1, "stem": 0.0},
         "clip_norm": 0.1,
+        "average": 0.8,
+        "average_warmup": 2,
     },
 }
 

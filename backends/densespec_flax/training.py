@@ -239,9 +239,8 @@ def step(
 
 def _taken_up(average: Mapping[str, Any], share: Any, states: tuple[Any, ...]) -> dict[str, Any]:
     """Let averages take up some of the arrays that are in states."""
-    now = {
-        path: variable.get_value() for state in states for path, variable in nnx.to_flat_state(state)
-    }
+    flat = [pair for state in states for pair in nnx.to_flat_state(state)]
+    now = {path: variable.get_value() for path, variable in flat}
     return {
         name: old + (share * (now[path_of(name)] - old)).astype(old.dtype)
         for name, old in average.items()

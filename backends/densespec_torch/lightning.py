@@ -92,7 +92,7 @@ class DenseNetModule(lightning.LightningModule):
 
     Raises:
         ValueError: the model gives no logits, has another dropout rate than the recipe wants, or
-            options come with a module.
+            options come with a module; or the recipe keeps averages.
     """
 
     model: nn.Module
@@ -105,6 +105,12 @@ class DenseNetModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.recipe = _recipe(recipe)
+        if self.recipe.average is not None:
+            raise ValueError(
+                "the module keeps no averages: take recipe.replace(average=None, average_warmup=0) "
+                "and give Trainer the callback EMAWeightAveraging(decay=...), or train by "
+                "densespec.train"
+            )
         self.model = _model(model, self.recipe, options)
         self.graph = _graph_of(self.model, self.recipe)
         self.steps = 0

@@ -29,9 +29,7 @@ def moving(graph: Graph) -> list[Weight]:
 def _kept(graph: Graph, recipe: TrainingRecipe) -> dict[str, list[Weight]]:
     """Give the arrays of which each moment is kept."""
     trainable = [weight for weight in graph.weights if weight.trainable]
-    return {
-        moment: moving(graph) if moment == AVERAGE else trainable for moment in recipe.kept
-    }
+    return {moment: moving(graph) if moment == AVERAGE else trainable for moment in recipe.kept}
 
 
 def check_moments(graph: Graph, recipe: TrainingRecipe, moments: OptimizerMoments) -> None:

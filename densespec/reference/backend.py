@@ -60,8 +60,7 @@ class NumpyTrainer:
     def moments(self) -> dict[str, Arrays]:
         first = self._model.initial_moments(self._recipe)
         return {
-            moment: arrays | self._model.moments.get(moment, {})
-            for moment, arrays in first.items()
+            moment: arrays | self._model.moments.get(moment, {}) for moment, arrays in first.items()
         }
 
     def restore(self, moments: OptimizerMoments, *, step: int) -> None:

@@ -2,8 +2,8 @@
 
 Its metadata holds ``densespec`` (the version of this layout), ``spec`` (the spec as JSON) and
 ``classifier`` (whether the classifier's arrays are there), and ``digests`` of its arrays and texts.
-A checkpoint of a training run also has the optimizer's moments and the averages of its arrays, named
-by the moment, a slash and the canonical name, such as ``velocity/stem.conv.kernel`` or
+A checkpoint of a training run also has the optimizer's moments and the averages of its arrays,
+named by the moment, a slash and the canonical name, such as ``velocity/stem.conv.kernel`` or
 ``average/stem.conv.kernel``, and ``training`` in its metadata. Reading one executes nothing.
 """
 

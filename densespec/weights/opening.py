@@ -18,6 +18,7 @@ from densespec.network.spec import DenseNetSpec
 from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.pretrained.fetching import FetchedWeights, fetch
 from densespec.pretrained.registry import find, nearest_names
+from densespec.weights import averages
 from densespec.weights.channels import fitted_channels
 from densespec.weights.containers import SUFFIXES, is_folder_of_weights, open_file
 from densespec.weights.digests import checked
@@ -129,10 +130,13 @@ def open_weights(
         path, row = trained.path, trained.row
         options = options.otherwise(spec=row.spec, layout=row.layout)
     path = Path(path)
-    with _opened(path, options.key) as file:
+    averaged = averages.asked_for(path, options.key)
+    with _opened(path, None if averaged else options.key) as file:
         try:
+            tensors = checked(path, file.tensors, file.metadata)
+            tensors, beside = averages.chosen(tensors, averages=averaged)
             identified = identify(
-                checked(path, file.tensors, file.metadata),
+                tensors,
                 file.metadata,
                 file.naming,
                 options,
@@ -144,7 +148,7 @@ def open_weights(
             raise type(error)(_with_path(path, error)) from error
         except SpecError as error:
             raise WeightsError(f"{path}: its network can't be: {error}") from error
-        remarks = (*file.notes, *identified.remarks)
+        remarks = (*file.notes, *beside, *identified.remarks)
         found = replace(identified, container=file.container, remarks=remarks)
         yield _with_trained(found, trained)
 

@@ -65,7 +65,7 @@ class ReadingOptions(Record):
     key: str | None = stated(
         OrNone(Text()),
         "where a PyTorch file keeps them, such as state_dict_ema; keys within keys are joined by "
-        "dots; found otherwise",
+        "dots; in checkpoints of our training, average for the averages; found otherwise",
         default=None,
         metavar="KEY",
     )

@@ -31,6 +31,8 @@ RECIPE = TrainingRecipe(
     augmentation="cifar",
     label_smoothing=0.1,
     dtype="float64",
+    average=0.9,
+    average_warmup=3,
 )
 IMAGES, SIZE = 28, (6, 6)
 """Not a multiple of the batch size, so that an epoch ends in a smaller batch."""

@@ -15,10 +15,12 @@ import pytest
 import densespec
 from densespec.backends import StepResult
 from densespec.data import DataError, Dataset, dropout_masks
+from densespec.errors import WeightsError, WeightsWarning
 from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.backend import NumpyTrainer
+from densespec.reference.losses import cross_entropy
 from densespec.reference.model import ReferenceModel
 from densespec.training import TrainingError, plan_of, read_run
 from tests.strategies import named
@@ -83,10 +85,13 @@ def test_validation_is_of_the_weights_in_inference_mode(tmp_path: Path) -> None:
     run(tmp_path)
     test = arrays()
     dataset = densespec.data.load(data(tmp_path))
-    model = densespec.build(weights=tmp_path / "run" / "last.safetensors", backend="numpy")
+    path = tmp_path / "run" / "last.safetensors"
+    model = densespec.build(weights=path, key="average", backend="numpy", dtype="float64")
     logits = model(dataset.normalisation.apply(test["x_test"], np.dtype("float64")))
     right = float((logits.argmax(1) == test["y_test"]).mean())
+    loss, _ = cross_entropy(logits, test["y_test"])
     assert log(tmp_path)[-1]["validation_accuracy"] == right
+    assert log(tmp_path)[-1]["validation_loss"] == pytest.approx(loss, rel=1e-12)
 
 
 def test_best_is_the_checkpoint_of_the_best_epoch(tmp_path: Path) -> None:
@@ -142,8 +147,15 @@ def test_dropout_of_the_framework_is_drawn_without_masks(
 
 def test_a_checkpoint_of_a_run_is_a_weight_file_like_any_other(tmp_path: Path) -> None:
     done = run(tmp_path)
-    model = densespec.build(weights=done.checkpoint, backend="numpy")
+    with pytest.warns(WeightsWarning, match="lie beside them: --key average reads those"):
+        model = densespec.build(weights=done.checkpoint, backend="numpy")
     assert model.densespec.graph.spec == SPEC
+
+
+def test_averages_are_asked_for_by_their_key_where_there_are_any(tmp_path: Path) -> None:
+    done = run(tmp_path, recipe=RECIPE.replace(average=None, average_warmup=0))
+    with pytest.raises(WeightsError, match="no averages of its arrays, and so no key 'average'"):
+        densespec.build(weights=done.checkpoint, key="average", backend="numpy")
 
 
 def test_channels_and_classes_of_a_named_network_are_those_of_the_data(tmp_path: Path) -> None:

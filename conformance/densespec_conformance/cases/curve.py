@@ -64,6 +64,8 @@ RECIPES = {
         rate_per="step",
         warmup_steps=7,
         final_rate=1e-5,
+        average=0.9,
+        average_warmup=9,
     ),
 }
 
@@ -137,7 +139,7 @@ def _check_resumed(name: str, stopped: str, target: Target, reference: Reference
 
 ABOUT = {
     "sgd": "augmentation, dropout, label smoothing and a learning-rate drop",
-    "adamw": "AdamW, clipping, a warm-up and a cosine by step",
+    "adamw": "AdamW, clipping, averages, a warm-up and a cosine by step",
 }
 
 

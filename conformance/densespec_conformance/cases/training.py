@@ -104,6 +104,8 @@ ROWS = (
         },
     ),
     TrainingRow("clipped-norm", {}, {"clip_norm": 0.25}),
+    TrainingRow("average", {}, {"average": 0.75}),
+    TrainingRow("average-after-a-warm-up", {}, {"average": 0.75, "average_warmup": 5}),
     TrainingRow("without-nesterov", {}, {"nesterov": False}),
     TrainingRow("without-momentum", {}, {"momentum": 0.0, "nesterov": False}),
     TrainingRow("given-dropout-masks", {"dropout_rate": 0.2}),

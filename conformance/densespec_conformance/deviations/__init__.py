@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     *("spec", "op", "weights", "norm", "dropout", "loss", "gradient", "optimizer"),
-    *("schedule", "checkpoint", "distribution", "init", "precision"),
+    *("average", "schedule", "checkpoint", "distribution", "init", "precision"),
 )
 """The families in the order in which they are tried and named: what is more common comes first."""
 

@@ -17,8 +17,9 @@ import numpy as np
 import densespec
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
+from densespec.recipes.moments import moving
 from densespec.recipes.optimizers import Step
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.reference.kernels import Array, Context, Kernel
 from densespec.reference.losses import loss_and_slope
 from densespec.reference.model import ReferenceModel
@@ -135,6 +136,26 @@ def clipped(gradients: Arrays, limit: float) -> Arrays:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """The average of one array in one step.
+
+    Attributes:
+        name: The array's.
+        number: The step's, counted from 1.
+        share: How much of the array it takes up.
+    """
+
+    recipe: TrainingRecipe
+    name: str
+    number: int
+    share: float
+
+
+Average = Callable[[Averaged], float]
+"""How much of an array its average takes up."""
+
+
+@dataclass(frozen=True)
 class Rules:
     """How a network is trained.
 
@@ -147,6 +168,7 @@ class Rules:
         accumulate: Whether the gradients of earlier steps are added.
         rate: The learning rate of a step, by all rates and the step's index.
         update: How each weight moves.
+        average: How much averages take up of arrays.
         resumes: Whether moments that are given are taken up.
         recounts: Whether the steps of a run that goes on are counted from 1 again.
         recipe: What the recipe is taken for.
@@ -164,6 +186,7 @@ class Rules:
     accumulate: bool = False
     rate: Callable[[Sequence[float], int], float] = lambda rates, index: rates[index]
     update: Update = Update()
+    average: Average = lambda now: now.share
     resumes: bool = True
     recounts: bool = False
     recipe: Callable[[TrainingRecipe], TrainingRecipe] = lambda recipe: recipe
@@ -300,7 +323,7 @@ def train(
     variant: Variant, request: Train, memo: Memo, seen: Sequence[StepTrace] = ()
 ) -> Iterator[tuple[str, Array]]:
     """Give what there is to see of each step, by label, in the order in which it comes about:
-    running statistics, loss, gradients from the last to the first, moments, weights.
+    running statistics, loss, gradients from the last to the first, moments, weights, averages.
 
     Args:
         seen: Another run's steps: each step then goes on from what that run had come to, so that
@@ -310,6 +333,7 @@ def train(
     recipe = rules.recipe(request.recipe)
     weights = {name: memo.same(array) for name, array in variant.weights.items()}
     moments = _moments(request if rules.resumes else None)
+    averages = _averages(recipe, variant, moments)
     before = 0 if rules.recounts else request.steps_before
     rates = [batch.learning_rate for batch in request.batches]
     earlier: Arrays = {}
@@ -347,14 +371,31 @@ def train(
         for name in gradients:
             yield f"{label}, weight {name}", weights[name]
         weights |= {name: memo.same(array) for name, array in step.found.items()}
+        for name, average in averages.items():
+            number = before + index + 1
+            now = Averaged(recipe, name, number, recipe.average_share(number))
+            averages[name] = average + rules.average(now) * (weights[name] - average)
+            yield f"{label}, {AVERAGE} {name}", averages[name]
         if index < len(seen):
             known = {n: np.asarray(w, np.float64) for n, w in seen[index].weights.items()}
             weights |= {name: memo.same(w) for name, w in known.items() if name in weights}
-            for moment, arrays in seen[index].moments.items():
+            taken = dict(seen[index].moments)
+            averages |= {n: np.asarray(a, np.float64) for n, a in taken.pop(AVERAGE, {}).items()}
+            for moment, arrays in taken.items():
                 for name in gradients.keys() & arrays.keys():
                     array, own_rate = arrays[name], rate * recipe.rate_factor_of(name)
                     kept = rules.update.kept(moment, np.asarray(array, np.float64), own_rate)
                     moments[name] = moments[name] | {moment: kept}
+
+
+def _averages(
+    recipe: TrainingRecipe, variant: Variant, moments: Mapping[str, Arrays]
+) -> dict[str, Array]:
+    """Give the averages to go on from: those that are given, or the arrays themselves."""
+    if recipe.average is None:
+        return {}
+    names = [weight.name for weight in moving(variant.graph)]
+    return {name: moments.get(name, {}).get(AVERAGE, variant.weights[name]) for name in names}
 
 
 def _moments(request: Train | None) -> dict[str, Arrays]:

@@ -35,8 +35,8 @@ Parts = Mapping[str, np.ndarray]
 FAMILIES: Mapping[type, tuple[str, ...]] = {
     Forward: ("spec", "op", "weights", "dropout", "precision"),
     Train: (
-        *("spec", "norm", "dropout", "loss", "gradient", "optimizer", "schedule"),
-        *("checkpoint", "distribution", "op", "weights", "precision"),
+        *("spec", "norm", "dropout", "loss", "gradient", "optimizer", "average"),
+        *("schedule", "checkpoint", "distribution", "op", "weights", "precision"),
     ),
     ReadWeights: ("weights", "init"),
     Inspect: ("spec", "op", "norm"),

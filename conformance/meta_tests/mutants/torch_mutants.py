@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from meta_tests.mutants.mutant import (
     ADAMW,
+    AVERAGE,
     CLIPPED,
     COUNTS,
     DECAY,
@@ -29,6 +30,7 @@ from meta_tests.mutants.mutant import (
     SMOOTHING,
     SOFTMAX,
     STEM,
+    WARMED_AVERAGE,
     WEIGHTS,
     Mutant,
 )
@@ -926,6 +928,20 @@ MUTANTS: Mapping[str, Mutant] = {
         "step 1, first moment",
         ("coupled-decay",),
         backend(trainer="Coupled"),
+    ),
+    "TORCH_AVERAGED_MODEL": Mutant(
+        "averages by torch.optim.swa_utils.AveragedModel, without buffers",
+        AVERAGE,
+        "step 1, average",
+        ("average-of-weights-alone", "average-copied-at-first"),
+        backend(trainer="AveragedByTorch"),
+    ),
+    "TORCH_AVERAGE_NOT_WARMED_UP": Mutant(
+        "averages keep as much from the first step on",
+        WARMED_AVERAGE,
+        "step 1, average",
+        ("average-without-warm-up",),
+        backend(trainer="NotWarmedUp"),
     ),
     "TORCH_NOT_CLIPPED": Mutant(
         "gradients are not clipped",
