@@ -90,8 +90,9 @@ class Trainer(Protocol):
 
         Args:
             x: (batch, channels, *spatial).
-            labels: (batch,) integers with the loss ``softmax``; with others (batch, classes)
-                numbers, of which one that is not known is NaN, or negative with ``sigmoid``.
+            labels: (batch,) integers with the loss ``softmax``; where the recipe mixes images,
+                (batch, classes) shares that sum to 1; with other losses (batch, classes) numbers,
+                of which one that is not known is NaN, or negative with ``sigmoid``.
             masks: one for each dropout node, of its shape with a batch axis before it: 1 keeps a
                 value, 0 drops it. Without masks, dropout draws its own.
             gradients: whether to give the gradients, which costs time.
@@ -432,6 +433,9 @@ def check_labels(recipe: TrainingRecipe, x: np.ndarray, labels: np.ndarray, clas
         ValueError: no samples, or labels of another kind, shape or range.
     """
     labels = np.asarray(labels)
+    if recipe.has_shares:
+        _check_shares(x, labels, classes)
+        return
     single = recipe.loss == "softmax"
     shape = (len(x),) if single else (len(x), classes)
     kinds = "iu" if single else "fiu"
@@ -450,6 +454,16 @@ def check_labels(recipe: TrainingRecipe, x: np.ndarray, labels: np.ndarray, clas
         raise ValueError(
             f"label {labels[first]} of sample {first[0]}, but labels of this network lie in "
             f"{allowed}"
+        )
+
+
+def _check_shares(x: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    shaped = len(x) and labels.shape == (len(x), classes) and labels.dtype.kind == "f"
+    if not shaped or labels.min() < 0 or not np.allclose(labels.sum(1), 1, rtol=0, atol=1e-5):
+        raise ValueError(
+            f"{len(x)} samples with labels of shape {labels.shape} and type {labels.dtype}, but a "
+            f"recipe that mixes images takes samples, each with its shares of {classes} classes, "
+            "which sum to 1"
         )
 
 

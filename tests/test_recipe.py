@@ -55,6 +55,13 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         "final_rate": 0.0,
         "average": None,
         "average_warmup": 0.0,
+        "rand_augment": 0,
+        "rand_magnitude": 9.0,
+        "rotation": 0.0,
+        "colour": 0.0,
+        "erasing": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
     }
 
 
@@ -287,6 +294,13 @@ ALLOWED = {
     "R30": "a list of at most 100000 numbers, each a number in [0, 1e+06]",
     "R31": "a number in [0, 1), or none",
     "R32": "a number in [0, 1e+09]",
+    "R33": "an integer from 0 to 10",
+    "R34": "a number in [0, 30]",
+    "R35": "a number in [0, 180]",
+    "R36": "a number in [0, 1]",
+    "R37": "a number in [0, 1]",
+    "R38": "a number in [0, 1000]",
+    "R39": "a number in [0, 1000]",
 }
 
 BROKEN: dict[str, tuple[str, list[object]]] = {
@@ -342,6 +356,13 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "R30": ("positive_weights", [[-1.0], [math.inf], [True], "1", 1.0, None]),
     "R31": ("average", [-0.1, 1, math.nan, True, "0"]),
     "R32": ("average_warmup", [-1, math.inf, math.nan, True, "1", None]),
+    "R33": ("rand_augment", [-1, 11, 1.0, True, "1", None]),
+    "R34": ("rand_magnitude", [-1, 31, math.nan, True, "1", None]),
+    "R35": ("rotation", [-1, 181, math.nan, True, "1", None]),
+    "R36": ("colour", [-0.1, 1.1, math.nan, True, "0", None]),
+    "R37": ("erasing", [-0.1, 1.1, math.nan, True, "0", None]),
+    "R38": ("mixup", [-0.1, 1001, math.nan, True, "0", None]),
+    "R39": ("cutmix", [-0.1, 1001, math.nan, True, "0", None]),
 }
 
 
@@ -429,7 +450,7 @@ def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
     numbers = {field.metadata["constraint"]: field.name for field in FIELDS}
     assert ours == numbers
-    assert list(ours) == [f"R{n}" for n in range(1, 33)]
+    assert list(ours) == [f"R{n}" for n in range(1, 40)]
 
 
 @pytest.mark.parametrize(

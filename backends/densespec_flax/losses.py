@@ -15,7 +15,8 @@ from densespec.recipes.recipe import TrainingRecipe
 def loss_of(recipe: TrainingRecipe) -> Callable[[Any, Any], jax.Array]:
     """Give the recipe's loss of logits (batch, classes) and labels: the mean over the batch.
 
-    Labels are integers (batch,) with ``softmax``, and numbers (batch, classes) otherwise.
+    Labels are integers (batch,) with ``softmax``, and numbers (batch, classes) otherwise, or where
+    the recipe mixes images.
     """
 
     def loss(logits: Any, labels: Any) -> jax.Array:
@@ -31,11 +32,11 @@ def losses(recipe: TrainingRecipe, logits: Any, labels: Any) -> jax.Array:
 
 
 def _softmax(recipe: TrainingRecipe, logits: Any, labels: Any) -> jax.Array:
-    target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    each = optax.softmax_cross_entropy(logits, optax.smooth_labels(target, recipe.label_smoothing))
-    if not recipe.class_weights:
-        return each
-    return each * jnp.asarray(recipe.class_weights, logits.dtype)[labels]
+    classes, smoothing = logits.shape[-1], recipe.label_smoothing
+    shares = labels if labels.ndim == 2 else jax.nn.one_hot(labels, classes)
+    weighed = shares.astype(logits.dtype) * jnp.asarray(recipe.class_weights or 1, logits.dtype)
+    spread = smoothing / classes * weighed.sum(-1, keepdims=True)
+    return optax.softmax_cross_entropy(logits, (1 - smoothing) * weighed + spread)
 
 
 def _sigmoid(recipe: TrainingRecipe, logits: Any, labels: Any) -> jax.Array:

@@ -282,7 +282,8 @@ def forward(program: Program, parameters: Any, others: Others, batch: Batch) -> 
     model = nnx.merge(program.graphdef, parameters, *others, copy=True)
     logits = model(batch.x, masks=batch.masks)
     total = losses(program.recipe, logits, batch.labels).sum()
-    right = logits.argmax(-1) == batch.labels if batch.labels.ndim == 1 else jnp.zeros(())
+    labels = batch.labels.argmax(-1) if program.recipe.has_shares else batch.labels
+    right = logits.argmax(-1) == labels if labels.ndim == 1 else jnp.zeros(())
     return total, right.sum(), nnx.state(model, MOVED)
 
 

@@ -16,6 +16,7 @@ class CrossEntropy(keras.losses.Loss):
     """Cross-entropy of integer labels with what Keras's sparse one lacks: smoothing, and weights.
 
     Args:
+        shares: whether a label is the shares of all classes, rather than an integer.
         label_smoothing: share of the target spread evenly over all classes.
         class_weights: factors on the loss of a sample by its label, one for each class; none are 1.
         from_logits: whether the model gives logits, not probabilities.
@@ -27,6 +28,7 @@ class CrossEntropy(keras.losses.Loss):
         label_smoothing: float = 0.0,
         from_logits: bool = True,
         class_weights: Sequence[float] = (),
+        shares: bool = False,
         name: str = "cross_entropy",
         **kwargs: Any,
     ) -> None:
@@ -34,22 +36,27 @@ class CrossEntropy(keras.losses.Loss):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing = {label_smoothing!r}, but should be in [0, 1)")
         self.label_smoothing, self.from_logits = label_smoothing, from_logits
-        self.class_weights = tuple(class_weights)
+        self.class_weights, self.shares = tuple(class_weights), shares
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        weighed = self._shares(y_true, y_pred)
+        if self.class_weights:
+            weighed = weighed * ops.convert_to_tensor(self.class_weights, weighed.dtype)
+        share = self.label_smoothing / y_pred.shape[-1]
+        target = (1 - self.label_smoothing) * weighed
+        target = target + share * ops.sum(weighed, -1, keepdims=True)
+        return keras.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
+
+    def _shares(self, y_true: Any, y_pred: Any) -> Any:
+        if self.shares:
+            return ops.cast(y_true, y_pred.dtype)
         if len(y_true.shape) == len(y_pred.shape):  # (batch, 1)
             y_true = ops.squeeze(y_true, -1)
-        labels = ops.cast(y_true, "int32")
-        target = ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
-        each = keras.losses.categorical_crossentropy(
-            target, y_pred, from_logits=self.from_logits, label_smoothing=self.label_smoothing
-        )
-        if not self.class_weights:
-            return each
-        return each * ops.sum(target * ops.convert_to_tensor(self.class_weights, target.dtype), -1)
+        return ops.one_hot(ops.cast(y_true, "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
+            "shares": self.shares,
             "label_smoothing": self.label_smoothing,
             "from_logits": self.from_logits,
             "class_weights": list(self.class_weights),
@@ -126,17 +133,17 @@ class SquaredError(keras.losses.Loss):
 
 
 def loss_of(recipe: TrainingRecipe, *, from_logits: bool = True, dtype: Any = None) -> Any:
-    """The loss of a recipe: Keras's own, unless the recipe smooths or weighs labels.
+    """The loss of a recipe: Keras's own, unless the recipe smooths, weighs or mixes labels.
 
     Args:
         from_logits: whether the model gives logits, not probabilities.
         dtype: the dtype of the loss; None for Keras's ``floatx``.
     """
-    smoothing, weights = recipe.label_smoothing, recipe.class_weights
+    smoothing, weights, shares = recipe.label_smoothing, recipe.class_weights, recipe.has_shares
     if recipe.loss == "sigmoid":
         return BinaryCrossEntropy(smoothing, from_logits, recipe.positive_weights, dtype=dtype)
     if recipe.loss == "squared":
         return SquaredError(dtype=dtype)
-    if smoothing or weights:
-        return CrossEntropy(smoothing, from_logits, weights, dtype=dtype)
+    if smoothing or weights or shares:
+        return CrossEntropy(smoothing, from_logits, weights, shares, dtype=dtype)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits, dtype=dtype)

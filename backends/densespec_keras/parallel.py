@@ -149,7 +149,8 @@ class TensorFlowParallelTrainer(KerasTrainer):
         optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
         if not self._counts:
             return loss, tf.constant(0)
-        right = tf.argmax(logits, 1, output_type=labels.dtype) == labels
+        classes = tf.argmax(labels, 1) if self._recipe.has_shares else tf.cast(labels, tf.int64)
+        right = tf.argmax(logits, 1) == classes
         return loss, tf.reduce_sum(tf.cast(right, "int32"))
 
     def _average_statistics(self) -> None:

@@ -70,7 +70,8 @@ class KerasTrainer:
         gradients: bool = True,
     ) -> StepResult:
         check_labels(self._recipe, x, labels, self._graph.spec.classes)
-        labels = np.asarray(labels) if self._counts else np.asarray(labels, self._dtype)
+        single = self._counts and not self._recipe.has_shares
+        labels = np.asarray(labels) if single else np.asarray(labels, self._dtype)
         scales = self._scales(masks or {})
         with self._settings():
             self._compile(Compiled(masked=bool(scales), watched=gradients))
@@ -137,13 +138,17 @@ class KerasTrainer:
         self._compiled.compile(
             optimizer,
             self._loss,
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
-            if self._counts
-            else None,
+            metrics=[self._accuracy()] if self._counts else None,
         )
         optimizer.build(self._compiled.trainable_variables)
         restore_moments(self._optimizer, self._trained, self._moments, self._done)
         self._compiled_for = wanted
+
+    def _accuracy(self) -> Any:
+        metrics = keras.metrics
+        if self._recipe.has_shares:
+            return metrics.CategoricalAccuracy(name="accuracy")
+        return metrics.SparseCategoricalAccuracy(name="accuracy")
 
     def _twin(self) -> Any:
         twin = Emitter(

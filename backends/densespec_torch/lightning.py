@@ -200,7 +200,7 @@ class DenseNetModule(lightning.LightningModule):
         self.log(f"{stage}_loss", loss, on_step=training, sync_dist=not training, **shown)
         if self.recipe.loss == "softmax":
             accuracy = getattr(self, f"{stage}_accuracy")
-            accuracy(logits, labels)
+            accuracy(logits, labels.argmax(1) if self.recipe.has_shares else labels)
             self.log(f"{stage}_accuracy", accuracy, on_step=False, **shown)
         return loss
 

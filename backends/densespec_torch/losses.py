@@ -12,7 +12,7 @@ from densespec.recipes.recipe import TrainingRecipe
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Cross-entropy whose samples count by the weights of their labels.
+    """Cross-entropy whose samples count by the weights of their labels, or of their shares of them.
 
     ``nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch, so that the
     loss of a batch is not the mean of those of its parts.
@@ -23,10 +23,11 @@ class WeightedCrossEntropy(nn.Module):
         self.weights, self.smoothing = tuple(weights), smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        each = functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.smoothing
-        )
-        return (each * logits.new_tensor(self.weights)[labels]).mean()
+        classes = logits.shape[1]
+        shares = labels if labels.ndim == 2 else functional.one_hot(labels, classes)
+        weighed = shares * logits.new_tensor(self.weights)
+        spread = self.smoothing / classes * weighed.sum(1, keepdim=True)
+        return functional.cross_entropy(logits, (1 - self.smoothing) * weighed + spread)
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -58,7 +59,8 @@ class SquaredError(nn.Module):
 def loss_of(recipe: TrainingRecipe) -> nn.Module:
     """The recipe's loss of logits (batch, classes) and labels, as the recipe says them.
 
-    These are integers (batch,) with ``softmax``, and numbers (batch, classes) otherwise.
+    These are integers (batch,) with ``softmax``, and numbers (batch, classes) otherwise, or where
+    the recipe mixes images.
     """
     if recipe.loss == "sigmoid":
         return BinaryCrossEntropy(recipe.positive_weights, recipe.label_smoothing)

@@ -205,7 +205,8 @@ class TorchTrainer:
             ValueError: no samples, or labels that are no classes; nothing has changed then.
         """
         check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
-        labels = np.asarray(labels, np.int64) if self._counts else labels
+        if self._counts and not self._recipe.has_shares:
+            labels = np.asarray(labels, np.int64)
         set_learning_rate(self._optimizer, learning_rate)
         share = len(x) / self._whole(len(x))
         self._optimizer.zero_grad()
@@ -265,10 +266,13 @@ class TorchTrainer:
         with self._precision():
             logits = _widened(self._model(like(x, self._inner)))
         target = torch.as_tensor(np.asarray(labels), device=self._device)
+        if self._recipe.has_shares:
+            target = target.to(logits.dtype)
         loss: Tensor = self._criterion(logits, target)
         if not self._counts:
             return loss, torch.zeros_like(loss)
-        return loss, (logits.detach().argmax(1) == target).sum()
+        right = target.argmax(1) if self._recipe.has_shares else target
+        return loss, (logits.detach().argmax(1) == right).sum()
 
     def _precision(self) -> Any:
         narrow = _MIXED.get(self._recipe.dtype)

@@ -26,6 +26,8 @@ from densespec.backends import DataFormat
 from densespec.data.augment import ImageRequest, augmentation
 from densespec.data.dataset import DataError, Dataset, Normalisation, Split
 from densespec.data.draws import check_seed, permutation
+from densespec.data.operations import check_operations, varied
+from densespec.data.operations.mixing import mixed
 from densespec.errors import shown
 from densespec.network.fields import LIMIT
 from densespec.network.graph import Graph
@@ -36,7 +38,7 @@ GROUP = "densespec.feeds"
 
 LabelledBatch = tuple[np.ndarray, np.ndarray]
 """Normalised images (batch, channels, *size), and labels: int64 (batch,), or float64
-(batch, classes)."""
+(batch, classes) where an image has several, or shares of several."""
 
 DTYPES = ("float32", "float64")
 
@@ -55,6 +57,9 @@ class Batches:
         size: The size to which images are brought; None for the size that they have.
         dtype: The type of the images, ``"float32"`` or ``"float64"``.
         drop_last: Whether an incomplete batch at the end of an epoch is left out.
+        recipe: The recipe whose operations are done to images besides the augmentation; None for
+            none. See :mod:`densespec.data.operations`.
+        classes: How many classes there are, of labels that are to be mixed.
 
     Raises:
         DataError, SeedError, UnknownName: A value is not allowed; the message says what is.
@@ -69,6 +74,8 @@ class Batches:
     size: tuple[int, ...] | None = None
     dtype: str = "float32"
     drop_last: bool = False
+    recipe: TrainingRecipe | None = None
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", check_seed(self.seed))
@@ -82,7 +89,12 @@ class Batches:
                 f"{len(self.split)} samples make no batch of {self.batch_size}: take a smaller "
                 "batch_size, or drop_last=False"
             )
-        augmentation(self.augmentation, len(self.split.shape) - 1)
+        dims = len(self.split.shape) - 1
+        augmentation(self.augmentation, dims)
+        if self.recipe is not None:
+            check_operations(self.recipe, dims)
+            if self.recipe.mixes and self.classes is None and self.split.y.ndim == 1:
+                raise DataError("labels are mixed by classes: say how many there are")
 
     def _size(self) -> tuple[int, ...]:
         own = self.split.shape[1:]
@@ -104,6 +116,8 @@ class Batches:
             "batch_size": recipe.batch_size,
             "seed": recipe.seed,
             "augmentation": recipe.augmentation,
+            "recipe": recipe,
+            "classes": len(dataset.classes),
         }
         return cls(dataset.train, dataset.normalisation, **(stated | options))
 
@@ -157,7 +171,17 @@ class Batches:
         request = ImageRequest(
             self.split, rows, self.seed, epoch, self.size, self.normalisation, np.dtype(self.dtype)
         )
-        return prepare(request), self.split.y[rows]
+        return self._varied(prepare(request), rows, epoch, step)
+
+    def _varied(self, x: np.ndarray, rows: np.ndarray, epoch: int, step: int) -> LabelledBatch:
+        """Do what the recipe says to a batch."""
+        labels, recipe = self.split.y[rows], self.recipe
+        if recipe is None:
+            return x, labels
+        recipe = recipe.replace(seed=self.seed)
+        x = varied(x, rows, recipe, self.normalisation, epoch=epoch)
+        at = epoch * self.steps_per_epoch + step
+        return mixed(x, labels, recipe, classes=self.classes or labels.shape[-1], step=at)
 
     def __getitem__(self, step: int) -> LabelledBatch:
         """Give a batch by its step in the whole training run, counted from 0 over all epochs."""

@@ -4,6 +4,8 @@ Loss, of logits z over C classes, with label smoothing s:
 
 - ``softmax``: the mean over the batch of -w[label] * sum over c of t[c] * log softmax(z)[c], where
   the target t is 1 - s + s / C at the label and s / C elsewhere, and w is ``class_weights``, or 1.
+  Where a sample has shares of several classes, which sum to 1, it is the mean of the losses of
+  these labels, weighed by their shares.
 - ``sigmoid``: the mean over batch and classes of -(p * t * log sigmoid(z) + (1 - t) * log(1 -
   sigmoid(z))), where t is label * (1 - s) + s / 2, and p is ``positive_weights``, or 1.
 - ``squared``: the mean over batch and classes of (z - label)**2.
@@ -261,6 +263,40 @@ class TrainingRecipe(Record):
         default=0.0,
     )
 
+    rand_augment: int = constrained(
+        "R33",
+        Integer(0, 10),
+        "how many operations of a list are done to each image: RandAugment",
+        default=0,
+    )
+    rand_magnitude: float = constrained(
+        "R34", Interval(0, 30), "how far the operations of rand_augment go", default=9.0
+    )
+    rotation: float = constrained(
+        "R35", Interval(0, 180), "by up to how many degrees images are turned", default=0.0
+    )
+    colour: float = constrained(
+        "R36",
+        Interval(0, 1),
+        "by up to what share brightness, contrast and saturation change",
+        default=0.0,
+    )
+    erasing: float = constrained(
+        "R37", Interval(0, 1), "share of the images of which a box is erased", default=0.0
+    )
+    mixup: float = constrained(
+        "R38",
+        Interval(0, 1e3),
+        "of images with others, by shares of Beta(mixup, mixup); 0 mixes none",
+        default=0.0,
+    )
+    cutmix: float = constrained(
+        "R39",
+        Interval(0, 1e3),
+        "of images with boxes of others, likewise; with mixup as well, a batch is mixed by either",
+        default=0.0,
+    )
+
     def __post_init__(self) -> None:
         parse_fields(self)
         if self.warmup_epochs and self.warmup_epochs >= self.epochs:
@@ -401,6 +437,22 @@ class TrainingRecipe(Record):
     def clip_factor(self, norm: float) -> float:
         """Factor on every gradient of a step, by the norm of all of them together."""
         return 1.0 if self.clip_norm is None or norm <= self.clip_norm else self.clip_norm / norm
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, so that labels are shares of several classes."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether a label is the shares of all classes, rather than one class."""
+        return self.mixes and self.loss == "softmax"
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether an image is another one in each epoch."""
+        fields = (self.rand_augment, self.rotation, self.colour, self.erasing)
+        return self.augmentation != "none" or self.mixes or any(fields)
 
     @property
     def kept(self) -> tuple[str, ...]:

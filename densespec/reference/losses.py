@@ -18,7 +18,8 @@ def loss_and_slope(recipe: TrainingRecipe, logits: Array, labels: Array) -> Loss
 
     Args:
         logits: (batch, classes).
-        labels: (batch,) integers with the loss ``softmax``, (batch, classes) numbers with others.
+        labels: (batch,) integers with the loss ``softmax``, (batch, classes) shares of classes
+            where the recipe mixes images, (batch, classes) numbers with other losses.
 
     Raises:
         OpError: The labels are not such as the loss takes.
@@ -41,20 +42,43 @@ def cross_entropy(
         labels: (batch,).
         weights: One for each class, or none.
     """
+    return shared_cross_entropy(logits, _one_hot(logits, np.asarray(labels)), smoothing, weights)
+
+
+def shared_cross_entropy(
+    logits: Array, shares: Array, smoothing: float = 0.0, weights: Sequence[float] = ()
+) -> LossAndSlope:
+    """Mean over labels of :func:`cross_entropy`, weighed by the shares that samples have of them.
+
+    O9: a sample has a share of each class, none of them negative, which sum to 1.
+
+    Args:
+        logits: (batch, classes).
+        shares: (batch, classes).
+    """
     count, classes = logits.shape
-    labels = np.asarray(labels)
+    shaped = shares.shape == logits.shape
+    sound = shaped and bool((shares >= 0).all()) and np.allclose(shares.sum(1), 1, atol=1e-5)
+    rule = f"should be {logits.shape} numbers, none negative, whose rows sum to 1"
+    check_constraint(sound, "O9", "labels", rule)
+    weighed = shares * (np.asarray(weights) if len(weights) else 1)
+    total = weighed.sum(1, keepdims=True)
+    target = ((1 - smoothing) * weighed + smoothing / classes * total).astype(logits.dtype)
+    log_probability = log_softmax(logits)
+    loss = -(target * log_probability).sum(1).mean()
+    slope = total.astype(logits.dtype) * np.exp(log_probability) - target
+    return float(loss), slope / count
+
+
+def _one_hot(logits: Array, labels: Array) -> Array:
+    count, classes = logits.shape
     shape_fits = labels.shape == (count,) and np.issubdtype(labels.dtype, np.integer)
     check_constraint(
         shape_fits, "O4", "labels", f"should be {count} integers, but was {labels.shape}"
     )
     in_range = bool(((labels >= 0) & (labels < classes)).all())
     check_constraint(in_range, "O4", "labels", f"should lie in [0, {classes})")
-    log_probability = log_softmax(logits)
-    target = np.full_like(logits, smoothing / classes)
-    target[np.arange(count), labels] += 1 - smoothing
-    each = np.asarray(weights, logits.dtype)[labels] if len(weights) else np.ones_like(logits[:, 0])
-    loss = -(each * (target * log_probability).sum(1)).mean()
-    return float(loss), each[:, None] * (np.exp(log_probability) - target) / count
+    return np.eye(classes)[labels]
 
 
 def binary_cross_entropy(
@@ -100,9 +124,9 @@ def _known(logits: Array, labels: Array, constraint: str, known: Array) -> Array
 
 
 LOSSES: Mapping[str, Callable[[TrainingRecipe, Array, Array], LossAndSlope]] = {
-    "softmax": lambda recipe, logits, labels: cross_entropy(
-        logits, labels, recipe.label_smoothing, recipe.class_weights
-    ),
+    "softmax": lambda recipe, logits, labels: (
+        shared_cross_entropy if recipe.has_shares else cross_entropy
+    )(logits, labels, recipe.label_smoothing, recipe.class_weights),
     "sigmoid": lambda recipe, logits, labels: binary_cross_entropy(
         logits, labels, recipe.label_smoothing, recipe.positive_weights
     ),

@@ -64,10 +64,11 @@ def cut(graph: Graph) -> Cut:
 
 def why_not(graph: Graph, recipe: TrainingRecipe, devices: int) -> str | None:
     """Why the features of a run can't be cached; None where they can."""
-    if recipe.augmentation != "none":
+    if recipe.changes_images:
         return (
-            f"augmentation is {recipe.augmentation!r}, so that no image is seen twice and no "
-            "features can be used twice: set augmentation = 'none', or leave the cache out"
+            f"augmentation is {recipe.augmentation!r}, or the recipe changes images otherwise, so "
+            "that no image is seen twice and no features can be used twice: set augmentation = "
+            "'none' and nothing else, or leave the cache out"
         )
     if devices > 1:
         return f"the run is on {devices} devices: cache on one, where the head is quick enough"

@@ -168,7 +168,7 @@ class Judgement:
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Take in the outputs (images, classes) and labels of a batch."""
         logits, single = np.asarray(logits, np.float64), self.recipe.loss == "softmax"
-        plain = self.recipe.replace(label_smoothing=0.0)
+        plain = self.recipe.replace(label_smoothing=0.0, mixup=0.0, cutmix=0.0)
         right = int((logits.argmax(1) == labels).sum()) if single else None
         self.means.add(loss_and_slope(plain, logits, labels)[0], right, len(labels))
         if self.metrics or not single:

@@ -84,6 +84,9 @@ def _labels(
     draw: np.random.Generator, recipe: TrainingRecipe, batch: int, classes: int
 ) -> np.ndarray:
     """Draw labels such as the recipe's loss takes; some of several are not known."""
+    if recipe.has_shares:
+        shares = draw.random((batch, classes)) ** 4
+        return shares / shares.sum(1, keepdims=True)
     if recipe.loss == "softmax":
         return draw.integers(0, classes, batch)
     numbers = draw.standard_normal((batch, classes))

@@ -117,8 +117,8 @@ class Batch:
 
     Attributes:
         x: Images of shape (batch, channels, *spatial).
-        labels: Integers of shape (batch,), or with a loss of several labels, numbers of shape
-            (batch, classes).
+        labels: Integers of shape (batch,); or shares of classes where the recipe mixes images, or
+            numbers with a loss of several labels, of shape (batch, classes).
         learning_rate: The learning rate of the step.
         masks: A mask for each dropout node, by name: 1 keeps a value, 0 drops it.
     """

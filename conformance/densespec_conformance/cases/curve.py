@@ -64,6 +64,9 @@ RECIPES = {
         rate_per="step",
         warmup_steps=7,
         final_rate=1e-5,
+        mixup=0.4,
+        rand_augment=2,
+        erasing=0.25,
         average=0.9,
         average_warmup=9,
     ),
@@ -139,7 +142,7 @@ def _check_resumed(name: str, stopped: str, target: Target, reference: Reference
 
 ABOUT = {
     "sgd": "augmentation, dropout, label smoothing and a learning-rate drop",
-    "adamw": "AdamW, clipping, averages, a warm-up and a cosine by step",
+    "adamw": "AdamW, clipping, averages, mixup, a warm-up and a cosine by step",
 }
 
 

@@ -84,6 +84,12 @@ ROWS = (
         {"layer_rates": {"block1": 0.1, "block1.layer2": 0.5, "classifier": 2.0}},
     ),
     TrainingRow("class-weights", {}, {"class_weights": CLASS_WEIGHTS, "label_smoothing": 0.2}),
+    TrainingRow("shares-of-classes", {}, {"mixup": 0.4}),
+    TrainingRow(
+        "shares-of-classes-weighed-and-smoothed",
+        {},
+        {"mixup": 0.4, "class_weights": CLASS_WEIGHTS, "label_smoothing": 0.2},
+    ),
     TrainingRow("several-labels", {}, {"loss": "sigmoid"}),
     TrainingRow(
         "several-labels-weighed-and-smoothed",

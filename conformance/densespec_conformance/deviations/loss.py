@@ -6,8 +6,8 @@ import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.reference.kernels import Array, SoftmaxKernel
-from densespec.reference.losses import cross_entropy, loss_and_slope
+from densespec.reference.kernels import Array, SoftmaxKernel, log_softmax
+from densespec.reference.losses import loss_and_slope
 from densespec_conformance.deviations.deviation import Change, Deviation
 from densespec_conformance.deviations.variant import Loss, Variant
 
@@ -32,6 +32,25 @@ def _by_sum_of_weights(recipe: TrainingRecipe, logits: Array, labels: Array) -> 
     loss, slope = loss_and_slope(recipe, logits, labels)
     each = np.asarray(recipe.class_weights or np.ones(logits.shape[1]))[labels]
     return loss / each.mean(), slope / each.mean()
+
+
+def _of_the_largest_share(
+    recipe: TrainingRecipe, logits: Array, labels: Array
+) -> tuple[float, Array]:
+    return loss_and_slope(recipe, logits, np.eye(logits.shape[1])[labels.argmax(1)])
+
+
+def _weighed_after_smoothing(
+    recipe: TrainingRecipe, logits: Array, labels: Array
+) -> tuple[float, Array]:
+    """Weigh each class of the smoothed target by its own weight."""
+    classes, smoothing = logits.shape[1], recipe.label_smoothing
+    shares = labels if labels.ndim == 2 else np.eye(classes)[labels]
+    target = (1 - smoothing) * shares + smoothing / classes
+    target = target * np.asarray(recipe.class_weights or 1.0)
+    logarithm = log_softmax(logits)
+    slope = target.sum(1, keepdims=True) * np.exp(logarithm) - target
+    return float(-(target * logarithm).sum(1).mean()), slope / len(logits)
 
 
 def _unknown_as_absent(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
@@ -77,7 +96,7 @@ def _over_the_others(recipe: TrainingRecipe, logits: Array, labels: Array) -> tu
     """Give the label 1 - smoothing, and share the rest among the other classes."""
     classes = logits.shape[1]
     smoothing = recipe.label_smoothing * classes / max(classes - 1, 1)
-    return cross_entropy(logits, labels, smoothing, recipe.class_weights)
+    return loss_and_slope(recipe.replace(label_smoothing=smoothing), logits, labels)
 
 
 def _squared(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
@@ -165,6 +184,18 @@ DEVIATIONS = (
         "the loss is divided by the sum of the weights of its labels",
         "nn.CrossEntropyLoss(weight=...)",
         _loss(_by_sum_of_weights, "softmax"),
+    ),
+    Deviation(
+        "class-weights-after-smoothing",
+        "each class of the smoothed target is weighed, not the label",
+        "nn.CrossEntropyLoss(weight=...) of probabilities",
+        _loss(_weighed_after_smoothing, "softmax"),
+    ),
+    Deviation(
+        "largest-share-alone",
+        "a label of several classes counts as the one with the largest share",
+        "losses of integer labels after mixup",
+        _loss(_of_the_largest_share, "softmax"),
     ),
     Deviation(
         "unknown-labels-absent",

@@ -27,6 +27,7 @@ from meta_tests.mutants.mutant import (
     RESUMED_ADAMW,
     ROUND_TRIP,
     SEED,
+    SHARES,
     SMOOTHING,
     SOFTMAX,
     STEM,
@@ -928,6 +929,20 @@ MUTANTS: Mapping[str, Mutant] = {
         "step 1, first moment",
         ("coupled-decay",),
         backend(trainer="Coupled"),
+    ),
+    "TORCH_WEIGHTS_OF_PROBABILITIES": Mutant(
+        "nn.CrossEntropyLoss(weight=...) of shares",
+        SHARES,
+        "step 1, loss",
+        ("class-weights-after-smoothing",),
+        backend(trainer="WeightsOfProbabilities"),
+    ),
+    "TORCH_LARGEST_SHARE": Mutant(
+        "a loss of the class with the largest share",
+        SHARES,
+        "step 1, loss",
+        ("largest-share-alone",),
+        backend(trainer="LargestShare"),
     ),
     "TORCH_AVERAGED_MODEL": Mutant(
         "averages by torch.optim.swa_utils.AveragedModel, without buffers",

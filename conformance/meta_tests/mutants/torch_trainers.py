@@ -370,3 +370,23 @@ class NotWarmedUp(TorchTrainer):
 
     def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
         super().__init__(model, graph, recipe.replace(average_warmup=0.0))
+
+
+class WeightsOfProbabilities(TorchTrainer):
+    """The loss of PyTorch, which weighs the classes of the smoothed target."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._criterion = torch.nn.CrossEntropyLoss(
+            torch.tensor(self._recipe.class_weights, dtype=torch.float64),
+            label_smoothing=self._recipe.label_smoothing,
+        )
+
+
+class LargestShare(TorchTrainer):
+    """Takes the class with the largest share for the label."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        own = self._criterion
+        self._criterion = lambda logits, shares: own(logits, shares.argmax(1))

@@ -121,10 +121,11 @@ def _loss(recipe: TrainingRecipe, logits: jax.Array, labels: jax.Array) -> jax.A
     """The recipe's loss of logits (batch, classes)."""
     classes, smoothing = logits.shape[1], recipe.label_smoothing
     if recipe.loss == "softmax":
-        target = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
-        each = jnp.asarray(recipe.class_weights or (1.0,) * classes, logits.dtype)[labels]
-        target = target * (1 - smoothing) + smoothing / classes
-        return -(each * (target * jax.nn.log_softmax(logits)).sum(1)).mean()
+        shares = labels if recipe.has_shares else jax.nn.one_hot(labels, classes)
+        weighed = shares * jnp.asarray(recipe.class_weights or 1.0, logits.dtype)
+        spread = weighed.sum(1, keepdims=True) * smoothing / classes
+        target = weighed * (1 - smoothing) + spread
+        return -(target * jax.nn.log_softmax(logits)).sum(1).mean()
     if recipe.loss == "squared":
         return jnp.square(jnp.where(jnp.isnan(labels), 0, logits - labels)).mean()
     positive = jnp.asarray(recipe.positive_weights or 1.0, logits.dtype)

@@ -1,0 +1,59 @@
+"""Random erasing (Zhong et al. 2020): a box within some images is filled with the mean colour.
+
+An image is changed where ``u[0]`` is below ``erasing``. For attempt t = 0 to 9, of an image of d
+dimensions whose sides have the product V:
+
+    part    0.02 + (1/3 - 0.02) u[1 + 2t]
+    aspect  exp(log(0.3) + u[2 + 2t] (log(1/0.3) - log(0.3)))
+    sides   (part V)^(1/d), the one of rows times sqrt(aspect), that of columns over it
+
+rounded, halves to even. The first box of sides from 1 to below the image's is filled; its place
+along axis k is ``r[21 + k] mod (size - side + 1)``. Where there is none, nothing is done.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from densespec.data.draws import unit
+from densespec.data.operations.picture import Picture
+from densespec.recipes.recipe import TrainingRecipe
+
+PART = (0.02, 1 / 3)
+ASPECT = (0.3, 1 / 0.3)
+ATTEMPTS = 10
+PLACE = 21
+"""The first of the numbers that say where the box is."""
+
+
+def erased(picture: Picture, numbers: np.ndarray, recipe: TrainingRecipe) -> np.ndarray:
+    """Fill a box with the mean colour, by chance."""
+    units, sizes = unit(numbers), picture.pixels.shape[1:]
+    sides = _sides(units[1:PLACE], sizes) if units[0] < recipe.erasing else None
+    if sides is None:
+        return picture.pixels
+    box: list[slice] = []
+    for size, side, number in zip(sizes, sides, numbers[PLACE:], strict=False):
+        start = int(number) % (size - side + 1)
+        box.append(slice(start, start + side))
+    pixels = picture.pixels.copy()
+    pixels[:, *box] = picture.fill
+    return pixels
+
+
+def _sides(units: np.ndarray, sizes: tuple[int, ...]) -> list[int] | None:
+    """The sides of the first box that fits into an image."""
+    low, high = map(math.log, ASPECT)
+    for attempt in range(ATTEMPTS):
+        part = PART[0] + (PART[1] - PART[0]) * float(units[2 * attempt])
+        aspect = math.exp(low + float(units[2 * attempt + 1]) * (high - low))
+        side = (part * math.prod(sizes)) ** (1 / len(sizes))
+        lengths = [side] * len(sizes)
+        if len(sizes) > 1:
+            lengths[-2:] = side * math.sqrt(aspect), side / math.sqrt(aspect)
+        found = [round(length) for length in lengths]
+        if all(1 <= side < size for side, size in zip(found, sizes, strict=True)):
+            return found
+    return None
