@@ -19,6 +19,7 @@ import click
 
 from densespec.atomic import atomic_path
 from densespec.cli import main
+from densespec.data.operations.rand_augment import LIST
 from densespec.network.catalogue import get
 from densespec.network.fields import plain
 from densespec.network.files import schema
@@ -55,6 +56,15 @@ def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is None:
         return "none"
     return f"`{json.dumps(plain(field.metadata['domain'], field.default))}`"
+
+
+def operations() -> str:
+    """A table of what random augmentation chooses from."""
+    rows = [
+        [str(number), row.name, row.about or "no size", "yes" if row.signed else "no"]
+        for number, row in enumerate(LIST)
+    ]
+    return _table(["number", "operation", "size", "two directions"], rows)
 
 
 def recipes() -> str:
@@ -205,6 +215,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "command-line.md": {"commands": commands},
     "spec.md": {"fields": fields, "nodes": nodes},
     "ops.md": {"ops": ops, "constraints": constraints},
+    "data.md": {"operations": operations},
     "recipe.md": {"fields": functools.partial(fields, TrainingRecipe), "recipes": recipes},
     "training.md": {"options": functools.partial(fields, RunOptions)},
     "mutants.md": {"deviations": deviations, "mutants": mutants, "equivalents": equivalents},

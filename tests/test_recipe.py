@@ -294,7 +294,7 @@ ALLOWED = {
     "R30": "a list of at most 100000 numbers, each a number in [0, 1e+06]",
     "R31": "a number in [0, 1), or none",
     "R32": "a number in [0, 1e+09]",
-    "R33": "an integer from 0 to 10",
+    "R33": "an integer of at least 0 and at most 10",
     "R34": "a number in [0, 30]",
     "R35": "a number in [0, 180]",
     "R36": "a number in [0, 1]",
