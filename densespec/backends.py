@@ -426,6 +426,19 @@ def require_logits(graph: Graph) -> None:
         )
 
 
+def check_accumulation(recipe: TrainingRecipe, devices: int) -> None:
+    """Check that batches are split into parts on one device alone.
+
+    Raises:
+        ValueError: They are to be split among several devices as well.
+    """
+    if recipe.accumulate > 1 and devices > 1:
+        raise ValueError(
+            f"accumulate = {recipe.accumulate} splits batches on one device, but there are "
+            f"{devices}"
+        )
+
+
 def check_labels(recipe: TrainingRecipe, x: np.ndarray, labels: np.ndarray, classes: int) -> None:
     """Check that labels are such as the recipe's loss takes, one or more for each sample.
 
@@ -433,6 +446,8 @@ def check_labels(recipe: TrainingRecipe, x: np.ndarray, labels: np.ndarray, clas
         ValueError: no samples, or labels of another kind, shape or range.
     """
     labels = np.asarray(labels)
+    if len(x) < recipe.accumulate:
+        raise ValueError(f"{len(x)} samples can't be split into {recipe.accumulate} parts")
     if recipe.has_shares:
         _check_shares(x, labels, classes)
         return

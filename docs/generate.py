@@ -122,6 +122,7 @@ def constraints() -> str:
         kind.__name__: type(kernel) for kind, kernel in reference.KERNELS.items()
     }
     sources["the loss softmax"] = losses.cross_entropy
+    sources["the loss softmax of shares"] = losses.shared_cross_entropy
     sources["the loss sigmoid"] = losses.binary_cross_entropy
     sources["the loss squared"] = losses.squared_error
     sources["a network"] = ReferenceModel.check_input

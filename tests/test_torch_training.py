@@ -114,6 +114,7 @@ RECIPES = {
         "decay_kernels_only": True,
         "layer_rates": {"block1": 0.1, "stem": 0.0},
         "clip_norm": 0.1,
+        "accumulate": 2,
         "average": 0.8,
         "average_warmup": 2,
     },

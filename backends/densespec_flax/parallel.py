@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from densespec.backends import check_accumulation
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_flax.modules import DenseNet
@@ -29,6 +30,7 @@ class ParallelFlaxTrainer(FlaxTrainer):
     def __init__(
         self, model: DenseNet, graph: Graph, recipe: TrainingRecipe, replicas: int
     ) -> None:
+        check_accumulation(recipe, replicas)
         self._replicas = replicas
         mesh = Mesh(np.array(devices(replicas)), (AXIS,))
         self._split, self._whole = (

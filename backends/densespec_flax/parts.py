@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,6 +49,13 @@ def by_device(mesh: Any, compute: Callable[[Any, Batch], Any], batch: Batch) -> 
     )
     done = [jax.lax.map(lambda one: compute(*one), parts) for parts in given]
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *done)
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """Split a batch into consecutive parts, the first ones larger where it does not divide."""
+    share, larger = divmod(len(batch.labels), count)
+    starts = [index * share + min(index, larger) for index in range(count + 1)]
+    return [_cut(batch, slice(*ends)) for ends in itertools.pairwise(starts)]
 
 
 def _at_once(mesh: Any, compute: Callable[[Any, Batch], Any], batch: Batch) -> Any:

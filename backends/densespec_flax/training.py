@@ -23,7 +23,7 @@ from densespec_flax.layers import from_canonical, path_of
 from densespec_flax.losses import losses
 from densespec_flax.modules import DenseNet
 from densespec_flax.optimizers import moments_in, optimizer_of, with_moments
-from densespec_flax.parts import Batch, by_device
+from densespec_flax.parts import Batch, by_device, parts_of
 from densespec_flax.running import as_input, in_training, predict
 from densespec_flax.scaling import LossScale, all_finite, first_scale
 
@@ -71,6 +71,11 @@ class Beside(NamedTuple):
     optimizer: Any
     scale: LossScale | None
     average: dict[str, Any]
+
+    @property
+    def factor(self) -> Any:
+        """What the loss is multiplied by while it is differentiated."""
+        return 1.0 if self.scale is None else self.scale.factor
 
 
 Others = tuple[Any, Any]
@@ -147,10 +152,10 @@ class FlaxTrainer:
         batch = Batch(as_input(self._model, x), np.asarray(labels), dict(masks) if masks else None)
         self._done += 1
         share = self._recipe.average_share(self._done) if self._average else None
-        parameters, moved, beside, sums, found = step(
-            Program(self._graphdef, self._recipe, gradients, self._mesh),
-            *self._placed(batch),
-            Pace(learning_rate, share),
+        program = Program(self._graphdef, self._recipe, gradients, self._mesh)
+        take = step if self._recipe.accumulate == 1 else step_by_parts
+        parameters, moved, beside, sums, found = take(
+            program, *self._placed(batch), Pace(learning_rate, share)
         )
         self._optimizer, self._scale = beside.optimizer, beside.scale
         self._average = beside.average
@@ -222,9 +227,34 @@ def step(
         The new parameters, the new state of what moves beside, what is kept now, the mean loss
         with the number of right answers, and the gradients if they are wanted.
     """
+    found = differentiated(program, parameters, others, batch, beside.factor)
+    return _moved_on(program, parameters, beside, found, pace)
+
+
+def step_by_parts(
+    program: Program, parameters: Any, others: Others, beside: Beside, batch: Batch, pace: Pace
+) -> tuple[Any, ...]:
+    """Take one step as :func:`step` does, of whose batch one part at a time is computed."""
+    total, summed, (moved, rest) = len(batch.labels), None, others
+    for part in parts_of(batch, program.recipe.accumulate):
+        *found, moved = _of_part(program, parameters, (moved, rest), part, beside.factor)
+        own = _weighed(len(part.labels) / total, *found)
+        summed = own if summed is None else jax.tree.map(jnp.add, summed, own)
+    assert summed is not None, "there is a part at least"
+    return _taken(program, parameters, beside, (*summed, moved), pace)
+
+
+def _weighed(share: float, loss: Any, right: Any, gradients: Any) -> tuple[Any, Any, Any]:
+    """Give what a part adds to the loss, the number of right answers, and the gradients."""
+    return share * loss, right, jax.tree.map(lambda gradient: share * gradient, gradients)
+
+
+def _moved_on(
+    program: Program, parameters: Any, beside: Beside, found: tuple[Any, ...], pace: Pace
+) -> tuple[Any, ...]:
+    """Move by what :func:`differentiated` found."""
     optimizer, scale = beside.optimizer, beside.scale
-    factor = 1.0 if scale is None else scale.factor
-    loss, right, gradients, moved = differentiated(program, parameters, others, batch, factor)
+    loss, right, gradients, moved = found
     updates, new = optimizer_of(program.recipe, pace.rate).update(gradients, optimizer, parameters)
     taken = optax.apply_updates(parameters, updates), new
     if scale is not None:
@@ -232,9 +262,15 @@ def step(
         taken = jax.lax.cond(finite, lambda: taken, lambda: (parameters, optimizer))
         scale = scale.after(finite)
     parameters, optimizer = taken
-    found = gradients if program.gradients else None
+    shown = gradients if program.gradients else None
     average = _taken_up(beside.average, pace.share, (parameters, moved))
-    return parameters, moved, Beside(optimizer, scale, average), (loss, right), found
+    return parameters, moved, Beside(optimizer, scale, average), (loss, right), shown
+
+
+_of_part = functools.partial(jax.jit, static_argnums=0)(
+    lambda program, *given: differentiated(program, *given)
+)
+_taken = functools.partial(jax.jit, static_argnums=0, donate_argnums=2)(_moved_on)
 
 
 def _taken_up(average: Mapping[str, Any], share: Any, states: tuple[Any, ...]) -> dict[str, Any]:

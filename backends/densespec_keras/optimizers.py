@@ -51,7 +51,8 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
         """The optimizer of a recipe, at its first learning rate.
 
         ``keras.callbacks.LearningRateScheduler(recipe.learning_rate_at)`` lets it drop where rates
-        hold for epochs; or give ``learning_rate=schedule(recipe, steps_per_epoch)``.
+        hold for epochs; or give ``learning_rate=schedule(recipe, steps_per_epoch)``. Where the
+        recipe accumulates, a batch of ``fit`` is one of the parts, all of the same size.
 
         Raises:
             ValueError: the recipe trains by another optimizer.
@@ -67,6 +68,7 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
             "decay_kernels_only": recipe.decay_kernels_only,
             "layer_rates": dict(recipe.layer_rates),
             "global_clipnorm": recipe.clip_norm,
+            "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
         }
         return cls(**options | cls._constants(recipe) | kwargs)
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from densespec.backends import check_accumulation
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
@@ -45,6 +46,7 @@ class JaxParallelTrainer(KerasTrainer):
                 "all devices: set batch_norm = 'synchronised' in the recipe, or train with "
                 "backend='flax.nnx', 'tensorflow' or 'torch.nn'"
             )
+        check_accumulation(recipe, replicas)
         self._distribution = _EvenDataParallel(devices=_jax_devices(replicas))
         with self._distribution.scope():
             model = build()
@@ -73,6 +75,7 @@ class TensorFlowParallelTrainer(KerasTrainer):
     def __init__(self, build: Build, graph: Graph, recipe: TrainingRecipe, replicas: int) -> None:
         import tensorflow as tf
 
+        check_accumulation(recipe, replicas)
         self._strategy = tf.distribute.MirroredStrategy(
             _tensorflow_devices(replicas),
             cross_device_ops=tf.distribute.ReductionToOneDevice(),
@@ -111,7 +114,9 @@ class TensorFlowParallelTrainer(KerasTrainer):
 
         self._step = tf.function(self._on_every_replica, reduce_retracing=True, autograph=False)
 
-    def _run(self, inputs: list[np.ndarray], labels: np.ndarray) -> tuple[float, int]:
+    def _run(
+        self, inputs: list[np.ndarray], labels: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[float, int]:
         import tensorflow as tf
 
         replicas = self._strategy.num_replicas_in_sync

@@ -110,7 +110,7 @@ def restore_moments(
         for name, array in arrays.items():
             slot = kept[optimizer._get_variable_index(trained[name])]
             slot.assign(variables.from_canonical(name, array))
-    optimizer.iterations.assign(step)
+    optimizer._iterations.assign(step * (optimizer.gradient_accumulation_steps or 1))
 
 
 def _optimizer_of(model: Any) -> RecipeOptimizer:

@@ -43,6 +43,11 @@ class KerasTrainer:
         self._model, self._graph, self._recipe = model, graph, recipe
         self._formats, self._dtype = formats_of(model), precision_of(model)
         recipe.check_classes(graph.spec.classes)
+        if recipe.accumulate > 1 and layer_policy(model) == "mixed_float16":
+            raise ValueError(
+                "with mixed_float16, Keras leaves out parts of a batch by themselves: accumulate "
+                "with another dtype, or on torch.nn or flax.nnx"
+            )
         self._counts = recipe.loss == "softmax"
         self._loss = loss_of(recipe, dtype=self._dtype)
         self._trained = trainable(model, graph)
@@ -77,11 +82,10 @@ class KerasTrainer:
             self._compile(Compiled(masked=bool(scales), watched=gradients))
             self._optimizer.learning_rate = learning_rate
             x = as_input(x, self._formats.outer, self._dtype)
-            loss, correct = self._run([x, *scales], labels)
+            loss, correct, found = self._run_parts([x, *scales], labels, gradients)
             self._done = steps_of(self._optimizer)
             if self._average is not None:
                 self._average.update(self._done)
-        found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
         return StepResult(loss, found, correct if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -163,10 +167,31 @@ class KerasTrainer:
             twin.follow(self._graph, self._model.settings)
         return twin
 
-    def _run(self, inputs: list[np.ndarray], labels: np.ndarray) -> tuple[float, int]:
-        """Loss and number of right answers of one step."""
+    def _run_parts(
+        self, inputs: list[np.ndarray], labels: np.ndarray, gradients: bool
+    ) -> tuple[float, int, Arrays]:
+        """Loss, number of right answers, and gradients of one step if they are wanted.
+
+        Keras's optimizers take the mean of the gradients of as many batches as the recipe has
+        parts; samples are weighed so that it is the mean over all.
+        """
+        count, total = self._recipe.accumulate, len(labels)
+        loss, correct, sums = 0.0, 0, Arrays()
+        for part in np.array_split(np.arange(total), count):
+            weights = None if count == 1 else np.full(len(part), count * len(part) / total)
+            own = inputs if count == 1 else [array[part] for array in inputs]
+            lost, right = self._run(own, labels[part], weights)
+            loss, correct = loss + lost / count, correct + right
+            found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
+            sums = {name: sums.get(name, 0) + array / count for name, array in found.items()}
+        return loss, correct, sums
+
+    def _run(
+        self, inputs: list[np.ndarray], labels: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[float, int]:
+        """Loss and number of right answers of one part of a batch."""
         x = inputs if len(inputs) > 1 else inputs[0]
-        logs = self._compiled.train_on_batch(x, labels, return_dict=True)
+        logs = self._compiled.train_on_batch(x, labels, sample_weight=weights, return_dict=True)
         return float(logs["loss"]), round(float(logs.get("accuracy", 0)) * len(labels))
 
     def _scales(self, masks: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -63,12 +63,13 @@ def trainer_options(recipe: TrainingRecipe, *, devices: int = 1) -> dict[str, An
     """What ``lightning.Trainer`` needs to be told of a recipe: epochs, precision, devices.
 
     On several devices each gives the loader's ``batch_size``, so that it should be the recipe's
-    divided by ``devices``.
+    divided by ``devices``, and by ``accumulate``: a batch of Lightning's is a part.
     """
     options: dict[str, Any] = {
         "max_epochs": recipe.epochs,
         "precision": _PRECISION[recipe.dtype],
         "devices": devices,
+        "accumulate_grad_batches": recipe.accumulate,
     }
     if devices > 1:
         options["strategy"] = DDPStrategy(**OWN_BUFFERS)

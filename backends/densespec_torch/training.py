@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from densespec.backends import StepResult, check_labels, require_logits
+from densespec.backends import StepResult, check_accumulation, check_labels, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -164,6 +164,7 @@ class TorchTrainer:
 
     def __init__(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> None:
         require_logits(graph)
+        check_accumulation(recipe, rank_world()[1])
         self._given, self._inner = model, unwrapped(model)
         self._graph, self._recipe = graph, recipe
         recipe.check_classes(graph.spec.classes)
@@ -202,18 +203,26 @@ class TorchTrainer:
         """One step; see :class:`densespec.backends.Trainer`.
 
         Raises:
-            ValueError: no samples, or labels that are no classes; nothing has changed then.
+            ValueError: no samples, or fewer than parts, or labels that are no classes; nothing has
+                changed then.
         """
+        recipe = self._recipe
         check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
         if self._counts and not self._recipe.has_shares:
             labels = np.asarray(labels, np.int64)
         set_learning_rate(self._optimizer, learning_rate)
         share = len(x) / self._whole(len(x))
         self._optimizer.zero_grad()
-        with mode(self._modules, training=True), self._masked(masks or {}):
-            loss, correct = self._loss(x, labels)
-            # Gradients are averaged over the processes.
-            self._scaler.scale(loss * (share * self._size)).backward()  # type: ignore[no-untyped-call]
+        parts = [shard(len(x), index, recipe.accumulate) for index in range(recipe.accumulate)]
+        loss, correct = 0.0, 0.0
+        for part in parts:
+            own = {name: mask[part] for name, mask in (masks or {}).items()}
+            with mode(self._modules, training=True), self._masked(own):
+                of_part, right = self._loss(x[part], labels[part])
+                of_part = of_part * (len(x[part]) / len(x))
+                # Gradients are averaged over the processes.
+                self._scaler.scale(of_part * (share * self._size)).backward()  # type: ignore[no-untyped-call]
+            loss, correct = loss + of_part.detach(), correct + right
         self._scaler.unscale_(self._optimizer)
         taken = self._gradients() if gradients else {}
         clip_gradients(self._parameters.values(), self._recipe)
@@ -222,7 +231,7 @@ class TorchTrainer:
         self._done += 1
         if self._average is not None:
             self._average.update(self._done)
-        sums = self._total(torch.stack([loss.detach() * share, correct]).double()).tolist()
+        sums = self._total(torch.stack([loss * share, correct]).double()).tolist()
         return StepResult(sums[0], taken, round(sums[1]) if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:

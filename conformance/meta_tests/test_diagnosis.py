@@ -275,6 +275,7 @@ SEEN_IN_TRAINING = (
     *("label-smoothing", "learning-rates-by-layer", "without-nesterov"),
     *("given-dropout-masks-after-every-conv", "adamw", "clipped-norm"),
     *("average-after-a-warm-up", "shares-of-classes-weighed-and-smoothed"),
+    "accumulated",
     *("several-labels", "class-weights"),
 )
 FORESEEN = [d.id for d in catalogue().values() if d.recognises is None and d.dtype is None]

@@ -246,6 +246,7 @@ class Batches:
         """
         left = len(self.split) % self.batch_size
         smallest = self.batch_size if self.drop_last or not left else left
+        smallest //= self.recipe.accumulate if self.recipe else 1
         for node in graph.nodes_of(BatchNorm):
             if smallest == 1 and not node.frozen and set(node.shape[1:]) == {1}:
                 raise DataError(

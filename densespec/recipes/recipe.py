@@ -31,6 +31,11 @@ Networks are judged by the averages; steps are taken from the arrays.
 
 Running statistics are updated once a step from the batch's statistics, by the spec's convention.
 
+Accumulation: with ``accumulate`` n, a batch is split into n consecutive parts, as among devices
+below, of which only one is in memory. Loss and gradients are the means over all samples, so that
+the step is that of the whole batch but for norms: each part is normalised by its own statistics,
+and running statistics are updated by one part after the other.
+
 On n devices a batch is split into n consecutive shards, the first ones larger by a sample where it
 does not divide. Loss and gradients are the means over all samples, and the step is the same on
 every device. With ``batch_norm = "synchronised"`` the statistics are those of the whole batch, so n
@@ -297,6 +302,14 @@ class TrainingRecipe(Record):
         default=0.0,
     )
 
+    accumulate: int = constrained(
+        "R40",
+        Integer(1),
+        "into how many parts a batch is split, one after the other on the device, whose gradients "
+        "are added up to those of the step",
+        default=1,
+    )
+
     def __post_init__(self) -> None:
         parse_fields(self)
         if self.warmup_epochs and self.warmup_epochs >= self.epochs:
@@ -320,6 +333,10 @@ class TrainingRecipe(Record):
 
         if self.average_warmup and self.average is None:
             raise SpecError("R32", "average_warmup", self.average_warmup, "0 without an average")
+
+        if self.accumulate > self.batch_size:
+            most = f"at most batch_size = {self.batch_size}"
+            raise SpecError("R40", "accumulate", self.accumulate, most)
 
         for number, name, loss in OF_ONE_LOSS:
             value = getattr(self, name)

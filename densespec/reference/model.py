@@ -162,7 +162,7 @@ class ReferenceModel:
         """
         learning_rate = float(learning_rate)  # a numpy float64 would widen a float32 model
         apart = replicas if recipe.batch_norm == "per-replica" else 1
-        loss, gradients, statistics = self._over_replicas(x, labels, masks or {}, recipe, apart)
+        loss, gradients = self._over_parts(x, labels, masks or {}, recipe, apart)
         self.moments = self.moments or self.initial_moments(recipe)
         self.steps += 1
         factor = recipe.clip_factor(_norm(gradients.values()))
@@ -173,7 +173,6 @@ class ReferenceModel:
             )
             for moment, array in after.items():
                 self.moments[moment][name] = array
-        self.weights.update(statistics)
         self._average(recipe)
         return StepResult(loss, gradients)
 
@@ -191,6 +190,29 @@ class ReferenceModel:
         for name, average in averages.items():
             share = recipe.average_share(self.steps)
             averages[name] = average + share * (self.weights[name] - average)
+
+    def _over_parts(
+        self,
+        x: Array,
+        labels: Array,
+        masks: Mapping[str, Array],
+        recipe: TrainingRecipe,
+        replicas: int,
+    ) -> tuple[float, Arrays]:
+        """Means over the parts of a batch, each of which moves running statistics on."""
+        losses, gradients, shares = [], [], []
+        for part in np.array_split(np.arange(len(x)), recipe.accumulate):
+            own = {name: mask[part] for name, mask in masks.items()}
+            loss, found, statistics = self._over_replicas(
+                x[part], labels[part], own, recipe, replicas
+            )
+            self.weights.update(statistics)
+            losses.append(loss)
+            gradients.append(found)
+            shares.append(len(part) / len(x))
+        if len(shares) == 1:
+            return losses[0], gradients[0]
+        return float(np.dot(shares, losses)), _weighted(gradients, shares)
 
     def _over_replicas(
         self,

@@ -180,6 +180,7 @@ def _planned(
     check_metrics(run.recipe, run.metrics, run.best)
     _check_devices(options.backend, engine, devices)
     _check_split(dataset, run.recipe, devices)
+    _check_parts(dataset, run.recipe, devices)
     return TrainingPlan(
         folder=Path(options.out),
         run=run,
@@ -217,6 +218,21 @@ def _check_split(dataset: Dataset, recipe: TrainingRecipe, devices: int) -> None
         raise TrainingError(
             f"the last batch of an epoch has {left} images, which can't be split among "
             f"{devices} devices: choose a batch_size that leaves more, or none"
+        )
+
+
+def _check_parts(dataset: Dataset, recipe: TrainingRecipe, devices: int) -> None:
+    """Refuse batches that can't be split into parts one after the other."""
+    if recipe.accumulate > 1 and devices > 1:
+        raise TrainingError(
+            f"accumulate = {recipe.accumulate} splits batches on one device, but there are "
+            f"{devices}: leave one of the two at 1"
+        )
+    left = len(dataset.train) % recipe.batch_size
+    if 0 < left < recipe.accumulate:
+        raise TrainingError(
+            f"the last batch of an epoch has {left} images, which can't be split into "
+            f"accumulate = {recipe.accumulate} parts: choose a batch_size that leaves more, or none"
         )
 
 

@@ -31,6 +31,7 @@ RECIPE = TrainingRecipe(
     augmentation="cifar",
     label_smoothing=0.1,
     dtype="float64",
+    accumulate=3,
     mixup=0.4,
     average=0.9,
     average_warmup=3,

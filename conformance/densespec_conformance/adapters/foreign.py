@@ -120,7 +120,7 @@ class ForeignTrainer:
 
     Raises:
         ValueError: The network gives no logits.
-        Unsupported: The recipe keeps averages, which is none of the network's doing.
+        Unsupported: The recipe keeps averages or accumulates, which is none of the network's doing.
     """
 
     def __init__(
@@ -131,8 +131,8 @@ class ForeignTrainer:
         recipe: TrainingRecipe,
     ) -> None:
         require_logits(graph)
-        if recipe.average is not None:
-            raise Unsupported("averages are kept of networks that densespec built")
+        if recipe.average is not None or recipe.accumulate > 1:
+            raise Unsupported("averages and parts of batches are of networks that densespec built")
         self._network, self._keys = network, keys
         self._graph, self._recipe = graph, recipe
 

@@ -110,6 +110,7 @@ ROWS = (
         },
     ),
     TrainingRow("clipped-norm", {}, {"clip_norm": 0.25}),
+    TrainingRow("accumulated", {}, {"accumulate": 3}),
     TrainingRow("average", {}, {"average": 0.75}),
     TrainingRow("average-after-a-warm-up", {}, {"average": 0.75, "average_warmup": 5}),
     TrainingRow("without-nesterov", {}, {"nesterov": False}),

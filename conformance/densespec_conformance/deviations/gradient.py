@@ -133,4 +133,16 @@ DEVIATIONS = (
         "a filter on names",
         lambda variant: variant.train_by(gradients=_none_of(".bias")),
     ),
+    Deviation(
+        "parts-summed",
+        "the gradients of a batch's parts are added up, and so are their losses",
+        "loops that call backward() for each part and never divide the loss",
+        lambda variant: variant.train_by(parts="sum"),
+    ),
+    Deviation(
+        "parts-averaged",
+        "the gradients of a batch's parts count alike, whatever their size",
+        "gradient_accumulation_steps of Keras, optax.MultiSteps, Lightning",
+        lambda variant: variant.train_by(parts="mean"),
+    ),
 )

@@ -168,6 +168,8 @@ class Rules:
         accumulate: Whether the gradients of earlier steps are added.
         rate: The learning rate of a step, by all rates and the step's index.
         update: How each weight moves.
+        parts: What is made of the gradients of a batch's parts, and of their losses: the mean over
+            samples, the mean over parts, or the sum.
         average: How much averages take up of arrays.
         resumes: Whether moments that are given are taken up.
         recounts: Whether the steps of a run that goes on are counted from 1 again.
@@ -186,6 +188,7 @@ class Rules:
     accumulate: bool = False
     rate: Callable[[Sequence[float], int], float] = lambda rates, index: rates[index]
     update: Update = Update()
+    parts: Literal["samples", "mean", "sum"] = "samples"
     average: Average = lambda now: now.share
     resumes: bool = True
     recounts: bool = False
@@ -339,14 +342,24 @@ def train(
     earlier: Arrays = {}
     for index, batch in enumerate(request.batches):
         label, rate = f"step {index + 1}", rules.rate(rates, index)
+        *earlier_parts, last = _parts(batch, recipe.accumulate)
+        passed = []
+        for part in earlier_parts:
+            given = replace(variant, weights=weights)
+            passed.append(_TrainingStep(given, recipe, part, request.replicas, memo))
+            moved_on = dict(passed[-1].statistics())
+            weights = weights | {name: memo.same(array) for name, array in moved_on.items()}
         step = _TrainingStep(
-            replace(variant, weights=weights), recipe, batch, request.replicas, memo
+            replace(variant, weights=weights), recipe, last, request.replicas, memo
         )
         for name, array in step.statistics():
             yield f"{label}, running statistic {name}", array
-        reported = rules.reported(step.loss, weights, recipe, len(batch.labels))
+        shares = _shares_of(rules, [len(one.batch.x) for one in (*passed, step)])
+        loss = sum(s * one.loss for s, one in zip(shares, (*passed, step), strict=True))
+        reported = rules.reported(loss, weights, recipe, len(batch.labels))
         yield f"{label}, loss", np.array(reported)
-        gradients = rules.gradients(step.gradients(), weights, recipe)
+        found = _summed([one.gradients() for one in (*passed, step)], shares)
+        gradients = rules.gradients(found, weights, recipe)
         if rules.accumulate:
             gradients = earlier = {n: g + earlier.get(n, 0.0) for n, g in gradients.items()}
         shown = rules.shown(gradients, weights, recipe)
@@ -386,6 +399,35 @@ def train(
                     array, own_rate = arrays[name], rate * recipe.rate_factor_of(name)
                     kept = rules.update.kept(moment, np.asarray(array, np.float64), own_rate)
                     moments[name] = moments[name] | {moment: kept}
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Split a batch into consecutive parts, the first ones larger where it does not divide."""
+    if count == 1:
+        yield batch
+        return
+    for part in np.array_split(np.arange(len(batch.x)), count):
+        masks = {name: mask[part] for name, mask in batch.masks.items()}
+        labels = np.asarray(batch.labels)[part]
+        yield replace(batch, x=batch.x[part], labels=labels, masks=masks)
+
+
+def _shares_of(rules: Rules, sizes: Sequence[int]) -> list[float]:
+    ways: Mapping[str, Callable[[int], float]] = {
+        "samples": lambda size: size / sum(sizes),
+        "mean": lambda size: 1 / len(sizes),
+        "sum": lambda size: 1.0,
+    }
+    return [ways[rules.parts](size) for size in sizes]
+
+
+def _summed(groups: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
+    if len(groups) == 1 and shares[0] == 1:
+        return groups[0]
+    return {
+        name: np.sum([s * group[name] for s, group in zip(shares, groups, strict=True)], axis=0)
+        for name in groups[0]
+    }
 
 
 def _averages(

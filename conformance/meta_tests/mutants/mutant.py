@@ -15,6 +15,7 @@ SEED, ROUND_TRIP = "initial/same-bits-in-float32", "initial/weights-come-back-in
 RESUMED = "curve/sgd-taken-over-from-the-reference"
 RESUMED_ADAMW = "curve/adamw-taken-over-from-the-reference"
 MOMENTS = "moments/sgd-before-the-first-step"
+ACCUMULATED = "training/accumulated"
 SHARES = "training/shares-of-classes-weighed-and-smoothed"
 LABELS, WEIGHTS = "training/several-labels", "training/class-weights"
 AVERAGE, WARMED_AVERAGE = "training/average", "training/average-after-a-warm-up"

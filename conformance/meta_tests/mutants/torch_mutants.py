@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from meta_tests.mutants.mutant import (
+    ACCUMULATED,
     ADAMW,
     AVERAGE,
     CLIPPED,
@@ -929,6 +930,13 @@ MUTANTS: Mapping[str, Mutant] = {
         "step 1, first moment",
         ("coupled-decay",),
         backend(trainer="Coupled"),
+    ),
+    "TORCH_PARTS_SUMMED": Mutant(
+        "the losses of a batch's parts are not divided by their number",
+        ACCUMULATED,
+        "step 1, loss",
+        ("parts-summed",),
+        backend(trainer="PartsSummed"),
     ),
     "TORCH_WEIGHTS_OF_PROBABILITIES": Mutant(
         "nn.CrossEntropyLoss(weight=...) of shares",

@@ -390,3 +390,15 @@ class LargestShare(TorchTrainer):
         super().__init__(*args)
         own = self._criterion
         self._criterion = lambda logits, shares: own(logits, shares.argmax(1))
+
+
+class PartsSummed(TorchTrainer):
+    """Adds up the means of a batch's parts."""
+
+    def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
+        loss, correct = super()._loss(x, labels)
+        return loss * (self._samples / len(x)), correct
+
+    def step(self, x: Any, labels: Any, **options: Any) -> StepResult:
+        self._samples = len(x)
+        return super().step(x, labels, **options)

@@ -155,16 +155,14 @@ class Trainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
-        graph, weights = self.model.graph, self.model.weights
+        weights, loss = self.model.weights, 0.0
         masks = self._drawn(len(x)) if masks is None else masks
-
-        def loss_of(trained: Values) -> tuple[jax.Array, Values]:
-            inputs = jnp.asarray(x, next(iter(weights.values())).dtype)
-            values, statistics = compute(graph, weights | trained, inputs, masks)
-            return _loss(self.recipe, values[graph.output.name], jnp.asarray(labels)), statistics
-
-        trained = {name: weights[name] for name in self.names}
-        (loss, statistics), found = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        found: Values = {}
+        for part in np.array_split(np.arange(len(x)), self.recipe.accumulate):
+            own = {name: mask[part] for name, mask in masks.items()}
+            share, (lost, slopes) = len(part) / len(x), self._of_part(x[part], labels[part], own)
+            loss += share * lost
+            found = {name: found.get(name, 0) + share * slope for name, slope in slopes.items()}
         rule: Any = self.recipe.step  # arithmetic alone, so it takes JAX's arrays too
         self.steps += 1
         norm = sum(jnp.square(gradient).sum() for gradient in found.values()) ** 0.5
@@ -176,11 +174,26 @@ class Trainer:
             )
             for moment, array in after.items():
                 self.kept[moment][name] = array
-        weights.update(statistics)
         for name, average in self.kept.get(AVERAGE, {}).items():
             share = self.recipe.average_share(self.steps)
             self.kept[AVERAGE][name] = average + share * (weights[name] - average)
-        return StepResult(float(loss), _to_numpy(found) if gradients else {})
+        return StepResult(loss, _to_numpy(found) if gradients else {})
+
+    def _of_part(
+        self, x: np.ndarray, labels: np.ndarray, masks: Mapping[str, np.ndarray]
+    ) -> tuple[float, Values]:
+        """The loss and the gradients of a part of a batch, whose statistics are taken up."""
+        graph, weights = self.model.graph, self.model.weights
+
+        def loss_of(trained: Values) -> tuple[jax.Array, Values]:
+            inputs = jnp.asarray(x, next(iter(weights.values())).dtype)
+            values, statistics = compute(graph, weights | trained, inputs, masks)
+            return _loss(self.recipe, values[graph.output.name], jnp.asarray(labels)), statistics
+
+        trained = {name: weights[name] for name in self.names}
+        (loss, statistics), found = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        weights.update(statistics)
+        return float(loss), found
 
     def _drawn(self, batch: int) -> dict[str, np.ndarray]:
         draw = np.random.default_rng()
