@@ -1,4 +1,4 @@
-"""The figure of a run: loss and accuracy over the epochs, drops of the learning rate, backends."""
+"""The figure of a run: loss, accuracy and metrics over the epochs, the learning rate, backends."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ def draw_curve(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    loss, accuracy = figure.subplots(2, 1, sharex=True)
     steps = [r for r in records if r["kind"] == "step"]
     ends = [r for r in records if r["kind"] == "epoch"]
+    metrics = list(dict.fromkeys(n for r in ends for n in r["metrics"] if ":" not in n))
+    figure = Figure(figsize=(9, 10 if metrics else 7), layout="constrained")
+    loss, accuracy, *more = figure.subplots(3 if metrics else 2, 1, sharex=True)
 
     def points(rows: Sequence[LogLine], value: str) -> tuple[list[float], list[Any]]:
         known = [row for row in rows if row[value] is not None]
@@ -52,14 +53,14 @@ def draw_curve(
         x, y = points(ends, f"validation_{value}")
         if x:
             axes.plot(x, y, color=VALIDATION, label="validation", **style)
-        axes.set(ylabel=value)
-        axes.grid(color=RULE, alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        _frame(axes, value)
     positive = all(r["loss"] > 0 for r in steps)
     loss.set(yscale="log" if steps and positive else "linear", title=title)
     loss.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     loss.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _few(value) else "")
-    accuracy.set(xlabel="epoch", xlim=(0, max(epochs, 1)))
+    for axes in more:
+        _draw_metrics(axes, ends, metrics, steps_per_epoch, marker=few)
+    (more or [accuracy])[-1].set(xlabel="epoch", xlim=(0, max(epochs, 1)))
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     _mark(loss, accuracy, steps, steps_per_epoch)
     if len({row["learning_rate"] for row in steps}) > MARKED:
@@ -69,6 +70,30 @@ def draw_curve(
         accuracy.legend(handles, labels, frameon=False, loc="lower right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
+
+
+def _frame(axes: Axes, label: str) -> None:
+    axes.set(ylabel=label)
+    axes.grid(color=RULE, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_metrics(
+    axes: Axes,
+    ends: Sequence[LogLine],
+    names: Sequence[str],
+    steps_per_epoch: int,
+    *,
+    marker: str | None,
+) -> None:
+    """What else networks are judged by on the test images, the means over classes."""
+    for name in names:
+        known = [row for row in ends if name in row["metrics"]]
+        x = [row["step"] / steps_per_epoch for row in known]
+        y = [row["metrics"][name] for row in known]
+        axes.plot(x, y, label=name, marker=marker, markersize=3, linewidth=1.6)
+    _frame(axes, "metrics")
+    axes.legend(frameon=False, loc="lower right")
 
 
 def _draw_rate(loss: Axes, x: Sequence[float], rates: Sequence[Any]) -> None:

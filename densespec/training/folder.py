@@ -7,7 +7,8 @@
 | ``best.safetensors`` | the checkpoint of the best epoch by validation accuracy or another metric |
 | ``epoch-0012.safetensors`` | checkpoints of some last epochs, where they are kept |
 | ``log.jsonl`` | a line for every step and every epoch |
-| ``curve.png`` | loss and accuracy |
+| ``curve.png`` | loss, accuracy and metrics |
+| ``confusion.csv``, ``confusion.png`` | which classes are taken for which, after the last epoch |
 | ``features.safetensors`` | what the frozen part gives for each image, where that is cached |
 | ``lock`` | held while a process trains into the folder |
 
@@ -33,6 +34,7 @@ from densespec.network.files import to_toml
 from densespec.network.graph import Graph
 from densespec.pretrained.accompaniment import Accompaniment
 from densespec.recipes.moments import flat_moments
+from densespec.training.confusion import FIGURE, TABLE
 from densespec.training.errors import Diverged, TrainingError
 from densespec.training.lock import locked
 from densespec.training.log import Log, LogLine
@@ -129,7 +131,7 @@ def new_folder(
         _sweep(path)
         with kept(None):
             write_checkpoint(path / LAST, graph, arrays, state, accompaniment=bequest)
-            for name in (LOG, BEST, CURVE):
+            for name in (LOG, BEST, CURVE, FIGURE, TABLE):
                 (path / name).unlink(missing_ok=True)
             _write_run(path, run)
         with Log.open(path / LOG, up_to_step=0) as log:
@@ -262,7 +264,8 @@ def _check_empty(path: Path) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what a process that was killed had not finished writing."""
-    for name in (RUN, LOG, CURVE, LAST, BEST, FEATURES, "epoch-*.safetensors"):
+    figures = (CURVE, FIGURE, TABLE)
+    for name in (RUN, LOG, *figures, LAST, BEST, FEATURES, "epoch-*.safetensors"):
         for unfinished in path.glob(f".{name}.*.tmp"):
             unfinished.unlink()
 

@@ -20,6 +20,7 @@ from densespec.data import Batches, dropout_masks
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.training import features
+from densespec.training.confusion import write_confusion
 from densespec.training.curve import can_draw, draw_curve
 from densespec.training.errors import Diverged, TrainingError
 from densespec.training.folder import (
@@ -114,6 +115,7 @@ class _Session:
         self._records = self._log()
         self.closed = self._epochs_closed()
         self.means = self._means_so_far()
+        self._judged: Judgement | None = None
         self._unlogged: StepLine | None = None
         self._saved, self._drawn = state.step, time.monotonic()
         self._clock = self._epoch_clock = time.perf_counter()
@@ -286,7 +288,7 @@ class _Session:
             seconds=round(time.perf_counter() - self._epoch_clock, 3),
             backend=self.plan.backend,
         )
-        self.closed, self.means = self.closed + 1, Means()
+        self.closed, self.means, self._judged = self.closed + 1, Means(), judged
         self._save(arrays, line)
         self.listener.epoch(line)
         self._draw(always=False)
@@ -317,10 +319,13 @@ class _Session:
         return self._stopping
 
     def _draw(self, *, always: bool) -> None:
-        if self.folder is None or not self.folder.log.records or not can_draw():
+        if self.folder is None or not self.folder.log.records:
             return
         if always or time.monotonic() - self._drawn > REDRAWN:
             with kept(self.folder.last):
+                self._draw_confusion(self.folder)
+                if not can_draw():
+                    return
                 draw_curve(
                     self.folder.log.records,
                     self.folder.path / CURVE,
@@ -329,6 +334,19 @@ class _Session:
                     steps_per_epoch=self.per_epoch,
                 )
             self._drawn = time.monotonic()
+
+    def _draw_confusion(self, folder: RunFolder) -> None:
+        """Write which classes were taken for which after the last epoch that is done."""
+        if self._judged is None or self._judged.confusion is None:
+            return
+        dataset = self.plan.dataset
+        write_confusion(
+            folder.path,
+            self._judged.confusion,
+            dataset.classes,
+            title=f"{dataset.name} after epoch {self.closed}",
+            draws=can_draw(),
+        )
 
 
 def carry_out(plan: TrainingPlan) -> RunResult:

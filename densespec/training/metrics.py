@@ -15,6 +15,7 @@ import numpy as np
 from densespec.installed import require
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.losses import loss_and_slope
+from densespec.training.confusion import MOST
 from densespec.training.errors import TrainingError
 from densespec.training.means import Means
 
@@ -157,12 +158,15 @@ class Judgement:
         recipe: What it is trained by.
         metrics: The names of the metrics beyond loss and accuracy.
         classes: The names of the classes.
+        confusion: How many images of each class (row) are taken for each class (column), where an
+            image has one and there are not too many.
     """
 
     recipe: TrainingRecipe
     metrics: Sequence[str]
     classes: Sequence[str]
     means: Means = field(default_factory=Means)
+    confusion: np.ndarray | None = None
     _kept: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
@@ -171,6 +175,10 @@ class Judgement:
         plain = self.recipe.replace(label_smoothing=0.0, mixup=0.0, cutmix=0.0)
         right = int((logits.argmax(1) == labels).sum()) if single else None
         self.means.add(loss_and_slope(plain, logits, labels)[0], right, len(labels))
+        if single and len(self.classes) <= MOST:
+            counted = np.zeros((len(self.classes),) * 2, np.int64)
+            np.add.at(counted, (labels, logits.argmax(1)), 1)
+            self.confusion = counted if self.confusion is None else self.confusion + counted
         if self.metrics or not single:
             self._kept.append((logits, labels))
 
