@@ -993,6 +993,27 @@ def test_two_steps_of_a_bias_by_hand() -> None:
     )
 
 
+def test_parts_of_a_batch_are_steps_of_the_whole_but_for_norms() -> None:
+    graph, draw = lower(tiny(), (6, 6)), np.random.default_rng(3)
+    x, labels = draw.normal(size=(7, 3, 6, 6)), np.arange(7) % 3
+    whole, parted, arbiter = (_model(graph) for _ in range(3))
+    done = parted.train_step(x, labels, TrainingRecipe(accumulate=3), learning_rate=0.1)
+    losses, gradients = [], []
+    for part in (slice(0, 3), slice(3, 5), slice(5, 7)):
+        loss, found, statistics = arbiter.loss_and_gradients(x[part], labels[part])
+        arbiter.weights.update(statistics)
+        losses.append(loss)
+        gradients.append(found)
+    assert done.loss == pytest.approx(np.dot([3 / 7, 2 / 7, 2 / 7], losses))
+    for name in gradients[0]:
+        expected = (3 * gradients[0][name] + 2 * gradients[1][name] + 2 * gradients[2][name]) / 7
+        np.testing.assert_allclose(done.gradients[name], expected, **EXACT)
+    for name, array in arbiter.weights.items():
+        if ".running_" in name:
+            np.testing.assert_allclose(parted.weights[name], array, **EXACT)
+    assert whole.train_step(x, labels, TrainingRecipe(), learning_rate=0.1).loss != done.loss
+
+
 def test_averages_follow_weights_and_statistics_and_are_what_is_judged() -> None:
     graph = freeze(lower(tiny(), (6, 6)), "block2")
     recipe = TrainingRecipe(average=0.75, average_warmup=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from densespec.training.progress import Silent
-from tests.training.support import run
+from tests.training.support import RICH, run
 
 
 class StopsAt(Silent):
@@ -25,4 +25,4 @@ class StopsAt(Silent):
 
 if __name__ == "__main__":
     folder, backend, step = sys.argv[1:]
-    run(Path(folder), backend=backend, progress=StopsAt(int(step)))
+    run(Path(folder), recipe=RICH, backend=backend, progress=StopsAt(int(step)))

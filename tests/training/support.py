@@ -31,11 +31,11 @@ RECIPE = TrainingRecipe(
     augmentation="cifar",
     label_smoothing=0.1,
     dtype="float64",
-    accumulate=3,
-    mixup=0.4,
     average=0.9,
     average_warmup=3,
 )
+RICH = RECIPE.replace(rotation=20, erasing=0.3, mixup=0.4, accumulate=3)
+"""Whatever else a recipe may ask of a run."""
 IMAGES, SIZE = 28, (6, 6)
 """Not a multiple of the batch size, so that an epoch ends in a smaller batch."""
 STEPS = 4

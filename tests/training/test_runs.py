@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -400,8 +401,26 @@ def test_the_curve_is_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from densespec.training import loop
 
     monkeypatch.setattr(loop, "can_draw", lambda: True)
-    run(tmp_path, epochs=2)
-    assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    run(tmp_path, epochs=2, metrics=("top5",))
+    for name in ("curve.png", "confusion.png"):
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_table_says_which_classes_are_taken_for_which(tmp_path: Path) -> None:
+    run(tmp_path)
+    head, *rows = csv.reader((tmp_path / "run" / "confusion.csv").read_text().splitlines())
+    assert head == ["class", "0", "1", "2"]
+    assert [name for name, *_ in rows] == ["0", "1", "2"]
+    counts = np.array([row for _, *row in rows], int)
+    np.testing.assert_array_equal(counts.sum(1), [3, 3, 3])
+    assert counts.trace() / 9 == log(tmp_path)[-1]["validation_accuracy"]
+
+
+def test_a_batch_is_split_into_parts_on_one_device_only(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="splits batches on one device, but there are 2"):
+        run(tmp_path, recipe=RECIPE.replace(accumulate=2), devices=2)
+    with pytest.raises(TrainingError, match="has 4 images, which can't be split into accumulate"):
+        run(tmp_path, recipe=RECIPE.replace(accumulate=5))
 
 
 def test_every_line_of_the_log_is_json(tmp_path: Path) -> None:

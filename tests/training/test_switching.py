@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from densespec.recipes.moments import flat_moments
 from densespec.training import read_run
-from tests.training.support import STEPS, environment, last, log, process, run
+from tests.training.support import RICH, STEPS, environment, last, log, process, run
 
 TOLERANCE = 1e-8
 STOPPED = STEPS + 2
@@ -35,7 +36,7 @@ def _installed(backend: str) -> bool:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unbroken run of the reference."""
     folder = tmp_path_factory.mktemp("whole")
-    run(folder)
+    run(folder, recipe=RICH)
     return folder
 
 
@@ -82,6 +83,11 @@ def test_a_run_stopped_in_torch_goes_on_in_any_backend_as_if_nothing_had_happene
     ours, theirs = last(tmp_path / "here"), last(whole)
     for name, array in theirs.arrays.items():
         np.testing.assert_allclose(ours.arrays[name], array, rtol=0, atol=TOLERANCE, err_msg=name)
+    assert ours.training is not None
+    assert theirs.training is not None
+    kept = flat_moments(ours.training.moments)
+    for name, array in flat_moments(theirs.training.moments).items():
+        np.testing.assert_allclose(kept[name], array, rtol=0, atol=TOLERANCE, err_msg=name)
     found = read_run(tmp_path / "here" / "run").stretches
     assert [(s.backend, s.from_step) for s in found] == [("torch.nn", 0), (backend, STOPPED)]
 
