@@ -162,8 +162,8 @@ class ReferenceModel:
         """
         learning_rate = float(learning_rate)  # a numpy float64 would widen a float32 model
         apart = replicas if recipe.batch_norm == "per-replica" else 1
-        loss, gradients = self._over_parts(x, labels, masks or {}, recipe, apart)
         self.moments = self.moments or self.initial_moments(recipe)
+        loss, gradients = self._over_parts(x, labels, masks or {}, recipe, apart)
         self.steps += 1
         factor = recipe.clip_factor(_norm(gradients.values()))
         for name, gradient in gradients.items():
