@@ -139,11 +139,19 @@ class _OnTensorFlow:
         self._updated()
 
     def read(self) -> list[np.ndarray]:
-        return [average.numpy().copy() for average in self._averages]
+        means = [np.mean([own.numpy() for own in _own(a)], axis=0) for a in self._averages]
+        return [np.asarray(m, a.dtype.name) for m, a in zip(means, self._averages, strict=True)]
 
     def write(self, arrays: Sequence[np.ndarray]) -> None:
         for average, array in zip(self._averages, arrays, strict=True):
-            average.assign(array)
+            for own in _own(average):
+                own.assign(array)
+
+
+def _own(variable: Any) -> Sequence[Any]:
+    """Give the variables of each replica, or the one that there is."""
+    found: Sequence[Any] = getattr(variable, "values", (variable,))
+    return found
 
 
 ENGINES: Mapping[str, Any] = {"jax": _OnJax, "torch": _OnTorch, "tensorflow": _OnTensorFlow}
