@@ -39,13 +39,18 @@ class CrossEntropy(keras.losses.Loss):
         self.class_weights, self.shares = tuple(class_weights), shares
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        weighed = self._shares(y_true, y_pred)
-        if self.class_weights:
-            weighed = weighed * ops.convert_to_tensor(self.class_weights, weighed.dtype)
-        share = self.label_smoothing / y_pred.shape[-1]
-        target = (1 - self.label_smoothing) * weighed
-        target = target + share * ops.sum(weighed, -1, keepdims=True)
-        return keras.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
+        shares = self._shares(y_true, y_pred)
+        if not self.class_weights:
+            return self._each(shares, y_pred)
+        weighed = shares * ops.convert_to_tensor(self.class_weights, shares.dtype)
+        total = ops.sum(weighed, -1)  # TensorFlow's gradient is that of targets which sum to 1
+        known = ops.where(total > 0, total, 1)
+        return total * self._each(weighed / ops.expand_dims(known, -1), y_pred)
+
+    def _each(self, shares: Any, y_pred: Any) -> Any:
+        return keras.losses.categorical_crossentropy(
+            shares, y_pred, from_logits=self.from_logits, label_smoothing=self.label_smoothing
+        )
 
     def _shares(self, y_true: Any, y_pred: Any) -> Any:
         if self.shares:

@@ -245,8 +245,7 @@ class TorchTrainer:
         moments = moments_of(self._optimizer, self._parameters, self._recipe)
         if self._average is None:
             return moments
-        if self._recipe.batch_norm == "per-replica":
-            average(self._average.statistics)
+        self._average_statistics()
         return moments | {AVERAGE: self._average.read()}
 
     def restore(self, moments: OptimizerMoments, *, step: int) -> None:
@@ -263,9 +262,14 @@ class TorchTrainer:
         Where norms are per replica, running statistics become their means over the processes, in
         the model as well. Every process must call it.
         """
+        self._average_statistics()
+        return read_weights(self._inner, self._graph)
+
+    def _average_statistics(self) -> None:
+        """Give all processes the same statistics, and the same averages of them."""
         if self._recipe.batch_norm == "per-replica":
             average_statistics(self._inner)
-        return read_weights(self._inner, self._graph)
+            average([] if self._average is None else self._average.statistics)
 
     def close(self) -> None:
         """Nothing is held."""
