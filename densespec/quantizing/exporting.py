@@ -126,8 +126,8 @@ def _check_classifies(network: WeightedGraph) -> None:
     graph = network.graph
     if not graph.has_classifier or graph.outputs:
         raise DensespecError(
-            "int8 is judged by the likeliest classes, but the network gives feature maps: export it "
-            "with its classifier"
+            "int8 is judged by the likeliest classes, but the network gives feature maps: export "
+            "it with its classifier"
         )
 
 
