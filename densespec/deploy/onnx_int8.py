@@ -26,7 +26,7 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
 
     (taken,) = onnx.load(source).graph.input
 
-    class Inputs(CalibrationDataReader):  # type: ignore[misc]
+    class Inputs(CalibrationDataReader):
         rest: Iterator[np.ndarray] = iter(inputs)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
