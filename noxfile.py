@@ -19,6 +19,9 @@ PEERS = (
     "torchvision==0.28.0",
     "timm==1.0.31",
     "openvino==2026.4.1",
+    "nncf==3.4.0",
+    "ai-edge-litert==2.3.0",
+    "ai-edge-quantizer==0.10.0",
     "onnxscript==0.7.2",
     "monai==1.6.1",
     "keras-hub==0.32.0",
@@ -38,6 +41,17 @@ PEERS = (
     "tifffile==2026.3.3",
     "python-dateutil==4.0.0",
     "six==1.17.0",
+    "tabulate==0.10.0",
+    "pydot==4.0.1",
+    "pyparsing==3.3.3",
+    "networkx==3.6.1",
+    "ninja==1.13.2",
+    "psutil==7.2.2",
+    "openvino-telemetry==2025.2.0",
+    "backports.strenum==1.2.8",
+    "immutabledict==4.3.1",
+    "litert-lm-builder==0.18.1",
+    "absl-py==2.5.1",
 )
 OLD_MONAI = ("0.2.0", "0.3.0")
 """Those whose networks have other names; each is installed in a folder of its own."""
