@@ -98,10 +98,10 @@ def export_command(
     """Write a network for others: ONNX, OpenVINO, LiteRT, torch.export, SavedModel or StableHLO.
 
     MODEL is a weight file of any layout. The format goes by the suffix of the output: .onnx, .xml
-    (OpenVINO), .tflite (LiteRT), .pt2 (torch.export), .stablehlo (jax.export), .mlir (StableHLO text), and none for
-    the folder of a TensorFlow SavedModel. The network takes inputs of any size and batch unless
-    told otherwise. What is written is loaded and run, and compared with the float64 reference,
-    before it takes its place.
+    (OpenVINO), .tflite (LiteRT), .pt2 (torch.export), .stablehlo (jax.export), .mlir (StableHLO
+    text), and none for the folder of a TensorFlow SavedModel. The network takes inputs of any size
+    and batch unless told otherwise. What is written is loaded and run, and compared with the
+    float64 reference, before it takes its place.
 
     In int8, ranges of values are taken of the images to train on of --calibrate, prepared as the
     weights say; the file is compared with the same in float32 on those to test on, timed beside it,
