@@ -252,7 +252,8 @@ def third_party(session: nox.Session) -> None:
 @nox.session(python=["3.11", "3.12", "3.13"])
 def core(session: nox.Session) -> None:
     """The core's tests on each Python, with no framework installed."""
-    session.install("--constraint", "constraints.txt", "--editable", ".[draw,data,test]")
+    extras = "draw,data,dtypes,hdf5,msgpack,pretrained,test"
+    session.install("--constraint", "constraints.txt", "--editable", f".[{extras}]")
     session.run("pytest", "tests", *session.posargs)
 
 
