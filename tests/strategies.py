@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
+from densespec.network.spec import DROPOUT_PLACES, GLOBAL_POOLS, STEM_KINDS, DenseNetSpec
 
 unhurried = settings(deadline=None)
 """No time limit on one example: a busy machine misses any."""
@@ -62,6 +62,9 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
         "dropout_rate": draw(st.floats(0, 1, exclude_max=True)),
         "dropout_place": draw(st.sampled_from(DROPOUT_PLACES)),
         "head_units": tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
+        "head_dropout_rate": draw(st.just(0.0) | st.floats(0, 1, exclude_max=True)),
+        "classifier_bias": draw(st.booleans()),
+        "global_pool": draw(st.sampled_from(GLOBAL_POOLS)),
     }
     assert fields.keys() == {field.name for field in dataclasses.fields(DenseNetSpec)}
     return DenseNetSpec(**fields)

@@ -220,13 +220,24 @@ SIZES = pytest.mark.parametrize("size", [(5,), (2, 3), (2, 3, 2)], ids=["1-D", "
 
 
 @SIZES
-@pytest.mark.parametrize(("kind", "join"), [("avg", _mean), ("max", max)], ids=["mean", "max"])
+@pytest.mark.parametrize(
+    ("kind", "joins"),
+    [
+        ("avg", [_mean]),
+        ("max", [max]),
+        ("avgmax", [lambda plane: (_mean(plane) + max(plane)) / 2]),
+        ("catavgmax", [_mean, max]),
+    ],
+)
 def test_global_pool_joins_all_positions(
-    kind: Any, join: Callable[[list[float]], float], size: tuple[int, ...]
+    kind: Any, joins: list[Callable[[list[float]], float]], size: tuple[int, ...]
 ) -> None:
     x = _random(2, 3, *size)
-    expected = [[join(list(map(float, plane.flat))) for plane in sample] for sample in x]
-    np.testing.assert_allclose(_forward(GlobalPool(kind), x), expected, **EXACT)
+    planes = [[list(map(float, plane.flat)) for plane in sample] for sample in x]
+    expected = [[join(plane) for join in joins for plane in sample] for sample in planes]
+    y = _forward(GlobalPool(kind), x)
+    assert y.shape[1:] == GlobalPool(kind).output(x.shape[1:])
+    np.testing.assert_allclose(y, expected, **EXACT)
 
 
 @SIZES
@@ -252,6 +263,9 @@ def test_linear_layer_is_its_sum() -> None:
     ]
     np.testing.assert_allclose(
         _forward(Dense(4, 3), x, weights={"kernel": kernel, "bias": bias}), expected, **EXACT
+    )
+    np.testing.assert_allclose(
+        _forward(Dense(4, 3, bias=False), x, weights={"kernel": kernel}), expected - bias, **EXACT
     )
 
 
@@ -448,7 +462,7 @@ def test_gradients_of_average_pool(case: Sliding) -> None:
 
 
 @SIZES
-@pytest.mark.parametrize("kind", ["avg", "max"])
+@pytest.mark.parametrize("kind", ["avg", "max", "avgmax", "catavgmax"])
 def test_gradients_of_global_pool(kind: Any, size: tuple[int, ...]) -> None:
     _check_gradients(GlobalPool(kind), [_distinct(2, 3, *size)])
 
@@ -474,6 +488,7 @@ def test_gradients_of_dropout() -> None:
 
 def test_gradients_of_the_linear_layer() -> None:
     _check_gradients(Dense(4, 3), [_random(2, 4)], {"kernel": _random(3, 4), "bias": _random(3)})
+    _check_gradients(Dense(4, 3, bias=False), [_random(2, 4)], {"kernel": _random(3, 4)})
 
 
 def test_gradients_of_softmax() -> None:
@@ -765,6 +780,14 @@ NETWORKS: dict[str, tuple[DenseNetSpec, tuple[int, ...]]] = {
             head_units=(5, 4),
         ),
         (16,),
+    ),
+    "means and maxima, dropout before a classifier without bias": (
+        tiny(head_dropout_rate=0.4, classifier_bias=False, global_pool="catavgmax"),
+        (5, 4),
+    ),
+    "mean of both, dropout behind dense layers": (
+        tiny(blocks=(1,), head_units=(3,), head_dropout_rate=0.2, global_pool="avgmax"),
+        (4, 3),
     ),
     "dropout after convolutions, 3-D": (
         tiny(spatial_dims=3, dropout_rate=0.5, dropout_place="conv", stem_pool=2, conv_bias=True),

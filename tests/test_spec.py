@@ -123,6 +123,9 @@ ALLOWED = {
     "S20": "a number in [0, 1)",
     "S21": "'conv' or 'every-conv' or 'layer'",
     "S25": "a list of at most 100 integers, each at least 1 and below 2**31",
+    "S28": "a number in [0, 1)",
+    "S29": "true or false",
+    "S30": "'avg' or 'max' or 'avgmax' or 'catavgmax'",
 }
 """What each field's constraint allows, in the words of its error."""
 
@@ -180,6 +183,9 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "S20": ("dropout_rate", [1, 1.0, -0.1, NAN, INF, True, False, "0", None]),
     "S21": ("dropout_place", ["everywhere", "Conv", "", None, True, 0]),
     "S25": ("head_units", [[0], [-1], [10.0], ["10"], [True], 1024, "1024", None, {10}]),
+    "S28": ("head_dropout_rate", [1, 1.0, -0.1, NAN, INF, True, False, "0", None]),
+    "S29": ("classifier_bias", [0, 1, "true", "", None, np.True_]),
+    "S30": ("global_pool", ["average", "Max", "fastavg", "", None, True, 0]),
 }
 """By constraint: its field, and values that break it."""
 
@@ -206,7 +212,8 @@ def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
     theirs = {field.metadata["constraint"]: field.name for field in FIELDS}
     assert ours == theirs
-    assert list(theirs) == [f"S{n}" for n in (*range(1, 22), 25)]  # the others are across fields
+    # the others are across fields
+    assert list(theirs) == [f"S{n}" for n in (*range(1, 22), 25, 28, 29, 30)]
 
 
 @pytest.mark.parametrize("kernel", [2, 4, 10])
@@ -378,6 +385,9 @@ OTHER: dict[str, Any] = {
     "dropout_rate": 0.2,
     "dropout_place": "layer",
     "head_units": (7, 5),
+    "head_dropout_rate": 0.25,
+    "classifier_bias": False,
+    "global_pool": "catavgmax",
 }
 """Another value of each field than that of ``tiny()``."""
 

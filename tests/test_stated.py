@@ -18,6 +18,7 @@ import pytest
 
 import densespec
 from densespec.errors import WeightsError
+from densespec.network.spec import GLOBAL_POOLS
 from densespec.weights.comparing import compare
 from densespec.weights.convert import convert
 from densespec.weights.opening import IdentifiedWeights, open_weights
@@ -296,21 +297,30 @@ def test_the_arguments_of_timm_are_those_of_the_spec() -> None:
     assert stated.include_top
 
 
-@pytest.mark.parametrize(("pool", "kind"), [("avg", "avg"), ("max", "max"), ("", None)])
+@pytest.mark.parametrize(
+    ("pool", "kind"), [("avg", "avg"), ("max", "max"), ("catavgmax", "catavgmax"), ("", None)]
+)
 def test_a_network_of_timm_without_classes_ends_in_its_pool(pool: str, kind: str | None) -> None:
     stated = timm_network(timm(num_classes=0, global_pool=pool))
     assert stated.ends == {"include_top": False, "pooling": kind}
 
 
-def test_dropout_before_the_classifier_is_noted() -> None:
-    assert "drop_rate = 0.2" in timm_network(timm(drop_rate=0.2)).notes[0]
+def test_dropout_before_the_classifier_is_a_field() -> None:
+    assert timm_network(timm(drop_rate=0.2)).spec.head_dropout_rate == 0.2
+
+
+@pytest.mark.parametrize("fast", ["", "fast"])
+@pytest.mark.parametrize("kind", GLOBAL_POOLS)
+def test_the_pool_before_the_classifier_is_a_field(kind: str, fast: str) -> None:
+    assert timm_network(timm(global_pool=fast + kind)).spec.global_pool == kind
+    assert timm_network(timm() | {"global_pool": fast + kind}).spec.global_pool == kind
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (timm(global_pool="max"), "global_pool = 'max'"),
-        (timm() | {"global_pool": "catavgmax"}, "global_pool = 'catavgmax'"),
+        (timm(global_pool="median"), "global_pool = 'median'"),
+        (timm() | {"global_pool": ""}, "global_pool = ''"),
         (timm(act_layer="silu"), "act_layer = 'silu'"),
         (timm(act_layer={"name": "relu"}), "act_layer"),
         (timm(norm_layer="groupnorm"), "norm_layer = 'groupnorm'"),

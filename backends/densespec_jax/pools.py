@@ -24,6 +24,19 @@ def avg_pool(x: Array, op: ops.AvgPool) -> Array:
     return lax.reduce_window(x, 0.0, lax.add, window, strides, "VALID") / math.prod(op.window)
 
 
+def global_pool(x: Array, op: ops.GlobalPool) -> Array:
+    """Compute the mean or the maximum over all positions, or both."""
+    spatial = tuple(range(1, x.ndim - 1))
+    match op.kind:
+        case "avg":
+            return x.mean(spatial)
+        case "max":
+            return x.max(spatial)
+        case "avgmax":
+            return 0.5 * (x.mean(spatial) + x.max(spatial))
+    return jnp.concatenate((x.mean(spatial), x.max(spatial)), 1)
+
+
 def max_pool(x: Array, op: ops.MaxPool) -> Array:
     """Compute the maxima over windows; gradients go to the first maximum of each."""
     return _max_pool(op, x)

@@ -131,6 +131,31 @@ class Dropout(keras.layers.Dropout):
         return super().call(inputs, training=bool(training and self.trainable))
 
 
+@keras.saving.register_keras_serializable(package="densespec")
+class GlobalPooling(keras.layers.Layer):
+    """A global pool that takes both means and maxima: (batch, *spatial, channels) to (batch, n).
+
+    Args:
+        kind: ``"avgmax"`` for half their sum, ``"catavgmax"`` for all means and then all maxima.
+        data_format: ``"channels_last"`` or ``"channels_first"``.
+    """
+
+    def __init__(self, kind: str, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kind, self.data_format = kind, data_format
+
+    def call(self, inputs: Any) -> Any:
+        first = 2 if self.data_format == "channels_first" else 1
+        axes = tuple(range(first, first + len(inputs.shape) - 2))
+        mean, maximum = ops.mean(inputs, axes), ops.max(inputs, axes)
+        if self.kind == "avgmax":
+            return 0.5 * (mean + maximum)
+        return ops.concatenate((mean, maximum), axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"kind": self.kind, "data_format": self.data_format}
+
+
 def require_several(layer: Any, count: Any) -> None:
     """Check that there are several values per channel, where their number is known.
 

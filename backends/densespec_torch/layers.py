@@ -7,7 +7,7 @@ No module works in place: what a hook has seen stays as it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, List  # noqa: UP035  # TorchScript reads this one
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def _module(node: Node) -> nn.Module:
         case ops.GlobalPool() as op:
             return GlobalPool(op.kind)
         case ops.Dense() as op:
-            return nn.Linear(op.features, op.units)
+            return nn.Linear(op.features, op.units, bias=op.bias)
         case ops.Softmax():
             return nn.Softmax(dim=1)
         case ops.Sigmoid():
@@ -131,16 +131,29 @@ class Concat(nn.Module):
         return torch.cat(xs, 1)
 
 
+def pooled(x: Tensor, kind: str, positions: List[int]) -> Tensor:  # noqa: UP006
+    """Pool (n, c, *spatial) over its positions as a kind of global pool does.
+
+    Args:
+        positions: The axes of the positions.
+    """
+    if kind == "avg":
+        return x.mean(positions)
+    if kind == "max":
+        return x.amax(positions)
+    mean, maximum = x.mean(positions), x.amax(positions)
+    return 0.5 * (mean + maximum) if kind == "avgmax" else torch.cat((mean, maximum), 1)
+
+
 class GlobalPool(nn.Module):
-    """Takes the mean or the maximum over all positions: (n, c, *spatial) to (n, c)."""
+    """Takes the mean or the maximum over all positions, or both: (n, c, *spatial) to (n, c)."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = x.flatten(2)
-        return positions.mean(2) if self.kind == "avg" else positions.amax(2)
+        return pooled(x.flatten(2), self.kind, [2])
 
     def extra_repr(self) -> str:
         return self.kind

@@ -217,9 +217,7 @@ class _Emitter:
             case ops.AvgPool() as op:
                 self._add(node, "AveragePool", kernel_shape=op.window, strides=self._strides(op))
             case ops.GlobalPool() as op:
-                kind = {"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}[op.kind]
-                self._add(node, kind, output=f"{node.name}.pooled")
-                self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
+                self._global_pool(node, op)
             case ops.Dense():
                 self._add(node, "Gemm", *self._arrays_of(node), transB=1)
             case ops.Softmax():
@@ -228,6 +226,19 @@ class _Emitter:
                 self._add(node, "Sigmoid")
             case _:
                 raise TypeError(f"ONNX has no node for {node.op!r}")
+
+    def _global_pool(self, node: Node, op: ops.GlobalPool) -> None:
+        kinds = {"avg": ["Average"], "max": ["Max"]}.get(op.kind, ["Average", "Max"])
+        found = [f"{node.name}.{kind.lower()}" for kind in kinds]
+        if len(found) == 1:
+            found = [f"{node.name}.pooled"]
+        for kind, output in zip(kinds, found, strict=True):
+            self._add(node, f"Global{kind}Pool", output=output)
+        if op.kind == "avgmax":
+            self._add(node, "Mean", inputs=found, output=f"{node.name}.pooled")
+        if op.kind == "catavgmax":
+            self._add(node, "Concat", inputs=found, output=f"{node.name}.pooled", axis=1)
+        self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
 
     def _add(
         self,

@@ -202,7 +202,7 @@ def _operation(node: Node) -> str:
         case AvgPool(window=window, stride=stride):
             return f"{_window_text(window)} avg, /{stride}"
         case GlobalPool(kind=kind):
-            return {"avg": "average", "max": "maximum"}[kind]
+            return _GLOBAL_POOLS[kind]
         case Dense():
             return "linear"
         case Softmax():
@@ -210,6 +210,14 @@ def _operation(node: Node) -> str:
         case Sigmoid():
             return "sigmoid"
     return ""
+
+
+_GLOBAL_POOLS = {
+    "avg": "average",
+    "max": "maximum",
+    "avgmax": "average + max",
+    "catavgmax": "average, max",
+}
 
 
 def _window_text(window: Sequence[int]) -> str:

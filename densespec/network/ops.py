@@ -19,6 +19,8 @@ Shape = tuple[int | None, ...]
 Pads = tuple[tuple[int, int], ...]
 Padding = Pads | Literal["same"]
 
+GlobalPoolKind = Literal["avg", "max", "avgmax", "catavgmax"]
+
 Initial = Literal["zeros", "ones", "he-normal", "uniform"]
 """What an array starts with; ``initial.py`` says how each is drawn."""
 
@@ -205,27 +207,31 @@ class AvgPool:
 
 @dataclass(frozen=True, slots=True)
 class GlobalPool:
-    """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions."""
+    """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions, or both.
 
-    kind: Literal["avg", "max"]
+    ``"avgmax"`` is the mean of the two, ``"catavgmax"`` has the means and then the maxima.
+    """
+
+    kind: GlobalPoolKind
 
     def output(self, x: Shape) -> Shape:
-        return x[:1]
+        return (2 * (x[0] or 0),) if self.kind == "catavgmax" else x[:1]
 
 
 @dataclass(frozen=True, slots=True)
 class Dense(Weighted):
-    """Linear layer with bias and a kernel of shape (units, features)."""
+    """Linear layer with a kernel of shape (units, features)."""
 
     features: int
     units: int
+    bias: bool = True
 
     def output(self, x: Shape) -> Shape:
         return (self.units,)
 
     def weights(self) -> tuple[Weight, ...]:
         kernel = Weight("kernel", (self.units, self.features), initial="uniform")
-        return (kernel, Weight("bias", (self.units,)))
+        return (kernel, Weight("bias", (self.units,))) if self.bias else (kernel,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from densespec.network.fields import (
 
 STEM_KINDS = ("conv", "conv-norm-relu", "norm-relu-conv")
 DROPOUT_PLACES = ("conv", "every-conv", "layer")
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax")
 
 MOST_LAYERS = 10_000
 """Dense layers that a network may have; the deepest that was published has 125."""
@@ -147,6 +148,24 @@ class DenseNetSpec(Record):
         "units of dense layers, each with a ReLU, between the global pool and the classifier, as "
         "transfer learning adds them; none in any published DenseNet",
         default=(),
+    )
+    head_dropout_rate: float = constrained(
+        "S28",
+        Interval(0, 1, open_upper=True),
+        "probability of dropping a value before the classifier in training; 0 for none",
+        default=0.0,
+        silent=True,
+    )
+    classifier_bias: bool = constrained(
+        "S29", Flag(), "whether the classifier has a bias", default=True, silent=True
+    )
+    global_pool: Literal["avg", "max", "avgmax", "catavgmax"] = constrained(
+        "S30",
+        Choice(GLOBAL_POOLS),
+        "what the classifier reads of each feature map: its mean, its maximum, the mean of the "
+        "two, or all means and then all maxima",
+        default="avg",
+        silent=True,
     )
 
     def __post_init__(self) -> None:

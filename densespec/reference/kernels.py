@@ -303,31 +303,58 @@ class AvgPoolKernel:
 
 
 class GlobalPoolKernel:
-    """y[n, c] = mean (``avg``) or maximum (``max``) of x[n, c, *spatial].
+    """y[n, c] = mean (``avg``) or maximum (``max``) of x[n, c, *spatial], or both.
 
+    ``avgmax`` is half their sum; ``catavgmax`` has all means as channels, and then all maxima.
     Equal maxima share the gradient evenly.
     """
 
     def forward(self, op: ops.GlobalPool, ctx: Context, x: Array) -> Array:
-        axes = tuple(range(2, x.ndim))
-        return x.mean(axes) if op.kind == "avg" else x.max(axes)
+        match op.kind:
+            case "avg":
+                return self._mean(x)
+            case "max":
+                return x.max(_positions(x))
+            case "avgmax":
+                return (self._mean(x) + x.max(_positions(x))) / 2
+        return np.concatenate((self._mean(x), x.max(_positions(x))), axis=1)
+
+    def _mean(self, x: Array) -> Array:
+        return x.mean(_positions(x))
 
     def backward(self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array) -> Gradients:
-        axes = tuple(range(2, x.ndim))
-        share = np.ones_like(x)
+        means, maxima = np.split(dy, 2, axis=1) if op.kind == "catavgmax" else (dy, dy)
+        if op.kind == "avg":
+            return [_shared(means, np.ones_like(x))], {}
+        winners = (x == x.max(_positions(x), keepdims=True)).astype(x.dtype)
         if op.kind == "max":
-            share = (x == x.max(axes, keepdims=True)).astype(x.dtype)
-        return [np.expand_dims(dy, axes) * share / share.sum(axes, keepdims=True)], {}
+            return [_shared(maxima, winners)], {}
+        dx = _shared(means, np.ones_like(x)) + _shared(maxima, winners)
+        return [dx / 2 if op.kind == "avgmax" else dx], {}
+
+
+def _positions(x: Array) -> tuple[int, ...]:
+    return tuple(range(2, x.ndim))
+
+
+def _shared(dy: Array, among: Array) -> Array:
+    """Share the slope of each map evenly among its positions that are 1."""
+    axes = _positions(among)
+    return np.expand_dims(dy, axes) * among / among.sum(axes, keepdims=True)
 
 
 class DenseKernel:
     """y[n, u] = bias[u] + sum over f of kernel[u, f] * x[n, f]."""
 
     def forward(self, op: ops.Dense, ctx: Context, x: Array) -> Array:
-        return x @ ctx.weights["kernel"].T + ctx.weights["bias"]
+        y = x @ ctx.weights["kernel"].T
+        return y + ctx.weights["bias"] if op.bias else y
 
     def backward(self, op: ops.Dense, ctx: Context, dy: Array, x: Array) -> Gradients:
-        return [dy @ ctx.weights["kernel"]], {"kernel": dy.T @ x, "bias": dy.sum(0)}
+        gradients = {"kernel": dy.T @ x}
+        if op.bias:
+            gradients["bias"] = dy.sum(0)
+        return [dy @ ctx.weights["kernel"]], gradients
 
 
 class SoftmaxKernel:

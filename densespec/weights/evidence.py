@@ -181,6 +181,8 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
         WeightsError: A layer reads other features than what comes before it gives.
     """
     given = _blocks(evidence.convs).channels
+    doubled = bool(evidence.dense) and evidence.dense[0].shape[1] == 2 * given
+    given *= 2 if doubled else 1
     for key, (units, features) in evidence.dense:
         if features != given:
             raise WeightsError(
@@ -189,7 +191,9 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
         given = units
     if evidence.classifier is None:
         return {}
-    return {"classes": given, "head_units": tuple(kernel.shape[0] for kernel in evidence.head)}
+    pool = {"global_pool": "catavgmax"} if doubled else {}
+    units = tuple(kernel.shape[0] for kernel in evidence.head)
+    return {"classes": given, "head_units": units, **pool}
 
 
 @dataclass(frozen=True)

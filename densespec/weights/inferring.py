@@ -156,4 +156,4 @@ def _variants_with(fields: Mapping[str, Any], names: Collection[str]) -> dict[st
 
 def _unseen(spec: DenseNetSpec) -> dict[str, Any]:
     fields = fields_of(spec)
-    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES}
+    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES | {"global_pool"}}

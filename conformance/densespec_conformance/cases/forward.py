@@ -116,6 +116,11 @@ ROWS = (
         "three-dimensions-with-pools", {"spatial_dims": 3}, size=(16, 19, 18), dtype="float32"
     ),
     ForwardRow("dense-layers-before-the-classifier", {"head_units": (6, 4)}),
+    ForwardRow("classifier-without-bias", {"classifier_bias": False}),
+    ForwardRow("dropout-before-the-classifier-is-off", {"head_dropout_rate": 0.5}),
+    ForwardRow("maximum-before-the-classifier", {"global_pool": "max"}),
+    ForwardRow("mean-of-average-and-maximum", {"global_pool": "avgmax"}),
+    ForwardRow("averages-then-maxima", {"global_pool": "catavgmax"}),
     ForwardRow("softmax", options={"classifier_activation": "softmax"}),
     ForwardRow("sigmoid", options={"classifier_activation": "sigmoid"}),
     ForwardRow("features", options={"include_top": False}),

@@ -186,10 +186,11 @@ class _GlobalPool(GlobalPoolKernel):
 
     def forward(self, op: ops.GlobalPool, ctx: Context, x: Array) -> Array:
         y = super().forward(op, ctx, x)
-        if op.kind == "max":
-            return y
-        axes = tuple(range(2, x.ndim))
-        return self.noise.result(y + self.noise.mean(x, axes).reshape(y.shape))
+        return y if op.kind == "max" else self.noise.result(y)
+
+    def _mean(self, x: Array) -> Array:
+        y = super()._mean(x)
+        return y + self.noise.mean(x, tuple(range(2, x.ndim))).reshape(y.shape)
 
     def backward(self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array) -> Gradients:
         return _results(self.noise, *super().backward(op, ctx, dy, x))

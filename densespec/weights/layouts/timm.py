@@ -6,9 +6,17 @@ from dataclasses import replace
 
 from densespec.weights.layouts import torchvision
 
+ARGUMENTS = ("head_dropout_rate", "global_pool")
+"""Fields that torchvision's network fixes, and that are arguments of timm's."""
+
 LAYOUT = replace(
     torchvision.LAYOUT,
     name="timm",
     about="timm's densenet*",
     claims=lambda tensors, metadata: False,
+    implements={
+        name: value
+        for name, value in torchvision.LAYOUT.implements.items()
+        if name not in ARGUMENTS
+    },
 )

@@ -208,6 +208,9 @@ IMPLEMENTS: Mapping[str, object] = {
     "final_norm": True,
     "dropout_place": "layer",
     "head_units": (),
+    "head_dropout_rate": 0.0,
+    "classifier_bias": True,
+    "global_pool": "avg",
 }
 """What torchvision's network, and those that took its code, cannot do otherwise."""
 

@@ -9,7 +9,7 @@ from densespec.errors import SpecError, WeightsError, listed, shown
 from densespec.network.catalogue import catalogue
 from densespec.network.differences import variant_of
 from densespec.network.graph import Graph, lower
-from densespec.network.spec import DenseNetSpec
+from densespec.network.spec import GLOBAL_POOLS, DenseNetSpec
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
 
 ARCHITECTURE, ARGUMENTS = "architecture", "model_args"
@@ -23,15 +23,16 @@ FIELDS = {
     "bn_size": "bottleneck_width",
     "num_classes": "classes",
     "in_chans": "in_channels",
+    "drop_rate": "head_dropout_rate",
     "proj_drop_rate": "dropout_rate",
 }
 """The arguments that are fields of a spec, and the fields' names."""
 
-AVERAGES = ("avg", "fast", "fastavg")
-MAXIMA = ("max", "fastmax")
+POOLS = {"fast": "avg"} | {name: kind for kind in GLOBAL_POOLS for name in (kind, f"fast{kind}")}
+"""The kinds of global pools by timm's names."""
 
 SAYABLE: Mapping[str, tuple[Any, ...]] = {
-    "global_pool": AVERAGES,
+    "global_pool": tuple(POOLS),
     "act_layer": ("relu", None),
     "norm_layer": ("batchnorm2d", "batchnorm", "bn", None),
     "aa_layer": (None, ""),
@@ -43,7 +44,6 @@ IMMATERIAL = (
     "aa_stem_only",
     "cache_dir",
     "checkpoint_path",
-    "drop_rate",
     "exportable",
     "memory_efficient",
     "no_jit",
@@ -77,7 +77,7 @@ def timm_network(config: Mapping[str, Any]) -> StatedNetwork:
     headless = stated.get("num_classes") == 0
     for name, value in stated.items():
         _check(name, value, headless)
-    return StatedNetwork(_spec(base, stated, headless), _ends(stated, headless), _notes(stated))
+    return StatedNetwork(_spec(base, stated, headless), _ends(stated, headless))
 
 
 def _architecture(name: str) -> DenseNetSpec:
@@ -96,7 +96,7 @@ def _check(name: str, value: Any, headless: bool) -> None:
         return
     allowed = SAYABLE.get(name, ())
     if name == "global_pool" and headless:
-        allowed = (*AVERAGES, *MAXIMA, "")
+        allowed = (*POOLS, "")
     if isinstance(value, list | dict) or value not in allowed:
         can = " or ".join(repr(one) for one in allowed) if allowed else "nothing of it"
         raise StatedOtherwise(f"it has {name} = {shown(value)}, but a spec can say {can}")
@@ -106,6 +106,8 @@ def _spec(base: DenseNetSpec, stated: Mapping[str, Any], headless: bool) -> Dens
     changes = {FIELDS[name]: value for name, value in stated.items() if name in FIELDS}
     if headless:
         del changes["classes"]
+    else:
+        changes["global_pool"] = POOLS[stated.get("global_pool", "avg")]
     if changes.get("growth_rate", base.growth_rate) != base.growth_rate:
         changes["stem_width"] = "2k"
     try:
@@ -117,18 +119,7 @@ def _spec(base: DenseNetSpec, stated: Mapping[str, Any], headless: bool) -> Dens
 def _ends(stated: Mapping[str, Any], headless: bool) -> dict[str, Any]:
     if not headless:
         return {"include_top": True}
-    kind = stated.get("global_pool", "avg")
-    pooling = "avg" if kind in AVERAGES else "max" if kind in MAXIMA else None
-    return {"include_top": False, "pooling": pooling}
-
-
-def _notes(stated: Mapping[str, Any]) -> tuple[str, ...]:
-    if not stated.get("drop_rate"):
-        return ()
-    return (
-        f"drop_rate = {stated['drop_rate']!r}, a dropout before the classifier, acts in training "
-        "alone, and is left out",
-    )
+    return {"include_top": False, "pooling": POOLS.get(stated.get("global_pool", "avg"))}
 
 
 # Writing
@@ -146,8 +137,9 @@ def timm_config(graph: Graph) -> dict[str, Any]:
     if problems := list(_unsayable(graph)):
         raise WeightsError(f"timm's architecture has no such network: {listed(problems)}")
     classes = spec.classes if graph.has_classifier else 0
-    pool = "avg" if graph.has_classifier else graph.pooling or ""
-    variant = variant_of(spec.replace(dropout_rate=0.0))
+    pool = spec.global_pool if graph.has_classifier else graph.pooling or ""
+    plain = spec.replace(dropout_rate=0.0, head_dropout_rate=0.0, global_pool="avg")
+    variant = variant_of(plain)
     return {
         ARCHITECTURE: variant if variant in ARCHITECTURES else ARCHITECTURES[0],
         "num_classes": classes,

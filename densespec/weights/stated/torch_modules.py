@@ -17,6 +17,7 @@ from densespec.network.graph import CLASSIFIER, Graph, Node, in_head
 from densespec.network.ops import BatchNorm, Conv, MaxPool, Padding
 from densespec.texts import JsonError, parsed_json
 from densespec.weights.stated.network import StatedOtherwise
+from densespec.weights.stated.timm import POOLS
 
 KEY = "modules"
 """The metadata that hold the modules, as JSON."""
@@ -27,7 +28,8 @@ PROGRAMS = ("torchvision.", "timm.", "monai.", "torchxrayvision.", "densespec_to
 
 ATTRIBUTES = (
     *("eps", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
-    *("ceil_mode", "output_size", "track_running_stats", "pool_type", "apply_sigmoid", "forward"),
+    *("ceil_mode", "output_size", "track_running_stats", "pool_type", "kind", "apply_sigmoid"),
+    "forward",
     *("_forward_hooks", "_forward_pre_hooks"),
 )
 """What is kept of a module's attributes."""
@@ -174,11 +176,13 @@ class Told:
     Attributes:
         epsilon: That of its norms; None where no module tells.
         activation: What follows its classifier, ``"softmax"`` or ``"sigmoid"``; None for nothing.
+        global_pool: The kind of its global pool; None where no module tells.
         assumptions: What was taken for granted, in sentences.
     """
 
     epsilon: float | None = None
     activation: str | None = None
+    global_pool: str | None = None
     assumptions: tuple[str, ...] = ()
 
 
@@ -204,10 +208,20 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
         _check_conv(path, modules[path], node)
     activation, ending = _end(modules, paths.get(CLASSIFIER, ""))
     body = {_first(path, prefix) for path, node in nodes.items() if not in_head(node.name)}
+    pools = {path: kind for path, one in modules.items() if (kind := _global_pool(path, one))}
+    known = (*nodes, ending, *pools)
     for path, module in modules.items():
-        if path.startswith(prefix) and path not in nodes and path != ending:
+        if path.startswith(prefix) and path not in known and _parent(path) not in pools:
             _check(path, module, graph, in_body=_first(path, prefix) in body)
-    return Told(epsilon, activation, tuple(_assumed(modules, prefix)))
+    pool = next(iter(pools.values()), None)
+    return Told(epsilon, activation, pool, tuple(_assumed(modules, prefix)))
+
+
+def _global_pool(path: str, module: ModuleFacts) -> str | None:
+    """The kind of a global pool of timm's or densespec's own; None for another module."""
+    named = path.rpartition(".")[2] == "global_pool"
+    kind = module.attributes.get("pool_type") or module.attributes.get("kind")
+    return POOLS.get(kind) if named and isinstance(kind, str) else None
 
 
 def _first(path: str, prefix: str) -> str:
@@ -301,7 +315,7 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
         _check_attributes(path, module, {"kernel_size": (2,), "stride": (2,), "padding": (0,)})
     elif kind.startswith("AdaptiveAvgPool"):
         _check_attributes(path, module, {"output_size": (1,)})
-    elif module.attributes.get("pool_type", "avg") not in ("avg", "fast", "fastavg", ""):
+    elif module.attributes.get("pool_type"):
         raise StatedOtherwise(f"{bare(path)} pools by {shown(module.attributes['pool_type'])}")
     elif kind and kind not in SILENT and not kind.startswith((*SILENT_STARTS, "AvgPool")):
         raise StatedOtherwise(f"{bare(path)} is a {bare(kind)}, which no spec says: {SAVE_STATE}")
