@@ -131,16 +131,21 @@ const OPS = {
   },
   GlobalPool(op, w, [x], shape) {
     const area = product(x.shape.slice(2));
-    return map(zeros(shape), (_, i) => {
-      const values = x.data.subarray(i * area, (i + 1) * area);
-      if (op.kind === "max") return values.reduce((a, b) => Math.max(a, b));
-      return values.reduce((a, b) => a + b) / area;
-    });
+    const values = (i) => x.data.subarray(i * area, (i + 1) * area);
+    const max = (i) => values(i).reduce((a, b) => Math.max(a, b));
+    const mean = (i) => values(i).reduce((a, b) => a + b) / area;
+    const channels = x.shape[1];
+    const both = (i) => {
+      const [sample, c] = [Math.floor(i / (2 * channels)), i % (2 * channels)];
+      return c < channels ? mean(sample * channels + c) : max(sample * channels + c - channels);
+    };
+    const kinds = { avg: mean, max, avgmax: (i) => (mean(i) + max(i)) / 2, catavgmax: both };
+    return map(zeros(shape), (_, i) => kinds[op.kind](i));
   },
   Dense(op, w, [x], shape) {
     return map(zeros(shape), (_, i) => {
       const [s, u] = [Math.floor(i / op.units), i % op.units];
-      let sum = w.bias.data[u];
+      let sum = op.bias ? w.bias.data[u] : 0;
       for (let f = 0; f < op.features; f++)
         sum += w.kernel.data[u * op.features + f] * x.data[s * op.features + f];
       return sum;

@@ -418,7 +418,8 @@ def test_replace_suggests_near_names_for_an_unknown_field() -> None:
     with pytest.raises(UnknownName) as caught:
         tiny().replace(growth_rat=3)
     assert str(caught.value) == (
-        "unknown field of DenseNetSpec 'growth_rat'. Did you mean growth_rate or dropout_rate?"
+        "unknown field of DenseNetSpec 'growth_rat'. Did you mean growth_rate, dropout_rate or "
+        "head_dropout_rate?"
     )
 
 

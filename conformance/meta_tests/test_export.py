@@ -105,6 +105,14 @@ def avg_pool(node: dict[str, Any], w: dict[str, Array], x: Array) -> Array:
     return view.mean(last(view))
 
 
+def global_pool(node: dict[str, Any], w: dict[str, Array], x: Array) -> Array:
+    axes = tuple(range(2, x.ndim))
+    mean, maximum = x.mean(axes), x.max(axes)
+    if node["kind"] == "catavgmax":
+        return np.concatenate((mean, maximum), 1)
+    return {"avg": mean, "max": maximum, "avgmax": (mean + maximum) / 2}[node["kind"]]
+
+
 OPS: dict[str, Callable[..., Array]] = {
     "Conv": convolve,
     "BatchNorm": normalise,
@@ -113,10 +121,8 @@ OPS: dict[str, Callable[..., Array]] = {
     "Concat": lambda node, w, *xs: np.concatenate(xs, 1),
     "MaxPool": max_pool,
     "AvgPool": avg_pool,
-    "GlobalPool": lambda node, w, x: {"avg": x.mean, "max": x.max}[node["kind"]](
-        tuple(range(2, x.ndim))
-    ),
-    "Dense": lambda node, w, x: x @ w["kernel"].T + w["bias"],
+    "GlobalPool": global_pool,
+    "Dense": lambda node, w, x: x @ w["kernel"].T + (w["bias"] if node["bias"] else 0),
     "Softmax": softmax,
     "Sigmoid": lambda node, w, x: 1 / (1 + np.exp(-x)),
 }

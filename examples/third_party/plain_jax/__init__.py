@@ -73,15 +73,23 @@ def _infer(node: Node, w: Values, x: jax.Array, *others: jax.Array) -> jax.Array
             none = ((0, 0),) * len(op.window)
             return _reduce(x, jax.lax.add, 0, op.window, op.stride, none) / np.prod(op.window)
         case ops.GlobalPool() as op:
-            axes = tuple(range(2, x.ndim))
-            return x.mean(axes) if op.kind == "avg" else x.max(axes)
-        case ops.Dense():
-            return jnp.matmul(x, w["kernel"].T, precision="highest") + w["bias"]
+            return _global_pool(op.kind, x)
+        case ops.Dense() as op:
+            y = jnp.matmul(x, w["kernel"].T, precision="highest")
+            return y + w["bias"] if op.bias else y
         case ops.Softmax():
             return jax.nn.softmax(x, axis=1)
         case ops.Sigmoid():
             return jax.nn.sigmoid(x)
     raise NotImplementedError(f"{node.name}: {node.op}")
+
+
+def _global_pool(kind: str, x: jax.Array) -> jax.Array:
+    axes = tuple(range(2, x.ndim))
+    mean, maximum = x.mean(axes), x.max(axes)
+    if kind == "catavgmax":
+        return jnp.concatenate((mean, maximum), axis=1)
+    return {"avg": mean, "max": maximum, "avgmax": (mean + maximum) / 2}[kind]
 
 
 def _wide(array: jax.Array, like: jax.Array) -> jax.Array:

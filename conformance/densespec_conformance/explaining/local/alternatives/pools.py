@@ -94,6 +94,10 @@ def _over_the_edge(
         yield Alternative(f"{words}, and zeros there count", _pooled(more, 0.0, np.mean))
 
 
+def _both(first: Array, second: Array) -> Array:
+    return np.concatenate((first, second), axis=1)
+
+
 GLOBAL: tuple[tuple[str, Reduce], ...] = (
     ("it takes the maximum, not the average", np.max),
     ("it takes the average, not the maximum", np.mean),
@@ -102,6 +106,9 @@ GLOBAL: tuple[tuple[str, Reduce], ...] = (
     ("it takes the minimum", np.min),
     ("it takes the first position", _first),
     ("it takes the mean of maximum and average", lambda x, axes: (x.max(axes) + x.mean(axes)) / 2),
+    ("it takes the sum of maximum and average", lambda x, axes: x.max(axes) + x.mean(axes)),
+    ("it has all averages and then all maxima", lambda x, axes: _both(x.mean(axes), x.max(axes))),
+    ("it has all maxima and then all averages", lambda x, axes: _both(x.max(axes), x.mean(axes))),
     ("it takes the median", lambda x, axes: np.median(x, axes)),
 )
 
