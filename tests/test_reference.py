@@ -19,6 +19,7 @@ from densespec.network.ops import (
     Affine,
     AvgPool,
     BatchNorm,
+    BlurPool,
     Clip,
     Concat,
     Conv,
@@ -31,7 +32,7 @@ from densespec.network.ops import (
     Sigmoid,
     Softmax,
 )
-from densespec.network.spec import DenseNetSpec
+from densespec.network.spec import STEM_KINDS, DenseNetSpec
 from densespec.recipes.moments import zero_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import KERNELS, Context, OpError
@@ -214,6 +215,21 @@ def test_average_pool_is_the_mean_of_its_window(case: Sliding) -> None:
     y = _forward(op, x)
     assert y.shape[1:] == op.output(x.shape[1:])
     np.testing.assert_allclose(y, _pool_by_loops(op, x, case.pads, _mean), **EXACT)
+
+
+@pytest.mark.parametrize("size", [(5,), (2, 7), (4, 3, 2)], ids=["1-D", "2-D", "3-D"])
+def test_blur_pool_is_a_binomial_mean_of_a_mirrored_input(size: tuple[int, ...]) -> None:
+    op, x = BlurPool((3,) * len(size), 2), _random(2, 3, *size)
+    expected = np.zeros((2, 3, *op.output((3, *size))[1:]))  # type: ignore[misc]
+    for position in np.ndindex(*expected.shape[2:]):
+        for place in itertools.product((-1, 0, 1), repeat=len(size)):
+            mirrored = (abs(2 * p + q) for p, q in zip(position, place, strict=True))
+            where = tuple(
+                i if i < n else 2 * n - 2 - i for i, n in zip(mirrored, size, strict=True)
+            )
+            factor = math.prod(0.5 if q == 0 else 0.25 for q in place)
+            expected[(..., *position)] += factor * x[(..., *where)]
+    np.testing.assert_allclose(_forward(op, x), expected, **EXACT)
 
 
 SIZES = pytest.mark.parametrize("size", [(5,), (2, 3), (2, 3, 2)], ids=["1-D", "2-D", "3-D"])
@@ -459,6 +475,15 @@ def test_gradients_of_max_pool(case: Sliding) -> None:
 @unpadded
 def test_gradients_of_average_pool(case: Sliding) -> None:
     _check_gradients(AvgPool(case.window, case.stride), [_random(2, 3, *case.size)])
+
+
+@pytest.mark.parametrize("size", [(5,), (2, 7), (4, 3, 2)], ids=["1-D", "2-D", "3-D"])
+def test_gradients_of_blur_pool(size: tuple[int, ...]) -> None:
+    _check_gradients(BlurPool((3,) * len(size), 2), [_random(2, 3, *size)])
+
+
+def test_gradients_of_a_wider_blur() -> None:
+    _check_gradients(BlurPool((5,), 2), [_random(2, 3, 8)])
 
 
 @SIZES
@@ -785,6 +810,20 @@ NETWORKS: dict[str, tuple[DenseNetSpec, tuple[int, ...]]] = {
         tiny(head_dropout_rate=0.4, classifier_bias=False, global_pool="catavgmax"),
         (5, 4),
     ),
+    "deep stem, blurred pools": (
+        tiny(
+            blocks=(1, 1),
+            stem_kind="deep",
+            stem_stride=2,
+            stem_width=4,
+            stem_pool=3,
+            stem_pool_kind="max-blur",
+            transition_pool_kind="blur",
+            dropout_rate=0.2,
+            dropout_place="every-conv",
+        ),
+        (13, 12),
+    ),
     "mean of both, dropout behind dense layers": (
         tiny(blocks=(1,), head_units=(3,), head_dropout_rate=0.2, global_pool="avgmax"),
         (4, 3),
@@ -807,7 +846,7 @@ def test_the_networks_below_cover_every_field() -> None:
     for name, found in values.items():
         assert found - {getattr(default, name)}, f"{name} is nowhere but its default"
     assert values["spatial_dims"] == {1, 2, 3}
-    assert values["stem_kind"] == {"conv", "conv-norm-relu", "norm-relu-conv"}
+    assert values["stem_kind"] == set(STEM_KINDS)
     assert values["dropout_place"] == {"conv", "every-conv", "layer"}
 
 

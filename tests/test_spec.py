@@ -108,7 +108,7 @@ ALLOWED = {
     "S5": "an integer of at least 1 and below 2**31",
     "S6": "an integer of at least 1 and at most 1000000",
     "S7": "an integer of at least 1 and at most 3",
-    "S8": "'conv' or 'conv-norm-relu' or 'norm-relu-conv'",
+    "S8": "'conv' or 'conv-norm-relu' or 'norm-relu-conv' or 'deep'",
     "S9": "an integer of at least 1 and below 2**31, or '2k'",
     "S10": "an integer of at least 1 and at most 1000",
     "S11": "an integer of at least 1 and at most 1000",
@@ -126,6 +126,8 @@ ALLOWED = {
     "S28": "a number in [0, 1)",
     "S29": "true or false",
     "S30": "'avg' or 'max' or 'avgmax' or 'catavgmax'",
+    "S31": "'max' or 'max-blur'",
+    "S32": "'avg' or 'blur'",
 }
 """What each field's constraint allows, in the words of its error."""
 
@@ -186,6 +188,8 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "S28": ("head_dropout_rate", [1, 1.0, -0.1, NAN, INF, True, False, "0", None]),
     "S29": ("classifier_bias", [0, 1, "true", "", None, np.True_]),
     "S30": ("global_pool", ["average", "Max", "fastavg", "", None, True, 0]),
+    "S31": ("stem_pool_kind", ["blur", "Max", "avg", "", None, True, 0]),
+    "S32": ("transition_pool_kind", ["max-blur", "Avg", "max", "", None, True, 0]),
 }
 """By constraint: its field, and values that break it."""
 
@@ -213,7 +217,7 @@ def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     theirs = {field.metadata["constraint"]: field.name for field in FIELDS}
     assert ours == theirs
     # the others are across fields
-    assert list(theirs) == [f"S{n}" for n in (*range(1, 22), 25, 28, 29, 30)]
+    assert list(theirs) == [f"S{n}" for n in (*range(1, 22), 25, *range(28, 33))]
 
 
 @pytest.mark.parametrize("kernel", [2, 4, 10])
@@ -253,6 +257,28 @@ def test_s23_holds_for_every_transition() -> None:
     assert tiny(**fields, blocks=(1, 1)).compression == 0.1
     with pytest.raises(SpecError, match=r"at least 1 of 4 feature maps \[S23\]"):
         tiny(**fields, blocks=(1, 1, 1))
+
+
+def test_s33_wants_two_feature_maps_of_a_deep_stem() -> None:
+    assert tiny(stem_kind="deep", stem_width=2).stem_channels == 2
+    with pytest.raises(SpecError) as caught:
+        tiny(stem_kind="deep", stem_width=1)
+    assert str(caught.value) == "stem_width = 1, but should be at least 2 in a deep stem [S33]"
+
+
+def test_files_state_a_later_field_only_where_it_is_not_its_default() -> None:
+    later = {field.name for field in FIELDS if field.metadata["silent"]}
+    assert later == {name for name in OTHER if int(_number(name)) > 27}
+    assert not later & tiny().to_dict().keys()
+    for name in later:
+        spec = tiny().replace(**{name: OTHER[name]})
+        assert spec.to_dict()[name] == OTHER[name]
+        assert DenseNetSpec.from_dict(spec.to_dict()) == spec
+
+
+def _number(name: str) -> str:
+    (number,) = (f.metadata["constraint"] for f in FIELDS if f.name == name)
+    return str(number).removeprefix("S")
 
 
 @pytest.mark.parametrize(
@@ -388,6 +414,8 @@ OTHER: dict[str, Any] = {
     "head_dropout_rate": 0.25,
     "classifier_bias": False,
     "global_pool": "catavgmax",
+    "stem_pool_kind": "max-blur",
+    "transition_pool_kind": "blur",
 }
 """Another value of each field than that of ``tiny()``."""
 

@@ -19,7 +19,7 @@ from densespec.weights.layouts import kernel_from_canonical
 from densespec_flax.norms import BatchNorm, FrozenBatchNorm
 from densespec_flax.precision import Precision
 from densespec_jax.norms import relu
-from densespec_jax.pools import global_pool
+from densespec_jax.pools import blur_pool, global_pool
 
 Array = jax.Array
 
@@ -136,6 +136,8 @@ def apply(op: ops.Op, x: Array, *others: Array) -> Array:
             return _pooled(nnx.max_pool, x, op, _padding(op.padding))
         case ops.AvgPool():
             return _pooled(nnx.avg_pool, x, op, "VALID")
+        case ops.BlurPool():
+            return blur_pool(x, op)
         case ops.GlobalPool():
             return global_pool(x, op)
         case ops.Softmax():

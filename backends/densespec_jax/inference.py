@@ -12,7 +12,7 @@ from jax import lax
 
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
-from densespec_jax.pools import global_pool
+from densespec_jax.pools import blur_pool, global_pool
 
 Array = Any
 
@@ -49,6 +49,8 @@ def _node(node: Node, own: Mapping[str, Array], x: Array, *others: Array) -> Arr
             return _windows(op, x, -jnp.inf, lax.max, op.padding)
         case ops.AvgPool() as op:
             return _windows(op, x, 0.0, lax.add, ((0, 0),) * len(op.window)) / math.prod(op.window)
+        case ops.BlurPool() as op:
+            return blur_pool(x, op)
         case ops.GlobalPool() as op:
             return global_pool(x, op)
         case ops.Dense() as op:

@@ -15,6 +15,7 @@ from densespec_keras.axes import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from densespec_keras.layers import (
     BatchNormalization,
     BiasedSynchronised,
+    BlurPooling,
     Dropout,
     GlobalPooling,
 )
@@ -154,6 +155,8 @@ class Emitter:
                 return self._max_pool(name, op)
             case ops.AvgPool() as op:
                 return self._sliding("AveragePooling", name, op.window, op.stride)
+            case ops.BlurPool() as op:
+                return self._layer(BlurPooling, name, op.window, op.stride, self.inner_format)
             case ops.GlobalPool() as op:
                 return self._global_pool(name, op)
             case ops.Dense() as op:

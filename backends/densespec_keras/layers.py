@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from densespec.network.ops import BlurPool
 
 
 @keras.saving.register_keras_serializable(package="densespec")
@@ -129,6 +132,55 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         return super().call(inputs, training=bool(training and self.trainable))
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class BlurPooling(keras.layers.Layer):
+    """Binomial means over windows of a mirrored input: (batch, *spatial, channels), halved.
+
+    Args:
+        pool_size: The size of the windows along each dimension.
+        strides: How far apart they are.
+        data_format: ``"channels_last"`` or ``"channels_first"``.
+    """
+
+    def __init__(
+        self, pool_size: Sequence[int], strides: int, data_format: str, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pool_size, self.strides = tuple(pool_size), strides
+        self.data_format = data_format
+        self._op = BlurPool(self.pool_size, strides)
+
+    def call(self, inputs: Any) -> Any:
+        first = 2 if self.data_format == "channels_first" else 1
+        x = inputs
+        for axis, factors in enumerate(self._op.factors, start=first):
+            x = self._blurred(x, axis, factors)
+        return x
+
+    def _blurred(self, x: Any, axis: int, factors: Sequence[float]) -> Any:
+        rank, pad = len(x.shape), (len(factors) - 1) // 2
+        around = [(pad, pad) if each == axis else (0, 0) for each in range(rank)]
+        padded = ops.pad(x, around, mode="reflect")
+        places = range(len(factors))
+        before, after = [slice(None)] * axis, [slice(None)] * (rank - axis - 1)
+        views = (
+            padded[(*before, slice(place, place - 2 * pad or None, self.strides), *after)]
+            for place in places
+        )
+        return sum(factor * view for factor, view in zip(factors, views, strict=True))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        channels_first = self.data_format == "channels_first"
+        batch, *shape = input_shape
+        canonical = tuple(shape) if channels_first else (shape[-1], *shape[:-1])
+        channels, *sizes = self._op.output(canonical)
+        return (batch, channels, *sizes) if channels_first else (batch, *sizes, channels)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"pool_size": self.pool_size, "strides": self.strides}
+        return super().get_config() | own | {"data_format": self.data_format}
 
 
 @keras.saving.register_keras_serializable(package="densespec")

@@ -6,6 +6,7 @@ No module works in place: what a hook has seen stays as it was.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, List  # noqa: UP035  # TorchScript reads this one
 
@@ -51,6 +52,8 @@ def _module(node: Node) -> nn.Module:
             return _max_pool(op)
         case ops.AvgPool() as op:
             return AVG_POOL[len(op.window)](op.window, op.stride)
+        case ops.BlurPool() as op:
+            return BlurPool(op, node.channels)
         case ops.GlobalPool() as op:
             return GlobalPool(op.kind)
         case ops.Dense() as op:
@@ -157,6 +160,36 @@ class GlobalPool(nn.Module):
 
     def extra_repr(self) -> str:
         return self.kind
+
+
+class BlurPool(nn.Module):
+    """Takes binomial means over windows of a mirrored input: (n, c, *spatial)."""
+
+    def __init__(self, op: ops.BlurPool, channels: int) -> None:
+        super().__init__()
+        self.pads = [n for pair in reversed(op.pads) for n in pair]
+        self.stride, self.channels, self.dims = op.stride, channels, len(op.window)
+        kernel = functools.reduce(torch.multiply, _along_dimensions(op))
+        kernel = kernel.expand(channels, 1, *op.window).contiguous()
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.pad(x, self.pads, mode="reflect")
+        if self.dims == 1:
+            return functional.conv1d(x, self.kernel, None, self.stride, 0, 1, self.channels)
+        if self.dims == 2:
+            return functional.conv2d(x, self.kernel, None, self.stride, 0, 1, self.channels)
+        return functional.conv3d(x, self.kernel, None, self.stride, 0, 1, self.channels)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, stride={self.stride}"
+
+
+def _along_dimensions(op: ops.BlurPool) -> list[Tensor]:
+    """Give the factors along each dimension, with axes of size 1 for the others."""
+    dims = len(op.window)
+    shapes = ([-1 if d == axis else 1 for d in range(dims)] for axis in range(dims))
+    return [torch.tensor(f).reshape(s) for f, s in zip(op.factors, shapes, strict=True)]
 
 
 class PaddedMaxPool(nn.Module):

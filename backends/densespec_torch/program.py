@@ -29,7 +29,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
 from densespec.network.passes import prepare
 from densespec.network.steps import Block, Convolution, Step, steps
-from densespec_torch.layers import explicitly_padded, pooled, symmetric
+from densespec_torch.layers import BlurPool, explicitly_padded, pooled, symmetric
 from densespec_torch.primitives import CONV
 from densespec_torch.recordings import RecordedFunction
 from densespec_torch.tensors import to_numpy
@@ -234,6 +234,8 @@ class Program:
                 return functools.partial(
                     _AVG_POOL[self._dims], kernel_size=op.window, stride=op.stride
                 )
+            case ops.BlurPool() as op:
+                return BlurPool(op, node.channels).to(self._like)
             case ops.GlobalPool() as op:
                 return lambda x: pooled(x, op.kind, list(range(2, x.dim())))
             case ops.Dense() as op:

@@ -25,6 +25,7 @@ from densespec.network.graph import Graph, Node
 from densespec.network.ops import (
     AvgPool,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
@@ -198,7 +199,9 @@ def _operation(node: Node) -> str:
         case Conv(window=window, stride=stride):
             return f"{_window_text(window)} conv" + f", /{stride}" * (stride > 1)
         case MaxPool(window=window, stride=stride):
-            return f"{_window_text(window)} max, /{stride}"
+            return f"{_window_text(window)} max" + f", /{stride}" * (stride > 1)
+        case BlurPool(window=window, stride=stride):
+            return f"{_window_text(window)} blur, /{stride}"
         case AvgPool(window=window, stride=stride):
             return f"{_window_text(window)} avg, /{stride}"
         case GlobalPool(kind=kind):
@@ -227,7 +230,7 @@ def _window_text(window: Sequence[int]) -> str:
 def _color(nodes: Sequence[Node]) -> str:
     if len(nodes[-1].shape) == 1:
         return SLATE
-    return AMBER if isinstance(nodes[-1].op, AvgPool) else GREY
+    return AMBER if nodes[0].stage.startswith("transition") else GREY
 
 
 class _Painter:

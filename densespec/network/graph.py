@@ -21,6 +21,7 @@ from densespec.network.fields import LIMIT, Integer, OrNone
 from densespec.network.ops import (
     AvgPool,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
@@ -178,7 +179,8 @@ class FeatureMap:
 def _stride_behind(op: Op, before: int | None) -> int | None:
     if before is None or isinstance(op, GlobalPool):
         return None
-    return before * op.stride if isinstance(op, Conv | MaxPool | AvgPool) else before
+    slides = isinstance(op, Conv | MaxPool | AvgPool | BlurPool)
+    return before * op.stride if slides else before
 
 
 @dataclass(frozen=True)
@@ -399,6 +401,9 @@ class _Builder:
         size = (window,) * self.spec.spatial_dims
         return self.add(name, MaxPool(size, stride, self._padding(x, window, stride)), x)
 
+    def blur_pool(self, name: str, x: str) -> str:
+        return self.add(name, BlurPool((3,) * self.spec.spatial_dims, 2), x)
+
     def _padding(self, x: str, window: int, stride: int) -> Padding:
         side = (window - 1) // 2
         dims = self.spec.spatial_dims
@@ -557,20 +562,29 @@ def _first_of(graph: Graph, part: str) -> int:
 
 
 def _stem(net: _Builder, x: str) -> str:
-    spec = net.spec
+    spec, width = net.spec, net.spec.stem_channels
     if spec.stem_kind == "norm-relu-conv":
         x = net.norm_relu("stem.norm", x)
-    x = net.conv(
-        "stem.conv",
-        x,
-        spec.stem_channels,
-        window=spec.stem_kernel,
-        stride=spec.stem_stride,
-        role="stem",
-    )
-    if spec.stem_kind == "conv-norm-relu":
+    deep = spec.stem_kind == "deep"
+    x = _stem_conv(net, "", x, width // 2 if deep else width, spec.stem_stride)
+    if deep or spec.stem_kind == "conv-norm-relu":
         x = net.norm_relu("stem.norm", x)
-    return net.max_pool("stem_pool", x, spec.stem_pool, stride=2) if spec.stem_pool else x
+    for number, channels in ((2, width // 2), (3, width)) if deep else ():
+        x = _stem_conv(net, str(number), x, channels, stride=1)
+        x = net.norm_relu(f"stem.norm{number}", x)
+    return _stem_pool(net, x, spec.stem_pool) if spec.stem_pool else x
+
+
+def _stem_conv(net: _Builder, number: str, x: str, width: int, stride: int) -> str:
+    window = net.spec.stem_kernel
+    return net.conv(f"stem.conv{number}", x, width, window=window, stride=stride, role="stem")
+
+
+def _stem_pool(net: _Builder, x: str, window: int) -> str:
+    if net.spec.stem_pool_kind == "max":
+        return net.max_pool("stem_pool", x, window, stride=2)
+    x = net.max_pool("stem_pool.max", x, window, stride=1)
+    return net.blur_pool("stem_pool.blur", x)
 
 
 def _block(net: _Builder, name: str, layers: int, x: str) -> str:
@@ -596,6 +610,8 @@ def _transition(net: _Builder, name: str, x: str) -> str:
     x = net.norm_relu(f"{name}.norm", x, relu=spec.transition_relu)
     kept = spec.compressed(net.channels(x))
     x = net.conv(f"{name}.conv", x, kept, window=1, role="inner")
+    if spec.transition_pool_kind == "blur":
+        return net.blur_pool(f"{name}.pool", x)
     return net.add(f"{name}.pool", AvgPool((2,) * spec.spatial_dims, 2), x)
 
 

@@ -206,6 +206,36 @@ class AvgPool:
 
 
 @dataclass(frozen=True, slots=True)
+class BlurPool:
+    """Binomial means over windows, such as 1/4, 1/2, 1/4 along each dimension.
+
+    The input is mirrored around its first and last positions, (n - 1) / 2 of them for windows of n:
+    each dimension has more positions than that.
+    """
+
+    window: tuple[int, ...]
+    stride: int
+
+    @property
+    def pads(self) -> Pads:
+        """How many positions are mirrored before and after."""
+        return tuple(((width - 1) // 2, (width - 1) // 2) for width in self.window)
+
+    @property
+    def factors(self) -> tuple[tuple[float, ...], ...]:
+        """The factors of the positions of a window along each dimension; they sum to 1."""
+        return tuple(
+            tuple(math.comb(width - 1, place) / 2 ** (width - 1) for place in range(width))
+            for width in self.window
+        )
+
+    def output(self, x: Shape) -> Shape:
+        sizes = _slide(x[1:], self.window, self.stride, self.pads)
+        mirrors = zip(x[1:], self.pads, sizes, strict=True)
+        return (x[0], *(0 if n is not None and n <= pad else size for n, (pad, _), size in mirrors))
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalPool:
     """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions, or both.
 
@@ -257,6 +287,7 @@ Op = (
     | Concat
     | MaxPool
     | AvgPool
+    | BlurPool
     | GlobalPool
     | Dense
     | Softmax

@@ -19,6 +19,7 @@ from densespec.network.graph import Graph, Node
 from densespec.network.ops import (
     AvgPool,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
@@ -227,7 +228,9 @@ def _behind(graph: Graph, node: Node, kind: type[Op]) -> Node | None:
 
 
 def _averages(op: Op) -> bool:
-    return isinstance(op, AvgPool) or (isinstance(op, GlobalPool) and op.kind == "avg")
+    """Whether an op computes means, and so commutes with a scale and a shift of each channel."""
+    means = isinstance(op, AvgPool | BlurPool)
+    return means or (isinstance(op, GlobalPool) and op.kind == "avg")
 
 
 def _is_linear(op: Op) -> bool:

@@ -8,6 +8,7 @@ states its semantics; constraints on its inputs are numbered (O1, O2, ...) and c
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -302,6 +303,42 @@ class AvgPoolKernel:
         return [dx], {}
 
 
+class BlurPoolKernel:
+    """y[n, c, p] = sum over q of f[q] * x[n, c, stride * p + q], f[q] the product of its factors.
+
+    Along a dimension with windows of 3 the factors are 1/4, 1/2 and 1/4. x is mirrored first around
+    its first and last positions, which themselves are not repeated.
+    """
+
+    def forward(self, op: ops.BlurPool, ctx: Context, x: Array) -> Array:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+        windows = windows_of(padded, op.window, op.stride)
+        places = tuple(range(x.ndim, windows.ndim))
+        return np.tensordot(windows, self._filter(op, x), (places, range(len(places))))
+
+    def _filter(self, op: ops.BlurPool, x: Array) -> Array:
+        return functools.reduce(np.multiply.outer, np.asarray(op.factors, x.dtype))
+
+    def backward(self, op: ops.BlurPool, ctx: Context, dy: Array, x: Array) -> Gradients:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+        dx, factors = np.zeros_like(padded), self._filter(op, x)
+        for place, reach in offsets_of(op.window, dy.shape[2:], op.stride):
+            dx[reach] += dy * factors[place]
+        for axis, (pad, _) in enumerate(op.pads, start=2):
+            dx = _folded(dx, axis, pad)
+        return [dx], {}
+
+
+def _folded(padded: Array, axis: int, pad: int) -> Array:
+    """Add what lies in mirrored positions of an axis to the positions that they mirror."""
+    ordered = np.moveaxis(padded, axis, 0)
+    inner = ordered[pad : len(ordered) - pad].copy()
+    for place in range(1, pad + 1):
+        inner[place] += ordered[pad - place]
+        inner[-1 - place] += ordered[len(ordered) - 1 - pad + place]
+    return np.moveaxis(inner, 0, axis)
+
+
 class GlobalPoolKernel:
     """y[n, c] = mean (``avg``) or maximum (``max``) of x[n, c, *spatial], or both.
 
@@ -389,6 +426,7 @@ KERNELS: Mapping[type, Kernel] = {
     ops.Concat: ConcatKernel(),
     ops.MaxPool: MaxPoolKernel(),
     ops.AvgPool: AvgPoolKernel(),
+    ops.BlurPool: BlurPoolKernel(),
     ops.GlobalPool: GlobalPoolKernel(),
     ops.Dense: DenseKernel(),
     ops.Softmax: SoftmaxKernel(),

@@ -263,8 +263,7 @@ def _as_told(graph: Graph, told: Told, *, stated: bool) -> Graph:
             f"its norms have the epsilon {epsilon!r}, but the spec says {spec.batch_norm_epsilon!r}"
         )
     ends = graph.ends | {"classifier_activation": activation if graph.has_classifier else None}
-    pool = told.global_pool or spec.global_pool
-    return lower(spec.replace(batch_norm_epsilon=epsilon, global_pool=pool), **ends)
+    return lower(spec.replace(batch_norm_epsilon=epsilon, **told.pools), **ends)
 
 
 def _graph_of_body(inferred: InferredBody) -> Graph:

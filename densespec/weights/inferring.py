@@ -22,7 +22,15 @@ from densespec.weights.stated.network import StatedNetwork, check_agreement
 from densespec.weights.tensors import Tensors
 
 NOT_IN_SHAPES = frozenset(
-    {"stem_stride", "stem_pool", "padding", "batch_norm_epsilon", "transition_relu"}
+    {
+        "stem_stride",
+        "stem_pool",
+        "stem_pool_kind",
+        "padding",
+        "batch_norm_epsilon",
+        "transition_relu",
+        "transition_pool_kind",
+    }
 )
 """Fields that change what given weights compute, but that their shapes do not tell."""
 
@@ -77,7 +85,8 @@ def infer_body(
         WeightsError: Another network is stated than was given, or than the arrays are of;
             or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
-    decided = layout.implements.keys() >= NOT_IN_SHAPES
+    decides = {**layout.usual, **layout.implements}
+    decided = decides.keys() >= NOT_IN_SHAPES
     if stated is not None:
         _check_extent(stated.spec, tensors)
         spec = stated.spec if given is None else _with_evident_ends(resolve(given), evidence)
@@ -91,8 +100,9 @@ def infer_body(
     fields = body_fields(evidence)
     if evidence.head:  # in names that the layout has for one
         check_implemented(head_fields(evidence), layout.implements)
-    if decided:
-        return InferredBody(_named(spec_from(fields, layout.implements)))
+    check_implemented(fields, layout.implements)
+    if decided and all(fields.get(name, value) == value for name, value in layout.usual.items()):
+        return InferredBody(_named(spec_from(fields, decides)))
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
     spec, assumption = _from_catalogue(lasting | fields)
     return InferredBody(spec, assumptions=(assumption,))

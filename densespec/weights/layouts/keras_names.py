@@ -52,6 +52,8 @@ PORT = {
     "head_dropout_rate": 0.0,
     "classifier_bias": True,
     "global_pool": "avg",
+    "stem_pool_kind": "max",
+    "transition_pool_kind": "avg",
 }
 """What Keras's ports of torchvision's network have in common."""
 

@@ -23,7 +23,9 @@ _FIXED = (
     "stem_kernel",
     "stem_kind",
     "stem_pool",
+    "stem_pool_kind",
     "stem_stride",
+    "transition_pool_kind",
     "transition_relu",
 )
 

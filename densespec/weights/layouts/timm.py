@@ -6,17 +6,31 @@ from dataclasses import replace
 
 from densespec.weights.layouts import torchvision
 
-ARGUMENTS = ("head_dropout_rate", "global_pool")
+_ARGUMENTS = (
+    "head_dropout_rate",
+    "global_pool",
+    "stem_kind",
+    "stem_kernel",
+    "stem_pool_kind",
+    "transition_pool_kind",
+)
 """Fields that torchvision's network fixes, and that are arguments of timm's."""
+
+
+def _implements(*, arguments: bool) -> dict[str, object]:
+    """Give what torchvision's implements: of timm's arguments their defaults, or the rest."""
+    return {
+        name: value
+        for name, value in torchvision.LAYOUT.implements.items()
+        if (name in _ARGUMENTS) is arguments
+    }
+
 
 LAYOUT = replace(
     torchvision.LAYOUT,
     name="timm",
     about="timm's densenet*",
     claims=lambda tensors, metadata: False,
-    implements={
-        name: value
-        for name, value in torchvision.LAYOUT.implements.items()
-        if name not in ARGUMENTS
-    },
+    implements=_implements(arguments=False),
+    usual=_implements(arguments=True),
 )

@@ -172,11 +172,13 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
         dense=[KernelShape(d.name, (d.op.units, d.op.features)) for d in stated.of(ops.Dense)],
     )
     found = inferred_fields(evidence)
+    convs = convs[2:] if evidence.deep else convs
     blocks, per_layer = found["blocks"], 1 if found["bottleneck_width"] is None else 2
     transitions = _transitions(blocks, per_layer)
     return found | {
-        "stem_kind": _stem_kind(stated, norms[0], evidence.stem_norm),
+        "stem_kind": "deep" if evidence.deep else _stem_kind(stated, norms[0], evidence.stem_norm),
         "stem_stride": stem.stride,
+        **_blurs(stated, pools),
         "stem_pool": pools[0].op.window[0] if pools else None,
         "padding": "same" if any(map(_pads_as_same, (*convs, *pools))) else "symmetric",
         "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
@@ -200,6 +202,15 @@ def _head_fields(stated: StatedOps) -> dict[str, Any]:
         "classifier_bias": layers[-1].op.bias,
         "head_dropout_rate": before.rate if isinstance(before, ops.Dropout) else 0.0,
         **({"global_pool": pools[-1].op.kind} if pools else {}),
+    }
+
+
+def _blurs(stated: StatedOps, pools: list[StatedOp]) -> dict[str, str]:
+    blurs = stated.of(ops.BlurPool)
+    in_stem = [blur for blur in blurs if stated.source(blur) in pools]
+    return {
+        "stem_pool_kind": "max-blur" if in_stem else "max",
+        "transition_pool_kind": "blur" if len(blurs) > len(in_stem) else "avg",
     }
 
 

@@ -154,6 +154,10 @@ class _Reader:
             return _KINDS[kind](self, layer)
         if plain in ("GlobalAveragePooling", "GlobalMaxPooling"):
             return self._global_pool(layer, "max" if "Max" in plain else "avg")
+        if kind == "BlurPooling" and _is_own(layer):
+            self._check_format(layer)
+            window = tuple(layer.config["pool_size"])
+            return self._add(layer, ops.BlurPool(window, layer.config["strides"]))
         if kind == "GlobalPooling" and _is_own(layer):
             return self._global_pool(layer, layer.config["kind"])
         return self._passed_over(layer)

@@ -14,7 +14,10 @@ from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
 
 ARCHITECTURE, ARGUMENTS = "architecture", "model_args"
 
-ARCHITECTURES = ("densenet121", "densenet161", "densenet169", "densenet201")
+ARCHITECTURES = (
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+    *("densenet264d", "densenetblur121d"),
+)
 """Those that are a spec's; the first stands for any other, whose arguments say what it is."""
 
 FIELDS = {
@@ -36,12 +39,12 @@ SAYABLE: Mapping[str, tuple[Any, ...]] = {
     "act_layer": ("relu", None),
     "norm_layer": ("batchnorm2d", "batchnorm", "bn", None),
     "aa_layer": (None, ""),
-    "stem_type": ("", None),
+    "aa_stem_only": (True, False),
+    "stem_type": ("", None, "deep"),
 }
 """The values that a spec can say of arguments that are no fields."""
 
 IMMATERIAL = (
-    "aa_stem_only",
     "cache_dir",
     "checkpoint_path",
     "exportable",
@@ -85,8 +88,7 @@ def _architecture(name: str) -> DenseNetSpec:
     known = {known: variant.spec for known, variant in catalogue().items() if known == plain}
     if not plain.startswith("densenet") or not known:
         raise StatedOtherwise(
-            f"its {ARCHITECTURE} is timm's {shown(name)}, which is no DenseNet that a spec says "
-            "(deep stems and blurred pools are none)"
+            f"its {ARCHITECTURE} is timm's {shown(name)}, which is no DenseNet that a spec says"
         )
     return known[plain]
 
@@ -108,12 +110,26 @@ def _spec(base: DenseNetSpec, stated: Mapping[str, Any], headless: bool) -> Dens
         del changes["classes"]
     else:
         changes["global_pool"] = POOLS[stated.get("global_pool", "avg")]
+    changes |= _stem(base, stated)
     if changes.get("growth_rate", base.growth_rate) != base.growth_rate:
         changes["stem_width"] = "2k"
     try:
         return base.replace(**changes)
     except SpecError as error:
         raise WeightsError(f"its {ARGUMENTS} make no valid spec: {error}") from error
+
+
+def _stem(base: DenseNetSpec, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The stem and the pools, as timm's arguments change those of an architecture."""
+    deep = stated.get("stem_type", "deep" if base.stem_kind == "deep" else "")
+    blurs = bool(stated.get("aa_layer", base.stem_pool_kind == "max-blur"))
+    everywhere = blurs and stated.get("aa_stem_only", True) is False
+    return {
+        "stem_kind": "deep" if deep else "conv-norm-relu",
+        "stem_kernel": 3 if deep else 7,
+        "stem_pool_kind": "max-blur" if blurs else "max",
+        "transition_pool_kind": "blur" if everywhere else "avg",
+    }
 
 
 def _ends(stated: Mapping[str, Any], headless: bool) -> dict[str, Any]:
@@ -140,16 +156,31 @@ def timm_config(graph: Graph) -> dict[str, Any]:
     pool = spec.global_pool if graph.has_classifier else graph.pooling or ""
     plain = spec.replace(dropout_rate=0.0, head_dropout_rate=0.0, global_pool="avg")
     variant = variant_of(plain)
+    architecture = variant if variant in ARCHITECTURES else ARCHITECTURES[0]
+    if spec.stem_pool_kind == "max-blur" and variant not in ARCHITECTURES:
+        architecture = "densenetblur121d"
     return {
-        ARCHITECTURE: variant if variant in ARCHITECTURES else ARCHITECTURES[0],
+        ARCHITECTURE: architecture,
         "num_classes": classes,
         "num_features": lower(spec, include_top=False).output.shape[0],
         "global_pool": pool,
         ARGUMENTS: {
             **{name: getattr(spec, FIELDS[name]) for name in FIELDS if name != "num_classes"},
             "global_pool": pool,
+            **_stem_arguments(spec, architecture),
         },
     }
+
+
+def _stem_arguments(spec: DenseNetSpec, architecture: str) -> dict[str, Any]:
+    """The arguments that say a stem and pools which are not the architecture's own.
+
+    timm takes no name for the layer that blurs, so that it has to be the architecture's.
+    """
+    base = catalogue()[architecture].spec
+    stem_type = {"stem_type": "deep" if spec.stem_kind == "deep" else ""}
+    everywhere = {"aa_stem_only": False} if spec.transition_pool_kind == "blur" else {}
+    return (stem_type if spec.stem_kind != base.stem_kind else {}) | everywhere
 
 
 def _unsayable(graph: Graph) -> Iterator[str]:
@@ -157,5 +188,11 @@ def _unsayable(graph: Graph) -> Iterator[str]:
     spec = graph.spec
     if spec.stem_channels != 2 * spec.growth_rate:
         yield f"stem_width is {spec.stem_channels}, but should be twice the growth rate"
+    if spec.stem_kernel != (3 if spec.stem_kind == "deep" else 7):
+        yield f"stem_kernel is {spec.stem_kernel}, but should be 7, or 3 in a deep stem"
+    if spec.stem_kind not in ("conv-norm-relu", "deep"):
+        yield f"stem_kind is {spec.stem_kind!r}, but should be 'conv-norm-relu' or 'deep'"
+    if spec.transition_pool_kind == "blur" and spec.stem_pool_kind != "max-blur":
+        yield "transitions blur, but the stem does not"
     if spec.bottleneck_width is None:
         yield "bottleneck_width is None, but should be a number"
