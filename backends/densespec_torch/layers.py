@@ -6,7 +6,6 @@ No module works in place: what a hook has seen stays as it was.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, List  # noqa: UP035  # TorchScript reads this one
 
@@ -53,7 +52,7 @@ def _module(node: Node) -> nn.Module:
         case ops.AvgPool() as op:
             return AVG_POOL[len(op.window)](op.window, op.stride)
         case ops.BlurPool() as op:
-            return BlurPool(op, node.channels)
+            return BlurPool(op)
         case ops.GlobalPool() as op:
             return GlobalPool(op.kind)
         case ops.Dense() as op:
@@ -163,33 +162,34 @@ class GlobalPool(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """Takes binomial means over windows of a mirrored input: (n, c, *spatial)."""
+    """Takes binomial means over windows of a mirrored input, (n, c, *spatial).
 
-    def __init__(self, op: ops.BlurPool, channels: int) -> None:
+    It has no arrays: what it computes follows from the size of its windows.
+    """
+
+    def __init__(self, op: ops.BlurPool) -> None:
         super().__init__()
         self.pads = [n for pair in reversed(op.pads) for n in pair]
-        self.stride, self.channels, self.dims = op.stride, channels, len(op.window)
-        kernel = functools.reduce(torch.multiply, _along_dimensions(op))
-        kernel = kernel.expand(channels, 1, *op.window).contiguous()
-        self.register_buffer("kernel", kernel, persistent=False)
+        self.factors, self.stride = [list(factors) for factors in op.factors], op.stride
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.pad(x, self.pads, mode="reflect")
-        if self.dims == 1:
-            return functional.conv1d(x, self.kernel, None, self.stride, 0, 1, self.channels)
-        if self.dims == 2:
-            return functional.conv2d(x, self.kernel, None, self.stride, 0, 1, self.channels)
-        return functional.conv3d(x, self.kernel, None, self.stride, 0, 1, self.channels)
+        for axis, factors in enumerate(self.factors):
+            x = _blurred(x, axis + 2, factors, self.stride)
+        return x
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, stride={self.stride}"
+        return f"{[len(factors) for factors in self.factors]}, stride={self.stride}"
 
 
-def _along_dimensions(op: ops.BlurPool) -> list[Tensor]:
-    """Give the factors along each dimension, with axes of size 1 for the others."""
-    dims = len(op.window)
-    shapes = ([-1 if d == axis else 1 for d in range(dims)] for axis in range(dims))
-    return [torch.tensor(f).reshape(s) for f, s in zip(op.factors, shapes, strict=True)]
+def _blurred(x: Tensor, axis: int, factors: List[float], stride: int) -> Tensor:  # noqa: UP006
+    """Take weighted sums over the windows of one dimension."""
+    along = x.movedim(axis, -1)
+    last = along.size(-1) - len(factors) + 1
+    y = factors[0] * along[..., 0:last:stride]
+    for place in range(1, len(factors)):
+        y = y + factors[place] * along[..., place : last + place : stride]
+    return y.movedim(-1, axis)
 
 
 class PaddedMaxPool(nn.Module):

@@ -235,7 +235,7 @@ class Program:
                     _AVG_POOL[self._dims], kernel_size=op.window, stride=op.stride
                 )
             case ops.BlurPool() as op:
-                return BlurPool(op, node.channels).to(self._like)
+                return BlurPool(op)
             case ops.GlobalPool() as op:
                 return lambda x: pooled(x, op.kind, list(range(2, x.dim())))
             case ops.Dense() as op:
