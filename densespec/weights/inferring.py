@@ -85,8 +85,7 @@ def infer_body(
         WeightsError: Another network is stated than was given, or than the arrays are of;
             or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
-    decides = {**layout.usual, **layout.implements}
-    decided = decides.keys() >= NOT_IN_SHAPES
+    decided = {**layout.usual, **layout.implements}.keys() >= NOT_IN_SHAPES
     if stated is not None:
         _check_extent(stated.spec, tensors)
         spec = stated.spec if given is None else _with_evident_ends(resolve(given), evidence)
@@ -102,10 +101,20 @@ def infer_body(
         check_implemented(head_fields(evidence), layout.implements)
     check_implemented(fields, layout.implements)
     if decided and all(fields.get(name, value) == value for name, value in layout.usual.items()):
+        said = _said(layout, fields, otherwise)
+        decides = {**layout.usual, **layout.implements, **said}
         return InferredBody(_named(spec_from(fields, decides)))
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
     spec, assumption = _from_catalogue(lasting | fields)
     return InferredBody(spec, assumptions=(assumption,))
+
+
+def _said(layout: Layout, fields: Mapping[str, Any], otherwise: SpecLike | None) -> dict[str, Any]:
+    """What a user says of what an implementation may be told, as far as shapes do not tell it."""
+    if otherwise is None:
+        return {}
+    wanted = fields_of(resolve(otherwise))
+    return {name: wanted[name] for name in layout.usual if name not in fields}
 
 
 def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
