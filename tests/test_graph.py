@@ -1076,12 +1076,12 @@ def test_softmax_follows_the_classifier() -> None:
         ),
         pytest.param(
             {"include_top": False, "pooling": "mean"},
-            "pooling = 'mean', but should be 'avg', 'max' or None",
+            "pooling = 'mean', but should be 'avg', 'max', 'avgmax', 'catavgmax' or None",
             id="another pooling",
         ),
         pytest.param(
             {"include_top": False, "pooling": ""},
-            "pooling = '', but should be 'avg', 'max' or None",
+            "pooling = '', but should be 'avg', 'max', 'avgmax', 'catavgmax' or None",
             id="an empty pooling",
         ),
         pytest.param(

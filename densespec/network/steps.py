@@ -19,7 +19,6 @@ from densespec.network.graph import Graph, Node
 from densespec.network.ops import (
     AvgPool,
     BatchNorm,
-    BlurPool,
     Concat,
     Conv,
     Dense,
@@ -228,9 +227,7 @@ def _behind(graph: Graph, node: Node, kind: type[Op]) -> Node | None:
 
 
 def _averages(op: Op) -> bool:
-    """Whether an op computes means, and so commutes with a scale and a shift of each channel."""
-    means = isinstance(op, AvgPool | BlurPool)
-    return means or (isinstance(op, GlobalPool) and op.kind == "avg")
+    return isinstance(op, AvgPool) or (isinstance(op, GlobalPool) and op.kind == "avg")
 
 
 def _is_linear(op: Op) -> bool:
