@@ -179,8 +179,9 @@ class FeatureMap:
 def _stride_behind(op: Op, before: int | None) -> int | None:
     if before is None or isinstance(op, GlobalPool):
         return None
-    slides = isinstance(op, Conv | MaxPool | AvgPool | BlurPool)
-    return before * op.stride if slides else before
+    if isinstance(op, Conv | MaxPool | AvgPool | BlurPool):
+        return before * op.stride
+    return before
 
 
 @dataclass(frozen=True)

@@ -231,8 +231,8 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
     if evidence.classifier is None:
         return {}
     pool = {"global_pool": "catavgmax"} if doubled else {}
-    units = tuple(kernel.shape[0] for kernel in evidence.head)
-    return {"classes": given, "head_units": units, **pool}
+    hidden = tuple(kernel.shape[0] for kernel in evidence.head)
+    return {"classes": given, "head_units": hidden, **pool}
 
 
 @dataclass(frozen=True)
