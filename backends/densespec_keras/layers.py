@@ -160,14 +160,14 @@ class BlurPooling(keras.layers.Layer):
         return x
 
     def _blurred(self, x: Any, axis: int, factors: Sequence[float]) -> Any:
-        rank, pad = len(x.shape), (len(factors) - 1) // 2
-        around = [(pad, pad) if each == axis else (0, 0) for each in range(rank)]
-        padded = ops.pad(x, around, mode="reflect")
-        places = range(len(factors))
-        before, after = [slice(None)] * axis, [slice(None)] * (rank - axis - 1)
+        pad, before = (len(factors) - 1) // 2, (slice(None),) * axis
+        # Keras's own mirror has no single axis of its choice on PyTorch.
+        start = ops.flip(x[(*before, slice(1, pad + 1))], axis)
+        end = ops.flip(x[(*before, slice(-pad - 1, -1))], axis)
+        padded = ops.concatenate((start, x, end), axis)
         views = (
-            padded[(*before, slice(place, place - 2 * pad or None, self.strides), *after)]
-            for place in places
+            padded[(*before, slice(place, place - 2 * pad or None, self.strides))]
+            for place in range(len(factors))
         )
         return sum(factor * view for factor, view in zip(factors, views, strict=True))
 
