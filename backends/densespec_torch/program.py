@@ -237,7 +237,8 @@ class Program:
             case ops.BlurPool() as op:
                 return BlurPool(op)
             case ops.GlobalPool() as op:
-                return lambda x: pooled(x, op.kind, list(range(2, x.dim())))
+                kind = op.kind
+                return lambda x: pooled(x, kind, list(range(2, x.dim())))
             case ops.Dense() as op:
                 kernel = self._weight(node, "kernel")
                 bias = self._weight(node, "bias") if op.bias else None

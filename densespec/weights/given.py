@@ -133,7 +133,8 @@ def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) ->
     """
     if given is None:
         raise WeightsError("no weights were given: give a weight file, or arrays by canonical name")
-    given = _biased(graph, given)
+    if isinstance(given, IdentifiedWeights) and graph.spec.classifier_bias:
+        given = given.with_classifier_bias()
     if new_head is not None and not has_head_of(graph, given):
         return _with_new_head(graph, given, new_head)
     if isinstance(given, IdentifiedWeights):
@@ -144,7 +145,8 @@ def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) ->
 
 def has_head_of(graph: Graph, given: GivenWeights) -> bool:
     """Whether weights have the head that a network has, by its shapes; no head is one, too."""
-    given = _biased(graph, given)
+    if isinstance(given, IdentifiedWeights) and graph.spec.classifier_bias:
+        given = given.with_classifier_bias()
     arrays = given.tensors if isinstance(given, IdentifiedWeights) else given or {}
     wanted = {weight.name: weight.shape for weight in graph.weights if in_head(weight.name)}
     return not wanted or wanted == {
@@ -152,12 +154,6 @@ def has_head_of(graph: Graph, given: GivenWeights) -> bool:
         for name, array in arrays.items()
         if in_head(name)
     }
-
-
-def _biased(graph: Graph, given: GivenWeights) -> GivenWeights:
-    """The weights with a bias of the classifier where the network has one: zeros change nothing."""
-    wants = graph.spec.classifier_bias and isinstance(given, IdentifiedWeights)
-    return given.with_classifier_bias() if wants else given  # type: ignore[union-attr]
 
 
 def _with_new_head(graph: Graph, given: GivenWeights, seed: int) -> Arrays:
