@@ -81,7 +81,7 @@ def _sizes(model: DenseNet, graph: Graph) -> dict[str, Any]:
 def _dropout(model: DenseNet) -> dict[str, Any]:
     """Read the rate of the dropout before the classifier, where there still is one."""
     rate = getattr(model.module(HEAD_DROPOUT), "rate", None)
-    return {"head_dropout_rate": rate} if isinstance(rate, float) and 0 <= rate < 1 else {}
+    return {"head_dropout_rate": rate} if isinstance(rate, float) and 0 < rate < 1 else {}
 
 
 # Whether modules are what the spec says
