@@ -435,8 +435,10 @@ def _expected_fields(spec: DenseNetSpec) -> dict[str, Any]:
     names += ("stem_kernel", "conv_bias", "final_norm", "classes")
     names += ("head_units",)
     fields = {name: getattr(spec, name) for name in names}
-    if spec.stem_kind == "conv" or spec.stem_channels != spec.in_channels:
+    if spec.stem_kind in ("conv", "deep") or spec.stem_channels != spec.in_channels:
         fields["stem_kind"] = spec.stem_kind
+    if spec.global_pool == "catavgmax":
+        fields["global_pool"] = spec.global_pool
     return fields | {"stem_width": spec.stem_channels}
 
 
@@ -466,15 +468,15 @@ def test_shapes_and_the_implementation_tell_the_whole_spec(
     name: str, spec: DenseNetSpec, in_container: Any
 ) -> None:
     layout = get_layout(name)
-    implemented = dict(layout.implements)
+    implemented = {**layout.usual, **layout.implements}
     spec = spec.replace(stem_kernel=7, compression=0.5, dropout_rate=0.0, padding="symmetric")
     spec = spec.replace(**({"bottleneck_width": 4} if "torch" not in name else {}) | implemented)
     container = in_container.choice(layout.containers)
     evidence = layout.evidence(tensors_of(layout, spec, container))
-    found = spec_from(inferred_fields(evidence), layout.implements)
+    found = spec_from(inferred_fields(evidence), implemented)
     same = spec.replace(stem_width=spec.stem_channels)
     for field in ("dropout_place", "compression"):  # what is of no consequence
-        if field not in layout.implements:
+        if field not in implemented:
             same = same.replace(**{field: getattr(found, field)})
     assert found == same
     assert lower(found).weights == lower(spec).weights
@@ -669,7 +671,8 @@ def test_any_shapes_give_fields_or_an_error_of_ours(
 def test_a_program_decides_every_field_that_shapes_do_not_tell(name: str) -> None:
     """Where it says nothing of a field, networks that it can't compute are written for it."""
     fields = {field.name for field in dataclasses.fields(DenseNetSpec)}
-    assert fields - get_layout(name).implements.keys() - TOLD == set()
+    layout = get_layout(name)
+    assert fields - layout.implements.keys() - layout.usual.keys() - TOLD == set()
 
 
 def test_torchvision_implements_the_networks_of_its_name() -> None:

@@ -6,6 +6,7 @@ and the values they give have the graph's names, initializers those of its array
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -216,10 +217,10 @@ class _Emitter:
                 self._add(node, "MaxPool", **self._window(op))
             case ops.AvgPool() as op:
                 self._add(node, "AveragePool", kernel_shape=op.window, strides=self._strides(op))
+            case ops.BlurPool() as op:
+                self._blur_pool(node, op)
             case ops.GlobalPool() as op:
-                kind = {"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}[op.kind]
-                self._add(node, kind, output=f"{node.name}.pooled")
-                self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
+                self._global_pool(node, op)
             case ops.Dense():
                 self._add(node, "Gemm", *self._arrays_of(node), transB=1)
             case ops.Softmax():
@@ -228,6 +229,39 @@ class _Emitter:
                 self._add(node, "Sigmoid")
             case _:
                 raise TypeError(f"ONNX has no node for {node.op!r}")
+
+    def _blur_pool(self, node: Node, op: ops.BlurPool) -> None:
+        """Add a mirroring pad, and a convolution of each channel by itself."""
+        before, after = zip(*((0, 0), (0, 0), *op.pads), strict=True)
+        pads, kernel = f"{node.name}.pads", f"{node.name}.factors"
+        self._constant(pads, np.array([*before, *after], np.int64))
+        factors = functools.reduce(np.multiply.outer, map(np.array, op.factors))
+        shape = (node.channels, 1, *op.window)
+        self._constant(kernel, np.broadcast_to(factors, shape).astype(self._dtype))
+        mirrored = f"{node.name}.mirrored"
+        self._add(node, "Pad", pads, output=mirrored, mode="reflect")
+        self._add(
+            node,
+            "Conv",
+            kernel,
+            inputs=[mirrored],
+            group=node.channels,
+            kernel_shape=op.window,
+            strides=self._strides(op),
+        )
+
+    def _global_pool(self, node: Node, op: ops.GlobalPool) -> None:
+        kinds = {"avg": ["Average"], "max": ["Max"]}.get(op.kind, ["Average", "Max"])
+        found = [f"{node.name}.{kind.lower()}" for kind in kinds]
+        if len(found) == 1:
+            found = [f"{node.name}.pooled"]
+        for kind, output in zip(kinds, found, strict=True):
+            self._add(node, f"Global{kind}Pool", output=output)
+        if op.kind == "avgmax":
+            self._add(node, "Mean", inputs=found, output=f"{node.name}.pooled")
+        if op.kind == "catavgmax":
+            self._add(node, "Concat", inputs=found, output=f"{node.name}.pooled", axis=1)
+        self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
 
     def _add(
         self,
@@ -253,14 +287,16 @@ class _Emitter:
         return self._array(f"{node.name}.{short}", (-1, *[1] * self._dims))
 
     def _array(self, name: str, shape: tuple[int, ...] | None = None) -> str:
-        from onnx import numpy_helper
-
         array = np.asarray(self._arrays[name], self._dtype)
-        array = array if shape is None else array.reshape(shape)
-        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self._constant(name, array if shape is None else array.reshape(shape))
         return name
 
-    def _strides(self, op: ops.Conv | ops.MaxPool | ops.AvgPool) -> tuple[int, ...]:
+    def _constant(self, name: str, array: np.ndarray) -> None:
+        from onnx import numpy_helper
+
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+
+    def _strides(self, op: ops.Conv | ops.MaxPool | ops.AvgPool | ops.BlurPool) -> tuple[int, ...]:
         return (op.stride,) * self._dims
 
     def _window(self, op: ops.Conv | ops.MaxPool) -> dict[str, Any]:

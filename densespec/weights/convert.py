@@ -109,6 +109,8 @@ def convert(
     layout = get_layout(to_layout or DEFAULT_LAYOUTS.get(container, "densespec"))
     _check_target(target, container, layout)
     with open_weights(source, **reading) as found:
+        if layout.implements.get("classifier_bias"):
+            found = found.with_classifier_bias()
         differences = layout.differences(found.spec)
         lasting = {k: v for k, v in differences.items() if k not in TRAINING_ONLY}
         effect = _effect(found, lasting) if lasting else None

@@ -22,7 +22,15 @@ from densespec.weights.stated.network import StatedNetwork, check_agreement
 from densespec.weights.tensors import Tensors
 
 NOT_IN_SHAPES = frozenset(
-    {"stem_stride", "stem_pool", "padding", "batch_norm_epsilon", "transition_relu"}
+    {
+        "stem_stride",
+        "stem_pool",
+        "stem_pool_kind",
+        "padding",
+        "batch_norm_epsilon",
+        "transition_relu",
+        "transition_pool_kind",
+    }
 )
 """Fields that change what given weights compute, but that their shapes do not tell."""
 
@@ -77,7 +85,7 @@ def infer_body(
         WeightsError: Another network is stated than was given, or than the arrays are of;
             or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
-    decided = layout.implements.keys() >= NOT_IN_SHAPES
+    decided = {**layout.usual, **layout.implements}.keys() >= NOT_IN_SHAPES
     if stated is not None:
         _check_extent(stated.spec, tensors)
         spec = stated.spec if given is None else _with_evident_ends(resolve(given), evidence)
@@ -91,11 +99,22 @@ def infer_body(
     fields = body_fields(evidence)
     if evidence.head:  # in names that the layout has for one
         check_implemented(head_fields(evidence), layout.implements)
-    if decided:
-        return InferredBody(_named(spec_from(fields, layout.implements)))
+    check_implemented(fields, layout.implements)
+    if decided and all(fields.get(name, value) == value for name, value in layout.usual.items()):
+        said = _said(layout, fields, otherwise)
+        decides = {**layout.usual, **layout.implements, **said}
+        return InferredBody(_named(spec_from(fields, decides)))
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
     spec, assumption = _from_catalogue(lasting | fields)
     return InferredBody(spec, assumptions=(assumption,))
+
+
+def _said(layout: Layout, fields: Mapping[str, Any], otherwise: SpecLike | None) -> dict[str, Any]:
+    """What a user says of what an implementation may be told, as far as shapes do not tell it."""
+    if otherwise is None:
+        return {}
+    wanted = fields_of(resolve(otherwise))
+    return {name: wanted[name] for name in layout.usual if name not in fields}
 
 
 def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
@@ -156,4 +175,4 @@ def _variants_with(fields: Mapping[str, Any], names: Collection[str]) -> dict[st
 
 def _unseen(spec: DenseNetSpec) -> dict[str, Any]:
     fields = fields_of(spec)
-    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES}
+    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES | {"global_pool"}}

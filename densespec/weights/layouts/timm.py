@@ -11,4 +11,9 @@ LAYOUT = replace(
     name="timm",
     about="timm's densenet*",
     claims=lambda tensors, metadata: False,
+    implements={
+        name: value
+        for name, value in torchvision.LAYOUT.implements.items()
+        if name not in torchvision.ARGUMENTS
+    },
 )
