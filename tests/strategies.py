@@ -10,7 +10,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
+from densespec.network.spec import (
+    ACTIVATION_KINDS,
+    DROPOUT_PLACES,
+    NORMS,
+    STEM_KINDS,
+    DenseNetSpec,
+)
 
 unhurried = settings(deadline=None)
 """No time limit on one example: a busy machine misses any."""
@@ -62,6 +68,11 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
         "dropout_rate": draw(st.floats(0, 1, exclude_max=True)),
         "dropout_place": draw(st.sampled_from(DROPOUT_PLACES)),
         "head_units": tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
+        "activation": draw(st.sampled_from(ACTIVATION_KINDS)),
+        "activation_slope": draw(st.floats(0, 1, exclude_min=True)),
+        "norm": draw(st.sampled_from(NORMS)),
+        "norm_groups": 1,  # divides any number of channels
+        "norm_affine": draw(st.booleans()),
     }
     assert fields.keys() == {field.name for field in dataclasses.fields(DenseNetSpec)}
     return DenseNetSpec(**fields)

@@ -12,7 +12,13 @@ from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.axes import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
-from densespec_keras.layers import BatchNormalization, BiasedSynchronised, Dropout
+from densespec_keras.layers import (
+    BatchNormalization,
+    BiasedSynchronised,
+    Dropout,
+    PRelu,
+    TanhGelu,
+)
 from densespec_keras.variables import initializers
 
 Apply = Callable[[Any], Any]
@@ -136,11 +142,28 @@ class Emitter:
                     axis=axis,
                     epsilon=op.epsilon,
                     momentum=1 - op.momentum,
+                    center=op.affine,
+                    scale=op.affine,
                     **self._initial(node),
                     **({"synchronized": True} if self._synchronised else {}),
                 )
+            case ops.GroupNorm() as op:
+                return self._layer(
+                    layers.GroupNormalization,
+                    name,
+                    op.groups,
+                    axis=axis,
+                    epsilon=op.epsilon,
+                    center=op.affine,
+                    scale=op.affine,
+                    **self._initial(node),
+                )
             case ops.Relu():
                 return self._layer(layers.ReLU, name)
+            case ops.Activation() as op:
+                return self._activation(name, op)
+            case ops.PRelu():
+                return self._layer(PRelu, name, **self._initial(node))
             case ops.Dropout() as op:
                 return self._layer(Dropout, name, op.rate)
             case ops.Concat():
@@ -160,6 +183,13 @@ class Emitter:
             case ops.Sigmoid():
                 return self._layer(layers.Activation, name, "sigmoid")
         raise TypeError(f"Keras has no layer for {node.op!r}")
+
+    def _activation(self, name: str, op: ops.Activation) -> Apply:
+        if op.kind == "leaky-relu":
+            return self._layer(keras.layers.LeakyReLU, name, op.slope)
+        if op.kind == "gelu-tanh":
+            return self._layer(TanhGelu, name)
+        return self._layer(keras.layers.Activation, name, op.kind)
 
     def _initial(self, node: Node) -> dict[str, Any]:
         return {} if layer_name(node.name) in self._layers else initializers(node, self._weights)

@@ -131,6 +131,46 @@ class Dropout(keras.layers.Dropout):
         return super().call(inputs, training=bool(training and self.trainable))
 
 
+@keras.saving.register_keras_serializable(package="densespec")
+class TanhGelu(keras.layers.Layer):
+    """GELU by the hyperbolic tangent; Keras's activation of that name is the exact one."""
+
+    def call(self, inputs: Any) -> Any:
+        return ops.gelu(inputs, approximate=True)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class PRelu(keras.layers.Layer):
+    """A leaky ReLU with one trained slope, of shape (1,); Keras's has one a position or channel."""
+
+    def __init__(self, slope_initializer: Any = 0.25, **options: Any) -> None:
+        super().__init__(**options)
+        constant = isinstance(slope_initializer, float)
+        self.slope_initializer = (
+            keras.initializers.Constant(slope_initializer)
+            if constant
+            else keras.initializers.get(slope_initializer)
+        )
+
+    def build(self, input_shape: Any) -> None:
+        self.slope = self.add_weight(
+            shape=(1,), initializer=self.slope_initializer, name="slope", trainable=True
+        )
+
+    def call(self, inputs: Any) -> Any:
+        return ops.where(inputs > 0, inputs, ops.convert_to_tensor(self.slope) * inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        slope = keras.initializers.serialize(self.slope_initializer)
+        return {**super().get_config(), "slope_initializer": slope}
+
+
 def require_several(layer: Any, count: Any) -> None:
     """Check that there are several values per channel, where their number is known.
 

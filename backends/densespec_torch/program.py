@@ -29,7 +29,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
 from densespec.network.passes import prepare
 from densespec.network.steps import Block, Convolution, Step, steps
-from densespec_torch.layers import explicitly_padded, symmetric
+from densespec_torch.layers import activation, explicitly_padded, symmetric
 from densespec_torch.primitives import CONV
 from densespec_torch.recordings import RecordedFunction
 from densespec_torch.tensors import to_numpy
@@ -224,8 +224,16 @@ class Program:
             case ops.Affine():
                 scale, shift = self._per_channel(node, "scale"), self._per_channel(node, "shift")
                 return lambda x: torch.addcmul(shift, x, scale)
+            case ops.GroupNorm() as op:
+                affine = [self._weight(node, w.short) for w in op.weights()]
+                return lambda x: functional.group_norm(x, op.groups, *affine, eps=op.epsilon)
             case ops.Relu():
                 return functional.relu
+            case ops.Activation() as op:
+                return activation(op)
+            case ops.PRelu():
+                slope = self._weight(node, "slope")
+                return lambda x: functional.prelu(x, slope)
             case ops.Concat():
                 return lambda *xs: torch.cat(xs, 1)
             case ops.MaxPool() as op:

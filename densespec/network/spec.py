@@ -28,6 +28,8 @@ from densespec.network.fields import (
 
 STEM_KINDS = ("conv", "conv-norm-relu", "norm-relu-conv")
 DROPOUT_PLACES = ("conv", "every-conv", "layer")
+ACTIVATION_KINDS = ("relu", "leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6", "prelu")
+NORMS = ("batch", "instance", "group", "none")
 
 MOST_LAYERS = 10_000
 """Dense layers that a network may have; the deepest that was published has 125."""
@@ -147,6 +149,45 @@ class DenseNetSpec(Record):
         "units of dense layers, each with a ReLU, between the global pool and the classifier, as "
         "transfer learning adds them; none in any published DenseNet",
         default=(),
+    )
+    activation: Literal[
+        "relu", "leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6", "prelu"
+    ] = constrained(
+        "S33",
+        Choice(ACTIVATION_KINDS),
+        "what stands wherever the paper has a ReLU; dense layers before the classifier keep it; "
+        "'gelu' is exact, by the error function, and 'prelu' has one slope for all channels",
+        default="relu",
+        silent=True,
+    )
+    activation_slope: float = constrained(
+        "S34",
+        Interval(0, 1, open_lower=True),
+        "slope of a leaky ReLU below zero; other activations have none",
+        default=0.01,
+        silent=True,
+    )
+    norm: Literal["batch", "instance", "group", "none"] = constrained(
+        "S35",
+        Choice(NORMS),
+        "what stands wherever the paper has a batch norm: over the batch, over each channel of a "
+        "sample, over groups of channels of a sample, or nothing",
+        default="batch",
+        silent=True,
+    )
+    norm_groups: int = constrained(
+        "S36",
+        Integer(1),
+        "groups of channels of a group norm; the channels of every norm are a multiple of it",
+        default=32,
+        silent=True,
+    )
+    norm_affine: bool = constrained(
+        "S37",
+        Flag(),
+        "whether norms have a trained scale and shift of each channel",
+        default=True,
+        silent=True,
     )
 
     def __post_init__(self) -> None:

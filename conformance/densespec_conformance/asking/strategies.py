@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from densespec.errors import SpecError
 from densespec.network.graph import lower
-from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
+from densespec.network.spec import (
+    ACTIVATION_KINDS,
+    DROPOUT_PLACES,
+    NORMS,
+    STEM_KINDS,
+    DenseNetSpec,
+)
 
 FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
     "blocks": st.lists(st.integers(1, 3), min_size=1, max_size=3),
@@ -36,6 +42,11 @@ FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
     "dropout_rate": st.sampled_from((0.0, 0.2)),
     "dropout_place": st.sampled_from(DROPOUT_PLACES),
     "head_units": st.lists(st.integers(1, 5), max_size=2),
+    "activation": st.just("relu") | st.sampled_from(ACTIVATION_KINDS),
+    "activation_slope": st.sampled_from((0.01, 0.3)),
+    "norm": st.just("batch") | st.sampled_from(NORMS),
+    "norm_groups": st.sampled_from((1, 2)),
+    "norm_affine": st.just(True) | st.booleans(),
 }
 """What each field of a spec is drawn from."""
 

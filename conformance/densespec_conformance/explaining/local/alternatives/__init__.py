@@ -25,6 +25,7 @@ OF_KIND: Mapping[type, tuple[Find, ...]] = {
     ops.Conv: (*convolutions.FIND, *any_op.FIND, *any_op.LAST),
     ops.Dense: (*convolutions.FIND, *any_op.FIND, *any_op.LAST),
     ops.Relu: (*activations.FIND, *any_op.FIND, *activations.LAST, *any_op.LAST),
+    ops.Activation: (*activations.FIND, *any_op.FIND, *activations.LAST, *any_op.LAST),
     ops.MaxPool: (*pools.FIND, *any_op.FIND, *any_op.LAST),
     ops.AvgPool: (*pools.FIND, *any_op.FIND, *any_op.LAST),
     ops.GlobalPool: (*pools.FIND_GLOBAL, *any_op.FIND, *any_op.LAST),
