@@ -54,6 +54,11 @@ _CARRIED = (
     "dropout_rate",
     "classes",
     "head_units",
+    "activation",
+    "activation_slope",
+    "norm",
+    "norm_groups",
+    "norm_affine",
 )
 """Fields of a spec that changes of a model change."""
 

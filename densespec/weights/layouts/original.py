@@ -7,6 +7,7 @@ from typing import Any
 from densespec.network.catalogue import get
 
 _FIXED = (
+    "activation",
     "batch_norm_epsilon",
     "batch_norm_momentum",
     "conv_bias",
@@ -14,6 +15,8 @@ _FIXED = (
     "dropout_rate",
     "final_norm",
     "head_units",
+    "norm",
+    "norm_affine",
     "padding",
     "running_variance",
     "spatial_dims",

@@ -6,9 +6,19 @@ from dataclasses import replace
 
 from densespec.weights.layouts import torchvision
 
+ARGUMENTS = {
+    "activation": "relu",
+    "activation_slope": 0.01,
+    "norm": "batch",
+    "norm_groups": 32,
+}
+"""What ``act_layer=`` and ``norm_layer=`` choose."""
+
 LAYOUT = replace(
     torchvision.LAYOUT,
     name="timm",
     about="timm's densenet*",
     claims=lambda tensors, metadata: False,
+    implements={n: v for n, v in torchvision.LAYOUT.implements.items() if n not in ARGUMENTS},
+    assumes=ARGUMENTS,
 )

@@ -19,7 +19,7 @@ Key = Callable[[str], str]
 """Key in a ``state_dict`` of an array, by the array's canonical name. Shapes are the same."""
 
 _MARKS = {
-    "monai": ".layers.norm1.",
+    "monai": ".layers.conv1.",
     "monai-0.3": "class_layers.class.",
     "gpleiss": "norm_final.",
 }
@@ -31,6 +31,7 @@ _LEAVES = {
     "gamma": "weight",
     "beta": "bias",
     "running_variance": "running_var",
+    "slope": "weight",
 }
 """What ``state_dict`` calls arrays that have another name here."""
 
@@ -208,6 +209,9 @@ IMPLEMENTS: Mapping[str, object] = {
     "final_norm": True,
     "dropout_place": "layer",
     "head_units": (),
+    "activation": "relu",
+    "norm": "batch",
+    "norm_affine": True,
 }
 """What torchvision's network, and those that took its code, cannot do otherwise."""
 
