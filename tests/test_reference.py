@@ -374,8 +374,8 @@ def test_group_norm_is_over_the_channels_of_its_group(affine: bool) -> None:
         np.testing.assert_allclose(y[sample, channel], expected, **EXACT)
 
 
-def test_o7_wants_several_values_in_a_group() -> None:
-    with pytest.raises(OpError, match=r"node: one value per group has no deviation \[O7\]"):
+def test_o9_wants_several_values_in_a_group() -> None:
+    with pytest.raises(OpError, match=r"node: one value per group has no deviation \[O9\]"):
         _forward(GroupNorm(2, 2, 1e-5, affine=False), _random(2, 2, 1))
 
 

@@ -190,7 +190,7 @@ class BatchNormKernel:
         mean, variance = self._moments(ctx, x)
         deviation = _along_channels(np.sqrt(variance + op.epsilon), x)
         normalised = (x - _along_channels(mean, x)) / deviation
-        dx, gradients = _through_affine(op.affine, ctx, dy, normalised)
+        dx, gradients = through_affine(op.affine, ctx, dy, normalised)
         if ctx.training:
             along = dx.mean(axes, keepdims=True)
             stretch = (dx * normalised).mean(axes, keepdims=True)
@@ -198,7 +198,7 @@ class BatchNormKernel:
         return [dx / deviation], gradients
 
 
-def _through_affine(
+def through_affine(
     affine: bool, ctx: Context, dy: Array, normalised: Array
 ) -> tuple[Array, Arrays]:
     """Give the gradient of what a norm scales and shifts, if it does, and of gamma and beta."""
@@ -216,7 +216,7 @@ class GroupNormKernel:
     all positions, the variance divided by the number n of values (biased). gamma and beta belong to
     channels; without ``affine`` they are 1 and 0.
 
-    O7: n is at least 2.
+    O9: n is at least 2.
     """
 
     def forward(self, op: ops.GroupNorm, ctx: Context, x: Array) -> Array:
@@ -230,7 +230,7 @@ class GroupNormKernel:
         """Give what is scaled and shifted, and one over the deviation of each group."""
         grouped = x.reshape(len(x), op.groups, -1)
         several = grouped.shape[2] > 1
-        check_constraint(several, "O7", ctx.node, "one value per group has no deviation")
+        check_constraint(several, "O9", ctx.node, "one value per group has no deviation")
         mean, variance = self._moments(grouped)
         inverse = 1 / np.sqrt(variance + op.epsilon)
         return ((grouped - mean) * inverse).reshape(x.shape), inverse
@@ -240,7 +240,7 @@ class GroupNormKernel:
 
     def backward(self, op: ops.GroupNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
         normalised, inverse = self._normalised(op, ctx, x)
-        slope, gradients = _through_affine(op.affine, ctx, dy, normalised)
+        slope, gradients = through_affine(op.affine, ctx, dy, normalised)
         dx, y = (array.reshape(len(x), op.groups, -1) for array in (slope, normalised))
         along, stretch = dx.mean(2, keepdims=True), (dx * y).mean(2, keepdims=True)
         return [((dx - along - y * stretch) * inverse).reshape(x.shape)], gradients
