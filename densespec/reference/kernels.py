@@ -463,7 +463,7 @@ def _relu6(x: Array, slope: float) -> tuple[Array, Array]:
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[x.dtype])(x)
+    return np.fromiter(map(math.erf, x.flat), x.dtype, x.size).reshape(x.shape)
 
 
 FUNCTIONS: Mapping[str, Callable[[Array, float], tuple[Array, Array]]] = {

@@ -21,7 +21,7 @@ ARGUMENTS = {
     "activation_slope": 0.01,
     "norm": None,
     "norm_groups": 32,
-    "norm_affine": False,
+    "norm_affine": True,
     "batch_norm_epsilon": 1e-5,
 }
 """What ``act=`` and ``norm=`` choose."""
