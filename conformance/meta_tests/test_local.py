@@ -202,7 +202,7 @@ SEEDS = [
 OTHERS: list[dict[str, Any]] = [
     {"norm": "instance", "activation": "elu"},
     {"norm": "group", "norm_groups": 1, "activation": "prelu"},
-    {"norm_affine": False, "activation": "gelu"},
+    {"activation": "gelu"},
 ]
 
 

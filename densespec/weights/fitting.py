@@ -14,7 +14,7 @@ from densespec.network.graph import ACTIVATIONS, CLASSIFIER, Graph, Pooling, in_
 from densespec.weights.evidence import Evidence, head_fields
 from densespec.weights.finding import Claim
 from densespec.weights.heads import FoundHead, HeadTensors, find_head, head_tensors
-from densespec.weights.inferring import InferredBody, infer_body
+from densespec.weights.inferring import InferredBody, infer_body, said_of
 from densespec.weights.layer_arrays import layers_of
 from densespec.weights.naming import canonical_tensors
 from densespec.weights.reading import ReadingOptions
@@ -117,19 +117,21 @@ def fit(
     graph = _graph(body.inferred, found)
     told = told_by(modules, graph, _module_paths(claim, body, head, graph), claim.prefix)
     graph = _as_told(graph, told, stated=stated is not None or options.spec is not None)
+    told_too = {"batch_norm_epsilon"} if told.epsilon else set[str]()
+    assumed = {n: value for n, value in body.inferred.assumed.items() if n not in told_too}
     return FittedNetwork(
         graph=graph,
         tensors=_of_graph(graph, {**body.tensors, **found.tensors}),
         extra={**body.ignored, **left},
         assumptions=(
             *claim.layout.notes(metadata),
-            *body.inferred.assumptions,
+            *(body.inferred.assumptions or said_of(assumed)),
             *found.assumptions,
             *told.assumptions,
         ),
         remarks=(*claim.notes, *body.inferred.notes, *found.notes, *_left_out(left, claim.others)),
         headless=head.missing,
-        assumed=body.inferred.assumed,
+        assumed=assumed,
     )
 
 

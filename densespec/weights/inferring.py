@@ -100,7 +100,7 @@ def infer_body(
         fields = _with_arguments(layout, fields, evidence, known, otherwise)
         assumed = _assumed(layout, fields, evidence, known, otherwise)
         spec = _named(spec_from(fields, {**layout.implements, **known}))
-        return InferredBody(spec, assumptions=tuple(_said(assumed)), assumed=assumed)
+        return InferredBody(spec, assumed=assumed)
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
     spec, assumption = _from_catalogue(lasting | fields)
     assumed = {name: value for name, value in _unseen(spec).items() if name not in known}
@@ -148,8 +148,8 @@ def _assumed(
     return {name: fields[name] for name in open_ if name not in told}
 
 
-def _said(assumed: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence of what was taken for granted."""
+def said_of(assumed: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence of the fields of a spec that were taken for granted."""
     if assumed:
         values = " and ".join(f"{name} = {value!r}" for name, value in assumed.items())
         yield (

@@ -32,7 +32,7 @@ LayerName = Callable[[str], str]
 
 _NUMBERED = re.compile(r"(.+)_([1-9][0-9]{0,5})")
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
-_ORDER = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")
+_ORDER = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance"), ("slope",)
 _CLASSES: Mapping[type, str] = {
     ops.BatchNorm: "batch_normalization",
     ops.GroupNorm: "group_normalization",
