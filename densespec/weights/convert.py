@@ -144,7 +144,12 @@ def _arguments(graph: Graph, layout: Layout) -> Iterator[str]:
     fields = fields_of(graph.spec)
     said = ("activation", "norm", "batch_norm_epsilon")
     usual = {"norm": "batch"} | {n: v for n, v in layout.assumes.items() if v is not None}
-    there = [n for n in said if n in layout.assumes and fields[n] != usual[n]]
+    told = {"activation": "prelu"}  # by its slopes
+    there = [
+        name
+        for name in said
+        if name in layout.assumes and fields[name] not in (usual[name], told.get(name))
+    ]
     if there:
         values = " and ".join(f"{name} = {fields[name]!r}" for name in there)
         yield f"a file of layout {layout.name!r} can't say {values}: build the network with it"
