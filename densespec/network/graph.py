@@ -396,7 +396,7 @@ class _Builder:
     def _check_groups(self, name: str, op: GroupNorm, shape: Shape) -> None:
         if op.channels % op.groups:
             raise SpecError(
-                "S38",
+                "S39",
                 "norm_groups",
                 op.groups,
                 f"a divisor of {op.channels}, the channels that {name} normalises",

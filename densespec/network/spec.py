@@ -153,7 +153,7 @@ class DenseNetSpec(Record):
     activation: Literal[
         "relu", "leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6", "prelu"
     ] = constrained(
-        "S33",
+        "S34",
         Choice(ACTIVATION_KINDS),
         "what stands wherever the paper has a ReLU; dense layers before the classifier keep it; "
         "'gelu' is exact, by the error function, and 'prelu' has one slope for all channels",
@@ -161,14 +161,14 @@ class DenseNetSpec(Record):
         silent=True,
     )
     activation_slope: float = constrained(
-        "S34",
+        "S35",
         Interval(0, 1, open_lower=True),
         "slope of a leaky ReLU below zero; other activations have none",
         default=0.01,
         silent=True,
     )
     norm: Literal["batch", "instance", "group", "none"] = constrained(
-        "S35",
+        "S36",
         Choice(NORMS),
         "what stands wherever the paper has a batch norm: over the batch, over each channel of a "
         "sample, over groups of channels of a sample, or nothing",
@@ -176,14 +176,14 @@ class DenseNetSpec(Record):
         silent=True,
     )
     norm_groups: int = constrained(
-        "S36",
+        "S37",
         Integer(1),
         "groups of channels of a group norm; the channels of every norm are a multiple of it",
         default=32,
         silent=True,
     )
     norm_affine: bool = constrained(
-        "S37",
+        "S38",
         Flag(),
         "whether norms have a trained scale and shift of each channel",
         default=True,
