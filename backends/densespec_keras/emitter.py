@@ -16,6 +16,7 @@ from densespec_keras.layers import (
     BatchNormalization,
     BiasedSynchronised,
     Dropout,
+    LeakyReLU,
     PRelu,
     TanhGelu,
 )
@@ -186,10 +187,15 @@ class Emitter:
 
     def _activation(self, name: str, op: ops.Activation) -> Apply:
         if op.kind == "leaky-relu":
-            return self._layer(keras.layers.LeakyReLU, name, op.slope)
+            kind = LeakyReLU if self._is_wide_tensorflow() else keras.layers.LeakyReLU
+            return self._layer(kind, name, op.slope)
         if op.kind == "gelu-tanh":
             return self._layer(TanhGelu, name)
         return self._layer(keras.layers.Activation, name, op.kind)
+
+    def _is_wide_tensorflow(self) -> bool:
+        wide = keras.dtype_policies.get(self.dtype or "float32").compute_dtype == "float64"
+        return wide and keras.config.backend() == "tensorflow"
 
     def _initial(self, node: Node) -> dict[str, Any]:
         return {} if layer_name(node.name) in self._layers else initializers(node, self._weights)

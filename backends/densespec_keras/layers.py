@@ -132,6 +132,14 @@ class Dropout(keras.layers.Dropout):
 
 
 @keras.saving.register_keras_serializable(package="densespec")
+class LeakyReLU(keras.layers.LeakyReLU):
+    """Keras's leaky ReLU, but exact in float64: TensorFlow's kernel has its slope in float32."""
+
+    def call(self, inputs: Any) -> Any:
+        return ops.where(inputs > 0, inputs, self.negative_slope * inputs)
+
+
+@keras.saving.register_keras_serializable(package="densespec")
 class TanhGelu(keras.layers.Layer):
     """GELU by the hyperbolic tangent; Keras's activation of that name is the exact one."""
 

@@ -37,7 +37,6 @@ ACTIVATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 NORMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "batch": ("batch", {"norm": "batch"}),
-    "batch, not affine": (("batch", {"affine": False}), {"norm": "batch", "norm_affine": False}),
     "instance": ("instance", {"norm": "instance", "norm_affine": False}),
     "instance, affine": (("instance", {"affine": True}), {"norm": "instance"}),
     "group": (("group", {"num_groups": 4}), {"norm": "group", "norm_groups": 4}),
