@@ -111,7 +111,8 @@ def test_every_value_of_an_onnx_file_is_the_reference_s(row: ForwardRow) -> None
     outputs = [value.name for value in model.graph.output]
     values = dict(zip(outputs, ReferenceEvaluator(model).run(None, {"input": x}), strict=True))
     expected = ReferenceModel(found.graph, found.arrays).run(x, taps=names)
-    assert {name for name in names if apart(values[name], expected[name]) > 1e-10} == set()
+    limit = 1e-6 if row.spec.activation == "gelu" else 1e-10  # its error function is a float32
+    assert {name for name in names if apart(values[name], expected[name]) > limit} == set()
 
 
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "as-it-is"])
