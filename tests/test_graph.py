@@ -359,7 +359,7 @@ def test_weight_names_are_unique_and_start_with_their_node(graph: Graph) -> None
 @unhurried
 @given(specs())
 def test_nothing_but_shapes_depends_on_the_input_size(spec: DenseNetSpec) -> None:
-    unknown, known = lower(spec), lower(spec, (64,) * spec.spatial_dims)
+    unknown, known = lower(spec), lower(spec, (256,) * spec.spatial_dims)
     assert unknown.weights == known.weights
     assert _listing(unknown) == _listing(known)
     for one, other in zip(unknown.nodes, known.nodes, strict=True):

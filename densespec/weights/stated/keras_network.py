@@ -221,8 +221,8 @@ def _unnormed_ends(stated: StatedOps) -> dict[str, Any]:
     """Where the stem and the last block end, if no norm tells it."""
     stem, first = stated.of(ops.Conv)[:2]
     end = stated.source(first)
-    end = stated.source(end) if isinstance(end.op, RELUS) else end
-    end = stated.source(end) if isinstance(end.op, ops.MaxPool) else end
+    for passed in (RELUS, (ops.MaxPool,), (ops.Dropout,)):
+        end = stated.source(end) if isinstance(end.op, passed) else end
     kind = "conv-norm-relu" if isinstance(end.op, RELUS) else "conv"
     pools = stated.of(ops.GlobalPool)
     last = stated.source(pools[0]) if pools else stated.by_name[stated.output]
