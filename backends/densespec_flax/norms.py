@@ -53,10 +53,11 @@ def _several(count: int) -> int:
 
 
 class GroupNorm(nnx.GroupNorm):
-    """Flax's group norm, whose variances are taken around the mean."""
+    """Flax's group norm, whose variances are taken around the mean, and which knows its size."""
 
     def __init__(self, num_features: int, num_groups: int, **options: Any) -> None:
         super().__init__(num_features, num_groups, use_fast_variance=False, **options)
+        self.num_features = num_features
 
 
 class FrozenBatchNorm(nnx.BatchNorm):
