@@ -225,8 +225,7 @@ class Program:
                 scale, shift = self._per_channel(node, "scale"), self._per_channel(node, "shift")
                 return lambda x: torch.addcmul(shift, x, scale)
             case ops.GroupNorm() as op:
-                affine = [self._weight(node, w.short) for w in op.weights()]
-                return lambda x: functional.group_norm(x, op.groups, *affine, eps=op.epsilon)
+                return self._group_norm(node, op)
             case ops.Relu():
                 return functional.relu
             case ops.Activation() as op:
@@ -263,6 +262,11 @@ class Program:
 
     def _per_channel(self, node: Node, short: str) -> Tensor:
         return self._weight(node, short).view(-1, *[1] * self._dims)
+
+    def _group_norm(self, node: Node, op: ops.GroupNorm) -> Apply:
+        names = ("gamma", "beta") if op.affine else ()
+        affine = [self._weight(node, name) for name in names] or [None, None]
+        return lambda x: functional.group_norm(x, op.groups, affine[0], affine[1], op.epsilon)
 
     def _clip(self, node: Node) -> Apply:
         low, high = self._per_channel(node, "low"), self._per_channel(node, "high")

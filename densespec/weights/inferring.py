@@ -93,7 +93,7 @@ def infer_body(
     if given is not None:
         spec = _with_evident_ends(resolve(given), evidence).replace(**known)
         return InferredBody(spec, stated=bool(spec.head_units))
-    fields = body_fields(evidence) | known
+    fields = {**body_fields(evidence), **known}
     if evidence.head:  # in names that the layout has for one
         check_implemented(head_fields(evidence), layout.implements)
     if decided:
@@ -121,7 +121,8 @@ def _with_arguments(
         WeightsError: Nothing tells which norm it is.
     """
     wanted = fields_of(resolve(otherwise)) if otherwise is not None else {}
-    found = {name: wanted.get(name, value) for name, value in layout.assumes.items()} | fields
+    found = {name: wanted.get(name, value) for name, value in layout.assumes.items()}
+    found |= fields
     if found.get("norm") in ("instance", "group") and "norm_affine" not in known:
         found["norm_affine"] = evidence.scaled
     if found.get("norm", "batch") is None or (found.get("norm") == "batch" != fields.get("norm")):
