@@ -264,9 +264,10 @@ class Program:
         return self._weight(node, short).view(-1, *[1] * self._dims)
 
     def _group_norm(self, node: Node, op: ops.GroupNorm) -> Apply:
-        names = ("gamma", "beta") if op.affine else ()
-        affine = [self._weight(node, name) for name in names] or [None, None]
-        return lambda x: functional.group_norm(x, op.groups, affine[0], affine[1], op.epsilon)
+        gamma, beta = (
+            self._weight(node, name) if op.affine else None for name in ("gamma", "beta")
+        )
+        return lambda x: functional.group_norm(x, op.groups, gamma, beta, op.epsilon)
 
     def _clip(self, node: Node) -> Apply:
         low, high = self._per_channel(node, "low"), self._per_channel(node, "high")
