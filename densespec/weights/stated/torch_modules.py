@@ -57,10 +57,12 @@ ACTIVATIONS: Mapping[str, str] = {
     "PReLU": "prelu",
 }
 """The activations of a spec, by PyTorch's classes."""
-SWISH = tuple(
-    f"monai.networks.blocks.activation.{name}" for name in ("Swish", "MemoryEfficientSwish")
-)
-"""The full names of classes that compute SiLU as well."""
+OTHER_ACTIVATIONS: Mapping[str, str] = {
+    "monai.networks.blocks.activation.Swish": "silu",
+    "monai.networks.blocks.activation.MemoryEfficientSwish": "silu",
+    "timm.layers.activations.GELUTanh": "gelu-tanh",
+}
+"""Likewise, by the full names of other packages' classes; what else is in such a module is refused."""
 NORMS: Mapping[str, str] = {
     "BatchNorm": "batch",
     "SyncBatchNorm": "batch",
@@ -229,7 +231,7 @@ def _activation_fields(path: str, module: ModuleFacts) -> dict[str, Any]:
 
 
 def _activation_of(module: ModuleFacts) -> str | None:
-    return "silu" if module.kind in SWISH else ACTIVATIONS.get(module.torch_class)
+    return OTHER_ACTIVATIONS.get(module.kind) or ACTIVATIONS.get(module.torch_class)
 
 
 def _norm_fields(path: str, module: ModuleFacts) -> dict[str, Any]:
@@ -423,6 +425,9 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
         raise StatedOtherwise(f"{bare(path)} pools by {shown(module.attributes['pool_type'])}")
     elif _is_said(graph, module):
         return
+    elif ".activation" in module.kind and not kind:
+        name = module.kind.rpartition(".")[2]
+        raise StatedOtherwise(f"{bare(path)} is a {bare(name)}, which no spec says: {SAVE_STATE}")
     elif kind and kind not in SILENT and not kind.startswith((*SILENT_STARTS, "AvgPool")):
         raise StatedOtherwise(f"{bare(path)} is a {bare(kind)}, which no spec says: {SAVE_STATE}")
 
