@@ -62,7 +62,7 @@ OTHER_ACTIVATIONS: Mapping[str, str] = {
     "monai.networks.blocks.activation.MemoryEfficientSwish": "silu",
     "timm.layers.activations.GELUTanh": "gelu-tanh",
 }
-"""Likewise, by the full names of other packages' classes; what else is in such a module is refused."""
+"""Likewise, by the full names of other packages' classes; others of theirs are refused."""
 NORMS: Mapping[str, str] = {
     "BatchNorm": "batch",
     "SyncBatchNorm": "batch",
@@ -434,9 +434,11 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
 
 def _is_said(graph: Graph, module: ModuleFacts) -> bool:
     """Whether a module is the activation or the norm of the spec."""
-    spec, activation = graph.spec, _activation_of(module)
-    said = spec.activation.removesuffix("-tanh")
-    return (activation or "", _norm_of(module) or "") in ((said, ""), ("", spec.norm))
+    spec = graph.spec
+    said, activation = (
+        (name or "").removesuffix("-tanh") for name in (spec.activation, _activation_of(module))
+    )
+    return (activation, _norm_of(module) or "") in ((said, ""), ("", spec.norm))
 
 
 def _check_max_pool(path: str, module: ModuleFacts, graph: Graph) -> None:
