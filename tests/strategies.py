@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from densespec.network.spec import (
     ACTIVATION_KINDS,
     DROPOUT_PLACES,
+    GLOBAL_POOLS,
     NORMS,
     STEM_KINDS,
+    STEM_POOL_KINDS,
+    TRANSITION_POOL_KINDS,
     DenseNetSpec,
 )
 
@@ -38,7 +41,7 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
     """Valid specs: every field takes every kind of value that it may."""
     blocks = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     growth_rate = draw(st.integers(1, 16))
-    stem_width: Any = draw(st.just("2k") | st.integers(1, 32))
+    stem_width: Any = draw(st.just("2k") | st.integers(2, 32))
     padding: Any = draw(st.sampled_from(["symmetric", "same"]))
     kernels = st.integers(1, 9)
     if padding == "symmetric":
@@ -68,6 +71,11 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
         "dropout_rate": draw(st.floats(0, 1, exclude_max=True)),
         "dropout_place": draw(st.sampled_from(DROPOUT_PLACES)),
         "head_units": tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
+        "head_dropout_rate": draw(st.just(0.0) | st.floats(0, 1, exclude_max=True)),
+        "classifier_bias": draw(st.booleans()),
+        "global_pool": draw(st.sampled_from(GLOBAL_POOLS)),
+        "stem_pool_kind": draw(st.sampled_from(STEM_POOL_KINDS)),
+        "transition_pool_kind": draw(st.sampled_from(TRANSITION_POOL_KINDS)),
         "activation": draw(st.sampled_from(ACTIVATION_KINDS)),
         "activation_slope": draw(st.floats(0, 1, exclude_min=True)),
         "norm": draw(st.sampled_from(NORMS)),

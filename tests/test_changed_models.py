@@ -65,6 +65,9 @@ SAYABLE: Mapping[str, Change] = {
     "a hidden layer": head(nn.Linear(FEATURES, 5), nn.ReLU(), nn.Linear(5, 3)),
     "a softmax": head(nn.Linear(FEATURES, 5), nn.Softmax(1)),
     "a sigmoid": head(nn.Linear(FEATURES, 5), nn.Sigmoid()),
+    "no bias": head(nn.Linear(FEATURES, 4, bias=False)),
+    "dropout before the classifier": head(nn.Dropout(), nn.Linear(FEATURES, 4)),
+    "another global pool": lambda net: setattr(net.global_pool, "kind", "max"),
     "no classifier": head(nn.Identity()),
     "another epsilon": lambda net: set_all(net, "eps", 0.01),
     "another momentum": lambda net: set_all(net, "momentum", 0.3),
@@ -115,13 +118,13 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
         lambda net: nn.utils.parametrizations.weight_norm(net.features.conv0),
     ),
     "another forward": ("relu", lambda net: setattr(net.relu, "forward", lambda x: x)),
-    "no bias": (
-        "classifier",
-        lambda net: setattr(net, "classifier", nn.Linear(FEATURES, 4, bias=False)),
-    ),
-    "dropout in the head": (
+    "no bias in the head": (
         "classifier.0",
-        lambda net: setattr(net, "classifier", nn.Sequential(nn.Dropout(), net.classifier)),
+        head(nn.Linear(FEATURES, 5, bias=False), nn.ReLU(), nn.Linear(5, 4)),
+    ),
+    "dropout early in the head": (
+        "classifier.0",
+        head(nn.Dropout(), nn.Linear(FEATURES, 5), nn.ReLU(), nn.Linear(5, 4)),
     ),
     "a module more": ("more", lambda net: net.add_module("more", nn.ReLU())),
 }

@@ -21,6 +21,7 @@ from densespec.network.ops import (
     Affine,
     AvgPool,
     BatchNorm,
+    BlurPool,
     Clip,
     Concat,
     Conv,
@@ -35,7 +36,7 @@ from densespec.network.ops import (
     Sigmoid,
     Softmax,
 )
-from densespec.network.spec import ACTIVATION_KINDS, DenseNetSpec
+from densespec.network.spec import ACTIVATION_KINDS, STEM_KINDS, DenseNetSpec
 from densespec.recipes.moments import zero_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import KERNELS, Context, OpError
@@ -220,17 +221,43 @@ def test_average_pool_is_the_mean_of_its_window(case: Sliding) -> None:
     np.testing.assert_allclose(y, _pool_by_loops(op, x, case.pads, _mean), **EXACT)
 
 
+@pytest.mark.parametrize("size", [(5,), (2, 7), (4, 3, 2)], ids=["1-D", "2-D", "3-D"])
+def test_blur_pool_is_a_binomial_mean_of_a_mirrored_input(size: tuple[int, ...]) -> None:
+    op, x = BlurPool((3,) * len(size), 2), _random(2, 3, *size)
+    expected = np.zeros((2, 3, *op.output((3, *size))[1:]))  # type: ignore[misc]
+    for position in np.ndindex(*expected.shape[2:]):
+        for place in itertools.product((-1, 0, 1), repeat=len(size)):
+            mirrored = (abs(2 * p + q) for p, q in zip(position, place, strict=True))
+            where = tuple(
+                i if i < n else 2 * n - 2 - i for i, n in zip(mirrored, size, strict=True)
+            )
+            factor = math.prod(0.5 if q == 0 else 0.25 for q in place)
+            expected[(..., *position)] += factor * x[(..., *where)]
+    np.testing.assert_allclose(_forward(op, x), expected, **EXACT)
+
+
 SIZES = pytest.mark.parametrize("size", [(5,), (2, 3), (2, 3, 2)], ids=["1-D", "2-D", "3-D"])
 
 
 @SIZES
-@pytest.mark.parametrize(("kind", "join"), [("avg", _mean), ("max", max)], ids=["mean", "max"])
+@pytest.mark.parametrize(
+    ("kind", "joins"),
+    [
+        ("avg", [_mean]),
+        ("max", [max]),
+        ("avgmax", [lambda plane: (_mean(plane) + max(plane)) / 2]),
+        ("catavgmax", [_mean, max]),
+    ],
+)
 def test_global_pool_joins_all_positions(
-    kind: Any, join: Callable[[list[float]], float], size: tuple[int, ...]
+    kind: Any, joins: list[Callable[[list[float]], float]], size: tuple[int, ...]
 ) -> None:
     x = _random(2, 3, *size)
-    expected = [[join(list(map(float, plane.flat))) for plane in sample] for sample in x]
-    np.testing.assert_allclose(_forward(GlobalPool(kind), x), expected, **EXACT)
+    planes = [[list(map(float, plane.flat)) for plane in sample] for sample in x]
+    expected = [[join(plane) for join in joins for plane in sample] for sample in planes]
+    y = _forward(GlobalPool(kind), x)
+    assert y.shape[1:] == GlobalPool(kind).output(x.shape[1:])
+    np.testing.assert_allclose(y, expected, **EXACT)
 
 
 @SIZES
@@ -256,6 +283,9 @@ def test_linear_layer_is_its_sum() -> None:
     ]
     np.testing.assert_allclose(
         _forward(Dense(4, 3), x, weights={"kernel": kernel, "bias": bias}), expected, **EXACT
+    )
+    np.testing.assert_allclose(
+        _forward(Dense(4, 3, bias=False), x, weights={"kernel": kernel}), expected - bias, **EXACT
     )
 
 
@@ -512,8 +542,17 @@ def test_gradients_of_average_pool(case: Sliding) -> None:
     _check_gradients(AvgPool(case.window, case.stride), [_random(2, 3, *case.size)])
 
 
+@pytest.mark.parametrize("size", [(5,), (2, 7), (4, 3, 2)], ids=["1-D", "2-D", "3-D"])
+def test_gradients_of_blur_pool(size: tuple[int, ...]) -> None:
+    _check_gradients(BlurPool((3,) * len(size), 2), [_random(2, 3, *size)])
+
+
+def test_gradients_of_a_wider_blur() -> None:
+    _check_gradients(BlurPool((5,), 2), [_random(2, 3, 8)])
+
+
 @SIZES
-@pytest.mark.parametrize("kind", ["avg", "max"])
+@pytest.mark.parametrize("kind", ["avg", "max", "avgmax", "catavgmax"])
 def test_gradients_of_global_pool(kind: Any, size: tuple[int, ...]) -> None:
     _check_gradients(GlobalPool(kind), [_distinct(2, 3, *size)])
 
@@ -565,6 +604,7 @@ def test_gradients_of_dropout() -> None:
 
 def test_gradients_of_the_linear_layer() -> None:
     _check_gradients(Dense(4, 3), [_random(2, 4)], {"kernel": _random(3, 4), "bias": _random(3)})
+    _check_gradients(Dense(4, 3, bias=False), [_random(2, 4)], {"kernel": _random(3, 4)})
 
 
 def test_gradients_of_softmax() -> None:
@@ -857,6 +897,28 @@ NETWORKS: dict[str, tuple[DenseNetSpec, tuple[int, ...]]] = {
         ),
         (16,),
     ),
+    "means and maxima, dropout before a classifier without bias": (
+        tiny(head_dropout_rate=0.4, classifier_bias=False, global_pool="catavgmax"),
+        (5, 4),
+    ),
+    "deep stem, blurred pools": (
+        tiny(
+            blocks=(1, 1),
+            stem_kind="deep",
+            stem_stride=2,
+            stem_width=4,
+            stem_pool=3,
+            stem_pool_kind="max-blur",
+            transition_pool_kind="blur",
+            dropout_rate=0.2,
+            dropout_place="every-conv",
+        ),
+        (13, 12),
+    ),
+    "mean of both, dropout behind dense layers": (
+        tiny(blocks=(1,), head_units=(3,), head_dropout_rate=0.2, global_pool="avgmax"),
+        (4, 3),
+    ),
     "dropout after convolutions, 3-D": (
         tiny(spatial_dims=3, dropout_rate=0.5, dropout_place="conv", stem_pool=2, conv_bias=True),
         (4, 5, 4),
@@ -892,7 +954,7 @@ def test_the_networks_below_cover_every_field() -> None:
     for name, found in values.items():
         assert found - {getattr(default, name)}, f"{name} is nowhere but its default"
     assert values["spatial_dims"] == {1, 2, 3}
-    assert values["stem_kind"] == {"conv", "conv-norm-relu", "norm-relu-conv"}
+    assert values["stem_kind"] == set(STEM_KINDS)
     assert values["dropout_place"] == {"conv", "every-conv", "layer"}
 
 

@@ -21,6 +21,7 @@ from densespec_flax.norms import BatchNorm, FrozenBatchNorm, GroupNorm
 from densespec_flax.precision import Precision
 from densespec_jax.activations import activation
 from densespec_jax.norms import relu
+from densespec_jax.pools import blur_pool, global_pool
 
 Array = jax.Array
 
@@ -106,7 +107,11 @@ def kind_of(node: Node, precision: Precision) -> tuple[Any, dict[str, Any]]:
         case ops.PRelu():
             return PRelu, types
         case ops.Dense() as op:
-            return nnx.Linear, types | {"in_features": op.features, "out_features": op.units}
+            return nnx.Linear, types | {
+                "in_features": op.features,
+                "out_features": op.units,
+                "use_bias": op.bias,
+            }
         case ops.Dropout() as op if node.drop_rate:
             return nnx.Dropout, {"rate": op.rate}
     return None, {}
@@ -147,9 +152,10 @@ def apply(op: ops.Op, x: Array, *others: Array) -> Array:
             return _pooled(nnx.max_pool, x, op, _padding(op.padding))
         case ops.AvgPool():
             return _pooled(nnx.avg_pool, x, op, "VALID")
+        case ops.BlurPool():
+            return blur_pool(x, op)
         case ops.GlobalPool():
-            spatial = tuple(range(1, x.ndim - 1))
-            return x.mean(spatial) if op.kind == "avg" else x.max(spatial)
+            return global_pool(x, op)
         case ops.Softmax():
             return nnx.softmax(x)
         case ops.Sigmoid():

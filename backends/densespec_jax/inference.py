@@ -13,6 +13,7 @@ from jax import lax
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec_jax.activations import activation
+from densespec_jax.pools import blur_pool, global_pool
 
 Array = Any
 
@@ -55,11 +56,13 @@ def _node(node: Node, own: Mapping[str, Array], x: Array, *others: Array) -> Arr
             return _windows(op, x, -jnp.inf, lax.max, op.padding)
         case ops.AvgPool() as op:
             return _windows(op, x, 0.0, lax.add, ((0, 0),) * len(op.window)) / math.prod(op.window)
+        case ops.BlurPool() as op:
+            return blur_pool(x, op)
         case ops.GlobalPool() as op:
-            spatial = tuple(range(1, x.ndim - 1))
-            return x.mean(spatial) if op.kind == "avg" else x.max(spatial)
-        case ops.Dense():
-            return x @ own["kernel"].T + own["bias"]
+            return global_pool(x, op)
+        case ops.Dense() as op:
+            y = x @ own["kernel"].T
+            return y + own["bias"] if op.bias else y
         case ops.Softmax():
             return jax.nn.softmax(x)
         case ops.Sigmoid():

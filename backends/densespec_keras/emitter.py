@@ -15,7 +15,9 @@ from densespec_keras.axes import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from densespec_keras.layers import (
     BatchNormalization,
     BiasedSynchronised,
+    BlurPooling,
     Dropout,
+    GlobalPooling,
     LeakyReLU,
     PRelu,
     TanhGelu,
@@ -173,12 +175,13 @@ class Emitter:
                 return self._max_pool(name, op)
             case ops.AvgPool() as op:
                 return self._sliding("AveragePooling", name, op.window, op.stride)
+            case ops.BlurPool() as op:
+                return self._layer(BlurPooling, name, op.window, op.stride, self.inner_format)
             case ops.GlobalPool() as op:
-                return self._sliding(
-                    "GlobalAveragePooling" if op.kind == "avg" else "GlobalMaxPooling", name
-                )
+                return self._global_pool(name, op)
             case ops.Dense() as op:
-                return self._layer(layers.Dense, name, op.units, **self._initial(node))
+                initial = self._initial(node)
+                return self._layer(layers.Dense, name, op.units, use_bias=op.bias, **initial)
             case ops.Softmax():
                 return self._layer(layers.Softmax, name)
             case ops.Sigmoid():
@@ -217,6 +220,12 @@ class Emitter:
         pads = op.padding if self._dims > 1 else op.padding[0]
         pad = self._sliding("ZeroPadding", f"{name}_pad", pads)
         return lambda x: conv(pad(x))
+
+    def _global_pool(self, name: str, op: ops.GlobalPool) -> Apply:
+        standard = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
+        if op.kind in standard:
+            return _callable(self._sliding(standard[op.kind], name))
+        return _callable(self._layer(GlobalPooling, name, op.kind, self.inner_format))
 
     def _max_pool(self, name: str, op: ops.MaxPool) -> Apply:
         padding = keras_padding(op)

@@ -56,7 +56,7 @@ def _is_conv(module: Any) -> bool:
 
 
 def _is_dropout(module: Any) -> bool:
-    return type(module) in _DROPOUTS  # its hooks are called
+    return type(module) in DROPOUTS  # its hooks are called
 
 
 def _is_concat(module: Any) -> bool:
@@ -85,7 +85,7 @@ def _each(size: Any) -> tuple[int, ...]:
 
 _NORMS = frozenset((*BIASED_NORM.values(), *NORM.values()))
 _CONVS = frozenset(CONV.values())
-_DROPOUTS = (nn.Dropout, FrozenDropout)
+DROPOUTS = (nn.Dropout, FrozenDropout)
 _AVG_POOLS = frozenset(AVG_POOL.values())
 
 _COMPUTES: Mapping[type, Callable[[Any], bool]] = {

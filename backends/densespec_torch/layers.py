@@ -7,7 +7,7 @@ No module works in place: what a hook has seen stays as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, List  # noqa: UP035  # TorchScript reads this one
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +73,12 @@ def _module(node: Node) -> nn.Module:
             return _max_pool(op)
         case ops.AvgPool() as op:
             return AVG_POOL[len(op.window)](op.window, op.stride)
+        case ops.BlurPool() as op:
+            return BlurPool(op)
         case ops.GlobalPool() as op:
             return GlobalPool(op.kind)
         case ops.Dense() as op:
-            return nn.Linear(op.features, op.units)
+            return nn.Linear(op.features, op.units, bias=op.bias)
         case ops.Softmax():
             return nn.Softmax(dim=1)
         case ops.Sigmoid():
@@ -158,19 +160,63 @@ class Concat(nn.Module):
         return torch.cat(xs, 1)
 
 
+def pooled(x: Tensor, kind: str, positions: List[int]) -> Tensor:  # noqa: UP006
+    """Pool (n, c, *spatial) over its positions as a kind of global pool does.
+
+    Args:
+        positions: The axes of the positions.
+    """
+    if kind == "avg":
+        return x.mean(positions)
+    if kind == "max":
+        return x.amax(positions)
+    mean, maximum = x.mean(positions), x.amax(positions)
+    return 0.5 * (mean + maximum) if kind == "avgmax" else torch.cat((mean, maximum), 1)
+
+
 class GlobalPool(nn.Module):
-    """Takes the mean or the maximum over all positions: (n, c, *spatial) to (n, c)."""
+    """Takes the mean or the maximum over all positions, or both: (n, c, *spatial) to (n, c)."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = x.flatten(2)
-        return positions.mean(2) if self.kind == "avg" else positions.amax(2)
+        return pooled(x.flatten(2), self.kind, [2])
 
     def extra_repr(self) -> str:
         return self.kind
+
+
+class BlurPool(nn.Module):
+    """Takes binomial means over windows of a mirrored input, (n, c, *spatial).
+
+    It has no arrays: what it computes follows from the size of its windows.
+    """
+
+    def __init__(self, op: ops.BlurPool) -> None:
+        super().__init__()
+        self.pads = [n for pair in reversed(op.pads) for n in pair]
+        self.factors, self.stride = [list(factors) for factors in op.factors], op.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.pad(x, self.pads, mode="reflect")
+        for axis, factors in enumerate(self.factors):
+            x = _blurred(x, axis + 2, factors, self.stride)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"{[len(factors) for factors in self.factors]}, stride={self.stride}"
+
+
+def _blurred(x: Tensor, axis: int, factors: List[float], stride: int) -> Tensor:  # noqa: UP006
+    """Take weighted sums over the windows of one dimension."""
+    along = x.movedim(axis, -1)
+    last = along.size(-1) - len(factors) + 1
+    y = factors[0] * along[..., 0:last:stride]
+    for place in range(1, len(factors)):
+        y = y + factors[place] * along[..., place : last + place : stride]
+    return y.movedim(-1, axis)
 
 
 class PaddedMaxPool(nn.Module):

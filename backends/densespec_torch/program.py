@@ -29,7 +29,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
 from densespec.network.passes import prepare
 from densespec.network.steps import Block, Convolution, Step, steps
-from densespec_torch.layers import activation, explicitly_padded, symmetric
+from densespec_torch.layers import BlurPool, activation, explicitly_padded, pooled, symmetric
 from densespec_torch.primitives import CONV
 from densespec_torch.recordings import RecordedFunction
 from densespec_torch.tensors import to_numpy
@@ -241,11 +241,14 @@ class Program:
                 return functools.partial(
                     _AVG_POOL[self._dims], kernel_size=op.window, stride=op.stride
                 )
+            case ops.BlurPool() as op:
+                return BlurPool(op)
             case ops.GlobalPool() as op:
-                reduce: Any = torch.mean if op.kind == "avg" else torch.amax
-                return lambda x: reduce(x, tuple(range(2, x.dim())))
-            case ops.Dense():
-                kernel, bias = self._weight(node, "kernel"), self._weight(node, "bias")
+                kind = op.kind
+                return lambda x: pooled(x, kind, list(range(2, x.dim())))
+            case ops.Dense() as op:
+                kernel = self._weight(node, "kernel")
+                bias = self._weight(node, "bias") if op.bias else None
                 return lambda x: functional.linear(x, kernel, bias)
             case ops.Softmax():
                 return lambda x: torch.softmax(x, 1)

@@ -112,6 +112,22 @@ def _zero_padding(node: Node, draw: np.random.Generator) -> Mistake:
     return Mistake(node.name, "its padding is zero", compute)
 
 
+def _unmirrored(node: Node, draw: np.random.Generator) -> Mistake:
+    def compute(op: ops.BlurPool, ctx: Context, x: np.ndarray) -> np.ndarray:
+        around = ((0, 0), (0, 0), (2, 2), (2, 2))  # a mirror reaches one of the two
+        return _own(op, ctx, np.pad(x, around))[:, :, 1:-1, 1:-1]
+
+    return Mistake(node.name, "it pads with zeros", compute)
+
+
+def _evenly(node: Node, draw: np.random.Generator) -> Mistake:
+    def compute(op: ops.BlurPool, ctx: Context, x: np.ndarray) -> np.ndarray:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+        return _own(ops.AvgPool(op.window, op.stride), ctx, padded)
+
+    return Mistake(node.name, "it averages its windows evenly", compute)
+
+
 def _new_first(node: Node, draw: np.random.Generator) -> Mistake:
     words = "new feature maps come first"
     return Mistake(node.name, words, lambda op, ctx, x, new: np.concatenate([new, x], 1))
@@ -139,6 +155,7 @@ KINDS: dict[type, tuple[Callable[[Node, np.random.Generator], Mistake], ...]] = 
     ops.Conv: (_flipped, _biased, _scaled),
     ops.MaxPool: (_zero_padding,),
     ops.AvgPool: (_maximum, _scaled),
+    ops.BlurPool: (_unmirrored, _evenly),
     ops.GlobalPool: (_maximum,),
     ops.Concat: (_new_first,),
     ops.Dense: (_scaled,),
@@ -155,6 +172,7 @@ def _spec(draw: np.random.Generator) -> DenseNetSpec:
         padding=str(draw.choice(["symmetric", "same"])),  # type: ignore[arg-type]
         conv_bias=bool(draw.integers(2)),
         classes=5,
+        transition_pool_kind=str(draw.choice(["avg", "blur"])),  # type: ignore[arg-type]
     )
 
 

@@ -6,6 +6,7 @@ and the values they give have the graph's names, initializers those of its array
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -232,10 +233,10 @@ class _Emitter:
                 self._add(node, "MaxPool", **self._window(op))
             case ops.AvgPool() as op:
                 self._add(node, "AveragePool", kernel_shape=op.window, strides=self._strides(op))
+            case ops.BlurPool() as op:
+                self._blur_pool(node, op)
             case ops.GlobalPool() as op:
-                kind = {"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}[op.kind]
-                self._add(node, kind, output=f"{node.name}.pooled")
-                self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
+                self._global_pool(node, op)
             case ops.Dense():
                 self._add(node, "Gemm", *self._arrays_of(node), transB=1)
             case ops.Softmax():
@@ -249,12 +250,12 @@ class _Emitter:
         """Make initializers of a norm's scale and shift: ones and zeros where it has none."""
         if affine:
             return [self._array(weight.name) for weight in node.weights[:2]]
-        return [self._constant(node, name, np.full(channels, n)) for name, n in _NEUTRAL.items()]
+        return [self._named(node, name, np.full(channels, n)) for name, n in _NEUTRAL.items()]
 
     def _group_norm(self, node: Node, op: ops.GroupNorm) -> None:
         """Add a norm of groups: that of instances, each group of which is one channel."""
         (x,) = node.inputs
-        grouping = self._constant(node, "groups", np.array([0, op.groups, -1]), np.int64)
+        grouping = self._named(node, "groups", np.array([0, op.groups, -1]), np.int64)
         grouped = self._value(node, "grouped", "Reshape", x, grouping)
         neutral = self._gamma_and_beta(node, op.groups, affine=False)
         normed = f"{node.name}.normed"
@@ -309,15 +310,46 @@ class _Emitter:
 
     def _number(self, node: Node, suffix: str, value: float) -> str:
         """Make an initializer of one number."""
-        return self._constant(node, suffix, np.array(value))
+        return self._named(node, suffix, np.array(value))
 
-    def _constant(self, node: Node, suffix: str, value: np.ndarray, dtype: Any = None) -> str:
-        """Make an initializer that is no array of the network."""
-        from onnx import numpy_helper
-
+    def _named(self, node: Node, suffix: str, value: np.ndarray, dtype: Any = None) -> str:
+        """Make an initializer that is no array of the network, and name it after a node."""
         name = f"{node.name}.{suffix}"
-        self._initializers.append(numpy_helper.from_array(value.astype(dtype or self._dtype), name))
+        self._constant(name, value.astype(dtype or self._dtype))
         return name
+
+    def _blur_pool(self, node: Node, op: ops.BlurPool) -> None:
+        """Add a mirroring pad, and a convolution of each channel by itself."""
+        before, after = zip(*((0, 0), (0, 0), *op.pads), strict=True)
+        pads, kernel = f"{node.name}.pads", f"{node.name}.factors"
+        self._constant(pads, np.array([*before, *after], np.int64))
+        factors = functools.reduce(np.multiply.outer, map(np.array, op.factors))
+        shape = (node.channels, 1, *op.window)
+        self._constant(kernel, np.broadcast_to(factors, shape).astype(self._dtype))
+        mirrored = f"{node.name}.mirrored"
+        self._add(node, "Pad", pads, output=mirrored, mode="reflect")
+        self._add(
+            node,
+            "Conv",
+            kernel,
+            inputs=[mirrored],
+            group=node.channels,
+            kernel_shape=op.window,
+            strides=self._strides(op),
+        )
+
+    def _global_pool(self, node: Node, op: ops.GlobalPool) -> None:
+        kinds = {"avg": ["Average"], "max": ["Max"]}.get(op.kind, ["Average", "Max"])
+        found = [f"{node.name}.{kind.lower()}" for kind in kinds]
+        if len(found) == 1:
+            found = [f"{node.name}.pooled"]
+        for kind, output in zip(kinds, found, strict=True):
+            self._add(node, f"Global{kind}Pool", output=output)
+        if op.kind == "avgmax":
+            self._add(node, "Mean", inputs=found, output=f"{node.name}.pooled")
+        if op.kind == "catavgmax":
+            self._add(node, "Concat", inputs=found, output=f"{node.name}.pooled", axis=1)
+        self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
 
     def _add(
         self,
@@ -343,14 +375,16 @@ class _Emitter:
         return self._array(f"{node.name}.{short}", (-1, *[1] * self._dims))
 
     def _array(self, name: str, shape: tuple[int, ...] | None = None) -> str:
-        from onnx import numpy_helper
-
         array = np.asarray(self._arrays[name], self._dtype)
-        array = array if shape is None else array.reshape(shape)
-        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self._constant(name, array if shape is None else array.reshape(shape))
         return name
 
-    def _strides(self, op: ops.Conv | ops.MaxPool | ops.AvgPool) -> tuple[int, ...]:
+    def _constant(self, name: str, array: np.ndarray) -> None:
+        from onnx import numpy_helper
+
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+
+    def _strides(self, op: ops.Conv | ops.MaxPool | ops.AvgPool | ops.BlurPool) -> tuple[int, ...]:
         return (op.stride,) * self._dims
 
     def _window(self, op: ops.Conv | ops.MaxPool) -> dict[str, Any]:

@@ -9,9 +9,20 @@ from densespec.network.catalogue import catalogue
 from densespec.network.spec import DenseNetSpec
 
 TRAINING_ONLY = frozenset(
-    {"dropout_rate", "dropout_place", "batch_norm_momentum", "running_variance"}
+    {
+        "dropout_rate",
+        "dropout_place",
+        "head_dropout_rate",
+        "batch_norm_momentum",
+        "running_variance",
+    }
 )
 """Fields that change training, but nothing that given weights compute in inference."""
+
+OF_HEAD = frozenset(
+    {"classes", "head_units", "head_dropout_rate", "classifier_bias", "global_pool"}
+)
+"""Fields that say nothing of what comes before the global pool."""
 
 
 def fields_of(spec: DenseNetSpec) -> dict[str, Any]:

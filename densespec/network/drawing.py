@@ -26,6 +26,7 @@ from densespec.network.ops import (
     Activation,
     AvgPool,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
@@ -211,11 +212,13 @@ def _operation(node: Node) -> str:
         case Conv(window=window, stride=stride):
             return f"{_window_text(window)} conv" + f", /{stride}" * (stride > 1)
         case MaxPool(window=window, stride=stride):
-            return f"{_window_text(window)} max, /{stride}"
+            return f"{_window_text(window)} max" + f", /{stride}" * (stride > 1)
+        case BlurPool(window=window, stride=stride):
+            return f"{_window_text(window)} blur, /{stride}"
         case AvgPool(window=window, stride=stride):
             return f"{_window_text(window)} avg, /{stride}"
         case GlobalPool(kind=kind):
-            return {"avg": "average", "max": "maximum"}[kind]
+            return _GLOBAL_POOLS[kind]
         case Dense():
             return "linear"
         case Softmax():
@@ -223,6 +226,14 @@ def _operation(node: Node) -> str:
         case Sigmoid():
             return "sigmoid"
     return ""
+
+
+_GLOBAL_POOLS = {
+    "avg": "average",
+    "max": "maximum",
+    "avgmax": "average + max",
+    "catavgmax": "average, max",
+}
 
 
 def _between(node: Node) -> str:
@@ -248,7 +259,7 @@ def _window_text(window: Sequence[int]) -> str:
 def _color(nodes: Sequence[Node]) -> str:
     if len(nodes[-1].shape) == 1:
         return SLATE
-    return AMBER if isinstance(nodes[-1].op, AvgPool) else GREY
+    return AMBER if nodes[0].stage.startswith("transition") else GREY
 
 
 class _Painter:

@@ -19,6 +19,8 @@ Shape = tuple[int | None, ...]
 Pads = tuple[tuple[int, int], ...]
 Padding = Pads | Literal["same"]
 
+GlobalPoolKind = Literal["avg", "max", "avgmax", "catavgmax"]
+
 Initial = Literal["zeros", "ones", "quarter", "he-normal", "uniform"]
 """What an array starts with; ``initial.py`` says how each is drawn."""
 
@@ -257,28 +259,62 @@ class AvgPool:
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalPool:
-    """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions."""
+class BlurPool:
+    """Binomial means over windows, such as 1/4, 1/2, 1/4 along each dimension.
 
-    kind: Literal["avg", "max"]
+    The input is mirrored around its first and last positions, (n - 1) / 2 of them for windows of n:
+    each dimension has more positions than that.
+    """
+
+    window: tuple[int, ...]
+    stride: int
+
+    @property
+    def pads(self) -> Pads:
+        """How many positions are mirrored before and after."""
+        return tuple(((width - 1) // 2, (width - 1) // 2) for width in self.window)
+
+    @property
+    def factors(self) -> tuple[tuple[float, ...], ...]:
+        """The factors of the positions of a window along each dimension; they sum to 1."""
+        return tuple(
+            tuple(math.comb(width - 1, place) / 2 ** (width - 1) for place in range(width))
+            for width in self.window
+        )
 
     def output(self, x: Shape) -> Shape:
-        return x[:1]
+        sizes = _slide(x[1:], self.window, self.stride, self.pads)
+        mirrors = zip(x[1:], self.pads, sizes, strict=True)
+        return (x[0], *(0 if n is not None and n <= pad else size for n, (pad, _), size in mirrors))
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions, or both.
+
+    ``"avgmax"`` is the mean of the two, ``"catavgmax"`` has the means and then the maxima.
+    """
+
+    kind: GlobalPoolKind
+
+    def output(self, x: Shape) -> Shape:
+        return (2 * (x[0] or 0),) if self.kind == "catavgmax" else x[:1]
 
 
 @dataclass(frozen=True, slots=True)
 class Dense(Weighted):
-    """Linear layer with bias and a kernel of shape (units, features)."""
+    """Linear layer with a kernel of shape (units, features)."""
 
     features: int
     units: int
+    bias: bool = True
 
     def output(self, x: Shape) -> Shape:
         return (self.units,)
 
     def weights(self) -> tuple[Weight, ...]:
         kernel = Weight("kernel", (self.units, self.features), initial="uniform")
-        return (kernel, Weight("bias", (self.units,)))
+        return (kernel, Weight("bias", (self.units,))) if self.bias else (kernel,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +343,7 @@ Op = (
     | Concat
     | MaxPool
     | AvgPool
+    | BlurPool
     | GlobalPool
     | Dense
     | Softmax

@@ -23,7 +23,7 @@ import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node, without
-from densespec.network.ops import Affine, BatchNorm, Clip, Conv, Dropout, Op, Shape
+from densespec.network.ops import Affine, BatchNorm, Clip, Conv, Dense, Dropout, Op, Shape
 from densespec.network.steps import LinearBehind, conv_before, linear_behind, pool_behind
 
 SMALLEST_SCALE = 1e-19
@@ -171,7 +171,8 @@ def _norm_into_linear_behind(
         for pool in behind.pools:
             last = changed[pool.name] = _made(f"{pool.name}_before_norm", pool.op, last)
         target = behind.node
-        biased = replace(target.op, bias=True) if isinstance(target.op, Conv) else target.op
+        assert isinstance(target.op, Conv | Dense)
+        biased = replace(target.op, bias=True)
         changed[target.name] = _made(target.name, biased, last)
         yield _Change(changed, _fold_into(norm, behind))
 

@@ -8,6 +8,7 @@ states its semantics; constraints on its inputs are numbered (O1, O2, ...) and c
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -381,32 +382,95 @@ class AvgPoolKernel:
         return [dx], {}
 
 
-class GlobalPoolKernel:
-    """y[n, c] = mean (``avg``) or maximum (``max``) of x[n, c, *spatial].
+class BlurPoolKernel:
+    """y[n, c, p] = sum over q of f[q] * x[n, c, stride * p + q], f[q] the product of its factors.
 
+    Along a dimension with windows of 3 the factors are 1/4, 1/2 and 1/4. x is mirrored first around
+    its first and last positions, which themselves are not repeated.
+    """
+
+    def forward(self, op: ops.BlurPool, ctx: Context, x: Array) -> Array:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+        windows = windows_of(padded, op.window, op.stride)
+        places = tuple(range(x.ndim, windows.ndim))
+        return np.tensordot(windows, self._filter(op, x), (places, range(len(places))))
+
+    def _filter(self, op: ops.BlurPool, x: Array) -> Array:
+        return functools.reduce(np.multiply.outer, np.asarray(op.factors, x.dtype))
+
+    def backward(self, op: ops.BlurPool, ctx: Context, dy: Array, x: Array) -> Gradients:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+        dx, factors = np.zeros_like(padded), self._filter(op, x)
+        for place, reach in offsets_of(op.window, dy.shape[2:], op.stride):
+            dx[reach] += dy * factors[place]
+        for axis, (pad, _) in enumerate(op.pads, start=2):
+            dx = _folded(dx, axis, pad)
+        return [dx], {}
+
+
+def _folded(padded: Array, axis: int, pad: int) -> Array:
+    """Add what lies in mirrored positions of an axis to the positions that they mirror."""
+    ordered = np.moveaxis(padded, axis, 0)
+    inner = ordered[pad : len(ordered) - pad].copy()
+    for place in range(1, pad + 1):
+        inner[place] += ordered[pad - place]
+        inner[-1 - place] += ordered[len(ordered) - 1 - pad + place]
+    return np.moveaxis(inner, 0, axis)
+
+
+class GlobalPoolKernel:
+    """y[n, c] = mean (``avg``) or maximum (``max``) of x[n, c, *spatial], or both.
+
+    ``avgmax`` is half their sum; ``catavgmax`` has all means as channels, and then all maxima.
     Equal maxima share the gradient evenly.
     """
 
     def forward(self, op: ops.GlobalPool, ctx: Context, x: Array) -> Array:
-        axes = tuple(range(2, x.ndim))
-        return x.mean(axes) if op.kind == "avg" else x.max(axes)
+        match op.kind:
+            case "avg":
+                return self._mean(x)
+            case "max":
+                return x.max(_positions(x))
+            case "avgmax":
+                return (self._mean(x) + x.max(_positions(x))) / 2
+        return np.concatenate((self._mean(x), x.max(_positions(x))), axis=1)
+
+    def _mean(self, x: Array) -> Array:
+        return x.mean(_positions(x))
 
     def backward(self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array) -> Gradients:
-        axes = tuple(range(2, x.ndim))
-        share = np.ones_like(x)
+        means, maxima = np.split(dy, 2, axis=1) if op.kind == "catavgmax" else (dy, dy)
+        if op.kind == "avg":
+            return [_shared(means, np.ones_like(x))], {}
+        winners = (x == x.max(_positions(x), keepdims=True)).astype(x.dtype)
         if op.kind == "max":
-            share = (x == x.max(axes, keepdims=True)).astype(x.dtype)
-        return [np.expand_dims(dy, axes) * share / share.sum(axes, keepdims=True)], {}
+            return [_shared(maxima, winners)], {}
+        dx = _shared(means, np.ones_like(x)) + _shared(maxima, winners)
+        return [dx / 2 if op.kind == "avgmax" else dx], {}
+
+
+def _positions(x: Array) -> tuple[int, ...]:
+    return tuple(range(2, x.ndim))
+
+
+def _shared(dy: Array, among: Array) -> Array:
+    """Share the slope of each map evenly among its positions that are 1."""
+    axes = _positions(among)
+    return np.expand_dims(dy, axes) * among / among.sum(axes, keepdims=True)
 
 
 class DenseKernel:
     """y[n, u] = bias[u] + sum over f of kernel[u, f] * x[n, f]."""
 
     def forward(self, op: ops.Dense, ctx: Context, x: Array) -> Array:
-        return x @ ctx.weights["kernel"].T + ctx.weights["bias"]
+        y = x @ ctx.weights["kernel"].T
+        return y + ctx.weights["bias"] if op.bias else y
 
     def backward(self, op: ops.Dense, ctx: Context, dy: Array, x: Array) -> Gradients:
-        return [dy @ ctx.weights["kernel"]], {"kernel": dy.T @ x, "bias": dy.sum(0)}
+        gradients = {"kernel": dy.T @ x}
+        if op.bias:
+            gradients["bias"] = dy.sum(0)
+        return [dy @ ctx.weights["kernel"]], gradients
 
 
 class SoftmaxKernel:
@@ -490,6 +554,7 @@ KERNELS: Mapping[type, Kernel] = {
     ops.Concat: ConcatKernel(),
     ops.MaxPool: MaxPoolKernel(),
     ops.AvgPool: AvgPoolKernel(),
+    ops.BlurPool: BlurPoolKernel(),
     ops.GlobalPool: GlobalPoolKernel(),
     ops.Dense: DenseKernel(),
     ops.Softmax: SoftmaxKernel(),

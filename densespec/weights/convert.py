@@ -109,6 +109,8 @@ def convert(
     layout = get_layout(to_layout or DEFAULT_LAYOUTS.get(container, "densespec"))
     _check_target(target, container, layout)
     with open_weights(source, **reading) as found:
+        if layout.implements.get("classifier_bias"):
+            found = found.with_classifier_bias()
         differences = layout.differences(found.spec)
         lasting = {k: v for k, v in differences.items() if k not in TRAINING_ONLY}
         effect = _effect(found, lasting) if lasting else None
@@ -143,12 +145,12 @@ def _arguments(graph: Graph, layout: Layout) -> Iterator[str]:
     """A note of what a file can't say and whoever builds the network has to."""
     fields = fields_of(graph.spec)
     said = ("activation", "norm", "batch_norm_epsilon")
-    usual = {"norm": "batch"} | {n: v for n, v in layout.assumes.items() if v is not None}
+    usual = {"norm": "batch"} | {n: v for n, v in layout.usual.items() if v is not None}
     told = {"activation": "prelu"}  # by its slopes
     there = [
         name
         for name in said
-        if name in layout.assumes and fields[name] not in (usual[name], told.get(name))
+        if name in layout.usual and fields[name] not in (usual[name], told.get(name))
     ]
     if there:
         values = " and ".join(f"{name} = {fields[name]!r}" for name in there)

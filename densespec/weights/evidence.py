@@ -7,6 +7,7 @@ implementation that a layout belongs to.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,9 +83,31 @@ class Evidence:
         return self.scaled or "norm" in self.told
 
     @property
+    def deep(self) -> bool:
+        """Whether the stem has three convolutions."""
+        return is_deep(self.convs)
+
+    @property
+    def body(self) -> tuple[KernelShape, ...]:
+        """The convolutions' kernels from the stem's last one on."""
+        return self.convs[2:] if self.deep else self.convs
+
+    @property
     def dense(self) -> tuple[KernelShape, ...]:
         """The kernels of all dense layers; the classifier's is the last."""
         return (*self.head, self.classifier) if self.classifier else self.head
+
+
+def is_deep(convs: Sequence[KernelShape]) -> bool:
+    """Say whether the first three convolutions are a stem: they alone read just what the last gave.
+
+    Dense layers without a bottleneck read what came before, too, and the two convolutions of one
+    with a bottleneck have different windows.
+    """
+    shapes = [kernel.shape for kernel in convs[:3]]
+    if len(shapes) < 3 or len({shape[2:] for shape in shapes}) > 1:
+        return False
+    return all(after[1] == before[0] for before, after in itertools.pairwise(shapes))
 
 
 Find = Callable[[str], KernelShape | None]
@@ -93,7 +116,8 @@ Find = Callable[[str], KernelShape | None]
 
 def evidence_by_name(find: Find) -> Evidence:
     """Collect evidence from arrays that can be asked for by canonical name."""
-    stem, convs, block = find("stem.conv.kernel"), [], 1
+    stem, block = find("stem.conv.kernel"), 1
+    convs = [find(f"stem.conv{number}.kernel") for number in (2, 3)]
     while find(f"block{block}.layer1.conv1.kernel"):
         layer = 1
         while first := find(f"block{block}.layer{layer}.conv1.kernel"):
@@ -149,9 +173,10 @@ def evidence_in_order(
     """
     classifier = dense[-1] if dense else None
     evidence = Evidence(tuple(convs), conv_bias, None, False, classifier, tuple(dense[:-1]))
+    norms = norms[2:] if evidence.deep else norms
     if not norms:
         return replace(evidence, scaled=False)
-    blocks = _blocks(evidence.convs)
+    blocks = _blocks(evidence.body)
     inside = blocks.norms
     extra = len(norms) - len(inside)
     if extra not in (0, 1, 2):
@@ -179,8 +204,8 @@ def body_fields(evidence: Evidence) -> dict[str, Any]:
     Raises:
         WeightsError: The shapes belong to no DenseNet; says at which convolution.
     """
-    found = _blocks(evidence.convs)
-    stem = evidence.convs[0].shape
+    found = _blocks(evidence.body)
+    stem, width = evidence.convs[0].shape, evidence.body[0].shape[0]
     fields: dict[str, Any] = {
         **evidence.told,
         "blocks": found.layers,
@@ -188,21 +213,36 @@ def body_fields(evidence: Evidence) -> dict[str, Any]:
         "bottleneck_width": found.bottleneck_width,
         "in_channels": stem[1],
         "spatial_dims": len(stem) - 2,
-        "stem_width": stem[0],
+        "stem_width": width,
         "stem_kernel": stem[2],
         "conv_bias": evidence.conv_bias,
     }
     if found.transitions:
         fields["compression"] = common_compression(found.transitions)
-    if not evidence.tells_norms:
+    if evidence.tells_norms:
+        fields["final_norm"] = evidence.final_norm
+    if evidence.deep:
+        fields["stem_kind"] = "deep"
+        _check_halves(evidence)
+    elif not evidence.tells_norms:
         return fields
-    fields["final_norm"] = evidence.final_norm
-    if evidence.stem_norm is None:
+    elif evidence.stem_norm is None:
         fields["stem_kind"] = "conv"
     elif stem[0] != stem[1]:
         first = evidence.stem_norm == stem[1]
         fields["stem_kind"] = "norm-relu-conv" if first else "conv-norm-relu"
     return fields
+
+
+def _check_halves(evidence: Evidence) -> None:
+    """Check that the first two convolutions of a deep stem have half as many feature maps."""
+    half = evidence.body[0].shape[0] // 2
+    for key, shape in evidence.convs[:2]:
+        if shape[0] != half:
+            raise WeightsError(
+                f"{bare(key)} has shape {shape}, but should give {half} feature maps, half of what "
+                "its stem of three convolutions gives"
+            )
 
 
 def head_fields(evidence: Evidence) -> dict[str, Any]:
@@ -211,7 +251,9 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
     Raises:
         WeightsError: A layer reads other features than what comes before it gives.
     """
-    given = _blocks(evidence.convs).channels
+    given = _blocks(evidence.body).channels
+    doubled = bool(evidence.dense) and evidence.dense[0].shape[1] == 2 * given
+    given *= 2 if doubled else 1
     for key, (units, features) in evidence.dense:
         if features != given:
             raise WeightsError(
@@ -220,7 +262,9 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
         given = units
     if evidence.classifier is None:
         return {}
-    return {"classes": given, "head_units": tuple(kernel.shape[0] for kernel in evidence.head)}
+    pool = {"global_pool": "catavgmax"} if doubled else {}
+    hidden = tuple(kernel.shape[0] for kernel in evidence.head)
+    return {"classes": given, "head_units": hidden, **pool}
 
 
 @dataclass(frozen=True)

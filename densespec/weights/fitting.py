@@ -77,6 +77,11 @@ class _Body:
     def channels(self) -> int:
         return lower(self.inferred.spec, include_top=False).output.channels
 
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        """The numbers of features that the global pool may give, the likeliest first."""
+        return self.channels, 2 * self.channels
+
 
 def fit(
     claim: Claim,
@@ -114,7 +119,8 @@ def fit(
     found = head_tensors(head, body.rest, claim.layout.axes, telling, activation)
     left = {name: tensor for name, tensor in body.rest.items() if name not in head.names}
     _check_no_kernel_is_lost(claim, container, body, head)
-    graph = _graph(body.inferred, found)
+    doubled = head.features == 2 * body.channels
+    graph = _graph(body.inferred, found, {"global_pool": "catavgmax"} if doubled else {})
     told = told_by(modules, graph, _module_paths(claim, body, head, graph), claim.prefix)
     graph = _as_told(graph, told, stated=stated is not None or options.spec is not None)
     told_too = {"batch_norm_epsilon"} if told.epsilon else set[str]()
@@ -128,6 +134,7 @@ def fit(
             *(body.inferred.assumptions or said_of(assumed)),
             *found.assumptions,
             *told.assumptions,
+            *(_DOUBLED if doubled and not body.inferred.stated else ()),
         ),
         remarks=(*claim.notes, *body.inferred.notes, *found.notes, *_left_out(left, claim.others)),
         headless=head.missing,
@@ -202,7 +209,7 @@ def _head(claim: Claim, body: _Body, named: frozenset[str]) -> FoundHead:
     """
     layers = layers_of(body.rest, claim.layout.axes)
     inside = [layer for layer in layers if body.inside.issuperset(layer.all_names)]
-    head = find_head([inside, layers], body.channels, claim.prefix)
+    head = find_head([inside, layers], body.pooled, claim.prefix)
     kernels = {layer.names["kernel"] for layer in layers if layer.kind == "linear"}
     if not head.layers and kernels <= named:
         head_fields(body.evidence)
@@ -238,12 +245,24 @@ def _check_no_kernel_is_lost(claim: Claim, container: str, body: _Body, head: Fo
         )
 
 
-def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:
+_DOUBLED = (
+    "its classifier reads twice as many features as there are feature maps: their means and then "
+    "their maxima are assumed (global_pool 'catavgmax')",
+)
+
+
+def _graph(inferred: InferredBody, head: HeadTensors, evident: Mapping[str, Any]) -> Graph:
+    """The network with its head.
+
+    Args:
+        evident: What the shapes of the head tell of other fields.
+    """
     if head.classes is None:
         return _graph_of_body(inferred)
     spec = inferred.spec
     if not inferred.stated:
-        spec = spec.replace(classes=head.classes, head_units=head.units)
+        own = {"classes": head.classes, "head_units": head.units, "classifier_bias": head.bias}
+        spec = spec.replace(**own, **evident)
     return lower(spec, **inferred.ends)
 
 
@@ -271,14 +290,14 @@ def _as_told(graph: Graph, told: Told, *, stated: bool) -> Graph:
             f"its norms have the epsilon {epsilon!r}, but the spec says {spec.batch_norm_epsilon!r}"
         )
     ends = graph.ends | {"classifier_activation": activation if graph.has_classifier else None}
-    return lower(spec.replace(batch_norm_epsilon=epsilon), **ends)
+    return lower(spec.replace(batch_norm_epsilon=epsilon, **told.pools), **ends)
 
 
 def _graph_of_body(inferred: InferredBody) -> Graph:
     """The network without a head; it gives the outputs that are stated, if none is of a head."""
     outputs = inferred.ends.get("outputs", ())
     behind = any(in_head(name) or name in ACTIVATIONS for name in outputs)
-    pooled: Pooling | None = "avg" if "global_pool" in outputs else None
+    pooled: Pooling | None = inferred.spec.global_pool if "global_pool" in outputs else None
     pooling = inferred.ends.get("pooling", pooled)
     return lower(
         inferred.spec, include_top=False, pooling=pooling, outputs=() if behind else outputs

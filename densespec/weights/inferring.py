@@ -22,9 +22,21 @@ from densespec.weights.stated.network import StatedNetwork, check_agreement
 from densespec.weights.tensors import Tensors
 
 NOT_IN_SHAPES = frozenset(
-    {"stem_stride", "stem_pool", "padding", "batch_norm_epsilon", "transition_relu", "activation"}
+    {
+        "activation",
+        "stem_stride",
+        "stem_pool",
+        "stem_pool_kind",
+        "padding",
+        "batch_norm_epsilon",
+        "transition_relu",
+        "transition_pool_kind",
+    }
 )
 """Fields that change what given weights compute, but that their shapes do not tell."""
+
+ASKED = ("activation", "batch_norm_epsilon")
+"""What is said to be assumed of files of a program that asks its users for the norm, as MONAI."""
 
 STEM = frozenset({"stem_kind", "stem_kernel", "conv_bias", "final_norm"})
 """Fields that shapes tell, and by which the catalogue's families are told apart."""
@@ -81,7 +93,7 @@ def infer_body(
         WeightsError: Another network is stated than was given, or than the arrays are of;
             or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
-    decided = layout.implements.keys() | layout.assumes.keys() >= NOT_IN_SHAPES
+    decided = {**layout.usual, **layout.implements}.keys() >= NOT_IN_SHAPES
     if stated is not None:
         _check_extent(stated.spec, tensors)
         spec = stated.spec if given is None else _with_evident_ends(resolve(given), evidence)
@@ -96,10 +108,14 @@ def infer_body(
     fields = {**body_fields(evidence), **known}
     if evidence.head:  # in names that the layout has for one
         check_implemented(head_fields(evidence), layout.implements)
-    if decided:
+    told = evidence.told.keys() | known.keys()
+    fixed = {name: value for name, value in layout.implements.items() if name not in known}
+    check_implemented(fields, fixed)
+    usual = (item for item in layout.usual.items() if item[0] not in told)
+    if decided and all(fields.get(name, value) == value for name, value in usual):
         fields = _with_arguments(layout, fields, evidence, known, otherwise)
-        assumed = _assumed(layout, fields, evidence, known, otherwise)
         spec = _named(spec_from(fields, {**layout.implements, **known}))
+        assumed = {} if otherwise else _assumed(layout, fields, told)
         return InferredBody(spec, assumed=assumed)
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
     spec, assumption = _from_catalogue(lasting | fields)
@@ -121,7 +137,7 @@ def _with_arguments(
         WeightsError: Nothing tells which norm it is.
     """
     wanted = fields_of(resolve(otherwise)) if otherwise is not None else {}
-    found = {name: wanted.get(name, value) for name, value in layout.assumes.items()}
+    found = {name: wanted.get(name, value) for name, value in layout.usual.items()}
     found |= fields
     if found.get("norm") in ("instance", "group") and "norm_affine" not in known:
         found["norm_affine"] = evidence.scaled
@@ -134,19 +150,11 @@ def _with_arguments(
     return found
 
 
-def _assumed(
-    layout: Layout,
-    fields: Mapping[str, Any],
-    evidence: Evidence,
-    known: Mapping[str, Any],
-    otherwise: SpecLike | None,
-) -> dict[str, Any]:
-    """The fields that nothing told."""
-    told = evidence.told.keys() | known.keys()
-    if otherwise is not None:
+def _assumed(layout: Layout, fields: Mapping[str, Any], told: Collection[str]) -> dict[str, Any]:
+    """The fields that nothing told, of those that users of the program are asked for."""
+    if layout.usual.get("norm", "") is not None:
         return {}
-    open_ = (name for name in ("activation", "batch_norm_epsilon") if name in layout.assumes)
-    return {name: fields[name] for name in open_ if name not in told}
+    return {name: fields[name] for name in ASKED if name not in told}
 
 
 def said_of(assumed: Mapping[str, Any]) -> Iterator[str]:
@@ -216,4 +224,4 @@ def _variants_with(fields: Mapping[str, Any], names: Collection[str]) -> dict[st
 
 def _unseen(spec: DenseNetSpec) -> dict[str, Any]:
     fields = fields_of(spec)
-    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES}
+    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES | {"global_pool"}}

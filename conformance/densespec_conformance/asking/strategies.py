@@ -14,8 +14,11 @@ from densespec.network.graph import lower
 from densespec.network.spec import (
     ACTIVATION_KINDS,
     DROPOUT_PLACES,
+    GLOBAL_POOLS,
     NORMS,
     STEM_KINDS,
+    STEM_POOL_KINDS,
+    TRANSITION_POOL_KINDS,
     DenseNetSpec,
 )
 
@@ -42,6 +45,11 @@ FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
     "dropout_rate": st.sampled_from((0.0, 0.2)),
     "dropout_place": st.sampled_from(DROPOUT_PLACES),
     "head_units": st.lists(st.integers(1, 5), max_size=2),
+    "head_dropout_rate": st.sampled_from((0.0, 0.2)),
+    "classifier_bias": st.sampled_from((True, False)),
+    "global_pool": st.sampled_from(GLOBAL_POOLS),
+    "stem_pool_kind": st.sampled_from(STEM_POOL_KINDS),
+    "transition_pool_kind": st.sampled_from(TRANSITION_POOL_KINDS),
     "activation": st.just("relu") | st.sampled_from(ACTIVATION_KINDS),
     "activation_slope": st.sampled_from((0.01, 0.3)),
     "norm": st.just("batch") | st.sampled_from(NORMS),

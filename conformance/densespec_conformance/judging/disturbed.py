@@ -27,6 +27,7 @@ from densespec.reference.kernels import (
     Array,
     AvgPoolKernel,
     BatchNormKernel,
+    BlurPoolKernel,
     Context,
     ConvKernel,
     DenseKernel,
@@ -243,16 +244,28 @@ class _AvgPool(AvgPoolKernel):
         return _results(self.noise, *super().backward(op, ctx, dy, x))
 
 
+class _BlurPool(BlurPoolKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.BlurPool, ctx: Context, x: Array) -> Array:
+        return self.noise.result(super().forward(op, ctx, self.noise.result(x)))
+
+    def backward(self, op: ops.BlurPool, ctx: Context, dy: Array, x: Array) -> Gradients:
+        return _results(self.noise, *super().backward(op, ctx, self.noise.result(dy), x))
+
+
 class _GlobalPool(GlobalPoolKernel):
     def __init__(self, noise: Noise) -> None:
         self.noise = noise
 
     def forward(self, op: ops.GlobalPool, ctx: Context, x: Array) -> Array:
         y = super().forward(op, ctx, x)
-        if op.kind == "max":
-            return y
-        axes = tuple(range(2, x.ndim))
-        return self.noise.result(y + self.noise.mean(x, axes).reshape(y.shape))
+        return y if op.kind == "max" else self.noise.result(y)
+
+    def _mean(self, x: Array) -> Array:
+        y = super()._mean(x)
+        return y + self.noise.mean(x, tuple(range(2, x.ndim))).reshape(y.shape)
 
     def backward(self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array) -> Gradients:
         return _results(self.noise, *super().backward(op, ctx, dy, x))
@@ -298,6 +311,7 @@ DISTURBED: Mapping[type, Any] = {
     ops.PRelu: _PRelu,
     ops.Dropout: _Dropout,
     ops.AvgPool: _AvgPool,
+    ops.BlurPool: _BlurPool,
     ops.GlobalPool: _GlobalPool,
     ops.Dense: _Dense,
     ops.Softmax: _Softmax,

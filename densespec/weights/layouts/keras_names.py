@@ -59,6 +59,11 @@ PORT = {
     "stem_stride": 2,
     "stem_width": 64,
     "transition_relu": True,
+    "head_dropout_rate": 0.0,
+    "classifier_bias": True,
+    "global_pool": "avg",
+    "stem_pool_kind": "max",
+    "transition_pool_kind": "avg",
 }
 """What Keras's ports of torchvision's network have in common."""
 

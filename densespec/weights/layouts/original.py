@@ -13,7 +13,10 @@ _FIXED = (
     "conv_bias",
     "dropout_place",
     "dropout_rate",
+    "classifier_bias",
     "final_norm",
+    "global_pool",
+    "head_dropout_rate",
     "head_units",
     "norm",
     "norm_affine",
@@ -23,7 +26,9 @@ _FIXED = (
     "stem_kernel",
     "stem_kind",
     "stem_pool",
+    "stem_pool_kind",
     "stem_stride",
+    "transition_pool_kind",
     "transition_relu",
 )
 

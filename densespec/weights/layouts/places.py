@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-_PLACES = re.compile(r"stem\.(\w+)|block(\d+)\.layer(\d+)\.(\w+)|transition(\d+)\.(\w+)")
+_PLACES = re.compile(r"stem\.(norm|conv)|block(\d+)\.layer(\d+)\.(\w+)|transition(\d+)\.(\w+)")
 
 UNIT = {"norm": "bn", "conv": "conv"}
 """What programs whose unit is a norm, a ReLU and a convolution call the two that have arrays."""

@@ -6,12 +6,7 @@ from dataclasses import replace
 
 from densespec.weights.layouts import torchvision
 
-ARGUMENTS = {
-    "activation": "relu",
-    "activation_slope": 0.01,
-    "norm": "batch",
-    "norm_groups": 32,
-}
+LAYERS = {"activation": "relu", "activation_slope": 0.01, "norm": "batch", "norm_groups": 32}
 """What ``act_layer=`` and ``norm_layer=`` choose."""
 
 LAYOUT = replace(
@@ -19,6 +14,10 @@ LAYOUT = replace(
     name="timm",
     about="timm's densenet*",
     claims=lambda tensors, metadata: False,
-    implements={n: v for n, v in torchvision.LAYOUT.implements.items() if n not in ARGUMENTS},
-    assumes=ARGUMENTS,
+    implements={
+        name: value
+        for name, value in torchvision.LAYOUT.implements.items()
+        if name not in (*torchvision.ARGUMENTS, *LAYERS)
+    },
+    usual={**torchvision.LAYOUT.usual, **LAYERS},
 )

@@ -15,8 +15,14 @@ from typing import Any
 
 from densespec.errors import shown
 from densespec.network import ops
-from densespec.network.graph import Graph, Node, lower
-from densespec.weights.evidence import KernelShape, evidence_in_order, inferred_fields, spec_from
+from densespec.network.graph import CLASSIFIER, Graph, Node, in_head, lower
+from densespec.weights.evidence import (
+    Evidence,
+    KernelShape,
+    evidence_in_order,
+    inferred_fields,
+    spec_from,
+)
 from densespec.weights.stated.keras_layers import UNKNOWN, model_of, read_config, understood
 from densespec.weights.stated.keras_ops import StatedOp, StatedOps, ops_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_inference
@@ -28,7 +34,7 @@ _RESCALES = "the images are rescaled by it, which no spec can say; take it out o
 _ACTIVATES = (
     "how it is set is in no weights: save the whole model (model.save('net.keras')), which says it"
 )
-_POOLS = "a spec has an average before the classifier, and no max pooling (global_pool)"
+_POOLS = "without the model's config, which says more, an average is all that is understood"
 FOREIGN_GROUPS = {
     "rescaling": _RESCALES,
     "normalization": _RESCALES,
@@ -182,26 +188,53 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
         dense=[KernelShape(d.name, (d.op.units, d.op.features)) for d in stated.of(ops.Dense)],
     )
     found = inferred_fields(evidence)
+    convs = convs[2:] if evidence.deep else convs
     blocks, per_layer = found["blocks"], 1 if found["bottleneck_width"] is None else 2
     transitions = _transitions(blocks, per_layer)
     return found | {
-        **_norm_fields(stated, norms, evidence.stem_norm),
+        **_norm_fields(stated, norms, evidence),
         **_activation_fields(stated, convs),
         "stem_stride": stem.stride,
+        **_blurs(stated, pools),
         "stem_pool": pools[0].op.window[0] if pools else None,
         "padding": "same" if any(map(_pads_as_same, (*convs, *pools))) else "symmetric",
         "transition_relu": all(
             isinstance(stated.source(convs[index]).op, RELUS) for index in transitions
         ),
         **_dropout_fields(stated, convs, transitions, per_layer),
+        **_head_fields(stated),
     }
 
 
-def _norm_fields(stated: StatedOps, norms: list[StatedOp], stem_norm: int | None) -> dict[str, Any]:
+def _head_fields(stated: StatedOps) -> dict[str, Any]:
+    """The fields of a head that shapes do not tell."""
+    layers, pools = stated.of(ops.Dense), stated.of(ops.GlobalPool)
+    if not layers:
+        return {}
+    before = stated.source(layers[-1]).op
+    return {
+        "classifier_bias": layers[-1].op.bias,
+        "head_dropout_rate": before.rate if isinstance(before, ops.Dropout) else 0.0,
+        **({"global_pool": pools[-1].op.kind} if pools else {}),
+    }
+
+
+def _blurs(stated: StatedOps, pools: list[StatedOp]) -> dict[str, str]:
+    blurs = stated.of(ops.BlurPool)
+    in_stem = [blur for blur in blurs if stated.source(blur) in pools]
+    return {
+        "stem_pool_kind": "max-blur" if in_stem else "max",
+        "transition_pool_kind": "blur" if len(blurs) > len(in_stem) else "avg",
+    }
+
+
+def _norm_fields(stated: StatedOps, norms: list[StatedOp], evidence: Evidence) -> dict[str, Any]:
+    deep = {"stem_kind": "deep"} if evidence.deep else {}
     if not norms:
-        return {"norm": "none", **_unnormed_ends(stated)}
+        return {"norm": "none", **_unnormed_ends(stated), **deep}
     fields: dict[str, Any] = {
-        "stem_kind": _stem_kind(stated, norms[0], stem_norm),
+        "stem_kind": _stem_kind(stated, norms[0], evidence.stem_norm),
+        **deep,
         "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
         "norm_affine": statistics.mode(norm.op.affine for norm in norms),
     }
@@ -368,7 +401,10 @@ def _difference(ours: StatedOp, node: Node, but: tuple[str, ...]) -> str | None:
         )
     if isinstance(node.op, ops.Input):
         return None
+    hidden = in_head(node.name) and node.name != CLASSIFIER
     for part in fields_of_op(node.op):
+        if part.name == "bias" and hidden:  # none is the same as one of zeros
+            continue
         stated, said = getattr(ours.op, part.name), getattr(node.op, part.name)
         if stated != said and part.name not in but:
             return (

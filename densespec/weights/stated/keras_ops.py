@@ -154,6 +154,12 @@ class _Reader:
             return _KINDS[kind](self, layer)
         if plain in ("GlobalAveragePooling", "GlobalMaxPooling"):
             return self._global_pool(layer, "max" if "Max" in plain else "avg")
+        if kind == "BlurPooling" and _is_own(layer):
+            self._check_format(layer)
+            window = tuple(layer.config["pool_size"])
+            return self._add(layer, ops.BlurPool(window, layer.config["strides"]))
+        if kind == "GlobalPooling" and _is_own(layer):
+            return self._global_pool(layer, layer.config["kind"])
         return self._passed_over(layer)
 
     # What passes on what it reads
@@ -268,7 +274,8 @@ class _Reader:
             raise StatedOtherwise(
                 f"{layer} reads a feature map, but a spec has a global pool before it"
             )
-        name = self._add(layer, ops.Dense(source.shape[0] or 0, layer.config["units"]))
+        bias = layer.config.get("use_bias", True)
+        name = self._add(layer, ops.Dense(source.shape[0] or 0, layer.config["units"], bias))
         return self._activated(layer, name)
 
     def _relu(self, layer: StatedLayer) -> str:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from densespec.errors import bare, listed, shown
-from densespec.network.graph import CLASSIFIER, Graph, Node, in_head
+from densespec.network.graph import CLASSIFIER, Graph, Node, in_head, with_spec
 from densespec.network.ops import Activation, BatchNorm, Conv, GroupNorm, MaxPool, Padding, PRelu
 from densespec.texts import JsonError, parsed_json
 from densespec.weights.stated.network import StatedOtherwise
+from densespec.weights.stated.timm import POOLS
 
 KEY = "modules"
 """The metadata that hold the modules, as JSON."""
@@ -27,7 +28,8 @@ PROGRAMS = ("torchvision.", "timm.", "monai.", "torchxrayvision.", "densespec_to
 
 ATTRIBUTES = (
     *("eps", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
-    *("ceil_mode", "output_size", "track_running_stats", "pool_type", "apply_sigmoid", "forward"),
+    *("ceil_mode", "output_size", "track_running_stats", "pool_type", "kind", "apply_sigmoid"),
+    *("forward", "filt_size", "pad_mode"),
     *("_forward_hooks", "_forward_pre_hooks"),
     *("negative_slope", "alpha", "approximate", "num_groups", "affine"),
 )
@@ -41,6 +43,9 @@ OTHER = "something else"
 
 FINAL_POOL = "final_pool"
 """What pytorchcv calls the pool over the whole of a last map, whose size it states."""
+
+BLURS = ("BlurPool", "BlurPool2d")
+"""Classes of densespec's and timm's pools that blur."""
 
 ENDS = {"Sigmoid": "sigmoid", "Softmax": "softmax"}
 SILENT = ("Sequential", "ModuleList", "ModuleDict", "Identity", "Flatten", "ReLU", "Linear")
@@ -269,11 +274,13 @@ class Told:
     Attributes:
         epsilon: That of its norms; None where no module tells.
         activation: What follows its classifier, ``"softmax"`` or ``"sigmoid"``; None for nothing.
+        pools: The fields that say the kinds of its pools, as far as modules tell.
         assumptions: What was taken for granted, in sentences.
     """
 
     epsilon: float | None = None
     activation: str | None = None
+    pools: Mapping[str, str] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
 
 
@@ -290,6 +297,8 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
     """
     if not modules:
         return Told()
+    pools = _pool_kinds(modules, prefix)
+    graph = with_spec(graph, graph.spec.replace(**pools))
     nodes = {path: graph[name] for name, path in paths.items() if path in modules}
     epsilon = _epsilon(modules, nodes, prefix)
     for path, module in modules.items():
@@ -300,10 +309,37 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
     _check_activations(modules, graph, prefix)
     activation, ending = _end(modules, paths.get(CLASSIFIER, ""))
     body = {_first(path, prefix) for path, node in nodes.items() if not in_head(node.name)}
+    ends = {path: kind for path, one in modules.items() if (kind := _global_pool(path, one))}
+    known = (*nodes, ending, *ends)
     for path, module in modules.items():
-        if path.startswith(prefix) and path not in nodes and path != ending:
+        if path.startswith(prefix) and path not in known and _parent(path) not in ends:
             _check(path, module, graph, in_body=_first(path, prefix) in body)
-    return Told(epsilon, activation, tuple(_assumed(modules, prefix)))
+    if ends:
+        pools["global_pool"] = next(iter(ends.values()))
+    return Told(epsilon, activation, pools, tuple(_assumed(modules, prefix)))
+
+
+def _pool_kinds(modules: Modules, prefix: str) -> dict[str, str]:
+    """The fields that say which pools blur."""
+    inside = {p.removeprefix(prefix): one for p, one in modules.items() if p.startswith(prefix)}
+    blurs = [path for path, one in inside.items() if one.kind.rpartition(".")[2] in BLURS]
+    for path in blurs:
+        plain = {"filt_size": (3,), "stride": (2,), "pad_mode": ("reflect",)}
+        _check_attributes(path, inside[path], plain)
+    in_transitions = [path for path in blurs if "transition" in path]
+    if not blurs and not _home(modules, prefix).kind.startswith(PROGRAMS):
+        return {}
+    return {
+        "stem_pool_kind": "max-blur" if len(blurs) > len(in_transitions) else "max",
+        "transition_pool_kind": "blur" if in_transitions else "avg",
+    }
+
+
+def _global_pool(path: str, module: ModuleFacts) -> str | None:
+    """The kind of a global pool of timm's or densespec's own; None for another module."""
+    named = path.rpartition(".")[2] == "global_pool"
+    kind = module.attributes.get("pool_type") or module.attributes.get("kind")
+    return POOLS.get(kind) if named and isinstance(kind, str) else None
 
 
 def _first(path: str, prefix: str) -> str:
@@ -421,7 +457,7 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
         _check_attributes(path, module, {"kernel_size": (2,), "stride": (2,), "padding": (0,)})
     elif kind.startswith("AdaptiveAvgPool"):
         _check_attributes(path, module, {"output_size": (1,)})
-    elif module.attributes.get("pool_type", "avg") not in ("avg", "fast", "fastavg", ""):
+    elif module.attributes.get("pool_type"):
         raise StatedOtherwise(f"{bare(path)} pools by {shown(module.attributes['pool_type'])}")
     elif _is_said(graph, module):
         return
@@ -455,7 +491,7 @@ def _check_max_pool(path: str, module: ModuleFacts, graph: Graph) -> None:
 
 def _assumed(modules: Modules, prefix: str) -> Iterator[str]:
     """What neither modules nor the layout tell: other people's programs, and what lies around."""
-    home = modules.get(prefix.rstrip("."), modules[""])
+    home = _home(modules, prefix)
     if not home.kind.startswith((*PROGRAMS, TORCH)):
         yield (
             f"the program of {bare(home.kind)} is in no file: it is taken to call its modules as "
@@ -468,6 +504,11 @@ def _assumed(modules: Modules, prefix: str) -> Iterator[str]:
     ]
     if outside:
         yield f"left out, as they lie around the network: {listed(outside)}"
+
+
+def _home(modules: Modules, prefix: str) -> ModuleFacts:
+    """The network itself, or else the whole model."""
+    return modules.get(prefix.rstrip("."), modules[""])
 
 
 def _changes_outputs(module: ModuleFacts) -> bool:

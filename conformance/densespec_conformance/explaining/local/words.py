@@ -22,6 +22,7 @@ PLURALS: dict[type, str] = {
     ops.Concat: "concatenations",
     ops.MaxPool: "max pools",
     ops.AvgPool: "average pools",
+    ops.BlurPool: "blurring pools",
     ops.GlobalPool: "global pools",
     ops.Dense: "linear layers",
 }

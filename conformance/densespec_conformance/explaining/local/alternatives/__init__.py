@@ -33,6 +33,7 @@ OF_KIND: Mapping[type, tuple[Find, ...]] = {
     ops.PRelu: (*activations.FIND, *any_op.FIND, *activations.LAST, *any_op.LAST),
     ops.MaxPool: (*pools.FIND, *any_op.FIND, *any_op.LAST),
     ops.AvgPool: (*pools.FIND, *any_op.FIND, *any_op.LAST),
+    ops.BlurPool: (*pools.FIND_BLUR, *any_op.FIND, *any_op.LAST),
     ops.GlobalPool: (*pools.FIND_GLOBAL, *any_op.FIND, *any_op.LAST),
     ops.Concat: (*joins.FIND, *any_op.FIND, *any_op.LAST),
     ops.Softmax: (*ends.FIND, *any_op.FIND, *any_op.LAST),
