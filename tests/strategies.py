@@ -11,8 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from densespec.network.spec import (
+    ACTIVATION_KINDS,
     DROPOUT_PLACES,
     GLOBAL_POOLS,
+    NORMS,
     STEM_KINDS,
     STEM_POOL_KINDS,
     TRANSITION_POOL_KINDS,
@@ -74,6 +76,11 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
         "global_pool": draw(st.sampled_from(GLOBAL_POOLS)),
         "stem_pool_kind": draw(st.sampled_from(STEM_POOL_KINDS)),
         "transition_pool_kind": draw(st.sampled_from(TRANSITION_POOL_KINDS)),
+        "activation": draw(st.sampled_from(ACTIVATION_KINDS)),
+        "activation_slope": draw(st.floats(0, 1, exclude_min=True)),
+        "norm": draw(st.sampled_from(NORMS)),
+        "norm_groups": 1,  # divides any number of channels
+        "norm_affine": draw(st.booleans()),
     }
     assert fields.keys() == {field.name for field in dataclasses.fields(DenseNetSpec)}
     return DenseNetSpec(**fields)

@@ -44,6 +44,13 @@ def set_all(net: Any, attribute: str, value: float) -> None:
             setattr(module, attribute, value)
 
 
+def replace_all(net: Any, kind: type, make: Callable[[Any], Any]) -> None:
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if type(child) is kind:
+                setattr(parent, name, make(child))
+
+
 def head(*layers: Any) -> Change:
     def change(net: Any) -> None:
         net.classifier = nn.Sequential(*copy.deepcopy(layers)) if len(layers) > 1 else layers[0]
@@ -65,6 +72,15 @@ SAYABLE: Mapping[str, Change] = {
     "another epsilon": lambda net: set_all(net, "eps", 0.01),
     "another momentum": lambda net: set_all(net, "momentum", 0.3),
     "another rate": lambda net: set_all(net, "p", 0.4),
+    "another activation": lambda net: replace_all(net, nn.ReLU, lambda _: nn.ELU()),
+    "a slope": lambda net: replace_all(net, nn.ReLU, lambda _: nn.LeakyReLU(0.3)),
+    "slopes that train": lambda net: replace_all(net, nn.ReLU, lambda _: nn.PReLU()),
+    "norms of instances": lambda net: replace_all(
+        net, nn.BatchNorm2d, lambda norm: nn.InstanceNorm2d(norm.num_features, affine=True)
+    ),
+    "norms of groups": lambda net: replace_all(
+        net, nn.BatchNorm2d, lambda norm: nn.GroupNorm(1, norm.num_features, affine=False)
+    ),
     "data in place": lambda net: next(net.parameters()).data.mul_(3),
     "other data": lambda net: setattr(net.classifier, "bias", nn.Parameter(torch.ones(4))),
     "a buffer": lambda net: norms(net)[1].running_var.data.add_(2),

@@ -96,13 +96,14 @@ def failure(*arguments: str | Path) -> str:
 
 @every_row
 def test_every_value_of_an_onnx_file_is_the_reference_s(row: ForwardRow) -> None:
-    """In float64, in ONNX's own evaluator, with an epsilon that is a float32, as ONNX has them."""
+    """In float64, in ONNX's own evaluator, with numbers that are float32, as ONNX has them."""
     from onnx.reference import ReferenceEvaluator
 
     from densespec.deploy.onnx import proto
 
-    epsilon = float(np.float32(row.spec.batch_norm_epsilon))
-    found = network(replace(row, changes={**row.changes, "batch_norm_epsilon": epsilon}))
+    numbers = ("batch_norm_epsilon", "activation_slope")
+    rounded = {name: float(np.float32(getattr(row.spec, name))) for name in numbers}
+    found = network(replace(row, changes={**row.changes, **rounded}))
     names = [node.name for node in found.graph.nodes[1:]]
     model = proto(found.graph, found.arrays, dtype="float64")
     model.graph.output.extend(value for value in model.graph.value_info)
@@ -110,7 +111,8 @@ def test_every_value_of_an_onnx_file_is_the_reference_s(row: ForwardRow) -> None
     outputs = [value.name for value in model.graph.output]
     values = dict(zip(outputs, ReferenceEvaluator(model).run(None, {"input": x}), strict=True))
     expected = ReferenceModel(found.graph, found.arrays).run(x, taps=names)
-    assert {name for name in names if apart(values[name], expected[name]) > 1e-10} == set()
+    limit = 1e-6 if row.spec.activation == "gelu" else 1e-10  # its error function is a float32
+    assert {name for name in names if apart(values[name], expected[name]) > limit} == set()
 
 
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "as-it-is"])

@@ -369,7 +369,7 @@ def test_weight_names_are_unique_and_start_with_their_node(graph: Graph) -> None
 @unhurried
 @given(specs())
 def test_nothing_but_shapes_depends_on_the_input_size(spec: DenseNetSpec) -> None:
-    unknown, known = lower(spec), lower(spec, (64,) * spec.spatial_dims)
+    unknown, known = lower(spec), lower(spec, (256,) * spec.spatial_dims)
     assert unknown.weights == known.weights
     assert _listing(unknown) == _listing(known)
     for one, other in zip(unknown.nodes, known.nodes, strict=True):
@@ -764,6 +764,13 @@ def test_what_a_convolution_reads(op: Conv, pads_nothing: bool, pointwise: bool)
         pytest.param(ops.Affine(3), [(3, 4, None)], (3, 4, None), id="a scale keeps it all"),
         pytest.param(ops.Clip(3), [(3, 4, None)], (3, 4, None), id="a clip keeps it all"),
         pytest.param(Relu(), [(3, None, 5)], (3, None, 5), id="a relu keeps it all"),
+        pytest.param(
+            ops.Activation("elu"), [(3, None, 5)], (3, None, 5), id="an activation keeps it all"
+        ),
+        pytest.param(ops.PRelu(), [(3, None, 5)], (3, None, 5), id="a prelu keeps it all"),
+        pytest.param(
+            ops.GroupNorm(4, 2, 1e-5, affine=True), [(4, 5)], (4, 5), id="a group norm keeps it all"
+        ),
         pytest.param(Dropout(0.5), [(3, 4)], (3, 4), id="a dropout keeps it all"),
         pytest.param(
             Concat(), [(3, 4, None), (5, 4, None), (1, 4, None)], (9, 4, None), id="a concat adds"
@@ -832,6 +839,23 @@ def test_every_op_kind_has_a_shape_rule_above() -> None:
             ),
             id="a norm",
         ),
+        pytest.param(
+            BatchNorm(3, 1e-5, 0.1, unbiased=True, affine=False),
+            (
+                Weight("running_mean", (3,), trainable=False),
+                Weight("running_variance", (3,), trainable=False, initial="ones"),
+            ),
+            id="a norm without scale and shift",
+        ),
+        pytest.param(
+            ops.GroupNorm(4, 2, 1e-5, affine=True),
+            (Weight("gamma", (4,), initial="ones"), Weight("beta", (4,))),
+            id="a group norm",
+        ),
+        pytest.param(
+            ops.GroupNorm(4, 2, 1e-5, affine=False), (), id="a group norm without scale and shift"
+        ),
+        pytest.param(ops.PRelu(), (Weight("slope", (1,), initial="quarter"),), id="a prelu"),
         pytest.param(
             Dense(6, 10),
             (Weight("kernel", (10, 6), initial="uniform"), Weight("bias", (10,))),

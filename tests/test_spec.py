@@ -128,6 +128,12 @@ ALLOWED = {
     "S30": "'avg' or 'max' or 'avgmax' or 'catavgmax'",
     "S31": "'max' or 'max-blur'",
     "S32": "'avg' or 'blur'",
+    "S34": "'relu' or 'leaky-relu' or 'elu' or 'silu' or 'gelu' or 'gelu-tanh' or 'relu6' or "
+    "'prelu'",
+    "S35": "a number in (0, 1]",
+    "S36": "'batch' or 'instance' or 'group' or 'none'",
+    "S37": "an integer of at least 1 and below 2**31",
+    "S38": "true or false",
 }
 """What each field's constraint allows, in the words of its error."""
 
@@ -190,6 +196,11 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "S30": ("global_pool", ["average", "Max", "fastavg", "", None, True, 0]),
     "S31": ("stem_pool_kind", ["blur", "Max", "avg", "", None, True, 0]),
     "S32": ("transition_pool_kind", ["max-blur", "Avg", "max", "", None, True, 0]),
+    "S34": ("activation", ["ReLU", "swish", "leaky_relu", "", None, True, 0]),
+    "S35": ("activation_slope", [0, -0.1, 1.1, NAN, INF, True, "0.1", None]),
+    "S36": ("norm", ["Batch", "layer", "", None, True, 0]),
+    "S37": ("norm_groups", [0, -1, 2.0, True, "2", None]),
+    "S38": ("norm_affine", [0, 1, "true", None, np.True_]),
 }
 """By constraint: its field, and values that break it."""
 
@@ -217,7 +228,8 @@ def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     theirs = {field.metadata["constraint"]: field.name for field in FIELDS}
     assert ours == theirs
     # the others are across fields
-    assert list(theirs) == [f"S{n}" for n in (*range(1, 22), 25, *range(28, 33))]
+    numbers = (*range(1, 22), 25, *range(28, 33), *range(34, 39))
+    assert list(theirs) == [f"S{n}" for n in numbers]
 
 
 @pytest.mark.parametrize("kernel", [2, 4, 10])
@@ -279,6 +291,26 @@ def test_files_state_a_later_field_only_where_it_is_not_its_default() -> None:
 def _number(name: str) -> str:
     (number,) = (f.metadata["constraint"] for f in FIELDS if f.name == name)
     return str(number).removeprefix("S")
+
+
+def test_s39_wants_groups_that_divide_the_channels_of_every_norm() -> None:
+    spec = tiny(norm="group", norm_groups=3, stem_width=3, growth_rate=3)
+    assert lower(spec).parameters.total
+    with pytest.raises(SpecError) as caught:
+        lower(spec.replace(growth_rate=2))
+    assert str(caught.value) == (
+        "norm_groups = 3, but should be a divisor of 5, the channels that block1.layer2.norm1 "
+        "normalises [S39]"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"norm": "instance"}, {"norm": "group", "norm_groups": 6}])
+def test_s24_wants_a_norm_of_a_sample_to_have_several_values(changes: dict[str, Any]) -> None:
+    spec = tiny(blocks=(1,), stem_width=4, growth_rate=2, stem_kind="norm-relu-conv", **changes)
+    spec = spec.replace(in_channels=6, stem_width=6, growth_rate=6)
+    with pytest.raises(SpecError, match=r"larger: stem.norm would normalise single values \[S24\]"):
+        lower(spec, (1, 1))
+    assert lower(spec, (1, 2)).parameters.total
 
 
 @pytest.mark.parametrize(
@@ -416,6 +448,11 @@ OTHER: dict[str, Any] = {
     "global_pool": "catavgmax",
     "stem_pool_kind": "max-blur",
     "transition_pool_kind": "blur",
+    "activation": "elu",
+    "activation_slope": 0.2,
+    "norm": "instance",
+    "norm_groups": 2,
+    "norm_affine": False,
 }
 """Another value of each field than that of ``tiny()``."""
 
@@ -452,9 +489,7 @@ def test_replace_suggests_near_names_for_an_unknown_field() -> None:
 
 
 def test_replace_lists_the_fields_where_no_name_is_near() -> None:
-    with pytest.raises(
-        UnknownName, match=r"'zzz'\. Known: batch_norm_epsilon, .*, transition_relu"
-    ):
+    with pytest.raises(UnknownName, match=r"'zzz'\. Known: activation, .*, transition_relu"):
         tiny().replace(zzz=3)
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 from densespec.errors import ModelChanged
 from densespec.network.graph import HEAD_DROPOUT, Graph, Node, in_head, with_spec
-from densespec.network.ops import BatchNorm, Dense, Dropout
+from densespec.network.ops import BatchNorm, Dense, Dropout, GroupNorm
 from densespec_flax.as_built import NUMBERS, difference
 from densespec_flax.layers import kind_of
 from densespec_flax.modules import DenseNet, Part
@@ -53,6 +53,7 @@ def _numbers(model: DenseNet, graph: Graph) -> dict[str, float]:
     """Read what modules of one kind share: what most of them have, and the others should have."""
     read: tuple[tuple[Any, str, str, Callable[[float], float]], ...] = (
         (BatchNorm, "batch_norm_epsilon", "epsilon", lambda value: value),
+        (GroupNorm, "batch_norm_epsilon", "epsilon", lambda value: value),
         (BatchNorm, "batch_norm_momentum", "momentum", lambda value: round(1 - value, 12)),
         (Dropout, "dropout_rate", "rate", lambda value: value),
     )

@@ -16,8 +16,10 @@ from flax import nnx
 from densespec.network import ops
 from densespec.network.graph import Node
 from densespec.weights.layouts import kernel_from_canonical
-from densespec_flax.norms import BatchNorm, FrozenBatchNorm
+from densespec_flax.activations import PRelu
+from densespec_flax.norms import BatchNorm, FrozenBatchNorm, GroupNorm
 from densespec_flax.precision import Precision
+from densespec_jax.activations import activation
 from densespec_jax.norms import relu
 from densespec_jax.pools import blur_pool, global_pool
 
@@ -91,7 +93,19 @@ def kind_of(node: Node, precision: Precision) -> tuple[Any, dict[str, Any]]:
                 "momentum": 1 - op.momentum,
                 "epsilon": op.epsilon,
                 "use_fast_variance": False,  # which loses digits, and may turn negative
+                "use_bias": op.affine,
+                "use_scale": op.affine,
             }
+        case ops.GroupNorm() as op:
+            return GroupNorm, types | {
+                "num_features": op.channels,
+                "num_groups": op.groups,
+                "epsilon": op.epsilon,
+                "use_bias": op.affine,
+                "use_scale": op.affine,
+            }
+        case ops.PRelu():
+            return PRelu, types
         case ops.Dense() as op:
             return nnx.Linear, types | {
                 "in_features": op.features,
@@ -128,6 +142,8 @@ def apply(op: ops.Op, x: Array, *others: Array) -> Array:
     match op:
         case ops.Relu():
             return relu(x)
+        case ops.Activation():
+            return activation(op, x)
         case ops.Dropout():
             return x
         case ops.Concat():

@@ -18,6 +18,9 @@ from densespec_keras.layers import (
     BlurPooling,
     Dropout,
     GlobalPooling,
+    LeakyReLU,
+    PRelu,
+    TanhGelu,
 )
 from densespec_keras.variables import initializers
 
@@ -142,11 +145,28 @@ class Emitter:
                     axis=axis,
                     epsilon=op.epsilon,
                     momentum=1 - op.momentum,
+                    center=op.affine,
+                    scale=op.affine,
                     **self._initial(node),
                     **({"synchronized": True} if self._synchronised else {}),
                 )
+            case ops.GroupNorm() as op:
+                return self._layer(
+                    layers.GroupNormalization,
+                    name,
+                    op.groups,
+                    axis=axis,
+                    epsilon=op.epsilon,
+                    center=op.affine,
+                    scale=op.affine,
+                    **self._initial(node),
+                )
             case ops.Relu():
                 return self._layer(layers.ReLU, name)
+            case ops.Activation() as op:
+                return self._activation(name, op)
+            case ops.PRelu():
+                return self._layer(PRelu, name, **self._initial(node))
             case ops.Dropout() as op:
                 return self._layer(Dropout, name, op.rate)
             case ops.Concat():
@@ -167,6 +187,18 @@ class Emitter:
             case ops.Sigmoid():
                 return self._layer(layers.Activation, name, "sigmoid")
         raise TypeError(f"Keras has no layer for {node.op!r}")
+
+    def _activation(self, name: str, op: ops.Activation) -> Apply:
+        if op.kind == "leaky-relu":
+            kind = LeakyReLU if self._is_wide_tensorflow() else keras.layers.LeakyReLU
+            return self._layer(kind, name, op.slope)
+        if op.kind == "gelu-tanh":
+            return self._layer(TanhGelu, name)
+        return self._layer(keras.layers.Activation, name, op.kind)
+
+    def _is_wide_tensorflow(self) -> bool:
+        wide = keras.dtype_policies.get(self.dtype or "float32").compute_dtype == "float64"
+        return wide and keras.config.backend() == "tensorflow"
 
     def _initial(self, node: Node) -> dict[str, Any]:
         return {} if layer_name(node.name) in self._layers else initializers(node, self._weights)

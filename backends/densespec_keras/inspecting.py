@@ -58,6 +58,11 @@ _CARRIED = (
     "head_dropout_rate",
     "classifier_bias",
     "global_pool",
+    "activation",
+    "activation_slope",
+    "norm",
+    "norm_groups",
+    "norm_affine",
 )
 """Fields of a spec that changes of a model change."""
 

@@ -135,6 +135,54 @@ class Dropout(keras.layers.Dropout):
 
 
 @keras.saving.register_keras_serializable(package="densespec")
+class LeakyReLU(keras.layers.LeakyReLU):
+    """Keras's leaky ReLU, but exact in float64: TensorFlow's kernel has its slope in float32."""
+
+    def call(self, inputs: Any) -> Any:
+        return ops.where(inputs > 0, inputs, self.negative_slope * inputs)
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class TanhGelu(keras.layers.Layer):
+    """GELU by the hyperbolic tangent; Keras's activation of that name is the exact one."""
+
+    def call(self, inputs: Any) -> Any:
+        return ops.gelu(inputs, approximate=True)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class PRelu(keras.layers.Layer):
+    """A leaky ReLU with one trained slope, of shape (1,); Keras's has one a position or channel."""
+
+    def __init__(self, slope_initializer: Any = 0.25, **options: Any) -> None:
+        super().__init__(**options)
+        constant = isinstance(slope_initializer, float)
+        self.slope_initializer = (
+            keras.initializers.Constant(slope_initializer)
+            if constant
+            else keras.initializers.get(slope_initializer)
+        )
+
+    def build(self, input_shape: Any) -> None:
+        self.slope = self.add_weight(
+            shape=(1,), initializer=self.slope_initializer, name="slope", trainable=True
+        )
+
+    def call(self, inputs: Any) -> Any:
+        return ops.where(inputs > 0, inputs, ops.convert_to_tensor(self.slope) * inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        slope = keras.initializers.serialize(self.slope_initializer)
+        return {**super().get_config(), "slope_initializer": slope}
+
+
+@keras.saving.register_keras_serializable(package="densespec")
 class BlurPooling(keras.layers.Layer):
     """Binomial means over windows of a mirrored input: (batch, *spatial, channels), halved.
 

@@ -17,15 +17,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from densespec.errors import ModelChanged, shown
 from densespec.network.graph import CLASSIFIER, Graph, Pooling, in_head, lower
-from densespec.network.ops import BatchNorm, Dropout
+from densespec.network.ops import Activation, BatchNorm, Dropout, GroupNorm, PRelu, Relu
 from densespec.network.spec import GLOBAL_POOLS, DenseNetSpec
 from densespec.weights.layouts.torch_names import key_of, module_path, state_keys
+from densespec.weights.stated.network import StatedOtherwise
+from densespec.weights.stated.torch_modules import facts, fields_of_modules
 from densespec_torch.as_built import DROPOUTS, untouched
 from densespec_torch.modules import Part
 from densespec_torch.norms import NORM, SynchronisedNorm
 
 _ACTIVATIONS = {nn.Softmax: "softmax", nn.Sigmoid: "sigmoid"}
 """What may end a network behind its head: the name of its node, by the kind of its module."""
+
+NORMS = (BatchNorm, GroupNorm)
 
 IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
 """Attributes of modules that change no value that is computed."""
@@ -61,7 +65,7 @@ def keys_of(model: nn.Module, graph: Graph) -> dict[str, str]:
 
 def _restated(model: nn.Module, graph: Graph) -> Graph:
     """Lower the graph anew, with the numbers that the modules have."""
-    spec = graph.spec.replace(**_numbers(model, graph))
+    spec = graph.spec.replace(**_kinds(model, graph)).replace(**_numbers(model, graph))
     options, pool = graph.ends, _kind_of(_found(model, "global_pool"))
     if graph.has_classifier:
         spec = spec.replace(global_pool=pool or spec.global_pool)
@@ -78,6 +82,22 @@ def _kind_of(pool: nn.Module | None) -> Pooling | None:
     return kind if kind in GLOBAL_POOLS else None
 
 
+def _kinds(model: nn.Module, graph: Graph) -> dict[str, Any]:
+    """Read which activation and which norm the modules are, where they are all one."""
+    nodes = (n for n in graph.nodes_of(Relu, Activation, PRelu, *NORMS) if not in_head(n.name))
+    found = ((path := module_path(node.name), _found(model, path)) for node in nodes)
+    try:
+        return fields_of_modules(
+            {path: facts(_class_of(m), vars(m)) for path, m in found if m is not None}, ""
+        )
+    except StatedOtherwise:
+        return {}
+
+
+def _class_of(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
 def _numbers(model: nn.Module, graph: Graph) -> dict[str, float]:
     """Read what modules of one kind share: what most of them have, and the others should have.
 
@@ -85,11 +105,11 @@ def _numbers(model: nn.Module, graph: Graph) -> dict[str, float]:
     """
     numbers = {}
     for op, field, attribute in (
-        (BatchNorm, "batch_norm_epsilon", "eps"),
-        (BatchNorm, "batch_norm_momentum", "momentum"),
-        (Dropout, "dropout_rate", "p"),
+        (NORMS, "batch_norm_epsilon", "eps"),
+        ((BatchNorm,), "batch_norm_momentum", "momentum"),
+        ((Dropout,), "dropout_rate", "p"),
     ):
-        nodes = (node for node in graph.nodes_of(op) if not in_head(node.name))
+        nodes = (node for node in graph.nodes_of(*op) if not in_head(node.name))
         modules = (_found(model, module_path(node.name)) for node in nodes)
         values = [getattr(module, attribute, None) for module in modules]
         value = statistics.mode(values) if values else None

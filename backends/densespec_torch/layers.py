@@ -6,7 +6,7 @@ No module works in place: what a hook has seen stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, List  # noqa: UP035  # TorchScript reads this one
 
 import torch
@@ -21,6 +21,19 @@ from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _MAX_POOL: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_INSTANCE_NORM: dict[int, Any] = {
+    1: nn.InstanceNorm1d,
+    2: nn.InstanceNorm2d,
+    3: nn.InstanceNorm3d,
+}
+_ACTIVATION: dict[str, Callable[[float], nn.Module]] = {
+    "leaky-relu": nn.LeakyReLU,
+    "elu": lambda _: nn.ELU(),
+    "silu": lambda _: nn.SiLU(),
+    "gelu": lambda _: nn.GELU(),
+    "gelu-tanh": lambda _: nn.GELU("tanh"),
+    "relu6": lambda _: nn.ReLU6(),
+}
 
 
 def emit(node: Node) -> nn.Module:
@@ -37,12 +50,21 @@ def _module(node: Node) -> nn.Module:
         case ops.Conv() as op:
             return _conv(op)
         case ops.BatchNorm() as op:
-            if node.frozen:
-                return FrozenNorm(op.channels, eps=op.epsilon, momentum=op.momentum)
-            kinds = NORM if op.unbiased else BIASED_NORM
-            return kinds[len(node.shape) - 1](op.channels, eps=op.epsilon, momentum=op.momentum)
+            kind: Any = (NORM if op.unbiased else BIASED_NORM)[len(node.shape) - 1]
+            return (FrozenNorm if node.frozen else kind)(
+                op.channels, eps=op.epsilon, momentum=op.momentum, affine=op.affine
+            )
+        case ops.GroupNorm() as op if op.groups == op.channels:
+            of_instances = _INSTANCE_NORM[len(node.shape) - 1]
+            return of_instances(op.channels, eps=op.epsilon, affine=op.affine)
+        case ops.GroupNorm() as op:
+            return nn.GroupNorm(op.groups, op.channels, eps=op.epsilon, affine=op.affine)
         case ops.Relu():
             return nn.ReLU()
+        case ops.Activation() as op:
+            return activation(op)
+        case ops.PRelu():
+            return nn.PReLU()
         case ops.Dropout() as op:
             return FrozenDropout(op.rate) if node.frozen else nn.Dropout(op.rate)
         case ops.Concat():
@@ -62,6 +84,11 @@ def _module(node: Node) -> nn.Module:
         case ops.Sigmoid():
             return nn.Sigmoid()
     raise TypeError(f"torch.nn has no module for {node.op!r}")
+
+
+def activation(op: ops.Activation) -> nn.Module:
+    """Make the module that computes a function of each value."""
+    return _ACTIVATION[op.kind](op.slope)
 
 
 def _conv(op: ops.Conv) -> nn.Module:

@@ -139,9 +139,19 @@ def _scaled(node: Node, draw: np.random.Generator) -> Mistake:
     return Mistake(node.name, words, lambda op, ctx, *xs: factor * _own(op, ctx, *xs))
 
 
+def _groups(node: Node, draw: np.random.Generator) -> Mistake:
+    assert isinstance(node.op, ops.GroupNorm)
+    other = 1 if node.op.groups > 1 else node.op.channels
+    words = f"it normalises {other} groups of channels"
+    return Mistake(node.name, words, lambda op, ctx, x: _own(replace(op, groups=other), ctx, x))
+
+
 KINDS: dict[type, tuple[Callable[[Node, np.random.Generator], Mistake], ...]] = {
     ops.BatchNorm: (_epsilon, _no_beta, _batch_statistics),
     ops.Relu: (_leak, _missing, _gelu),
+    ops.GroupNorm: (_groups, _scaled),
+    ops.Activation: (_leak, _missing, _scaled),
+    ops.PRelu: (_leak, _missing, _gelu),
     ops.Conv: (_flipped, _biased, _scaled),
     ops.MaxPool: (_zero_padding,),
     ops.AvgPool: (_maximum, _scaled),
@@ -207,11 +217,31 @@ SEEDS = [
 ]
 
 
+OTHERS: list[dict[str, Any]] = [
+    {"norm": "instance", "activation": "elu"},
+    {"norm": "group", "norm_groups": 1, "activation": "prelu"},
+    {"activation": "gelu"},
+]
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_all_places_are_found_with_their_causes(seed: int, dtype: str) -> None:
     draw = np.random.default_rng(seed)
-    spec = _spec(draw)
+    _check_found(_spec(draw), seed, dtype, draw)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("changes", OTHERS, ids=str)
+@pytest.mark.parametrize("seed", range(300, 303))
+def test_so_they_are_with_other_norms_and_activations(
+    seed: int, changes: dict[str, Any], dtype: str
+) -> None:
+    draw = np.random.default_rng(seed)
+    _check_found(_spec(draw).replace(**changes), seed, dtype, draw)
+
+
+def _check_found(spec: DenseNetSpec, seed: int, dtype: str, draw: np.random.Generator) -> None:
     graph = lower(spec, SIZE)
     asked = _asked(spec, graph, dtype, seed)
     mistakes = _mistakes(graph, draw)

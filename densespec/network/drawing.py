@@ -23,6 +23,7 @@ from densespec.atomic import atomic_path
 from densespec.installed import require
 from densespec.network.graph import Graph, Node
 from densespec.network.ops import (
+    Activation,
     AvgPool,
     BatchNorm,
     BlurPool,
@@ -30,7 +31,10 @@ from densespec.network.ops import (
     Conv,
     Dense,
     GlobalPool,
+    GroupNorm,
     MaxPool,
+    PRelu,
+    Relu,
     Sigmoid,
     Softmax,
 )
@@ -60,6 +64,15 @@ TIMES, NOTHING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 ROWS = ("", "operations", "channels", "size", "parameters")
 ROW_HEIGHTS = (0.24, 0.38, 0.21, 0.21, 0.21)
 TEXT, HEADING, TITLE = 8.0, 8.5, 13.0
+
+ACTIVATIONS = {
+    "leaky-relu": "leaky ReLU",
+    "elu": "ELU",
+    "silu": "SiLU",
+    "gelu": "GELU",
+    "gelu-tanh": "GELU (tanh)",
+    "relu6": "ReLU6",
+}
 LINE = 0.155
 
 
@@ -190,7 +203,7 @@ def _operations(nodes: Sequence[Node], slices: Sequence[int]) -> str:
         windows = [_window_text(node.op.window) for node in first if isinstance(node.op, Conv)]
         return f"{layers} layer{'s' * (layers > 1)}, k = {slices[1]}\n{', '.join(windows)} conv"
     named = [text for node in nodes if (text := _operation(node))]
-    return "\n".join(named) or "norm, ReLU" * any(isinstance(n.op, BatchNorm) for n in nodes)
+    return "\n".join(named) or ", ".join(filter(None, map(_between, nodes)))
 
 
 def _operation(node: Node) -> str:
@@ -221,6 +234,22 @@ _GLOBAL_POOLS = {
     "avgmax": "average + max",
     "catavgmax": "average, max",
 }
+
+
+def _between(node: Node) -> str:
+    """What stands between convolutions, as a stage says that has none."""
+    match node.op:
+        case BatchNorm():
+            return "norm"
+        case GroupNorm(channels=channels, groups=groups):
+            return "instance norm" if groups == channels else "group norm"
+        case Relu():
+            return "ReLU"
+        case Activation(kind=kind):
+            return ACTIVATIONS[kind]
+        case PRelu():
+            return "PReLU"
+    return ""
 
 
 def _window_text(window: Sequence[int]) -> str:

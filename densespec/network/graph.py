@@ -19,6 +19,7 @@ from typing import Any, Literal
 from densespec.errors import SpecError, UnknownName
 from densespec.network.fields import LIMIT, Integer, OrNone
 from densespec.network.ops import (
+    Activation,
     AvgPool,
     BatchNorm,
     BlurPool,
@@ -28,10 +29,12 @@ from densespec.network.ops import (
     Dropout,
     GlobalPool,
     GlobalPoolKind,
+    GroupNorm,
     Input,
     MaxPool,
     Op,
     Padding,
+    PRelu,
     Relu,
     Shape,
     Sigmoid,
@@ -388,15 +391,28 @@ class _Builder:
         return self.add(name.replace("conv", "dropout"), Dropout(spec.dropout_rate), x)
 
     def norm_relu(self, name: str, x: str, *, relu: bool = True) -> str:
-        spec = self.spec
-        op = BatchNorm(
-            channels=self.channels(x),
-            epsilon=spec.batch_norm_epsilon,
-            momentum=spec.batch_norm_momentum,
-            unbiased=spec.running_variance == "unbiased",
-        )
-        x = self.add(name, op, x)
-        return self.add(name.replace("norm", "relu"), Relu(), x) if relu else x
+        if self.spec.norm != "none":
+            op = _norm(self.spec, self.channels(x))
+            if isinstance(op, GroupNorm):
+                self._check_groups(name, op, self.nodes[x].shape)
+            x = self.add(name, op, x)
+        return self.add(name.replace("norm", "relu"), _activation(self.spec), x) if relu else x
+
+    def _check_groups(self, name: str, op: GroupNorm, shape: Shape) -> None:
+        if op.channels % op.groups:
+            raise SpecError(
+                "S39",
+                "norm_groups",
+                op.groups,
+                f"a divisor of {op.channels}, the channels that {name} normalises",
+            )
+        if op.channels == op.groups and set(shape[1:]) == {1}:
+            raise SpecError(
+                "S24",
+                "input size",
+                self.nodes["input"].shape[1:],
+                f"larger: {name} would normalise single values",
+            )
 
     def max_pool(self, name: str, x: str, window: int, stride: int) -> str:
         size = (window,) * self.spec.spatial_dims
@@ -413,6 +429,24 @@ class _Builder:
         if conventions_agree or self.spec.padding == "symmetric":
             return symmetric
         return resolve_padding("same", self.nodes[x].shape[1:], (window,) * dims, stride)
+
+
+def _norm(spec: DenseNetSpec, channels: int) -> Op:
+    epsilon, affine = spec.batch_norm_epsilon, spec.norm_affine
+    if spec.norm != "batch":
+        groups = channels if spec.norm == "instance" else spec.norm_groups
+        return GroupNorm(channels, groups, epsilon, affine)
+    unbiased = spec.running_variance == "unbiased"
+    return BatchNorm(channels, epsilon, spec.batch_norm_momentum, unbiased, affine)
+
+
+def _activation(spec: DenseNetSpec) -> Op:
+    if spec.activation == "relu":
+        return Relu()
+    if spec.activation == "prelu":
+        return PRelu()
+    slope = spec.activation_slope if spec.activation == "leaky-relu" else 0.0
+    return Activation(spec.activation, slope)
 
 
 def lower(

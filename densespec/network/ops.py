@@ -21,8 +21,11 @@ Padding = Pads | Literal["same"]
 
 GlobalPoolKind = Literal["avg", "max", "avgmax", "catavgmax"]
 
-Initial = Literal["zeros", "ones", "he-normal", "uniform"]
+Initial = Literal["zeros", "ones", "quarter", "he-normal", "uniform"]
 """What an array starts with; ``initial.py`` says how each is drawn."""
+
+ActivationKind = Literal["leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6"]
+"""A function of each value; the reference says what each is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,10 @@ class Weight:
     """One array of an op or, under its canonical name, of a node.
 
     Attributes:
-        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean``, ``running_variance``, or
-            in prepared networks also ``scale``, ``shift``, ``low`` and ``high``. A node's name and
-            a dot come before it in the canonical name, such as ``stem.conv.kernel``.
+        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean``, ``running_variance``,
+            ``slope``, or in prepared networks also ``scale``, ``shift``, ``low`` and ``high``. A
+            node's name and a dot come before it in the canonical name, such as
+            ``stem.conv.kernel``.
         shape: Convolution kernels are (out, in, *window), the classifier's is (out, in).
         trainable: False for running statistics.
         initial: What it starts with.
@@ -107,13 +111,15 @@ class BatchNorm(Weighted):
     """Batch normalisation over all axes but the channels.
 
     ``momentum`` is the weight of the new value in running statistics; ``unbiased`` says whether
-    the running variance averages variances over n-1 or n values.
+    the running variance averages variances over n-1 or n values; ``affine`` says whether a scale
+    and a shift of each channel are trained.
     """
 
     channels: int
     epsilon: float
     momentum: float
     unbiased: bool
+    affine: bool = True
 
     def output(self, x: Shape) -> Shape:
         return x
@@ -121,11 +127,33 @@ class BatchNorm(Weighted):
     def weights(self) -> tuple[Weight, ...]:
         shape = (self.channels,)
         return (
-            Weight("gamma", shape, initial="ones"),
-            Weight("beta", shape),
+            *(_gamma_and_beta(shape) if self.affine else ()),
             Weight("running_mean", shape, trainable=False),
             Weight("running_variance", shape, trainable=False, initial="ones"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm(Weighted):
+    """Normalisation of each sample over groups of channels, in training and in inference alike.
+
+    With a group for each channel it is instance normalisation.
+    """
+
+    channels: int
+    groups: int
+    epsilon: float
+    affine: bool
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+    def weights(self) -> tuple[Weight, ...]:
+        return _gamma_and_beta((self.channels,)) if self.affine else ()
+
+
+def _gamma_and_beta(shape: tuple[int, ...]) -> tuple[Weight, ...]:
+    return (Weight("gamma", shape, initial="ones"), Weight("beta", shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +190,31 @@ class Clip(Weighted):
 class Relu:
     def output(self, x: Shape) -> Shape:
         return x
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A function of each value, other than a ReLU, that has no arrays.
+
+    ``slope`` is that of a leaky ReLU below zero; the others have none.
+    """
+
+    kind: ActivationKind
+    slope: float = 0.0
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class PRelu(Weighted):
+    """A leaky ReLU whose slope below zero is trained, one for all channels."""
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+    def weights(self) -> tuple[Weight, ...]:
+        return (Weight("slope", (1,), initial="quarter"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +333,12 @@ Op = (
     Input
     | Conv
     | BatchNorm
+    | GroupNorm
     | Affine
     | Clip
     | Relu
+    | Activation
+    | PRelu
     | Dropout
     | Concat
     | MaxPool

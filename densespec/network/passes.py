@@ -229,12 +229,16 @@ def _summed(kernel: np.ndarray) -> np.ndarray:
 def _scale_and_shift(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, np.ndarray]:
     """Give what a norm multiplies by and adds in inference, in float64."""
     assert isinstance(norm.op, BatchNorm)
-    gamma, beta, mean, variance = (
-        np.asarray(arrays[f"{norm.name}.{short}"], np.float64)
-        for short in ("gamma", "beta", "running_mean", "running_variance")
-    )
-    scale = gamma / np.sqrt(variance + norm.op.epsilon)
-    return scale, beta - mean * scale
+    mean, variance = (_array(arrays, f"{norm.name}.running_{s}") for s in ("mean", "variance"))
+    scale = 1 / np.sqrt(variance + norm.op.epsilon)
+    if not norm.op.affine:
+        return scale, -mean * scale
+    gamma, beta = (_array(arrays, f"{norm.name}.{s}") for s in ("gamma", "beta"))
+    return gamma * scale, beta - mean * gamma * scale
+
+
+def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    return np.asarray(arrays[name], np.float64)
 
 
 def _linear(arrays: Arrays, node: Node) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,8 @@ DROPOUT_PLACES = ("conv", "every-conv", "layer")
 STEM_POOL_KINDS = ("max", "max-blur")
 TRANSITION_POOL_KINDS = ("avg", "blur")
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax")
+ACTIVATION_KINDS = ("relu", "leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6", "prelu")
+NORMS = ("batch", "instance", "group", "none")
 
 MOST_LAYERS = 10_000
 """Dense layers that a network may have; the deepest that was published has 125."""
@@ -170,7 +172,6 @@ class DenseNetSpec(Record):
         default="avg",
         silent=True,
     )
-
     stem_pool_kind: Literal["max", "max-blur"] = constrained(
         "S31",
         Choice(STEM_POOL_KINDS),
@@ -183,6 +184,45 @@ class DenseNetSpec(Record):
         Choice(TRANSITION_POOL_KINDS),
         "how transitions halve the size: by means over windows of 2, or by a blur",
         default="avg",
+        silent=True,
+    )
+    activation: Literal[
+        "relu", "leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6", "prelu"
+    ] = constrained(
+        "S34",
+        Choice(ACTIVATION_KINDS),
+        "what stands wherever the paper has a ReLU; dense layers before the classifier keep it; "
+        "'gelu' is exact, by the error function, and 'prelu' has one slope for all channels",
+        default="relu",
+        silent=True,
+    )
+    activation_slope: float = constrained(
+        "S35",
+        Interval(0, 1, open_lower=True),
+        "slope of a leaky ReLU below zero; other activations have none",
+        default=0.01,
+        silent=True,
+    )
+    norm: Literal["batch", "instance", "group", "none"] = constrained(
+        "S36",
+        Choice(NORMS),
+        "what stands wherever the paper has a batch norm: over the batch, over each channel of a "
+        "sample, over groups of channels of a sample, or nothing",
+        default="batch",
+        silent=True,
+    )
+    norm_groups: int = constrained(
+        "S37",
+        Integer(1),
+        "groups of channels of a group norm; the channels of every norm are a multiple of it",
+        default=32,
+        silent=True,
+    )
+    norm_affine: bool = constrained(
+        "S38",
+        Flag(),
+        "whether norms have a trained scale and shift of each channel",
+        default=True,
         silent=True,
     )
 

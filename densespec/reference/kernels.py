@@ -161,8 +161,9 @@ class BatchNormKernel:
         mean, variance = self._moments(ctx, x)
         if ctx.training:
             ctx.statistics = self._running(op, ctx, x, mean, variance)
-        scale = ctx.weights["gamma"] / np.sqrt(variance + op.epsilon)
-        shift = ctx.weights["beta"] - mean * scale
+        gamma, beta = ctx.weights.get("gamma", 1.0), ctx.weights.get("beta", 0.0)
+        scale = gamma / np.sqrt(variance + op.epsilon)
+        shift = beta - mean * scale
         return x * _along_channels(scale, x) + _along_channels(shift, x)
 
     def _moments(self, ctx: Context, x: Array) -> tuple[Array, Array]:
@@ -190,13 +191,60 @@ class BatchNormKernel:
         mean, variance = self._moments(ctx, x)
         deviation = _along_channels(np.sqrt(variance + op.epsilon), x)
         normalised = (x - _along_channels(mean, x)) / deviation
-        gradients = {"gamma": (dy * normalised).sum(axes), "beta": dy.sum(axes)}
-        dx = dy * _along_channels(ctx.weights["gamma"], x)
+        dx, gradients = through_affine(op.affine, ctx, dy, normalised)
         if ctx.training:
             along = dx.mean(axes, keepdims=True)
             stretch = (dx * normalised).mean(axes, keepdims=True)
             dx = dx - along - normalised * stretch
         return [dx / deviation], gradients
+
+
+def through_affine(
+    affine: bool, ctx: Context, dy: Array, normalised: Array
+) -> tuple[Array, Arrays]:
+    """Give the gradient of what a norm scales and shifts, if it does, and of gamma and beta."""
+    if not affine:
+        return dy, {}
+    axes = _but_channels(dy)
+    gradients = {"gamma": (dy * normalised).sum(axes), "beta": dy.sum(axes)}
+    return dy * _along_channels(ctx.weights["gamma"], dy), gradients
+
+
+class GroupNormKernel:
+    """y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, in training and inference alike.
+
+    Mean and variance are those of each sample and each group of channels one after another, over
+    all positions, the variance divided by the number n of values (biased). gamma and beta belong to
+    channels; without ``affine`` they are 1 and 0.
+
+    O9: n is at least 2.
+    """
+
+    def forward(self, op: ops.GroupNorm, ctx: Context, x: Array) -> Array:
+        normalised = self._normalised(op, ctx, x)[0]
+        if not op.affine:
+            return normalised
+        gamma, beta = (_along_channels(ctx.weights[name], x) for name in ("gamma", "beta"))
+        return gamma * normalised + beta
+
+    def _normalised(self, op: ops.GroupNorm, ctx: Context, x: Array) -> tuple[Array, Array]:
+        """Give what is scaled and shifted, and one over the deviation of each group."""
+        grouped = x.reshape(len(x), op.groups, -1)
+        several = grouped.shape[2] > 1
+        check_constraint(several, "O9", ctx.node, "one value per group has no deviation")
+        mean, variance = self._moments(grouped)
+        inverse = 1 / np.sqrt(variance + op.epsilon)
+        return ((grouped - mean) * inverse).reshape(x.shape), inverse
+
+    def _moments(self, grouped: Array) -> tuple[Array, Array]:
+        return grouped.mean(2, keepdims=True), grouped.var(2, keepdims=True)
+
+    def backward(self, op: ops.GroupNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
+        normalised, inverse = self._normalised(op, ctx, x)
+        slope, gradients = through_affine(op.affine, ctx, dy, normalised)
+        dx, y = (array.reshape(len(x), op.groups, -1) for array in (slope, normalised))
+        along, stretch = dx.mean(2, keepdims=True), (dx * y).mean(2, keepdims=True)
+        return [((dx - along - y * stretch) * inverse).reshape(x.shape)], gradients
 
 
 class AffineKernel:
@@ -235,6 +283,37 @@ class ReluKernel:
 
     def backward(self, op: ops.Relu, ctx: Context, dy: Array, x: Array) -> Gradients:
         return [dy * (x > 0)], {}
+
+
+class ActivationKernel:
+    """y = f(x), value by value, where f(x) is by ``kind``
+
+    - ``leaky-relu``: x where x > 0, else slope * x
+    - ``elu``: x where x > 0, else exp(x) - 1
+    - ``silu``: x / (1 + exp(-x)), also called swish
+    - ``gelu``: x * (1 + erf(x / sqrt(2))) / 2
+    - ``gelu-tanh``: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2
+    - ``relu6``: x between 0 and 6, else the nearer of both
+
+    The gradient is that of the branch that the formula takes; that of ``relu6`` is 0 at 0 and 6.
+    """
+
+    def forward(self, op: ops.Activation, ctx: Context, x: Array) -> Array:
+        return FUNCTIONS[op.kind](x, op.slope)[0]
+
+    def backward(self, op: ops.Activation, ctx: Context, dy: Array, x: Array) -> Gradients:
+        return [dy * FUNCTIONS[op.kind](x, op.slope)[1]], {}
+
+
+class PReluKernel:
+    """y = x where x > 0, else slope * x."""
+
+    def forward(self, op: ops.PRelu, ctx: Context, x: Array) -> Array:
+        return np.where(x > 0, x, ctx.weights["slope"] * x)
+
+    def backward(self, op: ops.PRelu, ctx: Context, dy: Array, x: Array) -> Gradients:
+        slope = np.where(x > 0, 0.0, dy * x).sum(keepdims=True).reshape(1)
+        return [dy * np.where(x > 0, 1.0, ctx.weights["slope"])], {"slope": slope}
 
 
 class DropoutKernel:
@@ -416,12 +495,61 @@ class SigmoidKernel:
         return [dy * y * (1 - y)], {}
 
 
+def _leaky_relu(x: Array, slope: float) -> tuple[Array, Array]:
+    return np.where(x > 0, x, slope * x), np.where(x > 0, 1.0, slope)
+
+
+def _elu(x: Array, slope: float) -> tuple[Array, Array]:
+    below = np.minimum(x, 0)
+    return np.where(x > 0, x, np.expm1(below)), np.exp(below)
+
+
+def _silu(x: Array, slope: float) -> tuple[Array, Array]:
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        gate = np.exp(-np.logaddexp(0, -x))
+    return x * gate, gate * (1 + x * (1 - gate))
+
+
+def _gelu(x: Array, slope: float) -> tuple[Array, Array]:
+    share = (1 + _erf(x / math.sqrt(2))) / 2
+    return x * share, share + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _gelu_tanh(x: Array, slope: float) -> tuple[Array, Array]:
+    root = math.sqrt(2 / math.pi)
+    tangent = np.tanh(root * (x + 0.044715 * x**3))
+    inner = root * (1 + 3 * 0.044715 * x**2)
+    return x * (1 + tangent) / 2, (1 + tangent + x * (1 - tangent**2) * inner) / 2
+
+
+def _relu6(x: Array, slope: float) -> tuple[Array, Array]:
+    return np.clip(x, 0, 6), ((x > 0) & (x < 6)).astype(x.dtype)
+
+
+def _erf(x: Array) -> Array:
+    return np.fromiter(map(math.erf, x.flat), x.dtype, x.size).reshape(x.shape)
+
+
+FUNCTIONS: Mapping[str, Callable[[Array, float], tuple[Array, Array]]] = {
+    "leaky-relu": _leaky_relu,
+    "elu": _elu,
+    "silu": _silu,
+    "gelu": _gelu,
+    "gelu-tanh": _gelu_tanh,
+    "relu6": _relu6,
+}
+"""What gives the values and the derivatives of an activation, of its input and its slope."""
+
+
 KERNELS: Mapping[type, Kernel] = {
     ops.Conv: ConvKernel(),
     ops.BatchNorm: BatchNormKernel(),
+    ops.GroupNorm: GroupNormKernel(),
     ops.Affine: AffineKernel(),
     ops.Clip: ClipKernel(),
     ops.Relu: ReluKernel(),
+    ops.Activation: ActivationKernel(),
+    ops.PRelu: PReluKernel(),
     ops.Dropout: DropoutKernel(),
     ops.Concat: ConcatKernel(),
     ops.MaxPool: MaxPoolKernel(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from densespec.errors import SpecError, WeightsError, bare
@@ -45,6 +45,8 @@ class Evidence:
         final_norm: Whether a norm comes after the last block.
         classifier: The classifier's kernel, (classes, features); None without a classifier.
         head: The kernels of the dense layers before the classifier, (units, features).
+        told: Other fields of a spec that names tell, such as ``activation`` by a trained slope.
+        scaled: Whether norms have a scale and a shift.
 
     Raises:
         WeightsError: There is no convolution, or these are no kernels.
@@ -56,6 +58,8 @@ class Evidence:
     final_norm: bool
     classifier: KernelShape | None
     head: tuple[KernelShape, ...] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
+    scaled: bool = True
 
     def __post_init__(self) -> None:
         if not self.convs:
@@ -72,6 +76,11 @@ class Evidence:
                 raise WeightsError(
                     f"{bare(key)} has shape {shape}, but should have one of units and features"
                 )
+
+    @property
+    def tells_norms(self) -> bool:
+        """Whether norms have arrays, so that there are none where none are found."""
+        return self.scaled or "norm" in self.told
 
     @property
     def deep(self) -> bool:
@@ -119,15 +128,32 @@ def evidence_by_name(find: Find) -> Evidence:
     head: list[KernelShape] = []
     while unit := find(f"head{len(head) + 1}.dense.kernel"):
         head.append(unit)
-    norm = find("stem.norm.gamma")
+    norm, final = (_any_of(find, f"{part}.norm") for part in ("stem", "final"))
     return Evidence(
         convs=tuple(kernel for kernel in (stem, *convs) if kernel) if stem else (),
         conv_bias=find("stem.conv.bias") is not None,
         stem_norm=math.prod(norm.shape) if norm else None,
-        final_norm=find("final.norm.gamma") is not None,
+        final_norm=final is not None,
         classifier=find("classifier.kernel"),
         head=tuple(head),
+        told=_told(find),
+        scaled=find("block1.layer1.norm1.gamma") is not None,
     )
+
+
+def _any_of(find: Find, norm: str) -> KernelShape | None:
+    return find(f"{norm}.gamma") or find(f"{norm}.running_mean")
+
+
+def _told(find: Find) -> dict[str, Any]:
+    """The fields of a spec that the names of arrays tell: running statistics are a batch norm's."""
+    told: dict[str, Any] = {}
+    if find("block1.layer1.norm1.running_mean"):
+        scaled = find("block1.layer1.norm1.gamma") is not None
+        told |= {"norm": "batch", "norm_affine": scaled}
+    if find("block1.layer1.relu1.slope"):
+        told["activation"] = "prelu"
+    return told
 
 
 def evidence_in_order(
@@ -148,6 +174,8 @@ def evidence_in_order(
     classifier = dense[-1] if dense else None
     evidence = Evidence(tuple(convs), conv_bias, None, False, classifier, tuple(dense[:-1]))
     norms = norms[2:] if evidence.deep else norms
+    if not norms:
+        return replace(evidence, scaled=False)
     blocks = _blocks(evidence.body)
     inside = blocks.norms
     extra = len(norms) - len(inside)
@@ -179,6 +207,7 @@ def body_fields(evidence: Evidence) -> dict[str, Any]:
     found = _blocks(evidence.body)
     stem, width = evidence.convs[0].shape, evidence.body[0].shape[0]
     fields: dict[str, Any] = {
+        **evidence.told,
         "blocks": found.layers,
         "growth_rate": found.growth_rate,
         "bottleneck_width": found.bottleneck_width,
@@ -187,13 +216,16 @@ def body_fields(evidence: Evidence) -> dict[str, Any]:
         "stem_width": width,
         "stem_kernel": stem[2],
         "conv_bias": evidence.conv_bias,
-        "final_norm": evidence.final_norm,
     }
     if found.transitions:
         fields["compression"] = common_compression(found.transitions)
+    if evidence.tells_norms:
+        fields["final_norm"] = evidence.final_norm
     if evidence.deep:
         fields["stem_kind"] = "deep"
         _check_halves(evidence)
+    elif not evidence.tells_norms:
+        return fields
     elif evidence.stem_norm is None:
         fields["stem_kind"] = "conv"
     elif stem[0] != stem[1]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from densespec.errors import WeightsError, bare, listed
-from densespec.network.catalogue import SpecLike
+from densespec.network.catalogue import SpecLike, resolve
+from densespec.network.differences import fields_of
 from densespec.network.graph import ACTIVATIONS, CLASSIFIER, Graph, Pooling, in_head, lower
 from densespec.weights.evidence import Evidence, head_fields
 from densespec.weights.finding import Claim
 from densespec.weights.heads import FoundHead, HeadTensors, find_head, head_tensors
-from densespec.weights.inferring import InferredBody, infer_body
+from densespec.weights.inferring import InferredBody, infer_body, said_of
 from densespec.weights.layer_arrays import layers_of
 from densespec.weights.naming import canonical_tensors
 from densespec.weights.reading import ReadingOptions
@@ -21,6 +22,7 @@ from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
 from densespec.weights.stated.torch_modules import (
     Told,
     activation_between,
+    fields_of_modules,
     modules_in,
     told_by,
 )
@@ -38,6 +40,7 @@ class FittedNetwork:
         assumptions: What was taken for granted, for want of a word, in sentences.
         remarks: What else a user should know, in sentences.
         headless: Why no classifier was told, if linear layers are there; empty otherwise.
+        assumed: The fields of the spec that were taken for granted.
     """
 
     graph: Graph
@@ -46,6 +49,7 @@ class FittedNetwork:
     assumptions: tuple[str, ...]
     remarks: tuple[str, ...]
     headless: str
+    assumed: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,12 @@ def fit(
         WeightsError: The arrays belong to no DenseNet, or do not fit it.
     """
     stated = stated or claim.layout.stated_network(metadata)
-    body = _body(claim, container, stated, options.spec, otherwise)
+    modules = modules_in(metadata)
+    known = _known(fields_of_modules(modules, claim.prefix), options)
+    body = _body(claim, container, stated, options.spec, otherwise, known)
     named = frozenset(claim.prefix + key for name, key in body.keys.items() if in_head(name))
     head = _head(claim, body, named)
     _check_top(stated, bool(head.layers))
-    modules = modules_in(metadata)
     activation = options.head_activation or activation_between(
         modules, [layer.path for layer in head.layers]
     )
@@ -118,20 +123,39 @@ def fit(
     graph = _graph(body.inferred, found, {"global_pool": "catavgmax"} if doubled else {})
     told = told_by(modules, graph, _module_paths(claim, body, head, graph), claim.prefix)
     graph = _as_told(graph, told, stated=stated is not None or options.spec is not None)
+    told_too = {"batch_norm_epsilon"} if told.epsilon else set[str]()
+    assumed = {n: value for n, value in body.inferred.assumed.items() if n not in told_too}
     return FittedNetwork(
         graph=graph,
         tensors=_of_graph(graph, {**body.tensors, **found.tensors}),
         extra={**body.ignored, **left},
         assumptions=(
-            *(claim.layout.notes(metadata) if not modules else ()),
-            *body.inferred.assumptions,
+            *claim.layout.notes(metadata),
+            *(body.inferred.assumptions or said_of(assumed)),
             *found.assumptions,
             *told.assumptions,
             *(_DOUBLED if doubled and not body.inferred.stated else ()),
         ),
         remarks=(*claim.notes, *body.inferred.notes, *found.notes, *_left_out(left, claim.others)),
         headless=head.missing,
+        assumed=assumed,
     )
+
+
+def _known(told: Mapping[str, Any], options: ReadingOptions) -> dict[str, Any]:
+    """The fields of the spec that modules or a user tell.
+
+    Raises:
+        StatedOtherwise: Modules tell other values than the user.
+    """
+    given = fields_of(resolve(options.spec)) if options.spec is not None else {}
+    said = given | dict(options.assume or ())
+    for name, value in told.items():
+        if said.get(name, value) != value:
+            raise StatedOtherwise(
+                f"its modules have {name} = {value!r}, but {said[name]!r} was said of it"
+            )
+    return {**told, **dict(options.assume or ())}
 
 
 def _body(
@@ -140,12 +164,15 @@ def _body(
     stated: StatedNetwork | None,
     given: SpecLike | None,
     otherwise: SpecLike | None,
+    known: Mapping[str, Any],
 ) -> _Body:
     layout = claim.layout
     normal = layout.normalise(claim.tensors)
     own = {name: tensor for name, tensor in normal.items() if not layout.ignored(name)}
     evidence = layout.evidence(own)
-    inferred = infer_body(layout, own, stated, evidence, given=given, otherwise=otherwise)
+    inferred = infer_body(
+        layout, own, stated, evidence, given=given, otherwise=otherwise, known=known
+    )
     keys = layout.keys(_as_named(inferred, evidence), container)
     graph = _graph_of_body(inferred)
     tensors = canonical_tensors(layout, keys, graph, own)

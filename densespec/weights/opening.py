@@ -51,6 +51,7 @@ class IdentifiedWeights:
         assumptions: What was taken for granted, for want of a word in the file, in sentences.
         remarks: What else a user should know of how the arrays were read, in sentences.
         headless: Why no classifier was told, if linear layers are there; empty otherwise.
+        assumed: The fields of the spec that were taken for granted, with their values.
         path: The file's; None for arrays in memory.
         accompaniment: What goes with the arrays: where they are from, what images need, labels.
     """
@@ -65,6 +66,7 @@ class IdentifiedWeights:
     assumptions: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     headless: str = ""
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     accompaniment: Accompaniment = NOTHING
 
@@ -316,6 +318,7 @@ def _identified(
         assumptions=(*found.assumptions, *channels, *dimensions),
         remarks=found.remarks,
         headless=found.headless,
+        assumed=found.assumed,
         path=path,
     )
 

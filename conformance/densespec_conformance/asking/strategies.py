@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from densespec.errors import SpecError
 from densespec.network.graph import lower
 from densespec.network.spec import (
+    ACTIVATION_KINDS,
     DROPOUT_PLACES,
     GLOBAL_POOLS,
+    NORMS,
     STEM_KINDS,
     STEM_POOL_KINDS,
     TRANSITION_POOL_KINDS,
@@ -48,6 +50,11 @@ FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
     "global_pool": st.sampled_from(GLOBAL_POOLS),
     "stem_pool_kind": st.sampled_from(STEM_POOL_KINDS),
     "transition_pool_kind": st.sampled_from(TRANSITION_POOL_KINDS),
+    "activation": st.just("relu") | st.sampled_from(ACTIVATION_KINDS),
+    "activation_slope": st.sampled_from((0.01, 0.3)),
+    "norm": st.just("batch") | st.sampled_from(NORMS),
+    "norm_groups": st.sampled_from((1, 2)),
+    "norm_affine": st.just(True) | st.booleans(),
 }
 """What each field of a spec is drawn from."""
 

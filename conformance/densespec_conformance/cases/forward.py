@@ -135,6 +135,28 @@ ROWS = (
     ForwardRow("maximum-before-the-classifier", {"global_pool": "max"}),
     ForwardRow("mean-of-average-and-maximum", {"global_pool": "avgmax"}),
     ForwardRow("averages-then-maxima", {"global_pool": "catavgmax"}),
+    ForwardRow("elu", {"activation": "elu"}),
+    ForwardRow(
+        "leaky-relu",
+        {"activation": "leaky-relu", "activation_slope": 0.2, "transition_relu": False},
+        tier_in_modes="full",
+    ),
+    *(
+        ForwardRow(kind, {"activation": kind}, tier_in_modes="full")
+        for kind in ("silu", "gelu", "gelu-tanh", "relu6", "prelu")
+    ),
+    ForwardRow("instance-norm", {"norm": "instance"}),
+    ForwardRow(
+        "group-norm", {"norm": "group", "norm_groups": 4, "activation": "elu"}, any_size=True
+    ),
+    ForwardRow(
+        "group-norm-not-affine",
+        {"norm": "group", "norm_groups": 2, "norm_affine": False, "spatial_dims": 1},
+        size=(50,),
+        tier_in_modes="full",
+    ),
+    ForwardRow("batch-norm-not-affine", {"norm_affine": False}, tier_in_modes="full"),
+    ForwardRow("no-norm", {"norm": "none", "activation": "elu"}, tier_in_modes="full"),
     ForwardRow("softmax", options={"classifier_activation": "softmax"}),
     ForwardRow("sigmoid", options={"classifier_activation": "sigmoid"}),
     ForwardRow("features", options={"include_top": False}),

@@ -210,6 +210,37 @@ def _leaky(model: nn.Module) -> None:
                 setattr(parent, name, nn.LeakyReLU())
 
 
+def _activations(name: str, make: Callable[[Any], nn.Module]) -> Alter:
+    """Put other modules in the place of all activations of a class."""
+
+    def alter(model: nn.Module) -> None:
+        from torch import nn
+
+        for parent in list(model.modules()):
+            for place, child in parent.named_children():
+                if type(child).__name__ == name:
+                    setattr(parent, place, make(nn))
+
+    return alter
+
+
+def _unscaled(model: nn.Module) -> None:
+    from torch.nn import functional
+
+    for module in model.modules():
+        if type(module).__name__ == "InstanceNorm2d":
+            module.forward = functools.partial(functional.instance_norm, eps=1e-5)
+
+
+def _group_norms_of_epsilon(epsilon: float) -> Alter:
+    def alter(model: nn.Module) -> None:
+        for module in model.modules():
+            if type(module).__name__ == "GroupNorm":
+                module.eps = epsilon  # type: ignore[assignment]
+
+    return alter
+
+
 def _no_final_norm(model: nn.Module) -> None:
     from torch import nn
 
@@ -456,6 +487,41 @@ MUTANTS: Mapping[str, Mutant] = {
     ),
     "TORCH_LEAKY_RELU": Mutant(
         "LeakyReLU for ReLU", STEM, "stem.relu", ("leaky-relu-0.01",), backend(_leaky)
+    ),
+    "TORCH_GELU_BY_THE_TANGENT": Mutant(
+        'GELU(approximate="tanh") for GELU',
+        "forward/gelu",
+        "stem.relu",
+        ("gelu-by-the-tangent",),
+        backend(_activations("GELU", lambda nn: nn.GELU("tanh"))),
+    ),
+    "TORCH_LEAKY_RELU_WITHOUT_ITS_SLOPE": Mutant(
+        "LeakyReLU() without its slope",
+        "forward/leaky-relu",
+        "stem.relu",
+        ("leaky-slope-0.01",),
+        backend(_activations("LeakyReLU", lambda nn: nn.LeakyReLU())),
+    ),
+    "TORCH_INSTANCE_NORM_WITHOUT_SCALE": Mutant(
+        "InstanceNorm2d(channels), which has no scale unless told otherwise",
+        "forward/instance-norm",
+        "stem.norm",
+        ("norms-of-samples-without-scale",),
+        backend(_unscaled),
+    ),
+    "TORCH_GROUP_NORM_WITH_KERAS_EPSILON": Mutant(
+        "Keras's epsilon in group norms",
+        "forward/group-norm",
+        "stem.norm",
+        ("group-norm-epsilon-1e-3",),
+        backend(_group_norms_of_epsilon(1e-3)),
+    ),
+    "TORCH_GROUP_NORM_WITH_FLAX_EPSILON": Mutant(
+        "Flax's epsilon in group norms",
+        "forward/group-norm",
+        "stem.norm",
+        ("group-norm-epsilon-1e-6",),
+        backend(_group_norms_of_epsilon(1e-6)),
     ),
     "TORCH_NO_FINAL_RELU": Mutant(
         "F.relu before the global pool is forgotten",

@@ -51,7 +51,7 @@ class Layout:
         axes: order of axes of kernels.
         implements: fields of the spec that its implementation fixes; others are free.
         usual: fields that it has so unless it is told otherwise, or that another implementation
-            of the same names may be told.
+            of the same names may be told; None where whoever reads a file is asked.
         parts: finds where in a file networks of such names lie, whatever stands before the names.
         claims: whether the names under which one lies, and a file's metadata, are this layout's.
         evidence: what the shapes of normalised tensors say of the network.

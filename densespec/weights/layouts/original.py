@@ -7,6 +7,7 @@ from typing import Any
 from densespec.network.catalogue import get
 
 _FIXED = (
+    "activation",
     "batch_norm_epsilon",
     "batch_norm_momentum",
     "conv_bias",
@@ -17,6 +18,8 @@ _FIXED = (
     "global_pool",
     "head_dropout_rate",
     "head_units",
+    "norm",
+    "norm_affine",
     "padding",
     "running_variance",
     "spatial_dims",

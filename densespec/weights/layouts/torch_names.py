@@ -19,7 +19,7 @@ Key = Callable[[str], str]
 """Key in a ``state_dict`` of an array, by the array's canonical name. Shapes are the same."""
 
 _MARKS = {
-    "monai": ".layers.norm1.",
+    "monai": ".layers.conv1.",
     "monai-0.3": "class_layers.class.",
     "gpleiss": "norm_final.",
 }
@@ -32,6 +32,7 @@ _LEAVES = {
     "gamma": "weight",
     "beta": "bias",
     "running_variance": "running_var",
+    "slope": "weight",
 }
 """What ``state_dict`` calls arrays that have another name here."""
 
@@ -218,6 +219,9 @@ IMPLEMENTS: Mapping[str, object] = {
     "global_pool": "avg",
     "stem_pool_kind": "max",
     "transition_pool_kind": "avg",
+    "activation": "relu",
+    "norm": "batch",
+    "norm_affine": True,
 }
 """What torchvision's network, and those that took its code, cannot do otherwise."""
 

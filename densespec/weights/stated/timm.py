@@ -36,13 +36,27 @@ POOLS = {"fast": "avg"} | {name: kind for kind in GLOBAL_POOLS for name in (kind
 
 SAYABLE: Mapping[str, tuple[Any, ...]] = {
     "global_pool": tuple(POOLS),
-    "act_layer": ("relu", None),
-    "norm_layer": ("batchnorm2d", "batchnorm", "bn", None),
     "aa_layer": (None, ""),
     "aa_stem_only": (True, False),
     "stem_type": ("", None, "deep"),
 }
 """The values that a spec can say of arguments that are no fields."""
+
+ACTIVATIONS: Mapping[Any, Mapping[str, Any]] = {
+    None: {},
+    "relu": {},
+    "leaky_relu": {"activation": "leaky-relu"},
+    **{name: {"activation": name} for name in ("elu", "silu", "gelu", "relu6")},
+    "gelu_tanh": {"activation": "gelu-tanh"},
+    "swish": {"activation": "silu"},
+}
+NORMS: Mapping[Any, Mapping[str, Any]] = {
+    **{name: {} for name in (None, "batchnorm2d", "batchnorm", "bn")},
+    "groupnorm": {"norm": "group", "norm_groups": 32},
+    "groupnorm1": {"norm": "group", "norm_groups": 1},
+}
+CHOICES = {"act_layer": ACTIVATIONS, "norm_layer": NORMS}
+"""What values of an argument are in fields of a spec, by the argument's name."""
 
 IMMATERIAL = (
     "cache_dir",
@@ -96,7 +110,7 @@ def _architecture(name: str) -> DenseNetSpec:
 def _check(name: str, value: Any, headless: bool) -> None:
     if name in FIELDS or name in IMMATERIAL:
         return
-    allowed = SAYABLE.get(name, ())
+    allowed = SAYABLE.get(name) or tuple(CHOICES.get(name, ()))
     if name == "global_pool" and headless:
         allowed = (*POOLS, "")
     if isinstance(value, list | dict) or value not in allowed:
@@ -106,6 +120,8 @@ def _check(name: str, value: Any, headless: bool) -> None:
 
 def _spec(base: DenseNetSpec, stated: Mapping[str, Any], headless: bool) -> DenseNetSpec:
     changes = {FIELDS[name]: value for name, value in stated.items() if name in FIELDS}
+    for name in CHOICES.keys() & stated.keys():
+        changes |= CHOICES[name][stated[name]]
     if headless:
         del changes["classes"]
     else:
@@ -167,9 +183,19 @@ def timm_config(graph: Graph) -> dict[str, Any]:
         ARGUMENTS: {
             **{name: getattr(spec, FIELDS[name]) for name in FIELDS if name != "num_classes"},
             "global_pool": pool,
+            **{name: _chosen(spec, name) for name in CHOICES if _chosen(spec, name)},
             **_stem_arguments(spec, architecture),
         },
     }
+
+
+def _chosen(spec: DenseNetSpec, argument: str) -> str | None:
+    """The value of an argument that says what a spec has; None for timm's default."""
+    fields = {"act_layer": ("activation",), "norm_layer": ("norm", "norm_groups")}[argument]
+    for value, chosen in CHOICES[argument].items():
+        if chosen and all(chosen.get(name) == getattr(spec, name) for name in fields):
+            return str(value)
+    return None
 
 
 def _stem_arguments(spec: DenseNetSpec, architecture: str) -> dict[str, Any]:
@@ -186,6 +212,12 @@ def _stem_arguments(spec: DenseNetSpec, architecture: str) -> dict[str, Any]:
 def _unsayable(graph: Graph) -> Iterator[str]:
     """What timm's arguments can't say, beside what its implementation can't do otherwise."""
     spec = graph.spec
+    if spec.activation != "relu" and not _chosen(spec, "act_layer"):
+        yield f"activation is {spec.activation!r}"
+    if spec.activation == "leaky-relu" and spec.activation_slope != 0.01:
+        yield f"activation_slope is {spec.activation_slope!r}, but should be 0.01"
+    if spec.norm != "batch" and not _chosen(spec, "norm_layer"):
+        yield f"norm is {spec.norm!r}, but should be 'batch', or 'group' of 1 or 32 groups"
     if spec.stem_channels != 2 * spec.growth_rate:
         yield f"stem_width is {spec.stem_channels}, but should be twice the growth rate"
     if spec.stem_kernel != (3 if spec.stem_kind == "deep" else 7):
