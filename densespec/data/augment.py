@@ -33,7 +33,8 @@ one in proportion, rounded down; then the middle is cut out, at row ``(H - heigh
 that has the size already is left as it is.
 
 Resizing is Pillow's ``BILINEAR`` on each channel alone: a triangle filter that widens where an
-image shrinks. Bytes stay bytes; floats are resized in float32.
+image shrinks. Bytes stay bytes; floats are resized in float32. Images of one or three dimensions
+are brought to a size as a whole: see :mod:`densespec.data.interpolation`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ import numpy as np
 
 from densespec.data.dataset import DataError, Normalisation, Split
 from densespec.data.draws import BLOCK, raw, unit
+from densespec.data.interpolation import interpolated
 from densespec.errors import UnknownName
 from densespec.installed import require_pillow
 
@@ -149,18 +151,15 @@ def evaluated(request: ImageRequest) -> np.ndarray:
 
 
 def centred(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Bring an image (channels, height, width) to a size as for evaluation.
+    """Bring an image (channels, *sizes) to a size as for evaluation.
 
     Raises:
-        DataError: It is not of two dimensions, or far too long.
+        DataError: It is far too long.
     """
     if image.shape[1:] == size:
         return image
     if len(size) != 2:
-        raise DataError(
-            f"images of size {image.shape[1:]} can't be brought to {size}: only those of two "
-            "dimensions are resized"
-        )
+        return interpolated(image, size)
     height, width = image.shape[1:]
     if max(height, width) > LONGEST * min(height, width):
         raise DataError(f"an image of size {(height, width)} is too long to be brought to {size}")

@@ -8,7 +8,7 @@ image and a label by name. Images are read when they are needed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from densespec.data.dataset import (
     Dataset,
     Normalisation,
     Split,
+    measured,
     parted,
 )
-from densespec.data.sources.folder import MODES, NORMALISATIONS, pixels_of
+from densespec.data.reading.pictures import pixels_of
+from densespec.data.sources.files import NORMALISATIONS
 
 IMAGES = ("image", "img", "x", "pixel_values")
 LABELS = ("label", "labels", "fine_label", "y", "target", "targets")
@@ -91,8 +93,8 @@ def of_items(
         test: What to test on; None keeps a fifth of each class of ``train`` for that.
         channels: How many channels pictures are converted to, and arrays have.
         classes: The names of the classes; None for those that the items tell, or numbers.
-        normalisation: How pixels become numbers; None for ImageNet's, of 255 at full intensity
-            where images are bytes and of 1 where they are floats.
+        normalisation: How pixels become numbers; None for ImageNet's where images are grey or in
+            colours, of bytes or of floats from 0 to 1, and otherwise to measure it on at most 64.
 
     Raises:
         DataError: Items are not as they should be; the message says which and what.
@@ -100,7 +102,7 @@ def of_items(
     parts = [_split(items, channels) for items in (train, test) if items is not None]
     pair = parted(parts[0]) if test is None else (parts[0], parts[1])
     names = classes or _names(train) or _numbers(pair)
-    given = normalisation or _normalisation(parts[0], channels)
+    given = normalisation or _normalisation(pair[0], channels)
     return Dataset(name, tuple(map(str, names)), *pair, given)
 
 
@@ -171,12 +173,12 @@ def _image(image: Any, channels: int, row: int) -> np.ndarray:
     """Give an image (channels, *sizes)."""
     try:
         if hasattr(image, "convert") and hasattr(image, "mode"):
-            if channels not in MODES:
-                raise ValueError(f"pictures are converted to 1 or 3 channels, not {channels}")
             return pixels_of(image, channels)
         array = np.asarray(image)
         if array.dtype != np.uint8 and array.dtype.kind != "f":
             raise ValueError(f"it is of type {array.dtype}, but should be uint8 or floats")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("it has a value that is not finite (NaN or infinity)")
         if array.ndim == 2:
             return array[None]
         last = channels in array.shape[-1:] and channels not in array.shape[:1]
@@ -185,10 +187,10 @@ def _image(image: Any, channels: int, row: int) -> np.ndarray:
         raise DataError(f"the image of item {row}: {error}") from error
 
 
-def _normalisation(split: Split, channels: int) -> Normalisation:
-    if channels not in NORMALISATIONS:
-        raise DataError(f"give the normalisation of images of {channels} channels")
-    known = NORMALISATIONS[channels]
-    first = split.image(0)
-    picture = first.dtype == np.uint8 or float(first.max(initial=0)) > 1
-    return Normalisation(known.mean, known.std, BYTE if picture else 1.0, known.source)
+def _normalisation(train: Split, channels: int) -> Normalisation:
+    first = train.image(0)
+    picture = first.dtype == np.uint8 or 0 <= first.min() <= first.max() <= 1
+    full = BYTE if first.dtype == np.uint8 else 1.0
+    if channels not in NORMALISATIONS or not picture or first.ndim != 3:
+        return measured(train, full)
+    return replace(NORMALISATIONS[channels], scale=full)

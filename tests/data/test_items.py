@@ -83,6 +83,16 @@ def test_several_labels_and_volumes() -> None:
     found.check_loss("sigmoid")
 
 
+def test_intensities_that_are_no_pictures_are_measured() -> None:
+    values = np.arange(20.0).reshape(10, 2) * 100 - 500
+    items = [(np.tile(v[:, None, None], (1, 4, 4)), 0) for v in values]
+    found = data.of_items(items, channels=2)
+    seen = np.stack([found.train.image(i)[:, 0, 0] for i in range(len(found.train))])
+    np.testing.assert_allclose(found.normalisation.mean, seen.mean(0))
+    np.testing.assert_allclose(found.normalisation.std, seen.std(0))
+    assert not found.normalisation.is_share
+
+
 def test_a_part_to_test_on_is_taken_as_it_is() -> None:
     found = data.of_items(Pairs(6), Pairs(3), classes=("x", "y"))
     assert (len(found.train), len(found.test), found.classes) == (6, 3, ("x", "y"))
@@ -97,7 +107,7 @@ def test_a_part_to_test_on_is_taken_as_it_is() -> None:
         ([{"photo": 1, "label": 1}], {}, "item 0 has photo, label, but none of image, img"),
         ([(np.zeros((3, 4, 4), int), 0)], {}, "item 0: it is of type int64, but should be uint8"),
         ([(np.zeros((3, 4, 4)), 0)] * 9, {"channels": 1}, "has shape .3, 4, 4., but should have 1"),
-        ([(np.zeros((2, 4, 4)), 0)] * 9, {"channels": 2}, "give the normalisation of images of 2"),
+        ([(np.full((3, 4, 4), np.nan), 0)] * 9, {}, "image of item 0: it has a value that is not"),
         ([(np.zeros(4), 0)], {}, "but should have"),
     ],
 )

@@ -22,7 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from densespec.data.dataset import DataError, Dataset, Split, parted
-from densespec.data.sources.folder import MODES, NORMALISATIONS, TESTS, TRAIN, ImageFiles
+from densespec.data.reading.reader import ImageForm
+from densespec.data.sources.files import image_files, normalisation_of
+from densespec.data.sources.folder import TESTS, TRAIN
 from densespec.errors import shown
 from densespec.texts import check_regular
 
@@ -34,27 +36,25 @@ BETWEEN = "|"
 Column = Sequence[str]
 
 
-def load(place: str, *, channels: int = 3) -> Dataset:
+def load(place: str, form: ImageForm) -> Dataset:
     """Load the data set of a table.
 
     Args:
         place: The path of the CSV file.
-        channels: How many channels images are converted to, 1 or 3.
+        form: In which form images are read.
 
     Raises:
         DataError: There is no such file, or its columns are not as they should be; the message
             names the file, and the row where there is one.
     """
-    if channels not in MODES:
-        raise DataError(f"channels = {channels}, but images are converted to 1 or 3")
     path = Path(place).expanduser()
     columns = _columns(path)
     paths = _paths(path, columns)
     parts = columns.pop(SPLIT, None)
     classes, labels = _labels(path, columns)
-    whole = Split(ImageFiles(path.parent, tuple(paths), channels), labels)
+    whole = Split(image_files(path.parent, paths, form), labels)
     train, test = parted(whole) if parts is None else _split(path, whole, parts)
-    return Dataset(path.name, classes, train, test, NORMALISATIONS[channels])
+    return Dataset(path.name, classes, train, test, normalisation_of(train))
 
 
 def _columns(path: Path) -> dict[str, Column]:
