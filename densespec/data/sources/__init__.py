@@ -68,7 +68,7 @@ SOURCES: dict[str, Source] = {
     ),
     "table": Source(
         "table:FILE",
-        "image files by a CSV table of their paths and labels, one or several an image",
+        "image files by a CSV or parquet table of paths and labels, one or several an image",
         True,
         lambda place, options: table.load(place, options.form),
     ),
