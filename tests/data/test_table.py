@@ -122,12 +122,12 @@ def same(found: data.Dataset, expected: data.Dataset) -> None:
         ({"class": [10, 2] * 5}, "path,class", ["10", "2"] * 5),
         (
             {
-                "edema": [True, None, 0.5, -1],
+                "edema": [1.0, None, 0.5, -1.0],
                 "tear": [1, 0, None, 1],
-                "split": ["train"] * 3 + ["val"],
+                "split": SPLIT,
             },
             "path,edema,tear,split",
-            ["1,1,train", ",0,train", "0.5,,train", "-1,1,val"],
+            ["1.0,1,train", ",0,train", "0.5,,train", "-1,1,val"],
         ),
         (
             {"labels": [["cat"], [], ["dog", "cat"], None], "split": SPLIT},

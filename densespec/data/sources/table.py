@@ -133,9 +133,9 @@ def _text(path: Path, number: int, name: str, value: Any) -> str:
             if not any(BETWEEN in label for label in labels):
                 return BETWEEN.join(labels)
     raise DataError(
-        f"{path}, row {number}: {name} is {shown(value)}, but should be a text, a number, or a list "
-        f"of labels without {BETWEEN!r}; images within a table are read by Hugging Face's datasets, "
-        "which data.of_items takes"
+        f"{path}, row {number}: {name} is {shown(value)}, but should be a text, a number, or a "
+        f"list of labels without {BETWEEN!r}; images within a table are read by Hugging Face's "
+        "datasets, which data.of_items takes"
     )
 
 
