@@ -24,7 +24,7 @@ SPEC = DenseNetSpec(
     blocks=(2, 2), growth_rate=8, in_channels=1, classes=len(BODIES), spatial_dims=3
 )
 RECIPE = densespec.get_recipe("fine-tune").replace(
-    epochs=8, batch_size=16, learning_rate=0.01, augmentation="none"
+    epochs=16, batch_size=16, learning_rate=0.01, augmentation="none"
 )
 
 

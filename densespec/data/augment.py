@@ -138,7 +138,10 @@ def augmentation(name: str, dims: int) -> Augmentation:
     if name not in AUGMENTATIONS:
         raise UnknownName("augmentation", name, AUGMENTATIONS)
     if name != "none" and dims != 2:
-        raise DataError(f"augmentation {name!r} is for images of two dimensions, not {dims}")
+        raise DataError(
+            f"augmentation {name!r} is for images of two dimensions, not {dims}: set "
+            "augmentation = 'none'"
+        )
     return AUGMENTATIONS[name]
 
 
