@@ -19,7 +19,7 @@ from densespec.data.dataset import BYTE
 from densespec.data.reading.pictures import pixels_of
 from densespec.data.reading.reader import ImageForm, ImageReader, with_channels
 from densespec.errors import shown
-from densespec.installed import require, require_pillow
+from densespec.installed import imported, require_pillow
 
 EXTRA = "dicom"
 MOST_VALUES = 2**28
@@ -43,9 +43,7 @@ def read(path: Path, form: ImageForm) -> np.ndarray:
         ValueError: It is an image of another kind, or has other channels.
         PackageMissing: pydicom is not installed.
     """
-    require("reading DICOM files", "pydicom", extra=EXTRA)
-    import pydicom
-
+    pydicom = imported("reading DICOM files", "pydicom", extra=EXTRA)
     meta = pydicom.filereader.read_file_meta_info(path)
     if meta.get("TransferSyntaxUID") == DEFLATED:
         raise ValueError("it is deflated as a whole, which is not unpacked")

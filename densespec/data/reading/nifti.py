@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from densespec.data.reading.reader import ImageForm, ImageReader, with_channels
-from densespec.installed import require
+from densespec.installed import imported
 from densespec.network.fields import LIMIT
 
 EXTRA = "nifti"
@@ -52,9 +52,7 @@ def read(path: Path, form: ImageForm) -> np.ndarray:
         ValueError: Its values are no single numbers, or it has other channels.
         PackageMissing: nibabel is not installed.
     """
-    require("reading NIfTI files", "nibabel", extra=EXTRA)
-    import nibabel
-
+    nibabel = imported("reading NIfTI files", "nibabel", extra=EXTRA)
     with path.open("rb") as file, _unpacked(file) as stream:
         second = stream.read(HEAD)[4:7] == b"n+2"
         stream.seek(0)

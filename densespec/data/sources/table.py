@@ -30,7 +30,7 @@ from densespec.data.reading.reader import ImageForm
 from densespec.data.sources.files import image_files, normalisation_of
 from densespec.data.sources.folder import TESTS, TRAIN
 from densespec.errors import DensespecError, bare, shown
-from densespec.installed import require
+from densespec.installed import imported
 from densespec.texts import check_regular
 
 PATHS = ("path", "file", "filename", "image")
@@ -101,9 +101,7 @@ def _of_csv(path: Path) -> tuple[list[str], list[Column]]:
 
 def _of_parquet(path: Path) -> tuple[list[str], list[Column]]:
     """Give the names of the columns and their cells, as texts."""
-    require("reading parquet tables", "pyarrow", extra=PARQUET)
-    from pyarrow import parquet
-
+    parquet = imported("reading parquet tables", "pyarrow.parquet", extra=PARQUET)
     with parquet.ParquetFile(path) as file:
         most = MOST_CELLS // max(1, file.metadata.num_columns)
         if file.metadata.num_rows > most:
