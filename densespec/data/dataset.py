@@ -402,13 +402,18 @@ class Dataset:
         if classes is None:
             classes = int(max(train.y.max(), test.y.max(), 0)) + 1
         if isinstance(classes, int):
-            _check_count(classes)
+            check_count(classes)
         names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
         scale = scale or (BYTE if train.x.dtype == np.uint8 else 1.0)  # type: ignore[union-attr]
         return cls(name, names, train, test, normalisation or measured(train, scale))
 
 
-def _check_count(classes: int) -> None:
+def check_count(classes: int) -> None:
+    """Check that a network can tell so many classes apart.
+
+    Raises:
+        DataError: It can't.
+    """
     if not 1 <= classes <= MOST_CLASSES:
         raise DataError(
             f"there are {classes} classes, one more than the largest label unless they were given, "

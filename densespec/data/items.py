@@ -2,7 +2,8 @@
 
 Anything that has a length and gives items by index will do: a ``torch.utils.data.Dataset``, a
 dataset of Hugging Face's ``datasets``, a list. An item is ``(image, label)``, or a table with an
-image and a label by name. Images are read when they are needed.
+image and a label by name. Images are read when they are needed. What has a known length and no
+index, such as a ``tf.data.Dataset``, is gone through once and kept in memory.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from densespec.data.dataset import (
     Dataset,
     Normalisation,
     Split,
+    check_count,
     measured,
     parted,
 )
 from densespec.data.reading.pictures import pixels_of
 from densespec.data.sources.files import NORMALISATIONS
+from densespec.errors import bare, shown
 
 IMAGES = ("image", "img", "x", "pixel_values")
 LABELS = ("label", "labels", "fine_label", "y", "target", "targets")
@@ -85,8 +88,9 @@ def of_items(
     """Make a data set of items by index.
 
     Labels are taken from ``targets`` or ``labels`` of the items, or from the column of labels,
-    where they have such; otherwise every item is read once. Where items change images at random,
-    as torch's transforms do, runs do not repeat: leave that to the recipe.
+    where they have such; otherwise every item is read once. Labels that are names become numbers,
+    in the order of the names. Where items change images at random, as torch's transforms do, runs
+    do not repeat: leave that to the recipe.
 
     Args:
         train: What to train on.
@@ -99,38 +103,78 @@ def of_items(
     Raises:
         DataError: Items are not as they should be; the message says which and what.
     """
-    parts = [_split(items, channels) for items in (train, test) if items is not None]
+    given = [_indexed(items) for items in (train, test) if items is not None]
+    labels = [_labels(items) for items in given]
+    names = tuple(map(str, classes or _names(train) or _told(labels)))
+    numbers = [_numbered(part, names) for part in labels]
+    parts = [_split(items, y, channels) for items, y in zip(given, numbers, strict=True)]
     pair = parted(parts[0]) if test is None else (parts[0], parts[1])
-    names = classes or _names(train) or _numbers(pair)
-    given = normalisation or _normalisation(pair[0], channels)
-    return Dataset(name, tuple(map(str, names)), *pair, given)
+    return Dataset(name, names, *pair, normalisation or _normalisation(pair[0], channels))
 
 
-def _split(items: Any, channels: int) -> Split:
-    if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
+def _indexed(items: Any) -> Any:
+    """Give what has a length and an index: the items themselves, or a list of them."""
+    kind = type(items).__name__
+    if isinstance(items, Mapping):
+        raise DataError(f"items of type {kind} have the parts {', '.join(items)}: give one of them")
+    try:
+        count = len(items)
+    except TypeError as error:
         raise DataError(
-            f"items of type {type(items).__name__} have no length or no index: a stream has no "
-            "order that a run could go on in"
-        )
-    if not len(items):
+            f"items of type {kind} have no known length: a stream has no order that a run could go "
+            "on in"
+        ) from error
+    if not count:
         raise DataError("there are no items")
-    first = _image(_part(items[0], IMAGES, 0, 0), channels, 0)
+    if hasattr(items, "__getitem__"):
+        return items
+    if not hasattr(items, "__iter__"):
+        raise DataError(f"items of type {kind} can't be read, neither by index nor one by one")
+    return list(items)
+
+
+def _split(items: Any, labels: np.ndarray, channels: int) -> Split:
+    given = _part(items[0], IMAGES, 0, 0)
+    first = _image(given, channels, 0)
     dims = first.ndim - 1
     if dims not in DIMS:
         raise DataError(
             f"the image of item 0 has shape {first.shape}, but should have 1 to 3 sizes"
         )
-    images = ItemImages(items, tuple(range(len(items))), channels, dims)
-    return Split(images, _labels(items))
+    count = np.shape(given)[0]
+    if labels.ndim == 2 and first.ndim > 3 and count == labels.shape[1] not in (1, channels):
+        raise DataError(
+            f"item 0 has {count} labels and images of shape {np.shape(given)}, so it seems to be "
+            "a batch: give items one by one, such as those of tf.data's unbatch()"
+        )
+    return Split(ItemImages(items, tuple(range(len(items))), channels, dims), labels)
 
 
 def _labels(items: Any) -> np.ndarray:
-    stated = next((getattr(items, n) for n in ("targets", "labels") if hasattr(items, n)), None)
-    if stated is None and (column := _column(items)):
-        stated = items[column]
+    """Give the labels as they are, numbers or names."""
+    stated = _stated(items)
     if stated is None:
         stated = [_part(items[row], LABELS, 1, row) for row in range(len(items))]
-    return np.asarray([np.asarray(label) for label in stated])
+    labels = [np.asarray(label) for label in stated]
+    for row, label in enumerate(labels):
+        if label.shape != labels[0].shape:
+            raise DataError(
+                f"the label of item {row} has shape {label.shape}, but that of item 0 "
+                f"{labels[0].shape}: where an image may have several, give 0 or 1 for each class"
+            )
+    return np.asarray(labels)
+
+
+def _stated(items: Any) -> Sequence[Any] | None:
+    """Give the labels that items tell without being read; of a part of a set, those of it."""
+    known = (getattr(items, name, None) for name in ("targets", "labels"))
+    found = next((y for y in known if hasattr(y, "__len__") and len(y) == len(items)), None)
+    if found is None and (column := _column(items)):
+        return list(items[column])
+    if found is None and hasattr(items, "indices") and hasattr(items, "dataset"):
+        whole = _stated(items.dataset)
+        return None if whole is None else [whole[index] for index in items.indices]
+    return found
 
 
 def _column(items: Any) -> str | None:
@@ -142,14 +186,36 @@ def _column(items: Any) -> str | None:
 def _names(items: Any) -> Sequence[str] | None:
     """Give the names of classes that items tell, as torchvision's and Hugging Face's do."""
     feature = (getattr(items, "features", None) or {}).get(_column(items))
-    return getattr(items, "classes", None) or getattr(feature, "names", None)
+    found = getattr(items, "classes", None) or getattr(feature, "names", None)
+    if found is None and hasattr(items, "dataset"):
+        return _names(items.dataset)
+    return found
 
 
-def _numbers(pair: tuple[Split, Split]) -> Sequence[str]:
-    labels = [part.y for part in pair]
+def _told(labels: Sequence[np.ndarray]) -> Sequence[str]:
+    """Give the names of classes that labels tell: themselves where they are names, or numbers."""
+    if all(part.dtype.kind == "U" for part in labels):
+        return sorted(set(np.concatenate(labels).tolist()))
     several = labels[0].ndim == 2
-    count = labels[0].shape[1] if several else max(int(y.max()) for y in labels) + 1
-    return [str(number) for number in range(count)]
+    if not several and any(part.dtype.kind not in "iu" for part in labels):
+        return ()  # no labels of a data set, which says so
+    most = labels[0].shape[1] if several else max(int(y.max()) for y in labels) + 1
+    check_count(most)
+    return [str(number) for number in range(most)]
+
+
+def _numbered(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Give labels as numbers."""
+    if labels.dtype.kind != "U" or labels.ndim != 1:
+        return labels
+    unknown = np.flatnonzero(~np.isin(labels, names))
+    if len(unknown):
+        raise DataError(
+            f"the label of item {unknown[0]} is {shown(str(labels[unknown[0]]))}, but classes are "
+            f"{shown(list(names))}"
+        )
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places[str(label)] for label in labels])
 
 
 def _part(item: Any, names: Sequence[str], place: int, row: int) -> Any:
@@ -183,8 +249,8 @@ def _image(image: Any, channels: int, row: int) -> np.ndarray:
             return array[None]
         last = channels in array.shape[-1:] and channels not in array.shape[:1]
         return np.moveaxis(array, -1, 0) if last else array
-    except ValueError as error:
-        raise DataError(f"the image of item {row}: {error}") from error
+    except Exception as error:  # what other packages raise of their tensors and pictures
+        raise DataError(f"the image of item {row}: {bare(str(error))}") from error
 
 
 def _normalisation(train: Split, channels: int) -> Normalisation:
