@@ -2,7 +2,8 @@
 
 The order of an epoch is the permutation of the stream ``(seed, "order", position = epoch)`` of
 :mod:`densespec.data.draws`: the stable argsort of its first ``count`` numbers. Without shuffling it
-is 0, 1, 2, ... Batch ``step`` of an epoch takes the next ``batch_size`` of it. The last batch holds
+is 0, 1, 2, ... Of images in shards it is that of :func:`densespec.data.draws.by_groups`, with the
+same stream. Batch ``step`` of an epoch takes the next ``batch_size`` of it. The last batch holds
 what is left, as in the paper's code, unless ``drop_last`` leaves it out.
 
 Every batch is addressed by its epoch and step, so a run that goes on from anywhere sees what it
@@ -11,6 +12,7 @@ would have seen.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import deque
@@ -24,8 +26,8 @@ import numpy as np
 from densespec import published
 from densespec.backends import DataFormat
 from densespec.data.augment import ImageRequest, augmentation
-from densespec.data.dataset import DataError, Dataset, Normalisation, Split
-from densespec.data.draws import check_seed, permutation
+from densespec.data.dataset import DataError, Dataset, GroupedImages, Normalisation, Split
+from densespec.data.draws import by_groups, check_seed, permutation
 from densespec.errors import shown
 from densespec.network.fields import LIMIT
 from densespec.network.graph import Graph
@@ -130,6 +132,8 @@ class Batches:
         """Give the indices within the split, in the order of an epoch."""
         if not self.shuffle:
             return np.arange(len(self.split))
+        if isinstance(self.split.x, GroupedImages):
+            return _order_by_groups(self.split.x, self.seed, epoch)
         return permutation(self.seed, "order", epoch, len(self.split))
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
@@ -275,3 +279,8 @@ class Batches:
             workers: How many threads prepare batches.
         """
         return self.as_dataset("keras", start_step, data_format=data_format, workers=workers)
+
+
+@functools.lru_cache(maxsize=4)
+def _order_by_groups(images: GroupedImages, seed: int, epoch: int) -> np.ndarray:
+    return by_groups(seed, "order", epoch, images.groups)

@@ -59,6 +59,16 @@ class LazyImages(Protocol):
         ...
 
 
+@runtime_checkable
+class GroupedImages(LazyImages, Protocol):
+    """Images of which those of a group are best read one soon after another."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The group of each image, (count,), whole numbers from 0."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images and their labels.

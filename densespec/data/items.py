@@ -21,13 +21,13 @@ from densespec.data.dataset import (
     Dataset,
     Normalisation,
     Split,
-    check_count,
     measured,
     parted,
 )
+from densespec.data.label_names import numbered, told
+from densespec.data.reading import NORMALISATIONS
 from densespec.data.reading.pictures import pixels_of
-from densespec.data.sources.files import NORMALISATIONS
-from densespec.errors import bare, shown
+from densespec.errors import bare
 
 IMAGES = ("image", "img", "x", "pixel_values")
 LABELS = ("label", "labels", "fine_label", "y", "target", "targets")
@@ -105,8 +105,8 @@ def of_items(
     """
     given = [_indexed(items) for items in (train, test) if items is not None]
     labels = [_labels(items) for items in given]
-    names = tuple(map(str, classes or _names(train) or _told(labels)))
-    numbers = [_numbered(part, names) for part in labels]
+    names = tuple(map(str, classes or _names(train) or told(labels)))
+    numbers = [numbered(part, names, "item") for part in labels]
     parts = [_split(items, y, channels) for items, y in zip(given, numbers, strict=True)]
     pair = parted(parts[0]) if test is None else (parts[0], parts[1])
     return Dataset(name, names, *pair, normalisation or _normalisation(pair[0], channels))
@@ -167,7 +167,7 @@ def _labels(items: Any) -> np.ndarray:
 
 def _stated(items: Any) -> Sequence[Any] | None:
     """Give the labels that items tell without being read; of a part of a set, those of it."""
-    known = (getattr(items, name, None) for name in ("targets", "labels"))
+    known: list[Any] = [getattr(items, name, None) for name in ("targets", "labels")]
     found = next((y for y in known if hasattr(y, "__len__") and len(y) == len(items)), None)
     if found is None and (column := _column(items)):
         return list(items[column])
@@ -190,32 +190,6 @@ def _names(items: Any) -> Sequence[str] | None:
     if found is None and hasattr(items, "dataset"):
         return _names(items.dataset)
     return found
-
-
-def _told(labels: Sequence[np.ndarray]) -> Sequence[str]:
-    """Give the names of classes that labels tell: themselves where they are names, or numbers."""
-    if all(part.dtype.kind == "U" for part in labels):
-        return sorted(set(np.concatenate(labels).tolist()))
-    several = labels[0].ndim == 2
-    if not several and any(part.dtype.kind not in "iu" for part in labels):
-        return ()  # no labels of a data set, which says so
-    most = labels[0].shape[1] if several else max(int(y.max()) for y in labels) + 1
-    check_count(most)
-    return [str(number) for number in range(most)]
-
-
-def _numbered(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Give labels as numbers."""
-    if labels.dtype.kind != "U" or labels.ndim != 1:
-        return labels
-    unknown = np.flatnonzero(~np.isin(labels, names))
-    if len(unknown):
-        raise DataError(
-            f"the label of item {unknown[0]} is {shown(str(labels[unknown[0]]))}, but classes are "
-            f"{shown(list(names))}"
-        )
-    places = {name: place for place, name in enumerate(names)}
-    return np.array([places[str(label)] for label in labels])
 
 
 def _part(item: Any, names: Sequence[str], place: int, row: int) -> Any:

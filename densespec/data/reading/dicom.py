@@ -10,8 +10,7 @@ Several frames make a volume (frames, rows, columns). Colours are bytes, as of o
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,7 +26,8 @@ MOST_VALUES = 2**28
 
 INVERSE, GREY = "MONOCHROME1", "MONOCHROME2"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""The name of a syntax in which a few bytes can hold gigabytes, which pydicom would unpack."""
 UNREAD = {
     "ModalityLUTSequence": "a table of values (Modality LUT)",
     "SharedFunctionalGroupsSequence": "groups of frames, each with a scale of its own",
@@ -36,7 +36,7 @@ UNREAD = {
 """What changes the meaning of values and is not looked into, by the attribute that has it."""
 
 
-def read(path: Path, form: ImageForm) -> np.ndarray:
+def read(file: BinaryIO, form: ImageForm) -> np.ndarray:
     """Read an image (channels, rows, columns) or (channels, frames, rows, columns).
 
     Raises:
@@ -44,10 +44,10 @@ def read(path: Path, form: ImageForm) -> np.ndarray:
         PackageMissing: pydicom is not installed.
     """
     pydicom = imported("reading DICOM files", "pydicom", extra=EXTRA)
-    meta = pydicom.filereader.read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") == DEFLATED:
+    if DEFLATED in file.read():
         raise ValueError("it is deflated as a whole, which is not unpacked")
-    dataset = pydicom.dcmread(path)
+    file.seek(0)
+    dataset = pydicom.dcmread(file)
     _check(dataset)
     stored = pydicom.pixels.pixel_array(dataset)
     if dataset.PhotometricInterpretation in COLOURS:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from densespec.data.reading.reader import ImageForm, ImageReader, with_channels
+from densespec.data.reading.reader import ImageForm, ImageReader, size_of, with_channels
 from densespec.installed import imported
 from densespec.network.fields import LIMIT
 
@@ -45,7 +44,7 @@ def claims(head: bytes) -> bool:
     return head[344:347] == b"n+1" or head[4:7] == b"n+2"
 
 
-def read(path: Path, form: ImageForm) -> np.ndarray:
+def read(file: BinaryIO, form: ImageForm) -> np.ndarray:
     """Read a volume (channels, x, y, z), or a slice (channels, x, y), as float32.
 
     Raises:
@@ -53,12 +52,13 @@ def read(path: Path, form: ImageForm) -> np.ndarray:
         PackageMissing: nibabel is not installed.
     """
     nibabel = imported("reading NIfTI files", "nibabel", extra=EXTRA)
-    with path.open("rb") as file, _unpacked(file) as stream:
+    size = size_of(file)
+    with _unpacked(file) as stream:
         second = stream.read(HEAD)[4:7] == b"n+2"
         stream.seek(0)
         kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
         image = kind.from_stream(stream)
-        _check(image.header, path.stat().st_size * (1 if stream is file else DENSEST))
+        _check(image.header, size * (1 if stream is file else DENSEST))
         turned = _turned(nibabel, image.get_fdata(dtype=np.float32), image.affine)
     return with_channels(_channels_first(turned), form.channels)
 

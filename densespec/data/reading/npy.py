@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from densespec.data.reading.reader import ImageForm, ImageReader, from_array
+from densespec.data.reading.reader import ImageForm, ImageReader, from_array, size_of
 from densespec.errors import shown
 
 MAGIC = b"\x93NUMPY"
@@ -16,7 +15,7 @@ WHOLE_BITS = 16
 """Whole numbers of more bits are not all float32's."""
 
 
-def read(path: Path, form: ImageForm) -> np.ndarray:
+def read(file: BinaryIO, form: ImageForm) -> np.ndarray:
     """Read an array as an image (channels, *sizes).
 
     Bytes and floats stay what they are; whole numbers of sixteen bits become float32, which is
@@ -25,16 +24,14 @@ def read(path: Path, form: ImageForm) -> np.ndarray:
     Raises:
         ValueError: It is of another type, or the file is shorter than it says.
     """
-    with path.open("rb") as file:
-        shape, dtype = _header(file)
-        _check(dtype)
-        expected = math.prod(shape) * dtype.itemsize
-        found = path.stat().st_size - file.tell()
-        if expected != found:
-            raise ValueError(
-                f"its array {shown(shape)} has {expected} bytes, but there are {found}"
-            )
-    array = np.load(path, allow_pickle=False)
+    size = size_of(file)
+    shape, dtype = _header(file)
+    _check(dtype)
+    expected, found = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if expected != found:
+        raise ValueError(f"its array {shown(shape)} has {expected} bytes, but there are {found}")
+    file.seek(0)
+    array = np.load(file, allow_pickle=False)
     exact = array if array.dtype == np.uint8 or array.dtype.kind == "f" else array.astype("float32")
     return from_array(exact, form.channels)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,7 +21,7 @@ FULL = 65535
 """The value of sixteen bits at full intensity."""
 
 
-def read(path: Path, form: ImageForm) -> np.ndarray:
+def read(file: BinaryIO, form: ImageForm) -> np.ndarray:
     """Read a picture, of shape (channels, height, width): see :func:`pixels_of`.
 
     Raises:
@@ -30,7 +29,7 @@ def read(path: Path, form: ImageForm) -> np.ndarray:
         PackageMissing: Pillow is not installed.
     """
     pillow = require_pillow("reading image files")
-    with pillow.open(path, formats=FORMATS) as picture:
+    with pillow.open(file, formats=FORMATS) as picture:
         return pixels_of(picture, form.channels)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class ImageReader:
         name: What messages call such a file.
         suffixes: How the names of such files end in folders.
         claims: Whether a file is of this kind, by its first bytes.
-        read: It gives the image (channels, *sizes) of a file in a form, uint8 or floats.
+        read: It gives the image (channels, *sizes) of an open file in a form, uint8 or floats.
 
             Where the file holds no such image it raises an error of any class that says why.
         dims: How many sizes an image has; None where files differ, and the first one tells.
@@ -45,10 +46,17 @@ class ImageReader:
     name: str
     suffixes: tuple[str, ...]
     claims: Callable[[bytes], bool]
-    read: Callable[[Path, ImageForm], np.ndarray]
+    read: Callable[[BinaryIO, ImageForm], np.ndarray]
     dims: int | None = None
     channels: Collection[int] | None = None
     full: float | None = None
+
+
+def size_of(file: BinaryIO) -> int:
+    """Give how many bytes an open file has, and go to its start."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from densespec.data.dataset import DataError, Dataset
 from densespec.data.reading.reader import ImageForm
-from densespec.data.sources import arrays, cifar, digits, folder, table
+from densespec.data.sources import arrays, cifar, digits, folder, shards, table
 from densespec.errors import UnknownName
 
 
@@ -71,6 +71,12 @@ SOURCES: dict[str, Source] = {
         "image files by a CSV or parquet table of paths and labels, one or several an image",
         True,
         lambda place, options: table.load(place, options.form),
+    ),
+    "shards": Source(
+        "shards:PATH",
+        "tar files of images and labels, as webdataset writes them, a few of them at a time",
+        True,
+        lambda place, options: shards.load(place, options.form),
     ),
     "arrays": Source(
         "arrays:FILE",

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from densespec.data.dataset import DataError, Dataset, Split, parted
-from densespec.data.reading import READERS
+from densespec.data.reading import READERS, normalisation_of
 from densespec.data.reading.reader import ImageForm
-from densespec.data.sources.files import image_files, normalisation_of
+from densespec.data.sources.files import image_files
 from densespec.errors import shown
 
 TRAIN = "train"
@@ -39,14 +39,19 @@ def load(place: str, form: ImageForm) -> Dataset:
         raise DataError(f"{root}: no such folder")
     if (root / TRAIN).is_dir():
         classes, train = _images(root / TRAIN, form)
-        _, test = _images(_test_folder(root), form, classes)
+        _, test = _images(test_folder(root), form, classes)
     else:
         classes, whole = _images(root, form)
         train, test = parted(whole)
     return Dataset(root.name, classes, train, test, normalisation_of(train))
 
 
-def _test_folder(root: Path) -> Path:
+def test_folder(root: Path) -> Path:
+    """Find the folder of what to test on.
+
+    Raises:
+        DataError: There is none.
+    """
     for name in TESTS:
         if (root / name).is_dir():
             return root / name

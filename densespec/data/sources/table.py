@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from densespec.data.dataset import DataError, Dataset, Split, parted
+from densespec.data.reading import normalisation_of
 from densespec.data.reading.reader import ImageForm
-from densespec.data.sources.files import image_files, normalisation_of
+from densespec.data.sources.files import image_files
 from densespec.data.sources.folder import TESTS, TRAIN
 from densespec.errors import DensespecError, bare, shown
 from densespec.installed import imported
@@ -110,7 +111,7 @@ def _of_parquet(path: Path) -> tuple[list[str], list[Column]]:
             )
         table = file.read()
     names = [name.strip() for name in table.column_names]
-    cells = [
+    cells: list[Column] = [
         [_text(path, number, name, value) for number, value in enumerate(column.to_pylist(), 2)]
         for name, column in zip(names, table.columns, strict=True)
     ]
