@@ -133,7 +133,7 @@ class Batches:
         if not self.shuffle:
             return np.arange(len(self.split))
         if isinstance(self.split.x, GroupedImages):
-            return _order_by_groups(self.split.x, self.seed, epoch)
+            return _order_by_groups(self.split, self.seed, epoch)
         return permutation(self.seed, "order", epoch, len(self.split))
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
@@ -282,5 +282,6 @@ class Batches:
 
 
 @functools.lru_cache(maxsize=4)
-def _order_by_groups(images: GroupedImages, seed: int, epoch: int) -> np.ndarray:
-    return by_groups(seed, "order", epoch, images.groups)
+def _order_by_groups(split: Split, seed: int, epoch: int) -> np.ndarray:
+    assert isinstance(split.x, GroupedImages), "only their order is asked for"
+    return by_groups(seed, "order", epoch, split.x.groups)
