@@ -231,6 +231,21 @@ def _accelerator(variant: str, batch: int) -> tuple[Group, Group, Group]:
 DEPTHS = (40, 76, 148)
 
 GROUPS: tuple[Group, ...] = (
+    Group(
+        "data: batches of 32 photographs, 2 workers",
+        "loading:batches",
+        (
+            Row(
+                "20 batches, decoded, cut, resized, normalised",
+                "ours",
+                "PyTorch's DataLoader",
+                ("DataLoader",),
+                1.1,
+            ),
+        ),
+        {"quick": 7, "full": 15},
+        {"workers": 2},
+    ),
     _inference("densenet121", 8, (0.58, 0.78, None, 1.08, 0.5)),
     _inference("densenet169", 1, (None, 0.75, 1.10, 1.2, None)),
     Group(

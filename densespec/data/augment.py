@@ -60,6 +60,7 @@ ATTEMPTS = 10
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 SHORT_SIDE = 8 / 7
+COLOURS = 3
 LONGEST = 100
 """How many times longer than wide an image may be to be resized as for evaluation."""
 
@@ -196,9 +197,13 @@ def resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     if image.shape[1:] == size:
         return image
     pillow = require_pillow("resizing images")
+    across, filtered = (size[1], size[0]), pillow.Resampling.BILINEAR
+    if image.dtype == np.uint8 and len(image) == COLOURS:  # the same numbers in less time
+        picture = pillow.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        return np.asarray(picture.resize(across, filtered)).transpose(2, 0, 1)
     kind = np.uint8 if image.dtype == np.uint8 else np.float32
     out = np.empty((len(image), *size), image.dtype)
     for channel, pixels in enumerate(image):
         picture = pillow.fromarray(np.ascontiguousarray(pixels, kind))
-        out[channel] = picture.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
+        out[channel] = picture.resize(across, filtered)
     return out

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from densespec.data import Batches, DataError, Dataset
-from densespec.data.augment import centred, random_box
+from densespec.data.augment import centred, random_box, resized
 from densespec.data.draws import raw
 from densespec.errors import UnknownName
 from tests.data.samples import dataset, images, philox
@@ -184,6 +184,14 @@ def test_floats_are_resized_too() -> None:
     found = centred(image, (4, 4))
     assert found.dtype == image.dtype
     assert (np.diff(found[0], axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_every_channel_is_resized_alone(channels: int) -> None:
+    image = np.random.default_rng(channels).integers(0, 256, (channels, 40, 53), np.uint8)
+    for size in ((17, 90), (64, 21), (40, 53)):
+        alone = [resized(plane[None], size)[0] for plane in image]
+        np.testing.assert_array_equal(resized(image, size), alone)
 
 
 def test_what_can_not_be_resized_is_refused() -> None:

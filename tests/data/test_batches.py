@@ -79,6 +79,25 @@ def test_an_epoch_goes_on_from_any_step(start: int, ahead: int, workers: int) ->
     assert_equal(list(rest), whole[start:])
 
 
+def test_images_that_are_read_are_prepared_by_several_threads() -> None:
+    """Two threads meet, each with a batch of its own in hand."""
+    meeting = threading.Barrier(2, timeout=60)
+
+    class Meeting:
+        shape = (8, 1, 4, 4)
+
+        def read(self, index: int) -> np.ndarray:
+            meeting.wait()
+            return np.zeros((1, 4, 4), np.uint8)
+
+        def take(self, rows: np.ndarray) -> Meeting:
+            return self
+
+    split = Split(Meeting(), np.zeros(8, int))
+    found = Batches(split, Normalisation((0,), (1,)), batch_size=2, size=(4, 4))
+    assert len(list(found.epoch(0, workers=2))) == 4
+
+
 def test_a_stream_goes_through_epochs_from_any_step() -> None:
     expected = [batches().batch(epoch, step) for epoch, step in ((1, 3), (2, 0), (2, 1))]
     assert_equal(list(itertools.islice(batches().stream(7), 3)), expected)

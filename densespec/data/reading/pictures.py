@@ -52,7 +52,7 @@ def pixels_of(picture: Any, channels: int) -> np.ndarray:
     if picture.mode == "F":
         raise ValueError("its pixels are floats, whose full intensity nothing tells")
     pixels = np.array(picture.convert(MODES[channels]))
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _choices() -> str:
