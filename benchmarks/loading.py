@@ -28,7 +28,7 @@ def write_photographs(folder: Path, count: int) -> None:
     photographs = load_sample_images().images
     for number in range(count):
         whole = photographs[number % 2]
-        top, left = draw.integers(0, np.array(whole.shape[:2]) - (375, 500) + 1)
+        top, left = draw.integers(0, [whole.shape[0] - 374, whole.shape[1] - 499])
         part = folder / f"class{number % 2}"
         part.mkdir(exist_ok=True)
         Image.fromarray(whole[top : top + 375, left : left + 500]).save(part / f"{number}.jpg")
@@ -76,8 +76,9 @@ def dataloader(folder: Path, workers: int) -> Iterator[Any]:
     import torch
 
     torch.set_num_threads(1)
-    loader = torch.utils.data.DataLoader(
-        Photographs(folder),  # type: ignore[arg-type]
+    photographs: Any = Photographs(folder)
+    loader: Any = torch.utils.data.DataLoader(
+        photographs,
         batch_size=BATCH,
         shuffle=True,
         drop_last=True,

@@ -54,7 +54,7 @@ def of_pytorch(spec: densespec.DenseNetSpec, x: np.ndarray, y: np.ndarray) -> li
     times = [time.perf_counter()]
     for start in range(0, len(x), BATCH):
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(
+        loss: Any = torch.nn.functional.cross_entropy(
             model(images[start : start + BATCH]), labels[start : start + BATCH]
         )
         loss.backward()
