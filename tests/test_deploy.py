@@ -325,9 +325,9 @@ def test_the_format_goes_by_the_suffix_or_its_name(path: str, name: str | None, 
 
 def test_an_unknown_format_is_answered_with_those_there_are() -> None:
     with pytest.raises(
-        DensespecError, match=r"suffix '.tflite'. Known: .*, \.onnx \(onnx\), .*none"
+        DensespecError, match=r"suffix '.mlmodel'. Known: .*, \.onnx \(onnx\), .*none"
     ):
-        format_of(Path("net.tflite"), None)
+        format_of(Path("net.mlmodel"), None)
     with pytest.raises(UnknownName, match=r"unknown format 'onx'\. Did you mean onnx\?"):
         format_of(Path("net"), "onx")
 
@@ -557,5 +557,5 @@ def test_the_command_exports_initial_weights_where_a_seed_is_given(tmp_path: Pat
 
 def test_the_command_fails_in_one_line(net: Path, tmp_path: Path) -> None:
     assert "which has no weights" in failure("densenet121", "-o", tmp_path / "net.onnx")
-    assert "no format is known by the suffix '.tflite'" in failure(net, "-o", "net.tflite")
+    assert "no format is known by the suffix '.mlmodel'" in failure(net, "-o", "net.mlmodel")
     assert "no folder" in failure(net, "-o", tmp_path / "absent" / "net.onnx")
