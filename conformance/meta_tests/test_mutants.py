@@ -40,13 +40,13 @@ def test_mutant_is_caught_where_it_is_wrong_and_named(name: str, reference: Refe
     if mutant.diagnosis:
         assert set(result.diagnosis[0].deviations) == set(mutant.diagnosis), said
     elif mutant.says:
-        assert mutant.says in said[0]
+        assert all(words in said[0] for words in mutant.says), said
     else:
         assert not any(suspect.complete for suspect in result.diagnosis), said
 
 
-def test_mutants_are_many_and_nearly_all_within_the_catalogue() -> None:
-    beyond = [name for name, mutant in MUTANTS.items() if not mutant.diagnosis]
+def test_mutants_are_many_and_nearly_all_explained() -> None:
+    beyond = [name for name, mutant in MUTANTS.items() if not (mutant.diagnosis or mutant.says)]
     assert len(MUTANTS) >= 100
     assert len(beyond) <= len(MUTANTS) // 10
     assert sum(name.startswith("TORCH_") for name in MUTANTS) >= 60

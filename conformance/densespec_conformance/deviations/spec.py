@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from densespec.network import ops
@@ -18,10 +19,6 @@ WINDOWED = (ops.Conv, ops.MaxPool)
 
 def _epsilon(value: float) -> Change:
     return on(ANY, ops.BatchNorm, epsilon=value)
-
-
-def _momentum(value: float) -> Change:
-    return on(ANY, ops.BatchNorm, momentum=value)
 
 
 def _padding(names: str, pads: Callable[[ops.Pads], ops.Pads]) -> Change:
@@ -201,45 +198,9 @@ DEVIATIONS = (
     Deviation("theta-rounds", "theta * m is rounded to the nearest", "round()", _kept(round)),
     Deviation("theta-ceils", "theta * m is rounded up", "ceil()", _kept(math.ceil)),
     Deviation(
-        "running-variance-biased",
-        "running variance divides by n",
-        "Keras, TensorFlow, JAX",
-        on(ANY, ops.BatchNorm, unbiased=False),
-    ),
-    Deviation(
-        "running-variance-unbiased",
-        "running variance divides by n - 1",
-        "PyTorch, Torch7",
-        on(ANY, ops.BatchNorm, unbiased=True),
-    ),
-    Deviation(
-        "norm-momentum-inverted",
-        "norm momentum is the weight of the old value, not of the new one",
-        "Keras and PyTorch mean opposite things by it",
-        replace_ops(
-            ANY,
-            ops.BatchNorm,
-            lambda node, graph: ops.BatchNorm(
-                node.op.channels, node.op.epsilon, 1 - node.op.momentum, node.op.unbiased
-            ),
-        ),
-    ),
-    Deviation(
-        "norm-momentum-keras",
-        "the new value's weight in running statistics is 0.01",
-        "Keras's default of 0.99",
-        _momentum(0.01),
-    ),
-    Deviation(
-        "norm-momentum-torch",
-        "the new value's weight in running statistics is 0.1",
-        "PyTorch's default",
-        _momentum(0.1),
-    ),
-    Deviation(
-        "norm-momentum-0.001",
-        "the new value's weight in running statistics is 0.001",
-        "TensorFlow Slim's 0.999",
-        _momentum(0.001),
+        "statistics-counted-as-trainable",
+        "running statistics are counted as trainable",
+        "count_params() of all weights",
+        lambda variant: replace(variant, trainable_statistics=True),
     ),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array
 from densespec_conformance.asking.requests import StepTrace, Train
@@ -34,6 +36,32 @@ class Run:
     unit: float
     bounds: Mapping[str, float]
 
+    def is_whole(self, graph: Graph) -> bool:
+        """Say whether every step shows all of a network, in the shapes that it has."""
+        arrays = {weight.name: weight.shape for weight in graph.weights}
+        trained = {weight.name for weight in graph.weights if weight.trainable}
+        return len(self.steps) == len(self.request.batches) and all(
+            {name: array.shape for name, array in step.weights.items()} == arrays
+            and step.gradients.keys() == trained
+            and all(array.shape == arrays[name] for name, array in step.gradients.items())
+            for step in self.steps
+        )
+
+    @property
+    def finite(self) -> Run:
+        """Give the run up to the step whose values overflow, if there is such a step."""
+        steps = list(itertools.takewhile(_is_finite, self.steps))
+        batches = self.request.batches[: len(steps)]
+        return replace(self, steps=steps, request=replace(self.request, batches=batches))
+
+    def without_decay(self, decays: Mapping[str, float]) -> Run:
+        """Give the run with gradients from which the weight decay that they contain is taken."""
+        steps = [
+            replace(step, gradients=_less_decay(step.gradients, self.before(index), decays))
+            for index, step in enumerate(self.steps)
+        ]
+        return replace(self, steps=steps)
+
     @property
     def recipe(self) -> TrainingRecipe:
         return self.request.recipe
@@ -51,6 +79,17 @@ class Run:
         held = self.steps[index - 1].moments if index else self.request.moments or {}
         array = held.get(moment, {}).get(name)
         return np.zeros_like(self.weights[name]) if array is None else array
+
+
+def _is_finite(step: StepTrace) -> bool:
+    arrays = (step.gradients, step.weights, *step.moments.values())
+    return all(np.isfinite(array).all() for each in arrays for array in each.values())
+
+
+def _less_decay(
+    gradients: Arrays, weights: Mapping[str, Array], decays: Mapping[str, float]
+) -> Arrays:
+    return {name: g - decays.get(name, 0.0) * weights[name] for name, g in gradients.items()}
 
 
 @dataclass(frozen=True)

@@ -112,18 +112,19 @@ class Pass:
             if not any(weight.trainable for weight in one.weights):
                 todo += [reader for reader, _ in self._readers.get(one.name, ())]
 
-    def back_through(self, node: Node, other: Node, kernel: Kernel) -> dict[str, list[Array]]:
-        """Compute anew what a node gives back, and all that comes of it before another node.
+    def back_through(self, node: Node, others: Mapping[str, Kernel]) -> dict[str, list[Array]]:
+        """Compute anew what ops give back, and all that comes of it before a node.
 
         Args:
             node: The node whose own gradients are looked at; it is not computed.
-            other: The node that is computed by the kernel.
+            others: How other nodes, which come after it, are computed.
         """
-        backs = {other.name: self._back(other, kernel, self.slopes[other.name])[0]}
-        first, last = self.place[node.name], self.place[other.name]
-        for between in reversed(self.graph.nodes[first + 1 : last]):
-            readers = self._readers.get(between.name, ())
-            if any(reader.name in backs for reader, _ in readers):
-                again = self.slope(between, backs)
-                backs[between.name] = self._back(between, self.kernel(between), again)[0]
+        backs: dict[str, list[Array]] = {}
+        first, last = self.place[node.name], max(self.place[name] for name in others)
+        for one in reversed(self.graph.nodes[first + 1 : last + 1]):
+            moved = any(reader.name in backs for reader, _ in self._readers.get(one.name, ()))
+            if moved or one.name in others:
+                slope = self.slope(one, backs) if moved else self.slopes[one.name]
+                kernel = others.get(one.name) or self.kernel(one)
+                backs[one.name] = self._back(one, kernel, slope)[0]
         return backs

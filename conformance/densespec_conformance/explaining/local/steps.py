@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -40,6 +40,9 @@ from densespec_conformance.explaining.local.passes import Pass
 from densespec_conformance.explaining.patterns import peculiarities
 from densespec_conformance.judging.compare import stats
 
+SHOWN = 3
+"""The most causes that are named where what is shown does not tell them apart."""
+
 DIGITS = (2, 4, 6)
 """The digits of round numbers, which are tried before what was solved."""
 
@@ -61,14 +64,37 @@ class Found:
         wrong: What is wrong, by the place and what is done there.
         habits: What ops of a kind did instead, which others of the kind may do as well.
         instead: What ops do instead, by node, which they may do in the next step as well.
+        decays: The weight decay that gradients contain as they are shown, by weight.
     """
 
     wrong: dict[tuple[str, str], WrongOp] = field(default_factory=dict)
     habits: dict[type, list[InTraining]] = field(default_factory=dict)
     instead: dict[str, Kernel] = field(default_factory=dict)
+    decays: dict[str, float] = field(default_factory=dict)
 
     def add(self, one: WrongOp) -> None:
         self.wrong.setdefault((one.where, one.does), one)
+
+
+@dataclass(frozen=True)
+class _OwnCause:
+    """What the gradient of a weight is instead, and the weight decay that it contains, if it is
+    that."""
+
+    does: str
+    scales: bool
+    decay: float | None
+
+
+@dataclass(frozen=True)
+class _FoundBack:
+    """Ops that give back something else, and a node's gradients that come of it."""
+
+    kernels: Mapping[str, Kernel]
+    does: Mapping[str, str]
+    gradients: Arrays
+    plain: bool = True
+    """Whether no number was solved for it."""
 
 
 class StepJudge:
@@ -208,18 +234,28 @@ class StepJudge:
 
     def _changes(self, node: Node) -> Iterator[dict[str, InTraining]]:
         """Give what ops up to a norm may do instead, what is simplest first."""
-        own = [{node.name: one} for one in self._of_statistics(node)]
-        yield from own
+        yield from ({node.name: one} for one in self._of_statistics(node, {}))
         before = list(self._before(self._pass.place[node.name]))
         yield from before
-        for one, other in itertools.product(before, own):
-            if node.name not in one and time.thread_time() < self._deadline:
-                yield {**one, **other}
+        for changes in before:
+            known = self._values_before(node, changes)
+            if known is not None and not self._is_late():
+                for one in self._of_statistics(node, known):
+                    yield {**changes, node.name: one}
 
-    def _of_statistics(self, node: Node) -> Iterator[InTraining]:
+    def _values_before(self, node: Node, changes: Mapping[str, InTraining]) -> Arrays | None:
+        """Give what is computed before a node if ops before it do something else."""
+        kernels = {name: change.kernel for name, change in changes.items()}
+        start = min(self._pass.place[name] for name in kernels)
+        try:
+            return self._pass.statistics(kernels, start, node)[1]
+        except UNFORESEEN:
+            return None
+
+    def _of_statistics(self, node: Node, known: Arrays) -> Iterator[InTraining]:
         """Give what a norm may do with its running statistics, what others do first."""
         context = self._pass.context(node)
-        (x,) = self._pass.inputs(node)
+        (x,) = self._pass.inputs(node, known)
         yield from self._found.habits.get(ops.BatchNorm, [])
         yield from of_statistics(node.op, context, x, self._shown(node))  # type: ignore[arg-type]
 
@@ -238,7 +274,8 @@ class StepJudge:
                     yield {node.name: change}
 
     def _of_kind(self, kind: type) -> list[InTraining]:
-        return list(dict.fromkeys([*self._found.habits.get(kind, []), *FORWARD[kind]]))
+        habits = self._found.habits.get(kind, [])
+        return [*habits, *(change for change in FORWARD[kind] if change not in habits)]
 
     # --- loss
 
@@ -332,27 +369,52 @@ class StepJudge:
         if node is self._graph.output and self._explain_slope(node, own, slope):
             return
         causes = {short: self._own_gradient(node, short, own[short]) for short in off}
-        if all(causes.values()) and self._is_its_own(node, off, causes):
-            for short, does in causes.items():
-                self._say_of_gradient(node, short, own[short], does)
-            return
-        if not self._explain_back(node, own):
-            for short in off:
-                self._say_of_gradient(node, short, own[short], "")
-            raise Lost
+        if not all(cause is not None for cause in causes.values()):
+            found = self._back(node)
+            if not found:
+                self._say_of_gradients(node, own, causes)
+                raise Lost
+            self._take_back(node, found, own)
+        elif any(cause.scales for cause in causes.values() if cause) and not self._goes_on(node):
+            found = self._back(node)
+            if found and self._goes_on(node, found[0]):
+                self._take_back(node, found, own)
+            else:
+                self._say_of_gradients(node, own, causes)
+        else:
+            self._say_of_gradients(node, own, causes)
 
-    def _is_its_own(self, node: Node, off: list[str], causes: Mapping[str, str]) -> bool:
-        """Say whether what is off may be the gradients alone, not what comes back to the node."""
-        factors = {does for does in causes.values() if "multiplied by" in does}
-        return not (factors and len(off) > 1 and len(set(causes.values())) == 1)
+    def _goes_on(self, node: Node, found: _FoundBack | None = None) -> bool:
+        """Say whether the next gradients on the way back are right, if something is done before."""
+        before = dict(self._pass.backs)
+        if found is not None:
+            self._pass.backs.update(self._pass.back_through(node, found.kernels))
+            self._pass.backward(node, self._pass.slope(node))
+        place = self._pass.place[node.name]
+        for one in reversed(self._graph.nodes[1:place]):
+            own = self._pass.backward(one, self._pass.slope(one))
+            if own:
+                fits = any(self._gradient_fits(one, short, g) for short, g in own.items())
+                self._pass.backs = before
+                return fits
+        return True
+
+    def _say_of_gradients(
+        self, node: Node, own: Arrays, causes: Mapping[str, _OwnCause | None]
+    ) -> None:
+        for short, cause in causes.items():
+            name = f"{node.name}.{short}"
+            if cause is not None and cause.decay is not None:
+                self._found.decays[name] = cause.decay
+            self._say_of_gradient(node, short, own[short], cause.does if cause else "")
 
     def _say_of_gradient(self, node: Node, short: str, expected: Array, does: str) -> None:
         name = f"{node.name}.{short}"
         arrays = self._step.gradients[name], expected
         self._wrong(name, (node.name,), "gradient", f"gradient {name}", *arrays, does=does)
 
-    def _own_gradient(self, node: Node, short: str, gradient: Array) -> str:
-        """Say what the gradient of a weight is instead; nothing where that is not known."""
+    def _own_gradient(self, node: Node, short: str, gradient: Array) -> _OwnCause | None:
+        """Say what the gradient of a weight is instead; None where that is not known."""
         name = f"{node.name}.{short}"
         weight = np.asarray(self._run.before(self._index)[name], np.float64)
         earlier = self._run.steps[self._index - 1].gradients[name] if self._index else 0 * gradient
@@ -361,8 +423,9 @@ class StepJudge:
             given = partial(other.gradient, gradient, weight, np.asarray(earlier, np.float64))
             for number in _numbers(given, shown, other):
                 if self._fits(f"gradient {name}", shown, given(number)):
-                    return f"{other.does.format(f'{number:.6g}')} ({other.source})"
-        return ""
+                    does = f"{other.does.format(f'{number:.6g}')} ({other.source})"
+                    return _OwnCause(does, other.scales, number if other.is_decay else None)
+        return None
 
     def _explain_slope(self, node: Node, own: Arrays, slope: Array) -> bool:
         """Find another gradient of the loss by the logits."""
@@ -385,26 +448,51 @@ class StepJudge:
         self._pass.backward(node, slope)
         return False
 
-    def _explain_back(self, node: Node, expected: Arrays) -> bool:
+    def _back(self, node: Node) -> tuple[_FoundBack, ...]:
+        """Find the ops on the way back to a node that may give back something else: one that
+        explains all gradients of the node, else one that leaves to explain what those themselves
+        are, else two; where these are several, they can't be told apart."""
+        alone = list(self._backs(node))
+        for fit in (self._all_fit, self._mostly_fit):
+            found = tuple(one for one in alone if fit(node, one.gradients))
+            if found:
+                return found
+        plain = [one for one in alone if one.plain]
+        for one, other in itertools.combinations(plain, 2):
+            if one.kernels.keys() != other.kernels.keys() and not self._is_late():
+                both = self._given_back(node, {**one.kernels, **other.kernels})
+                if both is not None and self._mostly_fit(node, both):
+                    does = {**one.does, **other.does}
+                    return (_FoundBack({**one.kernels, **other.kernels}, does, both),)
+        return ()
+
+    def _is_late(self) -> bool:
+        return time.thread_time() > self._deadline
+
+    def _backs(self, node: Node) -> Iterator[_FoundBack]:
         for other in self._pass.suspects(node):
             for change in backward_of(type(other.op)):
-                if time.thread_time() > self._deadline:
-                    return False
+                if self._is_late():
+                    return
                 for number, kernel in self._kernels(node, other, change):
-                    found = self._given_back(node, other, kernel)
-                    if found is not None and self._all_fit(node, found):
-                        self._take_back(node, other, kernel)
+                    kernels = {other.name: kernel}
+                    gradients = self._given_back(node, kernels)
+                    if gradients is not None:
                         does = f"{change.does.format(f'{number:.6g}')} ({change.source})"
-                        short = next(iter(found))
-                        name = f"gradient {node.name}.{short}"
-                        arrays = found[short], expected[short]
-                        kind = type(other.op)
-                        self._wrong(other.name, (other.name,), kind, name, *arrays, does=does)
-                        return True
-        return False
+                        plain = not change.unknown
+                        yield _FoundBack(kernels, {other.name: does}, gradients, plain)
 
     def _all_fit(self, node: Node, gradients: Arrays) -> bool:
         return all(self._gradient_fits(node, short, g) for short, g in gradients.items())
+
+    def _mostly_fit(self, node: Node, gradients: Arrays) -> bool:
+        """Say whether a gradient of a node fits, or two do, and it is known what others are."""
+        off = {s: g for s, g in gradients.items() if not self._gradient_fits(node, s, g)}
+        if not off:
+            return True
+        return len(off) < len(gradients) and all(
+            self._own_gradient(node, short, g) is not None for short, g in off.items()
+        )
 
     def _kernels(self, node: Node, other: Node, change: Backward) -> Iterator[tuple[float, Kernel]]:
         """Give the kernels by which an op does something else on the way back, with the number in
@@ -414,31 +502,49 @@ class StepJudge:
             yield 0.0, Back(own, change.slopes)
             return
         kernels = [Back(own, partial(change.slopes, number)) for number in (0.0, 1.0)]
-        ends = [self._given_back(node, other, kernel) for kernel in kernels]
-        if ends[0] is None or ends[1] is None:
+        zero, one = (self._given_back(node, {other.name: kernel}) for kernel in kernels)
+        if zero is None or one is None:
             return
+        for shorts in ((*zero,), *((short,) for short in zero if len(zero) > 1)):
+            number = self._number(node, shorts, zero, one)
+            for each in () if number is None else _round(number):
+                yield each, Back(own, partial(change.slopes, each))
+
+    def _number(self, node: Node, shorts: Iterable[str], zero: Arrays, one: Arrays) -> float | None:
+        """Solve a number on which gradients depend linearly, by what they are for 0 and 1."""
         across = dot = 0.0
-        for short, at_zero in ends[0].items():
-            ahead = ends[1][short] - at_zero
+        for short in shorts:
+            ahead = one[short] - zero[short]
             shown = self._step.gradients[f"{node.name}.{short}"]
             across += float((ahead**2).sum())
-            dot += float((ahead * (shown - at_zero)).sum())
-        for number in _round(dot / across) if across else ():
-            yield number, Back(own, partial(change.slopes, number))
+            dot += float((ahead * (shown - zero[short])).sum())
+        return dot / across if across else None
 
-    def _given_back(self, node: Node, other: Node, kernel: Kernel) -> Arrays | None:
-        """Give the gradients of a node's arrays if another op were computed otherwise."""
+    def _given_back(self, node: Node, kernels: Mapping[str, Kernel]) -> Arrays | None:
+        """Give the gradients of a node's arrays if other ops were computed otherwise."""
         try:
-            with np.errstate(all="ignore"):
-                backs = self._pass.back_through(node, other, kernel)
-                return self._pass.gradients(node, self._pass.slope(node, backs))
+            backs = self._pass.back_through(node, kernels)
+            return self._pass.gradients(node, self._pass.slope(node, backs))
         except UNFORESEEN:
             return None
 
-    def _take_back(self, node: Node, other: Node, kernel: Kernel) -> None:
-        self._pass.instead[other.name] = self._found.instead[other.name] = kernel
-        self._pass.backs.update(self._pass.back_through(node, other, kernel))
-        self._pass.backward(node, self._pass.slope(node))
+    def _take_back(self, node: Node, alike: Sequence[_FoundBack], expected: Arrays) -> None:
+        """Go on with what ops give back instead, and name all that may be."""
+        found = alike[0]
+        self._pass.instead.update(found.kernels)
+        self._found.instead.update(found.kernels)
+        self._pass.backs.update(self._pass.back_through(node, found.kernels))
+        own = self._pass.backward(node, self._pass.slope(node))
+        short = next(iter(own))
+        part, arrays = f"gradient {node.name}.{short}", (own[short], expected[short])
+        for name, does in found.does.items():
+            among = dict.fromkeys((name, *(n for one in alike[1:SHOWN] for n in one.does)))
+            other = dict.fromkeys((does, *(d for one in alike[1:SHOWN] for d in one.does.values())))
+            said = "; or, which this does not tell, ".join(other)
+            self._wrong(name, among, type(self._graph[name].op), part, *arrays, does=said)
+        off = {s: g for s, g in own.items() if not self._gradient_fits(node, s, g)}
+        causes = {short: self._own_gradient(node, short, g) for short, g in off.items()}
+        self._say_of_gradients(node, own, causes)
 
 
 def _round(number: float) -> tuple[float, ...]:

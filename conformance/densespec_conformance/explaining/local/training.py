@@ -28,7 +28,7 @@ def judge_training(
         graph, kernels: The network that is trained, and how its ops are computed.
         deadline: A time of the clock ``time.thread_time``, after which no cause is looked for.
     """
-    found, judged = Found(), run.request.replicas == 1
+    run, found, judged = run.finite, Found(), run.request.replicas == 1
     for index in range(len(run.steps) if judged else 0):
         try:
             StepJudge(run, graph, kernels, index, found, deadline).judge()
@@ -37,7 +37,8 @@ def judge_training(
         if not judged or time.thread_time() > deadline:
             break
     names = [weight.name for weight in graph.weights if weight.trainable]
-    moves = [_as_wrong(one, names) for one in wrong_moves(run, deadline)]
+    moved = wrong_moves(run.without_decay(found.decays), deadline) if run.steps else []
+    moves = [_as_wrong(one, names) for one in moved]
     wrong = (*found.wrong.values(), *moves)
     return LocalFindings(graph, wrong, judged) if wrong else None
 
@@ -48,7 +49,7 @@ def _as_wrong(move: WrongMove, names: Sequence[str]) -> WrongOp:
     scale = float(np.abs(expected).max()) or 1.0
     return WrongOp(
         where=where,
-        among=(RATE if move.of_rate else OPTIMIZER,),
+        among=(RATE,) if move.of_rate else (OPTIMIZER, *move.names),
         kind=RATE if move.of_rate else OPTIMIZER,
         error=float(np.abs(actual - expected).max()) / scale,
         allowed=float(move.difference.allowed.max()) / scale,

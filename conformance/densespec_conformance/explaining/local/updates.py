@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,6 +95,7 @@ class _Search:
         while self._left:
             leader = max(self._left, key=lambda name: self._run.weights[name].size)
             explained = [(self._moved_by(c), c) for c in self._of_leader(leader)]
+            explained = self._by_schedule(explained)
             most = max((len(names) for names, _ in explained), default=0)
             if not most:
                 unknown.append(leader)
@@ -104,15 +105,22 @@ class _Search:
         if unknown:
             yield self._finding(unknown, "")
 
+    def _by_schedule(
+        self, explained: list[tuple[list[str], _Cause]]
+    ) -> list[tuple[list[str], _Cause]]:
+        """Leave out rates of single weights where it may be the learning rate of all of them."""
+        courses = [one for one in explained if one[1].rates != self._rates and one[0]]
+        return [one for one in explained if not courses or one[1].rule.rate_by == 1]
+
     def _taken(self, explained: Sequence[tuple[list[str], _Cause]]) -> Iterator[WrongMove]:
         names, first = explained[0]
         if first.rates != self._rates:
             self._rates = first.rates
-            yield replace(self._finding(names, first.words_of_rates), of_rate=True)
+            said = _alike(cause.words_of_rates for others, cause in explained if others == names)
+            yield replace(self._finding(names, said), of_rate=True)
         if first.words:
-            alike = [cause.words for others, cause in explained if others == names]
-            said = list(dict.fromkeys(words for words in alike if words))[:SHOWN]
-            yield self._finding(names, "; or, which this does not tell, ".join(said))
+            said = _alike(cause.words for others, cause in explained if others == names)
+            yield self._finding(names, said)
         self._left = [name for name in self._left if name not in names]
 
     def _finding(self, names: Sequence[str], does: str) -> WrongMove:
@@ -193,6 +201,12 @@ class _Search:
             return self._run.recipe.decay_of(name)
         own = getattr(UpdateRule(), choice.unknown)
         return float(getattr(self._run.recipe, choice.unknown, own))
+
+
+def _alike(causes: Iterable[str]) -> str:
+    """Name every cause that explains the same."""
+    named = list(dict.fromkeys(words for words in causes if words))
+    return "; or, which this does not tell, ".join(named[:SHOWN])
 
 
 def _words(choices: Sequence[Choice], figure: str = "") -> str:

@@ -294,15 +294,19 @@ class OwnGradient:
 
     Attributes:
         gradient: The function of the gradient, the weight, its earlier gradient and a number.
-        unknown: Whether there is such a number, on which it depends linearly.
+        is_decay: Whether the number is the weight decay that the gradient contains.
+        scales: Whether it is a multiple, as what comes back to the op might be as well.
     """
 
     does: str
     source: str
     gradient: Callable[[Array, Array, Array, float], Array]
+    is_decay: bool = False
+    scales: bool = False
 
     @property
     def unknown(self) -> bool:
+        """Whether it has a number, on which it depends linearly."""
         return "{}" in self.does
 
 
@@ -315,6 +319,7 @@ GRADIENTS = (
         "it is not trained",
         "affine=False, scale=False, trainable=False, a filter on names",
         lambda g, w, earlier, number: np.zeros_like(g),
+        scales=True,
     ),
     OwnGradient(
         "the gradients of earlier steps are added up",
@@ -331,11 +336,13 @@ GRADIENTS = (
         "its gradient, as it is shown, contains weight decay of {}",
         "decay added in place, old torch.optim",
         lambda g, w, earlier, number: g + number * w,
+        is_decay=True,
     ),
     OwnGradient(
         "its gradient is multiplied by {}",
         "a hook on a gradient",
         lambda g, w, earlier, number: number * g,
+        scales=True,
     ),
 )
 """What the gradient of a weight may be instead, what is simplest first."""
