@@ -351,15 +351,15 @@ def _of(one: Mistake, suspect: Suspect) -> list[str]:
     return [
         found.does
         for found in suspect.ops
-        if name in found.among and (found.where.startswith("optimizer") == bool(kind))
+        if name in (found.where, *found.among)
+        and (found.where.startswith("optimizer") == bool(kind))
     ]
 
 
 def _is_told(mistakes: list[Mistake], suspect: Suspect) -> bool:
     said = {one: _of(one, suspect) for one in mistakes}
-    places = sum(
-        len(one.among) - 1 if one.where.startswith("optimizer") else 1 for one in suspect.ops
-    )
+    moves = [one for one in suspect.ops if one.where.startswith("optimizer")]
+    places = len(suspect.ops) + sum(len(one.among) - 2 for one in moves)
     return places == len(mistakes) and all(
         any(one.words in does for does in said[one]) for one in mistakes
     )

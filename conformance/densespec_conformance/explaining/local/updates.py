@@ -79,6 +79,14 @@ def wrong_moves(run: Run, deadline: float) -> list[WrongMove]:
     return list(_Search(run, of_each, deadline).findings())
 
 
+def right_moves(run: Run, names: Sequence[str]) -> set[str]:
+    """Name the weights, of some, that move as the recipe says."""
+    if not names:
+        return set()
+    strains = Moves(run, names).strains(UpdateRule(), run.rates).max(0)
+    return {name for name, strain in zip(names, strains, strict=True) if strain <= 1}
+
+
 class _Search:
     """Finds the fewest causes by which all weights that are wrong move as they do."""
 

@@ -121,10 +121,32 @@ MOMENTUM_OF: Mapping[float, str] = {
 }
 """Where a weight of the new value in running statistics is met."""
 
-CHECKPOINTS = (
-    "recomputed activations (checkpointing, torchvision's memory_efficient=True), a second forward "
-    "pass"
+INVERTED = "Keras and PyTorch mean opposite things by momentum"
+
+STATISTICS = (
+    InTraining(
+        "its running statistics are not updated",
+        "update operations that nothing runs (TensorFlow 1, a lost JAX state)",
+        Norm(updates=0),
+    ),
+    InTraining(
+        "its running statistics are updated twice in a step",
+        "recomputed activations (checkpointing, torchvision's memory_efficient=True), a second "
+        "forward pass",
+        Norm(updates=2),
+    ),
+    InTraining(
+        "its running variance is divided by n - 1",
+        "PyTorch, Torch7",
+        Changed({"unbiased": True}),
+    ),
+    InTraining(
+        "its running variance is divided by n",
+        "TensorFlow, Keras, Flax",
+        Changed({"unbiased": False}),
+    ),
 )
+"""What a norm may do with its running statistics alone."""
 
 
 def of_statistics(
@@ -136,34 +158,17 @@ def of_statistics(
         ctx: The context before the step, with the running statistics there.
         shown: The running statistics after it, by short name.
     """
-    yield InTraining(
-        "its running statistics are not updated",
-        "update operations that nothing runs (TensorFlow 1, a lost JAX state)",
-        Norm(updates=0),
-    )
-    yield InTraining(
-        "its running statistics are updated twice in a step", CHECKPOINTS, Norm(updates=2)
-    )
-    divides = "n - 1" if not op.unbiased else "n"
-    met = "PyTorch, Torch7" if not op.unbiased else "TensorFlow, Keras, Flax"
-    of_variance = f"its running variance is divided by {divides}"
-    yield InTraining(of_variance, met, Changed({"unbiased": not op.unbiased}))
+    yield from STATISTICS
     for momentum in _momenta(ctx, x, shown):
-        if momentum == op.momentum:
-            continue
-        source = MOMENTUM_OF.get(momentum, "another default")
-        if np.isclose(momentum, 1 - op.momentum):
-            source = "Keras and PyTorch mean opposite things by momentum"
-        words = (
-            f"the new value's weight in its running statistics is {momentum:.6g}, "
-            f"not {op.momentum:g}"
-        )
-        yield InTraining(words, source, Changed({"momentum": momentum}))
-        yield InTraining(
-            f"{words}, and {of_variance}",
-            f"{source}; {met}",
-            Changed({"momentum": momentum, "unbiased": not op.unbiased}),
-        )
+        if momentum != op.momentum:
+            inverted = np.isclose(momentum, 1 - op.momentum)
+            source = INVERTED if inverted else MOMENTUM_OF.get(momentum, "another default")
+            figures = f"{momentum:.6g}, not {op.momentum:g}"
+            does = f"the new value's weight in its running statistics is {figures}"
+            yield InTraining(does, source, Changed({"momentum": momentum}))
+            for one in STATISTICS[2:]:
+                both = Changed({"momentum": momentum}, one.kernel)
+                yield InTraining(f"{does}, and {one.does}", f"{source}; {one.source}", both)
 
 
 def _momenta(ctx: Context, x: Array, shown: Mapping[str, Array]) -> Iterator[float]:
@@ -269,12 +274,22 @@ BACKWARD: Mapping[type, tuple[Backward, ...]] = {
         Backward("no gradient flows through its mean", DETACHED, _constant_mean),
     ),
     ops.Relu: (
-        Backward("its gradient has a slope of {} below zero", "straight-through", _leaking),
+        Backward(
+            "its gradient has a slope of {} below zero", "straight-through estimators", _leaking
+        ),
         Backward("only what is positive flows back", "guided backpropagation", _guided),
     ),
-    ops.MaxPool: (Backward("all of a window share its gradient", "an average's", _evenly),),
-    ops.Conv: (Backward("its kernel is flipped on the way back", "convolve twice", _flipped),),
-    ops.Dropout: (Backward("its mask is forgotten on the way back", "other masks", _unmasked),),
+    ops.MaxPool: (
+        Backward("all of a window share its gradient", "the gradient of an average pool", _evenly),
+    ),
+    ops.Conv: (
+        Backward(
+            "its kernel is flipped on the way back", "convolve where correlate is meant", _flipped
+        ),
+    ),
+    ops.Dropout: (
+        Backward("its mask is forgotten on the way back", "a mask that is not kept", _unmasked),
+    ),
     ops.Concat: (
         Backward("no gradient flows to what was there before", DETACHED, _none_to(0)),
         Backward("no gradient flows to what is new", DETACHED, _none_to(1)),
