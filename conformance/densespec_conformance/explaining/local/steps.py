@@ -40,6 +40,9 @@ from densespec_conformance.explaining.local.passes import Pass
 from densespec_conformance.explaining.patterns import peculiarities
 from densespec_conformance.judging.compare import stats
 
+FAR = 100.0
+"""How many times further off than it may be a part is whose cause has a number to be solved."""
+
 SHOWN = 3
 """The most causes that are named where what is shown does not tell them apart."""
 
@@ -144,13 +147,13 @@ class StepJudge:
         largest = float(np.abs(expected).max(initial=0.0))
         return max(given, 64 * self._run.unit) * (largest or 1.0)
 
-    def _fits(self, part: str, actual: Any, predicted: Any) -> bool:
+    def _fits(self, part: str, actual: Any, predicted: Any, times: float = 1.0) -> bool:
         actual, predicted = np.asarray(actual, np.float64), np.asarray(predicted)
         if actual.shape != predicted.shape:
             return False
         with np.errstate(all="ignore"):
             off = float(np.abs(actual - predicted).max(initial=0.0))
-        return off <= self._allowed(part, predicted)
+        return off <= times * self._allowed(part, predicted)
 
     def _wrong(
         self, where: str, nodes: Iterable[str], kind: type | str, part: str, *arrays: Any, does: str
@@ -419,7 +422,10 @@ class StepJudge:
         weight = np.asarray(self._run.before(self._index)[name], np.float64)
         earlier = self._run.steps[self._index - 1].gradients[name] if self._index else 0 * gradient
         shown = np.asarray(self._step.gradients[name], np.float64)
+        near = self._fits(f"gradient {name}", shown, gradient, FAR)
         for other in GRADIENTS:
+            if near and other.unknown:
+                continue
             given = partial(other.gradient, gradient, weight, np.asarray(earlier, np.float64))
             for number in _numbers(given, shown, other):
                 if self._fits(f"gradient {name}", shown, given(number)):
@@ -501,6 +507,8 @@ class StepJudge:
         if not change.unknown:
             yield 0.0, Back(own, change.slopes)
             return
+        if self._is_near(node):
+            return
         kernels = [Back(own, partial(change.slopes, number)) for number in (0.0, 1.0)]
         zero, one = (self._given_back(node, {other.name: kernel}) for kernel in kernels)
         if zero is None or one is None:
@@ -509,6 +517,16 @@ class StepJudge:
             number = self._number(node, shorts, zero, one)
             for each in () if number is None else _round(number):
                 yield each, Back(own, partial(change.slopes, each))
+
+    def _is_near(self, node: Node) -> bool:
+        """Say whether all gradients of a node are so little off that a number which is solved from
+        them may just fit what rounding does."""
+        own = self._pass.gradients(node, self._pass.slopes[node.name])
+        shown = self._step.gradients
+        return all(
+            self._fits(f"gradient {node.name}.{short}", shown[f"{node.name}.{short}"], g, FAR)
+            for short, g in own.items()
+        )
 
     def _number(self, node: Node, shorts: Iterable[str], zero: Arrays, one: Arrays) -> float | None:
         """Solve a number on which gradients depend linearly, by what they are for 0 and 1."""

@@ -27,6 +27,9 @@ AT_ONCE = 3
 DIGITS = (1, 2, 3, 4, 6)
 """The digits of round numbers, which are tried before what was solved."""
 
+FAR = 100.0
+"""How many times further off than it may be a weight is for which a number is solved."""
+
 WITH_UNKNOWN = 2
 """The most choices together of which one has a number that is solved."""
 
@@ -197,6 +200,8 @@ class _Search:
                 yield _Cause(rule, rates, _words(choices))
             return
         (unknown,) = unknowns
+        if moves.strains(UpdateRule(), rates).max() <= FAR:
+            return
         start = self._own(unknown, moves.names[0])
         for solved in _solved(moves, rule, unknown.unknown, start, rates):
             value = getattr(solved, unknown.unknown)
