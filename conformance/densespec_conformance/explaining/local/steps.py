@@ -32,6 +32,7 @@ from densespec_conformance.explaining.local.alternatives.training import (
     InTraining,
     OwnGradient,
     backward_of,
+    merged,
     of_statistics,
 )
 from densespec_conformance.explaining.local.findings import WrongOp
@@ -75,8 +76,9 @@ class Found:
     instead: dict[str, Kernel] = field(default_factory=dict)
     decays: dict[str, float] = field(default_factory=dict)
 
-    def add(self, one: WrongOp) -> None:
-        self.wrong.setdefault((one.where, one.does), one)
+    def add(self, one: WrongOp) -> bool:
+        """Add something that is wrong, and say whether it is new."""
+        return self.wrong.setdefault((one.where, one.does), one) is one
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class StepJudge:
         self._found, self._deadline = found, deadline
         self._step = run.steps[index]
         self._label = f"step {index + 1}"
+        self._said: list[tuple[str, str]] = []
         batch = run.request.batches[index]
         self._pass = Pass(graph, kernels, run.before(index), batch, dict(found.instead))
         self._sure = 1
@@ -173,7 +176,8 @@ class StepJudge:
             exact=bool(does),
             remarks=() if does else peculiarities(actual, expected),
         )
-        self._found.add(one)
+        if self._found.add(one):
+            self._said.append((where, does))
 
     # --- forward
 
@@ -198,7 +202,7 @@ class StepJudge:
     def _explain_statistics(self, node: Node) -> None:
         expected = dict(self._pass.contexts[node.name].statistics)
         for changes in self._changes(node):
-            kernels = {name: change.kernel for name, change in changes.items()}
+            kernels = self._kernels_of(changes)
             start = min(self._pass.place[name] for name in kernels)
             predicted = self._foreseen(kernels, start, node)
             if predicted is not None and self._show(node, predicted):
@@ -216,9 +220,9 @@ class StepJudge:
 
     def _take(self, changes: Mapping[str, InTraining], node: Node, expected: Arrays) -> None:
         """Go on with what ops do instead."""
+        self._put(changes)
         for name, change in changes.items():
             one = self._graph[name]
-            self._pass.instead[name] = self._found.instead[name] = change.kernel
             habits = self._found.habits.setdefault(type(one.op), [])
             if change not in habits:
                 habits.insert(0, change)
@@ -226,6 +230,19 @@ class StepJudge:
         start = min(self._pass.place[name] for name in changes)
         for one in self._graph.nodes[start : self._pass.place[node.name] + 1]:
             self._pass.forward(one)
+
+    def _kernels_of(self, changes: Mapping[str, InTraining]) -> dict[str, Kernel]:
+        """Give the kernels of changes, on top of what is known already of the same ops."""
+        known = self._pass.instead
+        return {name: merged(known.get(name), change.kernel) for name, change in changes.items()}
+
+    def _put(self, changes: Mapping[str, InTraining]) -> None:
+        """Have ops do something else from now on; what that contains is not said as well."""
+        for name, kernel in self._kernels_of(changes).items():
+            self._pass.instead[name] = self._found.instead[name] = kernel
+            if kernel == changes[name].kernel:
+                for key in [key for key in self._said if key[0] == name]:
+                    self._found.wrong.pop(key, None)
 
     def _say_of_statistics(self, one: Node, node: Node, expected: Arrays, does: str) -> None:
         shown = self._shown(node)
@@ -248,7 +265,7 @@ class StepJudge:
 
     def _values_before(self, node: Node, changes: Mapping[str, InTraining]) -> Arrays | None:
         """Give what is computed before a node if ops before it do something else."""
-        kernels = {name: change.kernel for name, change in changes.items()}
+        kernels = self._kernels_of(changes)
         start = min(self._pass.place[name] for name in kernels)
         try:
             return self._pass.statistics(kernels, start, node)[1]
@@ -327,7 +344,7 @@ class StepJudge:
         return all(self._gradient_fits(node, short, g) for short, g in own.items())
 
     def _logits_give(self, changes: Mapping[str, InTraining], shown: float) -> bool:
-        kernels = {name: change.kernel for name, change in changes.items()}
+        kernels = self._kernels_of(changes)
         start = min(self._pass.place[name] for name in kernels)
         output = self._graph.output
         try:
@@ -339,9 +356,9 @@ class StepJudge:
         return self._fits("loss", shown, loss)
 
     def _take_to_the_end(self, changes: Mapping[str, InTraining], loss: float) -> None:
+        self._put(changes)
         for name, change in changes.items():
             node = self._graph[name]
-            self._pass.instead[name] = self._found.instead[name] = change.kernel
             does = f"{change.does} ({change.source})"
             arrays = self._step.loss, loss
             self._wrong(name, (name,), type(node.op), "loss", *arrays, does=does)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,28 @@ class Back:
     def backward(self, op: Any, ctx: Context, dy: Array, *inputs: Array) -> Gradients:
         own, gradients = self.kernel.backward(op, ctx, dy, *inputs)
         return self.slopes(own, op, ctx, dy, *inputs), gradients
+
+
+def merged(known: Kernel | None, new: Kernel) -> Kernel:
+    """Give an op that does both: what differs from the reference in either."""
+    match known, new:
+        case Back(kernel=kernel), _:
+            return merged(kernel, new)
+        case Changed(changes=changes, kernel=kernel), Changed():
+            return Changed({**changes, **new.changes}, merged(kernel, new.kernel))
+        case Changed(changes=changes, kernel=kernel), Norm():
+            return Changed(changes, merged(kernel, new))
+        case Norm(), Changed():
+            return Changed(new.changes, merged(known, new.kernel))
+        case Norm(), Norm():
+            return replace(known, **_differing(new))
+    return new
+
+
+def _differing(norm: Norm) -> dict[str, Any]:
+    own = Norm()
+    found = {one.name: getattr(norm, one.name) for one in fields(norm)}
+    return {name: value for name, value in found.items() if value != getattr(own, name)}
 
 
 NORMS = (
