@@ -58,6 +58,16 @@ def test_mutants_name_cases_and_deviations_that_exist() -> None:
     assert named <= catalogue().keys()
 
 
+@pytest.mark.parametrize("case", ["random/8-random-networks", "random/4-random-networks-train"])
+def test_random_network_that_fails_is_explained_op_by_op(case: str, reference: Reference) -> None:
+    target = LocalTarget("meta_tests.mutants:EPSILON_OF_KERAS")
+    result = run_case(CASES[case], target, reference)
+    assert result.status == "failed"
+    assert result.diagnosis, result.message
+    said = result.diagnosis[0].text
+    assert "eps 1e-3" in said or "epsilon is 0.001" in said, said
+
+
 @pytest.mark.parametrize("case", CHEAP, ids=lambda case: case.id)
 def test_reference_meets_its_own_suite(case: Case, reference: Reference) -> None:
     result = run_case(case, LocalTarget("numpy"), reference)

@@ -648,6 +648,7 @@ MUTANTS: Mapping[str, Mutant] = {
         "step 1, running statistic stem.norm.running_mean",
         (),
         backend(_every_norm(momentum=None)),
+        says=("running statistics is 1, not 0.1", "running statistics is 0.5, not 0.1"),
     ),
     "TORCH_FROZEN_NORMS": Mutant(
         "norms in inference mode while training",

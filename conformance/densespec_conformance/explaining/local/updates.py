@@ -205,7 +205,8 @@ class _Search:
         start = self._own(unknown, moves.names[0])
         for solved in _solved(moves, rule, unknown.unknown, start, rates):
             value = getattr(solved, unknown.unknown)
-            figure = f"{value:.6g}, not {start:g}"
+            is_own = unknown.unknown in ("dampening", "rate_by")
+            figure = f"{value:.6g}" if is_own else f"{value:.6g}, not {start:g}"
             yield _Cause(solved, rates, _words(choices, figure))
 
     def _own(self, choice: Choice, name: str) -> float:
