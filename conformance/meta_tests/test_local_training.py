@@ -285,7 +285,8 @@ def _passes(
         values[node.name] = kernel(node).forward(node.op, ctx, *inputs)
     loss, slope = loss_and_slope(recipe, values[graph.output.name], batch.labels)
     loss, slope = wrong.slope(loss, slope)
-    slopes, gradients = {graph.output.name: slope}, {}
+    gradients: Arrays = {}
+    slopes = {graph.output.name: slope}
     for node in reversed(graph.nodes[1:]):
         inputs = [values[source] for source in node.inputs]
         ctx, dy = contexts[node.name], slopes.pop(node.name)

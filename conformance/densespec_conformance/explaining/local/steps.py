@@ -25,6 +25,7 @@ from densespec.reference.kernels import Array, Kernel
 from densespec.reference.losses import loss_and_slope
 from densespec_conformance.explaining.local.alternatives.losses import LOSSES, REPORTS
 from densespec_conformance.explaining.local.alternatives.training import (
+    CLIPPERS,
     FORWARD,
     GRADIENTS,
     Back,
@@ -35,6 +36,7 @@ from densespec_conformance.explaining.local.alternatives.training import (
     merged,
     of_statistics,
 )
+from densespec_conformance.explaining.local.alternatives.updates import norm
 from densespec_conformance.explaining.local.findings import WrongOp
 from densespec_conformance.explaining.local.moves import Run
 from densespec_conformance.explaining.local.passes import Pass
@@ -461,7 +463,7 @@ class StepJudge:
         across = sum(float((g**2).sum()) for g in own.values())
         shown = {short: self._step.gradients[f"{node.name}.{short}"] for short in own}
         factor = sum(float((own[s] * shown[s]).sum()) for s in own) / (across or 1.0)
-        named += [(f"all gradients are multiplied by {f:.6g}", f * slope) for f in _round(factor)]
+        named += [(self._scaled(number), number * slope) for number in _round(factor)]
         for does, other in named:
             found = self._pass.backward(node, other)
             if all(self._gradient_fits(node, short, g) for short, g in found.items()):
@@ -470,6 +472,15 @@ class StepJudge:
                 return True
         self._pass.backward(node, slope)
         return False
+
+    def _scaled(self, factor: float) -> str:
+        """Say by what all gradients are multiplied, which may be clipping to a norm."""
+        shown = norm({n: np.asarray(g, np.float64) for n, g in self._step.gradients.items()})
+        limit, length = float(f"{shown:.3g}"), shown / factor
+        for margin, source in CLIPPERS.items():
+            if np.isclose(factor, limit / (length + margin), rtol=1e-9, atol=0):
+                return f"gradients are clipped to a norm of {limit:g}, all together ({source})"
+        return f"all gradients are multiplied by {factor:.6g}"
 
     def _back(self, node: Node) -> tuple[_FoundBack, ...]:
         """Find the ops on the way back to a node that may give back something else: one that

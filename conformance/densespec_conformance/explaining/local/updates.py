@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -179,8 +180,10 @@ class _Search:
             if rule is None:
                 return
             rates = tuple(_round(moves, i, rule, rate) for i, rate in enumerate(own))
+            if rates in [_taken_by(named, own) for named in COURSES]:
+                return
         else:
-            rates = tuple(course.rate(own, index) for index in range(len(own)))
+            rates = _taken_by(course, own)
         if rates != own:
             said = f"{course.does} ({course.source})" if course else _in_words(own, rates)
             for cause in self._with_rates(moves, choices, rates):
@@ -205,6 +208,8 @@ class _Search:
         start = self._own(unknown, moves.names[0])
         for solved in _solved(moves, rule, unknown.unknown, start, rates):
             value = getattr(solved, unknown.unknown)
+            if unknown.unknown == "decay_of" and start and value in (0.0, 2 * start):
+                continue  # which has words of its own
             is_own = unknown.unknown in ("dampening", "rate_by")
             figure = f"{value:.6g}" if is_own else f"{value:.6g}, not {start:g}"
             yield _Cause(solved, rates, _words(choices, figure))
@@ -215,6 +220,10 @@ class _Search:
             return self._run.recipe.decay_of(name)
         own = getattr(UpdateRule(), choice.unknown)
         return float(getattr(self._run.recipe, choice.unknown, own))
+
+
+def _taken_by(course: Course, rates: Rates) -> Rates:
+    return tuple(course.rate(rates, index) for index in range(len(rates)))
 
 
 def _alike(causes: Iterable[str]) -> str:
@@ -234,6 +243,11 @@ def _rule(choices: Sequence[Choice]) -> UpdateRule | None:
     return rule
 
 
+def _with(rule: UpdateRule, field: str, value: float) -> UpdateRule:
+    changes: dict[str, Any] = {field: value}
+    return replace(rule, **changes)
+
+
 def _solved(
     moves: Moves, rule: UpdateRule, field: str, start: float, rates: Rates
 ) -> Iterator[UpdateRule]:
@@ -241,7 +255,7 @@ def _solved(
     value = start
 
     def residuals(at: float) -> np.ndarray:
-        return moves.residuals(replace(rule, **{field: at}), rates)
+        return moves.residuals(_with(rule, field, at), rates)
 
     with np.errstate(all="ignore"):
         for _ in range(ITERATIONS):
@@ -255,7 +269,7 @@ def _solved(
         for candidate in (*(float(f"{value:.{digits}g}") for digits in DIGITS), value):
             if candidate == start:
                 continue
-            changed = replace(rule, **{field: candidate})
+            changed = _with(rule, field, candidate)
             if moves.strains(changed, rates).max() <= 1:
                 yield changed
                 return

@@ -351,6 +351,12 @@ def _turned(g: Array, w: Array, earlier: Array, number: float) -> Array:
     return np.flip(g, tuple(range(2, g.ndim)))
 
 
+CLIPPERS: Mapping[float, str] = {
+    0.0: "Keras's global_clipnorm, optax.clip_by_global_norm",
+    1e-6: "PyTorch's clip_grad_norm_, which divides by the norm plus 1e-6",
+}
+"""Where all gradients are clipped to a norm, by what is added to the norm that is divided by."""
+
 GRADIENTS = (
     OwnGradient(
         "it is not trained",
