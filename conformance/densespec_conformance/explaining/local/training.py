@@ -12,7 +12,7 @@ from densespec.reference.kernels import Kernel
 from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
 from densespec_conformance.explaining.local.moves import Run
 from densespec_conformance.explaining.local.steps import Found, Lost, StepJudge
-from densespec_conformance.explaining.local.updates import WrongMove, right_moves, wrong_moves
+from densespec_conformance.explaining.local.updates import WrongMove, wrong_moves
 from densespec_conformance.explaining.local.words import weights_in_words
 from densespec_conformance.judging.compare import stats
 
@@ -37,11 +37,22 @@ def judge_training(
         if not judged or time.thread_time() > deadline:
             break
     names = [weight.name for weight in graph.weights if weight.trainable]
-    decays = {n: d for n, d in found.decays.items() if n not in right_moves(run, [*found.decays])}
-    moved = wrong_moves(run.without_decay(decays), deadline) if run.steps else []
-    moves = [_as_wrong(one, names) for one in moved]
+    moves = [_as_wrong(one, names) for one in _moves(run, found.decays, deadline)]
     wrong = (*found.wrong.values(), *moves)
     return LocalFindings(graph, wrong, judged) if wrong else None
+
+
+def _moves(run: Run, decays: Mapping[str, float], deadline: float) -> list[WrongMove]:
+    """Judge how weights move, by gradients with or without the decay that they are shown with,
+    whichever leaves less to say."""
+    if not run.steps:
+        return []
+    runs = [run, run.without_decay(decays)] if decays else [run]
+    return min((wrong_moves(one, deadline) for one in runs), key=_complexity)
+
+
+def _complexity(moves: Sequence[WrongMove]) -> tuple[bool, int]:
+    return not all(one.does for one in moves), len(moves)
 
 
 def _as_wrong(move: WrongMove, names: Sequence[str]) -> WrongOp:

@@ -69,6 +69,11 @@ class _Cause:
     rates: Rates
     words: str = ""
     words_of_rates: str = ""
+    solved: bool = False
+
+    @property
+    def text(self) -> str:
+        return " and ".join(filter(None, [self.words, self.words_of_rates]))
 
 
 def wrong_moves(run: Run, deadline: float) -> list[WrongMove]:
@@ -81,14 +86,6 @@ def wrong_moves(run: Run, deadline: float) -> list[WrongMove]:
     strains = Moves(run, names).strains(UpdateRule(), run.rates).max(0)
     of_each = dict(zip(names, map(float, strains), strict=True))
     return list(_Search(run, of_each, deadline).findings())
-
-
-def right_moves(run: Run, names: Sequence[str]) -> set[str]:
-    """Name the weights, of some, that move as the recipe says."""
-    if not names:
-        return set()
-    strains = Moves(run, names).strains(UpdateRule(), run.rates).max(0)
-    return {name for name, strain in zip(names, strains, strict=True) if strain <= 1}
 
 
 class _Search:
@@ -125,15 +122,23 @@ class _Search:
         return [one for one in explained if not courses or one[1].rule.rate_by == 1]
 
     def _taken(self, explained: Sequence[tuple[list[str], _Cause]]) -> Iterator[WrongMove]:
-        names, first = explained[0]
-        if first.rates != self._rates:
-            self._rates = first.rates
-            said = _alike(cause.words_of_rates for others, cause in explained if others == names)
+        """Say what explains some weights, the causes without a number to be solved first."""
+        names = explained[0][0]
+        causes = sorted((c for others, c in explained if others == names), key=self._order)
+        first, alike = causes[0], [cause.text for cause in causes]
+        if first.rates == self._rates:
+            if first.words:
+                yield self._finding(names, _alike(alike))
+        else:
+            said = first.words_of_rates if first.words else _alike(alike)
             yield replace(self._finding(names, said), of_rate=True)
-        if first.words:
-            said = _alike(cause.words for others, cause in explained if others == names)
-            yield self._finding(names, said)
+            if first.words:
+                yield self._finding(names, first.words)
+            self._rates = first.rates
         self._left = [name for name in self._left if name not in names]
+
+    def _order(self, cause: _Cause) -> tuple[bool, bool]:
+        return cause.solved, cause.rates == self._rates
 
     def _finding(self, names: Sequence[str], does: str) -> WrongMove:
         first = Moves(self._run, names[:1]).first_difference(UpdateRule(), self._run.rates)
@@ -187,7 +192,8 @@ class _Search:
         if rates != own:
             said = f"{course.does} ({course.source})" if course else _in_words(own, rates)
             for cause in self._with_rates(moves, choices, rates):
-                yield replace(cause, words_of_rates=said)
+                solved = cause.solved or course is None
+                yield replace(cause, words_of_rates=said, solved=solved)
 
     def _with_rates(
         self, moves: Moves, choices: Sequence[Choice], rates: Rates
@@ -208,11 +214,13 @@ class _Search:
         start = self._own(unknown, moves.names[0])
         for solved in _solved(moves, rule, unknown.unknown, start, rates):
             value = getattr(solved, unknown.unknown)
+            if not 0 <= value < unknown.below:
+                continue
             if unknown.unknown == "decay_of" and start and value in (0.0, 2 * start):
                 continue  # which has words of its own
             is_own = unknown.unknown in ("dampening", "rate_by")
             figure = f"{value:.6g}" if is_own else f"{value:.6g}, not {start:g}"
-            yield _Cause(solved, rates, _words(choices, figure))
+            yield _Cause(solved, rates, _words(choices, figure), solved=True)
 
     def _own(self, choice: Choice, name: str) -> float:
         """Give what the recipe has in the place of an unknown, for one weight."""

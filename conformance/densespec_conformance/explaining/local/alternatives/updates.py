@@ -192,6 +192,7 @@ class Choice:
         changes: The fields of the rule that differ.
         unknown: The field whose value is solved from what the target shows; none if empty.
         optimizers: The optimizers that have such a choice.
+        below: What the number is less than; it is never less than 0.
     """
 
     does: str
@@ -199,6 +200,7 @@ class Choice:
     changes: Mapping[str, Any]
     unknown: str = ""
     optimizers: tuple[str, ...] = ("sgd", "adam", "adamw")
+    below: float = np.inf
 
     def fits(self, recipe: TrainingRecipe) -> bool:
         """Say whether a recipe could be misread so."""
@@ -312,12 +314,17 @@ CHOICES = (
         "Keras's clipvalue, clip_grad_value_",
         {"clip": _values},
     ),
-    Choice("momentum is {}", "another default", {}, "momentum", SGD),
+    Choice("momentum is {}", "another default", {}, "momentum", SGD, below=1),
     Choice(
-        "momentum is dampened by {}", "dampening=momentum, Torch7's default", {}, "dampening", SGD
+        "momentum is dampened by {}",
+        "dampening=momentum, Torch7's default",
+        {},
+        "dampening",
+        SGD,
+        below=1,
     ),
-    Choice("beta1 is {}", "another default", {}, "beta1", ADAM),
-    Choice("beta2 is {}", "another default", {}, "beta2", ADAM),
+    Choice("beta1 is {}", "another default", {}, "beta1", ADAM, below=1),
+    Choice("beta2 is {}", "another default", {}, "beta2", ADAM, below=1),
     Choice("epsilon is {}", "another default", {}, "epsilon", ADAM),
     Choice("weight decay is {}", "filters on names, another default", {}, "decay_of"),
     Choice("the learning rate is multiplied by {}", "parameter groups", {}, "rate_by"),
