@@ -197,8 +197,19 @@ def _of_weight(name: str, recipe: TrainingRecipe, draw: Draw) -> Mistake:
         lambda: gradient("contains weight decay of 0.25", lambda g, w: g + 0.25 * w),
         lambda: moves("there is no weight decay", weight_decay=0.0),
         lambda: moves("weight decay counts twice", weight_decay=2 * recipe.weight_decay),
-        lambda: moves("momentum does not look ahead", nesterov=False),
-        lambda: moves("momentum is 0.75, not 0.9", momentum=0.75),
+        *(
+            (
+                lambda: moves("momentum does not look ahead", nesterov=False),
+                lambda: moves("momentum is 0.75, not 0.9", momentum=0.75),
+            )
+            if recipe.optimizer == "sgd"
+            else (
+                lambda: moves("epsilon is 0.02, not 0.001", epsilon=0.02),
+                lambda: moves("beta1 is 0.75, not 0.9", beta1=0.75),
+                lambda: moves("beta2 is 0.85, not 0.95", beta2=0.85),
+                lambda: moves("weight decay is part of the gradient", optimizer="adam"),
+            )
+        ),
     )
     return choices[draw.integers(len(choices))]()
 
@@ -242,6 +253,8 @@ def _question(draw: Draw, seed: int) -> tuple[Train, Graph]:
     recipe = TrainingRecipe(
         epochs=STEPS, milestones=(0.5,), learning_rate=0.05, weight_decay=0.1, label_smoothing=0.1
     )
+    if seed % 3 == 2:
+        recipe = recipe.replace(optimizer="adamw", epsilon=1e-3, beta2=0.95)
     network = NetworkToBuild(spec, input_size=SIZE, weights=random_weights(graph, str(seed)))
     given = batches(graph, recipe, steps=STEPS, batch=4, label=str(seed))
     return Train(network, recipe, given), graph
@@ -254,7 +267,10 @@ def _answer(asked: Train, graph: Graph, mistakes: list[Mistake]) -> list[StepTra
         one.make(wrong)
     recipe = asked.recipe
     weights = {n: np.asarray(w, np.float64) for n, w in (asked.network.weights or {}).items()}
-    velocity = {w.name: np.zeros(w.shape) for w in graph.weights if w.trainable}
+    moments: dict[str, Arrays] = {
+        moment: {w.name: np.zeros(w.shape) for w in graph.weights if w.trainable}
+        for moment in recipe.rule.moments
+    }
     steps = []
     for index, batch in enumerate(asked.batches):
         loss, gradients, statistics = _passes(graph, weights, batch, recipe, wrong)
@@ -264,10 +280,12 @@ def _answer(asked: Train, graph: Graph, mistakes: list[Mistake]) -> list[StepTra
         weights = {**weights, **statistics}
         for name, g in gradients.items():
             own = wrong.recipes.get(name, recipe)
-            held = {"velocity": velocity[name]}
+            held = {moment: arrays[name] for moment, arrays in moments.items()}
             weights[name], moved = own.step(name, weights[name], g, held, rate, index + 1)
-            velocity[name] = moved["velocity"]
-        steps.append(StepTrace(loss, gradients, {"velocity": dict(velocity)}, dict(weights)))
+            for moment, array in moved.items():
+                moments[moment][name] = array
+        kept = {moment: dict(arrays) for moment, arrays in moments.items()}
+        steps.append(StepTrace(loss, gradients, kept, dict(weights)))
     return steps
 
 

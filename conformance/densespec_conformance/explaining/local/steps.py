@@ -46,6 +46,9 @@ from densespec_conformance.judging.compare import stats
 FAR = 100.0
 """How many times further off than it may be a part is whose cause has a number to be solved."""
 
+MANY = 16
+"""The values of an array by which two causes at once are told."""
+
 SHOWN = 3
 """The most causes that are named where what is shown does not tell them apart."""
 
@@ -520,12 +523,14 @@ class StepJudge:
         return all(self._gradient_fits(node, short, g) for short, g in gradients.items())
 
     def _mostly_fit(self, node: Node, gradients: Arrays) -> bool:
-        """Say whether a gradient of a node fits, or two do, and it is known what others are."""
+        """Say whether the gradients of a node fit, or it is known what those are that don't: one
+        does fit then, or they have too many values for that to be chance."""
         off = {s: g for s, g in gradients.items() if not self._gradient_fits(node, s, g)}
-        if not off:
-            return True
-        return len(off) < len(gradients) and all(
-            self._own_gradient(node, short, g) is not None for short, g in off.items()
+        causes = {short: self._own_gradient(node, short, g) for short, g in off.items()}
+        return all(
+            cause is not None
+            and (len(off) < len(gradients) or (not cause.scales and off[short].size >= MANY))
+            for short, cause in causes.items()
         )
 
     def _kernels(self, node: Node, other: Node, change: Backward) -> Iterator[tuple[float, Kernel]]:
