@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -80,19 +80,22 @@ def _kept(rounded: Callable[[float], int]) -> Change:
     return change
 
 
+EPSILONS: Mapping[str, tuple[str, str]] = {
+    "1e-3": ("eps-keras", "Keras's default, TensorFlow"),
+    "1.001e-5": ("eps-keras-applications", "keras.applications, keras-hub"),
+    "1e-5": ("eps-torch", "PyTorch's and Flax's default"),
+    "1.1e-5": ("eps-1.1e-5", "keras-contrib"),
+    "1e-4": ("eps-1e-4", "a common choice"),
+    "1e-6": ("eps-1e-6", "a common choice"),
+    "1e-12": ("eps-1e-12", "the eps of BERT's layer norm"),
+}
+"""The epsilons that norms are known to have, with an id and where each is met."""
+
 DEVIATIONS = (
-    Deviation("eps-keras", "norms use eps 1e-3", "Keras's default, TensorFlow", _epsilon(1e-3)),
-    Deviation(
-        "eps-keras-applications",
-        "norms use eps 1.001e-5",
-        "keras.applications, keras-hub",
-        _epsilon(1.001e-5),
+    *(
+        Deviation(id_, f"norms use eps {epsilon}", source, _epsilon(float(epsilon)))
+        for epsilon, (id_, source) in EPSILONS.items()
     ),
-    Deviation("eps-torch", "norms use eps 1e-5", "PyTorch's and Flax's default", _epsilon(1e-5)),
-    Deviation("eps-1.1e-5", "norms use eps 1.1e-5", "keras-contrib", _epsilon(1.1e-5)),
-    Deviation("eps-1e-4", "norms use eps 1e-4", "a common choice", _epsilon(1e-4)),
-    Deviation("eps-1e-6", "norms use eps 1e-6", "a common choice", _epsilon(1e-6)),
-    Deviation("eps-1e-12", "norms use eps 1e-12", "the eps of BERT's layer norm", _epsilon(1e-12)),
     Deviation(
         "same-padding",
         "the stem pads as TensorFlow's 'same'",
