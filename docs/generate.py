@@ -163,17 +163,23 @@ def deviations() -> str:
     return "\n\n".join(parts)
 
 
-def in_training() -> str:
+def training_parts() -> str:
     """Tables of what the parts of a training step may do instead, and where that is met."""
-    from densespec_conformance.explaining.local.alternatives import losses, rates, training, updates
+    from densespec_conformance.explaining.local.alternatives import (
+        gradients,
+        in_training,
+        losses,
+        rates,
+        updates,
+    )
 
     found: dict[str, Iterable[Any]] = {
-        "Running statistics": training.STATISTICS,
-        "Norms": training.NORMS,
-        "Dropout": training.DROPOUTS,
+        "Running statistics": in_training.STATISTICS,
+        "Norms": in_training.NORMS,
+        "Dropout": in_training.DROPOUTS,
         "The loss": (*losses.LOSSES, *losses.REPORTS),
-        "The way back": (*itertools.chain(*training.BACKWARD.values()), *training.ANY),
-        "A weight's gradient": training.GRADIENTS,
+        "The way back": (*itertools.chain(*gradients.BACKWARD.values()), *gradients.ANY),
+        "A weight's gradient": gradients.GRADIENTS,
         "The optimizer": updates.CHOICES,
         "The learning rate": rates.COURSES,
     }
@@ -230,7 +236,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "recipe.md": {"fields": functools.partial(fields, TrainingRecipe), "recipes": recipes},
     "training.md": {"options": functools.partial(fields, RunOptions)},
     "mutants.md": {
-        "in training": in_training,
+        "in training": training_parts,
         "deviations": deviations,
         "mutants": mutants,
         "equivalents": equivalents,

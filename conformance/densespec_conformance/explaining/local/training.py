@@ -1,4 +1,9 @@
-"""A training run is judged by its parts: each step's passes, then how each weight moves."""
+"""A training run is judged by its parts: each step's passes, then how each weight moves.
+
+A step shows no values between its ops, but parts that follow from them: each norm's running
+statistics, the loss, the gradients of all weights, then moments and weights. Each is judged by what
+the target itself had come to, so one pass finds all that is wrong.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,10 @@ from densespec.network.graph import Graph
 from densespec.reference.kernels import Kernel
 from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
 from densespec_conformance.explaining.local.moves import Run
-from densespec_conformance.explaining.local.steps import Found, Lost, StepJudge
+from densespec_conformance.explaining.local.step import Found, Lost, Step
 from densespec_conformance.explaining.local.updates import WrongMove, wrong_moves
+from densespec_conformance.explaining.local.way_back import WayBack
+from densespec_conformance.explaining.local.way_forward import WayForward
 from densespec_conformance.explaining.local.words import weights_in_words
 from densespec_conformance.judging.compare import stats
 
@@ -31,7 +38,8 @@ def judge_training(
     run, found, judged = run.finite, Found(), run.request.replicas == 1
     for index in range(len(run.steps) if judged else 0):
         try:
-            StepJudge(run, graph, kernels, index, found, deadline).judge()
+            step = Step(run, graph, kernels, index, found, deadline)
+            WayBack(step).judge(WayForward(step).judge())
         except Lost:
             judged = False
         if not judged or time.thread_time() > deadline:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from densespec_conformance.explaining.local.alternatives.updates import (
     UpdateRule,
 )
 from densespec_conformance.explaining.local.moves import Difference, Moves, Run
+from densespec_conformance.explaining.local.words import alike_in_words
 
 AT_ONCE = 3
 """The most choices that are combined for a weight."""
@@ -38,8 +39,6 @@ SAMPLE = 96
 """The values of a weight by which its cause is looked for."""
 
 ITERATIONS = 5
-SHOWN = 3
-"""The most causes that are named where what is shown does not tell them apart."""
 
 Rates = tuple[float, ...]
 
@@ -128,9 +127,9 @@ class _Search:
         first, alike = causes[0], [cause.text for cause in causes]
         if first.rates == self._rates:
             if first.words:
-                yield self._finding(names, _alike(alike))
+                yield self._finding(names, alike_in_words(alike))
         else:
-            said = first.words_of_rates if first.words else _alike(alike)
+            said = first.words_of_rates if first.words else alike_in_words(alike)
             yield replace(self._finding(names, said), of_rate=True)
             if first.words:
                 yield self._finding(names, first.words)
@@ -232,12 +231,6 @@ class _Search:
 
 def _taken_by(course: Course, rates: Rates) -> Rates:
     return tuple(course.rate(rates, index) for index in range(len(rates)))
-
-
-def _alike(causes: Iterable[str]) -> str:
-    """Name every cause that explains the same."""
-    named = list(dict.fromkeys(words for words in causes if words))
-    return "; or, which this does not tell, ".join(named[:SHOWN])
 
 
 def _words(choices: Sequence[Choice], figure: str = "") -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from densespec.network import ops
 from densespec.network.graph import Graph
 from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
+
+SHOWN = 3
+"""The most causes that are named where what is shown does not tell them apart."""
 
 NAMED = 3
 """How many ops are named before the rest is counted."""
@@ -55,6 +58,12 @@ def weights_in_words(some: Sequence[str], names: Sequence[str]) -> str:
         *most, last = kinds
         return f"every {', '.join(most)} and {last}" if most else f"every {last}"
     return _listed(some)
+
+
+def alike_in_words(causes: Iterable[str]) -> str:
+    """Name every cause that explains the same."""
+    named = list(dict.fromkeys(words for words in causes if words))
+    return "; or, which this does not tell, ".join(named[:SHOWN])
 
 
 def _listed(names: Sequence[str]) -> str:
