@@ -160,7 +160,8 @@ class WayBack:
         across = sum(float((g**2).sum()) for g in own.values())
         shown = {short: self._step.shown.gradients[f"{node.name}.{short}"] for short in own}
         factor = sum(float((own[s] * shown[s]).sum()) for s in own) / (across or 1.0)
-        named += [(self._scaled(number), number * slope) for number in _round(factor)]
+        if factor:
+            named += [(self._scaled(number), number * slope) for number in _round(factor)]
         for does, other in named:
             found = self._step.passed.backward(node, other)
             if not self._step.off(node, found):
