@@ -16,7 +16,8 @@ class WrongOp:
 
     Attributes:
         where: The node, or the last of the nodes among which it is.
-        among: All nodes that it may be, where the target does not show the values between them.
+        among: All nodes that it may be, where the target does not show the values between them; of
+            a training step, all nodes or weights that it concerns.
         kind: The class of its op, or what it is of a training step.
         error: The difference from what it should give for these inputs, relative to that.
         allowed: How far it may be by rounding.

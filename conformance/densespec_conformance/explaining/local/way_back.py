@@ -284,7 +284,7 @@ class WayBack:
             among = dict.fromkeys((name, *(n for one in alike[1:SHOWN] for n in one.does)))
             other = dict.fromkeys((does, *(d for one in alike[1:SHOWN] for d in one.does.values())))
             kind, said = type(self._step.graph[name].op), alike_in_words(other)
-            self._step.wrong(name, among, kind, part, *arrays, does=said)
+            self._step.wrong(" or ".join(among), among, kind, part, *arrays, does=said)
         off = self._step.off(node, own)
         causes = {short: self._own_gradient(node, short, g) for short, g in off.items()}
         self._say_of_gradients(node, own, causes)

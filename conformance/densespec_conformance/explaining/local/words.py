@@ -98,8 +98,6 @@ def _names(members: Sequence[WrongOp], graph: Graph) -> str:
 
 
 def _name(one: WrongOp) -> str:
-    if one.exact and one.where in one.among:
-        return " or ".join(one.among)
     if not one.exact and len(one.among) > 1:
         return f"one of {one.among[0]} to {one.among[-1]}"
     return one.where
