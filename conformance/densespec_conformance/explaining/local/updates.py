@@ -26,6 +26,9 @@ from densespec_conformance.explaining.local.words import alike_in_words
 AT_ONCE = 3
 """The most choices that are combined for a weight."""
 
+TINY = 1e-6
+"""What is less may be 0."""
+
 DIGITS = (1, 2, 3, 4, 6)
 """The digits of round numbers, which are tried before what was solved."""
 
@@ -267,7 +270,8 @@ def _solved(
             if not np.isfinite(across) or not across:
                 return
             value -= float((slope * here).sum()) / across
-        for candidate in (*(float(f"{value:.{digits}g}") for digits in DIGITS), value):
+        zero = [0.0] if abs(value) < TINY else []
+        for candidate in (*zero, *(float(f"{value:.{digits}g}") for digits in DIGITS), value):
             if candidate == start:
                 continue
             changed = _with(rule, field, candidate)

@@ -34,6 +34,9 @@ from densespec_conformance.explaining.local.words import SHOWN, alike_in_words
 FAR = 100.0
 """How many times further off than it may be a part is whose cause has a number to be solved."""
 
+MANY_MORE = 64
+"""The values of an array by which a number is solved, however near it is to right."""
+
 MANY = 16
 """The values of an array by which two causes at once are told."""
 
@@ -67,6 +70,7 @@ class WayBack:
 
     def __init__(self, step: Step) -> None:
         self._step = step
+        self._decays = dict.fromkeys(step.found.decays.values())
 
     def judge(self, slope: Array) -> None:
         """Find all that is wrong, from the gradient of the loss by the logits on.
@@ -140,12 +144,14 @@ class WayBack:
         shown = np.asarray(self._step.shown.gradients[name], np.float64)
         near = self._step.fits(f"gradient {name}", shown, gradient, FAR)
         for other in GRADIENTS:
-            if near and other.unknown:
-                continue
             given = partial(other.gradient, gradient, weight, earlier)
-            for number in _numbers(given, shown, other):
+            known = self._decays if other.is_decay else ()
+            is_sure = not (near and other.unknown) or gradient.size >= MANY_MORE
+            for number in _numbers(given, shown, other) if is_sure else (*known,):
                 if self._step.fits(f"gradient {name}", shown, given(number)):
                     does = f"{other.does.format(f'{number:.6g}')} ({other.source})"
+                    if other.is_decay:
+                        self._decays[number] = None
                     return _OwnCause(does, other.scales, number if other.is_decay else None)
         return None
 
