@@ -58,6 +58,23 @@ def test_mutants_name_cases_and_deviations_that_exist() -> None:
     assert named <= catalogue().keys()
 
 
+IN_FLOAT32 = {
+    "NO_NESTEROV": "momentum does not look ahead",
+    "BIASED_VARIANCE": "its running variance is divided by n",
+    "NORM_WITHOUT_BATCH_GRADIENT": "no gradient flows through its mean and variance",
+    "DECAYED_GRADIENTS": "as it is shown, contains weight decay of 0.0001",
+}
+
+
+@pytest.mark.parametrize("name", IN_FLOAT32)
+def test_mutant_that_trains_is_named_in_float32_too(name: str, reference: Reference) -> None:
+    case = CASES["float32/training-step-with-decided-relus"]
+    result = run_case(case, LocalTarget(f"meta_tests.mutants:{name}"), reference)
+    assert result.status == "failed"
+    assert result.diagnosis[0].complete, result.message
+    assert IN_FLOAT32[name] in result.diagnosis[0].text
+
+
 @pytest.mark.parametrize("case", ["random/8-random-networks", "random/4-random-networks-train"])
 def test_random_network_that_fails_is_explained_op_by_op(case: str, reference: Reference) -> None:
     target = LocalTarget("meta_tests.mutants:EPSILON_OF_KERAS")
