@@ -19,6 +19,9 @@ PEERS = (
     "torchvision==0.28.0",
     "timm==1.0.31",
     "openvino==2026.4.1",
+    "nncf==3.4.0",
+    "ai-edge-litert==2.3.0",
+    "ai-edge-quantizer==0.10.0",
     "onnxscript==0.7.2",
     "monai==1.6.1",
     "keras-hub==0.32.0",
@@ -38,6 +41,17 @@ PEERS = (
     "tifffile==2026.3.3",
     "python-dateutil==4.0.0",
     "six==1.17.0",
+    "tabulate==0.10.0",
+    "pydot==4.0.1",
+    "pyparsing==3.3.3",
+    "networkx==3.6.1",
+    "ninja==1.13.2",
+    "psutil==7.2.2",
+    "openvino-telemetry==2025.2.0",
+    "backports.strenum==1.2.8",
+    "immutabledict==4.3.1",
+    "litert-lm-builder==0.18.1",
+    "absl-py==2.5.1",
 )
 OLD_MONAI = ("0.2.0", "0.3.0")
 """Those whose networks have other names; each is installed in a folder of its own."""
@@ -235,10 +249,19 @@ def third_party(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or few))
 
 
+@nox.session
+def ray(session: nox.Session) -> None:
+    """The example on Ray Data, on a cluster of this machine with two workers."""
+    needs = ("--constraint", "constraints.txt", "--editable", ".[data,test]", "ray[data]")
+    session.install(*needs)
+    session.run("pytest", "tests/test_ray_example.py", *session.posargs)
+
+
 @nox.session(python=["3.11", "3.12", "3.13"])
 def core(session: nox.Session) -> None:
     """The core's tests on each Python, with no framework installed."""
-    session.install("--constraint", "constraints.txt", "--editable", ".[draw,data,test]")
+    extras = "draw,data,dtypes,hdf5,msgpack,pretrained,test"
+    session.install("--constraint", "constraints.txt", "--editable", f".[{extras}]")
     session.run("pytest", "tests", *session.posargs)
 
 

@@ -117,6 +117,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "hidden-relu-object": lambda: headed(pool(), dense(5, layers.ReLU()), dense()),
     "hidden-linear": lambda: headed(pool(), dense(5), dense()),
     "hidden-gelu": lambda: headed(pool(), dense(5, "gelu"), dense()),
+    "hidden-selu": lambda: headed(pool(), dense(5, "selu"), dense()),
     "hidden-relu6": lambda: headed(pool(), dense(5), layers.ReLU(6.0), dense()),
     "hidden-leaky": lambda: headed(pool(), dense(5), layers.LeakyReLU(), dense()),
     "hidden-norm": lambda: headed(pool(), dense(5, "relu"), layers.BatchNormalization(), dense()),
@@ -150,13 +151,33 @@ MODELS: dict[str, Callable[[], Any]] = {
     "silu": lambda: headed(
         pool(), dense(), rectify=lambda name: layers.Activation("silu", name=name)
     ),
+    "selu": lambda: headed(
+        pool(), dense(), rectify=lambda name: layers.Activation("selu", name=name)
+    ),
+    "one-elu": lambda: headed(
+        pool(),
+        dense(),
+        rectify=lambda name: layers.Activation(
+            "elu" if name == "conv1_relu" else "relu", name=name
+        ),
+    ),
     "leaky": lambda: headed(pool(), dense(), rectify=lambda name: layers.LeakyReLU(name=name)),
+    "relu6": lambda: headed(pool(), dense(), rectify=lambda name: layers.ReLU(6.0, name=name)),
+    "instance": lambda: headed(
+        pool(), dense(), normalise=lambda name: layers.GroupNormalization(-1, name=name)
+    ),
+    "groups": lambda: headed(
+        pool(), dense(), normalise=lambda name: layers.GroupNormalization(4, name=name)
+    ),
     "epsilon": lambda: headed(
         pool(), dense(), normalise=lambda name: layers.BatchNormalization(epsilon=0.02, name=name)
     ),
     "one-epsilon": lambda: headed(pool(), dense(), normalise=one_epsilon),
     "no-scale": lambda: headed(
         pool(), dense(), normalise=lambda name: norm(name, scale=False, center=False)
+    ),
+    "no-center": lambda: headed(
+        pool(), dense(), normalise=lambda name: norm(name, scale=True, center=False)
     ),
     "stride": lambda: headed(pool(), dense(), stride=1),
     "dilation": lambda: headed(pool(), dense(), dilation=2),

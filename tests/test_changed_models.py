@@ -44,6 +44,13 @@ def set_all(net: Any, attribute: str, value: float) -> None:
             setattr(module, attribute, value)
 
 
+def replace_all(net: Any, kind: type, make: Callable[[Any], Any]) -> None:
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if type(child) is kind:
+                setattr(parent, name, make(child))
+
+
 def head(*layers: Any) -> Change:
     def change(net: Any) -> None:
         net.classifier = nn.Sequential(*copy.deepcopy(layers)) if len(layers) > 1 else layers[0]
@@ -58,10 +65,22 @@ SAYABLE: Mapping[str, Change] = {
     "a hidden layer": head(nn.Linear(FEATURES, 5), nn.ReLU(), nn.Linear(5, 3)),
     "a softmax": head(nn.Linear(FEATURES, 5), nn.Softmax(1)),
     "a sigmoid": head(nn.Linear(FEATURES, 5), nn.Sigmoid()),
+    "no bias": head(nn.Linear(FEATURES, 4, bias=False)),
+    "dropout before the classifier": head(nn.Dropout(), nn.Linear(FEATURES, 4)),
+    "another global pool": lambda net: setattr(net.global_pool, "kind", "max"),
     "no classifier": head(nn.Identity()),
     "another epsilon": lambda net: set_all(net, "eps", 0.01),
     "another momentum": lambda net: set_all(net, "momentum", 0.3),
     "another rate": lambda net: set_all(net, "p", 0.4),
+    "another activation": lambda net: replace_all(net, nn.ReLU, lambda _: nn.ELU()),
+    "a slope": lambda net: replace_all(net, nn.ReLU, lambda _: nn.LeakyReLU(0.3)),
+    "slopes that train": lambda net: replace_all(net, nn.ReLU, lambda _: nn.PReLU()),
+    "norms of instances": lambda net: replace_all(
+        net, nn.BatchNorm2d, lambda norm: nn.InstanceNorm2d(norm.num_features, affine=True)
+    ),
+    "norms of groups": lambda net: replace_all(
+        net, nn.BatchNorm2d, lambda norm: nn.GroupNorm(1, norm.num_features, affine=False)
+    ),
     "data in place": lambda net: next(net.parameters()).data.mul_(3),
     "other data": lambda net: setattr(net.classifier, "bias", nn.Parameter(torch.ones(4))),
     "a buffer": lambda net: norms(net)[1].running_var.data.add_(2),
@@ -99,13 +118,13 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
         lambda net: nn.utils.parametrizations.weight_norm(net.features.conv0),
     ),
     "another forward": ("relu", lambda net: setattr(net.relu, "forward", lambda x: x)),
-    "no bias": (
-        "classifier",
-        lambda net: setattr(net, "classifier", nn.Linear(FEATURES, 4, bias=False)),
-    ),
-    "dropout in the head": (
+    "no bias in the head": (
         "classifier.0",
-        lambda net: setattr(net, "classifier", nn.Sequential(nn.Dropout(), net.classifier)),
+        head(nn.Linear(FEATURES, 5, bias=False), nn.ReLU(), nn.Linear(5, 4)),
+    ),
+    "dropout early in the head": (
+        "classifier.0",
+        head(nn.Dropout(), nn.Linear(FEATURES, 5), nn.ReLU(), nn.Linear(5, 4)),
     ),
     "a module more": ("more", lambda net: net.add_module("more", nn.ReLU())),
 }

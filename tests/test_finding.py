@@ -208,12 +208,14 @@ def test_a_linear_layer_that_reads_the_features_is_the_classifier(name: str, bia
     assert (found.spec.classes, found.spec.head_units) == (7, ())
     arrays = found.arrays()
     np.testing.assert_array_equal(arrays["classifier.kernel"], head[f"{name}.weight"].read())
+    assert found.notes == ()
+    assert found.spec.classifier_bias is bias
     if bias:
-        assert found.notes == ()
         np.testing.assert_array_equal(arrays["classifier.bias"], head[f"{name}.bias"].read())
     else:
-        assert found.notes == (f"{name} has no bias, which is the same as one of zeros",)
-        np.testing.assert_array_equal(arrays["classifier.bias"], np.zeros(7, "float32"))
+        assert "classifier.bias" not in arrays
+        zeros = found.with_classifier_bias().arrays()["classifier.bias"]
+        np.testing.assert_array_equal(zeros, np.zeros(7, "float32"))
 
 
 def test_a_head_outside_of_the_network_s_prefix_is_found() -> None:
@@ -287,12 +289,19 @@ UNTOLD: dict[str, tuple[Named, str]] = {
         f"its linear layers are no chain that starts at {FEATURES} features: age (1, {FEATURES}); "
         f"sex (2, {FEATURES})",
     ),
-    "features that are pooled twice": (
-        linear("head.1", 7, 2 * FEATURES),
+    "features that are pooled thrice": (
+        linear("head.1", 7, 3 * FEATURES),
         f"its linear layers are no chain that starts at {FEATURES} features: head.1 "
-        f"(7, {2 * FEATURES})",
+        f"(7, {3 * FEATURES})",
     ),
 }
+
+
+def test_twice_as_many_features_are_means_and_maxima() -> None:
+    found = read(BODY | linear("head.1", 7, 2 * FEATURES))
+    assert found.spec.global_pool == "catavgmax"
+    assert "their means and then their maxima are assumed" in found.notes[0]
+    assert_body(found)
 
 
 @pytest.mark.parametrize("title", UNTOLD)

@@ -58,7 +58,9 @@ def caller(model: DenseNet, x: np.ndarray) -> Callable[[], object]:
     """Give what computes a model's output once, compiled, and returns when that is done."""
     graphdef, state = nnx.split(in_training(model, False))
     given = as_input(model, x)
-    return lambda: jax.block_until_ready(_output(graphdef, state, given))
+    return lambda: jax.block_until_ready(  # type: ignore[no-untyped-call]
+        _output(graphdef, state, given)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -27,6 +27,7 @@ SETTINGS = (
     "dilation_rate",
     "groups",
     "max_value",
+    "kind",
     "negative_slope",
     "noise_shape",
     "padding",
@@ -54,6 +55,14 @@ _CARRIED = (
     "dropout_rate",
     "classes",
     "head_units",
+    "head_dropout_rate",
+    "classifier_bias",
+    "global_pool",
+    "activation",
+    "activation_slope",
+    "norm",
+    "norm_groups",
+    "norm_affine",
 )
 """Fields of a spec that changes of a model change."""
 

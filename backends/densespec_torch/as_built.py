@@ -32,12 +32,15 @@ def untouched(module: nn.Module) -> bool:
 
 
 def computes(module: Any, op: ops.Op) -> bool:
-    """Whether a module computes an op as what is fused does in its place."""
-    return _COMPUTES[type(op)](module)
+    """Whether a module computes an op as what is fused does in its place; of an op that is never
+    fused, none does."""
+    known = _COMPUTES.get(type(op))
+    return known is not None and known(module)
 
 
 def _is_norm(module: Any) -> bool:
-    return type(module) in _NORMS and untouched(module) and module.track_running_stats
+    plain = type(module) in _NORMS and untouched(module)
+    return plain and module.track_running_stats and module.affine
 
 
 def _is_relu(module: Any) -> bool:
@@ -53,7 +56,7 @@ def _is_conv(module: Any) -> bool:
 
 
 def _is_dropout(module: Any) -> bool:
-    return type(module) in _DROPOUTS  # its hooks are called
+    return type(module) in DROPOUTS  # its hooks are called
 
 
 def _is_concat(module: Any) -> bool:
@@ -82,7 +85,7 @@ def _each(size: Any) -> tuple[int, ...]:
 
 _NORMS = frozenset((*BIASED_NORM.values(), *NORM.values()))
 _CONVS = frozenset(CONV.values())
-_DROPOUTS = (nn.Dropout, FrozenDropout)
+DROPOUTS = (nn.Dropout, FrozenDropout)
 _AVG_POOLS = frozenset(AVG_POOL.values())
 
 _COMPUTES: Mapping[type, Callable[[Any], bool]] = {

@@ -18,6 +18,7 @@ from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch import devices, distributed
+from densespec_torch.devices import FirstDevice
 from densespec_torch.inference import PreparedDenseNet
 from densespec_torch.inspecting import graph_of, keys_of
 from densespec_torch.keeping import keep_state
@@ -152,9 +153,9 @@ class TorchBackend:
         """See :class:`densespec.backends.DeviceBackend`."""
         return devices.names()
 
-    def device(self) -> devices.FirstDevice:
+    def device(self) -> FirstDevice:
         """See :class:`densespec.backends.TimeableBackend`."""
-        return devices.FirstDevice()
+        return FirstDevice()
 
     def place(self, model: nn.Module) -> nn.Module:
         return model.to(self.device().place)

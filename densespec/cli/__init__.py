@@ -31,7 +31,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "draw": ("networks", "Draw the architecture of a network as a figure."),
     "env": ("env", "Show versions, threads and devices, for an issue."),
     "evaluate": ("predicting", "Measure how well a network classifies a data set."),
-    "export": ("export", "Write a network as ONNX, OpenVINO IR, SavedModel, StableHLO or .pt2."),
+    "export": (
+        "export",
+        "Write a network as ONNX, OpenVINO IR, LiteRT, SavedModel, StableHLO or .pt2.",
+    ),
     "inspect": ("weights", "Say what a weight file holds."),
     "layouts": ("weights", "List the weight layouts that are known."),
     "list": ("networks", "List the named networks."),

@@ -31,7 +31,8 @@ def _list_of(read: Callable[..., Any]) -> Callable[..., tuple[Any, ...] | None]:
 
 
 def _whole(ctx: click.Context, param: click.Parameter, text: str) -> int:
-    return click.IntRange(min=1).convert(text, param, ctx)
+    number: int = click.IntRange(min=1)(text, param, ctx)
+    return number
 
 
 @click.command("bench")
@@ -127,8 +128,8 @@ def bench_command(
     plan = TimingPlan(sizes=sizes or (None,), threads=threads or (None,), **options)
     found = candidates_of(named, plan.work)
     with _saying() as say_what:
-        record = {"network": network, "machine": _machine(), "plan": dataclasses.asdict(plan)}
-        record |= measure(timed, found, plan, say_what)
+        said = {"network": network, "machine": _machine(), "plan": dataclasses.asdict(plan)}
+        record: dict[str, Any] = said | measure(timed, found, plan, say_what)
     if not named:  # what is not installed was not asked for
         record["failures"] = [each for each in record["failures"] if not each["missing"]]
     if as_json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from densespec.cli.sizes import parse_sizes
 from densespec.deploy import ExportResult, export
 from densespec.deploy.formats import GROUP
 from densespec.deploy.network import described
+from densespec.quantizing import Int8Result, export_int8
+from densespec.quantizing.exporting import LEAST
 from densespec.weights.reading import ReadingOptions
 
 
@@ -61,6 +65,19 @@ from densespec.weights.reading import ReadingOptions
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Run the file before it is kept."
 )
+@click.option("--int8", is_flag=True, help="Compute in int8; ONNX, OpenVINO and LiteRT.")
+@click.option(
+    "--calibrate",
+    metavar="NAME[:PLACE]",
+    help="Images of which int8 takes the ranges of values, as --data of densespec train.",
+)
+@click.option(
+    "--least-agreement",
+    type=click.FloatRange(0, 1),
+    default=LEAST,
+    show_default=True,
+    help="The part of held-out images whose likeliest class int8 has to leave as it is.",
+)
 @options_of(ReadingOptions)
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Of initial weights: MODEL is a SPEC then."
@@ -72,16 +89,23 @@ def export_command(
     format_name: str | None,
     softmax: bool,
     no_top: bool,
+    int8: bool,
+    calibrate: str | None,
+    least_agreement: float,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write a network for others to run: ONNX, OpenVINO, torch.export, SavedModel or StableHLO.
+    """Write a network for others: ONNX, OpenVINO, LiteRT, torch.export, SavedModel or StableHLO.
 
     MODEL is a weight file of any layout. The format goes by the suffix of the output: .onnx, .xml
-    (OpenVINO), .pt2 (torch.export), .stablehlo (jax.export), .mlir (StableHLO text), and none for
-    the folder of a TensorFlow SavedModel. The network takes inputs of any size and batch unless
-    told otherwise. What is written is loaded and run, and compared with the float64 reference,
-    before it takes its place.
+    (OpenVINO), .tflite (LiteRT), .pt2 (torch.export), .stablehlo (jax.export), .mlir (StableHLO
+    text), and none for the folder of a TensorFlow SavedModel. The network takes inputs of any size
+    and batch unless told otherwise. What is written is loaded and run, and compared with the
+    float64 reference, before it takes its place.
+
+    In int8, ranges of values are taken of the images to train on of --calibrate, prepared as the
+    weights say; the file is compared with the same in float32 on those to test on, timed beside it,
+    and refused where its likeliest classes are too often others.
 
     \b
     Examples:
@@ -90,7 +114,25 @@ def export_command(
       densespec export net.safetensors -o serving/net/1 --format saved-model
       densespec export densenet169-bc --seed 0 -o untrained.pt2
       densespec export runs/photos/best.safetensors -o photos.onnx --with-preprocessing
+      densespec export runs/photos/best.safetensors -o photos.xml --int8 --calibrate folder:photos
     """
+    if int8 != (calibrate is not None):
+        raise click.UsageError("--int8 and --calibrate go together")
+    if calibrate is not None:
+        _check_int8(options | {"no_top": no_top})
+        options = {key: value for key, value in options.items() if key not in _FLOATS}
+        with working(f"exporting {model} to {output.name} in int8"):
+            quantized = export_int8(
+                model,
+                output,
+                calibrate,
+                format=format_name,
+                softmax=softmax or None,
+                least_agreement=least_agreement,
+                **options,
+            )
+        _show_int8(quantized, as_json)
+        return
     with working(f"exporting {model} to {output.name}"):
         done = export(
             model,
@@ -105,6 +147,49 @@ def export_command(
         print_json(record)
     else:
         _say(done, record)
+
+
+_FLOATS: Mapping[str, Any] = {
+    "dtype": "float32",
+    "no_top": False,
+    "pooling": None,
+    "outputs": (),
+    "optimize": True,
+    "check": True,
+}
+"""Options that int8 leaves no choice of, and what they are then."""
+
+
+def _check_int8(options: Mapping[str, Any]) -> None:
+    for name, only in _FLOATS.items():
+        if options[name] != only:
+            raise click.UsageError(f"--int8 does not go with --{name.replace('_', '-')}")
+
+
+def _show_int8(done: Int8Result, as_json: bool) -> None:
+    compared = done.comparison
+    if as_json:
+        written = {"path": str(done.path), "bytes": done.bytes, "float32": _record(done.full)}
+        times = {
+            str(batch): {"float32": full, "int8": int8}
+            for batch, (full, int8) in compared.seconds.items()
+        }
+        print_json(written | {"compared": dataclasses.asdict(compared) | {"seconds": times}})
+        return
+    click.echo(
+        f"written {done.path}: {done.full.format.about} in int8, {done.bytes / 2**20:.1f} MiB, "
+        f"{done.full.bytes / 2**20:.1f} in float32"
+    )
+    click.echo(
+        f"compared on {compared.count:,} held-out images: the likeliest class is that of float32 "
+        f"for {compared.agreement:.2%}"
+    )
+    click.echo(f"{compared.in_words()}")
+    for batch, (full, int8) in compared.seconds.items():
+        click.echo(
+            f"batch {batch}: {1000 * full:.3g} ms in float32, {1000 * int8:.3g} ms in int8, "
+            f"{compared.ratios[batch]:.2f} of it"
+        )
 
 
 def _record(done: ExportResult) -> dict[str, Any]:

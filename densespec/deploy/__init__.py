@@ -62,7 +62,7 @@ def export(
     seed: int | None = None,
     **reading: Any,
 ) -> ExportResult:
-    """Write a network as ONNX, OpenVINO IR, a ``torch.export`` program, a SavedModel or StableHLO.
+    """Write a network as ONNX, OpenVINO IR, LiteRT, ``torch.export``, a SavedModel or StableHLO.
 
     Every file is loaded and run before it takes its place: what does not compute what the float64
     reference does is not written. Inputs and outputs are (batch, *the axes in the order that the

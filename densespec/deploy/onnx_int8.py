@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,18 +26,30 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
 
     (taken,) = onnx.load(source).graph.input
 
-    class Inputs(CalibrationDataReader):  # type: ignore[misc]
+    class Inputs(CalibrationDataReader):
         rest: Iterator[np.ndarray] = iter(inputs)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             x = next(self.rest, None)
             return None if x is None else {taken.name: x}
 
-    quantize_static(
-        source,
-        path,
-        Inputs(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(QUANTIZED),
-        per_channel=True,
-    )
+    with _without_advice():
+        quantize_static(
+            source,
+            path,
+            Inputs(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTIZED),
+            per_channel=True,
+        )
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Leave out what it advises users to do before, which has been done: norms are folded."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

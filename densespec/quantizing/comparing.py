@@ -67,7 +67,10 @@ class Comparison:
 
     def in_words(self) -> str:
         """Say how far it is off."""
-        far = f"Outputs differ by {self.largest:.1e} of the largest at most, {self.mean:.1e} on average"
+        far = (
+            f"Outputs differ by {self.largest:.1e} of the largest at most, and by {self.mean:.1e} "
+            "on average"
+        )
         if self.accuracy is None:
             return far
         full, int8 = self.accuracy

@@ -114,8 +114,8 @@ def export_int8(
 def _writer(chosen: ExportFormat) -> Int8Writer:
     """Give what writes a format in int8, once all that is needed for it is installed."""
     if chosen.int8 is None:
-        able = " and ".join(each.about for each in formats().values() if each.int8)
-        raise DensespecError(f"{chosen.about} has no int8 here: {able} have")
+        able = ", ".join(each.about for each in formats().values() if each.int8)
+        raise DensespecError(f"{chosen.about} has no int8 here, but these have: {able}")
     chosen.require_packages()
     for package in (chosen.runtime, chosen.int8.package):
         require(f"{chosen.about} in int8", package, extra=chosen.int8.extra)
@@ -126,8 +126,8 @@ def _check_classifies(network: WeightedGraph) -> None:
     graph = network.graph
     if not graph.has_classifier or graph.outputs:
         raise DensespecError(
-            "int8 is judged by the likeliest classes, but the network gives feature maps: export it "
-            "with its classifier"
+            "int8 is judged by the likeliest classes, but the network gives feature maps: export "
+            "it with its classifier"
         )
 
 

@@ -50,7 +50,7 @@ def shared_cross_entropy(
 ) -> LossAndSlope:
     """Mean over labels of :func:`cross_entropy`, weighed by the shares that samples have of them.
 
-    O9: a sample has a share of each class, none of them negative, which sum to 1.
+    O10: a sample has a share of each class, none of them negative, which sum to 1.
 
     Args:
         logits: (batch, classes).
@@ -60,7 +60,7 @@ def shared_cross_entropy(
     shaped = shares.shape == logits.shape
     sound = shaped and bool((shares >= 0).all()) and np.allclose(shares.sum(1), 1, atol=1e-5)
     rule = f"should be {logits.shape} numbers, none negative, whose rows sum to 1"
-    check_constraint(sound, "O9", "labels", rule)
+    check_constraint(sound, "O10", "labels", rule)
     weighed = shares * (np.asarray(weights) if len(weights) else 1)
     total = weighed.sum(1, keepdims=True)
     target = ((1 - smoothing) * weighed + smoothing / classes * total).astype(logits.dtype)

@@ -37,7 +37,7 @@ def bequest_of(dataset: Dataset, graph: Graph, weights: WeightsLike | None) -> A
 
 def _preprocessing(dataset: Dataset, graph: Graph) -> Preprocessing | None:
     size = tuple(side for side in graph.input_size if side is not None)
-    if len(size) != 2:
+    if len(size) != 2 or not dataset.normalisation.is_share:
         return None
     normal = dataset.normalisation
     full = normal.scale / BYTE if dataset.train.image(0).dtype == np.uint8 else 1.0

@@ -99,6 +99,11 @@ class RunSettings(Record):
         flag="--validation/--no-validation",
     )
 
+    window: bool = stated(
+        Flag(),
+        "whether DICOM images are seen through the window that they state",
+        default=False,
+    )
     metrics: tuple[str, ...] = stated(
         Choices(tuple(METRICS)),
         "what networks are judged by after each epoch, besides loss and accuracy",

@@ -13,7 +13,7 @@ from densespec.errors import SHOWN, SpecError, WeightsError, bare
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.differences import variant_of
-from densespec.network.graph import Graph
+from densespec.network.graph import CLASSIFIER, Graph, with_spec
 from densespec.network.spec import DenseNetSpec
 from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.pretrained.fetching import FetchedWeights, fetch
@@ -26,6 +26,7 @@ from densespec.weights.dimensions import fitted_dimensions
 from densespec.weights.evidence import Contradiction, NoNetwork
 from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
 from densespec.weights.fitting import fit
+from densespec.weights.heads import zero_bias
 from densespec.weights.layouts import Layout, get_layout
 from densespec.weights.nearest import nearest_to, no_known_layout
 from densespec.weights.order import ORDER, layout_in_order
@@ -51,6 +52,7 @@ class IdentifiedWeights:
         assumptions: What was taken for granted, for want of a word in the file, in sentences.
         remarks: What else a user should know of how the arrays were read, in sentences.
         headless: Why no classifier was told, if linear layers are there; empty otherwise.
+        assumed: The fields of the spec that were taken for granted, with their values.
         path: The file's; None for arrays in memory.
         accompaniment: What goes with the arrays: where they are from, what images need, labels.
     """
@@ -65,6 +67,7 @@ class IdentifiedWeights:
     assumptions: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     headless: str = ""
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     accompaniment: Accompaniment = NOTHING
 
@@ -96,6 +99,15 @@ class IdentifiedWeights:
     def dtypes(self) -> tuple[str, ...]:
         """The dtypes that the network's arrays have, in alphabetical order."""
         return tuple(sorted({tensor.dtype for tensor in self.tensors.values()}))
+
+    def with_classifier_bias(self) -> IdentifiedWeights:
+        """Give the same network with a bias of zeros where the classifier has none."""
+        if not self.has_classifier or self.spec.classifier_bias:
+            return self
+        graph = with_spec(self.graph, self.spec.replace(classifier_bias=True))
+        bias = zero_bias(self.tensors[f"{CLASSIFIER}.kernel"])
+        tensors = {**self.tensors, f"{CLASSIFIER}.bias": bias}
+        return replace(self, spec=graph.spec, graph=graph, tensors=tensors)
 
     def arrays(self) -> Arrays:
         """Read every array of the network now."""
@@ -310,6 +322,7 @@ def _identified(
         assumptions=(*found.assumptions, *channels, *dimensions),
         remarks=found.remarks,
         headless=found.headless,
+        assumed=found.assumed,
         path=path,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,32 @@ FITTED = ("in_channels", "spatial_dims")
 """The fields of a spec to which weights of another network are fitted."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class SpecFields:
+    """Fields of a spec by name, or as a text such as ``norm=group,norm_groups=8``."""
+
+    allowed = "fields of a spec with values that they may have, such as activation=elu"
+
+    def parse(self, value: Any) -> tuple[tuple[str, Any], ...]:
+        table = _table_of(value) if isinstance(value, str) else dict(value)
+        checked = DenseNetSpec(blocks=(1,), growth_rate=1).replace(**table)
+        return tuple((name, getattr(checked, name)) for name in sorted(table))
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+
+def _table_of(text: str) -> dict[str, Any]:
+    """The names and values of a text; a value that is no JSON is a text itself."""
+    table = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            table[name.strip()] = json.loads(value)
+        except ValueError:
+            table[name.strip()] = value.strip()
+    return table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +108,13 @@ class ReadingOptions(Record):
         "what stands between the linear layers of a head, where their names do not tell; a ReLU is "
         "assumed otherwise",
         default=None,
+    )
+    assume: tuple[tuple[str, Any], ...] | None = stated(
+        OrNone(SpecFields()),
+        "fields of the spec that no array tells, as activation=elu; several are joined by commas",
+        default=None,
+        flag="--set",
+        metavar="FIELD=VALUE",
     )
     in_channels: int | None = constrained(
         "S5",

@@ -77,6 +77,8 @@ SAYABLE: Mapping[str, Change] = {
     "layers behind the model": lambda model: keras.Model(
         model.input, keras.layers.Softmax()(model.output)
     ),
+    "dropout before the classifier": head(lambda: keras.layers.Dropout(0.5), dense(3)),
+    "no bias": head(lambda: keras.layers.Dense(3, use_bias=False)),
     "no classifier": lambda model: keras.Model(model.input, model.get_layer("final_relu").output),
     "a model within another": within_another,
     "another epsilon": set_all("epsilon", 0.01),
@@ -102,7 +104,10 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
     ),
     "one rate": ("block2_layer1_dropout1", set_one("block2_layer1_dropout1", "rate", 0.7)),
     "another call": ("final_relu", set_one("final_relu", "call", lambda x: 2 * x)),
-    "dropout in the head": ("dropout", head(lambda: keras.layers.Dropout(0.5), dense(3))),
+    "dropout early in the head": (
+        "dropout",
+        head(lambda: keras.layers.Dropout(0.5), dense(5, "relu"), dense(3)),
+    ),
     "a norm in the head": ("batch_normalization", head(keras.layers.BatchNormalization, dense(3))),
     "rescaling": (
         "rescaling",

@@ -15,10 +15,7 @@ SEED, ROUND_TRIP = "initial/same-bits-in-float32", "initial/weights-come-back-in
 RESUMED = "curve/sgd-taken-over-from-the-reference"
 RESUMED_ADAMW = "curve/adamw-taken-over-from-the-reference"
 MOMENTS = "moments/sgd-before-the-first-step"
-ACCUMULATED = "training/accumulated"
-SHARES = "training/shares-of-classes-weighed-and-smoothed"
 LABELS, WEIGHTS = "training/several-labels", "training/class-weights"
-AVERAGE, WARMED_AVERAGE = "training/average", "training/average-after-a-warm-up"
 ADAMW, CLIPPED = "training/adamw", "training/clipped-norm"
 TOGETHER, APART = "parallel/synchronised-norms", "parallel/norms-of-each-device"
 LAYER_RATES = "training/learning-rates-by-layer"
@@ -34,10 +31,9 @@ class Mutant:
         about: what is wrong with it.
         case: id of the case that must catch it.
         where: what the first difference must be named by.
-        diagnosis: ids of the deviations that must be named for it; empty for what is beyond the
-            catalogue.
+        diagnosis: ids of the deviations that must be named for it; empty where none is everywhere.
         backend: makes it.
-        says: words of the diagnosis, where a single op is named and no deviation.
+        says: words of the diagnosis, where ops or parts of a training step are named.
     """
 
     about: str
@@ -45,4 +41,4 @@ class Mutant:
     where: str
     diagnosis: tuple[str, ...]
     backend: Callable[[], Any]
-    says: str = ""
+    says: tuple[str, ...] = ()

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.optim import swa_utils
 
 from densespec.backends import StepResult
-from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.moments import OptimizerMoments
-from densespec.recipes.recipe import AVERAGE, TrainingRecipe
-from densespec_torch.training import TorchTrainer, optimizer_of, read_weights
+from densespec.recipes.recipe import TrainingRecipe
+from densespec_torch.training import TorchTrainer, optimizer_of
 
 
 class NoNesterov(TorchTrainer):
@@ -344,61 +342,3 @@ class ClippedEach(_OtherClipping):
 class ClippedValues(_OtherClipping):
     def clip(self, parameters: list[Any]) -> None:
         torch.nn.utils.clip_grad_value_(parameters, self.limit)
-
-
-class AveragedByTorch(TorchTrainer):
-    """Averages as ``torch.optim.swa_utils.AveragedModel`` keeps them, without buffers."""
-
-    def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
-        super().__init__(model, graph, recipe.replace(average=None, average_warmup=0.0))
-        assert recipe.average is not None
-        average = swa_utils.get_ema_multi_avg_fn(recipe.average)
-        self._copied = swa_utils.AveragedModel(model, multi_avg_fn=average)
-
-    def step(self, x: Any, labels: Any, **options: Any) -> StepResult:
-        result = super().step(x, labels, **options)
-        self._copied.update_parameters(self._inner)
-        return result
-
-    def moments(self) -> dict[str, Arrays]:
-        found = read_weights(self._copied.module, self._graph)
-        return super().moments() | {AVERAGE: found}
-
-
-class NotWarmedUp(TorchTrainer):
-    """Averages that keep as much from the first step on."""
-
-    def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
-        super().__init__(model, graph, recipe.replace(average_warmup=0.0))
-
-
-class WeightsOfProbabilities(TorchTrainer):
-    """The loss of PyTorch, which weighs the classes of the smoothed target."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._criterion = torch.nn.CrossEntropyLoss(
-            torch.tensor(self._recipe.class_weights, dtype=torch.float64),
-            label_smoothing=self._recipe.label_smoothing,
-        )
-
-
-class LargestShare(TorchTrainer):
-    """Takes the class with the largest share for the label."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        own = self._criterion
-        self._criterion = lambda logits, shares: own(logits, shares.argmax(1))
-
-
-class PartsSummed(TorchTrainer):
-    """Adds up the means of a batch's parts."""
-
-    def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
-        loss, correct = super()._loss(x, labels)
-        return loss * (self._samples / len(x)), correct
-
-    def step(self, x: Any, labels: Any, **options: Any) -> StepResult:
-        self._samples = len(x)
-        return super().step(x, labels, **options)

@@ -15,8 +15,14 @@ from typing import Any
 
 from densespec.errors import shown
 from densespec.network import ops
-from densespec.network.graph import Graph, Node, lower
-from densespec.weights.evidence import KernelShape, evidence_in_order, inferred_fields, spec_from
+from densespec.network.graph import CLASSIFIER, Graph, Node, in_head, lower
+from densespec.weights.evidence import (
+    Evidence,
+    KernelShape,
+    evidence_in_order,
+    inferred_fields,
+    spec_from,
+)
 from densespec.weights.stated.keras_layers import UNKNOWN, model_of, read_config, understood
 from densespec.weights.stated.keras_ops import StatedOp, StatedOps, ops_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_inference
@@ -25,19 +31,27 @@ CONFIG_KEYS = ("config", "model_config")
 """Where a ``.keras`` archive and a whole-model ``.h5`` have the model's config, as metadata."""
 
 _RESCALES = "the images are rescaled by it, which no spec can say; take it out of the model"
-_ACTIVATES = "a spec has no other activation than ReLU"
-_POOLS = "a spec has an average before the classifier, and no max pooling (global_pool)"
+_ACTIVATES = (
+    "how it is set is in no weights: save the whole model (model.save('net.keras')), which says it"
+)
+_POOLS = "without the model's config, which says more, an average is all that is understood"
 FOREIGN_GROUPS = {
     "rescaling": _RESCALES,
     "normalization": _RESCALES,
     "lambda": _RESCALES,
     "true_divide": _RESCALES,
     "leaky_re_lu": _ACTIVATES,
-    "prelu": _ACTIVATES,
     "p_re_lu": _ACTIVATES,
     "elu": _ACTIVATES,
 }
-"""Groups of Keras 3's files, by the classes of their layers, that no network of a spec has."""
+"""Groups of Keras 3's files, by the classes of their layers, that no network of a spec has, or of
+which weights alone say too little."""
+
+_OWN_RELU = re.compile(r"(stem|final|block\d+_layer\d+|transition\d+)_relu[12]?")
+"""The names of densespec's own layers, whose spec has to be given anyway."""
+
+RELUS = (ops.Relu, ops.Activation, ops.PRelu)
+"""What may stand where the paper has a ReLU."""
 
 
 def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
@@ -61,7 +75,8 @@ def _check_groups(names: Mapping[str, str]) -> None:
     if "dense" in kinds:
         foreign |= {f"global_max_pooling{dims}d": _POOLS for dims in (1, 2, 3)}
     for kind, name in kinds.items():
-        if kind in foreign:
+        own = foreign.get(kind) == _ACTIVATES and _OWN_RELU.fullmatch(str(name))
+        if kind in foreign and not own:
             raise StatedOtherwise(f"it has a layer {shown(name)} ({kind}): {foreign[kind]}")
 
 
@@ -158,11 +173,12 @@ def _end_notes(ends: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fields(stated: StatedOps) -> dict[str, Any]:
-    convs, norms, pools = (stated.of(kind) for kind in (ops.Conv, ops.BatchNorm, ops.MaxPool))
-    if not convs or not norms:
-        raise StatedOtherwise(
-            "it states a model without convolutions or norms, which is no DenseNet"
-        )
+    convs, pools = stated.of(ops.Conv), stated.of(ops.MaxPool)
+    norms = [
+        op for op in stated.by_name.values() if isinstance(op.op, ops.BatchNorm | ops.GroupNorm)
+    ]
+    if not convs:
+        raise StatedOtherwise("it states a model without convolutions, which is no DenseNet")
     stem = convs[0].op
     assert isinstance(stem, ops.Conv)
     evidence = evidence_in_order(
@@ -172,21 +188,94 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
         dense=[KernelShape(d.name, (d.op.units, d.op.features)) for d in stated.of(ops.Dense)],
     )
     found = inferred_fields(evidence)
+    convs = convs[2:] if evidence.deep else convs
     blocks, per_layer = found["blocks"], 1 if found["bottleneck_width"] is None else 2
     transitions = _transitions(blocks, per_layer)
     return found | {
-        "stem_kind": _stem_kind(stated, norms[0], evidence.stem_norm),
+        **_norm_fields(stated, norms, evidence),
+        **_activation_fields(stated, convs),
         "stem_stride": stem.stride,
+        **_blurs(stated, pools),
         "stem_pool": pools[0].op.window[0] if pools else None,
         "padding": "same" if any(map(_pads_as_same, (*convs, *pools))) else "symmetric",
-        "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
-        "batch_norm_momentum": statistics.mode(norm.op.momentum for norm in norms),
-        "running_variance": "unbiased" if _mostly_unbiased(norms) else "biased",
         "transition_relu": all(
-            isinstance(stated.source(convs[index]).op, ops.Relu) for index in transitions
+            isinstance(stated.source(convs[index]).op, RELUS) for index in transitions
         ),
         **_dropout_fields(stated, convs, transitions, per_layer),
+        **_head_fields(stated),
     }
+
+
+def _head_fields(stated: StatedOps) -> dict[str, Any]:
+    """The fields of a head that shapes do not tell."""
+    layers, pools = stated.of(ops.Dense), stated.of(ops.GlobalPool)
+    if not layers:
+        return {}
+    before = stated.source(layers[-1]).op
+    return {
+        "classifier_bias": layers[-1].op.bias,
+        "head_dropout_rate": before.rate if isinstance(before, ops.Dropout) else 0.0,
+        **({"global_pool": pools[-1].op.kind} if pools else {}),
+    }
+
+
+def _blurs(stated: StatedOps, pools: list[StatedOp]) -> dict[str, str]:
+    blurs = stated.of(ops.BlurPool)
+    in_stem = [blur for blur in blurs if stated.source(blur) in pools]
+    return {
+        "stem_pool_kind": "max-blur" if in_stem else "max",
+        "transition_pool_kind": "blur" if len(blurs) > len(in_stem) else "avg",
+    }
+
+
+def _norm_fields(stated: StatedOps, norms: list[StatedOp], evidence: Evidence) -> dict[str, Any]:
+    deep = {"stem_kind": "deep"} if evidence.deep else {}
+    if not norms:
+        return {"norm": "none", **_unnormed_ends(stated), **deep}
+    fields: dict[str, Any] = {
+        "stem_kind": _stem_kind(stated, norms[0], evidence.stem_norm),
+        **deep,
+        "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
+        "norm_affine": statistics.mode(norm.op.affine for norm in norms),
+    }
+    if isinstance(norms[0].op, ops.BatchNorm):
+        same = [norm for norm in norms if isinstance(norm.op, ops.BatchNorm)]
+        return fields | {
+            "batch_norm_momentum": statistics.mode(norm.op.momentum for norm in same),
+            "running_variance": "unbiased" if _mostly_unbiased(same) else "biased",
+        }
+    same = [norm for norm in norms if isinstance(norm.op, ops.GroupNorm)]
+    if all(norm.op.groups == norm.op.channels for norm in same):
+        return fields | {"norm": "instance"}
+    return fields | {"norm": "group", "norm_groups": statistics.mode(n.op.groups for n in same)}
+
+
+def _unnormed_ends(stated: StatedOps) -> dict[str, Any]:
+    """Where the stem and the last block end, if no norm tells it."""
+    stem, first = stated.of(ops.Conv)[:2]
+    end = stated.source(first)
+    for passed in (RELUS, (ops.MaxPool,), (ops.Dropout,)):
+        end = stated.source(end) if isinstance(end.op, passed) else end
+    kind = "conv-norm-relu" if isinstance(end.op, RELUS) else "conv"
+    pools = stated.of(ops.GlobalPool)
+    last = stated.source(pools[0]) if pools else stated.by_name[stated.output]
+    return {
+        "stem_kind": "norm-relu-conv" if isinstance(stated.source(stem).op, RELUS) else kind,
+        "final_norm": isinstance(last.op, RELUS),
+    }
+
+
+def _activation_fields(stated: StatedOps, convs: list[StatedOp]) -> dict[str, Any]:
+    """The activation before the first dense layer's convolution, and maybe its slope."""
+    op = stated.source(convs[1]).op if len(convs) > 1 else None
+    match op:
+        case ops.Activation("leaky-relu"):
+            return {"activation": "leaky-relu", "activation_slope": op.slope}
+        case ops.Activation():
+            return {"activation": op.kind}
+        case ops.PRelu():
+            return {"activation": "prelu"}
+    return {}
 
 
 def _mostly_unbiased(norms: list[StatedOp]) -> bool:
@@ -312,7 +401,10 @@ def _difference(ours: StatedOp, node: Node, but: tuple[str, ...]) -> str | None:
         )
     if isinstance(node.op, ops.Input):
         return None
+    hidden = in_head(node.name) and node.name != CLASSIFIER
     for part in fields_of_op(node.op):
+        if part.name == "bias" and hidden:  # none is the same as one of zeros
+            continue
         stated, said = getattr(ours.op, part.name), getattr(node.op, part.name)
         if stated != said and part.name not in but:
             return (
