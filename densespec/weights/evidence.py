@@ -95,13 +95,14 @@ def evidence_by_name(find: Find) -> Evidence:
     head: list[KernelShape] = []
     while unit := find(f"head{len(head) + 1}.dense.kernel"):
         head.append(unit)
-    norm = find("stem.norm.gamma")
+    norm, classifier = find("stem.norm.gamma"), find("classifier.kernel")
+    convolves = classifier is not None and len(classifier.shape) > 2
     return Evidence(
         convs=tuple(kernel for kernel in (stem, *convs) if kernel) if stem else (),
         conv_bias=find("stem.conv.bias") is not None,
         stem_norm=math.prod(norm.shape) if norm else None,
         final_norm=find("final.norm.gamma") is not None,
-        classifier=find("classifier.kernel"),
+        classifier=None if convolves else classifier,
         head=tuple(head),
     )
 

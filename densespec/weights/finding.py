@@ -18,6 +18,11 @@ from densespec.weights.tensors import Tensors
 AVERAGES = frozenset({"ema", "swa", "average", "averaged"})
 """Words of a prefix under which programs keep averages of a network's weights."""
 
+WRAPPERS = re.compile(
+    r"(?<![^./])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)[./]"
+)
+"""What PyTorch puts into names wherever a part of a model is compiled, sharded or recomputed."""
+
 MOST_NETWORKS = 16
 """The most networks of one layout that may be in a file."""
 
@@ -44,6 +49,14 @@ class Claim:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the other networks, in sentences."""
         return tuple(map(_told, self.others))
+
+
+def unwrapped(tensors: Tensors) -> Tensors:
+    """Take what PyTorch's wrappers put into names out of them, unless two would become one."""
+    names = {name: WRAPPERS.sub("", name) for name in tensors}
+    if len(set(names.values())) < len(names):
+        return tensors
+    return {names[name]: tensor for name, tensor in tensors.items()}
 
 
 def under_prefix(tensors: Tensors, prefix: str) -> Tensors:
