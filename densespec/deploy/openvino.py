@@ -26,7 +26,7 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
 
     if options.optimize:
         graph, arrays = optimized(graph, arrays)
-    model = proto(graph, arrays, batch=options.batch, preprocessing=options.preprocessing)
+    model = proto(graph, arrays, batch=options.batch)
     converted = openvino.Core().read_model(model.SerializeToString(deterministic=True))
     for name, text in options.metadata.items():
         converted.set_rt_info(text, ["densespec", name])
@@ -60,7 +60,6 @@ FORMAT = ExportFormat(
     packages=("onnx", "openvino"),
     runtime="openvino",
     extra="openvino",
-    takes_images=True,
     beside=(".bin",),
     load=load,
     int8=Int8Writer(write_int8, "nncf", "int8"),
