@@ -6,6 +6,7 @@ Resizing is Pillow's, as :mod:`densespec.deploy.resampling` has it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ def prepared(images: Any, preprocessing: Preprocessing) -> Any:
         DensespecError: The kind of resizing can't be exported.
     """
     import tensorflow as tf
-    from tensorflow.experimental import numpy
 
     check_exportable(preprocessing, (NEAREST, *FILTERS))
     sides = tf.unstack(tf.cast(tf.shape(images)[1:3], tf.float64))
@@ -38,16 +38,34 @@ def prepared(images: Any, preprocessing: Preprocessing) -> Any:
         pixels = _nearest(images, sides, preprocessing)
     else:
         positions = [tf.range(side) for side in sides]
-        pixels = resampled(numpy, tf.cast(images, tf.float64), positions, preprocessing)
+        pixels = resampled(_functions(), tf.cast(images, tf.float64), positions, preprocessing)
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     return (tf.cast(pixels, tf.float32) / np.float32(255) - mean) / std
 
 
+def _functions() -> SimpleNamespace:
+    """TensorFlow's functions by numpy's names."""
+    import tensorflow as tf
+
+    return SimpleNamespace(
+        abs=tf.abs,
+        arange=tf.range,
+        ceil=tf.math.ceil,
+        clip=tf.clip_by_value,
+        einsum=tf.einsum,
+        float64=tf.float64,
+        floor=tf.floor,
+        minimum=tf.minimum,
+        round=tf.round,
+        sum=tf.reduce_sum,
+        where=tf.where,
+    )
+
+
 def _nearest(images: Any, sides: Sequence[Any], said: Preprocessing) -> Any:
     import tensorflow as tf
-    from tensorflow.experimental import numpy
 
-    sizes = resized_sizes(numpy, sides, said)
+    sizes = resized_sizes(_functions(), sides, said)
     for axis, side, size, kept in zip((1, 2), sides, sizes, said.size, strict=True):
         scale = side / size
         steps = tf.where(tf.range(size) < 0.5, scale * 0.5, scale)
