@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,6 +49,12 @@ class Claim:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the other networks, in sentences."""
         return tuple(map(_told, self.others))
+
+    def without(self, names: Collection[str]) -> Claim:
+        """Leave some of the network's arrays to what lies outside of it."""
+        own = {name: tensor for name, tensor in self.tensors.items() if name not in names}
+        left = {self.prefix + name: t for name, t in self.tensors.items() if name in names}
+        return replace(self, tensors=own, outside={**self.outside, **left})
 
 
 def unwrapped(tensors: Tensors) -> Tensors:
@@ -139,9 +145,8 @@ def _alone(claim: Claim, prefixes: Iterable[str]) -> Claim:
     inner = tuple(
         other.removeprefix(claim.prefix) for other in others if other.startswith(claim.prefix)
     )
-    own = {name: t for name, t in claim.tensors.items() if not name.startswith(inner)}
-    theirs = {claim.prefix + name: t for name, t in claim.tensors.items() if name not in own}
-    return replace(claim, tensors=own, outside={**claim.outside, **theirs}, others=others)
+    theirs = {name for name in claim.tensors if name.startswith(inner)}
+    return replace(claim.without(theirs), others=others)
 
 
 def _likeliest_first(claims: list[Claim]) -> list[Claim]:

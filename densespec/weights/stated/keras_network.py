@@ -113,7 +113,8 @@ def _network_among(models: Sequence[StatedModel]) -> StatedNetwork:
         f"it states a model of {len(models)} outputs: its network is the one that ends in layer "
         f"{shown(model.output)}, and what else it computes is left aside"
     )
-    return replace(network, ends=network.other_ends, notes=(*network.notes, note))
+    aside = frozenset[str]().union(*(each.names for each in models)) - model.names
+    return replace(network, ends=network.other_ends, notes=(*network.notes, note), aside=aside)
 
 
 def _shared(models: Sequence[StatedModel]) -> StatedModel:
