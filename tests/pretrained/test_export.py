@@ -94,6 +94,18 @@ def test_resampling_is_pillows_by_axes_to_the_bit(interpolation: str, said: dict
         np.testing.assert_array_equal(found, by_axes.batch(images, "channels_last"))
 
 
+@pytest.mark.parametrize("interpolation", [*FILTERS, "nearest"])
+def test_pillow_begins_with_the_width_unless_the_height_loses_twice_as_much(
+    interpolation: str,
+) -> None:
+    preprocessing = prepare_of(size=(32, 32), interpolation=interpolation, resize="squash")
+    by_axes = WidthFirst(**preprocessing.to_dict())
+    for height, width in [*SHAPES, (200, 31), (90, 60), (33, 32), (30, 400)]:
+        image = noisy_image(3, (height, width, 3))
+        apart = np.abs(preprocessing(image) - by_axes(image)).max()
+        assert not apart or 0 < height - 32 > 2 * (width - 32)
+
+
 def test_other_kinds_of_resizing_are_refused() -> None:
     with pytest.raises(DensespecError, match="'lanczos' can't be exported"):
         runner_of(prepare_of(size=(8, 8), interpolation="lanczos"))
