@@ -83,6 +83,26 @@ def twice() -> Any:
     return keras.Model(inputs, layers.Dense(3)(pool()(x)))
 
 
+def branching(*branches: Callable[[Any, Any], Any]) -> Any:
+    """A model that gives several values, each made of the features and of their average."""
+    body = network()
+    pooled = layers.GlobalAveragePooling2D(name="average")(body.output)
+    return keras.Model(body.input, [branch(body.output, pooled) for branch in branches])
+
+
+def mask(features: Any, pooled: Any) -> Any:
+    return conv("mask", 1, 1, use_bias=True)(layers.UpSampling2D(4)(features))
+
+
+def head(name: str, units: int = 3) -> Callable[[Any, Any], Any]:
+    return lambda features, pooled: layers.Dense(units, name=name)(pooled)
+
+
+def heads_on_a_hidden_layer() -> Any:
+    body = headed(layers.GlobalAveragePooling2D(name="average"), dense(6, "relu"))
+    return keras.Model(body.input, {n: layers.Dense(2, name=n)(body.output) for n in "ab"})
+
+
 def always_training() -> Any:
     inputs = keras.Input(SHAPE)
     x = network()(inputs, training=True)
@@ -184,7 +204,20 @@ MODELS: dict[str, Callable[[], Any]] = {
     "max-transition": lambda: headed(pool(), dense(), transition=layers.MaxPooling2D),
     "twice": twice,
     "always-training": always_training,
+    "two-heads": lambda: branching(head("age"), head("kind", 5)),
+    "two-heads-hidden": heads_on_a_hidden_layer,
+    "head-and-features": lambda: branching(head("kind"), lambda features, pooled: features),
+    "head-and-mask": lambda: branching(head("kind"), mask),
+    "masks": lambda: branching(mask, lambda features, pooled: layers.Flatten()(features)),
 }
+
+GIVEN = {
+    "two-heads": "average",
+    "two-heads-hidden": "average",
+    "head-and-features": "kind",
+    "head-and-mask": "kind",
+}
+"""Layers whose values the network gives that is read of a model with several outputs."""
 
 
 def _draw(model: Any) -> None:
@@ -208,7 +241,8 @@ def main(folder: Path) -> None:
         model = make()
         _draw(model)
         x = np.random.default_rng(1).standard_normal((2, *model.input_shape[1:])).astype("float32")
-        y = keras.ops.convert_to_numpy(model(x, training=False))
+        given = model.get_layer(GIVEN[name]).output if name in GIVEN else model.outputs[0]
+        y = keras.ops.convert_to_numpy(keras.Model(model.input, given)(x, training=False))
         np.savez(folder / f"{name}.npz", x=x, y=y)
         model.save(folder / f"{name}.keras")
         model.save(folder / f"{name}.h5")

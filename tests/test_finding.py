@@ -119,6 +119,50 @@ def test_a_network_is_found_wherever_it_lies(tensors: Named) -> None:
     assert_body(found)
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module"])
+@pytest.mark.parametrize("part", ["", "features.", "features.denseblock1."])
+def test_what_pytorch_wraps_parts_in_is_no_part_of_their_names(part: str, wrapper: str) -> None:
+    wrapped = {name.replace(part, f"{part}{wrapper}.", 1): t for name, t in WHOLE.items()}
+    found = read(under("module.", wrapped))
+    assert_body(found)
+    assert found.has_classifier
+    assert_body(read(under("net.", wrapped), prefix=f"net.{wrapper}." if not part else "net."))
+
+
+def test_every_layer_may_be_wrapped() -> None:
+    wrapped = {
+        re.sub(r"(denselayer\d+)\.", r"\1._checkpoint_wrapped_module.", name): tensor
+        for name, tensor in WHOLE.items()
+    }
+    assert_body(read(wrapped))
+
+
+def test_counts_of_tools_that_measure_modules_are_nobody_s_weights() -> None:
+    counts = {f"{name.rpartition('.')[0]}.total_ops": array(1) for name in WHOLE}
+    found = read({**WHOLE, **counts, "total_params": array(1)})
+    assert_body(found)
+    assert found.has_classifier
+    assert not found.notes
+
+
+def test_a_classifier_that_is_a_convolution_is_left_out() -> None:
+    head = {"classifier.weight": array(5, FEATURES, 1, 1), "classifier.bias": array(5)}
+    found = read({**BODY, **head})
+    assert_body(found)
+    assert not found.has_classifier
+    assert "left out, as no part of the network: classifier (2 arrays)" in found.notes
+
+
+def test_a_linear_layer_with_further_arrays_is_no_classifier_that_is_known() -> None:
+    adapters = {"classifier.lora_A": array(2, FEATURES), "classifier.lora_B": array(5, 2)}
+    found = read({**WHOLE, **adapters})
+    assert_body(found)
+    assert not found.has_classifier
+    assert (
+        "further arrays may change what its linear layers do: classifier.lora_A" in found.headless
+    )
+
+
 def test_a_decoder_beside_it_is_left_out_with_a_note() -> None:
     decoder = {"decoder.conv.weight": array(4, FEATURES, 3, 3), **norm("decoder.norm", 4)}
     found = read(under("encoder.", BODY) | decoder)

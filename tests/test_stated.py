@@ -64,6 +64,10 @@ READ = {
     "groups": None,
     "epsilon": None,
     "stride": None,
+    "two-heads": None,
+    "two-heads-hidden": None,
+    "head-and-features": None,
+    "head-and-mask": None,
 }
 """Models that a spec can say, with what follows their classifiers."""
 
@@ -88,6 +92,7 @@ REFUSED = {
     "max-transition": "layer 'pool2_pool' (MaxPooling2D) stands where",
     "twice": "is used 2 times",
     "always-training": "is called with training=True",
+    "masks": "no spec has such a layer or activation as layer 'up_sampling2d'",
 }
 """Models that no spec can say, with the words of the refusals."""
 
@@ -107,6 +112,10 @@ NOTED = {
     "flipped": "(RandomFlip) acts in training alone",
     "features-average": "pooling='avg'",
     "features-maximum": "pooling='max'",
+    "two-heads": "a model of 2 outputs: its network is the one that ends in layer 'average'",
+    "two-heads-hidden": "the head is left out",
+    "head-and-features": "its network is the one that ends in layer 'kind'",
+    "head-and-mask": "its network is the one that ends in layer 'kind'",
 }
 
 

@@ -96,7 +96,7 @@ def _given_spec(options: RunOptions) -> DenseNetSpec:
         return resolve(options.spec)
     if options.weights is None:
         raise TrainingError("give a spec, or weights of a file that tells it")
-    return spec_of_file(options.weights)
+    return spec_of_file(options.weights, options.reading)
 
 
 def _dataset(data: DataLike, channels: int, *, window: bool) -> Dataset:

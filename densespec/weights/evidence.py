@@ -129,12 +129,14 @@ def evidence_by_name(find: Find) -> Evidence:
     while unit := find(f"head{len(head) + 1}.dense.kernel"):
         head.append(unit)
     norm, final = (_any_of(find, f"{part}.norm") for part in ("stem", "final"))
+    classifier = find("classifier.kernel")
+    convolves = classifier is not None and len(classifier.shape) > 2
     return Evidence(
         convs=tuple(kernel for kernel in (stem, *convs) if kernel) if stem else (),
         conv_bias=find("stem.conv.bias") is not None,
         stem_norm=math.prod(norm.shape) if norm else None,
         final_norm=final is not None,
-        classifier=find("classifier.kernel"),
+        classifier=None if convolves else classifier,
         head=tuple(head),
         told=_told(find),
         scaled=find("block1.layer1.norm1.gamma") is not None,

@@ -18,6 +18,7 @@ from densespec.weights.inferring import InferredBody, infer_body, said_of
 from densespec.weights.layer_arrays import layers_of
 from densespec.weights.naming import canonical_tensors
 from densespec.weights.reading import ReadingOptions
+from densespec.weights.stated.keras_parts import arrays_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
 from densespec.weights.stated.torch_modules import (
     Told,
@@ -105,6 +106,8 @@ def fit(
         WeightsError: The arrays belong to no DenseNet, or do not fit it.
     """
     stated = stated or claim.layout.stated_network(metadata)
+    if stated and stated.aside:
+        claim = claim.without(arrays_of(stated.aside, claim.tensors, metadata))
     modules = modules_in(metadata)
     known = _known(fields_of_modules(modules, claim.prefix), options)
     body = _body(claim, container, stated, options.spec, otherwise, known)

@@ -231,11 +231,13 @@ def weights_for(
         return fitted(graph, given, new_head=new_head)
 
 
-def spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:
+def spec_of_file(
+    weights: WeightsLike | None, reading: ReadingOptions = AS_THEY_ARE
+) -> DenseNetSpec:
     """Give the spec of the network in a weight file.
 
     Raises:
         WeightsError: There is no file, or it does not tell.
     """
-    with opened(weights) as given:
+    with opened(weights, reading=reading) as given:
         return stated_spec(given)

@@ -102,6 +102,11 @@ def _head_among(
         return FoundHead(
             missing=f"its linear layers are no chain that starts at {features[0]} features: {paths}"
         )
+    if changed := [layer for layer in chain if layer.others]:
+        paths = listed(
+            [f"{bare(name)} ({bare(layer.path)})" for layer in changed for name in layer.others]
+        )
+        return FoundHead(missing=f"further arrays may change what its linear layers do: {paths}")
     homes = {_parent(linear.path) for linear in chain}
     homes = {home for home in homes if home and not prefix.startswith(f"{home}.")}
     between = [

@@ -24,7 +24,7 @@ from densespec.weights.containers import SUFFIXES, is_folder_of_weights, open_fi
 from densespec.weights.digests import checked
 from densespec.weights.dimensions import fitted_dimensions
 from densespec.weights.evidence import Contradiction, NoNetwork
-from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
+from densespec.weights.finding import WRAPPERS, Claim, claim_of, claims_on, under_prefix, unwrapped
 from densespec.weights.fitting import fit
 from densespec.weights.heads import zero_bias
 from densespec.weights.layouts import Layout, get_layout
@@ -33,6 +33,7 @@ from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 from densespec.weights.stated.keras_parts import models_in, of_model
 from densespec.weights.stated.network import StatedNetwork
+from densespec.weights.stated.torch_modules import modules_in
 from densespec.weights.tensors import OpenFile, Tensors
 
 
@@ -246,8 +247,10 @@ def identify(
         WeightsError: They are of no layout, of no DenseNet, or do not fit the network.
     """
     options = options or ReadingOptions()
+    tensors = tensors if modules_in(metadata) else unwrapped(tensors)
     if options.prefix is not None:
-        tensors, metadata, prefix = of_model(tensors, metadata, options.prefix)
+        given_prefix = WRAPPERS.sub("", options.prefix)
+        tensors, metadata, prefix = of_model(tensors, metadata, given_prefix)
         tensors = under_prefix(tensors, prefix) if prefix else tensors
     claims = _claims(tensors, metadata, options)
     given: dict[str, Any] = {"options": options, "otherwise": otherwise, "stated": stated}

@@ -43,7 +43,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool,
     ):
-        shares = list(_shares(Path(folder), options.files, options.seed))
+        shares = list(_shares(Path(folder), options.files, options.seed, options.kind))
         done = pool.map(read_share, shares)
         for share, endings in track(
             zip(shares, done, strict=True), "files", len(shares), console=Console(stderr=True)
@@ -73,18 +73,25 @@ def _faults() -> list[tuple[str, str]]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--files", type=int, default=2000, help="How many in all.")
+    parser.add_argument("--kind", default="", help="Kinds that have this in their names alone.")
     parser.add_argument("--minutes", type=float, help="Stop after so many.")
     parser.add_argument("--seed", type=int, default=0, help="Other files for another number.")
     parser.add_argument("--jobs", type=int, default=2, help="Processes at a time.")
     return parser.parse_args()
 
 
-def _shares(folder: Path, files: int, seed: int) -> Iterator[Share]:
+def _shares(folder: Path, files: int, seed: int, only: str) -> Iterator[Share]:
     """The work in parts, all kinds in turn, so that a run that is cut short has seen every kind."""
     kinds = [
-        Share(s.kind, s.name, s.content, s.arrays, s.is_network, seed, 0) for s in seeds(folder)
+        Share(s.kind, s.name, s.content, s.arrays, s.is_network, seed, 0, s.beside, s.opened)
+        for s in seeds(folder)
+        if only in s.kind
     ]
-    kinds += [Share(kind, name, None, {}, False, seed, 0) for kind, (name, _) in GRAMMARS.items()]
+    kinds += [
+        Share(kind, name, None, {}, False, seed, 0)
+        for kind, (name, _) in GRAMMARS.items()
+        if only in kind
+    ]
     each = -(-files // len(kinds))
     for start in range(0, each, PART):
         for kind in kinds:

@@ -14,6 +14,8 @@ from densespec.weights.layouts.parts import Part, under
 from densespec.weights.tensors import Tensor, Tensors
 
 COUNTER = "num_batches_tracked"
+COUNTERS = (COUNTER, "total_ops", "total_params")
+"""What modules count, of themselves or by tools that measure them."""
 
 Key = Callable[[str], str]
 """Key in a ``state_dict`` of an array, by the array's canonical name. Shapes are the same."""
@@ -114,7 +116,7 @@ def counters(key: Key = state_key) -> Callable[[Graph], dict[str, Tensor]]:
 
 
 def is_counter(name: str) -> bool:
-    return name.endswith(COUNTER)
+    return name.endswith(COUNTERS)
 
 
 def claims(spelling: str = "torchvision") -> Callable[[Tensors, Mapping[str, str]], bool]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of_op
 from typing import Any
 
@@ -23,7 +23,14 @@ from densespec.weights.evidence import (
     inferred_fields,
     spec_from,
 )
-from densespec.weights.stated.keras_layers import UNKNOWN, model_of, read_config, understood
+from densespec.weights.stated.keras_layers import (
+    UNKNOWN,
+    StatedModel,
+    model_of,
+    models_of,
+    read_config,
+    understood,
+)
 from densespec.weights.stated.keras_ops import StatedOp, StatedOps, ops_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_inference
 
@@ -83,18 +90,65 @@ def _check_groups(names: Mapping[str, str]) -> None:
 def network_of_entry(entry: Mapping[str, Any]) -> StatedNetwork:
     """Read the network that the class name and the config of a model state.
 
-    What acts in training alone may be other than any spec says: notes say so.
+    What acts in training alone may be other than any spec says: notes say so. Of a model with
+    several outputs it is the network that gives one of them, or the one that several heads share.
 
     Raises:
         WeightsError: As for :func:`stated_network`.
     """
-    stated = ops_of(model_of(entry))
+    models = models_of(entry)
+    return _network_of(*models) if len(models) == 1 else _network_among(models)
+
+
+def _network_of(model: StatedModel) -> StatedNetwork:
+    stated = ops_of(model)
     with understood(UNKNOWN):
         graph = _lowered(stated)
         _check_same(stated, in_inference(graph), training=False)
         ends = _ends(stated)
         notes = (*stated.notes, *_training_notes(stated, graph), *_end_notes(ends))
     return StatedNetwork(graph.spec, ends, notes)
+
+
+def _network_among(models: Sequence[StatedModel]) -> StatedNetwork:
+    """The network of a model with several outputs; whether it has a head is left to its arrays."""
+    found, problems = [], []
+    for model in models:
+        try:
+            found.append((model, _network_of(model)))
+        except StatedOtherwise as error:
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    fitting = [model for model, _ in found]
+    whole = [pair for pair in found if all(pair[0].names >= model.names for model in fitting)]
+    shared = None if whole else _shared(fitting)
+    model, network = whole[0] if shared is None else (shared, _network_of(shared))
+    note = (
+        f"it states a model of {len(models)} outputs: its network is the one that ends in layer "
+        f"{shown(model.output)}, and what else it computes is left aside"
+    )
+    aside = frozenset[str]().union(*(each.names for each in models)) - model.names
+    return replace(network, ends=network.other_ends, notes=(*network.notes, note), aside=aside)
+
+
+def _shared(models: Sequence[StatedModel]) -> StatedModel:
+    """What several models have in common, up to their global pool.
+
+    Raises:
+        StatedOtherwise: They share none.
+    """
+    first, *others = models
+    common = first.names.intersection(*(model.names for model in others))
+    layers = [layer for layer in first.layers if layer.name in common]
+    pools = [n for n, layer in enumerate(layers) if layer.kind.startswith("Global")]
+    if not pools:
+        raise StatedOtherwise(
+            f"it states a model of {len(models)} outputs, each of another network, but a spec has "
+            "one"
+        )
+    kept = layers[: pools[-1] + 1]
+    return StatedModel(tuple(kept), kept[-1].name)
 
 
 @dataclass(frozen=True)
@@ -122,19 +176,25 @@ def graph_of_entry(entry: Mapping[str, Any]) -> StatedGraph:
         return StatedGraph(graph, _check_same(stated, graph, training=True))
 
 
-def layers_of_entry(entry: Mapping[str, Any], graph: Graph) -> Mapping[str, str]:
-    """Find the layers of a network that the class name and the config of a model have to state.
+def part_of_entry(entry: Mapping[str, Any], graph: Graph) -> StatedGraph:
+    """Read the part of a network that the class name and the config of a model state.
+
+    A part does not tell how many blocks there are, so the network has to be known.
 
     Args:
-        graph: The network, whose last value is the model's.
-
-    Returns:
-        The paths of layers by the names of the nodes that they compute, training included.
+        graph: The network, whose last value is the model's; its numbers may have changed.
 
     Raises:
         WeightsError: As for :func:`graph_of_entry`.
     """
-    return _check_same(_ops_in_training(entry), graph, training=True)
+    stated = _ops_in_training(entry)
+    with understood(UNKNOWN):
+        rates = [drop.op.rate for drop in stated.of(ops.Dropout) if drop.op.rate]
+        rate = {"dropout_rate": statistics.mode(rates or [0.0])}
+        norms = stated.of(ops.BatchNorm, ops.GroupNorm)
+        spec = graph.spec.replace(**(_said_by(norms) if norms else {}) | rate)
+        now = lower(spec, graph.input_size, **graph.ends)
+        return StatedGraph(now, _check_same(stated, now, training=True))
 
 
 def _ops_in_training(entry: Mapping[str, Any]) -> StatedOps:
@@ -232,9 +292,13 @@ def _norm_fields(stated: StatedOps, norms: list[StatedOp], evidence: Evidence) -
     deep = {"stem_kind": "deep"} if evidence.deep else {}
     if not norms:
         return {"norm": "none", **_unnormed_ends(stated), **deep}
+    stem_kind = _stem_kind(stated, norms[0], evidence.stem_norm)
+    return {"stem_kind": stem_kind, **deep, **_said_by(norms)}
+
+
+def _said_by(norms: list[StatedOp]) -> dict[str, Any]:
+    """What most norms say, of which there is at least one."""
     fields: dict[str, Any] = {
-        "stem_kind": _stem_kind(stated, norms[0], evidence.stem_norm),
-        **deep,
         "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
         "norm_affine": statistics.mode(norm.op.affine for norm in norms),
     }
