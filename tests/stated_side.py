@@ -242,7 +242,7 @@ def main(folder: Path) -> None:
         _draw(model)
         x = np.random.default_rng(1).standard_normal((2, *model.input_shape[1:])).astype("float32")
         given = model.get_layer(GIVEN[name]).output if name in GIVEN else model.outputs[0]
-        y = keras.ops.convert_to_numpy(keras.Model(model.input, given)(x, training=False))
+        y = keras.ops.convert_to_numpy(keras.Model(model.inputs[0], given)(x, training=False))
         np.savez(folder / f"{name}.npz", x=x, y=y)
         model.save(folder / f"{name}.keras")
         model.save(folder / f"{name}.h5")

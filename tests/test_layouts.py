@@ -245,9 +245,9 @@ FREE = [
 TOLD = {
     *("blocks", "growth_rate", "bottleneck_width", "compression", "spatial_dims"),
     *("in_channels", "classes", "stem_width", "head_units"),
-    *("dropout_rate", "dropout_place"),
+    *("dropout_rate", "dropout_place", "activation_slope", "norm_groups"),
 }
-"""Fields that the shapes of arrays tell, or whoever trains."""
+"""Fields that the shapes of arrays tell, or whoever trains, or that say more of another field."""
 FIXED = sorted(name for name, layout in layouts().items() if layout.implements)
 
 

@@ -153,7 +153,7 @@ class FlaxTrainer:
         self._done += 1
         share = self._recipe.average_share(self._done) if self._average else None
         program = Program(self._graphdef, self._recipe, gradients, self._mesh)
-        take = step if self._recipe.accumulate == 1 else step_by_parts
+        take: Any = step if self._recipe.accumulate == 1 else step_by_parts
         parameters, moved, beside, sums, found = take(
             program, *self._placed(batch), Pace(learning_rate, share)
         )

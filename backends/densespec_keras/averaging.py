@@ -62,6 +62,8 @@ class WeightAverage:
 
 
 class _OnJax:
+    _averages: list[Any]
+
     def __init__(self, variables: Sequence[Any], compute: Any) -> None:
         import jax
 
@@ -98,7 +100,8 @@ class _OnTorch:
         from torch.optim.swa_utils import get_ema_multi_avg_fn
 
         with torch.no_grad():
-            get_ema_multi_avg_fn(1 - share)(self._averages, self._arrays, None)
+            average: Any = get_ema_multi_avg_fn(1 - share)  # type: ignore[no-untyped-call]
+            average(self._averages, self._arrays, None)
 
     def read(self) -> list[np.ndarray]:
         return [average.cpu().numpy().copy() for average in self._averages]

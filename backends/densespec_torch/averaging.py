@@ -43,7 +43,9 @@ class WeightAverage:
 
     def update(self, number: int) -> None:
         """Take up what a step, counted from 1, has come to."""
-        average = get_ema_multi_avg_fn(1 - self._recipe.average_share(number))
+        average = get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
+            1 - self._recipe.average_share(number)
+        )
         with torch.no_grad():
             average(self._listed(self._averages), self._listed(self._arrays), number)
 

@@ -214,7 +214,7 @@ class TorchTrainer:
         share = len(x) / self._whole(len(x))
         self._optimizer.zero_grad()
         parts = [shard(len(x), index, recipe.accumulate) for index in range(recipe.accumulate)]
-        loss, correct = 0.0, 0.0
+        loss = correct = torch.zeros((), device=self._device)
         for part in parts:
             own = {name: mask[part] for name, mask in (masks or {}).items()}
             with mode(self._modules, training=True), self._masked(own):

@@ -109,7 +109,7 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
         return pixels.mean(0, keepdims=True)
     grey: np.ndarray = sum(
         pixels.dtype.type(share) * channel for share, channel in zip(GREY, pixels, strict=True)
-    )[None]  # type: ignore[index]
+    )[None]
     return grey
 
 
