@@ -38,6 +38,10 @@ def norms(net: Any) -> list[Any]:
     return [module for module in net.modules() if hasattr(module, "eps")]
 
 
+def first_negated(values: Mapping[str, Any]) -> Any:
+    return -next(iter(values.values()))
+
+
 def set_all(net: Any, attribute: str, value: float) -> None:
     for module in net.modules():
         if hasattr(module, attribute):
@@ -51,6 +55,23 @@ def head(*layers: Any) -> Change:
     return change
 
 
+def one_for_all(net: Any, kind: Any) -> None:
+    """Let every module of a kind be one and the same."""
+    shared = kind()
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, kind):
+                setattr(module, name, shared)
+
+
+def in_inference_mode(change: Change) -> Change:
+    def within(net: Any) -> None:
+        with torch.inference_mode():
+            change(net)
+
+    return within
+
+
 FEATURES = densespec.build(SPEC, backend="torch.nn").classifier.in_features
 
 SAYABLE: Mapping[str, Change] = {
@@ -62,7 +83,22 @@ SAYABLE: Mapping[str, Change] = {
     "another epsilon": lambda net: set_all(net, "eps", 0.01),
     "another momentum": lambda net: set_all(net, "momentum", 0.3),
     "another rate": lambda net: set_all(net, "p", 0.4),
+    "no dropout": lambda net: set_all(net, "p", 0.0),
+    "one ReLU for all": lambda net: one_for_all(net, nn.ReLU),
+    "a shared convolution": lambda net: setattr(
+        net.features.denseblock1.denselayer2,
+        "conv2",
+        net.features.denseblock1.denselayer1.conv2,
+    ),
+    "a shared parameter": lambda net: setattr(
+        net.features.denseblock1.denselayer2.conv2,
+        "weight",
+        net.features.denseblock1.denselayer1.conv2.weight,
+    ),
     "data in place": lambda net: next(net.parameters()).data.mul_(3),
+    "a head made in inference mode": in_inference_mode(
+        lambda net: setattr(net, "classifier", nn.Linear(FEATURES, 7, dtype=torch.float64))
+    ),
     "other data": lambda net: setattr(net.classifier, "bias", nn.Parameter(torch.ones(4))),
     "a buffer": lambda net: norms(net)[1].running_var.data.add_(2),
     "all of them": lambda net: nn.utils.vector_to_parameters(
@@ -99,6 +135,39 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
         lambda net: nn.utils.parametrizations.weight_norm(net.features.conv0),
     ),
     "another forward": ("relu", lambda net: setattr(net.relu, "forward", lambda x: x)),
+    "another convolution": (
+        "features.denseblock1.denselayer1.conv1",
+        lambda net: setattr(
+            net.features.denseblock1.denselayer1.conv1,
+            "_conv_forward",
+            lambda x, weight, _bias: 2 * nn.functional.conv2d(x, weight),
+        ),
+    ),
+    "another result": ("the model itself", lambda net: setattr(net, "_result", first_negated)),
+    "a shared norm": (
+        "features.denseblock1.denselayer2.norm2",
+        lambda net: setattr(
+            net.features.denseblock1.denselayer2,
+            "norm2",
+            net.features.denseblock1.denselayer1.norm2,
+        ),
+    ),
+    "no running mean": (
+        "features.denseblock1.denselayer1.norm1",
+        lambda net: setattr(norms(net)[1], "running_mean", None),
+    ),
+    "a dropout that adds": (
+        "features.denseblock1.denselayer1.dropout1",
+        lambda net: net.features.denseblock1.denselayer1.dropout1.register_forward_hook(
+            lambda _module, _inputs, y: y + 1
+        ),
+    ),
+    "a dropout that squares": (
+        "features.denseblock1.denselayer1.dropout1",
+        lambda net: setattr(
+            net.features.denseblock1.denselayer1.dropout1, "forward", lambda x: x * x
+        ),
+    ),
     "no bias": (
         "classifier",
         lambda net: setattr(net, "classifier", nn.Linear(FEATURES, 4, bias=False)),
@@ -205,6 +274,24 @@ def test_several_changes_at_random(seed: int) -> None:
             densespec.optimize(net)
     else:
         torch.testing.assert_close(outputs(densespec.optimize(net)), outputs(plain))
+
+
+@every_mode
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.modules.batchnorm._BatchNorm])
+def test_a_part_that_goes_on_training_is_kept_or_refused(mode: str, kind: Any) -> None:
+    net = built(mode).eval()
+    parts = [(name, part) for name, part in net.named_modules() if isinstance(part, kind)]
+    for _, part in parts:
+        part.train()
+    with pytest.raises(ModelChanged, match=parts[0][0].replace(".", r"\.")):
+        densespec.optimize(net)
+    for other in TRAINING_MODES:
+        turned = densespec.in_mode(net, other)
+        if kind is nn.Dropout:
+            assert (turned(images()) != turned(images())).any()
+        else:
+            torch.testing.assert_close(turned(images()), net(images()))
+    densespec.optimize(net.train())
 
 
 @every_mode

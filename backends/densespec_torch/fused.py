@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from densespec_torch.as_built import hooked
+from densespec_torch.as_built import masked
 from densespec_torch.blocks import BlockConfig, FusedBlock, TailConfig, UnitConfig
 from densespec_torch.norms import BIASED_NORM
 from densespec_torch.pools import FusedPool, NormPool
@@ -204,7 +204,7 @@ def _unit_of(unit: UnitModules, x: Tensor) -> UnitConfig:
 
 def _mask(dropout: nn.Dropout | None, x: Tensor, channels: int) -> tuple[Any, Any]:
     """What a dropout keeps of (n, *spatial, channels), and the factor: what it makes of ones."""
-    if dropout is None or not (dropout.training or hooked(dropout)):
+    if dropout is None or not (dropout.training or masked(dropout)):
         return None, None
     with torch.no_grad():
         values = dropout(x.new_ones((len(x), channels, *x.shape[2:])))

@@ -30,8 +30,7 @@ class FastDenseNet(DenseNet):
     Dense blocks are fused with the norm after them, and transitions pool before they convolve. A
     block runs as its plain modules, with the same result, where
 
-    - a module of it has hooks: they are called, and see what they see in a plain network;
-      dropouts alone may have hooks, and are called with ones in the place of values,
+    - a module of it has hooks: they are called, and see what they see in a plain network,
     - a module of it was replaced by one of another kind, such as a synchronised norm,
     - it is in inference mode, or its norms are not all in training mode, as when it is frozen,
     - it runs under autocast or ``torch.func``, or in another type than float32 or float64,

@@ -33,6 +33,11 @@ Change = Callable[[Any], Any]
 """It changes a model, or makes another of its layers and gives that."""
 
 
+class Squared(keras.layers.ReLU):
+    def call(self, x: Any) -> Any:
+        return x * x
+
+
 def set_all(attribute: str, value: float) -> Change:
     def change(model: Any) -> None:
         for layer in model.layers:
@@ -101,6 +106,18 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
         set_one("block2_layer1_norm2", "epsilon", 0.5),
     ),
     "one rate": ("block2_layer1_dropout1", set_one("block2_layer1_dropout1", "rate", 0.7)),
+    "a maximum for an average": (
+        "transition1_pool",
+        set_one("transition1_pool", "pool_mode", "max"),
+    ),
+    "another convolution": (
+        "block1_layer1_conv1",
+        set_one(
+            "block1_layer1_conv1", "convolution_op", lambda x, kernel: 2 * keras.ops.conv(x, kernel)
+        ),
+    ),
+    "another class": ("final_relu", set_one("final_relu", "__class__", Squared)),
+    "no bias": ("classifier", set_one("classifier", "bias", None)),
     "another call": ("final_relu", set_one("final_relu", "call", lambda x: 2 * x)),
     "dropout in the head": ("dropout", head(lambda: keras.layers.Dropout(0.5), dense(3))),
     "a norm in the head": ("batch_normalization", head(keras.layers.BatchNormalization, dense(3))),
