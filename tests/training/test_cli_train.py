@@ -126,7 +126,7 @@ def test_mistakes_are_told_in_a_sentence(
 
 def test_a_folder_that_can_not_be_one_is_told_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300), "a\0b"):
+    for folder in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300)):
         for more in ((), ("--dry-run",)):
             result = invoke(*new(tmp_path, *more, "--out", folder))
             assert result.exit_code == 1
