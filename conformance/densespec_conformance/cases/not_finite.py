@@ -76,7 +76,11 @@ def _check_kept(answer: Mapping[str, np.ndarray], taps: Any, row: NotFiniteRow) 
     for name in taps:
         value = answer[name] if row.of_weights else answer[name][BAD]
         if (lost := int(np.isfinite(value).sum())) > 0:
-            raise Mismatch(name, f"makes {lost} finite values of {value.size} of {row.value} alone")
+            raise Mismatch(
+                name,
+                f"{lost} of {value.size} values are finite, but none should be: all that it reads "
+                f"comes of {row.value}",
+            )
 
 
 def _healthy(row: NotFiniteRow, asked: Forward) -> Forward:
