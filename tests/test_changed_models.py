@@ -152,9 +152,9 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
             net.features.denseblock1.denselayer1.norm2,
         ),
     ),
-    "no running mean": (
+    "no running statistics": (
         "features.denseblock1.denselayer1.norm1",
-        lambda net: setattr(norms(net)[1], "running_mean", None),
+        lambda net: [setattr(norms(net)[1], f"running_{name}", None) for name in ("mean", "var")],
     ),
     "a dropout that adds": (
         "features.denseblock1.denselayer1.dropout1",
