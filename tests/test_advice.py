@@ -449,8 +449,8 @@ TORCH: list[tuple[str, Act, Act]] = [
     ),
     (
         "take one by its number",
-        lambda _: in_torch().features.denseblock1.denselayer1[:],
-        lambda _: in_torch().features.denseblock1.denselayer1[0],
+        lambda _: in_torch().features.denseblock1[:],
+        lambda _: in_torch().features.denseblock1[0],
     ),
     (
         "build the network with include_top=False and pooling",

@@ -28,7 +28,7 @@ def uncompiled(method: Method) -> Method:
     """Let ``torch.compile`` leave a method as it is: what it would fuse is fused already.
 
     What PyTorch does this with takes a second to import, so it is asked for when the method is
-    first called: inference never does.
+    first called: inference never does. Until then its marks say so, with the reason.
     """
     made: list[Callable[..., Any]] = []
 
@@ -38,6 +38,8 @@ def uncompiled(method: Method) -> Method:
             made.append(torch.compiler.disable(method, reason=REASON))  # type: ignore[no-untyped-call]
         return made[0](*args, **options)
 
+    wrapper: Any = call
+    wrapper._torchdynamo_disable, wrapper._torchdynamo_disable_msg = True, REASON
     return cast(Method, call)
 
 

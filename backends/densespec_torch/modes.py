@@ -187,17 +187,20 @@ class _BlockTurn(_Turn):
     """A dense block, and the norm or the transition behind it.
 
     Attributes:
+        nodes: The nodes of the block.
+        units: The units of each layer of it.
         behind: The steps behind the block.
     """
 
-    block: Block
+    nodes: tuple[Node, ...]
+    units: tuple[tuple[Unit, ...], ...]
     behind: tuple[Step, ...]
 
     def fused(self, built: Built) -> BlockModules | None:
-        modules = built(self.block.nodes)
+        modules = built(self.nodes)
         if modules is None:
             return None
-        layers = (tuple(_unit(u, modules) for u in layer.units) for layer in self.block.layers)
+        layers = (tuple(_unit(unit, modules) for unit in units) for units in self.units)
         return BlockModules(tuple(layers), self._tail(built))
 
     def _tail(self, built: Built) -> TailModules | None:
@@ -247,7 +250,10 @@ def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
     match taken:
         case [Block() as block, *behind]:
             order = _transition(behind)
-            return _BlockTurn(children, gives, order, block=block, behind=tuple(behind))
+            units = tuple(layer.units for layer in block.layers)
+            return _BlockTurn(
+                children, gives, order, nodes=block.nodes, units=units, behind=tuple(behind)
+            )
         case [NormRelu(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
             return _PoolTurn(children, gives, norm=norm, relu=relu, pool=pool)
     return _Turn(children, gives)
