@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -159,6 +161,7 @@ def assert_refused(model: Any, part: str, folder: Path) -> None:
         lambda model: densespec.save(model, folder / "net.safetensors"),
         lambda model: densespec.save_pretrained(model, folder / "folder"),
         lambda model: densespec.export(model, folder / "net.onnx"),
+        lambda model: densespec.push_to_hub(model, "user/net"),
     ):
         with pytest.raises((ModelChanged, WeightsError), match=part):
             make(model)
@@ -185,7 +188,10 @@ def test_what_a_spec_can_say_is_carried_over(mode: str, change: Change, tmp_path
 
 @layers_and_fused
 @pytest.mark.parametrize(("part", "change"), REFUSED.values(), ids=REFUSED)
-def test_the_rest_is_refused_by_name(mode: str, part: str, change: Change, tmp_path: Path) -> None:
+def test_the_rest_is_refused_by_name(
+    mode: str, part: str, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", ModuleType("huggingface_hub"))
     model, plain = changed(mode, change), changed("layers", change)
     assert_close(outputs(model), outputs(plain))
     assert_refused(model, part, tmp_path)
