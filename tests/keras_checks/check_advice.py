@@ -42,7 +42,7 @@ def compiled(optimizer: Any, *, freeze: bool = False, again: bool = False) -> An
 
 def trainer(**options: Any) -> Any:
     model = built(**options)
-    return get_backend(ENGINE).trainer(model, model.densespec.graph, RECIPE)
+    return get_backend(model.densespec.backend).trainer(model, model.densespec.graph, RECIPE)
 
 
 def masked(count: int) -> Any:
@@ -50,7 +50,7 @@ def masked(count: int) -> Any:
     graph = model.densespec.graph
     found = get_backend(ENGINE).trainer(model, graph, RECIPE)
     names = [node.name for node in graph.dropouts][:count]
-    masks = {name: np.ones((2, graph[name].channels, 8, 8)) for name in names}
+    masks = {name: np.ones((2, graph[name].channels, 1, 1)) for name in names}
     x = np.zeros((2, 3, 8, 8), np.float32)
     return found.step(x, np.array([0, 1]), learning_rate=0.1, masks=masks)
 
@@ -96,7 +96,7 @@ ROWS: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
         lambda: trainer(classifier_activation="softmax"),
         lambda: trainer(),
     ),
-    ("give one for each, or none", lambda: masked(1), lambda: (masked(2), masked(0))),
+    ("give one for each, or none", lambda: masked(1), lambda: (masked(3), masked(0))),
     ("build without mode='inference'", lambda: trainer(mode="inference"), lambda: trainer()),
 ]
 
