@@ -250,10 +250,19 @@ def third_party(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or few))
 
 
+@nox.session
+def ray(session: nox.Session) -> None:
+    """The example on Ray Data, on a cluster of this machine with two workers."""
+    needs = ("--constraint", "constraints.txt", "--editable", ".[data,test]", "ray[data]")
+    session.install(*needs)
+    session.run("pytest", "tests/test_ray_example.py", *session.posargs)
+
+
 @nox.session(python=["3.11", "3.12", "3.13"])
 def core(session: nox.Session) -> None:
     """The core's tests on each Python, with no framework installed."""
-    session.install("--constraint", "constraints.txt", "--editable", ".[draw,data,test]")
+    extras = "draw,data,dtypes,hdf5,msgpack,pretrained,test"
+    session.install("--constraint", "constraints.txt", "--editable", f".[{extras}]")
     session.run("pytest", "tests", *session.posargs)
 
 

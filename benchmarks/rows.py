@@ -231,6 +231,36 @@ def _accelerator(variant: str, batch: int) -> tuple[Group, Group, Group]:
 DEPTHS = (40, 76, 148)
 
 GROUPS: tuple[Group, ...] = (
+    Group(
+        "data: batches of 32 photographs, 2 workers",
+        "loading:batches",
+        (
+            Row(
+                "20 batches, decoded, cut, resized, normalised",
+                "ours",
+                "PyTorch's DataLoader",
+                ("DataLoader",),
+                1.1,
+            ),
+        ),
+        {"quick": 7, "full": 15},
+        {"workers": 2},
+    ),
+    Group(
+        "torch.nn densenet-40-12 training, batch 64: the loop",
+        "loop:steps",
+        (
+            Row(
+                "step of a run of densenet-40-12, batch 64",
+                "run",
+                "PyTorch's optimizer alone",
+                ("PyTorch",),
+                1.03,
+            ),
+        ),
+        {"quick": 2, "full": 5},
+        {"variant": "densenet-40-12"},
+    ),
     _inference("densenet121", 8, (0.58, 0.78, None, 1.08, 0.5)),
     _inference("densenet169", 1, (None, 0.75, 1.10, 1.2, None)),
     Group(

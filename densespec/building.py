@@ -79,7 +79,8 @@ def build(
             framework. None draws initial weights from ``seed``, the same on every backend.
         input_shape: The shape of one sample, channels included, in the model's layout; None, or a
             None in it, stands for any size. Its channels are another way to say ``in_channels``.
-        pooling: The global pool of a network without a classifier, ``"avg"`` or ``"max"``.
+        pooling: The global pool of a network without a classifier: ``"avg"``, ``"max"``,
+            ``"avgmax"`` (half their sum) or ``"catavgmax"`` (all means, then all maxima).
         classes: The number of classes; it replaces the spec's. Weights of a network with another
             head then give everything before it, and the head starts anew from ``seed``.
         classifier_activation: ``"softmax"`` or ``"sigmoid"`` for probabilities, ``"linear"`` for

@@ -32,6 +32,21 @@ def is_installed(package: str) -> bool:
         return True
 
 
+def imported(what: str, module: str, *, extra: str) -> ModuleType:
+    """Import a module of a package that something needs.
+
+    Args:
+        what: What needs it, as the subject of a sentence.
+        module: The name of the module, such as ``"PIL.Image"``.
+        extra: The extra of densespec that installs the package.
+
+    Raises:
+        PackageMissing: The package is not installed; the message says what to install.
+    """
+    require(what, module.partition(".")[0], extra=extra)
+    return importlib.import_module(module)
+
+
 def require_pillow(what: str) -> ModuleType:
     """Import Pillow's ``PIL.Image``.
 
@@ -41,5 +56,4 @@ def require_pillow(what: str) -> ModuleType:
     Raises:
         PackageMissing: Pillow is not installed; the message says what to install.
     """
-    require(what, "PIL", extra="data")
-    return importlib.import_module("PIL.Image")
+    return imported(what, "PIL.Image", extra="data")

@@ -3,7 +3,7 @@
 //
 //     node examples/read_export.mjs FOLDER [PART OF AN ID]
 //
-// There is nothing of DenseNets in here: an interpreter of ten ops and a reader of safetensors, as
+// There is nothing of DenseNets in here: an interpreter of eleven ops and a reader of safetensors, as
 // a sample for implementations in languages that densespec does not reach. docs/export.md describes
 // the files. Exit status: 0 if all is within bounds, 1 if not, 2 for unusable arguments.
 
@@ -74,6 +74,31 @@ function pool(x, op, output, visit) {
   });
 }
 
+// Mirrors maps around their first and last positions, by half a window on each side.
+function mirror(x, window) {
+  const sizes = x.shape.slice(2);
+  const outer = sizes.map((n, d) => n + window[d] - 1);
+  const padded = zeros([...x.shape.slice(0, 2), ...outer]);
+  for (let i = 0; i < padded.data.length; i++) {
+    let [map, stride, from] = [i, 1, 0];
+    for (let d = sizes.length - 1; d >= 0; d--) {
+      const at = Math.abs((map % outer[d]) - (window[d] - 1) / 2);
+      from += stride * (at < sizes[d] ? at : 2 * (sizes[d] - 1) - at);
+      map = Math.floor(map / outer[d]);
+      stride *= sizes[d];
+    }
+    padded.data[i] = x.data[map * stride + from];
+  }
+  return padded;
+}
+
+// The factors of a binomial mean of n values: 1/4, 1/2, 1/4 for three.
+function binomial(n) {
+  let row = [1];
+  while (row.length < n) row = [...row, 0].map((f, i) => (f + (row[i - 1] ?? 0)) / 2);
+  return row;
+}
+
 const OPS = {
   Conv(op, w, [x], shape) {
     const y = zeros(shape);
@@ -129,18 +154,35 @@ const OPS = {
     pool(x, op, shape, (to, from) => (y.data[to] += x.data[from] / product(op.window)));
     return y;
   },
+  BlurPool(op, w, [x], shape) {
+    const y = zeros(shape);
+    const padded = mirror(x, op.window);
+    const factors = op.window.reduce((all, n) => all.flatMap((f) => binomial(n).map((g) => f * g)), [1]);
+    const positions = product(shape.slice(2));
+    const area = product(padded.shape.slice(2));
+    slide(padded, op, shape, (position, place, inside) => {
+      for (let map = 0; map < x.shape[0] * x.shape[1]; map++)
+        y.data[map * positions + position] += factors[place] * padded.data[map * area + inside];
+    });
+    return y;
+  },
   GlobalPool(op, w, [x], shape) {
     const area = product(x.shape.slice(2));
-    return map(zeros(shape), (_, i) => {
-      const values = x.data.subarray(i * area, (i + 1) * area);
-      if (op.kind === "max") return values.reduce((a, b) => Math.max(a, b));
-      return values.reduce((a, b) => a + b) / area;
-    });
+    const values = (i) => x.data.subarray(i * area, (i + 1) * area);
+    const max = (i) => values(i).reduce((a, b) => Math.max(a, b));
+    const mean = (i) => values(i).reduce((a, b) => a + b) / area;
+    const channels = x.shape[1];
+    const both = (i) => {
+      const [sample, c] = [Math.floor(i / (2 * channels)), i % (2 * channels)];
+      return c < channels ? mean(sample * channels + c) : max(sample * channels + c - channels);
+    };
+    const kinds = { avg: mean, max, avgmax: (i) => (mean(i) + max(i)) / 2, catavgmax: both };
+    return map(zeros(shape), (_, i) => kinds[op.kind](i));
   },
   Dense(op, w, [x], shape) {
     return map(zeros(shape), (_, i) => {
       const [s, u] = [Math.floor(i / op.units), i % op.units];
-      let sum = w.bias.data[u];
+      let sum = op.bias ? w.bias.data[u] : 0;
       for (let f = 0; f < op.features; f++)
         sum += w.kernel.data[u * op.features + f] * x.data[s * op.features + f];
       return sum;

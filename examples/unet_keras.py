@@ -13,7 +13,9 @@ import click
 import numpy as np
 
 import densespec
+from densespec.cli.record_options import options_of
 from densespec.network.catalogue import SpecLike
+from densespec.weights.reading import InterpretingOptions
 
 OUTPUTS = ("stem", "block1", "block2", "block3", "final")
 
@@ -58,6 +60,7 @@ def train(
     steps: int,
     size: int,
     batch: int = 8,
+    **reading: Any,
 ) -> float:
     """Train a U-Net and give its overlap with the masks of images that it has not seen."""
     encoder = densespec.build(
@@ -67,6 +70,7 @@ def train(
         outputs=OUTPUTS,
         input_shape=(size, size, 3),
         data_format="channels_last",
+        **reading,
     )
     import keras
 
@@ -87,11 +91,14 @@ def train(
 @click.option("--backend", default="tensorflow", show_default=True, help="Keras's engine.")
 @click.option("--spec", default="densenet121", show_default=True, help="The encoder.")
 @click.option("--weights", help="A weight file of any layout for the encoder.")
+@options_of(InterpretingOptions)
 @click.option("--steps", default=60, show_default=True)
 @click.option("--size", default=96, show_default=True)
-def main(backend: str, spec: str, weights: str | None, steps: int, size: int) -> None:
+def main(
+    backend: str, spec: str, weights: str | None, steps: int, size: int, **reading: Any
+) -> None:
     """Train a U-Net to find discs on noise."""
-    found = train(backend, spec, weights, steps=steps, size=size)
+    found = train(backend, spec, weights, steps=steps, size=size, **reading)
     click.echo(f"overlap with the masks of new images: {found:.1%}")
 
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import densespec
+from densespec.cli.record_options import options_of
 from densespec.network.catalogue import SpecLike
+from densespec.weights.reading import InterpretingOptions
 
 OUTPUTS = ("stem", "block1", "block2", "block3", "final")
 
@@ -81,12 +83,18 @@ def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 def train(
-    spec: SpecLike | None, weights: Any = None, *, steps: int, size: int, batch: int = 8
+    spec: SpecLike | None,
+    weights: Any = None,
+    *,
+    steps: int,
+    size: int,
+    batch: int = 8,
+    **reading: Any,
 ) -> float:
     """Train a U-Net and give its overlap with the masks of images that it has not seen."""
     torch.manual_seed(0)
     encoder = densespec.build(
-        spec, backend="torch.nn", mode="fast", weights=weights, outputs=OUTPUTS
+        spec, backend="torch.nn", mode="fast", weights=weights, outputs=OUTPUTS, **reading
     )
     widths = [each.channels // 2 for each in densespec.feature_maps(encoder)[-2::-1]]
     model = UNet(encoder, classes=2, widths=widths)
@@ -106,11 +114,12 @@ def train(
 @click.command()
 @click.option("--spec", default="densenet121", show_default=True, help="The encoder.")
 @click.option("--weights", help="A weight file of any layout for the encoder.")
+@options_of(InterpretingOptions)
 @click.option("--steps", default=60, show_default=True)
 @click.option("--size", default=96, show_default=True)
-def main(spec: str, weights: str | None, steps: int, size: int) -> None:
+def main(spec: str, weights: str | None, steps: int, size: int, **reading: Any) -> None:
     """Train a U-Net to find discs on noise."""
-    found = train(spec, weights, steps=steps, size=size)
+    found = train(spec, weights, steps=steps, size=size, **reading)
     click.echo(f"overlap with the masks of new images: {found:.1%}")
 
 

@@ -83,6 +83,26 @@ def twice() -> Any:
     return keras.Model(inputs, layers.Dense(3)(pool()(x)))
 
 
+def branching(*branches: Callable[[Any, Any], Any]) -> Any:
+    """A model that gives several values, each made of the features and of their average."""
+    body = network()
+    pooled = layers.GlobalAveragePooling2D(name="average")(body.output)
+    return keras.Model(body.input, [branch(body.output, pooled) for branch in branches])
+
+
+def mask(features: Any, pooled: Any) -> Any:
+    return conv("mask", 1, 1, use_bias=True)(layers.UpSampling2D(4)(features))
+
+
+def head(name: str, units: int = 3) -> Callable[[Any, Any], Any]:
+    return lambda features, pooled: layers.Dense(units, name=name)(pooled)
+
+
+def heads_on_a_hidden_layer() -> Any:
+    body = headed(layers.GlobalAveragePooling2D(name="average"), dense(6, "relu"))
+    return keras.Model(body.input, {n: layers.Dense(2, name=n)(body.output) for n in "ab"})
+
+
 def always_training() -> Any:
     inputs = keras.Input(SHAPE)
     x = network()(inputs, training=True)
@@ -117,6 +137,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "hidden-relu-object": lambda: headed(pool(), dense(5, layers.ReLU()), dense()),
     "hidden-linear": lambda: headed(pool(), dense(5), dense()),
     "hidden-gelu": lambda: headed(pool(), dense(5, "gelu"), dense()),
+    "hidden-selu": lambda: headed(pool(), dense(5, "selu"), dense()),
     "hidden-relu6": lambda: headed(pool(), dense(5), layers.ReLU(6.0), dense()),
     "hidden-leaky": lambda: headed(pool(), dense(5), layers.LeakyReLU(), dense()),
     "hidden-norm": lambda: headed(pool(), dense(5, "relu"), layers.BatchNormalization(), dense()),
@@ -150,7 +171,24 @@ MODELS: dict[str, Callable[[], Any]] = {
     "silu": lambda: headed(
         pool(), dense(), rectify=lambda name: layers.Activation("silu", name=name)
     ),
+    "selu": lambda: headed(
+        pool(), dense(), rectify=lambda name: layers.Activation("selu", name=name)
+    ),
+    "one-elu": lambda: headed(
+        pool(),
+        dense(),
+        rectify=lambda name: layers.Activation(
+            "elu" if name == "conv1_relu" else "relu", name=name
+        ),
+    ),
     "leaky": lambda: headed(pool(), dense(), rectify=lambda name: layers.LeakyReLU(name=name)),
+    "relu6": lambda: headed(pool(), dense(), rectify=lambda name: layers.ReLU(6.0, name=name)),
+    "instance": lambda: headed(
+        pool(), dense(), normalise=lambda name: layers.GroupNormalization(-1, name=name)
+    ),
+    "groups": lambda: headed(
+        pool(), dense(), normalise=lambda name: layers.GroupNormalization(4, name=name)
+    ),
     "epsilon": lambda: headed(
         pool(), dense(), normalise=lambda name: layers.BatchNormalization(epsilon=0.02, name=name)
     ),
@@ -158,12 +196,28 @@ MODELS: dict[str, Callable[[], Any]] = {
     "no-scale": lambda: headed(
         pool(), dense(), normalise=lambda name: norm(name, scale=False, center=False)
     ),
+    "no-center": lambda: headed(
+        pool(), dense(), normalise=lambda name: norm(name, scale=True, center=False)
+    ),
     "stride": lambda: headed(pool(), dense(), stride=1),
     "dilation": lambda: headed(pool(), dense(), dilation=2),
     "max-transition": lambda: headed(pool(), dense(), transition=layers.MaxPooling2D),
     "twice": twice,
     "always-training": always_training,
+    "two-heads": lambda: branching(head("age"), head("kind", 5)),
+    "two-heads-hidden": heads_on_a_hidden_layer,
+    "head-and-features": lambda: branching(head("kind"), lambda features, pooled: features),
+    "head-and-mask": lambda: branching(head("kind"), mask),
+    "masks": lambda: branching(mask, lambda features, pooled: layers.Flatten()(features)),
 }
+
+GIVEN = {
+    "two-heads": "average",
+    "two-heads-hidden": "average",
+    "head-and-features": "kind",
+    "head-and-mask": "kind",
+}
+"""Layers whose values the network gives that is read of a model with several outputs."""
 
 
 def _draw(model: Any) -> None:
@@ -187,7 +241,8 @@ def main(folder: Path) -> None:
         model = make()
         _draw(model)
         x = np.random.default_rng(1).standard_normal((2, *model.input_shape[1:])).astype("float32")
-        y = keras.ops.convert_to_numpy(model(x, training=False))
+        given = model.get_layer(GIVEN[name]).output if name in GIVEN else model.outputs[0]
+        y = keras.ops.convert_to_numpy(keras.Model(model.input, given)(x, training=False))
         np.savez(folder / f"{name}.npz", x=x, y=y)
         model.save(folder / f"{name}.keras")
         model.save(folder / f"{name}.h5")

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
+from densespec.network.spec import (
+    ACTIVATION_KINDS,
+    DROPOUT_PLACES,
+    GLOBAL_POOLS,
+    NORMS,
+    STEM_KINDS,
+    STEM_POOL_KINDS,
+    TRANSITION_POOL_KINDS,
+    DenseNetSpec,
+)
 
 unhurried = settings(deadline=None)
 """No time limit on one example: a busy machine misses any."""
@@ -32,7 +41,7 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
     """Valid specs: every field takes every kind of value that it may."""
     blocks = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     growth_rate = draw(st.integers(1, 16))
-    stem_width: Any = draw(st.just("2k") | st.integers(1, 32))
+    stem_width: Any = draw(st.just("2k") | st.integers(2, 32))
     padding: Any = draw(st.sampled_from(["symmetric", "same"]))
     kernels = st.integers(1, 9)
     if padding == "symmetric":
@@ -62,6 +71,16 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
         "dropout_rate": draw(st.floats(0, 1, exclude_max=True)),
         "dropout_place": draw(st.sampled_from(DROPOUT_PLACES)),
         "head_units": tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
+        "head_dropout_rate": draw(st.just(0.0) | st.floats(0, 1, exclude_max=True)),
+        "classifier_bias": draw(st.booleans()),
+        "global_pool": draw(st.sampled_from(GLOBAL_POOLS)),
+        "stem_pool_kind": draw(st.sampled_from(STEM_POOL_KINDS)),
+        "transition_pool_kind": draw(st.sampled_from(TRANSITION_POOL_KINDS)),
+        "activation": draw(st.sampled_from(ACTIVATION_KINDS)),
+        "activation_slope": draw(st.floats(0, 1, exclude_min=True)),
+        "norm": draw(st.sampled_from(NORMS)),
+        "norm_groups": 1,  # divides any number of channels
+        "norm_affine": draw(st.booleans()),
     }
     assert fields.keys() == {field.name for field in dataclasses.fields(DenseNetSpec)}
     return DenseNetSpec(**fields)

@@ -36,7 +36,7 @@ from densespec.weights.checkpoint import read_checkpoint
 from densespec.weights.containers import write_file
 from densespec.weights.layouts import canonical
 from densespec.weights.tensors import Tensor
-from tests.containers.samples import DTYPES, dtype_of
+from tests.dtypes import DTYPES, dtype_of
 from tests.strategies import named, tiny
 
 Arrays = dict[str, np.ndarray]

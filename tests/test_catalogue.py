@@ -65,6 +65,9 @@ CIFAR = {
 }
 
 CIFAR_BC = {
+    "densenet-bc-40-12": Row((6,) * 3, 12, 24, 40, 176_122, 176_122),
+    "densenet-bc-40-24": Row((6,) * 3, 24, 48, 40, 690_346, 690_346),
+    "densenet-bc-40-36": Row((6,) * 3, 36, 72, 40, 1_542_682, 1_542_682),
     "densenet-bc-100-12": Row(
         (16,) * 3, 12, 24, 100, 769_162, "0.8M", _cifar(5.92, 4.51, 24.15, 22.27)
     ),
@@ -76,10 +79,32 @@ CIFAR_BC = {
     ),
 }
 
-ROWS = PREACTIVATION | IMAGENET | CIFAR | CIFAR_BC
+DEEP = {
+    "densenet264d": Row((6, 12, 64, 48), 48, 96, 264, 72_736_216, 72_736_216),
+    "densenetblur121d": Row((6, 12, 24, 16), 32, 64, 121, 7_998_088, 7_998_088),
+}
 
-COUNTED_AS_265 = ("densenet264", "densenet264-k48")
-"""Called 264 by their authors; the count that gives the other names their numbers gives 265."""
+VOLUMES = {
+    "densenet121-3d": Row((6, 12, 24, 16), 32, 64, 121, 12_267_624, None),
+    "densenet169-3d": Row((6, 12, 32, 32), 32, 64, 169, 20_207_720, None),
+    "densenet201-3d": Row((6, 12, 48, 32), 32, 64, 201, 27_251_816, None),
+    "densenet264-3d": Row((6, 12, 64, 48), 32, 64, 264, 42_934_888, None),
+}
+
+RADIOGRAPHS = {
+    "densenet121-xrv": Row((6, 12, 24, 16), 32, 64, 121, 6_966_034, 6_966_034),
+}
+
+ROWS = PREACTIVATION | IMAGENET | CIFAR | CIFAR_BC | DEEP | VOLUMES | RADIOGRAPHS
+
+UNCOUNTED = {
+    "densenet264": 1,
+    "densenet264-k48": 1,
+    "densenet264-3d": 1,
+    "densenet264d": 3,
+    "densenetblur121d": 2,
+}
+"""Layers that the names do not count: one of what the authors called 264, two of deep stems."""
 
 each = pytest.mark.parametrize("name", ROWS)
 
@@ -103,7 +128,7 @@ def test_blocks_growth_rate_and_stem_are_those_published(name: str) -> None:
 
 @each
 def test_the_depth_is_the_one_in_the_name(name: str) -> None:
-    assert get(name).depth == ROWS[name].depth + (name in COUNTED_AS_265)
+    assert get(name).depth == ROWS[name].depth + UNCOUNTED.get(name, 0)
 
 
 @each
@@ -146,6 +171,19 @@ LARGE_STEM = {"stem_kernel": 7, "stem_stride": 2, "stem_pool": 3}
 def test_imagenet_networks_are_bc_with_the_large_stem_and_torchvision_dropout(name: str) -> None:
     own = {"stem_kind": "conv-norm-relu", "dropout_place": "layer"}
     assert _fields(get(name)) == DEFAULTS | BC | LARGE_STEM | own
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_networks_of_timm_have_three_convolutions_and_one_blurs(name: str) -> None:
+    own = {"stem_kind": "deep", "dropout_place": "layer", "stem_stride": 2, "stem_pool": 3}
+    blurs = {"stem_pool_kind": "max-blur"} if name == "densenetblur121d" else {}
+    assert _fields(get(name)) == DEFAULTS | BC | own | blurs
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_networks_of_monai_are_those_for_images_in_three_dimensions(name: str) -> None:
+    images = get(name.removesuffix("-3d"))
+    assert get(name) == images.replace(spatial_dims=3, in_channels=1)
 
 
 @pytest.mark.parametrize("name", CIFAR)

@@ -50,6 +50,13 @@ def set_all(net: Any, attribute: str, value: float) -> None:
             setattr(module, attribute, value)
 
 
+def replace_all(net: Any, kind: type, make: Callable[[Any], Any]) -> None:
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if type(child) is kind:
+                setattr(parent, name, make(child))
+
+
 def head(*layers: Any) -> Change:
     def change(net: Any) -> None:
         net.classifier = nn.Sequential(*copy.deepcopy(layers)) if len(layers) > 1 else layers[0]
@@ -81,6 +88,9 @@ SAYABLE: Mapping[str, Change] = {
     "a hidden layer": head(nn.Linear(FEATURES, 5), nn.ReLU(), nn.Linear(5, 3)),
     "a softmax": head(nn.Linear(FEATURES, 5), nn.Softmax(1)),
     "a sigmoid": head(nn.Linear(FEATURES, 5), nn.Sigmoid()),
+    "no bias": head(nn.Linear(FEATURES, 4, bias=False)),
+    "dropout before the classifier": head(nn.Dropout(), nn.Linear(FEATURES, 4)),
+    "another global pool": lambda net: setattr(net.global_pool, "kind", "max"),
     "no classifier": head(nn.Identity()),
     "another epsilon": lambda net: set_all(net, "eps", 0.01),
     "another momentum": lambda net: set_all(net, "momentum", 0.3),
@@ -96,6 +106,15 @@ SAYABLE: Mapping[str, Change] = {
         net.features.denseblock1.denselayer2.conv2,
         "weight",
         net.features.denseblock1.denselayer1.conv2.weight,
+    ),
+    "another activation": lambda net: replace_all(net, nn.ReLU, lambda _: nn.ELU()),
+    "a slope": lambda net: replace_all(net, nn.ReLU, lambda _: nn.LeakyReLU(0.3)),
+    "slopes that train": lambda net: replace_all(net, nn.ReLU, lambda _: nn.PReLU()),
+    "norms of instances": lambda net: replace_all(
+        net, nn.BatchNorm2d, lambda norm: nn.InstanceNorm2d(norm.num_features, affine=True)
+    ),
+    "norms of groups": lambda net: replace_all(
+        net, nn.BatchNorm2d, lambda norm: nn.GroupNorm(1, norm.num_features, affine=False)
     ),
     "data in place": lambda net: next(net.parameters()).data.mul_(3),
     "a head made in inference mode": in_inference_mode(
@@ -170,13 +189,13 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
             net.features.denseblock1.denselayer1.dropout1, "forward", lambda x: x * x
         ),
     ),
-    "no bias": (
-        "classifier",
-        lambda net: setattr(net, "classifier", nn.Linear(FEATURES, 4, bias=False)),
-    ),
-    "dropout in the head": (
+    "no bias in the head": (
         "classifier.0",
-        lambda net: setattr(net, "classifier", nn.Sequential(nn.Dropout(), net.classifier)),
+        head(nn.Linear(FEATURES, 5, bias=False), nn.ReLU(), nn.Linear(5, 4)),
+    ),
+    "dropout early in the head": (
+        "classifier.0",
+        head(nn.Dropout(), nn.Linear(FEATURES, 5), nn.ReLU(), nn.Linear(5, 4)),
     ),
     "a module more": ("more", lambda net: net.add_module("more", nn.ReLU())),
 }

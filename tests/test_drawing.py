@@ -107,6 +107,24 @@ def test_operations_are_named(tmp_path: Path) -> None:
     assert set(expected) <= set(found)
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"activation": "elu"}, "norm, ELU"),
+        ({"activation": "prelu", "norm": "instance"}, "instance norm, PReLU"),
+        ({"norm": "group", "norm_groups": 4}, "group norm, ReLU"),
+        ({"norm": "none", "activation": "leaky-relu"}, "leaky ReLU"),
+    ],
+    ids=str,
+)
+def test_other_norms_and_activations_are_named(
+    changes: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    spec = DenseNetSpec(blocks=(1, 1), growth_rate=4, stem_width=8, **changes)
+    draw(lower(spec, (8, 8)), tmp_path / "net.svg")
+    assert text in texts(tmp_path / "net.svg")
+
+
 def test_totals_stand_under_the_title(tmp_path: Path) -> None:
     draw(GRAPHS["densenet121"], tmp_path / "net.svg")
     title, totals, *_ = texts(tmp_path / "net.svg")

@@ -119,6 +119,50 @@ def test_a_network_is_found_wherever_it_lies(tensors: Named) -> None:
     assert_body(found)
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module"])
+@pytest.mark.parametrize("part", ["", "features.", "features.denseblock1."])
+def test_what_pytorch_wraps_parts_in_is_no_part_of_their_names(part: str, wrapper: str) -> None:
+    wrapped = {name.replace(part, f"{part}{wrapper}.", 1): t for name, t in WHOLE.items()}
+    found = read(under("module.", wrapped))
+    assert_body(found)
+    assert found.has_classifier
+    assert_body(read(under("net.", wrapped), prefix=f"net.{wrapper}." if not part else "net."))
+
+
+def test_every_layer_may_be_wrapped() -> None:
+    wrapped = {
+        re.sub(r"(denselayer\d+)\.", r"\1._checkpoint_wrapped_module.", name): tensor
+        for name, tensor in WHOLE.items()
+    }
+    assert_body(read(wrapped))
+
+
+def test_counts_of_tools_that_measure_modules_are_nobody_s_weights() -> None:
+    counts = {f"{name.rpartition('.')[0]}.total_ops": array(1) for name in WHOLE}
+    found = read({**WHOLE, **counts, "total_params": array(1)})
+    assert_body(found)
+    assert found.has_classifier
+    assert not found.notes
+
+
+def test_a_classifier_that_is_a_convolution_is_left_out() -> None:
+    head = {"classifier.weight": array(5, FEATURES, 1, 1), "classifier.bias": array(5)}
+    found = read({**BODY, **head})
+    assert_body(found)
+    assert not found.has_classifier
+    assert "left out, as no part of the network: classifier (2 arrays)" in found.notes
+
+
+def test_a_linear_layer_with_further_arrays_is_no_classifier_that_is_known() -> None:
+    adapters = {"classifier.lora_A": array(2, FEATURES), "classifier.lora_B": array(5, 2)}
+    found = read({**WHOLE, **adapters})
+    assert_body(found)
+    assert not found.has_classifier
+    assert (
+        "further arrays may change what its linear layers do: classifier.lora_A" in found.headless
+    )
+
+
 def test_a_decoder_beside_it_is_left_out_with_a_note() -> None:
     decoder = {"decoder.conv.weight": array(4, FEATURES, 3, 3), **norm("decoder.norm", 4)}
     found = read(under("encoder.", BODY) | decoder)
@@ -208,12 +252,14 @@ def test_a_linear_layer_that_reads_the_features_is_the_classifier(name: str, bia
     assert (found.spec.classes, found.spec.head_units) == (7, ())
     arrays = found.arrays()
     np.testing.assert_array_equal(arrays["classifier.kernel"], head[f"{name}.weight"].read())
+    assert found.notes == ()
+    assert found.spec.classifier_bias is bias
     if bias:
-        assert found.notes == ()
         np.testing.assert_array_equal(arrays["classifier.bias"], head[f"{name}.bias"].read())
     else:
-        assert found.notes == (f"{name} has no bias, which is the same as one of zeros",)
-        np.testing.assert_array_equal(arrays["classifier.bias"], np.zeros(7, "float32"))
+        assert "classifier.bias" not in arrays
+        zeros = found.with_classifier_bias().arrays()["classifier.bias"]
+        np.testing.assert_array_equal(zeros, np.zeros(7, "float32"))
 
 
 def test_a_head_outside_of_the_network_s_prefix_is_found() -> None:
@@ -287,12 +333,19 @@ UNTOLD: dict[str, tuple[Named, str]] = {
         f"its linear layers are no chain that starts at {FEATURES} features: age (1, {FEATURES}); "
         f"sex (2, {FEATURES})",
     ),
-    "features that are pooled twice": (
-        linear("head.1", 7, 2 * FEATURES),
+    "features that are pooled thrice": (
+        linear("head.1", 7, 3 * FEATURES),
         f"its linear layers are no chain that starts at {FEATURES} features: head.1 "
-        f"(7, {2 * FEATURES})",
+        f"(7, {3 * FEATURES})",
     ),
 }
+
+
+def test_twice_as_many_features_are_means_and_maxima() -> None:
+    found = read(BODY | linear("head.1", 7, 2 * FEATURES))
+    assert found.spec.global_pool == "catavgmax"
+    assert "their means and then their maxima are assumed" in found.notes[0]
+    assert_body(found)
 
 
 @pytest.mark.parametrize("title", UNTOLD)

@@ -431,16 +431,17 @@ def test_another_mode_has_the_same_state() -> None:
 # Changed models
 
 
-def head(classes: int) -> Callable[[Any], None]:
+def head(classes: int, *, bias: bool = True) -> Callable[[Any], None]:
     def change(model: Any) -> None:
         features = model.classifier.in_features
-        model.classifier = nnx.Linear(features, classes, rngs=nnx.Rngs(1))
+        model.classifier = nnx.Linear(features, classes, use_bias=bias, rngs=nnx.Rngs(1))
 
     return change
 
 
 SAYABLE: Mapping[str, tuple[Callable[[Any], Any], Mapping[str, Any]]] = {
     "another number of classes": (head(7), {"classes": 7}),
+    "no bias": (head(7, bias=False), {"classes": 7, "classifier_bias": False}),
     "another epsilon": (lambda m: m.set_attributes(epsilon=0.01), {"batch_norm_epsilon": 0.01}),
     "another momentum": (
         lambda m: m.set_attributes(momentum=0.7),
@@ -475,10 +476,6 @@ REFUSED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "a part": ("block1", lambda m: setattr(m, "block1", nnx.Linear(2, 2, rngs=nnx.Rngs(0)))),
     "a module more": ("more", lambda m: setattr(m, "more", nnx.Linear(2, 2, rngs=nnx.Rngs(0)))),
     "no head": ("classifier", lambda m: setattr(m, "classifier", lambda x: x)),
-    "no bias": (
-        "classifier",
-        lambda m: setattr(m, "classifier", nnx.Linear(9, 4, use_bias=False, rngs=nnx.Rngs(0))),
-    ),
 }
 
 

@@ -57,6 +57,13 @@ def test_a_network_that_trains_from_its_first_node_on_is_not_frozen() -> None:
     assert GRAPH.trainable_from is None
 
 
+def test_the_dropout_before_the_classifier_drops_where_that_trains() -> None:
+    graph = lower(tiny(head_units=(4,), head_dropout_rate=0.5))
+    assert freeze(graph, "classifier").trainable_from == "head_dropout"
+    assert [node.name for node in freeze(graph, "head_dropout").dropouts] == ["head_dropout"]
+    assert [node.name for node in freeze(graph, "head1").dropouts] == ["head_dropout"]
+
+
 def test_an_unknown_part_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UnknownName, match="Did you mean block2"):
         freeze(GRAPH, "blok2")

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densespec.errors import SpecError
+from densespec.errors import SpecError, UnknownName
 from densespec.network import ops
 from densespec.network.catalogue import get, variants
 from densespec.network.graph import Graph, freeze, head_of, in_head, lower, split, without
 from densespec.network.ops import (
     AvgPool,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
@@ -242,9 +243,15 @@ def _counted(spec: DenseNetSpec) -> tuple[int, int]:
 
     k = spec.growth_rate
     channels = 2 * k if spec.stem_width == "2k" else spec.stem_width
-    conv(spec.in_channels, channels, spec.stem_kernel)
-    if spec.stem_kind != "conv":
-        norm(channels if spec.stem_kind == "conv-norm-relu" else spec.in_channels)
+    if spec.stem_kind == "norm-relu-conv":
+        norm(spec.in_channels)
+    halves = [channels // 2] * 2 if spec.stem_kind == "deep" else []
+    given = spec.in_channels
+    for width in (*halves, channels):
+        conv(given, width, spec.stem_kernel)
+        if spec.stem_kind in ("conv-norm-relu", "deep"):
+            norm(width)
+        given = width
     for block, layers in enumerate(spec.blocks):
         if block > 0:
             norm(channels)
@@ -262,9 +269,12 @@ def _counted(spec: DenseNetSpec) -> tuple[int, int]:
             channels += k
     if spec.final_norm:
         norm(channels)
+    channels *= 2 if spec.global_pool == "catavgmax" else 1
     for units in (*spec.head_units, spec.classes):
         trainable += (channels + 1) * units
         channels = units
+    if not spec.classifier_bias:
+        trainable -= spec.classes
     return trainable, statistics
 
 
@@ -359,7 +369,7 @@ def test_weight_names_are_unique_and_start_with_their_node(graph: Graph) -> None
 @unhurried
 @given(specs())
 def test_nothing_but_shapes_depends_on_the_input_size(spec: DenseNetSpec) -> None:
-    unknown, known = lower(spec), lower(spec, (64,) * spec.spatial_dims)
+    unknown, known = lower(spec), lower(spec, (256,) * spec.spatial_dims)
     assert unknown.weights == known.weights
     assert _listing(unknown) == _listing(known)
     for one, other in zip(unknown.nodes, known.nodes, strict=True):
@@ -754,6 +764,13 @@ def test_what_a_convolution_reads(op: Conv, pads_nothing: bool, pointwise: bool)
         pytest.param(ops.Affine(3), [(3, 4, None)], (3, 4, None), id="a scale keeps it all"),
         pytest.param(ops.Clip(3), [(3, 4, None)], (3, 4, None), id="a clip keeps it all"),
         pytest.param(Relu(), [(3, None, 5)], (3, None, 5), id="a relu keeps it all"),
+        pytest.param(
+            ops.Activation("elu"), [(3, None, 5)], (3, None, 5), id="an activation keeps it all"
+        ),
+        pytest.param(ops.PRelu(), [(3, None, 5)], (3, None, 5), id="a prelu keeps it all"),
+        pytest.param(
+            ops.GroupNorm(4, 2, 1e-5, affine=True), [(4, 5)], (4, 5), id="a group norm keeps it all"
+        ),
         pytest.param(Dropout(0.5), [(3, 4)], (3, 4), id="a dropout keeps it all"),
         pytest.param(
             Concat(), [(3, 4, None), (5, 4, None), (1, 4, None)], (9, 4, None), id="a concat adds"
@@ -773,6 +790,16 @@ def test_what_a_convolution_reads(op: Conv, pads_nothing: bool, pointwise: bool)
         ),
         pytest.param(
             GlobalPool("avg"), [(6, None, 8)], (6,), id="a global pool keeps the channels"
+        ),
+        pytest.param(
+            GlobalPool("catavgmax"), [(6, None, 8)], (12,), id="means and maxima are twice as many"
+        ),
+        pytest.param(BlurPool((3, 3), 2), [(6, 7, 8)], (6, 4, 4), id="a blurring pool rounds up"),
+        pytest.param(
+            BlurPool((3, 3), 2), [(6, None, 8)], (6, None, 4), id="a blurring pool, partly unknown"
+        ),
+        pytest.param(
+            BlurPool((3, 3), 2), [(6, 1, 2)], (6, 0, 1), id="one position can't be mirrored"
         ),
         pytest.param(Dense(6, 10), [(6,)], (10,), id="a linear layer gives its units"),
         pytest.param(Softmax(), [(10,)], (10,), id="a softmax keeps it all"),
@@ -813,9 +840,31 @@ def test_every_op_kind_has_a_shape_rule_above() -> None:
             id="a norm",
         ),
         pytest.param(
+            BatchNorm(3, 1e-5, 0.1, unbiased=True, affine=False),
+            (
+                Weight("running_mean", (3,), trainable=False),
+                Weight("running_variance", (3,), trainable=False, initial="ones"),
+            ),
+            id="a norm without scale and shift",
+        ),
+        pytest.param(
+            ops.GroupNorm(4, 2, 1e-5, affine=True),
+            (Weight("gamma", (4,), initial="ones"), Weight("beta", (4,))),
+            id="a group norm",
+        ),
+        pytest.param(
+            ops.GroupNorm(4, 2, 1e-5, affine=False), (), id="a group norm without scale and shift"
+        ),
+        pytest.param(ops.PRelu(), (Weight("slope", (1,), initial="quarter"),), id="a prelu"),
+        pytest.param(
             Dense(6, 10),
             (Weight("kernel", (10, 6), initial="uniform"), Weight("bias", (10,))),
             id="a linear layer",
+        ),
+        pytest.param(
+            Dense(6, 10, bias=False),
+            (Weight("kernel", (10, 6), initial="uniform"),),
+            id="a linear layer without bias",
         ),
         pytest.param(
             ops.Affine(3),
@@ -937,6 +986,7 @@ def _without_dropout(graph: Graph) -> list[tuple[str, ops.Op, tuple[str, ...], S
 @unhurried
 @given(specs())
 def test_dropout_changes_nothing_else(spec: DenseNetSpec) -> None:
+    spec = spec.replace(head_dropout_rate=0)
     without, with_some = lower(spec.replace(dropout_rate=0)), lower(spec.replace(dropout_rate=0.5))
     assert not any(isinstance(node.op, Dropout) for node in without.nodes)
     assert any(isinstance(node.op, Dropout) for node in with_some.nodes)
@@ -958,7 +1008,7 @@ def test_without_the_top_and_a_final_norm_a_network_ends_in_its_last_block() -> 
     assert graph.output.name == "block2.concat1"
 
 
-@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "catavgmax"])
 def test_pooling_without_the_top(pooling: Any) -> None:
     headless = lower(tiny(), (8, 8), include_top=False)
     pooled = lower(tiny(), (8, 8), include_top=False, pooling=pooling)
@@ -966,7 +1016,70 @@ def test_pooling_without_the_top(pooling: Any) -> None:
     assert pooled.output.name == "global_pool"
     assert pooled.output.op == GlobalPool(pooling)
     assert pooled.output.inputs == (headless.output.name,)
-    assert pooled.output.shape == (9,)
+    assert pooled.output.shape == (18 if pooling == "catavgmax" else 9,)
+
+
+def test_a_head_with_all_there_is_node_by_node() -> None:
+    spec = tiny(
+        head_units=(4,), head_dropout_rate=0.5, classifier_bias=False, global_pool="catavgmax"
+    )
+    graph = lower(spec)
+    assert _listing(graph)[-5:] == [
+        ("global_pool", "GlobalPool", ("final.relu",)),
+        ("head1.dense", "Dense", ("global_pool",)),
+        ("head1.relu", "Relu", ("head1.dense",)),
+        ("head_dropout", "Dropout", ("head1.relu",)),
+        ("classifier", "Dense", ("head_dropout",)),
+    ]
+    assert graph["global_pool"].op == GlobalPool("catavgmax")
+    assert graph["head1.dense"].op == Dense(18, 4)
+    assert graph["head_dropout"].op == Dropout(0.5)
+    assert graph["classifier"].op == Dense(4, 3, bias=False)
+    assert in_head("head_dropout")
+    with pytest.raises(UnknownName):
+        lower(spec, outputs=("head_dropout",))
+
+
+def test_a_deep_stem_and_blurred_pools_node_by_node() -> None:
+    spec = tiny(
+        blocks=(1, 1),
+        stem_kind="deep",
+        stem_width=5,
+        stem_stride=2,
+        stem_pool=3,
+        stem_pool_kind="max-blur",
+        transition_pool_kind="blur",
+    )
+    graph = lower(spec, (33, 32))
+    assert _listing(graph)[:12] == [
+        ("input", "Input", ()),
+        ("stem.conv", "Conv", ("input",)),
+        ("stem.norm", "BatchNorm", ("stem.conv",)),
+        ("stem.relu", "Relu", ("stem.norm",)),
+        ("stem.conv2", "Conv", ("stem.relu",)),
+        ("stem.norm2", "BatchNorm", ("stem.conv2",)),
+        ("stem.relu2", "Relu", ("stem.norm2",)),
+        ("stem.conv3", "Conv", ("stem.relu2",)),
+        ("stem.norm3", "BatchNorm", ("stem.conv3",)),
+        ("stem.relu3", "Relu", ("stem.norm3",)),
+        ("stem_pool.max", "MaxPool", ("stem.relu3",)),
+        ("stem_pool.blur", "BlurPool", ("stem_pool.max",)),
+    ]
+    shapes = [graph[name].shape for name in ("stem.conv", "stem.conv2", "stem.conv3")]
+    assert shapes == [(2, 17, 16), (2, 17, 16), (5, 17, 16)]
+    assert graph["stem_pool.max"].op == MaxPool((3, 3), 1, ((1, 1), (1, 1)))
+    assert graph["stem_pool.blur"].shape == (5, 9, 8)
+    assert graph["transition1.pool"].op == BlurPool((3, 3), 2)
+    assert graph["transition1.pool"].shape[1:] == (5, 4)
+    assert [each.stride for each in graph.feature_maps] == [None]
+    assert lower(spec, outputs=("block2",)).feature_maps[0].stride == 8
+    assert spec.depth == tiny(blocks=(1, 1)).depth + 2
+
+
+def test_a_map_of_one_position_is_too_small_for_a_blur() -> None:
+    spec = tiny(stem_pool=3, stem_pool_kind="max-blur")
+    with pytest.raises(SpecError, match=r"nothing is left of it at stem_pool\.blur \[S24\]"):
+        lower(spec, (1, 8))
 
 
 def test_softmax_follows_the_classifier() -> None:
@@ -987,12 +1100,12 @@ def test_softmax_follows_the_classifier() -> None:
         ),
         pytest.param(
             {"include_top": False, "pooling": "mean"},
-            "pooling = 'mean', but should be 'avg', 'max' or None",
+            "pooling = 'mean', but should be 'avg', 'max', 'avgmax', 'catavgmax' or None",
             id="another pooling",
         ),
         pytest.param(
             {"include_top": False, "pooling": ""},
-            "pooling = '', but should be 'avg', 'max' or None",
+            "pooling = '', but should be 'avg', 'max', 'avgmax', 'catavgmax' or None",
             id="an empty pooling",
         ),
         pytest.param(

@@ -14,11 +14,14 @@ import pytest
 import densespec
 from densespec.cli import main
 from densespec.errors import SpecError, UnknownName
-from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
+from densespec.weights.reading import AS_THEY_ARE, InterpretingOptions, ReadingOptions
 from tests.strategies import tiny
 from tests.test_convert import checkpoint
 
 NAMES = [field.name for field in dataclasses.fields(ReadingOptions)]
+
+INTERPRETING = [field.name for field in dataclasses.fields(InterpretingOptions)]
+FLAGS = ("--from", "--key", "--prefix", "--head-activation")
 
 READERS: dict[str, Callable[..., Any]] = {
     "open_weights": densespec.open_weights,
@@ -40,13 +43,33 @@ def test_functions_that_read_weights_take_every_option_and_say_so(name: str) -> 
     assert all(f"{option}: " in documented for option in NAMES)
 
 
-@pytest.mark.parametrize("command", ["inspect", "convert", "verify", "build"])
-def test_commands_that_read_weights_have_a_flag_for_each(command: str) -> None:
+@pytest.mark.parametrize("function", [densespec.predict, densespec.evaluate, densespec.train])
+def test_functions_of_networks_take_how_their_arrays_are_named(
+    function: Callable[..., Any],
+) -> None:
+    assert set(INTERPRETING) <= set(inspect.signature(function).parameters)
+    documented = inspect.getdoc(function) or ""
+    assert "{reading}" not in documented
+    assert all(f"{option}: " in documented for option in INTERPRETING)
+
+
+def flags_of(command: str) -> dict[str, click.Parameter]:
     found = main.get_command(click.Context(main), command)
     assert found is not None
-    flags = {option for parameter in found.params for option in parameter.opts}
-    wanted = {"--from", "--key", "--prefix", "--head-activation", "--in-channels"}
-    assert wanted <= flags
+    return {flag: option for option in found.params for flag in option.opts}
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert", "verify", "build", "export"])
+def test_commands_that_read_weights_have_a_flag_for_each(command: str) -> None:
+    assert {*FLAGS, "--in-channels", "--spatial-dims"} <= flags_of(command).keys()
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate"])
+def test_flags_of_reading_mean_the_same_in_every_command(command: str) -> None:
+    flags, inspected = flags_of(command), flags_of("inspect")
+    for flag in FLAGS:
+        assert flags[flag].name == inspected[flag].name
+        assert getattr(flags[flag], "help", None) == getattr(inspected[flag], "help", None)
 
 
 def test_options_that_nobody_says_are_left_to_the_file() -> None:

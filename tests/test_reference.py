@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,22 +17,26 @@ from densespec.network import ops
 from densespec.network.graph import Graph, lower
 from densespec.network.initial import initial_weights
 from densespec.network.ops import (
+    Activation,
     Affine,
     AvgPool,
     BatchNorm,
+    BlurPool,
     Clip,
     Concat,
     Conv,
     Dense,
     Dropout,
     GlobalPool,
+    GroupNorm,
     MaxPool,
     Pads,
+    PRelu,
     Relu,
     Sigmoid,
     Softmax,
 )
-from densespec.network.spec import DenseNetSpec
+from densespec.network.spec import ACTIVATION_KINDS, STEM_KINDS, DenseNetSpec
 from densespec.recipes.moments import zero_moments
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import KERNELS, Context, OpError
@@ -216,17 +221,43 @@ def test_average_pool_is_the_mean_of_its_window(case: Sliding) -> None:
     np.testing.assert_allclose(y, _pool_by_loops(op, x, case.pads, _mean), **EXACT)
 
 
+@pytest.mark.parametrize("size", [(5,), (2, 7), (4, 3, 2)], ids=["1-D", "2-D", "3-D"])
+def test_blur_pool_is_a_binomial_mean_of_a_mirrored_input(size: tuple[int, ...]) -> None:
+    op, x = BlurPool((3,) * len(size), 2), _random(2, 3, *size)
+    expected = np.zeros((2, 3, *op.output((3, *size))[1:]))  # type: ignore[misc]
+    for position in np.ndindex(*expected.shape[2:]):
+        for place in itertools.product((-1, 0, 1), repeat=len(size)):
+            mirrored = (abs(2 * p + q) for p, q in zip(position, place, strict=True))
+            where = tuple(
+                i if i < n else 2 * n - 2 - i for i, n in zip(mirrored, size, strict=True)
+            )
+            factor = math.prod(0.5 if q == 0 else 0.25 for q in place)
+            expected[(..., *position)] += factor * x[(..., *where)]
+    np.testing.assert_allclose(_forward(op, x), expected, **EXACT)
+
+
 SIZES = pytest.mark.parametrize("size", [(5,), (2, 3), (2, 3, 2)], ids=["1-D", "2-D", "3-D"])
 
 
 @SIZES
-@pytest.mark.parametrize(("kind", "join"), [("avg", _mean), ("max", max)], ids=["mean", "max"])
+@pytest.mark.parametrize(
+    ("kind", "joins"),
+    [
+        ("avg", [_mean]),
+        ("max", [max]),
+        ("avgmax", [lambda plane: (_mean(plane) + max(plane)) / 2]),
+        ("catavgmax", [_mean, max]),
+    ],
+)
 def test_global_pool_joins_all_positions(
-    kind: Any, join: Callable[[list[float]], float], size: tuple[int, ...]
+    kind: Any, joins: list[Callable[[list[float]], float]], size: tuple[int, ...]
 ) -> None:
     x = _random(2, 3, *size)
-    expected = [[join(list(map(float, plane.flat))) for plane in sample] for sample in x]
-    np.testing.assert_allclose(_forward(GlobalPool(kind), x), expected, **EXACT)
+    planes = [[list(map(float, plane.flat)) for plane in sample] for sample in x]
+    expected = [[join(plane) for join in joins for plane in sample] for sample in planes]
+    y = _forward(GlobalPool(kind), x)
+    assert y.shape[1:] == GlobalPool(kind).output(x.shape[1:])
+    np.testing.assert_allclose(y, expected, **EXACT)
 
 
 @SIZES
@@ -252,6 +283,9 @@ def test_linear_layer_is_its_sum() -> None:
     ]
     np.testing.assert_allclose(
         _forward(Dense(4, 3), x, weights={"kernel": kernel, "bias": bias}), expected, **EXACT
+    )
+    np.testing.assert_allclose(
+        _forward(Dense(4, 3, bias=False), x, weights={"kernel": kernel}), expected - bias, **EXACT
     )
 
 
@@ -352,6 +386,67 @@ def test_batch_norm_leaves_no_statistics_in_inference() -> None:
     assert ctx.statistics == {}
 
 
+# Norms of a sample
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm_is_over_the_channels_of_its_group(affine: bool) -> None:
+    op, x = GroupNorm(6, 3, 1e-2, affine), _random(2, 6, 4, 3)
+    weights = {"gamma": _random(6, seed=1), "beta": _random(6, seed=2)} if affine else {}
+    y = _forward(op, x, weights=weights)
+    for sample, channel in itertools.product(range(2), range(6)):
+        first = channel - channel % 2
+        values = x[sample, first : first + 2].ravel().tolist()
+        mean, variance = _mean(values), _variance(values, len(values))
+        expected = (x[sample, channel] - mean) / math.sqrt(variance + 1e-2)
+        if affine:
+            expected = weights["gamma"][channel] * expected + weights["beta"][channel]
+        np.testing.assert_allclose(y[sample, channel], expected, **EXACT)
+
+
+def test_o9_wants_several_values_in_a_group() -> None:
+    with pytest.raises(OpError, match=r"node: one value per group has no deviation \[O9\]"):
+        _forward(GroupNorm(2, 2, 1e-5, affine=False), _random(2, 2, 1))
+
+
+# Activations
+
+ACTIVATIONS: dict[str, Callable[[float], float]] = {
+    "leaky-relu": lambda x: x if x > 0 else 0.2 * x,
+    "elu": lambda x: x if x > 0 else math.exp(x) - 1,
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "gelu": lambda x: x * statistics.NormalDist().cdf(x),
+    "gelu-tanh": lambda x: x / (1 + math.exp(-2 * math.sqrt(2 / math.pi) * _bent(x))),
+    "relu6": lambda x: min(max(x, 0), 6),
+}
+"""Each by another formula than the reference's."""
+
+
+def _bent(x: float) -> float:
+    return x + 0.044715 * x**3
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_an_activation_by_its_formula(kind: Any) -> None:
+    x = _distinct(2, 30, 4)
+    expected = np.vectorize(ACTIVATIONS[kind], otypes=[float])(x)
+    np.testing.assert_allclose(_forward(Activation(kind, 0.2), x), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_every_activation_has_a_formula_above() -> None:
+    assert {"relu", "prelu", *ACTIVATIONS} == set(ACTIVATION_KINDS)
+
+
+def test_prelu_has_its_slope_below_zero() -> None:
+    y = _forward(PRelu(), np.array([[-2.0, 0.0, 3.0]]), weights={"slope": np.array([0.3])})
+    np.testing.assert_allclose(y, [[-0.6, 0.0, 3.0]], **EXACT)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_an_activation_keeps_what_is_no_number(kind: Any) -> None:
+    assert np.isnan(_forward(Activation(kind, 0.2), np.array([[np.nan]]))).all()
+
+
 # Dropout
 
 
@@ -447,8 +542,17 @@ def test_gradients_of_average_pool(case: Sliding) -> None:
     _check_gradients(AvgPool(case.window, case.stride), [_random(2, 3, *case.size)])
 
 
+@pytest.mark.parametrize("size", [(5,), (2, 7), (4, 3, 2)], ids=["1-D", "2-D", "3-D"])
+def test_gradients_of_blur_pool(size: tuple[int, ...]) -> None:
+    _check_gradients(BlurPool((3,) * len(size), 2), [_random(2, 3, *size)])
+
+
+def test_gradients_of_a_wider_blur() -> None:
+    _check_gradients(BlurPool((5,), 2), [_random(2, 3, 8)])
+
+
 @SIZES
-@pytest.mark.parametrize("kind", ["avg", "max"])
+@pytest.mark.parametrize("kind", ["avg", "max", "avgmax", "catavgmax"])
 def test_gradients_of_global_pool(kind: Any, size: tuple[int, ...]) -> None:
     _check_gradients(GlobalPool(kind), [_distinct(2, 3, *size)])
 
@@ -459,12 +563,38 @@ def test_gradients_of_batch_norm(training: bool, size: tuple[int, ...]) -> None:
     _check_gradients(_norm(), [_random(2, 3, *size)], _norm_weights(), training=training)
 
 
+@SIZES
+@pytest.mark.parametrize("training", [True, False], ids=["in training", "in inference"])
+def test_gradients_of_batch_norm_that_is_not_affine(training: bool, size: tuple[int, ...]) -> None:
+    weights = {name: a for name, a in _norm_weights().items() if name.startswith("running")}
+    op = dataclasses.replace(_norm(), affine=False)
+    _check_gradients(op, [_random(2, 3, *size)], weights, training=training)
+
+
+@SIZES
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("affine", [True, False])
+def test_gradients_of_group_norm(affine: bool, groups: int, size: tuple[int, ...]) -> None:
+    weights = {"gamma": _random(4, seed=1), "beta": _random(4, seed=2)} if affine else {}
+    op = GroupNorm(4, groups, 1e-3, affine)
+    _check_gradients(op, [_random(2, 4, *size)], weights, training=True)
+
+
+def test_gradients_of_prelu() -> None:
+    _check_gradients(PRelu(), [_distinct(2, 3, 4)], {"slope": np.array([0.3])})
+
+
 def test_gradients_of_concat() -> None:
     _check_gradients(Concat(), [_random(2, channels, 3, 2) for channels in (1, 3, 2)])
 
 
 def test_gradients_of_relu() -> None:
     _check_gradients(Relu(), [_distinct(2, 3, 4)])
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_gradients_of_an_activation(kind: Any) -> None:
+    _check_gradients(Activation(kind, 0.2), [_distinct(2, 30, 4)])
 
 
 def test_gradients_of_dropout() -> None:
@@ -474,6 +604,7 @@ def test_gradients_of_dropout() -> None:
 
 def test_gradients_of_the_linear_layer() -> None:
     _check_gradients(Dense(4, 3), [_random(2, 4)], {"kernel": _random(3, 4), "bias": _random(3)})
+    _check_gradients(Dense(4, 3, bias=False), [_random(2, 4)], {"kernel": _random(3, 4)})
 
 
 def test_gradients_of_softmax() -> None:
@@ -766,10 +897,49 @@ NETWORKS: dict[str, tuple[DenseNetSpec, tuple[int, ...]]] = {
         ),
         (16,),
     ),
+    "means and maxima, dropout before a classifier without bias": (
+        tiny(head_dropout_rate=0.4, classifier_bias=False, global_pool="catavgmax"),
+        (5, 4),
+    ),
+    "deep stem, blurred pools": (
+        tiny(
+            blocks=(1, 1),
+            stem_kind="deep",
+            stem_stride=2,
+            stem_width=4,
+            stem_pool=3,
+            stem_pool_kind="max-blur",
+            transition_pool_kind="blur",
+            dropout_rate=0.2,
+            dropout_place="every-conv",
+        ),
+        (13, 12),
+    ),
+    "mean of both, dropout behind dense layers": (
+        tiny(blocks=(1,), head_units=(3,), head_dropout_rate=0.2, global_pool="avgmax"),
+        (4, 3),
+    ),
     "dropout after convolutions, 3-D": (
         tiny(spatial_dims=3, dropout_rate=0.5, dropout_place="conv", stem_pool=2, conv_bias=True),
         (4, 5, 4),
     ),
+    "groups of channels, ELU": (
+        tiny(
+            stem_width=4,
+            norm="group",
+            norm_groups=2,
+            activation="elu",
+            stem_pool=2,
+            stem_kind="conv-norm-relu",
+        ),
+        (9, 8),
+    ),
+    "instances, leaky ReLU": (
+        tiny(norm="instance", norm_affine=False, activation="leaky-relu", activation_slope=0.2),
+        (4, 5),
+    ),
+    "batch norm without scale, PReLU": (tiny(norm_affine=False, activation="prelu"), (4, 5)),
+    "no norm, GELU": (tiny(norm="none", activation="gelu"), (4, 5)),
 }
 
 networks = pytest.mark.parametrize(("spec", "size"), NETWORKS.values(), ids=NETWORKS)
@@ -784,7 +954,7 @@ def test_the_networks_below_cover_every_field() -> None:
     for name, found in values.items():
         assert found - {getattr(default, name)}, f"{name} is nowhere but its default"
     assert values["spatial_dims"] == {1, 2, 3}
-    assert values["stem_kind"] == {"conv", "conv-norm-relu", "norm-relu-conv"}
+    assert values["stem_kind"] == set(STEM_KINDS)
     assert values["dropout_place"] == {"conv", "every-conv", "layer"}
 
 

@@ -108,7 +108,7 @@ ALLOWED = {
     "S5": "an integer of at least 1 and below 2**31",
     "S6": "an integer of at least 1 and at most 1000000",
     "S7": "an integer of at least 1 and at most 3",
-    "S8": "'conv' or 'conv-norm-relu' or 'norm-relu-conv'",
+    "S8": "'conv' or 'conv-norm-relu' or 'norm-relu-conv' or 'deep'",
     "S9": "an integer of at least 1 and below 2**31, or '2k'",
     "S10": "an integer of at least 1 and at most 1000",
     "S11": "an integer of at least 1 and at most 1000",
@@ -123,6 +123,17 @@ ALLOWED = {
     "S20": "a number in [0, 1)",
     "S21": "'conv' or 'every-conv' or 'layer'",
     "S25": "a list of at most 100 integers, each at least 1 and below 2**31",
+    "S28": "a number in [0, 1)",
+    "S29": "true or false",
+    "S30": "'avg' or 'max' or 'avgmax' or 'catavgmax'",
+    "S31": "'max' or 'max-blur'",
+    "S32": "'avg' or 'blur'",
+    "S34": "'relu' or 'leaky-relu' or 'elu' or 'silu' or 'gelu' or 'gelu-tanh' or 'relu6' or "
+    "'prelu'",
+    "S35": "a number in (0, 1]",
+    "S36": "'batch' or 'instance' or 'group' or 'none'",
+    "S37": "an integer of at least 1 and below 2**31",
+    "S38": "true or false",
 }
 """What each field's constraint allows, in the words of its error."""
 
@@ -180,6 +191,16 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "S20": ("dropout_rate", [1, 1.0, -0.1, NAN, INF, True, False, "0", None]),
     "S21": ("dropout_place", ["everywhere", "Conv", "", None, True, 0]),
     "S25": ("head_units", [[0], [-1], [10.0], ["10"], [True], 1024, "1024", None, {10}]),
+    "S28": ("head_dropout_rate", [1, 1.0, -0.1, NAN, INF, True, False, "0", None]),
+    "S29": ("classifier_bias", [0, 1, "true", "", None, np.True_]),
+    "S30": ("global_pool", ["average", "Max", "fastavg", "", None, True, 0]),
+    "S31": ("stem_pool_kind", ["blur", "Max", "avg", "", None, True, 0]),
+    "S32": ("transition_pool_kind", ["max-blur", "Avg", "max", "", None, True, 0]),
+    "S34": ("activation", ["ReLU", "swish", "leaky_relu", "", None, True, 0]),
+    "S35": ("activation_slope", [0, -0.1, 1.1, NAN, INF, True, "0.1", None]),
+    "S36": ("norm", ["Batch", "layer", "", None, True, 0]),
+    "S37": ("norm_groups", [0, -1, 2.0, True, "2", None]),
+    "S38": ("norm_affine", [0, 1, "true", None, np.True_]),
 }
 """By constraint: its field, and values that break it."""
 
@@ -206,7 +227,9 @@ def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
     theirs = {field.metadata["constraint"]: field.name for field in FIELDS}
     assert ours == theirs
-    assert list(theirs) == [f"S{n}" for n in (*range(1, 22), 25)]  # the others are across fields
+    # the others are across fields
+    numbers = (*range(1, 22), 25, *range(28, 33), *range(34, 39))
+    assert list(theirs) == [f"S{n}" for n in numbers]
 
 
 @pytest.mark.parametrize("kernel", [2, 4, 10])
@@ -246,6 +269,48 @@ def test_s23_holds_for_every_transition() -> None:
     assert tiny(**fields, blocks=(1, 1)).compression == 0.1
     with pytest.raises(SpecError, match=r"at least 1 of 4 feature maps \[S23\]"):
         tiny(**fields, blocks=(1, 1, 1))
+
+
+def test_s33_wants_two_feature_maps_of_a_deep_stem() -> None:
+    assert tiny(stem_kind="deep", stem_width=2).stem_channels == 2
+    with pytest.raises(SpecError) as caught:
+        tiny(stem_kind="deep", stem_width=1)
+    assert str(caught.value) == "stem_width = 1, but should be at least 2 in a deep stem [S33]"
+
+
+def test_files_state_a_later_field_only_where_it_is_not_its_default() -> None:
+    later = {field.name for field in FIELDS if field.metadata["silent"]}
+    assert later == {name for name in OTHER if int(_number(name)) > 27}
+    assert not later & tiny().to_dict().keys()
+    for name in later:
+        spec = tiny().replace(**{name: OTHER[name]})
+        assert spec.to_dict()[name] == OTHER[name]
+        assert DenseNetSpec.from_dict(spec.to_dict()) == spec
+
+
+def _number(name: str) -> str:
+    (number,) = (f.metadata["constraint"] for f in FIELDS if f.name == name)
+    return str(number).removeprefix("S")
+
+
+def test_s39_wants_groups_that_divide_the_channels_of_every_norm() -> None:
+    spec = tiny(norm="group", norm_groups=3, stem_width=3, growth_rate=3)
+    assert lower(spec).parameters.total
+    with pytest.raises(SpecError) as caught:
+        lower(spec.replace(growth_rate=2))
+    assert str(caught.value) == (
+        "norm_groups = 3, but should be a divisor of 5, the channels that block1.layer2.norm1 "
+        "normalises [S39]"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"norm": "instance"}, {"norm": "group", "norm_groups": 6}])
+def test_s24_wants_a_norm_of_a_sample_to_have_several_values(changes: dict[str, Any]) -> None:
+    spec = tiny(blocks=(1,), stem_width=4, growth_rate=2, stem_kind="norm-relu-conv", **changes)
+    spec = spec.replace(in_channels=6, stem_width=6, growth_rate=6)
+    with pytest.raises(SpecError, match=r"larger: stem.norm would normalise single values \[S24\]"):
+        lower(spec, (1, 1))
+    assert lower(spec, (1, 2)).parameters.total
 
 
 @pytest.mark.parametrize(
@@ -378,6 +443,16 @@ OTHER: dict[str, Any] = {
     "dropout_rate": 0.2,
     "dropout_place": "layer",
     "head_units": (7, 5),
+    "head_dropout_rate": 0.25,
+    "classifier_bias": False,
+    "global_pool": "catavgmax",
+    "stem_pool_kind": "max-blur",
+    "transition_pool_kind": "blur",
+    "activation": "elu",
+    "activation_slope": 0.2,
+    "norm": "instance",
+    "norm_groups": 2,
+    "norm_affine": False,
 }
 """Another value of each field than that of ``tiny()``."""
 
@@ -408,14 +483,13 @@ def test_replace_suggests_near_names_for_an_unknown_field() -> None:
     with pytest.raises(UnknownName) as caught:
         tiny().replace(growth_rat=3)
     assert str(caught.value) == (
-        "unknown field of DenseNetSpec 'growth_rat'. Did you mean growth_rate or dropout_rate?"
+        "unknown field of DenseNetSpec 'growth_rat'. Did you mean growth_rate or "
+        "dropout_rate or head_dropout_rate?"
     )
 
 
 def test_replace_lists_the_fields_where_no_name_is_near() -> None:
-    with pytest.raises(
-        UnknownName, match=r"'zzz'\. Known: batch_norm_epsilon, .*, transition_relu"
-    ):
+    with pytest.raises(UnknownName, match=r"'zzz'\. Known: activation, .*, transition_relu"):
         tiny().replace(zzz=3)
 
 
@@ -470,7 +544,7 @@ def test_a_dict_without_a_required_field_says_what_to_give(missing: str, number:
 
 
 def test_a_dict_with_an_unknown_field_suggests_near_names() -> None:
-    with pytest.raises(UnknownName, match=r"'Classes'\. Did you mean classes\?"):
+    with pytest.raises(UnknownName, match=r"'Classes'\. Did you mean classes or"):
         DenseNetSpec.from_dict({"blocks": [1], "growth_rate": 1, "Classes": 3})
 
 

@@ -18,6 +18,8 @@ import pytest
 
 import densespec
 from densespec.errors import WeightsError
+from densespec.network.catalogue import get
+from densespec.network.spec import GLOBAL_POOLS
 from densespec.weights.comparing import compare
 from densespec.weights.convert import convert
 from densespec.weights.opening import IdentifiedWeights, open_weights
@@ -32,6 +34,7 @@ WHOLE, WEIGHTS = (".keras", ".h5"), (".weights.h5",)
 READ = {
     "plain": None,
     "no-bias": None,
+    "max-pool": None,
     "grey": None,
     "softmax": "softmax",
     "softmax-in-float32": "softmax",
@@ -53,32 +56,43 @@ READ = {
     "augmented": None,
     "flipped": None,
     "relu-layers": None,
+    "silu": None,
+    "leaky": None,
+    "relu6": None,
+    "no-scale": None,
+    "instance": None,
+    "groups": None,
     "epsilon": None,
     "stride": None,
+    "two-heads": None,
+    "two-heads-hidden": None,
+    "head-and-features": None,
+    "head-and-mask": None,
 }
 """Models that a spec can say, with what follows their classifiers."""
 
 REFUSED = {
     "hidden-linear": "has no ReLU after it as its activation",
-    "hidden-gelu": "has the activation 'gelu'",
-    "hidden-relu6": "has max_value = 6.0",
+    "hidden-gelu": "has no ReLU after it as its activation",
+    "hidden-selu": "has the activation 'selu'",
+    "hidden-relu6": "(ReLU) has no ReLU after it as its activation",
     "hidden-leaky": "(LeakyReLU)",
     "hidden-norm": "stands in the head, where a spec has no norms",
-    "max-pool": "(GlobalMaxPooling2D) has kind = 'max'",
     "flatten": "(Flatten) stands where a spec has a global pool",
     "rescaled": "rescales its input, or computes on it, by layer 'rescaling'",
     "rescaled-outside": "rescales its input, or computes on it, by layer 'rescaling'",
     "normalised": "rescales its input, or computes on it, by layer 'normalization'",
     "divided": "rescales its input, or computes on it, by layer 'true_divide'",
     "resized": "(Resizing)",
-    "silu": "layer 'conv1_relu' (Activation) has the activation 'silu'",
-    "leaky": "layer 'conv1_relu' (LeakyReLU)",
+    "selu": "layer 'conv1_relu' (Activation) has the activation 'selu'",
+    "one-elu": "layer 'conv1_relu' (Activation)",
     "one-epsilon": "layer 'pool2_bn' (BatchNormalization) has epsilon = 0.001",
-    "no-scale": "(BatchNormalization) has scale = False",
+    "no-center": "(BatchNormalization) has center = False",
     "dilation": "(Conv2D) has dilation_rate = [2, 2]",
     "max-transition": "layer 'pool2_pool' (MaxPooling2D) stands where",
     "twice": "is used 2 times",
     "always-training": "is called with training=True",
+    "masks": "no spec has such a layer or activation as layer 'up_sampling2d'",
 }
 """Models that no spec can say, with the words of the refusals."""
 
@@ -93,14 +107,24 @@ SEEN_IN_WEIGHTS = {
 """Models of which even the weights alone tell that no spec can say them."""
 
 NOTED = {
-    "hidden": "dropout stands where the spec has none",
-    "no-bias": "has no bias",
     "noise": "(GaussianNoise) acts in training alone",
     "augmented": "(RandomFlip) acts in training alone",
     "flipped": "(RandomFlip) acts in training alone",
     "features-average": "pooling='avg'",
     "features-maximum": "pooling='max'",
+    "two-heads": "a model of 2 outputs: its network is the one that ends in layer 'average'",
+    "two-heads-hidden": "the head is left out",
+    "head-and-features": "its network is the one that ends in layer 'kind'",
+    "head-and-mask": "its network is the one that ends in layer 'kind'",
 }
+
+
+SAID: dict[str, dict[str, object]] = {
+    "hidden": {"head_dropout_rate": 0.3, "head_units": (5,)},
+    "no-bias": {"classifier_bias": False},
+    "max-pool": {"global_pool": "max"},
+}
+"""What models have otherwise than a plain head."""
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +168,8 @@ def test_a_model_computes_what_it_computed_in_keras(folder: Path, name: str, suf
         assert found.graph.classifier_activation == READ[name]
         assert NOTED.get(name, "") in "\n".join(found.notes)
         check_output(found, folder / f"{name}.npz")
+        for field, value in SAID.get(name, {}).items():
+            assert getattr(found.spec, field) == value
 
 
 @pytest.mark.parametrize("suffix", WHOLE)
@@ -296,29 +322,61 @@ def test_the_arguments_of_timm_are_those_of_the_spec() -> None:
     assert stated.include_top
 
 
-@pytest.mark.parametrize(("pool", "kind"), [("avg", "avg"), ("max", "max"), ("", None)])
+@pytest.mark.parametrize(
+    ("pool", "kind"), [("avg", "avg"), ("max", "max"), ("catavgmax", "catavgmax"), ("", None)]
+)
 def test_a_network_of_timm_without_classes_ends_in_its_pool(pool: str, kind: str | None) -> None:
     stated = timm_network(timm(num_classes=0, global_pool=pool))
     assert stated.ends == {"include_top": False, "pooling": kind}
 
 
-def test_dropout_before_the_classifier_is_noted() -> None:
-    assert "drop_rate = 0.2" in timm_network(timm(drop_rate=0.2)).notes[0]
+def test_dropout_before_the_classifier_is_a_field() -> None:
+    assert timm_network(timm(drop_rate=0.2)).spec.head_dropout_rate == 0.2
+
+
+@pytest.mark.parametrize("name", ["densenetblur121d", "densenet264d.untrained"])
+def test_the_deep_networks_of_timm_are_the_catalogues(name: str) -> None:
+    assert timm_network({"architecture": name}).spec == get(name.partition(".")[0])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "fields"),
+    [
+        ("densenet121", {"stem_type": "deep"}, ("deep", 3, "max", "avg")),
+        ("densenetblur121d", {"stem_type": ""}, ("conv-norm-relu", 7, "max-blur", "avg")),
+        ("densenetblur121d", {"aa_stem_only": False}, ("deep", 3, "max-blur", "blur")),
+        ("densenetblur121d", {"aa_layer": None}, ("deep", 3, "max", "avg")),
+        ("densenet121", {"aa_stem_only": False}, ("conv-norm-relu", 7, "max", "avg")),
+    ],
+)
+def test_the_stem_of_timm_is_told_by_its_arguments(
+    architecture: str, arguments: dict[str, object], fields: tuple[object, ...]
+) -> None:
+    spec = timm_network({"architecture": architecture, "model_args": arguments}).spec
+    names = ("stem_kind", "stem_kernel", "stem_pool_kind", "transition_pool_kind")
+    assert tuple(getattr(spec, name) for name in names) == fields
+
+
+@pytest.mark.parametrize("fast", ["", "fast"])
+@pytest.mark.parametrize("kind", GLOBAL_POOLS)
+def test_the_pool_before_the_classifier_is_a_field(kind: str, fast: str) -> None:
+    assert timm_network(timm(global_pool=fast + kind)).spec.global_pool == kind
+    assert timm_network(timm() | {"global_pool": fast + kind}).spec.global_pool == kind
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (timm(global_pool="max"), "global_pool = 'max'"),
-        (timm() | {"global_pool": "catavgmax"}, "global_pool = 'catavgmax'"),
+        (timm(global_pool="median"), "global_pool = 'median'"),
+        (timm() | {"global_pool": ""}, "global_pool = ''"),
         (timm(act_layer="silu"), "act_layer = 'silu'"),
         (timm(act_layer={"name": "relu"}), "act_layer"),
         (timm(norm_layer="groupnorm"), "norm_layer = 'groupnorm'"),
         (timm(aa_layer="blurpool"), "aa_layer = 'blurpool'"),
-        (timm(stem_type="deep"), "stem_type = 'deep'"),
+        (timm(stem_type="deep_tiered"), "stem_type = 'deep_tiered'"),
         (timm(dilations=2), "dilations = 2"),
         (timm(growth_rate=-1), "growth_rate = -1"),
-        ({"architecture": "densenetblur121d"}, "'densenetblur121d'"),
+        ({"architecture": "densenet264d_iabn"}, "'densenet264d_iabn'"),
         ({"architecture": "resnet50.a1_in1k"}, "'resnet50.a1_in1k'"),
         ({"architecture": "densenet121", "model_args": [1]}, "model_args should be"),
     ],

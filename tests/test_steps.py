@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -117,6 +118,17 @@ def test_layers_of_a_prepared_network_are_no_units() -> None:
     assert [type(step) for step in block.layers[0].steps] == [Single, Convolution, Convolution]
     with pytest.raises(ValueError, match=r"block1\.layer1\.clip1 begins no unit"):
         _ = block.layers[0].units
+
+
+@pytest.mark.parametrize("batch", [always, never])
+def test_another_activation_is_no_relu(batch: Callable[[Node], bool]) -> None:
+    graph = lower(SPEC.replace(activation="elu"))
+    found = steps(graph, batch)
+    assert [_told(step) for step in found][-4:-2] == ["NormRelu: final.norm", "Single: final.relu"]
+    blocks = [step for step in found if isinstance(step, Block)]
+    assert not any(block.is_of_units for block in blocks)
+    plain = next(step for step in steps(lower(SPEC), batch) if isinstance(step, Block))
+    assert plain.is_of_units
 
 
 @unhurried

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 from flax import nnx
 
 from densespec.errors import ModelChanged
-from densespec.network.graph import Graph, Node, in_head, with_spec
-from densespec.network.ops import BatchNorm, Dense, Dropout
+from densespec.network.graph import HEAD_DROPOUT, Graph, Node, in_head, with_spec
+from densespec.network.ops import BatchNorm, Dense, Dropout, GroupNorm
 from densespec_flax.as_built import NUMBERS, difference
 from densespec_flax.layers import kind_of
 from densespec_flax.modules import DenseNet, Part
@@ -53,12 +53,14 @@ def _numbers(model: DenseNet, graph: Graph) -> dict[str, float]:
     """Read what modules of one kind share: what most of them have, and the others should have."""
     read: tuple[tuple[Any, str, str, Callable[[float], float]], ...] = (
         (BatchNorm, "batch_norm_epsilon", "epsilon", lambda value: value),
+        (GroupNorm, "batch_norm_epsilon", "epsilon", lambda value: value),
         (BatchNorm, "batch_norm_momentum", "momentum", lambda value: round(1 - value, 12)),
         (Dropout, "dropout_rate", "rate", lambda value: value),
     )
     numbers = {}
     for op, field, attribute, stated in read:
         nodes = [node for node in graph.nodes_of(op) if kind_of(node, model.precision)[0]]
+        nodes = [node for node in nodes if not in_head(node.name)]
         values = [getattr(model.module(node.name), attribute, None) for node in nodes]
         value = statistics.mode(values) if values else None
         built = kind_of(nodes[0], model.precision)[1][attribute] if nodes else None
@@ -75,7 +77,14 @@ def _sizes(model: DenseNet, graph: Graph) -> dict[str, Any]:
     if not layers or not all(type(layer) is nnx.Linear for layer in layers):
         return {}
     *units, classes = (layer.out_features for layer in layers)
-    return {"head_units": units, "classes": classes}
+    bias = layers[-1].bias is not None
+    return {"head_units": units, "classes": classes, "classifier_bias": bias} | _dropout(model)
+
+
+def _dropout(model: DenseNet) -> dict[str, Any]:
+    """Read the rate of the dropout before the classifier, where there still is one."""
+    rate = getattr(model.module(HEAD_DROPOUT), "rate", None)
+    return {"head_dropout_rate": rate} if isinstance(rate, float) and 0 < rate < 1 else {}
 
 
 # Whether modules are what the spec says

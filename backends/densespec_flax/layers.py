@@ -16,9 +16,12 @@ from flax import nnx
 from densespec.network import ops
 from densespec.network.graph import Node
 from densespec.weights.layouts import kernel_from_canonical
-from densespec_flax.norms import BatchNorm, FrozenBatchNorm
+from densespec_flax.activations import PRelu
+from densespec_flax.norms import BatchNorm, FrozenBatchNorm, GroupNorm
 from densespec_flax.precision import Precision
+from densespec_jax.activations import activation
 from densespec_jax.norms import relu
+from densespec_jax.pools import blur_pool, global_pool
 
 Array = jax.Array
 
@@ -90,9 +93,25 @@ def kind_of(node: Node, precision: Precision) -> tuple[Any, dict[str, Any]]:
                 "momentum": 1 - op.momentum,
                 "epsilon": op.epsilon,
                 "use_fast_variance": False,  # which loses digits, and may turn negative
+                "use_bias": op.affine,
+                "use_scale": op.affine,
             }
+        case ops.GroupNorm() as op:
+            return GroupNorm, types | {
+                "num_features": op.channels,
+                "num_groups": op.groups,
+                "epsilon": op.epsilon,
+                "use_bias": op.affine,
+                "use_scale": op.affine,
+            }
+        case ops.PRelu():
+            return PRelu, types
         case ops.Dense() as op:
-            return nnx.Linear, types | {"in_features": op.features, "out_features": op.units}
+            return nnx.Linear, types | {
+                "in_features": op.features,
+                "out_features": op.units,
+                "use_bias": op.bias,
+            }
         case ops.Dropout() as op if node.drop_rate:
             return nnx.Dropout, {"rate": op.rate}
     return None, {}
@@ -123,6 +142,8 @@ def apply(op: ops.Op, x: Array, *others: Array) -> Array:
     match op:
         case ops.Relu():
             return relu(x)
+        case ops.Activation():
+            return activation(op, x)
         case ops.Dropout():
             return x
         case ops.Concat():
@@ -131,9 +152,10 @@ def apply(op: ops.Op, x: Array, *others: Array) -> Array:
             return _pooled(nnx.max_pool, x, op, _padding(op.padding))
         case ops.AvgPool():
             return _pooled(nnx.avg_pool, x, op, "VALID")
+        case ops.BlurPool():
+            return blur_pool(x, op)
         case ops.GlobalPool():
-            spatial = tuple(range(1, x.ndim - 1))
-            return x.mean(spatial) if op.kind == "avg" else x.max(spatial)
+            return global_pool(x, op)
         case ops.Softmax():
             return nnx.softmax(x)
         case ops.Sigmoid():

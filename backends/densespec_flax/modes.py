@@ -18,12 +18,13 @@ from densespec.network import ops
 from densespec.network.graph import Node, without
 from densespec.network.steps import Block, Convolution, NormRelu, Step, Unit, steps
 from densespec_flax.as_built import difference
+from densespec_flax.layers import apply
 from densespec_flax.modules import Call, DenseNet
 from densespec_flax.norms import kept_variance
 from densespec_jax.blocks import UnitArrays, UnitConfig, block
 from densespec_jax.convolutions import conv
 from densespec_jax.norms import Moments, NormConfig, count_of, moments, normalised, relu
-from densespec_jax.pools import avg_pool, max_pool
+from densespec_jax.pools import avg_pool, blur_pool, max_pool
 
 Array = jax.Array
 
@@ -125,6 +126,8 @@ class _Evaluation:
             known: The moments of x, if they are known.
         """
         match step:
+            case Block(is_of_units=False):
+                return self._one_by_one(step, x), None
             case Block():
                 return self._block(step, x, known)
             case NormRelu():
@@ -136,17 +139,27 @@ class _Evaluation:
                 return y if step.relu is None else relu(y), None
         return self._alone(step.node, x), None
 
+    def _one_by_one(self, block: Block, x: Array) -> Array:
+        """Compute a block whose layers no function fuses: each step as it would be outside."""
+        for layer in block.layers:
+            y = x
+            for step in layer.steps:
+                y, _ = self._do(step, y, None)
+            x = jnp.concatenate((x, y), -1)
+        return x
+
     def _alone(self, node: Node, x: Array) -> Array:
         match node.op:
             case ops.MaxPool():
                 return max_pool(x, node.op)
             case ops.AvgPool():
                 return avg_pool(x, node.op)
+            case ops.BlurPool():
+                return blur_pool(x, node.op)
             case ops.Dropout():
                 return x * self._factor(node, x.shape)
-            case ops.Relu():
-                return relu(x)
-        raise TypeError(f"{node.name}: {node.op!r} stands alone nowhere before the head")
+        module = self._modules[node.name]
+        return apply(node.op, x) if module is None else module(x)
 
     def _conv(self, node: Node, x: Array) -> Array:
         kernel, bias = _kernel(self._modules[node.name])

@@ -52,6 +52,14 @@ def _several(count: int) -> int:
     return count
 
 
+class GroupNorm(nnx.GroupNorm):
+    """Flax's group norm, whose variances are taken around the mean, and which knows its size."""
+
+    def __init__(self, num_features: int, num_groups: int, **options: Any) -> None:
+        super().__init__(num_features, num_groups, use_fast_variance=False, **options)
+        self.num_features = num_features
+
+
 class FrozenBatchNorm(nnx.BatchNorm):
     """A batch norm that computes by its running statistics, in training mode too."""
 

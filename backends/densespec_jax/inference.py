@@ -12,6 +12,8 @@ from jax import lax
 
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
+from densespec_jax.activations import activation
+from densespec_jax.pools import blur_pool, global_pool
 
 Array = Any
 
@@ -36,10 +38,16 @@ def _node(node: Node, own: Mapping[str, Array], x: Array, *others: Array) -> Arr
         case ops.Conv() as op:
             return _conv(op, own, x)
         case ops.BatchNorm() as op:
-            scale = own["gamma"] * lax.rsqrt(own["running_variance"] + op.epsilon)
-            return (x - own["running_mean"]) * scale + own["beta"]
+            inverse = lax.rsqrt(own["running_variance"] + op.epsilon)
+            return _scaled(own, (x - own["running_mean"]) * inverse)
+        case ops.GroupNorm() as op:
+            return _scaled(own, _group_normalised(op, x))
         case ops.Relu():
             return jnp.maximum(x, 0)
+        case ops.Activation() as op:
+            return activation(op, x)
+        case ops.PRelu():
+            return jnp.where(x > 0, x, own["slope"] * x)
         case ops.Dropout():
             return x
         case ops.Concat():
@@ -48,16 +56,30 @@ def _node(node: Node, own: Mapping[str, Array], x: Array, *others: Array) -> Arr
             return _windows(op, x, -jnp.inf, lax.max, op.padding)
         case ops.AvgPool() as op:
             return _windows(op, x, 0.0, lax.add, ((0, 0),) * len(op.window)) / math.prod(op.window)
+        case ops.BlurPool() as op:
+            return blur_pool(x, op)
         case ops.GlobalPool() as op:
-            spatial = tuple(range(1, x.ndim - 1))
-            return x.mean(spatial) if op.kind == "avg" else x.max(spatial)
-        case ops.Dense():
-            return x @ own["kernel"].T + own["bias"]
+            return global_pool(x, op)
+        case ops.Dense() as op:
+            y = x @ own["kernel"].T
+            return y + own["bias"] if op.bias else y
         case ops.Softmax():
             return jax.nn.softmax(x)
         case ops.Sigmoid():
             return jax.nn.sigmoid(x)
     raise TypeError(f"JAX has nothing for {node.op!r}")
+
+
+def _scaled(own: Mapping[str, Array], x: Array) -> Array:
+    return own["gamma"] * x + own["beta"] if own.keys() >= {"gamma", "beta"} else x
+
+
+def _group_normalised(op: ops.GroupNorm, x: Array) -> Array:
+    grouped = x.reshape(*x.shape[:-1], op.groups, op.channels // op.groups)
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    mean = grouped.mean(axes, keepdims=True)
+    variance = jnp.square(grouped - mean).mean(axes, keepdims=True)
+    return ((grouped - mean) * lax.rsqrt(variance + op.epsilon)).reshape(x.shape)
 
 
 def _conv(op: ops.Conv, own: Mapping[str, Array], x: Array) -> Array:

@@ -24,6 +24,36 @@ def avg_pool(x: Array, op: ops.AvgPool) -> Array:
     return lax.reduce_window(x, 0.0, lax.add, window, strides, "VALID") / math.prod(op.window)
 
 
+def blur_pool(x: Array, op: ops.BlurPool) -> Array:
+    """Compute binomial means over windows of a mirrored input, one dimension after another."""
+    for axis, factors in enumerate(op.factors, start=1):
+        x = _blurred(jnp.moveaxis(x, axis, 1), factors, op)
+        x = jnp.moveaxis(x, 1, axis)
+    return x
+
+
+def _blurred(x: Array, factors: Sequence[float], op: ops.BlurPool) -> Array:
+    """Blur along the first dimension."""
+    pad = (len(factors) - 1) // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), *[(0, 0)] * (x.ndim - 2)), mode="reflect")
+    last = padded.shape[1] - len(factors) + 1
+    views = (padded[:, place : place + last : op.stride] for place in range(len(factors)))
+    return functools.reduce(jnp.add, map(jnp.multiply, factors, views))
+
+
+def global_pool(x: Array, op: ops.GlobalPool) -> Array:
+    """Compute the mean or the maximum over all positions, or both."""
+    spatial = tuple(range(1, x.ndim - 1))
+    match op.kind:
+        case "avg":
+            return x.mean(spatial)
+        case "max":
+            return x.max(spatial)
+        case "avgmax":
+            return 0.5 * (x.mean(spatial) + x.max(spatial))
+    return jnp.concatenate((x.mean(spatial), x.max(spatial)), 1)
+
+
 def max_pool(x: Array, op: ops.MaxPool) -> Array:
     """Compute the maxima over windows; gradients go to the first maximum of each."""
     return _max_pool(op, x)

@@ -12,7 +12,16 @@ from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.axes import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
-from densespec_keras.layers import BatchNormalization, BiasedSynchronised, Dropout
+from densespec_keras.layers import (
+    BatchNormalization,
+    BiasedSynchronised,
+    BlurPooling,
+    Dropout,
+    GlobalPooling,
+    LeakyReLU,
+    PRelu,
+    TanhGelu,
+)
 from densespec_keras.variables import initializers
 
 Apply = Callable[[Any], Any]
@@ -136,11 +145,28 @@ class Emitter:
                     axis=axis,
                     epsilon=op.epsilon,
                     momentum=1 - op.momentum,
+                    center=op.affine,
+                    scale=op.affine,
                     **self._initial(node),
                     **({"synchronized": True} if self._synchronised else {}),
                 )
+            case ops.GroupNorm() as op:
+                return self._layer(
+                    layers.GroupNormalization,
+                    name,
+                    op.groups,
+                    axis=axis,
+                    epsilon=op.epsilon,
+                    center=op.affine,
+                    scale=op.affine,
+                    **self._initial(node),
+                )
             case ops.Relu():
                 return self._layer(layers.ReLU, name)
+            case ops.Activation() as op:
+                return self._activation(name, op)
+            case ops.PRelu():
+                return self._layer(PRelu, name, **self._initial(node))
             case ops.Dropout() as op:
                 return self._layer(Dropout, name, op.rate)
             case ops.Concat():
@@ -149,17 +175,30 @@ class Emitter:
                 return self._max_pool(name, op)
             case ops.AvgPool() as op:
                 return self._sliding("AveragePooling", name, op.window, op.stride)
+            case ops.BlurPool() as op:
+                return self._layer(BlurPooling, name, op.window, op.stride, self.inner_format)
             case ops.GlobalPool() as op:
-                return self._sliding(
-                    "GlobalAveragePooling" if op.kind == "avg" else "GlobalMaxPooling", name
-                )
+                return self._global_pool(name, op)
             case ops.Dense() as op:
-                return self._layer(layers.Dense, name, op.units, **self._initial(node))
+                initial = self._initial(node)
+                return self._layer(layers.Dense, name, op.units, use_bias=op.bias, **initial)
             case ops.Softmax():
                 return self._layer(layers.Softmax, name)
             case ops.Sigmoid():
                 return self._layer(layers.Activation, name, "sigmoid")
         raise TypeError(f"Keras has no layer for {node.op!r}")
+
+    def _activation(self, name: str, op: ops.Activation) -> Apply:
+        if op.kind == "leaky-relu":
+            kind = LeakyReLU if self._is_wide_tensorflow() else keras.layers.LeakyReLU
+            return self._layer(kind, name, op.slope)
+        if op.kind == "gelu-tanh":
+            return self._layer(TanhGelu, name)
+        return self._layer(keras.layers.Activation, name, op.kind)
+
+    def _is_wide_tensorflow(self) -> bool:
+        wide = keras.dtype_policies.get(self.dtype or "float32").compute_dtype == "float64"
+        return wide and keras.config.backend() == "tensorflow"
 
     def _initial(self, node: Node) -> dict[str, Any]:
         return {} if layer_name(node.name) in self._layers else initializers(node, self._weights)
@@ -181,6 +220,12 @@ class Emitter:
         pads = op.padding if self._dims > 1 else op.padding[0]
         pad = self._sliding("ZeroPadding", f"{name}_pad", pads)
         return lambda x: conv(pad(x))
+
+    def _global_pool(self, name: str, op: ops.GlobalPool) -> Apply:
+        standard = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
+        if op.kind in standard:
+            return _callable(self._sliding(standard[op.kind], name))
+        return _callable(self._layer(GlobalPooling, name, op.kind, self.inner_format))
 
     def _max_pool(self, name: str, op: ops.MaxPool) -> Apply:
         padding = keras_padding(op)

@@ -15,7 +15,7 @@ import keras
 from densespec.errors import ModelChanged, SpecError, WeightsError, shown
 from densespec.network.graph import Graph, Node, freeze, lower
 from densespec.weights.layouts.densespec_keras import layer_name
-from densespec.weights.stated.keras_network import StatedGraph, graph_of_entry, layers_of_entry
+from densespec.weights.stated.keras_network import StatedGraph, graph_of_entry, part_of_entry
 from densespec.weights.stated.network import StatedOtherwise
 from densespec_keras.axes import TO_CHANNELS_FIRST
 
@@ -27,6 +27,7 @@ SETTINGS = (
     "dilation_rate",
     "groups",
     "max_value",
+    "kind",
     "negative_slope",
     "noise_shape",
     "padding",
@@ -63,6 +64,14 @@ _CARRIED = (
     "dropout_rate",
     "classes",
     "head_units",
+    "head_dropout_rate",
+    "classifier_bias",
+    "global_pool",
+    "activation",
+    "activation_slope",
+    "norm",
+    "norm_groups",
+    "norm_affine",
 )
 """Fields of a spec that changes of a model change."""
 
@@ -74,15 +83,15 @@ def graph_of(model: Any, graph: Graph) -> Graph:
         ModelChanged: A layer is not what any spec says.
     """
     try:
-        if graph.outputs:
-            _layers_as_built(model, graph)
-            return graph
-        now = stated_graph(model).graph
+        now = _stated(model, graph).graph
     except (WeightsError, SpecError) as error:
         raise _changed(error, model, graph) from error
     frozen = {node.name for node in graph.nodes if node.frozen}
     nodes = tuple(replace(node, frozen=node.name in frozen) for node in now.nodes)
-    return graph if nodes == graph.nodes else Graph(_in_words_of(graph, now), nodes)
+    if nodes == graph.nodes:
+        return graph
+    spec = now.spec if graph.outputs else _in_words_of(graph, now)
+    return Graph(spec, nodes, graph.outputs)
 
 
 def stated_graph(model: Any) -> StatedGraph:
@@ -108,22 +117,25 @@ def paths_of(model: Any, graph: Graph) -> Mapping[str, str]:
     Raises:
         WeightsError: As for :func:`stated_graph`.
     """
-    return _layers_as_built(model, graph) if graph.outputs else stated_graph(model).layers
+    return _stated(model, graph).layers
 
 
-def _layers_as_built(model: Any, graph: Graph) -> Mapping[str, str]:
-    """Find the layers of a model with outputs: it has to be what it was built of, since a part of a
-    network tells no spec.
+def _stated(model: Any, graph: Graph) -> StatedGraph:
+    return _stated_part(model, graph) if graph.outputs else stated_graph(model)
+
+
+def _stated_part(model: Any, graph: Graph) -> StatedGraph:
+    """Read the graph of a model with outputs, which is a part of a network.
 
     Raises:
-        WeightsError: It is not; names the layer.
+        WeightsError: As for :func:`stated_graph`, or it gives other parts than it was built for.
     """
     _check_parts(model)
     config = model.get_config()
     layers = [entry for entry in config["layers"] if entry["name"] != TO_CHANNELS_FIRST]
     last = [[layer_name(graph.output.name), 0, 0]]
     parts = {"layers": layers, "output_layers": last}
-    return layers_of_entry({"class_name": _class_of(model), "config": config | parts}, graph)
+    return part_of_entry({"class_name": _class_of(model), "config": config | parts}, graph)
 
 
 def layers_of(model: Any, graph: Graph) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from densespec.network.ops import BlurPool
 
 
 @keras.saving.register_keras_serializable(package="densespec")
@@ -129,6 +132,128 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         return super().call(inputs, training=bool(training and self.trainable))
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class LeakyReLU(keras.layers.LeakyReLU):
+    """Keras's leaky ReLU, but exact in float64: TensorFlow's kernel has its slope in float32."""
+
+    def call(self, inputs: Any) -> Any:
+        return ops.where(inputs > 0, inputs, self.negative_slope * inputs)
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class TanhGelu(keras.layers.Layer):
+    """GELU by the hyperbolic tangent; Keras's activation of that name is the exact one."""
+
+    def call(self, inputs: Any) -> Any:
+        return ops.gelu(inputs, approximate=True)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class PRelu(keras.layers.Layer):
+    """A leaky ReLU with one trained slope, of shape (1,); Keras's has one a position or channel."""
+
+    def __init__(self, slope_initializer: Any = 0.25, **options: Any) -> None:
+        super().__init__(**options)
+        constant = isinstance(slope_initializer, float)
+        self.slope_initializer = (
+            keras.initializers.Constant(slope_initializer)
+            if constant
+            else keras.initializers.get(slope_initializer)
+        )
+
+    def build(self, input_shape: Any) -> None:
+        self.slope = self.add_weight(
+            shape=(1,), initializer=self.slope_initializer, name="slope", trainable=True
+        )
+
+    def call(self, inputs: Any) -> Any:
+        return ops.where(inputs > 0, inputs, ops.convert_to_tensor(self.slope) * inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        slope = keras.initializers.serialize(self.slope_initializer)
+        return {**super().get_config(), "slope_initializer": slope}
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class BlurPooling(keras.layers.Layer):
+    """Binomial means over windows of a mirrored input: (batch, *spatial, channels), halved.
+
+    Args:
+        pool_size: The size of the windows along each dimension.
+        strides: How far apart they are.
+        data_format: ``"channels_last"`` or ``"channels_first"``.
+    """
+
+    def __init__(
+        self, pool_size: Sequence[int], strides: int, data_format: str, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pool_size, self.strides = tuple(pool_size), strides
+        self.data_format = data_format
+        self._op = BlurPool(self.pool_size, strides)
+
+    def call(self, inputs: Any) -> Any:
+        first = 2 if self.data_format == "channels_first" else 1
+        x = inputs
+        for axis, factors in enumerate(self._op.factors, start=first):
+            x = self._blurred(x, axis, factors)
+        return x
+
+    def _blurred(self, x: Any, axis: int, factors: Sequence[float]) -> Any:
+        pad, before = (len(factors) - 1) // 2, (slice(None),) * axis
+        # Keras's own mirror has no single axis of its choice on PyTorch.
+        start = ops.flip(x[(*before, slice(1, pad + 1))], axis)
+        end = ops.flip(x[(*before, slice(-pad - 1, -1))], axis)
+        padded = ops.concatenate((start, x, end), axis)
+        views = (
+            padded[(*before, slice(place, place - 2 * pad or None, self.strides))]
+            for place in range(len(factors))
+        )
+        return sum(factor * view for factor, view in zip(factors, views, strict=True))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        channels_first = self.data_format == "channels_first"
+        batch, *shape = input_shape
+        canonical = tuple(shape) if channels_first else (shape[-1], *shape[:-1])
+        channels, *sizes = self._op.output(canonical)
+        return (batch, channels, *sizes) if channels_first else (batch, *sizes, channels)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"pool_size": self.pool_size, "strides": self.strides}
+        return super().get_config() | own | {"data_format": self.data_format}
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class GlobalPooling(keras.layers.Layer):
+    """A global pool that takes both means and maxima: (batch, *spatial, channels) to (batch, n).
+
+    Args:
+        kind: ``"avgmax"`` for half their sum, ``"catavgmax"`` for all means and then all maxima.
+        data_format: ``"channels_last"`` or ``"channels_first"``.
+    """
+
+    def __init__(self, kind: str, data_format: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kind, self.data_format = kind, data_format
+
+    def call(self, inputs: Any) -> Any:
+        first = 2 if self.data_format == "channels_first" else 1
+        axes = tuple(range(first, first + len(inputs.shape) - 2))
+        mean, maximum = ops.mean(inputs, axes), ops.max(inputs, axes)
+        if self.kind == "avgmax":
+            return 0.5 * (mean + maximum)
+        return ops.concatenate((mean, maximum), axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"kind": self.kind, "data_format": self.data_format}
 
 
 def require_several(layer: Any, count: Any) -> None:

@@ -182,6 +182,8 @@ class _Evaluation:
 
     def _do(self, step: Step, features: FeatureMaps) -> FeatureMaps:
         match step:
+            case Block(is_of_units=False):
+                return FeatureMaps(self._one_by_one(step, features.x))
             case Block():
                 layers = [
                     [self._unit(unit, features.x) for unit in layer.units] for layer in step.layers
@@ -197,6 +199,15 @@ class _Evaluation:
                 return FeatureMaps(y if step.relu is None else self._kernels.relu(y))
         return FeatureMaps(self._alone(step.node, features.x))
 
+    def _one_by_one(self, block: Block, x: Any) -> Any:
+        """Compute a block whose layers no kernel fuses: each step as it would be outside of one."""
+        for layer in block.layers:
+            y = FeatureMaps(x)
+            for step in layer.steps:
+                y = self._do(step, y)
+            x = keras.ops.concatenate([x, y.x], -1)
+        return x
+
     def _alone(self, node: Node, x: Any) -> Any:
         match node.op:
             case ops.MaxPool():
@@ -207,6 +218,8 @@ class _Evaluation:
                 return x * self._scales[node.name]
             case ops.Dropout():
                 return self._layer(node)(x, training=True)
+            case ops.BatchNorm():
+                return self._layer(node)(x, training=self._training)
         return self._layer(node)(x)
 
     def _conv(self, node: Node, x: Any) -> Any:

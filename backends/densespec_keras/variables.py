@@ -106,6 +106,7 @@ def state_initializers(model: Any, graph: Graph) -> None:
 _DOCUMENTED: Mapping[ops.Initial, Callable[[], Any]] = {
     "zeros": keras.initializers.Zeros,
     "ones": keras.initializers.Ones,
+    "quarter": lambda: keras.initializers.Constant(0.25),
     "he-normal": keras.initializers.HeNormal,
     "uniform": lambda: keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
 }

@@ -59,14 +59,17 @@ def _unpatched(module: nn.Module) -> bool:
 
 
 def computes(module: Any, op: ops.Op) -> bool:
-    """Whether a module computes an op as what is fused does in its place."""
-    return _COMPUTES[type(op)](module)
+    """Whether a module computes an op as what is fused does in its place; of an op that is never
+    fused, none does."""
+    known = _COMPUTES.get(type(op))
+    return known is not None and known(module)
 
 
 def _is_norm(module: Any) -> bool:
     if type(module) not in _NORMS or not untouched(module):
         return False
-    return module.track_running_stats and module.running_mean is not None and module.eps > 0
+    known = module.affine and module.track_running_stats and module.running_mean is not None
+    return known and module.eps > 0
 
 
 def _is_relu(module: Any) -> bool:
@@ -83,7 +86,7 @@ def _is_conv(module: Any) -> bool:
 
 def _is_dropout(module: Any) -> bool:
     """Whether a module drops, or scales by a mask, and does nothing else."""
-    if type(module) not in _DROPOUTS or not _unpatched(module):
+    if type(module) not in DROPOUTS or not _unpatched(module):
         return False
     return all(isinstance(hook, GivenMask) for hook in module._forward_hooks.values())
 
@@ -114,7 +117,7 @@ def _each(size: Any) -> tuple[int, ...]:
 
 _NORMS = frozenset((*BIASED_NORM.values(), *NORM.values()))
 _CONVS = frozenset(CONV.values())
-_DROPOUTS = (nn.Dropout, FrozenDropout)
+DROPOUTS = (nn.Dropout, FrozenDropout)
 _AVG_POOLS = frozenset(AVG_POOL.values())
 
 _COMPUTES: Mapping[type, Callable[[Any], bool]] = {

@@ -25,6 +25,7 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
     from torch.fx.experimental import _config
 
     from densespec_torch.backend import BACKEND
+    from densespec_torch.images import OnImages
     from densespec_torch.layers import pool_in_two_dimensions
 
     least = least_size(graph)
@@ -36,21 +37,25 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
     model.eval().requires_grad_(False)
     if graph.spatial_dims == 1:
         pool_in_two_dimensions(model, graph)
-    channels, sizes = graph.spec.in_channels, graph.input_size
+    channels, sizes, dtype = graph.spec.in_channels, graph.input_size, getattr(torch, options.dtype)
+    wanted: tuple[int | None, ...] = (options.batch, channels, *sizes)
+    if (said := options.preprocessing) is not None:
+        model, least, dtype = OnImages(model, said), 1, torch.uint8
+        wanted = (options.batch, None, None, channels)
     traced_size = max(TRACED_SIZE, least)
-    traced = (options.batch or TRACED_BATCH, channels, *(n or traced_size for n in sizes))
-    x = torch.zeros(traced, dtype=getattr(torch, options.dtype))
+    batch, *places = wanted
+    x = torch.zeros(batch or TRACED_BATCH, *(n or traced_size for n in places), dtype=dtype)
     dims = (
-        Dim.STATIC if options.batch else Dim.AUTO,
-        Dim.STATIC,
-        *(Dim.AUTO(min=least) if n is None else Dim.STATIC for n in sizes),
+        Dim.STATIC if batch else Dim.AUTO,
+        *(Dim.STATIC if n else Dim.AUTO(min=least) for n in places),
     )
     # PyTorch would take it that no map has one position alone, as those that it traces have more.
     config: Any = _config
     with torch.no_grad(), config.patch(backed_size_oblivious=True):
         program = torch.export.export(model, (x,), dynamic_shapes=(dims,))
+    texts = {f"densespec.{name}": text for name, text in options.metadata.items()}
     with path.open("wb") as file:
-        torch.export.save(program, file)
+        torch.export.save(program, file, extra_files=texts)
     return lambda: load(path).run
 
 
@@ -101,5 +106,6 @@ FORMAT = ExportFormat(
     runtime="torch",
     extra="torch",
     least_size=least_size,
+    takes_images=True,
     load=load,
 )

@@ -29,6 +29,7 @@ class WithHead(nn.Module):
         self._several = bool(graph.outputs)
         if graph.has_classifier:
             self._read = graph.source(graph[CLASSIFIER]).channels
+            self._pool, self._bias = graph.spec.global_pool, graph.spec.classifier_bias
 
     def check_size(self, shape: Sequence[int]) -> None:
         """Refuse inputs of another size than the network was built for."""
@@ -67,25 +68,27 @@ class WithHead(nn.Module):
 
         Args:
             num_classes: How many classes it tells apart; 0 leaves pooled features.
-            global_pool: ``"avg"``, which is what every DenseNet with a classifier has, or None.
+            global_pool: The kind of pool that the network has, or None.
 
         Raises:
             ValueError: Another pool is asked for, or the network has no classifier.
         """
-        if global_pool not in (None, "avg"):
-            raise ValueError(
-                f"global_pool = {global_pool!r}, but should be 'avg' or None: for another end, "
-                "build the network with include_top=False and pooling"
-            )
         if CLASSIFIER not in self._modules:
             raise ValueError(
                 "this network has no classifier: densespec.build(..., weights=model, "
                 "classes=...) builds the same with one"
             )
+        if global_pool not in (None, self._pool):
+            raise ValueError(
+                f"global_pool = {global_pool!r}, but should be {self._pool!r} or None: for another "
+                "end, build the network with include_top=False and pooling"
+            )
         like = next(self.parameters())
         new: nn.Module = nn.Identity()
         if num_classes:
-            new = nn.Linear(self._read, num_classes, device=like.device, dtype=like.dtype)
+            new = nn.Linear(
+                self._read, num_classes, bias=self._bias, device=like.device, dtype=like.dtype
+            )
         setattr(self, CLASSIFIER, new.train(self.training))
 
     def _cut(self) -> tuple[list[str], list[str]]:

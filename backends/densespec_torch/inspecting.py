@@ -14,18 +14,23 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from densespec.errors import ModelChanged, shown
 from densespec.network.graph import CLASSIFIER, Graph, Pooling, in_head, lower
-from densespec.network.ops import BatchNorm, Dropout
-from densespec.network.spec import DenseNetSpec
+from densespec.network.ops import Activation, BatchNorm, Dropout, GroupNorm, PRelu, Relu
+from densespec.network.spec import GLOBAL_POOLS, DenseNetSpec
 from densespec.weights.layouts.torch_names import key_of, module_path, state_keys
-from densespec_torch.as_built import patched, untouched
+from densespec.weights.stated.network import StatedOtherwise
+from densespec.weights.stated.torch_modules import facts, fields_of_modules
+from densespec_torch.as_built import DROPOUTS, patched, untouched
 from densespec_torch.modules import Part
 from densespec_torch.norms import NORM, FrozenDropout, FrozenNorm, SynchronisedNorm
 
 _ACTIVATIONS = {nn.Softmax: "softmax", nn.Sigmoid: "sigmoid"}
 """What may end a network behind its head: the name of its node, by the kind of its module."""
+
+NORMS = (BatchNorm, GroupNorm)
 
 IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
 """Attributes of modules that change no value that is computed."""
@@ -58,7 +63,7 @@ def check_infers(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         frozen = isinstance(module, FrozenNorm | FrozenDropout)
-        acts = isinstance(module, _BatchNorm | nn.Dropout) and not frozen
+        acts = isinstance(module, _BatchNorm | _DropoutNd) and not frozen
         if acts and module.training and not model.training and not _does_nothing(module):
             _refuse(name, f"{_described(module)} in training mode", "what the whole model is in")
 
@@ -74,20 +79,37 @@ def keys_of(model: nn.Module, graph: Graph) -> dict[str, str]:
 
 def _restated(model: nn.Module, graph: Graph) -> Graph:
     """Lower the graph anew, with the numbers that the modules have."""
-    spec = graph.spec.replace(**_numbers(model, graph))
-    options = graph.ends
+    spec = graph.spec.replace(**_kinds(model, graph)).replace(**_numbers(model, graph))
+    options, pool = graph.ends, _kind_of(_found(model, "global_pool"))
     if graph.has_classifier:
+        spec = spec.replace(global_pool=pool or spec.global_pool)
         spec, options = _with_head(model, spec, options)
-    elif isinstance(pool := getattr(model, "global_pool", None), nn.Module) and graph.pooling:
-        options["pooling"] = _kind_of(pool) or graph.pooling
+    elif pool and graph.pooling:
+        options["pooling"] = pool
     now = lower(spec, graph.input_size, **options)
     frozen = {node.name for node in graph.nodes if node.frozen}
     return replace(now, nodes=tuple(replace(n, frozen=n.name in frozen) for n in now.nodes))
 
 
-def _kind_of(pool: nn.Module) -> Pooling | None:
+def _kind_of(pool: nn.Module | None) -> Pooling | None:
     kind = getattr(pool, "kind", None)
-    return kind if kind in ("avg", "max") else None
+    return kind if kind in GLOBAL_POOLS else None
+
+
+def _kinds(model: nn.Module, graph: Graph) -> dict[str, Any]:
+    """Read which activation and which norm the modules are, where they are all one."""
+    nodes = (n for n in graph.nodes_of(Relu, Activation, PRelu, *NORMS) if not in_head(n.name))
+    found = ((path := module_path(node.name), _found(model, path)) for node in nodes)
+    try:
+        return fields_of_modules(
+            {path: facts(_class_of(m), vars(m)) for path, m in found if m is not None}, ""
+        )
+    except StatedOtherwise:
+        return {}
+
+
+def _class_of(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _numbers(model: nn.Module, graph: Graph) -> dict[str, float]:
@@ -97,14 +119,15 @@ def _numbers(model: nn.Module, graph: Graph) -> dict[str, float]:
     """
     numbers = {}
     for op, field, attribute in (
-        (BatchNorm, "batch_norm_epsilon", "eps"),
-        (BatchNorm, "batch_norm_momentum", "momentum"),
-        (Dropout, "dropout_rate", "p"),
+        (NORMS, "batch_norm_epsilon", "eps"),
+        ((BatchNorm,), "batch_norm_momentum", "momentum"),
+        ((Dropout,), "dropout_rate", "p"),
     ):
-        modules = (_found(model, module_path(node.name)) for node in graph.nodes_of(op))
+        nodes = (node for node in graph.nodes_of(*op) if not in_head(node.name))
+        modules = (_found(model, module_path(node.name)) for node in nodes)
         values = [getattr(module, attribute, None) for module in modules]
         value = statistics.mode(values) if values else None
-        if isinstance(value, float) and (0 < value < 1 or (op is Dropout and value == 0)):
+        if isinstance(value, float) and (0 < value < 1 or (op == (Dropout,) and value == 0)):
             numbers[field] = value
     return numbers
 
@@ -122,17 +145,25 @@ def _with_head(
     """Read the head from its modules; one that no spec can say is left to the comparison."""
     leaves = [module for _, module in _head(model)]
     if not leaves and isinstance(_found(model, CLASSIFIER), nn.Identity) and not spec.head_units:
-        ends = {"include_top": False, "pooling": "avg", "classifier_activation": None}
+        ends = {
+            "include_top": False,
+            "pooling": spec.global_pool,
+            "classifier_activation": None,
+        }
         return spec, options | ends
     activation = _ACTIVATIONS.get(type(leaves[-1])) if leaves else None
     linear = leaves[:-1] if activation else leaves
+    dropout = linear.pop(-2) if isinstance(linear[-2:][0], DROPOUTS) else None
     pattern = [nn.ReLU if place % 2 else nn.Linear for place in range(len(linear))]
     if len(linear) % 2 == 0 or [type(module) for module in linear] != pattern:
         return spec, options
     *units, classes = [module.out_features for module in linear[::2]]
-    return spec.replace(classes=classes, head_units=units), options | {
-        "classifier_activation": activation
-    }
+    return spec.replace(
+        classes=classes,
+        head_units=units,
+        classifier_bias=linear[-1].bias is not None,
+        head_dropout_rate=dropout.p if dropout else 0.0,
+    ), options | {"classifier_activation": activation}
 
 
 def _head(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -171,7 +202,7 @@ def _backbone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _does_nothing(module: nn.Module) -> bool:
-    return type(module) is nn.Dropout and module.p == 0 and _as_its_class(module)
+    return type(module) in DROPOUTS and module.p == 0 and _as_its_class(module)
 
 
 def _in_head(name: str) -> bool:

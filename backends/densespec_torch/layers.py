@@ -6,8 +6,8 @@ No module works in place: what a hook has seen stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, List  # noqa: UP035  # TorchScript reads this one
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,19 @@ from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _MAX_POOL: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVG_POOL: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_INSTANCE_NORM: dict[int, Any] = {
+    1: nn.InstanceNorm1d,
+    2: nn.InstanceNorm2d,
+    3: nn.InstanceNorm3d,
+}
+_ACTIVATION: dict[str, Callable[[float], nn.Module]] = {
+    "leaky-relu": nn.LeakyReLU,
+    "elu": lambda _: nn.ELU(),
+    "silu": lambda _: nn.SiLU(),
+    "gelu": lambda _: nn.GELU(),
+    "gelu-tanh": lambda _: nn.GELU("tanh"),
+    "relu6": lambda _: nn.ReLU6(),
+}
 
 
 def emit(node: Node) -> nn.Module:
@@ -37,12 +50,21 @@ def _module(node: Node) -> nn.Module:
         case ops.Conv() as op:
             return _conv(op)
         case ops.BatchNorm() as op:
-            if node.frozen:
-                return FrozenNorm(op.channels, eps=op.epsilon, momentum=op.momentum)
-            kinds = NORM if op.unbiased else BIASED_NORM
-            return kinds[len(node.shape) - 1](op.channels, eps=op.epsilon, momentum=op.momentum)
+            kind: Any = (NORM if op.unbiased else BIASED_NORM)[len(node.shape) - 1]
+            return (FrozenNorm if node.frozen else kind)(
+                op.channels, eps=op.epsilon, momentum=op.momentum, affine=op.affine
+            )
+        case ops.GroupNorm() as op if op.groups == op.channels:
+            of_instances = _INSTANCE_NORM[len(node.shape) - 1]
+            return of_instances(op.channels, eps=op.epsilon, affine=op.affine)
+        case ops.GroupNorm() as op:
+            return nn.GroupNorm(op.groups, op.channels, eps=op.epsilon, affine=op.affine)
         case ops.Relu():
             return nn.ReLU()
+        case ops.Activation() as op:
+            return activation(op)
+        case ops.PRelu():
+            return nn.PReLU()
         case ops.Dropout() as op:
             return FrozenDropout(op.rate) if node.frozen else nn.Dropout(op.rate)
         case ops.Concat():
@@ -51,15 +73,22 @@ def _module(node: Node) -> nn.Module:
             return _max_pool(op)
         case ops.AvgPool() as op:
             return AVG_POOL[len(op.window)](op.window, op.stride)
+        case ops.BlurPool() as op:
+            return BlurPool(op)
         case ops.GlobalPool() as op:
             return GlobalPool(op.kind)
         case ops.Dense() as op:
-            return nn.Linear(op.features, op.units)
+            return nn.Linear(op.features, op.units, bias=op.bias)
         case ops.Softmax():
             return nn.Softmax(dim=1)
         case ops.Sigmoid():
             return nn.Sigmoid()
     raise TypeError(f"torch.nn has no module for {node.op!r}")
+
+
+def activation(op: ops.Activation) -> nn.Module:
+    """Make the module that computes a function of each value."""
+    return _ACTIVATION[op.kind](op.slope)
 
 
 def _conv(op: ops.Conv) -> nn.Module:
@@ -131,19 +160,63 @@ class Concat(nn.Module):
         return torch.cat(xs, 1)
 
 
+def pooled(x: Tensor, kind: str, positions: List[int]) -> Tensor:  # noqa: UP006
+    """Pool (n, c, *spatial) over its positions as a kind of global pool does.
+
+    Args:
+        positions: The axes of the positions.
+    """
+    if kind == "avg":
+        return x.mean(positions)
+    if kind == "max":
+        return x.amax(positions)
+    mean, maximum = x.mean(positions), x.amax(positions)
+    return 0.5 * (mean + maximum) if kind == "avgmax" else torch.cat((mean, maximum), 1)
+
+
 class GlobalPool(nn.Module):
-    """Takes the mean or the maximum over all positions: (n, c, *spatial) to (n, c)."""
+    """Takes the mean or the maximum over all positions, or both: (n, c, *spatial) to (n, c)."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = x.flatten(2)
-        return positions.mean(2) if self.kind == "avg" else positions.amax(2)
+        return pooled(x.flatten(2), self.kind, [2])
 
     def extra_repr(self) -> str:
         return self.kind
+
+
+class BlurPool(nn.Module):
+    """Takes binomial means over windows of a mirrored input, (n, c, *spatial).
+
+    It has no arrays: what it computes follows from the size of its windows.
+    """
+
+    def __init__(self, op: ops.BlurPool) -> None:
+        super().__init__()
+        self.pads = [n for pair in reversed(op.pads) for n in pair]
+        self.factors, self.stride = [list(factors) for factors in op.factors], op.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.pad(x, self.pads, mode="reflect")
+        for axis, factors in enumerate(self.factors):
+            x = _blurred(x, axis + 2, factors, self.stride)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"{[len(factors) for factors in self.factors]}, stride={self.stride}"
+
+
+def _blurred(x: Tensor, axis: int, factors: List[float], stride: int) -> Tensor:  # noqa: UP006
+    """Take weighted sums over the windows of one dimension."""
+    along = x.movedim(axis, -1)
+    last = along.size(-1) - len(factors) + 1
+    y = factors[0] * along[..., 0:last:stride]
+    for place in range(1, len(factors)):
+        y = y + factors[place] * along[..., place : last + place : stride]
+    return y.movedim(-1, axis)
 
 
 class PaddedMaxPool(nn.Module):

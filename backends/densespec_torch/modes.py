@@ -197,7 +197,7 @@ class _BlockTurn(_Turn):
     behind: tuple[Step, ...]
 
     def fused(self, built: Built) -> BlockModules | None:
-        modules = built(self.nodes)
+        modules = built(self.nodes) if self.units else None
         if modules is None:
             return None
         layers = (tuple(_unit(unit, modules) for unit in units) for units in self.units)
@@ -250,13 +250,20 @@ def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
     match taken:
         case [Block() as block, *behind]:
             order = _transition(behind)
-            units = tuple(layer.units for layer in block.layers)
             return _BlockTurn(
-                children, gives, order, nodes=block.nodes, units=units, behind=tuple(behind)
+                children, gives, order, nodes=block.nodes, units=_units(block), behind=tuple(behind)
             )
         case [NormRelu(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
             return _PoolTurn(children, gives, norm=norm, relu=relu, pool=pool)
     return _Turn(children, gives)
+
+
+def _units(block: Block) -> tuple[tuple[Unit, ...], ...]:
+    """The units of each layer of a block; none where it has other norms or activations."""
+    try:
+        return tuple(layer.units for layer in block.layers)
+    except ValueError:
+        return ()
 
 
 def _transition(behind: Sequence[Step]) -> tuple[Node, ...]:

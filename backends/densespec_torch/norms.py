@@ -25,8 +25,8 @@ class FrozenNorm(_NormBase):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, *, eps: float, momentum: float) -> None:
-        super().__init__(channels, eps, momentum)
+    def __init__(self, channels: int, *, eps: float, momentum: float, affine: bool = True) -> None:
+        super().__init__(channels, eps, momentum, affine)
         self.train()
 
     def train(self, mode: bool = True) -> FrozenNorm:
@@ -125,7 +125,7 @@ class SynchronisedNorm(_Counting, _BatchNorm):
     def of(cls, norm: _BatchNorm, process_group: Any = None) -> SynchronisedNorm:
         """Make the synchronised norm that takes a norm's place: it holds the same tensors."""
         with torch.device("meta"):
-            new = cls(norm.num_features, norm.eps, norm.momentum)
+            new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine)
         new._parameters.update(norm._parameters)
         new._buffers.update(norm._buffers)
         new.training = norm.training
@@ -140,8 +140,10 @@ class SynchronisedNorm(_Counting, _BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        weight = torch.ones_like(self.running_var) if self.weight is None else self.weight
+        bias = torch.zeros_like(self.running_mean) if self.bias is None else self.bias
         y, mean, variance, count = _Synchronised.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, self.eps, self.process_group
+            x, weight, bias, self.eps, self.process_group
         )
         with torch.no_grad():
             share = self._share()

@@ -29,7 +29,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
 from densespec.network.passes import prepare
 from densespec.network.steps import Block, Convolution, Step, steps
-from densespec_torch.layers import explicitly_padded, symmetric
+from densespec_torch.layers import BlurPool, activation, explicitly_padded, pooled, symmetric
 from densespec_torch.primitives import CONV
 from densespec_torch.recordings import RecordedFunction
 from densespec_torch.tensors import to_numpy
@@ -224,8 +224,15 @@ class Program:
             case ops.Affine():
                 scale, shift = self._per_channel(node, "scale"), self._per_channel(node, "shift")
                 return lambda x: torch.addcmul(shift, x, scale)
+            case ops.GroupNorm() as op:
+                return self._group_norm(node, op)
             case ops.Relu():
                 return functional.relu
+            case ops.Activation() as op:
+                return activation(op)
+            case ops.PRelu():
+                slope = self._weight(node, "slope")
+                return lambda x: functional.prelu(x, slope)
             case ops.Concat():
                 return lambda *xs: torch.cat(xs, 1)
             case ops.MaxPool() as op:
@@ -234,11 +241,14 @@ class Program:
                 return functools.partial(
                     _AVG_POOL[self._dims], kernel_size=op.window, stride=op.stride
                 )
+            case ops.BlurPool() as op:
+                return BlurPool(op)
             case ops.GlobalPool() as op:
-                reduce: Any = torch.mean if op.kind == "avg" else torch.amax
-                return lambda x: reduce(x, tuple(range(2, x.dim())))
-            case ops.Dense():
-                kernel, bias = self._weight(node, "kernel"), self._weight(node, "bias")
+                kind = op.kind
+                return lambda x: pooled(x, kind, list(range(2, x.dim())))
+            case ops.Dense() as op:
+                kernel = self._weight(node, "kernel")
+                bias = self._weight(node, "bias") if op.bias else None
                 return lambda x: functional.linear(x, kernel, bias)
             case ops.Softmax():
                 return lambda x: torch.softmax(x, 1)
@@ -255,6 +265,12 @@ class Program:
 
     def _per_channel(self, node: Node, short: str) -> Tensor:
         return self._weight(node, short).view(-1, *[1] * self._dims)
+
+    def _group_norm(self, node: Node, op: ops.GroupNorm) -> Apply:
+        gamma, beta = (
+            self._weight(node, name) if op.affine else None for name in ("gamma", "beta")
+        )
+        return lambda x: functional.group_norm(x, op.groups, gamma, beta, op.epsilon)
 
     def _clip(self, node: Node) -> Apply:
         low, high = self._per_channel(node, "low"), self._per_channel(node, "high")

@@ -105,6 +105,24 @@ def avg_pool(node: dict[str, Any], w: dict[str, Array], x: Array) -> Array:
     return view.mean(last(view))
 
 
+def blur_pool(node: dict[str, Any], w: dict[str, Array], x: Array) -> Array:
+    sides = [((width - 1) // 2,) * 2 for width in node["window"]]
+    mirrored = np.pad(x, ((0, 0), (0, 0), *sides), mode="reflect")
+    view = windows(mirrored, node, [(0, 0)] * (x.ndim - 2), 0.0)
+    factors = np.ones(())
+    for width in node["window"]:
+        factors = np.multiply.outer(factors, np.poly1d([0.5, 0.5]).__pow__(width - 1).coeffs)
+    return np.asarray((view * factors).sum(last(view)))
+
+
+def global_pool(node: dict[str, Any], w: dict[str, Array], x: Array) -> Array:
+    axes = tuple(range(2, x.ndim))
+    mean, maximum = x.mean(axes), x.max(axes)
+    if node["kind"] == "catavgmax":
+        return np.concatenate((mean, maximum), 1)
+    return {"avg": mean, "max": maximum, "avgmax": (mean + maximum) / 2}[node["kind"]]
+
+
 OPS: dict[str, Callable[..., Array]] = {
     "Conv": convolve,
     "BatchNorm": normalise,
@@ -113,10 +131,9 @@ OPS: dict[str, Callable[..., Array]] = {
     "Concat": lambda node, w, *xs: np.concatenate(xs, 1),
     "MaxPool": max_pool,
     "AvgPool": avg_pool,
-    "GlobalPool": lambda node, w, x: {"avg": x.mean, "max": x.max}[node["kind"]](
-        tuple(range(2, x.ndim))
-    ),
-    "Dense": lambda node, w, x: x @ w["kernel"].T + w["bias"],
+    "BlurPool": blur_pool,
+    "GlobalPool": global_pool,
+    "Dense": lambda node, w, x: x @ w["kernel"].T + (w["bias"] if node["bias"] else 0),
     "Softmax": softmax,
     "Sigmoid": lambda node, w, x: 1 / (1 + np.exp(-x)),
 }

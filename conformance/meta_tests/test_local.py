@@ -112,6 +112,22 @@ def _zero_padding(node: Node, draw: np.random.Generator) -> Mistake:
     return Mistake(node.name, "its padding is zero", compute)
 
 
+def _unmirrored(node: Node, draw: np.random.Generator) -> Mistake:
+    def compute(op: ops.BlurPool, ctx: Context, x: np.ndarray) -> np.ndarray:
+        around = ((0, 0), (0, 0), (2, 2), (2, 2))  # a mirror reaches one of the two
+        return _own(op, ctx, np.pad(x, around))[:, :, 1:-1, 1:-1]
+
+    return Mistake(node.name, "it pads with zeros", compute)
+
+
+def _evenly(node: Node, draw: np.random.Generator) -> Mistake:
+    def compute(op: ops.BlurPool, ctx: Context, x: np.ndarray) -> np.ndarray:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+        return _own(ops.AvgPool(op.window, op.stride), ctx, padded)
+
+    return Mistake(node.name, "it averages its windows evenly", compute)
+
+
 def _new_first(node: Node, draw: np.random.Generator) -> Mistake:
     words = "new feature maps come first"
     return Mistake(node.name, words, lambda op, ctx, x, new: np.concatenate([new, x], 1))
@@ -123,12 +139,23 @@ def _scaled(node: Node, draw: np.random.Generator) -> Mistake:
     return Mistake(node.name, words, lambda op, ctx, *xs: factor * _own(op, ctx, *xs))
 
 
+def _groups(node: Node, draw: np.random.Generator) -> Mistake:
+    assert isinstance(node.op, ops.GroupNorm)
+    other = 1 if node.op.groups > 1 else node.op.channels
+    words = f"it normalises {other} groups of channels"
+    return Mistake(node.name, words, lambda op, ctx, x: _own(replace(op, groups=other), ctx, x))
+
+
 KINDS: dict[type, tuple[Callable[[Node, np.random.Generator], Mistake], ...]] = {
     ops.BatchNorm: (_epsilon, _no_beta, _batch_statistics),
     ops.Relu: (_leak, _missing, _gelu),
+    ops.GroupNorm: (_groups, _scaled),
+    ops.Activation: (_leak, _missing, _scaled),
+    ops.PRelu: (_leak, _missing, _gelu),
     ops.Conv: (_flipped, _biased, _scaled),
     ops.MaxPool: (_zero_padding,),
     ops.AvgPool: (_maximum, _scaled),
+    ops.BlurPool: (_unmirrored, _evenly),
     ops.GlobalPool: (_maximum,),
     ops.Concat: (_new_first,),
     ops.Dense: (_scaled,),
@@ -145,6 +172,7 @@ def _spec(draw: np.random.Generator) -> DenseNetSpec:
         padding=str(draw.choice(["symmetric", "same"])),  # type: ignore[arg-type]
         conv_bias=bool(draw.integers(2)),
         classes=5,
+        transition_pool_kind=str(draw.choice(["avg", "blur"])),  # type: ignore[arg-type]
     )
 
 
@@ -189,11 +217,31 @@ SEEDS = [
 ]
 
 
+OTHERS: list[dict[str, Any]] = [
+    {"norm": "instance", "activation": "elu"},
+    {"norm": "group", "norm_groups": 1, "activation": "prelu"},
+    {"activation": "gelu"},
+]
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_all_places_are_found_with_their_causes(seed: int, dtype: str) -> None:
     draw = np.random.default_rng(seed)
-    spec = _spec(draw)
+    _check_found(_spec(draw), seed, dtype, draw)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("changes", OTHERS, ids=str)
+@pytest.mark.parametrize("seed", range(300, 303))
+def test_so_they_are_with_other_norms_and_activations(
+    seed: int, changes: dict[str, Any], dtype: str
+) -> None:
+    draw = np.random.default_rng(seed)
+    _check_found(_spec(draw).replace(**changes), seed, dtype, draw)
+
+
+def _check_found(spec: DenseNetSpec, seed: int, dtype: str, draw: np.random.Generator) -> None:
     graph = lower(spec, SIZE)
     asked = _asked(spec, graph, dtype, seed)
     mistakes = _mistakes(graph, draw)

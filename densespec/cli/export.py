@@ -50,7 +50,7 @@ from densespec.weights.reading import ReadingOptions
 @click.option(
     "--with-preprocessing",
     is_flag=True,
-    help="Take images, bytes of any size, and give probabilities; ONNX and SavedModel.",
+    help="Take images, bytes of any size, and give probabilities.",
 )
 @no_top_option
 @pooling_option

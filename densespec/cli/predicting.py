@@ -10,12 +10,14 @@ import click
 
 from densespec.backends import REFERENCE
 from densespec.cli import rendering
+from densespec.cli.record_options import options_of
 from densespec.cli.shared import json_option, print_json, progress_bar, say_written, working
 from densespec.predicting import Prediction, evaluate, predict
 from densespec.predicting.confusion import draw_confusion
 from densespec.predicting.sheet import write_sheet
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.pretrained.registry import get_row
+from densespec.weights.reading import InterpretingOptions
 
 network_argument = click.argument("network", metavar="NET")
 backend_option = click.option(
@@ -40,6 +42,7 @@ prepare_option = click.option(
 @backend_option
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True)
 @weights_option
+@options_of(InterpretingOptions)
 @prepare_option
 @click.option("--sheet", type=Path, metavar="FILE", help="Write a contact sheet, a .png file.")
 @json_option
@@ -52,6 +55,7 @@ def predict_command(
     prepare_as: str | None,
     sheet: Path | None,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Say which classes images are of.
 
@@ -73,6 +77,7 @@ def predict_command(
             top=top,
             weights=weights,
             preprocessing=_preprocessing(prepare_as),
+            **reading,
         )
     if as_json:
         print_json([_record(prediction) for prediction in found])
@@ -88,6 +93,7 @@ def predict_command(
 @click.option("--data", required=True, metavar="NAME[:PLACE]", help="What to test on.")
 @backend_option
 @weights_option
+@options_of(InterpretingOptions)
 @prepare_option
 @click.option(
     "--part",
@@ -111,6 +117,7 @@ def evaluate_command(
     batch_size: int,
     figure: Path | None,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Measure how well a network classifies the images of a data set.
 
@@ -132,6 +139,7 @@ def evaluate_command(
             part=part,
             batch_size=batch_size,
             progress=advance,
+            **reading,
         )
     if as_json:
         print_json(asdict(done) | {"confusion": done.confusion.tolist()})

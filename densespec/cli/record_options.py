@@ -19,6 +19,7 @@ from densespec.network.fields import (
     OrNone,
     Record,
 )
+from densespec.weights.reading import SpecFields
 
 F = TypeVar("F", bound=Callable[..., Any])
 Parse = Callable[[click.Context, click.Parameter, Any], Any]
@@ -54,7 +55,8 @@ def _option(field: dataclasses.Field[Any], parse: Parse | None, multiple: bool) 
     about = field.metadata
     flag = about.get("flag") or f"--{field.name.replace('_', '-')}"
     attributes = {"callback": parse} if parse else _attributes(about["domain"])
-    attributes |= {"multiple": True} if multiple else {}
+    if multiple:
+        attributes = {n: a for n, a in attributes.items() if n != "callback"} | {"multiple": True}
     return click.option(
         flag,
         field.name,
@@ -87,9 +89,15 @@ def _attributes(domain: Domain) -> dict[str, Any]:
             return {"type": each, "multiple": True, "callback": _none_if_empty}
         case Choice():
             return {"type": click.Choice(domain.options)}
+        case SpecFields():
+            return {"multiple": True, "callback": _joined}
         case Flag() | Either(Flag(), _):
             return {"is_flag": True}
     return {}
+
+
+def _joined(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    return ",".join(value) or None
 
 
 def _none_if_empty(ctx: click.Context, param: click.Parameter, value: Any) -> Any:

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from densespec.network.catalogue import variants
 from densespec.network.files import SUFFIXES
+from densespec.network.spec import GLOBAL_POOLS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """The dtypes that arrays can have in memory and in files."""
@@ -51,7 +52,7 @@ spec_argument = click.argument("spec", shell_complete=_complete_spec)
 optional_spec_argument = click.argument("spec", required=False, shell_complete=_complete_spec)
 no_top_option = click.option("--no-top", is_flag=True, help="Leave out the classifier.")
 pooling_option = click.option(
-    "--pooling", type=click.Choice(["avg", "max"]), help="Global pool after --no-top."
+    "--pooling", type=click.Choice(GLOBAL_POOLS), help="Global pool after --no-top."
 )
 
 

@@ -104,6 +104,8 @@ def train_command(
       densespec train densenet169 --weights densenet169.pth --head 1024 --trainable-from head
         --data folder:photos --size 224x224 --recipe digits --set batch_size=32 --backend torch.nn
         --out runs/photos
+      densespec train --weights unet.pth --prefix encoder. --data cifar10 --recipe cifar+
+        --backend torch.nn --out runs/encoder
     """
     folder = out or resume
     if folder is None or None not in (out, resume):

@@ -183,10 +183,15 @@ def _check(source: Path, done: Conversion, reading: ReadingOptions) -> float | N
         done.path,
         reading=(
             reading.replace(spec=spec, layout=layouts[0]),
-            ReadingOptions(spec=None if done.layout.implements else spec, layout=layouts[1]),
+            ReadingOptions(spec=None if _fixes_all(done) else spec, layout=layouts[1]),
         ),
         logits=not done.keeps_activation,
     ).output_difference
+
+
+def _fixes_all(done: Conversion) -> bool:
+    """Whether the target's implementation leaves nothing open that arrays do not tell."""
+    return "activation" in done.layout.implements
 
 
 def _network(found: IdentifiedWeights) -> str:
@@ -253,7 +258,15 @@ def _say_comparison(done: WeightsComparison) -> None:
     say(f"{count - len(differing)} of {count} arrays are identical")
     if done.output_difference is not None:
         say(f"largest relative difference at the output: {done.output_difference:.1e}")
-    say("the same network" if done.same_network else "not the same network")
+    say(_verdict(done))
+
+
+def _verdict(done: WeightsComparison) -> str:
+    """Say whether files are the same network, and what of both was no more than assumed."""
+    if not done.same_network:
+        return "not the same network"
+    assumed = " and ".join(f"{name} = {v!r}" for name, v in done.assumed_of_both.items())
+    return f"the same network, if both have {assumed} as assumed" if assumed else "the same network"
 
 
 def _record(found: IdentifiedWeights) -> dict[str, Any]:
@@ -289,6 +302,7 @@ def _comparison_record(done: WeightsComparison) -> dict[str, Any]:
         "first": _record(done.first),
         "second": _record(done.second),
         "same": done.same_network,
+        "assumed_of_both": done.assumed_of_both,
         "spec_differences": {name: list(pair) for name, pair in done.spec_differences.items()},
         "only_first": list(done.only_first),
         "only_second": list(done.only_second),

@@ -2,7 +2,8 @@
 
 The order of an epoch is the permutation of the stream ``(seed, "order", position = epoch)`` of
 :mod:`densespec.data.draws`: the stable argsort of its first ``count`` numbers. Without shuffling it
-is 0, 1, 2, ... Batch ``step`` of an epoch takes the next ``batch_size`` of it. The last batch holds
+is 0, 1, 2, ... Of images in shards it is that of :func:`densespec.data.draws.by_groups`, with the
+same stream. Batch ``step`` of an epoch takes the next ``batch_size`` of it. The last batch holds
 what is left, as in the paper's code, unless ``drop_last`` leaves it out.
 
 Every batch is addressed by its epoch and step, so a run that goes on from anywhere sees what it
@@ -11,8 +12,10 @@ would have seen.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,8 +27,8 @@ import numpy as np
 from densespec import published
 from densespec.backends import DataFormat
 from densespec.data.augment import ImageRequest, augmentation
-from densespec.data.dataset import DataError, Dataset, Normalisation, Split
-from densespec.data.draws import check_seed, permutation
+from densespec.data.dataset import DataError, Dataset, GroupedImages, Normalisation, Split
+from densespec.data.draws import by_groups, check_seed, permutation
 from densespec.errors import shown
 from densespec.network.fields import LIMIT
 from densespec.network.graph import Graph
@@ -39,6 +42,9 @@ LabelledBatch = tuple[np.ndarray, np.ndarray]
 (batch, classes)."""
 
 DTYPES = ("float32", "float64")
+
+MOST_WORKERS = 8
+"""Threads that prepare batches where nobody says how many: more of them wait for each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +136,8 @@ class Batches:
         """Give the indices within the split, in the order of an epoch."""
         if not self.shuffle:
             return np.arange(len(self.split))
+        if isinstance(self.split.x, GroupedImages):
+            return _order_by_groups(self.split, self.seed, epoch)
         return permutation(self.seed, "order", epoch, len(self.split))
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
@@ -164,21 +172,28 @@ class Batches:
         return self.batch(*divmod(step, self.steps_per_epoch))
 
     def epoch(
-        self, epoch: int, start_step: int = 0, *, ahead: int = 2, workers: int = 1
+        self,
+        epoch: int,
+        start_step: int = 0,
+        *,
+        ahead: int | None = None,
+        workers: int | None = None,
     ) -> Iterator[LabelledBatch]:
         """Give the batches of an epoch from a step on, prepared in the background.
 
         Args:
-            ahead: How many batches may be ready before they are asked for. With 0 there are none,
-                and no thread.
-            workers: How many threads prepare them. They change no batch and no order.
+            ahead: How many batches may be ready before they are asked for; None for two a
+                worker. With 0 there are none, and no thread.
+            workers: How many threads prepare them; None for one, or of images that are read when
+                they are needed as many as there are processors, at most 8. They change no batch and
+                no order.
         """
         first = epoch * self.steps_per_epoch
         steps = range(first + start_step, first + self.steps_per_epoch)
         return self._prepared(iter(steps), ahead, workers)
 
     def stream(
-        self, start_step: int = 0, *, ahead: int = 2, workers: int = 1
+        self, start_step: int = 0, *, ahead: int | None = None, workers: int | None = None
     ) -> Iterator[LabelledBatch]:
         """Give batches without end, epoch after epoch, from a step of the whole run on."""
         return self._prepared(itertools.count(start_step), ahead, workers)
@@ -190,7 +205,11 @@ class Batches:
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def _prepared(self, steps: Iterator[int], ahead: int, workers: int) -> Iterator[LabelledBatch]:
+    def _prepared(
+        self, steps: Iterator[int], ahead: int | None, workers: int | None
+    ) -> Iterator[LabelledBatch]:
+        workers = self._workers() if workers is None else workers
+        ahead = 2 * workers if ahead is None else ahead
         if ahead < 1:
             yield from map(self.__getitem__, steps)
             return
@@ -206,6 +225,11 @@ class Batches:
                 yield ready
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _workers(self) -> int:
+        if isinstance(self.split.x, np.ndarray):
+            return 1
+        return min(MOST_WORKERS, os.cpu_count() or 1)
 
     def check_norms(self, graph: Graph) -> None:
         """Check that no batch leaves a batch norm a single value to take a variance of.
@@ -275,3 +299,9 @@ class Batches:
             workers: How many threads prepare batches.
         """
         return self.as_dataset("keras", start_step, data_format=data_format, workers=workers)
+
+
+@functools.lru_cache(maxsize=4)
+def _order_by_groups(split: Split, seed: int, epoch: int) -> np.ndarray:
+    assert isinstance(split.x, GroupedImages), "only their order is asked for"
+    return by_groups(seed, "order", epoch, split.x.groups)

@@ -30,6 +30,9 @@ DIMS = (1, 2, 3)
 TESTED = 5
 """If data come in one piece, one sample in this many of each class is kept for the test."""
 
+MEASURED = 64
+"""How many images are read to measure their pixels."""
+
 CHUNK = 1 << 24
 """How many values a check looks at together, which bounds the memory that it takes."""
 
@@ -53,6 +56,16 @@ class LazyImages(Protocol):
 
     def take(self, rows: np.ndarray) -> LazyImages:
         """Give some of the images, by their indices (count,)."""
+        ...
+
+
+@runtime_checkable
+class GroupedImages(LazyImages, Protocol):
+    """Images of which those of a group are best read one soon after another."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The group of each image, (count,), whole numbers from 0."""
         ...
 
 
@@ -182,12 +195,14 @@ class Normalisation:
         std: The standard deviation of each channel.
         scale: The value of a pixel at full intensity.
         source: Where these numbers are from.
+        is_share: Whether a pixel is a share of full intensity, and not a measurement in some unit.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = BYTE
     source: str = "given"
+    is_share: bool = True
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -204,37 +219,65 @@ class Normalisation:
 
     def apply(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Turn images (count, channels, *sizes) into numbers of a type."""
-        channels = tuple(zip(self.mean, self.std, strict=True))
+        if x.dtype == np.uint8:
+            return self._looked_up(x, np.dtype(dtype))
         out = np.empty(x.shape, dtype)
-        for channel, (mean, std) in enumerate(channels):
-            if x.dtype == np.uint8:
-                table = ((np.arange(256) / self.scale - mean) / std).astype(dtype)
-                np.take(table, x[:, channel], out=out[:, channel], mode="clip")
-            else:
-                out[:, channel] = (x[:, channel].astype(np.float64) / self.scale - mean) / std
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            out[:, channel] = (x[:, channel].astype(np.float64) / self.scale - mean) / std
+        return out
+
+    def _looked_up(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Turn bytes into numbers by a table, image by image: they stay in the cache so."""
+        tables = [
+            ((np.arange(256) / self.scale - mean) / std).astype(dtype)
+            for mean, std in zip(self.mean, self.std, strict=True)
+        ]
+        out = np.empty(x.shape, dtype)
+        for image, numbers in zip(x, out, strict=True):
+            for pixels, table, number in zip(image, tables, numbers, strict=True):
+                np.take(table, pixels, out=number, mode="clip")
         return out
 
 
 def measured(split: Split, scale: float) -> Normalisation:
     """Measure the mean and standard deviation of the pixels of each channel.
 
-    A channel that never changes is given a standard deviation of 1.
-
-    Raises:
-        DataError: The images are not in memory.
+    Of images that are read when they are needed, at most 64 are: the first of the permutation that
+    the stream ``(seed 0, "measured", position = 0)`` gives; see :mod:`densespec.data.draws`. A
+    channel that never changes is given a standard deviation of 1.
     """
     if not isinstance(split.x, np.ndarray):
-        raise DataError("give the normalisation of images that are read from files")
+        return _measured_in_part(split, scale)
     moments = [_moments(split.x[:, channel], scale) for channel in range(split.x.shape[1])]
     return Normalisation(
         mean=tuple(mean for mean, _ in moments),
-        std=tuple(std for _, std in moments),
+        std=tuple(math.sqrt(variance) or 1.0 for _, variance in moments),
         scale=scale,
         source="measured on the training images",
     )
 
 
+def _measured_in_part(split: Split, scale: float) -> Normalisation:
+    rows = permutation(0, "measured", 0, len(split))[:MEASURED]
+    images = (split.image(int(row)) for row in np.sort(rows))
+    found = [
+        (image[0].size, [_moments(pixels[None], scale) for pixels in image]) for image in images
+    ]
+    weights = np.array([count for count, _ in found], float)[:, None] / sum(c for c, _ in found)
+    means, variances = np.moveaxis(np.array([moments for _, moments in found]), -1, 0)
+    mean = (weights * means).sum(0)
+    variance = (weights * (variances + (means - mean) ** 2)).sum(0)
+    return Normalisation(
+        mean=tuple(mean),
+        std=tuple(math.sqrt(value) or 1.0 for value in variance),
+        scale=scale,
+        source=f"measured on {len(rows)} training images",
+        is_share=scale == BYTE,
+    )
+
+
 def _moments(pixels: np.ndarray, scale: float) -> tuple[float, float]:
+    """Give the mean and the variance of one channel of images (count, *sizes)."""
     if pixels.dtype == np.uint8:
         counts = np.zeros(256, np.int64)
         for image in pixels:
@@ -245,7 +288,7 @@ def _moments(pixels: np.ndarray, scale: float) -> tuple[float, float]:
     else:
         mean = float(pixels.mean(dtype=np.float64)) / scale
         variance = float(np.mean((pixels.astype(np.float64) / scale - mean) ** 2))
-    return mean, math.sqrt(variance) or 1.0
+    return mean, variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,13 +421,18 @@ class Dataset:
         if classes is None:
             classes = int(max(train.y.max(), test.y.max(), 0)) + 1
         if isinstance(classes, int):
-            _check_count(classes)
+            check_count(classes)
         names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
         scale = scale or (BYTE if train.x.dtype == np.uint8 else 1.0)  # type: ignore[union-attr]
         return cls(name, names, train, test, normalisation or measured(train, scale))
 
 
-def _check_count(classes: int) -> None:
+def check_count(classes: int) -> None:
+    """Check that a network can tell so many classes apart.
+
+    Raises:
+        DataError: It can't.
+    """
     if not 1 <= classes <= MOST_CLASSES:
         raise DataError(
             f"there are {classes} classes, one more than the largest label unless they were given, "

@@ -2,13 +2,14 @@
 
 Anything that has a length and gives items by index will do: a ``torch.utils.data.Dataset``, a
 dataset of Hugging Face's ``datasets``, a list. An item is ``(image, label)``, or a table with an
-image and a label by name. Images are read when they are needed.
+image and a label by name. Images are read when they are needed. What has a known length and no
+index, such as a ``tf.data.Dataset``, is gone through once and kept in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,13 @@ from densespec.data.dataset import (
     Dataset,
     Normalisation,
     Split,
+    measured,
     parted,
 )
-from densespec.data.sources.folder import MODES, NORMALISATIONS, pixels_of
+from densespec.data.label_names import numbered, told
+from densespec.data.reading import NORMALISATIONS
+from densespec.data.reading.pictures import pixels_of
+from densespec.errors import bare
 
 IMAGES = ("image", "img", "x", "pixel_values")
 LABELS = ("label", "labels", "fine_label", "y", "target", "targets")
@@ -83,52 +88,93 @@ def of_items(
     """Make a data set of items by index.
 
     Labels are taken from ``targets`` or ``labels`` of the items, or from the column of labels,
-    where they have such; otherwise every item is read once. Where items change images at random,
-    as torch's transforms do, runs do not repeat: leave that to the recipe.
+    where they have such; otherwise every item is read once. Labels that are names become numbers,
+    in the order of the names. Where items change images at random, as torch's transforms do, runs
+    do not repeat: leave that to the recipe.
 
     Args:
         train: What to train on.
         test: What to test on; None keeps a fifth of each class of ``train`` for that.
         channels: How many channels pictures are converted to, and arrays have.
         classes: The names of the classes; None for those that the items tell, or numbers.
-        normalisation: How pixels become numbers; None for ImageNet's, of 255 at full intensity
-            where images are bytes and of 1 where they are floats.
+        normalisation: How pixels become numbers; None for ImageNet's where images are grey or in
+            colours, of bytes or of floats from 0 to 1, and otherwise to measure it on at most 64.
 
     Raises:
         DataError: Items are not as they should be; the message says which and what.
     """
-    parts = [_split(items, channels) for items in (train, test) if items is not None]
+    given = [_indexed(items) for items in (train, test) if items is not None]
+    labels = [_labels(items) for items in given]
+    names = tuple(map(str, classes or _names(train) or told(labels)))
+    numbers = [numbered(part, names, "item") for part in labels]
+    parts = [_split(items, y, channels) for items, y in zip(given, numbers, strict=True)]
     pair = parted(parts[0]) if test is None else (parts[0], parts[1])
-    names = classes or _names(train) or _numbers(pair)
-    given = normalisation or _normalisation(parts[0], channels)
-    return Dataset(name, tuple(map(str, names)), *pair, given)
+    return Dataset(name, names, *pair, normalisation or _normalisation(pair[0], channels))
 
 
-def _split(items: Any, channels: int) -> Split:
-    if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
+def _indexed(items: Any) -> Any:
+    """Give what has a length and an index: the items themselves, or a list of them."""
+    kind = type(items).__name__
+    if isinstance(items, Mapping):
+        raise DataError(f"items of type {kind} have the parts {', '.join(items)}: give one of them")
+    try:
+        count = len(items)
+    except TypeError as error:
         raise DataError(
-            f"items of type {type(items).__name__} have no length or no index: a stream has no "
-            "order that a run could go on in"
-        )
-    if not len(items):
+            f"items of type {kind} have no known length: a stream has no order that a run could go "
+            "on in"
+        ) from error
+    if not count:
         raise DataError("there are no items")
-    first = _image(_part(items[0], IMAGES, 0, 0), channels, 0)
+    if hasattr(items, "__getitem__"):
+        return items
+    if not hasattr(items, "__iter__"):
+        raise DataError(f"items of type {kind} can't be read, neither by index nor one by one")
+    return list(items)
+
+
+def _split(items: Any, labels: np.ndarray, channels: int) -> Split:
+    given = _part(items[0], IMAGES, 0, 0)
+    first = _image(given, channels, 0)
     dims = first.ndim - 1
     if dims not in DIMS:
         raise DataError(
             f"the image of item 0 has shape {first.shape}, but should have 1 to 3 sizes"
         )
-    images = ItemImages(items, tuple(range(len(items))), channels, dims)
-    return Split(images, _labels(items))
+    count = np.shape(given)[0]
+    if labels.ndim == 2 and first.ndim > 3 and count == labels.shape[1] not in (1, channels):
+        raise DataError(
+            f"item 0 has {count} labels and images of shape {np.shape(given)}, so it seems to be "
+            "a batch: give items one by one, such as those of tf.data's unbatch()"
+        )
+    return Split(ItemImages(items, tuple(range(len(items))), channels, dims), labels)
 
 
 def _labels(items: Any) -> np.ndarray:
-    stated = next((getattr(items, n) for n in ("targets", "labels") if hasattr(items, n)), None)
-    if stated is None and (column := _column(items)):
-        stated = items[column]
+    """Give the labels as they are, numbers or names."""
+    stated = _stated(items)
     if stated is None:
         stated = [_part(items[row], LABELS, 1, row) for row in range(len(items))]
-    return np.asarray([np.asarray(label) for label in stated])
+    labels = [np.asarray(label) for label in stated]
+    for row, label in enumerate(labels):
+        if label.shape != labels[0].shape:
+            raise DataError(
+                f"the label of item {row} has shape {label.shape}, but that of item 0 "
+                f"{labels[0].shape}: where an image may have several, give 0 or 1 for each class"
+            )
+    return np.asarray(labels)
+
+
+def _stated(items: Any) -> Sequence[Any] | None:
+    """Give the labels that items tell without being read; of a part of a set, those of it."""
+    known: list[Any] = [getattr(items, name, None) for name in ("targets", "labels")]
+    found = next((y for y in known if hasattr(y, "__len__") and len(y) == len(items)), None)
+    if found is None and (column := _column(items)):
+        return list(items[column])
+    if found is None and hasattr(items, "indices") and hasattr(items, "dataset"):
+        whole = _stated(items.dataset)
+        return None if whole is None else [whole[index] for index in items.indices]
+    return found
 
 
 def _column(items: Any) -> str | None:
@@ -140,14 +186,10 @@ def _column(items: Any) -> str | None:
 def _names(items: Any) -> Sequence[str] | None:
     """Give the names of classes that items tell, as torchvision's and Hugging Face's do."""
     feature = (getattr(items, "features", None) or {}).get(_column(items))
-    return getattr(items, "classes", None) or getattr(feature, "names", None)
-
-
-def _numbers(pair: tuple[Split, Split]) -> Sequence[str]:
-    labels = [part.y for part in pair]
-    several = labels[0].ndim == 2
-    count = labels[0].shape[1] if several else max(int(y.max()) for y in labels) + 1
-    return [str(number) for number in range(count)]
+    found = getattr(items, "classes", None) or getattr(feature, "names", None)
+    if found is None and hasattr(items, "dataset"):
+        return _names(items.dataset)
+    return found
 
 
 def _part(item: Any, names: Sequence[str], place: int, row: int) -> Any:
@@ -171,24 +213,24 @@ def _image(image: Any, channels: int, row: int) -> np.ndarray:
     """Give an image (channels, *sizes)."""
     try:
         if hasattr(image, "convert") and hasattr(image, "mode"):
-            if channels not in MODES:
-                raise ValueError(f"pictures are converted to 1 or 3 channels, not {channels}")
             return pixels_of(image, channels)
         array = np.asarray(image)
         if array.dtype != np.uint8 and array.dtype.kind != "f":
             raise ValueError(f"it is of type {array.dtype}, but should be uint8 or floats")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("it has a value that is not finite (NaN or infinity)")
         if array.ndim == 2:
             return array[None]
         last = channels in array.shape[-1:] and channels not in array.shape[:1]
         return np.moveaxis(array, -1, 0) if last else array
-    except ValueError as error:
-        raise DataError(f"the image of item {row}: {error}") from error
+    except Exception as error:  # what other packages raise of their tensors and pictures
+        raise DataError(f"the image of item {row}: {bare(str(error))}") from error
 
 
-def _normalisation(split: Split, channels: int) -> Normalisation:
-    if channels not in NORMALISATIONS:
-        raise DataError(f"give the normalisation of images of {channels} channels")
-    known = NORMALISATIONS[channels]
-    first = split.image(0)
-    picture = first.dtype == np.uint8 or float(first.max(initial=0)) > 1
-    return Normalisation(known.mean, known.std, BYTE if picture else 1.0, known.source)
+def _normalisation(train: Split, channels: int) -> Normalisation:
+    first = train.image(0)
+    picture = first.dtype == np.uint8 or 0 <= first.min() <= first.max() <= 1
+    full = BYTE if first.dtype == np.uint8 else 1.0
+    if channels not in NORMALISATIONS or not picture or first.ndim != 3:
+        return measured(train, full)
+    return replace(NORMALISATIONS[channels], scale=full)

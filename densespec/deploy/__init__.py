@@ -102,9 +102,8 @@ def export(
     options = ExportOptions(batch=batch, dtype=dtype, optimize=optimize, opset=opset)
     _check_options(chosen, options)
     if with_preprocessing and not chosen.takes_images:
-        raise ValueError(
-            f"with_preprocessing: {chosen.about} can't hold it, ONNX and a SavedModel can"
-        )
+        able = ", ".join(each.about for each in formats().values() if each.takes_images)
+        raise ValueError(f"with_preprocessing: {chosen.about} can't hold it; {able} can")
     if with_preprocessing and outputs:
         raise ValueError("outputs: with_preprocessing gives probabilities alone")
     if with_preprocessing and size is not None:

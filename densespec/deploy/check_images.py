@@ -15,7 +15,8 @@ from densespec.reference.model import ReferenceModel
 class WidthFirst(Preprocessing):
     """Preprocessing that resizes one axis after the other, as exported files do.
 
-    Pillow chooses an order by the sizes, and rounds to bytes in between.
+    Pillow rounds to bytes in between. From version 13 on it begins with the height where that loses
+    more than twice as many rows as the width loses columns; before, it began with the width.
     """
 
     def resized(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

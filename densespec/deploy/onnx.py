@@ -6,6 +6,8 @@ and the values they give have the graph's names, initializers those of its array
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -140,6 +142,10 @@ def proto(
     return model
 
 
+_NEUTRAL = {"ones": 1.0, "zeros": 0.0}
+"""The scale and the shift of a norm that has none, by the ends of their names."""
+
+
 class _Emitter:
     """What collects the nodes and initializers of one graph, in order."""
 
@@ -201,13 +207,24 @@ class _Emitter:
             case ops.Conv() as op:
                 self._add(node, "Conv", *self._arrays_of(node), **self._window(op))
             case ops.BatchNorm() as op:
-                self._add(node, "BatchNormalization", *self._arrays_of(node), epsilon=op.epsilon)
+                affine = self._gamma_and_beta(node, op.channels, op.affine)
+                running = (self._array(w.name) for w in node.weights[-2:])
+                self._add(node, "BatchNormalization", *affine, *running, epsilon=op.epsilon)
+            case ops.GroupNorm() as op if op.groups == op.channels:
+                affine = self._gamma_and_beta(node, op.channels, op.affine)
+                self._add(node, "InstanceNormalization", *affine, epsilon=op.epsilon)
+            case ops.GroupNorm() as op:
+                self._group_norm(node, op)
             case ops.Affine():
                 scaled = f"{node.name}.scaled"
                 self._add(node, "Mul", self._by_channel(node, "scale"), output=scaled)
                 self._add(node, "Add", self._by_channel(node, "shift"), inputs=[scaled])
             case ops.Relu():
                 self._add(node, "Relu")
+            case ops.Activation() as op:
+                self._activation(node, op)
+            case ops.PRelu():
+                self._add(node, "PRelu", *self._arrays_of(node))
             case ops.Dropout():
                 self._add(node, "Identity")
             case ops.Concat():
@@ -216,10 +233,10 @@ class _Emitter:
                 self._add(node, "MaxPool", **self._window(op))
             case ops.AvgPool() as op:
                 self._add(node, "AveragePool", kernel_shape=op.window, strides=self._strides(op))
+            case ops.BlurPool() as op:
+                self._blur_pool(node, op)
             case ops.GlobalPool() as op:
-                kind = {"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}[op.kind]
-                self._add(node, kind, output=f"{node.name}.pooled")
-                self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
+                self._global_pool(node, op)
             case ops.Dense():
                 self._add(node, "Gemm", *self._arrays_of(node), transB=1)
             case ops.Softmax():
@@ -228,6 +245,111 @@ class _Emitter:
                 self._add(node, "Sigmoid")
             case _:
                 raise TypeError(f"ONNX has no node for {node.op!r}")
+
+    def _gamma_and_beta(self, node: Node, channels: int, affine: bool) -> list[str]:
+        """Make initializers of a norm's scale and shift: ones and zeros where it has none."""
+        if affine:
+            return [self._array(weight.name) for weight in node.weights[:2]]
+        return [self._named(node, name, np.full(channels, n)) for name, n in _NEUTRAL.items()]
+
+    def _group_norm(self, node: Node, op: ops.GroupNorm) -> None:
+        """Add a norm of groups: that of instances, each group of which is one channel."""
+        (x,) = node.inputs
+        grouping = self._named(node, "groups", np.array([0, op.groups, -1]), np.int64)
+        grouped = self._value(node, "grouped", "Reshape", x, grouping)
+        neutral = self._gamma_and_beta(node, op.groups, affine=False)
+        normed = f"{node.name}.normed"
+        reads = [grouped, *neutral]
+        self._add(node, "InstanceNormalization", inputs=reads, output=normed, epsilon=op.epsilon)
+        shape = self._value(node, "shape", "Shape", x)
+        if not op.affine:
+            self._add(node, "Reshape", shape, inputs=[normed])
+            return
+        whole = self._value(node, "whole", "Reshape", normed, shape)
+        scaled = self._value(node, "scaled", "Mul", whole, self._by_channel(node, "gamma"))
+        self._add(node, "Add", self._by_channel(node, "beta"), inputs=[scaled])
+
+    def _activation(self, node: Node, op: ops.Activation) -> None:
+        """Add a function of each value, in operations that all opsets have."""
+        (x,) = node.inputs
+        match op.kind:
+            case "leaky-relu":
+                self._add(node, "LeakyRelu", alpha=op.slope)
+            case "elu":
+                self._add(node, "Elu")
+            case "relu6":
+                self._add(node, "Clip", *(self._number(node, str(n), n) for n in (0, 6)))
+            case "silu":
+                self._add(node, "Mul", self._value(node, "gate", "Sigmoid", x))
+            case "gelu":
+                scaled = self._value(
+                    node, "scaled", "Mul", x, self._number(node, "root", 1 / math.sqrt(2))
+                )
+                self._gelu(node, self._value(node, "erf", "Erf", scaled))
+            case "gelu-tanh":
+                square = self._value(node, "square", "Mul", x, x)
+                small = self._number(node, "small", 0.044715)
+                share = self._value(node, "share", "Mul", square, small)
+                factor = self._value(node, "factor", "Add", share, self._number(node, "unit", 1))
+                bent = self._value(node, "bent", "Mul", x, factor)
+                root = self._number(node, "root", math.sqrt(2 / math.pi))
+                scaled = self._value(node, "scaled", "Mul", bent, root)
+                self._gelu(node, self._value(node, "tanh", "Tanh", scaled))
+
+    def _gelu(self, node: Node, bounded: str) -> None:
+        """Add x * (1 + y) / 2, where y is from -1 to 1."""
+        shifted = self._value(node, "shifted", "Add", bounded, self._number(node, "one", 1))
+        halved = self._value(node, "halved", "Mul", shifted, self._number(node, "half", 0.5))
+        self._add(node, "Mul", halved)
+
+    def _value(self, node: Node, suffix: str, kind: str, *reads: str) -> str:
+        """Add a step on the way to a node's value, and name what it gives."""
+        name = f"{node.name}.{suffix}"
+        self._add(node, kind, inputs=reads, output=name)
+        return name
+
+    def _number(self, node: Node, suffix: str, value: float) -> str:
+        """Make an initializer of one number."""
+        return self._named(node, suffix, np.array(value))
+
+    def _named(self, node: Node, suffix: str, value: np.ndarray, dtype: Any = None) -> str:
+        """Make an initializer that is no array of the network, and name it after a node."""
+        name = f"{node.name}.{suffix}"
+        self._constant(name, value.astype(dtype or self._dtype))
+        return name
+
+    def _blur_pool(self, node: Node, op: ops.BlurPool) -> None:
+        """Add a mirroring pad, and a convolution of each channel by itself."""
+        before, after = zip(*((0, 0), (0, 0), *op.pads), strict=True)
+        pads, kernel = f"{node.name}.pads", f"{node.name}.factors"
+        self._constant(pads, np.array([*before, *after], np.int64))
+        factors = functools.reduce(np.multiply.outer, map(np.array, op.factors))
+        shape = (node.channels, 1, *op.window)
+        self._constant(kernel, np.broadcast_to(factors, shape).astype(self._dtype))
+        mirrored = f"{node.name}.mirrored"
+        self._add(node, "Pad", pads, output=mirrored, mode="reflect")
+        self._add(
+            node,
+            "Conv",
+            kernel,
+            inputs=[mirrored],
+            group=node.channels,
+            kernel_shape=op.window,
+            strides=self._strides(op),
+        )
+
+    def _global_pool(self, node: Node, op: ops.GlobalPool) -> None:
+        kinds = {"avg": ["Average"], "max": ["Max"]}.get(op.kind, ["Average", "Max"])
+        found = [f"{node.name}.{kind.lower()}" for kind in kinds]
+        if len(found) == 1:
+            found = [f"{node.name}.pooled"]
+        for kind, output in zip(kinds, found, strict=True):
+            self._add(node, f"Global{kind}Pool", output=output)
+        if op.kind == "avgmax":
+            self._add(node, "Mean", inputs=found, output=f"{node.name}.pooled")
+        if op.kind == "catavgmax":
+            self._add(node, "Concat", inputs=found, output=f"{node.name}.pooled", axis=1)
+        self._add(node, "Flatten", inputs=[f"{node.name}.pooled"])
 
     def _add(
         self,
@@ -253,14 +375,16 @@ class _Emitter:
         return self._array(f"{node.name}.{short}", (-1, *[1] * self._dims))
 
     def _array(self, name: str, shape: tuple[int, ...] | None = None) -> str:
-        from onnx import numpy_helper
-
         array = np.asarray(self._arrays[name], self._dtype)
-        array = array if shape is None else array.reshape(shape)
-        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self._constant(name, array if shape is None else array.reshape(shape))
         return name
 
-    def _strides(self, op: ops.Conv | ops.MaxPool | ops.AvgPool) -> tuple[int, ...]:
+    def _constant(self, name: str, array: np.ndarray) -> None:
+        from onnx import numpy_helper
+
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+
+    def _strides(self, op: ops.Conv | ops.MaxPool | ops.AvgPool | ops.BlurPool) -> tuple[int, ...]:
         return (op.stride,) * self._dims
 
     def _window(self, op: ops.Conv | ops.MaxPool) -> dict[str, Any]:

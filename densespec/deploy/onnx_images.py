@@ -1,8 +1,6 @@
 """Preprocessing as ONNX operations: bytes of any size in, what the network takes out.
 
-Resizing is Pillow's, to the bit, of the width and then of the height: along each axis a product
-with a matrix of weights, which are whole numbers of 22 bits, and rounding to bytes after each.
-Whole numbers below 2**53 are exact in float64, in which all of it is computed. ONNX's own Resize
+Resizing is Pillow's, to the bit, as :mod:`densespec.deploy.resampling` has it. ONNX's own Resize
 rounds otherwise.
 """
 
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densespec.deploy.resampling import FILTERS, PRECISION, check_exportable
+from densespec.deploy.resampling import FILTERS, NEAREST, PRECISION, check_exportable
 from densespec.pretrained.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -38,11 +36,11 @@ class ImageNodes:
         from onnx import helper
 
         said = self.preprocessing
-        check_exportable(said)
+        check_exportable(said, (NEAREST, *FILTERS))
         pixels = self._("Transpose", IMAGES, perm=(0, 3, 1, 2))
         sides = [self._side(pixels, axis) for axis in (2, 3)]
         sizes = self._resized_sizes(sides)
-        if said.interpolation == "nearest":
+        if said.interpolation == NEAREST:
             pixels = self._nearest(pixels, sides, sizes)
         else:
             pixels = self._resampled(pixels, sides, sizes)

@@ -28,6 +28,8 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
         graph, arrays = optimized(graph, arrays)
     model = proto(graph, arrays, batch=options.batch)
     converted = openvino.Core().read_model(model.SerializeToString(deterministic=True))
+    for name, text in options.metadata.items():
+        converted.set_rt_info(text, ["densespec", name])
     openvino.save_model(converted, path, compress_to_fp16=False)
     return lambda: load(path).run
 

@@ -9,9 +9,20 @@ from densespec.network.catalogue import catalogue
 from densespec.network.spec import DenseNetSpec
 
 TRAINING_ONLY = frozenset(
-    {"dropout_rate", "dropout_place", "batch_norm_momentum", "running_variance"}
+    {
+        "dropout_rate",
+        "dropout_place",
+        "head_dropout_rate",
+        "batch_norm_momentum",
+        "running_variance",
+    }
 )
 """Fields that change training, but nothing that given weights compute in inference."""
+
+OF_HEAD = frozenset(
+    {"classes", "head_units", "head_dropout_rate", "classifier_bias", "global_pool"}
+)
+"""Fields that say nothing of what comes before the global pool."""
 
 
 def fields_of(spec: DenseNetSpec) -> dict[str, Any]:
@@ -23,12 +34,16 @@ def fields_of(spec: DenseNetSpec) -> dict[str, Any]:
 def spec_differences(first: DenseNetSpec, second: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
     """Give the fields in which two specs differ, each with the first's and the second's value.
 
-    The place of a dropout that neither has is no difference.
+    What says more of something that neither has, such as the place of a dropout, is no difference.
     """
     ours, theirs = fields_of(first), fields_of(second)
     apart = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
     if not first.dropout_rate and not second.dropout_rate:
         apart.pop("dropout_place", None)
+    if "leaky-relu" not in (first.activation, second.activation):
+        apart.pop("activation_slope", None)
+    if "group" not in (first.norm, second.norm):
+        apart.pop("norm_groups", None)
     return apart
 
 

@@ -23,13 +23,18 @@ from densespec.atomic import atomic_path
 from densespec.installed import require
 from densespec.network.graph import Graph, Node
 from densespec.network.ops import (
+    Activation,
     AvgPool,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
     GlobalPool,
+    GroupNorm,
     MaxPool,
+    PRelu,
+    Relu,
     Sigmoid,
     Softmax,
 )
@@ -59,6 +64,15 @@ TIMES, NOTHING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 ROWS = ("", "operations", "channels", "size", "parameters")
 ROW_HEIGHTS = (0.24, 0.38, 0.21, 0.21, 0.21)
 TEXT, HEADING, TITLE = 8.0, 8.5, 13.0
+
+ACTIVATIONS = {
+    "leaky-relu": "leaky ReLU",
+    "elu": "ELU",
+    "silu": "SiLU",
+    "gelu": "GELU",
+    "gelu-tanh": "GELU (tanh)",
+    "relu6": "ReLU6",
+}
 LINE = 0.155
 
 
@@ -189,7 +203,7 @@ def _operations(nodes: Sequence[Node], slices: Sequence[int]) -> str:
         windows = [_window_text(node.op.window) for node in first if isinstance(node.op, Conv)]
         return f"{layers} layer{'s' * (layers > 1)}, k = {slices[1]}\n{', '.join(windows)} conv"
     named = [text for node in nodes if (text := _operation(node))]
-    return "\n".join(named) or "norm, ReLU" * any(isinstance(n.op, BatchNorm) for n in nodes)
+    return "\n".join(named) or ", ".join(filter(None, map(_between, nodes)))
 
 
 def _operation(node: Node) -> str:
@@ -198,17 +212,43 @@ def _operation(node: Node) -> str:
         case Conv(window=window, stride=stride):
             return f"{_window_text(window)} conv" + f", /{stride}" * (stride > 1)
         case MaxPool(window=window, stride=stride):
-            return f"{_window_text(window)} max, /{stride}"
+            return f"{_window_text(window)} max" + f", /{stride}" * (stride > 1)
+        case BlurPool(window=window, stride=stride):
+            return f"{_window_text(window)} blur, /{stride}"
         case AvgPool(window=window, stride=stride):
             return f"{_window_text(window)} avg, /{stride}"
         case GlobalPool(kind=kind):
-            return {"avg": "average", "max": "maximum"}[kind]
+            return _GLOBAL_POOLS[kind]
         case Dense():
             return "linear"
         case Softmax():
             return "softmax"
         case Sigmoid():
             return "sigmoid"
+    return ""
+
+
+_GLOBAL_POOLS = {
+    "avg": "average",
+    "max": "maximum",
+    "avgmax": "average + max",
+    "catavgmax": "average, max",
+}
+
+
+def _between(node: Node) -> str:
+    """What stands between convolutions, as a stage says that has none."""
+    match node.op:
+        case BatchNorm():
+            return "norm"
+        case GroupNorm(channels=channels, groups=groups):
+            return "instance norm" if groups == channels else "group norm"
+        case Relu():
+            return "ReLU"
+        case Activation(kind=kind):
+            return ACTIVATIONS[kind]
+        case PRelu():
+            return "PReLU"
     return ""
 
 
@@ -219,7 +259,7 @@ def _window_text(window: Sequence[int]) -> str:
 def _color(nodes: Sequence[Node]) -> str:
     if len(nodes[-1].shape) == 1:
         return SLATE
-    return AMBER if isinstance(nodes[-1].op, AvgPool) else GREY
+    return AMBER if nodes[0].stage.startswith("transition") else GREY
 
 
 class _Painter:

@@ -348,6 +348,7 @@ def constrained(
     *,
     default: Any = dataclasses.MISSING,
     key: str | None = None,
+    silent: bool = False,
     **more: Any,
 ) -> Any:
     """A dataclass field that obeys constraint ``number``: it holds a value of ``domain``.
@@ -355,9 +356,12 @@ def constrained(
     Args:
         meaning: what people are told of the field, a phrase without a full stop.
         key: what files call the field; None for its name.
+        silent: whether files state it only where it is not its default, so that those of records
+            without it stay what they were before there was the field.
         more: what else is to be known of the field, such as the flag that sets it.
     """
-    about = {"constraint": number, "domain": domain, "meaning": meaning, "key": key, **more}
+    about = {"constraint": number, "domain": domain, "meaning": meaning, "key": key}
+    about |= {"silent": silent, **more}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -411,10 +415,11 @@ class Record:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by its key, as plain JSON values."""
+        """Every field by its key, as plain JSON values; see ``silent`` in :func:`constrained`."""
         return {
             key_of(field): plain(field.metadata["domain"], getattr(self, field.name))
             for field in _fields(type(self))
+            if not (field.metadata["silent"] and getattr(self, field.name) == field.default)
         }
 
     @classmethod

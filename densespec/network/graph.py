@@ -19,17 +19,22 @@ from typing import Any, Literal
 from densespec.errors import SpecError, UnknownName
 from densespec.network.fields import LIMIT, Integer, OrNone
 from densespec.network.ops import (
+    Activation,
     AvgPool,
     BatchNorm,
+    BlurPool,
     Concat,
     Conv,
     Dense,
     Dropout,
     GlobalPool,
+    GlobalPoolKind,
+    GroupNorm,
     Input,
     MaxPool,
     Op,
     Padding,
+    PRelu,
     Relu,
     Shape,
     Sigmoid,
@@ -39,18 +44,19 @@ from densespec.network.ops import (
     resolve_padding,
     weights_of,
 )
-from densespec.network.spec import DenseNetSpec
+from densespec.network.spec import GLOBAL_POOLS, DenseNetSpec
 
-Pooling = Literal["avg", "max"]
-POOLINGS = ("avg", "max")
+Pooling = GlobalPoolKind
 _ACTIVATIONS: dict[str, Op] = {"softmax": Softmax(), "sigmoid": Sigmoid()}
 ACTIVATIONS = tuple(_ACTIVATIONS)
 
 CLASSIFIER = "classifier"
 """The name of the classifier's node."""
-_HIDDEN = re.compile(r"head\d+$")
+HEAD_DROPOUT = "head_dropout"
+"""The name of the node of the dropout right before the classifier."""
+_HIDDEN = re.compile(rf"(head\d+|{HEAD_DROPOUT})$")
 """Stages within a head, whose values no network gives: a head is whole or is not there."""
-_HEAD = re.compile(rf"(head\d+|{CLASSIFIER})(\.|$)")
+_HEAD = re.compile(rf"(head\d+|{HEAD_DROPOUT}|{CLASSIFIER})(\.|$)")
 
 ConvRole = Literal["stem", "inner", "last"]
 """Whose convolution it is: the stem's, a dense layer's last one, or one in between."""
@@ -176,7 +182,9 @@ class FeatureMap:
 def _stride_behind(op: Op, before: int | None) -> int | None:
     if before is None or isinstance(op, GlobalPool):
         return None
-    return before * op.stride if isinstance(op, Conv | MaxPool | AvgPool) else before
+    if isinstance(op, Conv | MaxPool | AvgPool | BlurPool):
+        return before * op.stride
+    return before
 
 
 @dataclass(frozen=True)
@@ -383,19 +391,35 @@ class _Builder:
         return self.add(name.replace("conv", "dropout"), Dropout(spec.dropout_rate), x)
 
     def norm_relu(self, name: str, x: str, *, relu: bool = True) -> str:
-        spec = self.spec
-        op = BatchNorm(
-            channels=self.channels(x),
-            epsilon=spec.batch_norm_epsilon,
-            momentum=spec.batch_norm_momentum,
-            unbiased=spec.running_variance == "unbiased",
-        )
-        x = self.add(name, op, x)
-        return self.add(name.replace("norm", "relu"), Relu(), x) if relu else x
+        if self.spec.norm != "none":
+            op = _norm(self.spec, self.channels(x))
+            if isinstance(op, GroupNorm):
+                self._check_groups(name, op, self.nodes[x].shape)
+            x = self.add(name, op, x)
+        return self.add(name.replace("norm", "relu"), _activation(self.spec), x) if relu else x
+
+    def _check_groups(self, name: str, op: GroupNorm, shape: Shape) -> None:
+        if op.channels % op.groups:
+            raise SpecError(
+                "S39",
+                "norm_groups",
+                op.groups,
+                f"a divisor of {op.channels}, the channels that {name} normalises",
+            )
+        if op.channels == op.groups and set(shape[1:]) == {1}:
+            raise SpecError(
+                "S24",
+                "input size",
+                self.nodes["input"].shape[1:],
+                f"larger: {name} would normalise single values",
+            )
 
     def max_pool(self, name: str, x: str, window: int, stride: int) -> str:
         size = (window,) * self.spec.spatial_dims
         return self.add(name, MaxPool(size, stride, self._padding(x, window, stride)), x)
+
+    def blur_pool(self, name: str, x: str) -> str:
+        return self.add(name, BlurPool((3,) * self.spec.spatial_dims, 2), x)
 
     def _padding(self, x: str, window: int, stride: int) -> Padding:
         side = (window - 1) // 2
@@ -405,6 +429,24 @@ class _Builder:
         if conventions_agree or self.spec.padding == "symmetric":
             return symmetric
         return resolve_padding("same", self.nodes[x].shape[1:], (window,) * dims, stride)
+
+
+def _norm(spec: DenseNetSpec, channels: int) -> Op:
+    epsilon, affine = spec.batch_norm_epsilon, spec.norm_affine
+    if spec.norm != "batch":
+        groups = channels if spec.norm == "instance" else spec.norm_groups
+        return GroupNorm(channels, groups, epsilon, affine)
+    unbiased = spec.running_variance == "unbiased"
+    return BatchNorm(channels, epsilon, spec.batch_norm_momentum, unbiased, affine)
+
+
+def _activation(spec: DenseNetSpec) -> Op:
+    if spec.activation == "relu":
+        return Relu()
+    if spec.activation == "prelu":
+        return PRelu()
+    slope = spec.activation_slope if spec.activation == "leaky-relu" else 0.0
+    return Activation(spec.activation, slope)
 
 
 def lower(
@@ -422,7 +464,8 @@ def lower(
         input_size: The spatial size of the input, such as (224, 224); None stands for any size,
             also in single dimensions. Where it is known, shapes, paddings and multiply-adds are.
         include_top: Whether the classifier is part of the network.
-        pooling: Without the classifier, ``"avg"`` or ``"max"`` adds a global pool.
+        pooling: Without the classifier, ``"avg"``, ``"max"`` or another kind of
+            :class:`densespec.network.ops.GlobalPool` adds one.
         classifier_activation: ``"softmax"`` or ``"sigmoid"``, or None for logits.
         outputs: The stages whose values the network gives, such as ``("block1", "block2")``; what
             comes behind the last of them is left out. Without any, it gives its last value.
@@ -444,12 +487,9 @@ def lower(
     if spec.final_norm:
         x = net.norm_relu("final.norm", x)
     if include_top or pooling:
-        x = net.add("global_pool", GlobalPool(pooling or "avg"), x)
+        x = net.add("global_pool", GlobalPool(pooling or spec.global_pool), x)
     if include_top:
-        for index, units in enumerate(spec.head_units, start=1):
-            x = net.add(f"head{index}.dense", Dense(net.channels(x), units), x)
-            x = net.add(f"head{index}.relu", Relu(), x)
-        x = net.add(CLASSIFIER, Dense(net.channels(x), spec.classes), x)
+        x = _head(net, x)
     if classifier_activation:
         net.add(classifier_activation, _ACTIVATIONS[classifier_activation], x)
     graph = _giving(Graph(spec, tuple(net.nodes.values())), outputs)
@@ -490,6 +530,8 @@ def _check_values(total: int) -> None:
 def freeze(graph: Graph, trainable_from: str) -> Graph:
     """Freeze everything before a part of a network, whatever was frozen before.
 
+    The dropout right before the classifier belongs to it: where that trains, it drops.
+
     Args:
         trainable_from: A stage, such as ``"block4"`` or ``"classifier"``, or any other part or node
             such as ``"block4.layer16"``: it and all that follows trains.
@@ -498,6 +540,7 @@ def freeze(graph: Graph, trainable_from: str) -> Graph:
         UnknownName: The network has no such part; the message suggests near names.
     """
     first = _first_of(graph, trainable_from)
+    first -= graph.nodes[first - 1].name == HEAD_DROPOUT
     nodes = (replace(node, frozen=index < first > 1) for index, node in enumerate(graph.nodes))
     return replace(graph, nodes=tuple(nodes))
 
@@ -554,20 +597,29 @@ def _first_of(graph: Graph, part: str) -> int:
 
 
 def _stem(net: _Builder, x: str) -> str:
-    spec = net.spec
+    spec, width = net.spec, net.spec.stem_channels
     if spec.stem_kind == "norm-relu-conv":
         x = net.norm_relu("stem.norm", x)
-    x = net.conv(
-        "stem.conv",
-        x,
-        spec.stem_channels,
-        window=spec.stem_kernel,
-        stride=spec.stem_stride,
-        role="stem",
-    )
-    if spec.stem_kind == "conv-norm-relu":
+    deep = spec.stem_kind == "deep"
+    x = _stem_conv(net, "", x, width // 2 if deep else width, spec.stem_stride)
+    if deep or spec.stem_kind == "conv-norm-relu":
         x = net.norm_relu("stem.norm", x)
-    return net.max_pool("stem_pool", x, spec.stem_pool, stride=2) if spec.stem_pool else x
+    for number, channels in ((2, width // 2), (3, width)) if deep else ():
+        x = _stem_conv(net, str(number), x, channels, stride=1)
+        x = net.norm_relu(f"stem.norm{number}", x)
+    return _stem_pool(net, x, spec.stem_pool) if spec.stem_pool else x
+
+
+def _stem_conv(net: _Builder, number: str, x: str, width: int, stride: int) -> str:
+    window = net.spec.stem_kernel
+    return net.conv(f"stem.conv{number}", x, width, window=window, stride=stride, role="stem")
+
+
+def _stem_pool(net: _Builder, x: str, window: int) -> str:
+    if net.spec.stem_pool_kind == "max":
+        return net.max_pool("stem_pool", x, window, stride=2)
+    x = net.max_pool("stem_pool.max", x, window, stride=1)
+    return net.blur_pool("stem_pool.blur", x)
 
 
 def _block(net: _Builder, name: str, layers: int, x: str) -> str:
@@ -593,7 +645,19 @@ def _transition(net: _Builder, name: str, x: str) -> str:
     x = net.norm_relu(f"{name}.norm", x, relu=spec.transition_relu)
     kept = spec.compressed(net.channels(x))
     x = net.conv(f"{name}.conv", x, kept, window=1, role="inner")
+    if spec.transition_pool_kind == "blur":
+        return net.blur_pool(f"{name}.pool", x)
     return net.add(f"{name}.pool", AvgPool((2,) * spec.spatial_dims, 2), x)
+
+
+def _head(net: _Builder, x: str) -> str:
+    spec = net.spec
+    for index, units in enumerate(spec.head_units, start=1):
+        x = net.add(f"head{index}.dense", Dense(net.channels(x), units), x)
+        x = net.add(f"head{index}.relu", Relu(), x)
+    if spec.head_dropout_rate:
+        x = net.add(HEAD_DROPOUT, Dropout(spec.head_dropout_rate), x)
+    return net.add(CLASSIFIER, Dense(net.channels(x), spec.classes, spec.classifier_bias), x)
 
 
 def _spatial(spec: DenseNetSpec, size: Sequence[int | None] | None) -> Shape:
@@ -610,8 +674,9 @@ def _spatial(spec: DenseNetSpec, size: Sequence[int | None] | None) -> Shape:
 
 
 def _check_head(include_top: bool, pooling: Pooling | None, activation: str | None) -> None:
-    if pooling is not None and pooling not in POOLINGS:
-        raise ValueError(f"pooling = {pooling!r}, but should be 'avg', 'max' or None")
+    if pooling is not None and pooling not in GLOBAL_POOLS:
+        known = ", ".join(map(repr, GLOBAL_POOLS))
+        raise ValueError(f"pooling = {pooling!r}, but should be {known} or None")
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(
             f"classifier_activation = {activation!r}, but should be 'softmax', 'sigmoid' or None "

@@ -8,6 +8,7 @@ What each array starts with, its op says (``Weight.initial``):
 | classifier kernel            | uniform in +-1/sqrt(features), PyTorch's default           |
 | biases, beta, running mean   | 0                                                          |
 | gamma, running variance      | 1                                                          |
+| slope of a PReLU             | 0.25, PyTorch's default                                    |
 
 Each array has a random stream of its own, seeded by the seed and its canonical name: a network
 with another head, or other blocks after it, starts with the same values where names and shapes
@@ -51,6 +52,7 @@ def _uniform(stream: np.random.Generator, shape: Sizes) -> np.ndarray:
 DRAWN: Mapping[Initial, Callable[[np.random.Generator, Sizes], np.ndarray]] = {
     "zeros": lambda stream, shape: np.zeros(shape, np.float32),
     "ones": lambda stream, shape: np.ones(shape, np.float32),
+    "quarter": lambda stream, shape: np.full(shape, 0.25, np.float32),
     "he-normal": _he_normal,
     "uniform": _uniform,
 }

@@ -19,8 +19,13 @@ Shape = tuple[int | None, ...]
 Pads = tuple[tuple[int, int], ...]
 Padding = Pads | Literal["same"]
 
-Initial = Literal["zeros", "ones", "he-normal", "uniform"]
+GlobalPoolKind = Literal["avg", "max", "avgmax", "catavgmax"]
+
+Initial = Literal["zeros", "ones", "quarter", "he-normal", "uniform"]
 """What an array starts with; ``initial.py`` says how each is drawn."""
+
+ActivationKind = Literal["leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6"]
+"""A function of each value; the reference says what each is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +33,10 @@ class Weight:
     """One array of an op or, under its canonical name, of a node.
 
     Attributes:
-        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean``, ``running_variance``, or
-            in prepared networks also ``scale``, ``shift``, ``low`` and ``high``. A node's name and
-            a dot come before it in the canonical name, such as ``stem.conv.kernel``.
+        name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean``, ``running_variance``,
+            ``slope``, or in prepared networks also ``scale``, ``shift``, ``low`` and ``high``. A
+            node's name and a dot come before it in the canonical name, such as
+            ``stem.conv.kernel``.
         shape: Convolution kernels are (out, in, *window), the classifier's is (out, in).
         trainable: False for running statistics.
         initial: What it starts with.
@@ -105,13 +111,15 @@ class BatchNorm(Weighted):
     """Batch normalisation over all axes but the channels.
 
     ``momentum`` is the weight of the new value in running statistics; ``unbiased`` says whether
-    the running variance averages variances over n-1 or n values.
+    the running variance averages variances over n-1 or n values; ``affine`` says whether a scale
+    and a shift of each channel are trained.
     """
 
     channels: int
     epsilon: float
     momentum: float
     unbiased: bool
+    affine: bool = True
 
     def output(self, x: Shape) -> Shape:
         return x
@@ -119,11 +127,33 @@ class BatchNorm(Weighted):
     def weights(self) -> tuple[Weight, ...]:
         shape = (self.channels,)
         return (
-            Weight("gamma", shape, initial="ones"),
-            Weight("beta", shape),
+            *(_gamma_and_beta(shape) if self.affine else ()),
             Weight("running_mean", shape, trainable=False),
             Weight("running_variance", shape, trainable=False, initial="ones"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm(Weighted):
+    """Normalisation of each sample over groups of channels, in training and in inference alike.
+
+    With a group for each channel it is instance normalisation.
+    """
+
+    channels: int
+    groups: int
+    epsilon: float
+    affine: bool
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+    def weights(self) -> tuple[Weight, ...]:
+        return _gamma_and_beta((self.channels,)) if self.affine else ()
+
+
+def _gamma_and_beta(shape: tuple[int, ...]) -> tuple[Weight, ...]:
+    return (Weight("gamma", shape, initial="ones"), Weight("beta", shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +190,31 @@ class Clip(Weighted):
 class Relu:
     def output(self, x: Shape) -> Shape:
         return x
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A function of each value, other than a ReLU, that has no arrays.
+
+    ``slope`` is that of a leaky ReLU below zero; the others have none.
+    """
+
+    kind: ActivationKind
+    slope: float = 0.0
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class PRelu(Weighted):
+    """A leaky ReLU whose slope below zero is trained, one for all channels."""
+
+    def output(self, x: Shape) -> Shape:
+        return x
+
+    def weights(self) -> tuple[Weight, ...]:
+        return (Weight("slope", (1,), initial="quarter"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,28 +259,62 @@ class AvgPool:
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalPool:
-    """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions."""
+class BlurPool:
+    """Binomial means over windows, such as 1/4, 1/2, 1/4 along each dimension.
 
-    kind: Literal["avg", "max"]
+    The input is mirrored around its first and last positions, (n - 1) / 2 of them for windows of n:
+    each dimension has more positions than that.
+    """
+
+    window: tuple[int, ...]
+    stride: int
+
+    @property
+    def pads(self) -> Pads:
+        """How many positions are mirrored before and after."""
+        return tuple(((width - 1) // 2, (width - 1) // 2) for width in self.window)
+
+    @property
+    def factors(self) -> tuple[tuple[float, ...], ...]:
+        """The factors of the positions of a window along each dimension; they sum to 1."""
+        return tuple(
+            tuple(math.comb(width - 1, place) / 2 ** (width - 1) for place in range(width))
+            for width in self.window
+        )
 
     def output(self, x: Shape) -> Shape:
-        return x[:1]
+        sizes = _slide(x[1:], self.window, self.stride, self.pads)
+        mirrors = zip(x[1:], self.pads, sizes, strict=True)
+        return (x[0], *(0 if n is not None and n <= pad else size for n, (pad, _), size in mirrors))
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions, or both.
+
+    ``"avgmax"`` is the mean of the two, ``"catavgmax"`` has the means and then the maxima.
+    """
+
+    kind: GlobalPoolKind
+
+    def output(self, x: Shape) -> Shape:
+        return (2 * (x[0] or 0),) if self.kind == "catavgmax" else x[:1]
 
 
 @dataclass(frozen=True, slots=True)
 class Dense(Weighted):
-    """Linear layer with bias and a kernel of shape (units, features)."""
+    """Linear layer with a kernel of shape (units, features)."""
 
     features: int
     units: int
+    bias: bool = True
 
     def output(self, x: Shape) -> Shape:
         return (self.units,)
 
     def weights(self) -> tuple[Weight, ...]:
         kernel = Weight("kernel", (self.units, self.features), initial="uniform")
-        return (kernel, Weight("bias", (self.units,)))
+        return (kernel, Weight("bias", (self.units,))) if self.bias else (kernel,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +333,17 @@ Op = (
     Input
     | Conv
     | BatchNorm
+    | GroupNorm
     | Affine
     | Clip
     | Relu
+    | Activation
+    | PRelu
     | Dropout
     | Concat
     | MaxPool
     | AvgPool
+    | BlurPool
     | GlobalPool
     | Dense
     | Softmax

@@ -23,7 +23,7 @@ import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node, without
-from densespec.network.ops import Affine, BatchNorm, Clip, Conv, Dropout, Op, Shape
+from densespec.network.ops import Affine, BatchNorm, Clip, Conv, Dense, Dropout, Op, Shape
 from densespec.network.steps import LinearBehind, conv_before, linear_behind, pool_behind
 
 SMALLEST_SCALE = 1e-19
@@ -171,7 +171,8 @@ def _norm_into_linear_behind(
         for pool in behind.pools:
             last = changed[pool.name] = _made(f"{pool.name}_before_norm", pool.op, last)
         target = behind.node
-        biased = replace(target.op, bias=True) if isinstance(target.op, Conv) else target.op
+        assert isinstance(target.op, Conv | Dense)
+        biased = replace(target.op, bias=True)
         changed[target.name] = _made(target.name, biased, last)
         yield _Change(changed, _fold_into(norm, behind))
 
@@ -228,12 +229,16 @@ def _summed(kernel: np.ndarray) -> np.ndarray:
 def _scale_and_shift(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, np.ndarray]:
     """Give what a norm multiplies by and adds in inference, in float64."""
     assert isinstance(norm.op, BatchNorm)
-    gamma, beta, mean, variance = (
-        np.asarray(arrays[f"{norm.name}.{short}"], np.float64)
-        for short in ("gamma", "beta", "running_mean", "running_variance")
-    )
-    scale = gamma / np.sqrt(variance + norm.op.epsilon)
-    return scale, beta - mean * scale
+    mean, variance = (_array(arrays, f"{norm.name}.running_{s}") for s in ("mean", "variance"))
+    scale = 1 / np.sqrt(variance + norm.op.epsilon)
+    if not norm.op.affine:
+        return scale, -mean * scale
+    gamma, beta = (_array(arrays, f"{norm.name}.{s}") for s in ("gamma", "beta"))
+    return gamma * scale, beta - mean * gamma * scale
+
+
+def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    return np.asarray(arrays[name], np.float64)
 
 
 def _linear(arrays: Arrays, node: Node) -> tuple[np.ndarray, np.ndarray]:

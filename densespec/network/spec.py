@@ -26,8 +26,13 @@ from densespec.network.fields import (
     parse_fields,
 )
 
-STEM_KINDS = ("conv", "conv-norm-relu", "norm-relu-conv")
+STEM_KINDS = ("conv", "conv-norm-relu", "norm-relu-conv", "deep")
 DROPOUT_PLACES = ("conv", "every-conv", "layer")
+STEM_POOL_KINDS = ("max", "max-blur")
+TRANSITION_POOL_KINDS = ("avg", "blur")
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax")
+ACTIVATION_KINDS = ("relu", "leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6", "prelu")
+NORMS = ("batch", "instance", "group", "none")
 
 MOST_LAYERS = 10_000
 """Dense layers that a network may have; the deepest that was published has 125."""
@@ -73,10 +78,11 @@ class DenseNetSpec(Record):
     spatial_dims: int = constrained(
         "S7", Integer(1, 3), "spatial dimensions of the input: 2 for images", default=2
     )
-    stem_kind: Literal["conv", "conv-norm-relu", "norm-relu-conv"] = constrained(
+    stem_kind: Literal["conv", "conv-norm-relu", "norm-relu-conv", "deep"] = constrained(
         "S8",
         Choice(STEM_KINDS),
-        "operations before the first block, in order; 'norm-relu-conv' normalises the input itself",
+        "operations before the first block, in order; 'norm-relu-conv' normalises the input "
+        "itself, and 'deep' is conv-norm-relu three times, the first two of half the width",
         default="conv",
     )
     stem_width: int | Literal["2k"] = constrained(
@@ -148,6 +154,77 @@ class DenseNetSpec(Record):
         "transfer learning adds them; none in any published DenseNet",
         default=(),
     )
+    head_dropout_rate: float = constrained(
+        "S28",
+        Interval(0, 1, open_upper=True),
+        "probability of dropping a value before the classifier in training; 0 for none",
+        default=0.0,
+        silent=True,
+    )
+    classifier_bias: bool = constrained(
+        "S29", Flag(), "whether the classifier has a bias", default=True, silent=True
+    )
+    global_pool: Literal["avg", "max", "avgmax", "catavgmax"] = constrained(
+        "S30",
+        Choice(GLOBAL_POOLS),
+        "what the classifier reads of each feature map: its mean, its maximum, the mean of the "
+        "two, or all means and then all maxima",
+        default="avg",
+        silent=True,
+    )
+    stem_pool_kind: Literal["max", "max-blur"] = constrained(
+        "S31",
+        Choice(STEM_POOL_KINDS),
+        "how the stem's pool halves the size: by its own stride, or by a blur behind it",
+        default="max",
+        silent=True,
+    )
+    transition_pool_kind: Literal["avg", "blur"] = constrained(
+        "S32",
+        Choice(TRANSITION_POOL_KINDS),
+        "how transitions halve the size: by means over windows of 2, or by a blur",
+        default="avg",
+        silent=True,
+    )
+    activation: Literal[
+        "relu", "leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6", "prelu"
+    ] = constrained(
+        "S34",
+        Choice(ACTIVATION_KINDS),
+        "what stands wherever the paper has a ReLU; dense layers before the classifier keep it; "
+        "'gelu' is exact, by the error function, and 'prelu' has one slope for all channels",
+        default="relu",
+        silent=True,
+    )
+    activation_slope: float = constrained(
+        "S35",
+        Interval(0, 1, open_lower=True),
+        "slope of a leaky ReLU below zero; other activations have none",
+        default=0.01,
+        silent=True,
+    )
+    norm: Literal["batch", "instance", "group", "none"] = constrained(
+        "S36",
+        Choice(NORMS),
+        "what stands wherever the paper has a batch norm: over the batch, over each channel of a "
+        "sample, over groups of channels of a sample, or nothing",
+        default="batch",
+        silent=True,
+    )
+    norm_groups: int = constrained(
+        "S37",
+        Integer(1),
+        "groups of channels of a group norm; the channels of every norm are a multiple of it",
+        default=32,
+        silent=True,
+    )
+    norm_affine: bool = constrained(
+        "S38",
+        Flag(),
+        "whether norms have a trained scale and shift of each channel",
+        default=True,
+        silent=True,
+    )
 
     def __post_init__(self) -> None:
         parse_fields(self)
@@ -157,6 +234,8 @@ class DenseNetSpec(Record):
             )
         if sum(self.blocks) > MOST_LAYERS:
             raise SpecError("S26", "blocks", self.blocks, f"at most {MOST_LAYERS} layers in all")
+        if self.stem_kind == "deep" and self.stem_channels < 2:
+            raise SpecError("S33", "stem_width", self.stem_width, "at least 2 in a deep stem")
         kept = self.stem_channels
         for layers in self.blocks[:-1]:
             channels = kept + layers * self.growth_rate
@@ -188,4 +267,5 @@ class DenseNetSpec(Record):
     def depth(self) -> int:
         """The number of layers as the paper counts them: convolutions and the classifier."""
         per_layer = 1 if self.bottleneck_width is None else 2
-        return per_layer * sum(self.blocks) + len(self.blocks) + 1
+        stem = 3 if self.stem_kind == "deep" else 1
+        return stem + per_layer * sum(self.blocks) + len(self.blocks)

@@ -145,6 +145,14 @@ class Block(_Together):
     def nodes(self) -> tuple[Node, ...]:
         return tuple(node for layer in self.layers for node in layer.nodes)
 
+    @functools.cached_property
+    def is_of_units(self) -> bool:
+        """Whether every layer is units, as fused blocks want; else its steps run one by one."""
+        try:
+            return all(layer.units for layer in self.layers)
+        except ValueError:
+            return False
+
     @property
     def concats(self) -> tuple[Node, ...]:
         """The concatenation of each layer."""
@@ -240,7 +248,7 @@ def _is_linear(op: Op) -> bool:
 
 def _step(graph: Graph, node: Node, batch: Callable[[Node], bool]) -> Step:
     """Find the step that starts with a node."""
-    if isinstance(node.op, BatchNorm):
+    if _is_batch_norm(node):
         return NormRelu(node, relu_behind(graph, node))
     if isinstance(node.op, Conv):
         return _convolution(graph, node, batch)
@@ -249,7 +257,7 @@ def _step(graph: Graph, node: Node, batch: Callable[[Node], bool]) -> Step:
 
 def _convolution(graph: Graph, conv: Node, batch: Callable[[Node], bool]) -> Convolution:
     norm = _behind(graph, conv, BatchNorm)
-    norm = None if norm is None or batch(norm) else norm
+    norm = None if norm is None or batch(norm) or not _is_batch_norm(norm) else norm
     relu = relu_behind(graph, norm or conv)
     return Convolution(conv, norm, relu, pool_behind(graph, conv))
 
@@ -290,10 +298,15 @@ def _units(nodes: Sequence[Node]) -> Iterator[Unit]:
     while rest:
         first = rest[0].name
         norm, relu, conv, dropout = map(next_of, (BatchNorm, Relu, Conv, Dropout))
-        if norm is None or conv is None:
+        if norm is None or conv is None or not _is_batch_norm(norm):
             raise ValueError(f"{first} begins no unit of a dense layer: norm, ReLU, convolution")
         yield Unit(norm, relu, conv, dropout, before)
         before = conv if dropout is None else None
+
+
+def _is_batch_norm(node: Node) -> bool:
+    """Whether a node is a batch norm with a scale and a shift, as those are that go with others."""
+    return isinstance(node.op, BatchNorm) and node.op.affine
 
 
 def _nodes(steps: Sequence[Step]) -> tuple[Node, ...]:

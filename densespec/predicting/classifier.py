@@ -17,6 +17,7 @@ from densespec.network.catalogue import variants
 from densespec.pretrained.accompaniment import SIGMOID
 from densespec.pretrained.labels import identifiers_by_names
 from densespec.pretrained.preprocessing import Preprocessing
+from densespec.weights.reading import AS_THEY_ARE, InterpretingOptions
 
 IMAGENET = "imagenet"
 """The weights that a variant's name means where none are given."""
@@ -79,6 +80,7 @@ def classifier(
     backend: str = REFERENCE,
     weights: Any = None,
     preprocessing: Preprocessing | None = None,
+    reading: InterpretingOptions = AS_THEY_ARE,
 ) -> Classifier:
     """Build a network that classifies images, unless it is built.
 
@@ -89,12 +91,14 @@ def classifier(
         weights: The weights of a variant, as :func:`densespec.build` takes them; None for those
             that ``imagenet`` means.
         preprocessing: What images need; None for what the weights say.
+        reading: How the weights are to be read.
 
     Raises:
-        DensespecError: It has no classifier, or nothing says what its images need.
+        DensespecError: It has no classifier, or nothing says what its images need; or it is built,
+            but it is said how weights are to be read.
         WeightsError: There are no such weights, or they do not fit.
     """
-    model = _built(network, backend, weights)
+    model = _built(network, backend, weights, reading.said())
     origin = origin_of(model)
     if not origin.graph.has_classifier:
         raise DensespecError("the network has no classifier, so it tells no classes")
@@ -107,11 +111,14 @@ def classifier(
     return Classifier(model, origin, needed)
 
 
-def _built(network: NetworkLike, backend: str, weights: Any) -> Any:
+def _built(network: NetworkLike, backend: str, weights: Any, reading: dict[str, Any]) -> Any:
     if not isinstance(network, str | os.PathLike):
+        if reading:
+            words = " and ".join(reading)
+            raise DensespecError(f"{words}: say how weights are to be read, but the model is built")
         return network
     if weights is not None or str(network) in variants():
-        return build(network, backend=backend, weights=weights or IMAGENET)
+        return build(network, backend=backend, weights=weights or IMAGENET, **reading)
     if Path(network).is_dir():
-        return from_pretrained(network, backend=backend)
-    return build(None, backend=backend, weights=network)
+        return from_pretrained(network, backend=backend, **reading)
+    return build(None, backend=backend, weights=network, **reading)

@@ -16,6 +16,7 @@ from densespec.errors import ImageError
 from densespec.predicting.classifier import Classifier, NetworkLike, classifier
 from densespec.pretrained.pictures import SUFFIXES, ImageLike
 from densespec.pretrained.preprocessing import Preprocessing
+from densespec.weights.reading import InterpretingOptions, takes_options_of
 
 BATCH = 16
 
@@ -50,6 +51,7 @@ class Prediction:
     guesses: tuple[Guess, ...]
 
 
+@takes_options_of(InterpretingOptions)
 def predict(
     network: NetworkLike,
     images: ImageLike | Iterable[ImageLike],
@@ -59,6 +61,7 @@ def predict(
     weights: Any = None,
     preprocessing: Preprocessing | None = None,
     batch_size: int = BATCH,
+    **reading: Any,
 ) -> list[Prediction]:
     """Say which classes images are of.
 
@@ -72,12 +75,19 @@ def predict(
         weights: The weights of a variant; None for those that ``imagenet`` means.
         preprocessing: What images need; None for what the weights say.
         batch_size: How many images are computed together.
+        {reading}
 
     Raises:
         ImageError: An image can't be read; names it.
         DensespecError: The network has no classifier, or nothing says what its images need.
     """
-    built = classifier(network, backend=backend, weights=weights, preprocessing=preprocessing)
+    built = classifier(
+        network,
+        backend=backend,
+        weights=weights,
+        preprocessing=preprocessing,
+        reading=InterpretingOptions(**reading),
+    )
     found: list[Prediction] = []
     waiting = _each(images)
     while some := tuple(islice(waiting, batch_size)):

@@ -17,6 +17,7 @@ from densespec.predicting.classifier import NetworkLike, classifier
 from densespec.predicting.guessing import BATCH
 from densespec.pretrained.labels import identifiers_by_names
 from densespec.pretrained.preprocessing import Preprocessing
+from densespec.weights.reading import InterpretingOptions, takes_options_of
 
 LEAST = np.finfo(np.float64).tiny
 """What a probability of nothing is taken for in the loss."""
@@ -48,6 +49,7 @@ class Evaluation:
     confusion: np.ndarray = field(repr=False)
 
 
+@takes_options_of(InterpretingOptions)
 def evaluate(
     network: NetworkLike,
     data: str | Dataset,
@@ -58,6 +60,7 @@ def evaluate(
     part: str = "test",
     batch_size: int = BATCH,
     progress: Callable[[int, int], None] | None = None,
+    **reading: Any,
 ) -> Evaluation:
     """Measure how well a network classifies a data set.
 
@@ -74,6 +77,7 @@ def evaluate(
         part: Which images to look at: ``"test"``, ``"train"`` or ``"all"``.
         batch_size: How many images are computed together.
         progress: Is told how many of how many images are done.
+        {reading}
 
     Raises:
         DataError: There are no such data, or their classes are not the network's.
@@ -83,7 +87,13 @@ def evaluate(
     Warns:
         WeightsWarning: Classes of other names are taken to be in the same order.
     """
-    built = classifier(network, backend=backend, weights=weights, preprocessing=preprocessing)
+    built = classifier(
+        network,
+        backend=backend,
+        weights=weights,
+        preprocessing=preprocessing,
+        reading=InterpretingOptions(**reading),
+    )
     if not built.tells_one:
         raise DataError("the network tells several classes at once: there is no one likeliest")
     channels = built.preprocessing.channels

@@ -19,7 +19,7 @@ from typing import Any
 
 from densespec import published
 from densespec.errors import DensespecError, UnknownName, WeightsError, listed
-from densespec.network.differences import TRAINING_ONLY, spec_differences
+from densespec.network.differences import OF_HEAD, TRAINING_ONLY, spec_differences
 from densespec.network.spec import DenseNetSpec
 from densespec.pretrained.row import PretrainedWeights
 from densespec.texts import read_text
@@ -28,7 +28,7 @@ GROUP = "densespec.pretrained"
 FILES = "DENSESPEC_PRETRAINED"
 FOLDER = Path(__file__).with_name("rows")
 
-ADAPTABLE = TRAINING_ONLY | {"classes", "head_units", "in_channels", "spatial_dims"}
+ADAPTABLE = TRAINING_ONLY | OF_HEAD | {"in_channels", "spatial_dims"}
 """Fields in which a network may differ from the one that its trained weights are of."""
 
 

@@ -8,6 +8,7 @@ states its semantics; constraints on its inputs are numbered (O1, O2, ...) and c
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,8 +161,9 @@ class BatchNormKernel:
         mean, variance = self._moments(ctx, x)
         if ctx.training:
             ctx.statistics = self._running(op, ctx, x, mean, variance)
-        scale = ctx.weights["gamma"] / np.sqrt(variance + op.epsilon)
-        shift = ctx.weights["beta"] - mean * scale
+        gamma, beta = ctx.weights.get("gamma", 1.0), ctx.weights.get("beta", 0.0)
+        scale = gamma / np.sqrt(variance + op.epsilon)
+        shift = beta - mean * scale
         return x * _along_channels(scale, x) + _along_channels(shift, x)
 
     def _moments(self, ctx: Context, x: Array) -> tuple[Array, Array]:
@@ -189,13 +191,60 @@ class BatchNormKernel:
         mean, variance = self._moments(ctx, x)
         deviation = _along_channels(np.sqrt(variance + op.epsilon), x)
         normalised = (x - _along_channels(mean, x)) / deviation
-        gradients = {"gamma": (dy * normalised).sum(axes), "beta": dy.sum(axes)}
-        dx = dy * _along_channels(ctx.weights["gamma"], x)
+        dx, gradients = through_affine(op.affine, ctx, dy, normalised)
         if ctx.training:
             along = dx.mean(axes, keepdims=True)
             stretch = (dx * normalised).mean(axes, keepdims=True)
             dx = dx - along - normalised * stretch
         return [dx / deviation], gradients
+
+
+def through_affine(
+    affine: bool, ctx: Context, dy: Array, normalised: Array
+) -> tuple[Array, Arrays]:
+    """Give the gradient of what a norm scales and shifts, if it does, and of gamma and beta."""
+    if not affine:
+        return dy, {}
+    axes = _but_channels(dy)
+    gradients = {"gamma": (dy * normalised).sum(axes), "beta": dy.sum(axes)}
+    return dy * _along_channels(ctx.weights["gamma"], dy), gradients
+
+
+class GroupNormKernel:
+    """y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, in training and inference alike.
+
+    Mean and variance are those of each sample and each group of channels one after another, over
+    all positions, the variance divided by the number n of values (biased). gamma and beta belong to
+    channels; without ``affine`` they are 1 and 0.
+
+    O9: n is at least 2.
+    """
+
+    def forward(self, op: ops.GroupNorm, ctx: Context, x: Array) -> Array:
+        normalised = self._normalised(op, ctx, x)[0]
+        if not op.affine:
+            return normalised
+        gamma, beta = (_along_channels(ctx.weights[name], x) for name in ("gamma", "beta"))
+        return gamma * normalised + beta
+
+    def _normalised(self, op: ops.GroupNorm, ctx: Context, x: Array) -> tuple[Array, Array]:
+        """Give what is scaled and shifted, and one over the deviation of each group."""
+        grouped = x.reshape(len(x), op.groups, -1)
+        several = grouped.shape[2] > 1
+        check_constraint(several, "O9", ctx.node, "one value per group has no deviation")
+        mean, variance = self._moments(grouped)
+        inverse = 1 / np.sqrt(variance + op.epsilon)
+        return ((grouped - mean) * inverse).reshape(x.shape), inverse
+
+    def _moments(self, grouped: Array) -> tuple[Array, Array]:
+        return grouped.mean(2, keepdims=True), grouped.var(2, keepdims=True)
+
+    def backward(self, op: ops.GroupNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
+        normalised, inverse = self._normalised(op, ctx, x)
+        slope, gradients = through_affine(op.affine, ctx, dy, normalised)
+        dx, y = (array.reshape(len(x), op.groups, -1) for array in (slope, normalised))
+        along, stretch = dx.mean(2, keepdims=True), (dx * y).mean(2, keepdims=True)
+        return [((dx - along - y * stretch) * inverse).reshape(x.shape)], gradients
 
 
 class AffineKernel:
@@ -234,6 +283,37 @@ class ReluKernel:
 
     def backward(self, op: ops.Relu, ctx: Context, dy: Array, x: Array) -> Gradients:
         return [dy * (x > 0)], {}
+
+
+class ActivationKernel:
+    """y = f(x), value by value, where f(x) is by ``kind``
+
+    - ``leaky-relu``: x where x > 0, else slope * x
+    - ``elu``: x where x > 0, else exp(x) - 1
+    - ``silu``: x / (1 + exp(-x)), also called swish
+    - ``gelu``: x * (1 + erf(x / sqrt(2))) / 2
+    - ``gelu-tanh``: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2
+    - ``relu6``: x between 0 and 6, else the nearer of both
+
+    The gradient is that of the branch that the formula takes; that of ``relu6`` is 0 at 0 and 6.
+    """
+
+    def forward(self, op: ops.Activation, ctx: Context, x: Array) -> Array:
+        return FUNCTIONS[op.kind](x, op.slope)[0]
+
+    def backward(self, op: ops.Activation, ctx: Context, dy: Array, x: Array) -> Gradients:
+        return [dy * FUNCTIONS[op.kind](x, op.slope)[1]], {}
+
+
+class PReluKernel:
+    """y = x where x > 0, else slope * x."""
+
+    def forward(self, op: ops.PRelu, ctx: Context, x: Array) -> Array:
+        return np.where(x > 0, x, ctx.weights["slope"] * x)
+
+    def backward(self, op: ops.PRelu, ctx: Context, dy: Array, x: Array) -> Gradients:
+        slope = np.where(x > 0, 0.0, dy * x).sum(keepdims=True).reshape(1)
+        return [dy * np.where(x > 0, 1.0, ctx.weights["slope"])], {"slope": slope}
 
 
 class DropoutKernel:
@@ -302,32 +382,95 @@ class AvgPoolKernel:
         return [dx], {}
 
 
-class GlobalPoolKernel:
-    """y[n, c] = mean (``avg``) or maximum (``max``) of x[n, c, *spatial].
+class BlurPoolKernel:
+    """y[n, c, p] = sum over q of f[q] * x[n, c, stride * p + q], f[q] the product of its factors.
 
+    Along a dimension with windows of 3 the factors are 1/4, 1/2 and 1/4. x is mirrored first around
+    its first and last positions, which themselves are not repeated.
+    """
+
+    def forward(self, op: ops.BlurPool, ctx: Context, x: Array) -> Array:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+        windows = windows_of(padded, op.window, op.stride)
+        places = tuple(range(x.ndim, windows.ndim))
+        return np.tensordot(windows, self._filter(op, x), (places, range(len(places))))
+
+    def _filter(self, op: ops.BlurPool, x: Array) -> Array:
+        return functools.reduce(np.multiply.outer, np.asarray(op.factors, x.dtype))
+
+    def backward(self, op: ops.BlurPool, ctx: Context, dy: Array, x: Array) -> Gradients:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+        dx, factors = np.zeros_like(padded), self._filter(op, x)
+        for place, reach in offsets_of(op.window, dy.shape[2:], op.stride):
+            dx[reach] += dy * factors[place]
+        for axis, (pad, _) in enumerate(op.pads, start=2):
+            dx = _folded(dx, axis, pad)
+        return [dx], {}
+
+
+def _folded(padded: Array, axis: int, pad: int) -> Array:
+    """Add what lies in mirrored positions of an axis to the positions that they mirror."""
+    ordered = np.moveaxis(padded, axis, 0)
+    inner = ordered[pad : len(ordered) - pad].copy()
+    for place in range(1, pad + 1):
+        inner[place] += ordered[pad - place]
+        inner[-1 - place] += ordered[len(ordered) - 1 - pad + place]
+    return np.moveaxis(inner, 0, axis)
+
+
+class GlobalPoolKernel:
+    """y[n, c] = mean (``avg``) or maximum (``max``) of x[n, c, *spatial], or both.
+
+    ``avgmax`` is half their sum; ``catavgmax`` has all means as channels, and then all maxima.
     Equal maxima share the gradient evenly.
     """
 
     def forward(self, op: ops.GlobalPool, ctx: Context, x: Array) -> Array:
-        axes = tuple(range(2, x.ndim))
-        return x.mean(axes) if op.kind == "avg" else x.max(axes)
+        match op.kind:
+            case "avg":
+                return self._mean(x)
+            case "max":
+                return x.max(_positions(x))
+            case "avgmax":
+                return (self._mean(x) + x.max(_positions(x))) / 2
+        return np.concatenate((self._mean(x), x.max(_positions(x))), axis=1)
+
+    def _mean(self, x: Array) -> Array:
+        return x.mean(_positions(x))
 
     def backward(self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array) -> Gradients:
-        axes = tuple(range(2, x.ndim))
-        share = np.ones_like(x)
+        means, maxima = np.split(dy, 2, axis=1) if op.kind == "catavgmax" else (dy, dy)
+        if op.kind == "avg":
+            return [_shared(means, np.ones_like(x))], {}
+        winners = (x == x.max(_positions(x), keepdims=True)).astype(x.dtype)
         if op.kind == "max":
-            share = (x == x.max(axes, keepdims=True)).astype(x.dtype)
-        return [np.expand_dims(dy, axes) * share / share.sum(axes, keepdims=True)], {}
+            return [_shared(maxima, winners)], {}
+        dx = _shared(means, np.ones_like(x)) + _shared(maxima, winners)
+        return [dx / 2 if op.kind == "avgmax" else dx], {}
+
+
+def _positions(x: Array) -> tuple[int, ...]:
+    return tuple(range(2, x.ndim))
+
+
+def _shared(dy: Array, among: Array) -> Array:
+    """Share the slope of each map evenly among its positions that are 1."""
+    axes = _positions(among)
+    return np.expand_dims(dy, axes) * among / among.sum(axes, keepdims=True)
 
 
 class DenseKernel:
     """y[n, u] = bias[u] + sum over f of kernel[u, f] * x[n, f]."""
 
     def forward(self, op: ops.Dense, ctx: Context, x: Array) -> Array:
-        return x @ ctx.weights["kernel"].T + ctx.weights["bias"]
+        y = x @ ctx.weights["kernel"].T
+        return y + ctx.weights["bias"] if op.bias else y
 
     def backward(self, op: ops.Dense, ctx: Context, dy: Array, x: Array) -> Gradients:
-        return [dy @ ctx.weights["kernel"]], {"kernel": dy.T @ x, "bias": dy.sum(0)}
+        gradients = {"kernel": dy.T @ x}
+        if op.bias:
+            gradients["bias"] = dy.sum(0)
+        return [dy @ ctx.weights["kernel"]], gradients
 
 
 class SoftmaxKernel:
@@ -352,16 +495,66 @@ class SigmoidKernel:
         return [dy * y * (1 - y)], {}
 
 
+def _leaky_relu(x: Array, slope: float) -> tuple[Array, Array]:
+    return np.where(x > 0, x, slope * x), np.where(x > 0, 1.0, slope)
+
+
+def _elu(x: Array, slope: float) -> tuple[Array, Array]:
+    below = np.minimum(x, 0)
+    return np.where(x > 0, x, np.expm1(below)), np.exp(below)
+
+
+def _silu(x: Array, slope: float) -> tuple[Array, Array]:
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        gate = np.exp(-np.logaddexp(0, -x))
+    return x * gate, gate * (1 + x * (1 - gate))
+
+
+def _gelu(x: Array, slope: float) -> tuple[Array, Array]:
+    share = (1 + _erf(x / math.sqrt(2))) / 2
+    return x * share, share + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _gelu_tanh(x: Array, slope: float) -> tuple[Array, Array]:
+    root = math.sqrt(2 / math.pi)
+    tangent = np.tanh(root * (x + 0.044715 * x**3))
+    inner = root * (1 + 3 * 0.044715 * x**2)
+    return x * (1 + tangent) / 2, (1 + tangent + x * (1 - tangent**2) * inner) / 2
+
+
+def _relu6(x: Array, slope: float) -> tuple[Array, Array]:
+    return np.clip(x, 0, 6), ((x > 0) & (x < 6)).astype(x.dtype)
+
+
+def _erf(x: Array) -> Array:
+    return np.fromiter(map(math.erf, x.flat), x.dtype, x.size).reshape(x.shape)
+
+
+FUNCTIONS: Mapping[str, Callable[[Array, float], tuple[Array, Array]]] = {
+    "leaky-relu": _leaky_relu,
+    "elu": _elu,
+    "silu": _silu,
+    "gelu": _gelu,
+    "gelu-tanh": _gelu_tanh,
+    "relu6": _relu6,
+}
+"""What gives the values and the derivatives of an activation, of its input and its slope."""
+
+
 KERNELS: Mapping[type, Kernel] = {
     ops.Conv: ConvKernel(),
     ops.BatchNorm: BatchNormKernel(),
+    ops.GroupNorm: GroupNormKernel(),
     ops.Affine: AffineKernel(),
     ops.Clip: ClipKernel(),
     ops.Relu: ReluKernel(),
+    ops.Activation: ActivationKernel(),
+    ops.PRelu: PReluKernel(),
     ops.Dropout: DropoutKernel(),
     ops.Concat: ConcatKernel(),
     ops.MaxPool: MaxPoolKernel(),
     ops.AvgPool: AvgPoolKernel(),
+    ops.BlurPool: BlurPoolKernel(),
     ops.GlobalPool: GlobalPoolKernel(),
     ops.Dense: DenseKernel(),
     ops.Softmax: SoftmaxKernel(),

@@ -13,6 +13,7 @@ from densespec.network.graph import Graph
 from densespec.pretrained.accompaniment import Accompaniment, Provenance
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.given import WeightsLike, opened
+from densespec.weights.reading import ReadingOptions
 
 BYTE = 255
 """The value of a byte that preprocessing takes for full intensity: data may say another."""
@@ -21,23 +22,29 @@ KEPT = 7 / 8
 """The part of each side that is kept of images that are brought to a size."""
 
 
-def bequest_of(dataset: Dataset, graph: Graph, weights: WeightsLike | None) -> Accompaniment:
+def bequest_of(
+    dataset: Dataset, graph: Graph, weights: WeightsLike | None, reading: ReadingOptions
+) -> Accompaniment:
     """Say what goes with the weights of a run.
 
     Args:
         graph: The network at the size of the images.
         weights: What the run starts from.
+        reading: How it is to be read.
+
+    Raises:
+        WeightsError: The weights can't be read; or it is said how, but there are none.
     """
     return Accompaniment(
         preprocessing=_preprocessing(dataset, graph),
         labels=dataset.classes,
-        provenance=_provenance(weights, graph),
+        provenance=_provenance(weights, reading, graph),
     ).fitted_to(graph)
 
 
 def _preprocessing(dataset: Dataset, graph: Graph) -> Preprocessing | None:
     size = tuple(side for side in graph.input_size if side is not None)
-    if len(size) != 2:
+    if len(size) != 2 or not dataset.normalisation.is_share:
         return None
     normal = dataset.normalisation
     full = normal.scale / BYTE if dataset.train.image(0).dtype == np.uint8 else 1.0
@@ -49,10 +56,10 @@ def _preprocessing(dataset: Dataset, graph: Graph) -> Preprocessing | None:
     )
 
 
-def _provenance(weights: WeightsLike | None, graph: Graph) -> Provenance | None:
-    if weights is None:
-        return None
+def _provenance(
+    weights: WeightsLike | None, reading: ReadingOptions, graph: Graph
+) -> Provenance | None:
     with warnings.catch_warnings():  # they are said where the arrays are read
         warnings.simplefilter("ignore", WeightsWarning)
-        with opened(weights, graph.spec) as given:
+        with opened(weights, graph.spec, reading) as given:
             return goes_with(weights, given).provenance

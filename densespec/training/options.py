@@ -39,6 +39,7 @@ from densespec.training.errors import TrainingError
 from densespec.training.metrics import ACCURACY, LOSS, METRICS
 from densespec.training.progress import ProgressListener
 from densespec.weights.given import WeightsLike
+from densespec.weights.reading import InterpretingOptions, ReadingOptions
 
 DIGITS = "digits"
 """The data, and the recipe for them, where none are given: scikit-learn's."""
@@ -99,6 +100,11 @@ class RunSettings(Record):
         flag="--validation/--no-validation",
     )
 
+    window: bool = stated(
+        Flag(),
+        "whether DICOM images are seen through the window that they state",
+        default=False,
+    )
     metrics: tuple[str, ...] = stated(
         Choices(tuple(METRICS)),
         "what networks are judged by after each epoch, besides loss and accuracy",
@@ -231,7 +237,7 @@ class Invocation(Record):
 
 
 @dataclass(frozen=True)
-class RunOptions(RunSettings, Invocation):
+class RunOptions(InterpretingOptions, RunSettings, Invocation):
     """All that may be said of a run: the keywords of :func:`densespec.train`.
 
     Raises:
@@ -239,6 +245,12 @@ class RunOptions(RunSettings, Invocation):
     """
 
     NOUN: ClassVar[str] = "set of options"
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """How the weights are to be read."""
+        names = (field.name for field in dataclasses.fields(InterpretingOptions))
+        return ReadingOptions(**{name: getattr(self, name) for name in names})
 
     def __post_init__(self) -> None:
         try:

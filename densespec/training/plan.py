@@ -35,8 +35,8 @@ from densespec.training.progress import Course, ProgressListener
 from densespec.training.resolve import Resolved, resolve_options
 from densespec.training.run import RUN, TrainingRun, read_run
 from densespec.weights.checkpoint import TrainingState
-from densespec.weights.given import WeightsLike, weights_for
-from densespec.weights.reading import FITTED, ReadingOptions
+from densespec.weights.given import fitted, opened
+from densespec.weights.reading import FITTED
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,7 +106,7 @@ def _new(options: RunOptions) -> TrainingPlan:
         raise TrainingError("give the backend to train on, such as 'torch.nn' or 'jax'")
     resolved = resolve_options(options)
     recipe, graph = resolved.run.recipe, resolved.graph
-    arrays, notes = _initial(graph, options.weights, recipe.seed), list[str]()
+    arrays, notes = _initial(graph, options, recipe.seed), list[str]()
     if options.weights is None and graph.trainable_from is not None:
         notes.append("what is frozen keeps its random initial weights: no weights were given")
     dtype = "float64" if recipe.dtype == "float64" else "float32"
@@ -194,7 +194,7 @@ def _planned(
         launched=place is not None,
         caches=caches,
         start=start,
-        bequest=bequest_of(dataset, graph, options.weights),
+        bequest=bequest_of(dataset, graph, options.weights, options.reading),
         step=step,
         notes=(*resolved.notes, *notes, *([note] if note else [])),
         progress=options.progress,
@@ -220,12 +220,13 @@ def _check_split(dataset: Dataset, recipe: TrainingRecipe, devices: int) -> None
         )
 
 
-def _initial(graph: Graph, weights: WeightsLike | None, seed: int) -> Arrays:
+def _initial(graph: Graph, options: RunOptions, seed: int) -> Arrays:
     """Where training starts: given weights, with a new head where theirs does not fit."""
-    if weights is None:
-        return initial_weights(graph, seed)
-    reading = ReadingOptions(**{name: getattr(graph.spec, name) for name in FITTED})
-    return weights_for(graph, weights, reading, new_head=seed)
+    reading = options.reading.replace(**{name: getattr(graph.spec, name) for name in FITTED})
+    with opened(options.weights, graph.spec, reading) as given:
+        if given is None:
+            return initial_weights(graph, seed)
+        return fitted(graph, given, new_head=seed)
 
 
 def _check_same(options: RunOptions, stored: TrainingRun, here: TrainingRun) -> None:

@@ -55,7 +55,9 @@ def resolve_options(options: RunOptions, *, trained_on: str | None = None) -> Re
         DensespecError: a spec, a recipe or data that are not what they should be.
     """
     recipe, given = _recipe(options), _given_spec(options)
-    dataset = _dataset(options.data, options.in_channels or given.in_channels)
+    dataset = _dataset(
+        options.data, options.in_channels or given.in_channels, window=options.window
+    )
     found = fingerprint(dataset)
     if trained_on not in (None, found):
         raise TrainingError(
@@ -94,13 +96,13 @@ def _given_spec(options: RunOptions) -> DenseNetSpec:
         return resolve(options.spec)
     if options.weights is None:
         raise TrainingError("give a spec, or weights of a file that tells it")
-    return spec_of_file(options.weights)
+    return spec_of_file(options.weights, options.reading)
 
 
-def _dataset(data: DataLike, channels: int) -> Dataset:
+def _dataset(data: DataLike, channels: int, *, window: bool) -> Dataset:
     if isinstance(data, Dataset):
         return data
-    return load(str(data), channels=1 if channels == 1 else 3)
+    return load(str(data), channels=channels, window=window)
 
 
 def _source(data: DataLike) -> str | None:

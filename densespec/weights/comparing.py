@@ -47,6 +47,12 @@ class WeightsComparison:
     output_difference: float | None
 
     @property
+    def assumed_of_both(self) -> dict[str, Any]:
+        """The fields of the spec that were taken for granted of both files, with their values."""
+        theirs = self.second.assumed
+        return {name: value for name, value in self.first.assumed.items() if name in theirs}
+
+    @property
     def same_tensors(self) -> bool:
         """Whether both have the same arrays, value by value."""
         identical = not any(self.tensor_differences.values())

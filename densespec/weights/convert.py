@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from densespec.errors import WeightsError, in_words
-from densespec.network.differences import TRAINING_ONLY
+from densespec.network.differences import TRAINING_ONLY, fields_of
 from densespec.network.graph import Graph
 from densespec.weights.comparing import Effect, effect_of, exact
 from densespec.weights.containers import WRITERS, container_of, write_file
@@ -109,6 +109,8 @@ def convert(
     layout = get_layout(to_layout or DEFAULT_LAYOUTS.get(container, "densespec"))
     _check_target(target, container, layout)
     with open_weights(source, **reading) as found:
+        if layout.implements.get("classifier_bias"):
+            found = found.with_classifier_bias()
         differences = layout.differences(found.spec)
         lasting = {k: v for k, v in differences.items() if k not in TRAINING_ONLY}
         effect = _effect(found, lasting) if lasting else None
@@ -130,9 +132,29 @@ def convert(
             effect=effect,
             training_differences={k: v for k, v in differences.items() if k in TRAINING_ONLY},
             not_finite=tuple(dict.fromkeys(bad)),
-            notes=(*unsaid, *_below_rounding(lasting, effect)),
+            notes=(
+                *unsaid,
+                *_arguments(found.graph, layout),
+                *_below_rounding(lasting, effect),
+            ),
             keeps_activation=not unsaid,
         )
+
+
+def _arguments(graph: Graph, layout: Layout) -> Iterator[str]:
+    """A note of what a file can't say and whoever builds the network has to."""
+    fields = fields_of(graph.spec)
+    said = ("activation", "norm", "batch_norm_epsilon")
+    usual = {"norm": "batch"} | {n: v for n, v in layout.usual.items() if v is not None}
+    told = {"activation": "prelu"}  # by its slopes
+    there = [
+        name
+        for name in said
+        if name in layout.usual and fields[name] not in (usual[name], told.get(name))
+    ]
+    if there:
+        values = " and ".join(f"{name} = {fields[name]!r}" for name in there)
+        yield f"a file of layout {layout.name!r} can't say {values}: build the network with it"
 
 
 def _unsaid(graph: Graph, layout: Layout, container: str) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ implementation that a layout belongs to.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from densespec.errors import SpecError, WeightsError, bare
@@ -44,6 +45,8 @@ class Evidence:
         final_norm: Whether a norm comes after the last block.
         classifier: The classifier's kernel, (classes, features); None without a classifier.
         head: The kernels of the dense layers before the classifier, (units, features).
+        told: Other fields of a spec that names tell, such as ``activation`` by a trained slope.
+        scaled: Whether norms have a scale and a shift.
 
     Raises:
         WeightsError: There is no convolution, or these are no kernels.
@@ -55,6 +58,8 @@ class Evidence:
     final_norm: bool
     classifier: KernelShape | None
     head: tuple[KernelShape, ...] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
+    scaled: bool = True
 
     def __post_init__(self) -> None:
         if not self.convs:
@@ -73,9 +78,36 @@ class Evidence:
                 )
 
     @property
+    def tells_norms(self) -> bool:
+        """Whether norms have arrays, so that there are none where none are found."""
+        return self.scaled or "norm" in self.told
+
+    @property
+    def deep(self) -> bool:
+        """Whether the stem has three convolutions."""
+        return is_deep(self.convs)
+
+    @property
+    def body(self) -> tuple[KernelShape, ...]:
+        """The convolutions' kernels from the stem's last one on."""
+        return self.convs[2:] if self.deep else self.convs
+
+    @property
     def dense(self) -> tuple[KernelShape, ...]:
         """The kernels of all dense layers; the classifier's is the last."""
         return (*self.head, self.classifier) if self.classifier else self.head
+
+
+def is_deep(convs: Sequence[KernelShape]) -> bool:
+    """Say whether the first three convolutions are a stem: they alone read just what the last gave.
+
+    Dense layers without a bottleneck read what came before, too, and the two convolutions of one
+    with a bottleneck have different windows.
+    """
+    shapes = [kernel.shape for kernel in convs[:3]]
+    if len(shapes) < 3 or len({shape[2:] for shape in shapes}) > 1:
+        return False
+    return all(after[1] == before[0] for before, after in itertools.pairwise(shapes))
 
 
 Find = Callable[[str], KernelShape | None]
@@ -84,7 +116,8 @@ Find = Callable[[str], KernelShape | None]
 
 def evidence_by_name(find: Find) -> Evidence:
     """Collect evidence from arrays that can be asked for by canonical name."""
-    stem, convs, block = find("stem.conv.kernel"), [], 1
+    stem, block = find("stem.conv.kernel"), 1
+    convs = [find(f"stem.conv{number}.kernel") for number in (2, 3)]
     while find(f"block{block}.layer1.conv1.kernel"):
         layer = 1
         while first := find(f"block{block}.layer{layer}.conv1.kernel"):
@@ -95,15 +128,34 @@ def evidence_by_name(find: Find) -> Evidence:
     head: list[KernelShape] = []
     while unit := find(f"head{len(head) + 1}.dense.kernel"):
         head.append(unit)
-    norm = find("stem.norm.gamma")
+    norm, final = (_any_of(find, f"{part}.norm") for part in ("stem", "final"))
+    classifier = find("classifier.kernel")
+    convolves = classifier is not None and len(classifier.shape) > 2
     return Evidence(
         convs=tuple(kernel for kernel in (stem, *convs) if kernel) if stem else (),
         conv_bias=find("stem.conv.bias") is not None,
         stem_norm=math.prod(norm.shape) if norm else None,
-        final_norm=find("final.norm.gamma") is not None,
-        classifier=find("classifier.kernel"),
+        final_norm=final is not None,
+        classifier=None if convolves else classifier,
         head=tuple(head),
+        told=_told(find),
+        scaled=find("block1.layer1.norm1.gamma") is not None,
     )
+
+
+def _any_of(find: Find, norm: str) -> KernelShape | None:
+    return find(f"{norm}.gamma") or find(f"{norm}.running_mean")
+
+
+def _told(find: Find) -> dict[str, Any]:
+    """The fields of a spec that the names of arrays tell: running statistics are a batch norm's."""
+    told: dict[str, Any] = {}
+    if find("block1.layer1.norm1.running_mean"):
+        scaled = find("block1.layer1.norm1.gamma") is not None
+        told |= {"norm": "batch", "norm_affine": scaled}
+    if find("block1.layer1.relu1.slope"):
+        told["activation"] = "prelu"
+    return told
 
 
 def evidence_in_order(
@@ -123,7 +175,10 @@ def evidence_in_order(
     """
     classifier = dense[-1] if dense else None
     evidence = Evidence(tuple(convs), conv_bias, None, False, classifier, tuple(dense[:-1]))
-    blocks = _blocks(evidence.convs)
+    norms = norms[2:] if evidence.deep else norms
+    if not norms:
+        return replace(evidence, scaled=False)
+    blocks = _blocks(evidence.body)
     inside = blocks.norms
     extra = len(norms) - len(inside)
     if extra not in (0, 1, 2):
@@ -151,27 +206,45 @@ def body_fields(evidence: Evidence) -> dict[str, Any]:
     Raises:
         WeightsError: The shapes belong to no DenseNet; says at which convolution.
     """
-    found = _blocks(evidence.convs)
-    stem = evidence.convs[0].shape
+    found = _blocks(evidence.body)
+    stem, width = evidence.convs[0].shape, evidence.body[0].shape[0]
     fields: dict[str, Any] = {
+        **evidence.told,
         "blocks": found.layers,
         "growth_rate": found.growth_rate,
         "bottleneck_width": found.bottleneck_width,
         "in_channels": stem[1],
         "spatial_dims": len(stem) - 2,
-        "stem_width": stem[0],
+        "stem_width": width,
         "stem_kernel": stem[2],
         "conv_bias": evidence.conv_bias,
-        "final_norm": evidence.final_norm,
     }
     if found.transitions:
         fields["compression"] = common_compression(found.transitions)
-    if evidence.stem_norm is None:
+    if evidence.tells_norms:
+        fields["final_norm"] = evidence.final_norm
+    if evidence.deep:
+        fields["stem_kind"] = "deep"
+        _check_halves(evidence)
+    elif not evidence.tells_norms:
+        return fields
+    elif evidence.stem_norm is None:
         fields["stem_kind"] = "conv"
     elif stem[0] != stem[1]:
         first = evidence.stem_norm == stem[1]
         fields["stem_kind"] = "norm-relu-conv" if first else "conv-norm-relu"
     return fields
+
+
+def _check_halves(evidence: Evidence) -> None:
+    """Check that the first two convolutions of a deep stem have half as many feature maps."""
+    half = evidence.body[0].shape[0] // 2
+    for key, shape in evidence.convs[:2]:
+        if shape[0] != half:
+            raise WeightsError(
+                f"{bare(key)} has shape {shape}, but should give {half} feature maps, half of what "
+                "its stem of three convolutions gives"
+            )
 
 
 def head_fields(evidence: Evidence) -> dict[str, Any]:
@@ -180,7 +253,9 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
     Raises:
         WeightsError: A layer reads other features than what comes before it gives.
     """
-    given = _blocks(evidence.convs).channels
+    given = _blocks(evidence.body).channels
+    doubled = bool(evidence.dense) and evidence.dense[0].shape[1] == 2 * given
+    given *= 2 if doubled else 1
     for key, (units, features) in evidence.dense:
         if features != given:
             raise WeightsError(
@@ -189,7 +264,9 @@ def head_fields(evidence: Evidence) -> dict[str, Any]:
         given = units
     if evidence.classifier is None:
         return {}
-    return {"classes": given, "head_units": tuple(kernel.shape[0] for kernel in evidence.head)}
+    pool = {"global_pool": "catavgmax"} if doubled else {}
+    hidden = tuple(kernel.shape[0] for kernel in evidence.head)
+    return {"classes": given, "head_units": hidden, **pool}
 
 
 @dataclass(frozen=True)

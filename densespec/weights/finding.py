@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,11 @@ from densespec.weights.tensors import Tensors
 
 AVERAGES = frozenset({"ema", "swa", "average", "averaged"})
 """Words of a prefix under which programs keep averages of a network's weights."""
+
+WRAPPERS = re.compile(
+    r"(?<![^./])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)[./]"
+)
+"""What PyTorch puts into names wherever a part of a model is compiled, sharded or recomputed."""
 
 MOST_NETWORKS = 16
 """The most networks of one layout that may be in a file."""
@@ -44,6 +49,20 @@ class Claim:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the other networks, in sentences."""
         return tuple(map(_told, self.others))
+
+    def without(self, names: Collection[str]) -> Claim:
+        """Leave some of the network's arrays to what lies outside of it."""
+        own = {name: tensor for name, tensor in self.tensors.items() if name not in names}
+        left = {self.prefix + name: t for name, t in self.tensors.items() if name in names}
+        return replace(self, tensors=own, outside={**self.outside, **left})
+
+
+def unwrapped(tensors: Tensors) -> Tensors:
+    """Take what PyTorch's wrappers put into names out of them, unless two would become one."""
+    names = {name: WRAPPERS.sub("", name) for name in tensors}
+    if len(set(names.values())) < len(names):
+        return tensors
+    return {names[name]: tensor for name, tensor in tensors.items()}
 
 
 def under_prefix(tensors: Tensors, prefix: str) -> Tensors:
@@ -126,9 +145,8 @@ def _alone(claim: Claim, prefixes: Iterable[str]) -> Claim:
     inner = tuple(
         other.removeprefix(claim.prefix) for other in others if other.startswith(claim.prefix)
     )
-    own = {name: t for name, t in claim.tensors.items() if not name.startswith(inner)}
-    theirs = {claim.prefix + name: t for name, t in claim.tensors.items() if name not in own}
-    return replace(claim, tensors=own, outside={**claim.outside, **theirs}, others=others)
+    theirs = {name for name in claim.tensors if name.startswith(inner)}
+    return replace(claim.without(theirs), others=others)
 
 
 def _likeliest_first(claims: list[Claim]) -> list[Claim]:

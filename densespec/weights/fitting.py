@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from densespec.errors import WeightsError, bare, listed
-from densespec.network.catalogue import SpecLike
+from densespec.network.catalogue import SpecLike, resolve
+from densespec.network.differences import fields_of
 from densespec.network.graph import ACTIVATIONS, CLASSIFIER, Graph, Pooling, in_head, lower
 from densespec.weights.evidence import Evidence, head_fields
 from densespec.weights.finding import Claim
 from densespec.weights.heads import FoundHead, HeadTensors, find_head, head_tensors
-from densespec.weights.inferring import InferredBody, infer_body
+from densespec.weights.inferring import InferredBody, infer_body, said_of
 from densespec.weights.layer_arrays import layers_of
 from densespec.weights.naming import canonical_tensors
 from densespec.weights.reading import ReadingOptions
+from densespec.weights.stated.keras_parts import arrays_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
 from densespec.weights.stated.torch_modules import (
     Told,
     activation_between,
+    fields_of_modules,
     modules_in,
     told_by,
 )
@@ -37,6 +41,7 @@ class FittedNetwork:
         assumptions: What was taken for granted, for want of a word, in sentences.
         remarks: What else a user should know, in sentences.
         headless: Why no classifier was told, if linear layers are there; empty otherwise.
+        assumed: The fields of the spec that were taken for granted.
     """
 
     graph: Graph
@@ -45,6 +50,7 @@ class FittedNetwork:
     assumptions: tuple[str, ...]
     remarks: tuple[str, ...]
     headless: str
+    assumed: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ class _Body:
     def channels(self) -> int:
         return lower(self.inferred.spec, include_top=False).output.channels
 
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        """The numbers of features that the global pool may give, the likeliest first."""
+        return self.channels, 2 * self.channels
+
 
 def fit(
     claim: Claim,
@@ -95,11 +106,14 @@ def fit(
         WeightsError: The arrays belong to no DenseNet, or do not fit it.
     """
     stated = stated or claim.layout.stated_network(metadata)
-    body = _body(claim, container, stated, options.spec, otherwise)
+    if stated and stated.aside:
+        claim = claim.without(arrays_of(stated.aside, claim.tensors, metadata))
+    modules = modules_in(metadata)
+    known = _known(fields_of_modules(modules, claim.prefix), options)
+    body = _body(claim, container, stated, options.spec, otherwise, known)
     named = frozenset(claim.prefix + key for name, key in body.keys.items() if in_head(name))
     head = _head(claim, body, named)
     _check_top(stated, bool(head.layers))
-    modules = modules_in(metadata)
     activation = options.head_activation or activation_between(
         modules, [layer.path for layer in head.layers]
     )
@@ -108,22 +122,43 @@ def fit(
     found = head_tensors(head, body.rest, claim.layout.axes, telling, activation)
     left = {name: tensor for name, tensor in body.rest.items() if name not in head.names}
     _check_no_kernel_is_lost(claim, container, body, head)
-    graph = _graph(body.inferred, found)
+    doubled = head.features == 2 * body.channels
+    graph = _graph(body.inferred, found, {"global_pool": "catavgmax"} if doubled else {})
     told = told_by(modules, graph, _module_paths(claim, body, head, graph), claim.prefix)
     graph = _as_told(graph, told, stated=stated is not None or options.spec is not None)
+    told_too = {"batch_norm_epsilon"} if told.epsilon else set[str]()
+    assumed = {n: value for n, value in body.inferred.assumed.items() if n not in told_too}
     return FittedNetwork(
         graph=graph,
         tensors=_of_graph(graph, {**body.tensors, **found.tensors}),
         extra={**body.ignored, **left},
         assumptions=(
-            *(claim.layout.notes(metadata) if not modules else ()),
-            *body.inferred.assumptions,
+            *claim.layout.notes(metadata),
+            *(body.inferred.assumptions or said_of(assumed)),
             *found.assumptions,
             *told.assumptions,
+            *(_DOUBLED if doubled and not body.inferred.stated else ()),
         ),
         remarks=(*claim.notes, *body.inferred.notes, *found.notes, *_left_out(left, claim.others)),
         headless=head.missing,
+        assumed=assumed,
     )
+
+
+def _known(told: Mapping[str, Any], options: ReadingOptions) -> dict[str, Any]:
+    """The fields of the spec that modules or a user tell.
+
+    Raises:
+        StatedOtherwise: Modules tell other values than the user.
+    """
+    given = fields_of(resolve(options.spec)) if options.spec is not None else {}
+    said = given | dict(options.assume or ())
+    for name, value in told.items():
+        if said.get(name, value) != value:
+            raise StatedOtherwise(
+                f"its modules have {name} = {value!r}, but {said[name]!r} was said of it"
+            )
+    return {**told, **dict(options.assume or ())}
 
 
 def _body(
@@ -132,12 +167,15 @@ def _body(
     stated: StatedNetwork | None,
     given: SpecLike | None,
     otherwise: SpecLike | None,
+    known: Mapping[str, Any],
 ) -> _Body:
     layout = claim.layout
     normal = layout.normalise(claim.tensors)
     own = {name: tensor for name, tensor in normal.items() if not layout.ignored(name)}
     evidence = layout.evidence(own)
-    inferred = infer_body(layout, own, stated, evidence, given=given, otherwise=otherwise)
+    inferred = infer_body(
+        layout, own, stated, evidence, given=given, otherwise=otherwise, known=known
+    )
     keys = layout.keys(_as_named(inferred, evidence), container)
     graph = _graph_of_body(inferred)
     tensors = canonical_tensors(layout, keys, graph, own)
@@ -174,7 +212,7 @@ def _head(claim: Claim, body: _Body, named: frozenset[str]) -> FoundHead:
     """
     layers = layers_of(body.rest, claim.layout.axes)
     inside = [layer for layer in layers if body.inside.issuperset(layer.all_names)]
-    head = find_head([inside, layers], body.channels, claim.prefix)
+    head = find_head([inside, layers], body.pooled, claim.prefix)
     kernels = {layer.names["kernel"] for layer in layers if layer.kind == "linear"}
     if not head.layers and kernels <= named:
         head_fields(body.evidence)
@@ -210,12 +248,24 @@ def _check_no_kernel_is_lost(claim: Claim, container: str, body: _Body, head: Fo
         )
 
 
-def _graph(inferred: InferredBody, head: HeadTensors) -> Graph:
+_DOUBLED = (
+    "its classifier reads twice as many features as there are feature maps: their means and then "
+    "their maxima are assumed (global_pool 'catavgmax')",
+)
+
+
+def _graph(inferred: InferredBody, head: HeadTensors, evident: Mapping[str, Any]) -> Graph:
+    """The network with its head.
+
+    Args:
+        evident: What the shapes of the head tell of other fields.
+    """
     if head.classes is None:
         return _graph_of_body(inferred)
     spec = inferred.spec
     if not inferred.stated:
-        spec = spec.replace(classes=head.classes, head_units=head.units)
+        own = {"classes": head.classes, "head_units": head.units, "classifier_bias": head.bias}
+        spec = spec.replace(**own, **evident)
     return lower(spec, **inferred.ends)
 
 
@@ -243,14 +293,14 @@ def _as_told(graph: Graph, told: Told, *, stated: bool) -> Graph:
             f"its norms have the epsilon {epsilon!r}, but the spec says {spec.batch_norm_epsilon!r}"
         )
     ends = graph.ends | {"classifier_activation": activation if graph.has_classifier else None}
-    return lower(spec.replace(batch_norm_epsilon=epsilon), **ends)
+    return lower(spec.replace(batch_norm_epsilon=epsilon, **told.pools), **ends)
 
 
 def _graph_of_body(inferred: InferredBody) -> Graph:
     """The network without a head; it gives the outputs that are stated, if none is of a head."""
     outputs = inferred.ends.get("outputs", ())
     behind = any(in_head(name) or name in ACTIVATIONS for name in outputs)
-    pooled: Pooling | None = "avg" if "global_pool" in outputs else None
+    pooled: Pooling | None = inferred.spec.global_pool if "global_pool" in outputs else None
     pooling = inferred.ends.get("pooling", pooled)
     return lower(
         inferred.spec, include_top=False, pooling=pooling, outputs=() if behind else outputs

@@ -13,7 +13,7 @@ import numpy as np
 
 from densespec.errors import WeightsError, WeightsWarning, in_words
 from densespec.network.arrays import Arrays, select_weights
-from densespec.network.differences import TRAINING_ONLY, spec_differences
+from densespec.network.differences import OF_HEAD, TRAINING_ONLY, spec_differences
 from densespec.network.graph import Graph, in_head, lower
 from densespec.network.initial import initial_weights
 from densespec.network.spec import DenseNetSpec
@@ -30,8 +30,6 @@ WeightsLike = Any
 """The path of a weight file; the name of trained weights, such as ``imagenet``; arrays by
 canonical name, or by the names of any program, such as a ``state_dict``; or a model that has a
 ``state_dict`` or Keras's ``weights``."""
-
-HEAD = {"classes", "head_units"}
 
 GivenWeights = IdentifiedWeights | Mapping[str, np.ndarray] | None
 """What was given once it is open; None for nothing."""
@@ -135,6 +133,8 @@ def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) ->
     """
     if given is None:
         raise WeightsError("no weights were given: give a weight file, or arrays by canonical name")
+    if isinstance(given, IdentifiedWeights) and graph.spec.classifier_bias:
+        given = given.with_classifier_bias()
     if new_head is not None and not has_head_of(graph, given):
         return _with_new_head(graph, given, new_head)
     if isinstance(given, IdentifiedWeights):
@@ -145,6 +145,8 @@ def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) ->
 
 def has_head_of(graph: Graph, given: GivenWeights) -> bool:
     """Whether weights have the head that a network has, by its shapes; no head is one, too."""
+    if isinstance(given, IdentifiedWeights) and graph.spec.classifier_bias:
+        given = given.with_classifier_bias()
     arrays = given.tensors if isinstance(given, IdentifiedWeights) else given or {}
     wanted = {weight.name: weight.shape for weight in graph.weights if in_head(weight.name)}
     return not wanted or wanted == {
@@ -175,9 +177,7 @@ def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:
             f"{_called(given)} has no classifier{why}: build the network without one "
             "(include_top=False, --no-top), or with a new one (densespec.transfer)"
         )
-    may_differ = (
-        TRAINING_ONLY if graph.has_classifier else TRAINING_ONLY | {"classes", "head_units"}
-    )
+    may_differ = TRAINING_ONLY if graph.has_classifier else TRAINING_ONLY | OF_HEAD
     apart = {
         name: values
         for name, values in spec_differences(given.spec, graph.spec).items()
@@ -196,7 +196,7 @@ def _advice(spec: DenseNetSpec, fields: Collection[str]) -> str:
     if set(FITTED).issuperset(fields):
         words = " and ".join(f"{name}={getattr(spec, name)}" for name in FITTED if name in fields)
         return f"; {words} {'fits' if len(fields) == 1 else 'fit'} them"
-    if HEAD.issuperset(fields):
+    if OF_HEAD.issuperset(fields):
         return (
             f"; densespec.build(..., classes={spec.classes}) and densespec.transfer start a new "
             "head on them"
@@ -231,11 +231,13 @@ def weights_for(
         return fitted(graph, given, new_head=new_head)
 
 
-def spec_of_file(weights: WeightsLike | None) -> DenseNetSpec:
+def spec_of_file(
+    weights: WeightsLike | None, reading: ReadingOptions = AS_THEY_ARE
+) -> DenseNetSpec:
     """Give the spec of the network in a weight file.
 
     Raises:
         WeightsError: There is no file, or it does not tell.
     """
-    with opened(weights) as given:
+    with opened(weights, reading=reading) as given:
         return stated_spec(given)

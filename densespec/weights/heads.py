@@ -34,6 +34,11 @@ class FoundHead:
     layers: tuple[LayerArrays, ...] = ()
     missing: str = ""
 
+    @property
+    def features(self) -> int | None:
+        """The number of features that its first layer reads; None where there is none."""
+        return self.layers[0].shapes["kernel"][1] if self.layers else None
+
     @functools.cached_property
     def names(self) -> frozenset[str]:
         """The full names of its arrays."""
@@ -48,6 +53,8 @@ class HeadTensors:
         tensors: Each by its canonical name.
         units: The units of each dense layer before the classifier.
         classes: The outputs of the classifier; None without one.
+        bias: Whether the classifier has a bias; where it has none, one of zeros is among the
+            tensors.
         assumptions: What was taken for granted, for want of a word in the names.
         notes: What else a user should know.
     """
@@ -55,12 +62,13 @@ class HeadTensors:
     tensors: Tensors
     units: tuple[int, ...] = ()
     classes: int | None = None
+    bias: bool = True
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def find_head(
-    scopes: Iterable[Sequence[LayerArrays]], features: int, prefix: str = ""
+    scopes: Iterable[Sequence[LayerArrays]], features: Sequence[int], prefix: str = ""
 ) -> FoundHead:
     """Find the linear layers that make a head of features, by their shapes.
 
@@ -69,7 +77,7 @@ def find_head(
     Args:
         scopes: The layers that are no part of the body, first those of the network itself, then
             all there are. The first scope that has a linear layer counts.
-        features: The number of features that the body gives.
+        features: The numbers of features that the global pool may give, the likeliest first.
         prefix: What stands before the names of the network. What it is in is no part of a head.
     """
     for layers in scopes:
@@ -80,16 +88,25 @@ def find_head(
 
 
 def _head_among(
-    layers: Sequence[LayerArrays], linears: Sequence[LayerArrays], features: int, prefix: str
+    layers: Sequence[LayerArrays],
+    linears: Sequence[LayerArrays],
+    features: Sequence[int],
+    prefix: str,
 ) -> FoundHead:
     if len(linears) > MOST_HEADS:
         return FoundHead(missing=f"it has {len(linears)} linear layers, more than any head")
-    chain = _in_order(linears, features) or _by_shape(linears, features)
+    found = (_in_order(linears, given) or _by_shape(linears, given) for given in features)
+    chain = next(filter(None, found), None)
     if chain is None:
         paths = listed([f"{bare(layer.path)} {layer.shapes['kernel']}" for layer in linears])
         return FoundHead(
-            missing=f"its linear layers are no chain that starts at {features} features: {paths}"
+            missing=f"its linear layers are no chain that starts at {features[0]} features: {paths}"
         )
+    if changed := [layer for layer in chain if layer.others]:
+        paths = listed(
+            [f"{bare(name)} ({bare(layer.path)})" for layer in changed for name in layer.others]
+        )
+        return FoundHead(missing=f"further arrays may change what its linear layers do: {paths}")
     homes = {_parent(linear.path) for linear in chain}
     homes = {home for home in homes if home and not prefix.startswith(f"{home}.")}
     between = [
@@ -160,10 +177,11 @@ def head_tensors(
         return HeadTensors({})
     paths = " and ".join(bare(layer.path) for layer in head.layers)
     layers = [_linear(layer, tensors, axes) for layer in head.layers]
+    biased = ["bias" in layer.names for layer in head.layers]
     notes = [
         f"{bare(layer.path)} has no bias, which is the same as one of zeros"
-        for layer in head.layers
-        if "bias" not in layer.names
+        for layer, has_bias in zip(head.layers[:-1], biased, strict=False)
+        if not has_bias
     ]
     assumptions = []
     if len(layers) > 1 and {layer.names["kernel"] for layer in head.layers} <= set(named):
@@ -171,7 +189,7 @@ def head_tensors(
             raise WeightsError(f"head_activation = 'none', but {paths} have ReLUs between them")
     elif len(layers) > 1 and activation == "none":
         notes.append(f"{paths} are one linear layer, as nothing stands between them")
-        layers = [_composed(layers)]
+        layers, biased = [_composed(layers)], [any(biased)]
     elif len(layers) > 1 and activation is None:
         assumptions.append(
             f"a ReLU is assumed between {paths}, which no name tells; if nothing stands there, say "
@@ -179,7 +197,12 @@ def head_tensors(
         )
     units = [kernel.shape[0] for kernel, _ in layers]
     return HeadTensors(
-        dict(_canonical(layers)), tuple(units[:-1]), units[-1], tuple(assumptions), tuple(notes)
+        dict(_canonical(layers)),
+        tuple(units[:-1]),
+        units[-1],
+        biased[-1],
+        tuple(assumptions),
+        tuple(notes),
     )
 
 
@@ -187,8 +210,13 @@ def _linear(layer: LayerArrays, tensors: Tensors, axes: Axes) -> Linear:
     kernel = to_canonical("classifier.kernel", tensors[layer.names["kernel"]], axes)
     if "bias" in layer.names:
         return kernel, tensors[layer.names["bias"]]
+    return kernel, zero_bias(kernel)
+
+
+def zero_bias(kernel: Tensor) -> Tensor:
+    """Make the bias that a linear layer without one has in effect."""
     shape = kernel.shape[:1]
-    return kernel, Tensor(shape, kernel.dtype, lambda: np.zeros(shape, kernel.read().dtype))
+    return Tensor(shape, kernel.dtype, lambda: np.zeros(shape, kernel.read().dtype))
 
 
 def _canonical(layers: Sequence[Linear]) -> Iterator[tuple[str, Tensor]]:

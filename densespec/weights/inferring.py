@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +22,21 @@ from densespec.weights.stated.network import StatedNetwork, check_agreement
 from densespec.weights.tensors import Tensors
 
 NOT_IN_SHAPES = frozenset(
-    {"stem_stride", "stem_pool", "padding", "batch_norm_epsilon", "transition_relu"}
+    {
+        "activation",
+        "stem_stride",
+        "stem_pool",
+        "stem_pool_kind",
+        "padding",
+        "batch_norm_epsilon",
+        "transition_relu",
+        "transition_pool_kind",
+    }
 )
 """Fields that change what given weights compute, but that their shapes do not tell."""
+
+ASKED = ("activation", "batch_norm_epsilon")
+"""What is said to be assumed of files of a program that asks its users for the norm, as MONAI."""
 
 STEM = frozenset({"stem_kind", "stem_kernel", "conv_bias", "final_norm"})
 """Fields that shapes tell, and by which the catalogue's families are told apart."""
@@ -43,6 +55,7 @@ class InferredBody:
         ends: The arguments of ``lower`` that say how it ends, beside ``include_top``.
         assumptions: What was taken for granted, in sentences.
         notes: What else a user should know of how it was worked out, in sentences.
+        assumed: The fields of the spec that were taken for granted.
     """
 
     spec: DenseNetSpec
@@ -50,6 +63,7 @@ class InferredBody:
     ends: Mapping[str, Any] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    assumed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def infer_body(
@@ -60,6 +74,7 @@ def infer_body(
     *,
     given: SpecLike | None,
     otherwise: SpecLike | None,
+    known: Mapping[str, Any],
 ) -> InferredBody:
     """Work out the network of a layout's arrays, but for its head.
 
@@ -72,30 +87,83 @@ def infer_body(
         tensors: The network's, by the layout's names.
         stated: What the file states, or what is beside it.
         evidence: What the shapes of the tensors say.
+        known: Fields of the spec that a user or the network's modules tell.
 
     Raises:
         WeightsError: Another network is stated than was given, or than the arrays are of;
             or the arrays belong to no DenseNet, or to several that shapes can't tell apart.
     """
-    decided = layout.implements.keys() >= NOT_IN_SHAPES
+    decided = {**layout.usual, **layout.implements}.keys() >= NOT_IN_SHAPES
     if stated is not None:
         _check_extent(stated.spec, tensors)
         spec = stated.spec if given is None else _with_evident_ends(resolve(given), evidence)
+        spec = spec.replace(**known)
         check_agreement(stated, spec)
         return InferredBody(spec, stated=True, ends=stated.other_ends, notes=stated.notes)
     if given is None and not decided:
         given = otherwise
     if given is not None:
-        spec = _with_evident_ends(resolve(given), evidence)
+        spec = _with_evident_ends(resolve(given), evidence).replace(**known)
         return InferredBody(spec, stated=bool(spec.head_units))
-    fields = body_fields(evidence)
+    fields = {**body_fields(evidence), **known}
     if evidence.head:  # in names that the layout has for one
         check_implemented(head_fields(evidence), layout.implements)
-    if decided:
-        return InferredBody(_named(spec_from(fields, layout.implements)))
+    told = evidence.told.keys() | known.keys()
+    fixed = {name: value for name, value in layout.implements.items() if name not in known}
+    check_implemented(fields, fixed)
+    usual = (item for item in layout.usual.items() if item[0] not in told)
+    if decided and all(fields.get(name, value) == value for name, value in usual):
+        fields = _with_arguments(layout, fields, evidence, known, otherwise)
+        spec = _named(spec_from(fields, {**layout.implements, **known}))
+        assumed = {} if otherwise else _assumed(layout, fields, told)
+        return InferredBody(spec, assumed=assumed)
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
     spec, assumption = _from_catalogue(lasting | fields)
-    return InferredBody(spec, assumptions=(assumption,))
+    assumed = {name: value for name, value in _unseen(spec).items() if name not in known}
+    return InferredBody(spec, assumptions=(assumption,), assumed=assumed)
+
+
+def _with_arguments(
+    layout: Layout,
+    fields: Mapping[str, Any],
+    evidence: Evidence,
+    known: Mapping[str, Any],
+    otherwise: SpecLike | None,
+) -> dict[str, Any]:
+    """Complete fields by those that a layout's implementation leaves to whoever builds a network:
+    the spec's to take otherwise, or what is assumed.
+
+    Raises:
+        WeightsError: Nothing tells which norm it is.
+    """
+    wanted = fields_of(resolve(otherwise)) if otherwise is not None else {}
+    found = {name: wanted.get(name, value) for name, value in layout.usual.items()}
+    found |= fields
+    if found.get("norm") in ("instance", "group") and "norm_affine" not in known:
+        found["norm_affine"] = evidence.scaled
+    if found.get("norm", "batch") is None or (found.get("norm") == "batch" != fields.get("norm")):
+        raise WeightsError(
+            "its norms keep no running statistics, so that they are no batch norms, and no array "
+            "tells what they are: say it (--set norm=instance, or --set norm=group,norm_groups=8, "
+            "for example)"
+        )
+    return found
+
+
+def _assumed(layout: Layout, fields: Mapping[str, Any], told: Collection[str]) -> dict[str, Any]:
+    """The fields that nothing told, of those that users of the program are asked for."""
+    if layout.usual.get("norm", "") is not None:
+        return {}
+    return {name: fields[name] for name in ASKED if name not in told}
+
+
+def said_of(assumed: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence of the fields of a spec that were taken for granted."""
+    if assumed:
+        values = " and ".join(f"{name} = {value!r}" for name, value in assumed.items())
+        yield (
+            f"assumed, as no array tells: {values} (--set {next(iter(assumed))}=... says otherwise)"
+        )
 
 
 def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
@@ -156,4 +224,4 @@ def _variants_with(fields: Mapping[str, Any], names: Collection[str]) -> dict[st
 
 def _unseen(spec: DenseNetSpec) -> dict[str, Any]:
     fields = fields_of(spec)
-    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES}
+    return {name: fields[name] for name in fields if name in NOT_IN_SHAPES | {"global_pool"}}

@@ -13,7 +13,7 @@ from densespec.errors import SHOWN, SpecError, WeightsError, bare
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.differences import variant_of
-from densespec.network.graph import Graph
+from densespec.network.graph import CLASSIFIER, Graph, with_spec
 from densespec.network.spec import DenseNetSpec
 from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.pretrained.fetching import FetchedWeights, fetch
@@ -23,14 +23,16 @@ from densespec.weights.containers import SUFFIXES, is_folder_of_weights, open_fi
 from densespec.weights.digests import checked
 from densespec.weights.dimensions import fitted_dimensions
 from densespec.weights.evidence import Contradiction, NoNetwork
-from densespec.weights.finding import Claim, claim_of, claims_on, under_prefix
+from densespec.weights.finding import WRAPPERS, Claim, claim_of, claims_on, under_prefix, unwrapped
 from densespec.weights.fitting import fit
+from densespec.weights.heads import zero_bias
 from densespec.weights.layouts import Layout, get_layout
 from densespec.weights.nearest import nearest_to, no_known_layout
 from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 from densespec.weights.stated.keras_parts import models_in, of_model
 from densespec.weights.stated.network import StatedNetwork
+from densespec.weights.stated.torch_modules import modules_in
 from densespec.weights.tensors import OpenFile, Tensors
 
 
@@ -50,6 +52,7 @@ class IdentifiedWeights:
         assumptions: What was taken for granted, for want of a word in the file, in sentences.
         remarks: What else a user should know of how the arrays were read, in sentences.
         headless: Why no classifier was told, if linear layers are there; empty otherwise.
+        assumed: The fields of the spec that were taken for granted, with their values.
         path: The file's; None for arrays in memory.
         accompaniment: What goes with the arrays: where they are from, what images need, labels.
     """
@@ -64,6 +67,7 @@ class IdentifiedWeights:
     assumptions: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     headless: str = ""
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     accompaniment: Accompaniment = NOTHING
 
@@ -95,6 +99,15 @@ class IdentifiedWeights:
     def dtypes(self) -> tuple[str, ...]:
         """The dtypes that the network's arrays have, in alphabetical order."""
         return tuple(sorted({tensor.dtype for tensor in self.tensors.values()}))
+
+    def with_classifier_bias(self) -> IdentifiedWeights:
+        """Give the same network with a bias of zeros where the classifier has none."""
+        if not self.has_classifier or self.spec.classifier_bias:
+            return self
+        graph = with_spec(self.graph, self.spec.replace(classifier_bias=True))
+        bias = zero_bias(self.tensors[f"{CLASSIFIER}.kernel"])
+        tensors = {**self.tensors, f"{CLASSIFIER}.bias": bias}
+        return replace(self, spec=graph.spec, graph=graph, tensors=tensors)
 
     def arrays(self) -> Arrays:
         """Read every array of the network now."""
@@ -230,8 +243,10 @@ def identify(
         WeightsError: They are of no layout, of no DenseNet, or do not fit the network.
     """
     options = options or ReadingOptions()
+    tensors = tensors if modules_in(metadata) else unwrapped(tensors)
     if options.prefix is not None:
-        tensors, metadata, prefix = of_model(tensors, metadata, options.prefix)
+        given_prefix = WRAPPERS.sub("", options.prefix)
+        tensors, metadata, prefix = of_model(tensors, metadata, given_prefix)
         tensors = under_prefix(tensors, prefix) if prefix else tensors
     claims = _claims(tensors, metadata, options)
     given: dict[str, Any] = {"options": options, "otherwise": otherwise, "stated": stated}
@@ -306,6 +321,7 @@ def _identified(
         assumptions=(*found.assumptions, *channels, *dimensions),
         remarks=found.remarks,
         headless=found.headless,
+        assumed=found.assumed,
         path=path,
     )
 

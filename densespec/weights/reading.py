@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,13 +34,35 @@ FITTED = ("in_channels", "spatial_dims")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadingOptions(Record):
-    """What a user says of weights that are read; None is what nobody says.
+class SpecFields:
+    """Fields of a spec by name, or as a text such as ``norm=group,norm_groups=8``."""
 
-    Raises:
-        SpecError: A value is not allowed; names the option.
-    """
+    allowed = "fields of a spec with values that they may have, such as activation=elu"
+
+    def parse(self, value: Any) -> tuple[tuple[str, Any], ...]:
+        table = _table_of(value) if isinstance(value, str) else dict(value)
+        checked = DenseNetSpec(blocks=(1,), growth_rate=1).replace(**table)
+        return tuple((name, getattr(checked, name)) for name in sorted(table))
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+
+def _table_of(text: str) -> dict[str, Any]:
+    """The names and values of a text; a value that is no JSON is a text itself."""
+    table = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            table[name.strip()] = json.loads(value)
+        except ValueError:
+            table[name.strip()] = value.strip()
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpretingOptions(Record):
+    """What a user says of arrays, whichever network is wanted: where they are, and whose names."""
 
     NOUN: ClassVar[str] = "set of options"
 
@@ -50,17 +73,6 @@ class ReadingOptions(Record):
         default=None,
         flag="--from",
         metavar="LAYOUT",
-    )
-    spec: SpecLike | None = stated(
-        OrNone(
-            Instance(
-                "a variant's name, a spec, or the path of a spec file",
-                (str, os.PathLike, DenseNetSpec),
-            )
-        ),
-        "the network that they are of, but for its classes and channels; worked out otherwise",
-        default=None,
-        metavar="SPEC",
     )
     key: str | None = stated(
         OrNone(Text()),
@@ -81,6 +93,39 @@ class ReadingOptions(Record):
         "what stands between the linear layers of a head, where their names do not tell; a ReLU is "
         "assumed otherwise",
         default=None,
+    )
+
+    def said(self) -> dict[str, Any]:
+        """Give what was said, by name."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return {name: value for name in fields if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(InterpretingOptions):
+    """What a user says of weights that are read; None is what nobody says.
+
+    Raises:
+        SpecError: A value is not allowed; names the option.
+    """
+
+    spec: SpecLike | None = stated(
+        OrNone(
+            Instance(
+                "a variant's name, a spec, or the path of a spec file",
+                (str, os.PathLike, DenseNetSpec),
+            )
+        ),
+        "the network that they are of, but for its classes and channels; worked out otherwise",
+        default=None,
+        metavar="SPEC",
+    )
+    assume: tuple[tuple[str, Any], ...] | None = stated(
+        OrNone(SpecFields()),
+        "fields of the spec that no array tells, as activation=elu; several are joined by commas",
+        default=None,
+        flag="--set",
+        metavar="FIELD=VALUE",
     )
     in_channels: int | None = constrained(
         "S5",
@@ -103,11 +148,6 @@ class ReadingOptions(Record):
         """Give what was said of the network that is wanted: the fields of its spec, by name."""
         return {name: value for name, value in self.said().items() if name in FITTED}
 
-    def said(self) -> dict[str, Any]:
-        """Give what was said, by name."""
-        fields = (field.name for field in dataclasses.fields(self))
-        return {name: value for name in fields if (value := getattr(self, name)) is not None}
-
     def otherwise(self, **values: Any) -> Self:
         """Say what is not said yet."""
         return self.replace(**(values | self.said()))
@@ -124,21 +164,28 @@ AS_THEY_ARE = ReadingOptions()
 """What nobody says anything of."""
 
 
-def takes_reading_options(function: F) -> F:
-    """Show the options that a function takes as ``**reading`` in its signature and its docstring.
+def takes_options_of(record: type[InterpretingOptions]) -> Callable[[F], F]:
+    """Show the options that functions take as ``**reading`` in their signatures and docstrings.
 
-    Those that it has as parameters of its own are left alone.
+    Those that a function has as parameters of its own are left alone.
     """
-    signature = inspect.signature(function)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    rest = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
-    names = {parameter.name for parameter in own}
-    fields = [field for field in dataclasses.fields(ReadingOptions) if field.name not in names]
-    added = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for field in fields
-    ]
-    kept = [parameter for parameter in rest if parameter.name != "reading"]
-    function.__signature__ = signature.replace(parameters=[*own, *added, *kept])  # type: ignore[attr-defined]
-    function.__doc__ = (function.__doc__ or "").replace("{reading}", described(fields))
-    return function
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        rest = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+        names = {parameter.name for parameter in own}
+        fields = [field for field in dataclasses.fields(record) if field.name not in names]
+        added = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None)
+            for field in fields
+        ]
+        kept = [parameter for parameter in rest if parameter.name != "reading"]
+        function.__signature__ = signature.replace(parameters=[*own, *added, *kept])  # type: ignore[attr-defined]
+        function.__doc__ = (function.__doc__ or "").replace("{reading}", described(fields))
+        return function
+
+    return decorate
+
+
+takes_reading_options = takes_options_of(ReadingOptions)

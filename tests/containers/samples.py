@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -17,6 +16,7 @@ import torch
 from densespec.errors import WeightsError
 from densespec.weights.containers import open_file, write_file
 from densespec.weights.tensors import OpenFile, Tensor
+from tests.dtypes import dtype_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,12 +30,7 @@ WRITTEN = {
 }
 """A file name by container."""
 
-DTYPES = ("float16", "bfloat16", "float32", "float64", "int64", "int32", "uint8", "bool")
 SHAPES = ((), (1,), (0,), (3,), (2, 0, 3), (2, 3, 4), (1, 1, 7, 5))
-
-
-def dtype_of(name: str) -> np.dtype:
-    return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def bits(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

@@ -18,7 +18,8 @@ import pytest
 
 from densespec.errors import WeightsError
 from densespec.weights.containers import open_file, write_file
-from tests.containers.samples import bits, dtype_of, network, read_all, refusal, tensors
+from tests.containers.samples import bits, network, read_all, refusal, tensors
+from tests.dtypes import dtype_of
 
 pytest.importorskip("keras", reason="Keras is not installed")
 

@@ -12,7 +12,8 @@ import pytest
 
 from densespec.errors import WeightsError
 from densespec.weights.containers import flax_msgpack, open_file, write_file
-from tests.containers.samples import DTYPES, assert_holds, bits, network, refusal, tensors
+from tests.containers.samples import assert_holds, bits, network, refusal, tensors
+from tests.dtypes import DTYPES
 
 
 @pytest.fixture

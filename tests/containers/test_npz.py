@@ -14,7 +14,6 @@ import pytest
 from densespec.errors import WeightsError
 from densespec.weights.containers import open_file, write_file, zips
 from tests.containers.samples import (
-    DTYPES,
     assert_holds,
     bits,
     keras_archive,
@@ -23,6 +22,7 @@ from tests.containers.samples import (
     refusal,
     tensors,
 )
+from tests.dtypes import DTYPES
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from densespec.errors import WeightsError
 from densespec.weights.containers import open_file, write_file
 from densespec.weights.tensors import Tensor
 from tests.containers.samples import (
-    DTYPES,
     FOREIGN,
     SAMPLES,
     SHAPES,
@@ -31,6 +30,7 @@ from tests.containers.samples import (
     sample,
     tensors,
 )
+from tests.dtypes import DTYPES
 from tests.strategies import unhurried
 
 every_container = pytest.mark.parametrize("container", WRITTEN)

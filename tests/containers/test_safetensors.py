@@ -14,14 +14,8 @@ import safetensors.numpy
 
 from densespec.errors import WeightsError
 from densespec.weights.containers import open_file, write_file
-from tests.containers.samples import (
-    DTYPES,
-    assert_holds,
-    bits,
-    network,
-    refusal,
-    tensors,
-)
+from tests.containers.samples import assert_holds, bits, network, refusal, tensors
+from tests.dtypes import DTYPES
 
 
 @pytest.fixture

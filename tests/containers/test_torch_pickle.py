@@ -21,7 +21,6 @@ import torch
 from densespec.errors import WeightsError
 from densespec.weights.containers import open_file, torch_pickle, write_file
 from tests.containers.samples import (
-    DTYPES,
     assert_holds,
     bits,
     network,
@@ -30,6 +29,7 @@ from tests.containers.samples import (
     tensors,
     torch_state,
 )
+from tests.dtypes import DTYPES
 
 formats = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 

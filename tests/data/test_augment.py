@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from densespec.data import Batches, DataError, Dataset
-from densespec.data.augment import centred, random_box
+from densespec.data.augment import centred, random_box, resized
 from densespec.data.draws import raw
 from densespec.errors import UnknownName
 from tests.data.samples import dataset, images, philox
@@ -186,11 +186,28 @@ def test_floats_are_resized_too() -> None:
     assert (np.diff(found[0], axis=1) > 0).all()
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_every_channel_is_resized_alone(channels: int) -> None:
+    image = np.random.default_rng(channels).integers(0, 256, (channels, 40, 53), np.uint8)
+    for size in ((17, 90), (64, 21), (40, 53)):
+        alone = [resized(plane[None], size)[0] for plane in image]
+        np.testing.assert_array_equal(resized(image, size), alone)
+
+
 def test_what_can_not_be_resized_is_refused() -> None:
     with pytest.raises(DataError, match="too long"):
         centred(np.zeros((1, 2, 900), np.uint8), (4, 4))
-    with pytest.raises(DataError, match="only those of two dimensions"):
-        centred(np.zeros((1, 9), np.uint8), (4,))
+
+
+def test_volumes_are_brought_to_a_size_along_each_axis_as_pillow_does_it() -> None:
+    image = pytest.importorskip("PIL.Image")
+    plane = np.random.default_rng(1).random((9, 14)).astype(np.float32)
+    found = centred(np.stack([plane] * 3)[None], (6, 5, 17))
+    assert (found.shape, found.dtype) == ((1, 6, 5, 17), np.float32)
+    picture = image.fromarray(plane).resize((17, 5), image.Resampling.BILINEAR)
+    for slice_ in found[0]:
+        np.testing.assert_allclose(slice_, np.asarray(picture), atol=1e-6)
+    assert centred(np.ones((2, 5)), (3,)).shape == (2, 3)
 
 
 def test_augmentations_are_for_two_dimensions_and_known_by_name() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from densespec import DenseNetSpec, TrainingRecipe, lower
-from densespec.data import Batches, DataError, Split
+from densespec.data import Batches, DataError, Normalisation, Split
 from densespec.errors import UnknownName
 from densespec.network.graph import freeze
 from tests.data.samples import dataset
@@ -77,6 +77,28 @@ def test_an_epoch_goes_on_from_any_step(start: int, ahead: int, workers: int) ->
     whole = [batches().batch(2, step) for step in range(4)]
     rest = batches().epoch(2, start, ahead=ahead, workers=workers)
     assert_equal(list(rest), whole[start:])
+
+
+def test_images_that_are_read_are_prepared_by_a_thread_a_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two threads meet, each with a batch of its own in hand."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    meeting = threading.Barrier(2, timeout=60)
+
+    class Meeting:
+        shape = (8, 1, 4, 4)
+
+        def read(self, index: int) -> np.ndarray:
+            meeting.wait()
+            return np.zeros((1, 4, 4), np.uint8)
+
+        def take(self, rows: np.ndarray) -> Meeting:
+            return self
+
+    split = Split(Meeting(), np.zeros(8, int))
+    found = Batches(split, Normalisation((0,), (1,)), batch_size=2, size=(4, 4))
+    assert len(list(found.epoch(0))) == 4
 
 
 def test_a_stream_goes_through_epochs_from_any_step() -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from densespec.data import SOURCES, Batches, DataError, fits, load
 from densespec.data.dataset import Split
+from densespec.data.reading.pictures import pixels_of
 from densespec.data.sources import DEFAULT
-from densespec.data.sources.folder import pixels_of
 from densespec.errors import PackageMissing, UnknownName
 from tests.data.samples import images
 

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 
 from densespec import published
+from densespec.backends import REFERENCE
+from densespec.building import read_weights
 from densespec.errors import DensespecError
-from densespec.weights.containers import open_file, other_packages
+from densespec.hub import from_pretrained
+from densespec.weights.containers import is_folder_of_weights, open_file, other_packages
 from densespec.weights.opening import open_weights
 from tests.fuzz.endings import (
     ACTED,
@@ -69,7 +72,7 @@ def ending_of(path: Path, arrays: Mapping[str, np.ndarray], *, is_network: bool 
     if not answer:
         return Ending(DIED, f"wait status {status}")
     name, said, grown = pickle.loads(answer)
-    allowed = MEMORY + TIMES_THE_FILE * path.stat().st_size
+    allowed = MEMORY + TIMES_THE_FILE * _size(path)
     if seconds > SECONDS:
         return Ending(SLOW, f"{seconds:.1f} s; {said}")
     if grown > allowed:
@@ -105,7 +108,8 @@ def _read(path: Path, arrays: Mapping[str, np.ndarray], is_network: bool) -> tup
         found = contents(path, is_network=is_network)
     except DensespecError as error:
         said = str(error)
-        clear = said.startswith(f"{path}: ") and said.isprintable() and len(said) < LONGEST
+        named = said.startswith((f"{path}: ", f"{path}/"))
+        clear = named and said.isprintable() and len(said) < LONGEST
         return (REFUSED if clear else UNCLEAR), said
     except BaseException as error:
         return RAISED, f"{type(error).__name__}: {error}"
@@ -113,7 +117,9 @@ def _read(path: Path, arrays: Mapping[str, np.ndarray], is_network: bool) -> tup
 
 
 def contents(path: Path, *, is_network: bool) -> dict[str, np.ndarray]:
-    """The arrays of a file, or those of the network in it by canonical name."""
+    """The arrays of a file, or those of the network in it, or in a folder, by canonical name."""
+    if path.is_dir() and not is_folder_of_weights(path):
+        return read_weights(from_pretrained(path, backend=REFERENCE))
     if is_network:
         with open_weights(path) as found:
             return found.arrays()
@@ -126,6 +132,11 @@ def _same(found: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> 
         array.shape == found[name].shape and array.tobytes() == found[name].tobytes()
         for name, array in arrays.items()
     )
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _resident() -> int:

@@ -5,9 +5,10 @@ and networks, which are not read alone but recognised too.
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from densespec.weights.convert import convert
 from densespec.weights.opening import open_weights
 from tests import test_whole_modules as whole_models
 from tests.containers.samples import SAMPLES, network, sample
+from tests.fuzz.child import contents
 from tests.fuzz.share import ANOTHER_CONFIG
 
 KINDS = {
@@ -45,6 +47,8 @@ class Seed:
         kind: a line of the table.
         arrays: what it holds, by name.
         is_network: whether it is opened as a network, whose arrays have canonical names.
+        beside: the other files of its folder, by their paths there.
+        opened: the path there that is opened; its own name if it is empty.
     """
 
     kind: str
@@ -52,6 +56,8 @@ class Seed:
     content: bytes
     arrays: Mapping[str, np.ndarray]
     is_network: bool = False
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    opened: str = ""
 
 
 def seeds(folder: Path) -> list[Seed]:
@@ -61,7 +67,9 @@ def seeds(folder: Path) -> list[Seed]:
         Seed(KINDS.get(name, name), name, sample(folder, name, arrays).read_bytes(), arrays)
         for name in SAMPLES
     ]
-    return [*samples, *(_network(folder, kind, *NETWORKS[kind]) for kind in NETWORKS)]
+    networks = [_network(folder, kind, *NETWORKS[kind]) for kind in NETWORKS]
+    folders = [_in_folder(kind, *FOLDERS[kind]) for kind in FOLDERS if _can_be_read(kind)]
+    return [*samples, *networks, *folders]
 
 
 SPEC = get("densenet121").replace(blocks=(1, 1), growth_rate=2, stem_width=4, classes=3)
@@ -90,6 +98,7 @@ def _case(name: str) -> Callable[[Path], object]:
 NETWORKS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a checkpoint": ("checkpoint.safetensors", _checkpoint),
     "torch-zip, torchvision's": ("torchvision.pth", _converted("torchvision")),
+    "torch-zip, Lightning's": ("lightning.ckpt", _converted("torchvision")),
     "torch-zip, a whole model": (
         "model.pt",
         lambda path: torch.save(whole_models.network(), path),
@@ -107,3 +116,31 @@ def _network(folder: Path, kind: str, name: str, write: Callable[[Path], None]) 
     write(path)
     with open_weights(path) as found:
         return Seed(kind, name, path.read_bytes(), found.arrays(), is_network=True)
+
+
+TIMM, CHECKPOINT = CASES / "timm_folder", CASES / "original_keras2_checkpoint"
+SAVED_MODEL = CASES / "keras2_nested_saved_model"
+TENSORFLOW = "TensorFlow's"
+FOLDERS: dict[str, tuple[Path, str, str]] = {
+    "timm's config": (TIMM, "folder/config.json", "folder"),
+    "timm's weights": (TIMM, "folder/model.safetensors", "folder"),
+    f"{TENSORFLOW} index": (CHECKPOINT, "net.index", "net.index"),
+    f"{TENSORFLOW} data": (CHECKPOINT, "net.data-00000-of-00001", "net.index"),
+    f"{TENSORFLOW} SavedModel, its index": (SAVED_MODEL, "net/variables/variables.index", "net"),
+    f"{TENSORFLOW} SavedModel, its metadata": (SAVED_MODEL, "net/keras_metadata.pb", "net"),
+}
+"""Folders of several files: what one of them is called in the table, and what is opened."""
+
+
+def _can_be_read(kind: str) -> bool:
+    return not kind.startswith(TENSORFLOW) or importlib.util.find_spec("tensorflow") is not None
+
+
+def _in_folder(kind: str, folder: Path, name: str, opened: str) -> Seed:
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    content, arrays = files.pop(name), contents(folder / opened, is_network=True)
+    return Seed(kind, name, content, arrays, is_network=True, beside=files, opened=opened)

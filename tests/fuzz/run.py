@@ -44,7 +44,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(options.processes, get_context("spawn")) as pool,
     ):
-        shares = list(_shares(Path(folder), options.files, options.seed))
+        shares = list(_shares(Path(folder), options.files, options.seed, options.kind))
         done = pool.map(read_share, shares)
         for share, endings in track(
             zip(shares, done, strict=True), "files", len(shares), console=Console(stderr=True)
@@ -80,6 +80,7 @@ def _options() -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--files", type=_count, default=2000, metavar="N", help="files in all")
+    option("--kind", default="", help="kinds that have this in their names alone")
     option("--minutes", type=float, metavar="M", help="stop after so many minutes")
     option("--seed", type=int, default=0, help="other files for another number")
     option("--processes", type=_count, default=os.cpu_count(), metavar="N", help="at a time")
@@ -93,12 +94,18 @@ def _count(text: str) -> int:
     return number
 
 
-def _shares(folder: Path, files: int, seed: int) -> Iterator[Share]:
+def _shares(folder: Path, files: int, seed: int, only: str) -> Iterator[Share]:
     """The work in parts, all kinds in turn, so that a run that is cut short has seen every kind."""
     kinds = [
-        Share(s.kind, s.name, s.content, s.arrays, s.is_network, seed, 0) for s in seeds(folder)
+        Share(s.kind, s.name, s.content, s.arrays, s.is_network, seed, 0, s.beside, s.opened)
+        for s in seeds(folder)
+        if only in s.kind
     ]
-    kinds += [Share(kind, name, None, {}, False, seed, 0) for kind, (name, _) in GRAMMARS.items()]
+    kinds += [
+        Share(kind, name, None, {}, False, seed, 0)
+        for kind, (name, _) in GRAMMARS.items()
+        if only in kind
+    ]
     each = -(-files // len(kinds))
     for start in range(0, each, PART):
         for kind in kinds:

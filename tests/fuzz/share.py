@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ ANOTHER_CONFIG = "made config of Keras"
 
 @dataclass(frozen=True)
 class Share:
-    """Some files of one kind, which one process makes and reads."""
+    """Some files of one kind, which one process makes and reads; see ``corpus.Seed``."""
 
     kind: str
     name: str
@@ -31,30 +31,36 @@ class Share:
     is_network: bool
     seed: int
     count: int
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    opened: str = ""
 
 
 def read_share(share: Share) -> list[tuple[int, Ending]]:
     """Make and read the files of a share: each one's number, with which it can be made again."""
     endings = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / share.name
+        root = Path(folder)
+        path, opened = root / share.name, root / (share.opened or share.name)
+        for name, content in share.beside.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
         if share.content is not None:
-            _warm_up(path, share)
+            _warm_up(path, opened, share)
         for number in range(share.seed, share.seed + share.count):
             path.write_bytes(made(share.kind, share.content, number))
-            endings.append((number, ending_of(path, share.arrays, is_network=share.is_network)))
-            left = sorted(one.name for one in path.parent.iterdir() if one != path)
-            if left:
+            endings.append((number, ending_of(opened, share.arrays, is_network=share.is_network)))
+            there = {str(one.relative_to(root)) for one in root.rglob("*") if one.is_file()}
+            if left := sorted(there - share.beside.keys() - {share.name}):
                 endings[-1] = (number, Ending(ACTED, f"left {left}"))
             path.unlink()
     return endings
 
 
-def _warm_up(path: Path, share: Share) -> None:
+def _warm_up(path: Path, opened: Path, share: Share) -> None:
     """Read the right file once, lest what is imported for it is done by every child anew."""
     assert share.content is not None
     path.write_bytes(share.content)
-    contents(path, is_network=share.is_network)
+    contents(opened, is_network=share.is_network)
     path.unlink()
 
 

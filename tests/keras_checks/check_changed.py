@@ -84,6 +84,8 @@ SAYABLE: Mapping[str, Change] = {
     "layers behind the model": lambda model: keras.Model(
         model.input, keras.layers.Softmax()(model.output)
     ),
+    "dropout before the classifier": head(lambda: keras.layers.Dropout(0.5), dense(3)),
+    "no bias": head(lambda: keras.layers.Dense(3, use_bias=False)),
     "no classifier": lambda model: keras.Model(model.input, model.get_layer("final_relu").output),
     "a model within another": within_another,
     "another epsilon": set_all("epsilon", 0.01),
@@ -121,7 +123,10 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
     "another class": ("final_relu", set_one("final_relu", "__class__", Squared)),
     "no bias": ("classifier", set_one("classifier", "bias", None)),
     "another call": ("final_relu", set_one("final_relu", "call", lambda x: 2 * x)),
-    "dropout in the head": ("dropout", head(lambda: keras.layers.Dropout(0.5), dense(3))),
+    "dropout early in the head": (
+        "dropout",
+        head(lambda: keras.layers.Dropout(0.5), dense(5, "relu"), dense(3)),
+    ),
     "a norm in the head": ("batch_normalization", head(keras.layers.BatchNormalization, dense(3))),
     "rescaling": (
         "rescaling",

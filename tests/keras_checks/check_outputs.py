@@ -11,6 +11,7 @@ import pytest
 
 import densespec
 from densespec import DenseNetSpec
+from densespec.errors import ModelChanged
 
 ENGINE = keras.backend.backend()
 SPEC = DenseNetSpec(
@@ -78,6 +79,51 @@ def test_a_saved_model_gives_the_same(mode: str, images: Any, tmp_path: Path) ->
     assert_close(given_by(again, images(), True), given_by(model, images(), True))
     turned = densespec.in_mode(model, "layers")
     assert_close(given_by(turned, images(), True), given_by(model, images(), True))
+
+
+@pytest.mark.parametrize("mode", ["layers", "fast"])
+@pytest.mark.parametrize(
+    ("attribute", "value", "field"),
+    [
+        ("epsilon", 0.01, "batch_norm_epsilon"),
+        ("momentum", 0.7, "batch_norm_momentum"),
+        ("rate", 0.4, "dropout_rate"),
+        ("rate", 0.0, "dropout_rate"),
+    ],
+)
+def test_what_a_spec_can_say_of_a_changed_model_is_carried_over(
+    mode: str, attribute: str, value: float, field: str, images: Any, tmp_path: Path
+) -> None:
+    def changed(mode: str) -> Any:
+        spec = SPEC.replace(dropout_rate=0.2)
+        model = densespec.build(spec, backend=ENGINE, mode=mode, outputs=OUTPUTS, dtype="float32")
+        for layer in model.layers:
+            if hasattr(layer, attribute):
+                setattr(layer, attribute, value)
+        return model
+
+    last = keras.config.image_data_format() == "channels_last"
+    model, expected = changed(mode), given_by(changed("layers"), images(), last)
+    assert_close(given_by(model, images(), last), expected)
+    assert_close(given_by(densespec.optimize(model), images(), last), expected)
+    densespec.save(model, tmp_path / "net.safetensors")
+    saved = densespec.build(weights=tmp_path / "net.safetensors", backend=ENGINE)
+    assert_close(given_by(saved, images(), last), expected)
+    said = getattr(saved.densespec.graph.spec, field)
+    assert said == pytest.approx(1 - value if attribute == "momentum" else value)
+    if ENGINE == "jax" and attribute == "epsilon":
+        done = densespec.export(model, tmp_path / "net.stablehlo")
+        assert done.measured is not None
+        assert done.measured.difference < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["layers", "fast"])
+def test_what_no_spec_says_of_a_changed_model_is_refused(mode: str, tmp_path: Path) -> None:
+    model = built(mode)
+    model.get_layer("block1_layer2_norm1").epsilon = 0.5
+    with pytest.raises(ModelChanged, match="block1_layer2_norm1"):
+        densespec.save(model, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_is_checked_in_every_output(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def _monai_peer(name: str, dims: int, in_channels: int, classes: int, size: int 
         f"{name}, {dims}-D",
         variant=name.lower(),
         implements={"spatial_dims": dims, "in_channels": in_channels, "classes": classes},
-        named=name.lower() if dims == 2 else None,
+        named={2: name.lower(), 3: f"{name.lower()}-3d"}.get(dims),
         size=size,
         make=functools.partial(
             _monai, name, spatial_dims=dims, in_channels=in_channels, out_channels=classes
@@ -221,11 +221,8 @@ def _monai_peer(name: str, dims: int, in_channels: int, classes: int, size: int 
 
 
 TIMM_PLAIN = ("densenet121", "densenet161", "densenet169", "densenet201")
-TIMM_OTHERS = {
-    "densenet264d": "a stem of three convolutions",
-    "densenetblur121d": "a stem of three convolutions, and blurred pools",
-}
-"""timm's networks that are no DenseNetSpec, and what makes them so."""
+TIMM_DEEP = ("densenet264d", "densenetblur121d")
+"""timm's networks whose stem has three convolutions."""
 
 TORCH_PEERS = (
     *(
@@ -233,6 +230,10 @@ TORCH_PEERS = (
         for name in ("densenet121", "densenet161", "densenet169", "densenet201")
     ),
     *(_torch_peer("timm", name, make=functools.partial(_timm, name)) for name in TIMM_PLAIN),
+    *(
+        _torch_peer("timm", name, layout="densespec-torch", make=functools.partial(_timm, name))
+        for name in TIMM_DEEP
+    ),
     _monai_peer("DenseNet121", 2, 1, 4),
     _monai_peer("DenseNet169", 2, 3, 7),
     _monai_peer("DenseNet201", 2, 3, 7),

@@ -20,7 +20,7 @@ from densespec.pretrained.labels import label_set
 from densespec.pretrained.preprocessing import IMAGENET, Preprocessing
 from densespec.pretrained.registry import registry
 from densespec.pretrained.row import PretrainedWeights
-from tests.peers.networks import TIMM_OTHERS, import_torchvision
+from tests.peers.networks import import_torchvision
 
 
 def rows_of(publisher: str) -> dict[str, PretrainedWeights]:
@@ -91,7 +91,7 @@ def test_timm_says_what_its_rows_say() -> None:
         f"{name}.{tag}": config.to_dict()
         for name, default in densenet.default_cfgs.items()
         for tag, config in default.cfgs.items()
-        if name not in TIMM_OTHERS
+        if config.hf_hub_id
     }
     rows = rows_of("timm")
     assert rows.keys() == theirs.keys()

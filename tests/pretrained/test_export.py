@@ -1,7 +1,8 @@
-"""Files that take images and give probabilities: ONNX with what its images need inside."""
+"""Files that take images and give probabilities, with what their images need inside."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from densespec.building import accompanied
 from densespec.cli import main
 from densespec.deploy.check_images import WidthFirst
 from densespec.deploy.onnx_images import IMAGES, ImageNodes
+from densespec.deploy.resampling import FILTERS, resampled
 from densespec.errors import DensespecError
 from densespec.pretrained.accompaniment import Accompaniment
 from densespec.pretrained.preprocessing import Preprocessing
@@ -76,6 +78,34 @@ def test_images_are_prepared_as_pillow_does_it_by_axes_to_the_bit(
         np.testing.assert_array_equal(run(images), by_axes.batch(images))
 
 
+@pytest.mark.parametrize(
+    ("interpolation", "said"),
+    [*itertools.product(FILTERS, SIZES), ("nearest", SIZES[-1] | {"crop": 0.875})],
+    ids=str,
+)
+def test_resampling_is_pillows_by_axes_to_the_bit(interpolation: str, said: dict[str, Any]) -> None:
+    preprocessing = Preprocessing(mean=(0.0,), std=(1.0,), interpolation=interpolation, **said)
+    by_axes = WidthFirst(**preprocessing.to_dict())
+    for shape in SHAPES:
+        images = noisy_image(1, (2, *shape, 1))
+        positions = [np.arange(n, dtype=np.float64) for n in shape]
+        pixels = resampled(np, images.astype(np.float64), positions, preprocessing)
+        found = pixels.astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(found, by_axes.batch(images, "channels_last"))
+
+
+@pytest.mark.parametrize("interpolation", [*FILTERS, "nearest"])
+def test_pillow_begins_with_the_width_unless_the_height_loses_twice_as_much(
+    interpolation: str,
+) -> None:
+    preprocessing = prepare_of(size=(32, 32), interpolation=interpolation, resize="squash")
+    by_axes = WidthFirst(**preprocessing.to_dict())
+    for height, width in [*SHAPES, (200, 31), (90, 60), (33, 32), (30, 400)]:
+        image = noisy_image(3, (height, width, 3))
+        apart = np.abs(preprocessing(image) - by_axes(image)).max()
+        assert not apart or 0 < height - 32 > 2 * (width - 32)
+
+
 def test_other_kinds_of_resizing_are_refused() -> None:
     with pytest.raises(DensespecError, match="'lanczos' can't be exported"):
         runner_of(prepare_of(size=(8, 8), interpolation="lanczos"))
@@ -104,6 +134,76 @@ def test_a_file_takes_images_and_gives_what_predict_says(
         assert probabilities[guess.index] == pytest.approx(guess.probability, rel=1e-4)
 
 
+@pytest.mark.parametrize(("suffix", "package"), [(".pt2", "torch"), (".stablehlo", "jax")])
+def test_files_of_every_format_take_images_of_any_size(
+    suffix: str, package: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    model = model_of()
+    done = densespec.export(model, tmp_path / f"net{suffix}", with_preprocessing=True)
+    assert done.measured is not None
+    assert done.format.load is not None
+    program = done.format.load(done.path)
+    assert (program.dtype, program.shape) == ("uint8", (None, None, None, 1))
+    images = noisy_image(2, (3, 30, 40, 1))
+    given = program.run(images)
+    (probabilities,) = (given,) if isinstance(given, np.ndarray) else given
+    for row, said in zip(probabilities, densespec.predict(model, list(images)), strict=True):
+        for guess in said.guesses:
+            assert row[guess.index] == pytest.approx(guess.probability, rel=1e-4)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [(".pt2", "torch"), (".stablehlo", "jax")])
+@pytest.mark.parametrize("interpolation", ["nearest", "bicubic"])
+def test_files_prepare_images_as_pillow_does(
+    interpolation: str, suffix: str, package: str, tmp_path: Path
+) -> None:
+    """The check of what was written compares with Pillow: one byte that differs is too much."""
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    squashed = prepare_of(1, size=(12, 14), interpolation=interpolation, resize="squash")
+    model = accompanied(model_of(), Accompaniment(preprocessing=squashed))
+    done = densespec.export(model, tmp_path / f"net{suffix}", with_preprocessing=True, batch=1)
+    assert done.measured is not None
+    assert done.measured.difference < 1e-6
+
+
+def test_a_program_of_torch_has_the_labels(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    densespec.export(model_of(), tmp_path / "net.pt2", with_preprocessing=True, batch=2)
+    texts = {"densespec.labels": "", "densespec.preprocessing": ""}
+    torch.export.load(tmp_path / "net.pt2", extra_files=texts)
+    assert json.loads(texts["densespec.labels"]) == list(LABELS)
+    assert json.loads(texts["densespec.preprocessing"])["size"] == [12, 12]
+
+
+def test_stablehlo_as_text_has_the_labels_in_comments(tmp_path: Path) -> None:
+    pytest.importorskip("jax", reason="JAX is not installed")
+    densespec.export(model_of(), tmp_path / "net.mlir", with_preprocessing=True)
+    comments = dict(
+        line.removeprefix("// ").rstrip().split(": ", 1)
+        for line in (tmp_path / "net.mlir").read_text(encoding="utf-8").splitlines()
+        if line.startswith("// densespec.")
+    )
+    assert json.loads(comments["densespec.labels"]) == list(LABELS)
+
+
+def test_openvino_has_the_labels(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    densespec.export(model_of(), tmp_path / "net.xml")
+    found = openvino.Core().read_model(tmp_path / "net.xml").get_rt_info(["densespec", "labels"])
+    assert json.loads(found.astype(str)) == list(LABELS)
+
+
+def test_kinds_of_resizing_that_a_format_can_not_hold_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    model = accompanied(
+        model_of(), Accompaniment(preprocessing=prepare_of(1, size=(8, 8), interpolation="nearest"))
+    )
+    with pytest.raises(DensespecError, match="'nearest' can't be exported in this format: biline"):
+        densespec.export(model, tmp_path / "net.pt2", with_preprocessing=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_goes_with_the_weights_is_in_the_metadata(tmp_path: Path) -> None:
     for path, options in (("a.onnx", {"with_preprocessing": True}), ("b.onnx", {})):
         densespec.export(model_of(), tmp_path / path, **options)
@@ -118,8 +218,12 @@ def test_what_can_not_be_is_refused(tmp_path: Path) -> None:
         densespec.export(unknown, tmp_path / "net.onnx", with_preprocessing=True)
     with pytest.raises(ValueError, match="takes images of any size, so give no size"):
         densespec.export(model_of(), tmp_path / "a.onnx", with_preprocessing=True, size=(8, 8))
-    with pytest.raises(ValueError, match="can't hold it, ONNX and a SavedModel can"):
-        densespec.export(model_of(), tmp_path / "net.mlir", with_preprocessing=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_format_that_takes_no_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"OpenVINO IR can't hold it; .*ONNX.* can$"):
+        densespec.export(model_of(), tmp_path / "net.xml", with_preprocessing=True)
     assert not list(tmp_path.iterdir())
 
 

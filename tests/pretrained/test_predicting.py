@@ -18,6 +18,10 @@ from densespec.errors import DensespecError, ImageError, UnknownName, WeightsWar
 from densespec.predicting.classifier import Classifier, softmax
 from densespec.pretrained.accompaniment import Accompaniment
 from densespec.pretrained.labels import label_set
+from densespec.weights.containers import write_file
+from densespec.weights.layouts import get_layout
+from densespec.weights.naming import layout_tensors
+from densespec.weights.tensors import Tensor
 from tests.pretrained.publishing_server import LABELS, noisy_image
 from tests.test_convert import SPEC
 
@@ -118,6 +122,25 @@ def test_a_network_that_does_not_know_its_images_says_so() -> None:
     headless = densespec.build(None, backend="numpy", weights=NAME, include_top=False)
     with pytest.raises(DensespecError, match="has no classifier"):
         densespec.predict(headless, noisy_image())
+
+
+def test_the_network_of_a_file_is_chosen_by_its_prefix(photos: Path, tmp_path: Path) -> None:
+    model = densespec.build(None, backend="numpy", weights=NAME)
+    graph, both = model.densespec.graph, dict[str, Tensor]()
+    for prefix, factor in (("one.", 2), ("two.", 1)):
+        arrays = densespec.read_weights(model).items()
+        tensors = {name: Tensor.of(array * factor) for name, array in arrays}
+        named = layout_tensors(get_layout("densespec-torch"), "safetensors", graph, tensors)
+        both |= {prefix + name: tensor for name, tensor in named.items()}
+    write_file(tmp_path / "both.safetensors", both)
+    prepare = densespec.preprocessing(model)
+    found = densespec.predict(
+        str(tmp_path / "both.safetensors"), photos, preprocessing=prepare, prefix="two."
+    )
+    expected = densespec.predict(model, photos)
+    assert [each.guesses[0].index for each in found] == [e.guesses[0].index for e in expected]
+    with pytest.raises(DensespecError, match="prefix: say how weights are to be read, but the m"):
+        densespec.predict(model, photos, prefix="two.")
 
 
 def test_an_image_that_can_not_be_read_is_named(tmp_path: Path) -> None:

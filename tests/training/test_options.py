@@ -85,7 +85,7 @@ def test_the_run_file_has_the_names_that_it_always_had(tmp_path: Path) -> None:
     assert record.keys() == {
         *("format", "network", "spec", "recipe", "data", "fingerprint", "size", "backend"),
         *("trainable_from", "dropout", "keep", "log_every", "validate"),
-        *("metrics", "tensorboard"),
+        *("metrics", "tensorboard", "window"),
     }
     assert record["backend"][0].keys() == {"name", "from_step", "devices", "time", "densespec"}
     assert record["format"] == 1

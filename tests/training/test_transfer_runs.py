@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from densespec.errors import WeightsWarning
+from densespec.errors import WeightsError, WeightsWarning
 from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from densespec.reference.backend import NumpyBackend
 from densespec.training import plan_of
 from densespec.weights.checkpoint import write_checkpoint
+from densespec.weights.containers import write_file
+from densespec.weights.layouts import get_layout
+from densespec.weights.naming import layout_tensors
+from densespec.weights.tensors import Tensor
 from tests.training.stopping import StopsAt
 from tests.training.support import RECIPE, SPEC, STEPS, data, last, log, resumed, run, timeless
 
@@ -54,6 +58,44 @@ def test_a_new_head_is_put_on_weights_whose_own_does_not_fit(tmp_path: Path, tra
     for name, array in arrays.items():
         new = name.startswith(("head", "classifier"))
         np.testing.assert_array_equal(array, fresh[name] if new else _read(trained)[name])
+
+
+def two_networks(path: Path) -> Path:
+    """Write two networks with torchvision's names, as pairs of networks are saved."""
+    tensors = {}
+    for prefix, seed in (("student.", 1), ("teacher.", 2)):
+        graph = lower(SPEC)
+        arrays = {name: Tensor.of(array) for name, array in initial_weights(graph, seed).items()}
+        named = layout_tensors(get_layout("densespec-torch"), "safetensors", graph, arrays)
+        tensors |= {prefix + name: tensor for name, tensor in named.items()}
+    write_file(path, tensors)
+    return path
+
+
+def test_a_run_starts_from_the_network_of_a_file_that_is_chosen(tmp_path: Path) -> None:
+    said: dict[str, Any] = {
+        "out": tmp_path / "run",
+        "recipe": PLAIN,
+        "data": data(tmp_path),
+        "backend": "numpy",
+        "weights": two_networks(tmp_path / "two.safetensors"),
+    }
+    with pytest.raises(WeightsError, match="choose one by its prefix"):
+        plan_of(SPEC, **said)
+    for spec in (SPEC, None):
+        plan = plan_of(spec, **said, prefix="teacher.", layout="densespec-torch")
+        assert plan.start is not None
+        wanted = initial_weights(lower(SPEC), 2)
+        assert all(np.array_equal(array, wanted[name]) for name, array in plan.start[0].items())
+
+
+def test_how_weights_are_read_is_said_of_weights_alone(tmp_path: Path) -> None:
+    said: dict[str, Any] = {"out": tmp_path / "run", "data": data(tmp_path), "backend": "numpy"}
+    with pytest.raises(WeightsError, match="prefix: say how weights are to be read, but none"):
+        plan_of(SPEC, recipe=PLAIN, prefix="teacher.", **said)
+    run(tmp_path, recipe=PLAIN, progress=StopsAt(STEPS))
+    with pytest.raises(WeightsError, match="key: say how weights are to be read, but none"):
+        resumed(tmp_path, key="ema")
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from densespec.deploy.network import (
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec_jax.exporting import channels_first
+from densespec_jax.exporting.images import exported_on_images, on_images
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """The platforms that JAX may run a serialized network on."""
@@ -37,6 +38,8 @@ def load(path: Path) -> ExportedProgram:
     found = export.deserialize(bytearray(path.read_bytes()))
     (taken,) = found.in_avals
     batch, *sizes, channels = (n if isinstance(n, int) else None for n in taken.shape)
+    if taken.dtype == "uint8":
+        return ExportedProgram(on_images(found.call), "uint8", (batch, *sizes, channels))
     run = channels_first(found.call)
     shape = (batch, channels, *sizes)
     return ExportedProgram(run, taken.dtype.name, shape, FirstDevice().name)
@@ -59,6 +62,9 @@ def exported(
         graph, arrays = optimized(graph, arrays)
     constants = {name: jnp.asarray(array, options.dtype) for name, array in arrays.items()}
 
+    run = jax.jit(lambda x: infer(graph, constants, x))
+    if options.preprocessing is not None:
+        return exported_on_images(run, options.preprocessing, options.batch, platforms)
     channels, *sizes = graph.input.shape
     names = ("batch", *SIZE_NAMES[len(sizes)])
     known = (options.batch, *sizes)
@@ -69,8 +75,7 @@ def exported(
         ", ".join([*places, str(channels)]),
         constraints=[f"{name} >= {least}" for name in open_sizes],
     )
-    call = jax.jit(lambda x: infer(graph, constants, x))
-    return export.export(call, platforms=platforms)(
+    return export.export(run, platforms=platforms)(
         jax.ShapeDtypeStruct(shape, options.dtype)  # type: ignore[no-untyped-call]
     )
 
@@ -84,5 +89,6 @@ FORMAT = ExportFormat(
     runtime="jax",
     extra="jax",
     layout="channels last",
+    takes_images=True,
     load=load,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from densespec.deploy.formats import ExportFormat, Loader
@@ -10,19 +11,26 @@ from densespec.deploy.network import ExportOptions, Runner
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec_jax.exporting import channels_first
+from densespec_jax.exporting.images import on_images
 from densespec_jax.exporting.jax_export import exported
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
     """Write a network with its arrays as constants, lowered for CPUs."""
     network = exported(graph, arrays, options, platforms=("cpu",))
-    path.write_text(network.mlir_module(), encoding="utf-8")
+    path.write_text(_comments(options.metadata) + network.mlir_module(), encoding="utf-8")
 
     def load() -> Runner:
         module = _parsed(path.read_text(encoding="utf-8"))
-        return channels_first(dataclasses.replace(network, mlir_module_serialized=module).call)
+        run = dataclasses.replace(network, mlir_module_serialized=module).call
+        return channels_first(run) if options.preprocessing is None else on_images(run)
 
     return load
+
+
+def _comments(texts: Mapping[str, str]) -> str:
+    """What goes with the network, which StableHLO has no other place for."""
+    return "".join(f"// densespec.{name}: {text}\n" for name, text in texts.items())
 
 
 def _parsed(text: str) -> bytes:
@@ -43,4 +51,5 @@ FORMAT = ExportFormat(
     runtime="jax",
     extra="jax",
     layout="channels last",
+    takes_images=True,
 )

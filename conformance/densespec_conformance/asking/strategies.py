@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from densespec.errors import SpecError
 from densespec.network.graph import lower
-from densespec.network.spec import DROPOUT_PLACES, STEM_KINDS, DenseNetSpec
+from densespec.network.spec import (
+    ACTIVATION_KINDS,
+    DROPOUT_PLACES,
+    GLOBAL_POOLS,
+    NORMS,
+    STEM_KINDS,
+    STEM_POOL_KINDS,
+    TRANSITION_POOL_KINDS,
+    DenseNetSpec,
+)
 
 FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
     "blocks": st.lists(st.integers(1, 3), min_size=1, max_size=3),
@@ -36,6 +45,16 @@ FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
     "dropout_rate": st.sampled_from((0.0, 0.2)),
     "dropout_place": st.sampled_from(DROPOUT_PLACES),
     "head_units": st.lists(st.integers(1, 5), max_size=2),
+    "head_dropout_rate": st.sampled_from((0.0, 0.2)),
+    "classifier_bias": st.sampled_from((True, False)),
+    "global_pool": st.sampled_from(GLOBAL_POOLS),
+    "stem_pool_kind": st.sampled_from(STEM_POOL_KINDS),
+    "transition_pool_kind": st.sampled_from(TRANSITION_POOL_KINDS),
+    "activation": st.just("relu") | st.sampled_from(ACTIVATION_KINDS),
+    "activation_slope": st.sampled_from((0.01, 0.3)),
+    "norm": st.just("batch") | st.sampled_from(NORMS),
+    "norm_groups": st.sampled_from((1, 2)),
+    "norm_affine": st.just(True) | st.booleans(),
 }
 """What each field of a spec is drawn from."""
 

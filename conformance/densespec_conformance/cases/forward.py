@@ -43,6 +43,9 @@ UNPOOLED = {"blocks": (2,), "stem_pool": None}
 """A network without three-dimensional pools, for which TensorFlow has no float64 kernels."""
 CIFAR_STEM = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": None}
 
+DEEP = {"stem_kind": "deep", "stem_kernel": 3}
+BLURS = {"stem_pool_kind": "max-blur", "transition_pool_kind": "blur"}
+
 
 @dataclass(frozen=True)
 class ForwardRow:
@@ -116,6 +119,44 @@ ROWS = (
         "three-dimensions-with-pools", {"spatial_dims": 3}, size=(16, 19, 18), dtype="float32"
     ),
     ForwardRow("dense-layers-before-the-classifier", {"head_units": (6, 4)}),
+    ForwardRow("deep-stem", DEEP),
+    ForwardRow("deep-stem-same-padding", DEEP | {"padding": "same"}, size=(33, 38)),
+    ForwardRow("stem-pool-blurs", DEEP | {"stem_pool_kind": "max-blur"}, size=(37, 40)),
+    ForwardRow("stem-pool-blurs-any-size", {"stem_pool_kind": "max-blur"}, any_size=True),
+    ForwardRow("transitions-blur", {"transition_pool_kind": "blur"}, size=(40, 46)),
+    ForwardRow("one-dimension-blurs", BLURS | {"spatial_dims": 1}, size=(50,)),
+    ForwardRow(
+        "three-dimensions-blur",
+        UNPOOLED | BLURS | {"blocks": (1, 1), "spatial_dims": 3},
+        size=(12, 11, 10),
+    ),
+    ForwardRow("classifier-without-bias", {"classifier_bias": False}),
+    ForwardRow("dropout-before-the-classifier-is-off", {"head_dropout_rate": 0.5}),
+    ForwardRow("maximum-before-the-classifier", {"global_pool": "max"}),
+    ForwardRow("mean-of-average-and-maximum", {"global_pool": "avgmax"}),
+    ForwardRow("averages-then-maxima", {"global_pool": "catavgmax"}),
+    ForwardRow("elu", {"activation": "elu"}),
+    ForwardRow(
+        "leaky-relu",
+        {"activation": "leaky-relu", "activation_slope": 0.2, "transition_relu": False},
+        tier_in_modes="full",
+    ),
+    *(
+        ForwardRow(kind, {"activation": kind}, tier_in_modes="full")
+        for kind in ("silu", "gelu", "gelu-tanh", "relu6", "prelu")
+    ),
+    ForwardRow("instance-norm", {"norm": "instance"}),
+    ForwardRow(
+        "group-norm", {"norm": "group", "norm_groups": 4, "activation": "elu"}, any_size=True
+    ),
+    ForwardRow(
+        "group-norm-not-affine",
+        {"norm": "group", "norm_groups": 2, "norm_affine": False, "spatial_dims": 1},
+        size=(50,),
+        tier_in_modes="full",
+    ),
+    ForwardRow("batch-norm-not-affine", {"norm_affine": False}, tier_in_modes="full"),
+    ForwardRow("no-norm", {"norm": "none", "activation": "elu"}, tier_in_modes="full"),
     ForwardRow("softmax", options={"classifier_activation": "softmax"}),
     ForwardRow("sigmoid", options={"classifier_activation": "sigmoid"}),
     ForwardRow("features", options={"include_top": False}),

@@ -18,7 +18,15 @@ from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import NetworkToBuild, Train
 from densespec_conformance.case import Case, Tier
-from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL, UNPOOLED
+from densespec_conformance.cases.forward import (
+    BLURS,
+    CIFAR_STEM,
+    DEEP,
+    PLAIN,
+    PREACTIVATION,
+    SMALL,
+    UNPOOLED,
+)
 from densespec_conformance.judging.compare import assert_same_steps
 from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import Outcome
@@ -114,6 +122,11 @@ ROWS = (
     TrainingRow(
         "given-dropout-masks-after-layers", {"dropout_rate": 0.3, "dropout_place": "layer"}
     ),
+    TrainingRow(
+        "given-dropout-masks-before-the-classifier",
+        {"head_dropout_rate": 0.3, "classifier_bias": False, "global_pool": "catavgmax"},
+    ),
+    TrainingRow("deep-stem-and-blurs", DEEP | BLURS),
     TrainingRow("three-dimensions", UNPOOLED | {"spatial_dims": 3}, size=(6, 5, 6)),
 )
 

@@ -159,15 +159,15 @@ class Norm(reference.BatchNormKernel):
                 ctx.statistics = self._running(op, now, x, mean, variance)
                 weights |= ctx.statistics
         mean, deviation, _ = self._measure(op, ctx, x)
+        if not op.affine:
+            return (x - mean) / deviation
         gamma, beta = (self._wide(ctx.weights[name], x) for name in ("gamma", "beta"))
         return gamma * (x - mean) / deviation + beta
 
     def backward(self, op: ops.BatchNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
         mean, deviation, axes = self._measure(op, ctx, x)
         normalised = (x - mean) / deviation
-        summed = (0, *range(2, x.ndim))
-        gradients = {"gamma": (dy * normalised).sum(summed), "beta": dy.sum(summed)}
-        dx = dy * self._wide(ctx.weights["gamma"], x)
+        dx, gradients = reference.through_affine(op.affine, ctx, dy, normalised)
         if axes is not None and not self.constant:
             count = np.prod([x.shape[axis] for axis in axes]) - self.corrected
             stretch = (dx * normalised).sum(axes, keepdims=True) / count

@@ -25,6 +25,7 @@ from densespec_conformance.deviations.kernels import (
 from densespec_conformance.deviations.norm import norm
 from densespec_conformance.deviations.rewriting import (
     after,
+    on,
     relinked,
     reorder,
     replace_ops,
@@ -44,6 +45,16 @@ def _by(kind: type, kernel: Any) -> Change:
         return variant.compute_by(kind, kernel)
 
     return change
+
+
+def _other_activation(which: str, **fields: Any) -> Change:
+    """Change fields of the activations of a kind."""
+
+    def rewrite(node: Node, graph: Graph) -> Any:
+        assert isinstance(node.op, ops.Activation)
+        return replace(node.op, **fields) if node.op.kind == which else node.op
+
+    return replace_ops(ANY, ops.Activation, rewrite)
 
 
 def _relu(node: Node) -> ops.Relu:
@@ -257,6 +268,36 @@ DEVIATIONS = (
         "ReLUs have a slope of 0.3 below zero",
         "Keras's LeakyReLU",
         _by(ops.Relu, Relu(slope=0.3)),
+    ),
+    Deviation(
+        "gelu-by-the-tangent",
+        "GELU is the one by the tangent, not the exact one",
+        "jax.nn.gelu and flax.nnx.gelu, unless told otherwise",
+        _other_activation("gelu", kind="gelu-tanh"),
+    ),
+    Deviation(
+        "leaky-slope-0.01",
+        "leaky ReLUs have a slope of 0.01, whatever the spec says",
+        "PyTorch's LeakyReLU without its argument",
+        _other_activation("leaky-relu", slope=0.01),
+    ),
+    Deviation(
+        "norms-of-samples-without-scale",
+        "instance and group norms have no scale and no shift",
+        "PyTorch's InstanceNorm, whose affine is False unless told otherwise",
+        on(ANY, ops.GroupNorm, affine=False),
+    ),
+    Deviation(
+        "group-norm-epsilon-1e-3",
+        "instance and group norms have an epsilon of 1e-3",
+        "Keras's GroupNormalization",
+        on(ANY, ops.GroupNorm, epsilon=1e-3),
+    ),
+    Deviation(
+        "group-norm-epsilon-1e-6",
+        "instance and group norms have an epsilon of 1e-6",
+        "Flax's GroupNorm",
+        on(ANY, ops.GroupNorm, epsilon=1e-6),
     ),
     Deviation(
         "flipped-kernels",

@@ -23,16 +23,20 @@ from densespec.network.graph import Graph
 from densespec.reference.backend import NumpyBackend
 from densespec.reference.kernels import (
     KERNELS,
+    ActivationKernel,
     Array,
     AvgPoolKernel,
     BatchNormKernel,
+    BlurPoolKernel,
     Context,
     ConvKernel,
     DenseKernel,
     DropoutKernel,
     GlobalPoolKernel,
     Gradients,
+    GroupNormKernel,
     Kernel,
+    PReluKernel,
     SigmoidKernel,
     SoftmaxKernel,
 )
@@ -165,8 +169,68 @@ class _BatchNorm(BatchNormKernel):
         positions = dy.size // op.channels
         _, gradients = super().backward(op, ctx, noise.factor(dy, positions), x)
         (dx,), _ = super().backward(op, ctx, noise.result(dy), x)
-        gradients["beta"] = noise.summed_alike(gradients["beta"], positions)
+        if op.affine:
+            gradients["beta"] = noise.summed_alike(gradients["beta"], positions)
         return _results(noise, [dx + noise.mean(dx, axes)], gradients, positions)
+
+
+class _GroupNorm(GroupNormKernel):
+    """The moments of groups are rounded as those of a batch are."""
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.GroupNorm, ctx: Context, x: Array) -> Array:
+        noise = self.noise
+        weights = {name: noise.result(array) for name, array in ctx.weights.items()}
+        return noise.result(super().forward(op, _with_weights(ctx, weights), noise.result(x)))
+
+    def _moments(self, grouped: Array) -> tuple[Array, Array]:
+        noise, (mean, variance) = self.noise, super()._moments(grouped)
+        squared_mean = noise.of_size(noise.arithmetic.sums * np.square(mean))
+        spread = noise.mean(np.square(grouped - mean), (2,))
+        return mean + noise.mean(grouped, (2,)), variance + spread + squared_mean
+
+    def backward(self, op: ops.GroupNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
+        noise, positions = self.noise, dy.size // op.channels
+        _, gradients = super().backward(op, ctx, noise.factor(dy, positions), x)
+        (dx,), _ = super().backward(op, ctx, noise.result(dy), x)
+        if op.affine:
+            gradients["beta"] = noise.summed_alike(gradients["beta"], positions)
+        along = noise.mean(dx.reshape(len(dx), op.groups, -1), (2,))
+        dx = (dx.reshape(len(dx), op.groups, -1) + along).reshape(dx.shape)
+        return _results(noise, [dx], gradients, positions)
+
+
+class _PRelu(PReluKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.PRelu, ctx: Context, x: Array) -> Array:
+        return self.noise.result(super().forward(op, ctx, x))
+
+    def backward(self, op: ops.PRelu, ctx: Context, dy: Array, x: Array) -> Gradients:
+        (dx,), _ = super().backward(op, ctx, dy, x)
+        _, gradients = super().backward(op, ctx, self.noise.factor(dy, dy.size), x)
+        return _results(self.noise, [dx], gradients, dy.size)
+
+
+class _Activation(ActivationKernel):
+    """The exponentials and tangents of an activation are added to numbers that they may cancel."""
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.Activation, ctx: Context, x: Array) -> Array:
+        y = super().forward(op, ctx, self.noise.result(x))
+        return self.noise.result(y + self._cancelled(x))
+
+    def backward(self, op: ops.Activation, ctx: Context, dy: Array, x: Array) -> Gradients:
+        (dx,), _ = super().backward(op, ctx, dy, self.noise.result(x))
+        return [self.noise.result(dx + dy * self._cancelled(np.ones_like(x)))], {}
+
+    def _cancelled(self, x: Array) -> Array:
+        return self.noise.of_size(np.abs(x) * self.noise.arithmetic.unit)
 
 
 class _AvgPool(AvgPoolKernel):
@@ -180,16 +244,28 @@ class _AvgPool(AvgPoolKernel):
         return _results(self.noise, *super().backward(op, ctx, dy, x))
 
 
+class _BlurPool(BlurPoolKernel):
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def forward(self, op: ops.BlurPool, ctx: Context, x: Array) -> Array:
+        return self.noise.result(super().forward(op, ctx, self.noise.result(x)))
+
+    def backward(self, op: ops.BlurPool, ctx: Context, dy: Array, x: Array) -> Gradients:
+        return _results(self.noise, *super().backward(op, ctx, self.noise.result(dy), x))
+
+
 class _GlobalPool(GlobalPoolKernel):
     def __init__(self, noise: Noise) -> None:
         self.noise = noise
 
     def forward(self, op: ops.GlobalPool, ctx: Context, x: Array) -> Array:
         y = super().forward(op, ctx, x)
-        if op.kind == "max":
-            return y
-        axes = tuple(range(2, x.ndim))
-        return self.noise.result(y + self.noise.mean(x, axes).reshape(y.shape))
+        return y if op.kind == "max" else self.noise.result(y)
+
+    def _mean(self, x: Array) -> Array:
+        y = super()._mean(x)
+        return y + self.noise.mean(x, tuple(range(2, x.ndim))).reshape(y.shape)
 
     def backward(self, op: ops.GlobalPool, ctx: Context, dy: Array, x: Array) -> Gradients:
         return _results(self.noise, *super().backward(op, ctx, dy, x))
@@ -230,8 +306,12 @@ def _results(noise: Noise, dxs: list[Array], gradients: Arrays, terms: int = 1) 
 DISTURBED: Mapping[type, Any] = {
     ops.Conv: _Conv,
     ops.BatchNorm: _BatchNorm,
+    ops.GroupNorm: _GroupNorm,
+    ops.Activation: _Activation,
+    ops.PRelu: _PRelu,
     ops.Dropout: _Dropout,
     ops.AvgPool: _AvgPool,
+    ops.BlurPool: _BlurPool,
     ops.GlobalPool: _GlobalPool,
     ops.Dense: _Dense,
     ops.Softmax: _Softmax,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from densespec.data.dataset import DataError, Dataset
-from densespec.data.sources import arrays, cifar, digits, folder, table
+from densespec.data.reading.reader import ImageForm
+from densespec.data.sources import arrays, cifar, digits, folder, shards, table
 from densespec.errors import UnknownName
 
 
@@ -16,11 +17,11 @@ class ReadingOptions:
 
     Attributes:
         check: Whether published sizes and digests must be met.
-        channels: How many channels images in files are converted to, 1 or 3.
+        form: In which form images in files are read.
     """
 
-    check: bool = True
-    channels: int = 3
+    check: bool
+    form: ImageForm
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,19 @@ SOURCES: dict[str, Source] = {
         "folder:PATH",
         "image files, a folder for each class: PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS",
         True,
-        lambda place, options: folder.load(place, channels=options.channels),
+        lambda place, options: folder.load(place, options.form),
     ),
     "table": Source(
         "table:FILE",
-        "image files by a CSV table of their paths and labels, one or several an image",
+        "image files by a CSV or parquet table of paths and labels, one or several an image",
         True,
-        lambda place, options: table.load(place, channels=options.channels),
+        lambda place, options: table.load(place, options.form),
+    ),
+    "shards": Source(
+        "shards:PATH",
+        "tar files of images and labels, as webdataset writes them, a few of them at a time",
+        True,
+        lambda place, options: shards.load(place, options.form),
     ),
     "arrays": Source(
         "arrays:FILE",
@@ -82,13 +89,18 @@ SOURCES: dict[str, Source] = {
 DEFAULT = "digits"
 
 
-def load(text: str = DEFAULT, *, check: bool = True, channels: int = 3) -> Dataset:
+def load(
+    text: str = DEFAULT, *, check: bool = True, channels: int = 3, window: bool = False
+) -> Dataset:
     """Load a data set.
 
     Args:
         text: The name of a source, and after a colon where its data are; see :data:`SOURCES`.
         check: Whether files must have the sizes and digests that were published.
-        channels: How many channels images in files are converted to: 1 for grey, 3 for colours.
+        channels: How many channels images in files are to have: 1 for grey, 3 for colours, 4 for
+            colours and how opaque they are.
+        window: Whether DICOM images are seen through the window that they state, from 0 to 255;
+            otherwise they have the values that were measured.
 
     Raises:
         UnknownName: There is no such source.
@@ -101,4 +113,4 @@ def load(text: str = DEFAULT, *, check: bool = True, channels: int = 3) -> Datas
     source = SOURCES[name]
     if bool(place) != bool(colon) or source.needs_place not in (None, bool(place)):
         raise DataError(f"data = {text!r}, but should be written as {source.usage}")
-    return source.load(place, ReadingOptions(check, channels))
+    return source.load(place, ReadingOptions(check, ImageForm(channels, window)))

@@ -9,134 +9,49 @@ by code points. Images are read when they are needed.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from densespec.data.dataset import BYTE, DataError, Dataset, Normalisation, Split, parted
+from densespec.data.dataset import DataError, Dataset, Split, parted
+from densespec.data.reading import READERS, normalisation_of
+from densespec.data.reading.reader import ImageForm
+from densespec.data.sources.files import image_files
 from densespec.errors import shown
-from densespec.installed import require_pillow
-from densespec.texts import check_regular
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
-"""What is opened, by its content and Pillow's names: other formats start programs, such as EPS."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
 TRAIN = "train"
 TESTS = ("test", "val", "valid", "validation")
-
-MODES = {1: "L", 3: "RGB"}
-SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-"""Pillow's modes of grey images of sixteen bits, which it would clip to eight."""
-FULL = 65535
-"""The value of sixteen bits at full intensity."""
-
-NORMALISATIONS = {
-    1: Normalisation((0.449,), (0.226,), source="mean of the channels of ImageNet's"),
-    3: Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), source="ImageNet, published"),
-}
+SUFFIXES = tuple(suffix for reader in READERS for suffix in reader.suffixes)
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Images that are decoded when they are read.
-
-    Attributes:
-        root: The folder that the paths start from.
-        paths: The path of each image.
-        channels: How many channels each is converted to.
-    """
-
-    root: Path
-    paths: tuple[str, ...]
-    channels: int
-
-    @property
-    def shape(self) -> tuple[int | None, ...]:
-        """The shape (count, channels, None, None): images may differ in size."""
-        return (len(self.paths), self.channels, None, None)
-
-    def read(self, index: int) -> np.ndarray:
-        """Read one image, of shape (channels, height, width): see :func:`pixels_of`.
-
-        Raises:
-            DataError: The file can't be read as an image; the message names it.
-        """
-        pillow = require_pillow("reading image files")
-        path = self.root / self.paths[index]
-        try:
-            check_regular(path)
-            with pillow.open(path, formats=FORMATS) as picture:
-                pixels = pixels_of(picture, self.channels)
-        except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{path}: not a readable image of the formats {', '.join(FORMATS)}: "
-                f"{_reason(error)}"
-            ) from error
-        return pixels
-
-    def take(self, rows: np.ndarray) -> ImageFiles:
-        """Give some of the images, by their indices (count,)."""
-        return ImageFiles(self.root, tuple(self.paths[row] for row in rows), self.channels)
-
-
-def pixels_of(picture: Any, channels: int) -> np.ndarray:
-    """Give the pixels of a picture of Pillow's, (channels, height, width).
-
-    They are uint8; of grey pictures of sixteen bits float32, whose full intensity is 255 as well.
-    How transparent a pixel is, is left out.
-
-    Args:
-        channels: How many channels the picture is converted to.
-
-    Raises:
-        ValueError: The values are of more than sixteen bits.
-    """
-    if picture.mode in SIXTEEN:
-        grey = np.array(picture, np.float64)
-        if grey.min() < 0 or grey.max() > FULL:
-            raise ValueError("it has more than sixteen bits")
-        return np.repeat((grey * (BYTE / FULL)).astype(np.float32)[None], channels, 0)
-    if picture.mode == "F":
-        raise ValueError("its pixels are floats, whose full intensity nothing tells")
-    pixels = np.array(picture.convert(MODES[channels]))
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return shown(str(error))
-
-
-def load(place: str, *, channels: int = 3) -> Dataset:
+def load(place: str, form: ImageForm) -> Dataset:
     """Load the data set in a folder.
 
     Args:
         place: The path of the folder.
-        channels: How many channels images are converted to, 1 or 3.
+        form: In which form images are read.
 
     Raises:
         DataError: There is no such folder, or it is laid out in another way.
     """
-    if channels not in MODES:
-        raise DataError(f"channels = {channels}, but images are converted to 1 or 3")
     root = Path(place).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     if (root / TRAIN).is_dir():
-        classes, train = _images(root / TRAIN, channels)
-        _, test = _images(_test_folder(root), channels, classes)
+        classes, train = _images(root / TRAIN, form)
+        _, test = _images(test_folder(root), form, classes)
     else:
-        classes, whole = _images(root, channels)
+        classes, whole = _images(root, form)
         train, test = parted(whole)
-    return Dataset(root.name, classes, train, test, NORMALISATIONS[channels])
+    return Dataset(root.name, classes, train, test, normalisation_of(train))
 
 
-def _test_folder(root: Path) -> Path:
+def test_folder(root: Path) -> Path:
+    """Find the folder of what to test on.
+
+    Raises:
+        DataError: There is none.
+    """
     for name in TESTS:
         if (root / name).is_dir():
             return root / name
@@ -144,7 +59,7 @@ def _test_folder(root: Path) -> Path:
 
 
 def _images(
-    root: Path, channels: int, classes: tuple[str, ...] | None = None
+    root: Path, form: ImageForm, classes: tuple[str, ...] | None = None
 ) -> tuple[tuple[str, ...], Split]:
     """List the names of the classes, and every image below a folder."""
     found = tuple(sorted(entry.name for entry in root.iterdir() if _is_class(entry)))
@@ -165,7 +80,7 @@ def _images(
             )
         paths += [f"{name}/{file}" for file in files]
         labels += [classes.index(name)] * len(files)
-    return classes, Split(ImageFiles(root, tuple(paths), channels), np.array(labels))
+    return classes, Split(image_files(root, paths, form), np.array(labels))
 
 
 def _is_class(entry: Path) -> bool:

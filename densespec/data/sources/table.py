@@ -1,13 +1,16 @@
-"""A table of image files and their labels: a CSV file, as annotations commonly come.
+"""A table of image files and their labels: a CSV or a parquet file, as annotations commonly come.
 
-Its first row names the columns. The column ``path`` (or ``file``, ``filename`` or ``image``) says
-where an image is, from the folder of the table on. A column ``split`` says ``train``, or ``test``
-(or ``val``, ``valid``, ``validation``); without one, a fifth is kept for the test, as
-:func:`densespec.data.dataset.held_out` says. Further columns are the labels:
+The first row of a CSV file names the columns. The column ``path`` (or ``file``, ``filename`` or
+``image``) says where an image is, from the folder of the table on. A column ``split`` says
+``train``, or ``test`` (or ``val``, ``valid``, ``validation``); without one, a fifth is kept for the
+test, as :func:`densespec.data.dataset.held_out` says. Further columns are the labels:
 
 - One column: the class of the image, by its name; or where any cell has a ``|``, a list of the
   labels that it has, separated so.
 - Several columns: a label each, by a number; an empty cell is a label that is not known.
+
+A parquet file is read by pyarrow and means what the same cells mean in a CSV file; null is an empty
+cell, true and false are 1 and 0, and a column of lists is one of labels separated.
 
 Classes are the sorted names, or the columns in their order. Images are read when they are needed.
 """
@@ -16,14 +19,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from densespec.data.dataset import DataError, Dataset, Split, parted
-from densespec.data.sources.folder import MODES, NORMALISATIONS, TESTS, TRAIN, ImageFiles
-from densespec.errors import shown
+from densespec.data.reading import normalisation_of
+from densespec.data.reading.reader import ImageForm
+from densespec.data.sources.files import image_files
+from densespec.data.sources.folder import TESTS, TRAIN
+from densespec.errors import DensespecError, bare, shown
+from densespec.installed import imported
 from densespec.texts import check_regular
 
 PATHS = ("path", "file", "filename", "image")
@@ -31,55 +39,110 @@ SPLIT = "split"
 BETWEEN = "|"
 """What separates the labels of a list."""
 
+PARQUET = "parquet"
+MOST_CELLS = 2**25
+"""Cells of a parquet table, of which a few packed bytes can claim any number."""
+
 Column = Sequence[str]
 
 
-def load(place: str, *, channels: int = 3) -> Dataset:
+def load(place: str, form: ImageForm) -> Dataset:
     """Load the data set of a table.
 
     Args:
-        place: The path of the CSV file.
-        channels: How many channels images are converted to, 1 or 3.
+        place: The path of the table.
+        form: In which form images are read.
 
     Raises:
         DataError: There is no such file, or its columns are not as they should be; the message
             names the file, and the row where there is one.
     """
-    if channels not in MODES:
-        raise DataError(f"channels = {channels}, but images are converted to 1 or 3")
     path = Path(place).expanduser()
     columns = _columns(path)
     paths = _paths(path, columns)
     parts = columns.pop(SPLIT, None)
     classes, labels = _labels(path, columns)
-    whole = Split(ImageFiles(path.parent, tuple(paths), channels), labels)
+    whole = Split(image_files(path.parent, paths, form), labels)
     train, test = parted(whole) if parts is None else _split(path, whole, parts)
-    return Dataset(path.name, classes, train, test, NORMALISATIONS[channels])
+    return Dataset(path.name, classes, train, test, normalisation_of(train))
 
 
 def _columns(path: Path) -> dict[str, Column]:
     """Read the columns of a table by their names; names and cells without spaces around them."""
-    if path.suffix.lower() != ".csv":
-        raise DataError(f"{path}: a table ends in .csv")
+    suffix = path.suffix.lower()
+    if suffix not in READ:
+        raise DataError(f"{path}: a table ends in {' or '.join(READ)}")
     try:
         check_regular(path)
-        text = path.read_text(encoding="utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        names, cells = READ[suffix](path)
+    except DensespecError:
+        raise
+    except Exception as error:  # pyarrow's own errors, which share no base with csv's
         reason = error.strerror if isinstance(error, OSError) else None
-        raise DataError(f"{path}: {reason or error}") from error
-    if len(rows) < 2:
+        raise DataError(f"{path}: {reason or bare(str(error))}") from error
+    if not cells or not cells[0]:
         raise DataError(f"{path}: has no row below the one that names the columns")
-    names = [name.strip() for name in rows[0]]
-    for number, row in enumerate(rows, start=1):
+    if len(set(names)) < len(names) or "" in names:
+        raise DataError(f"{path}: columns {shown(names)}, but each should have a name of its own")
+    return dict(zip(names, cells, strict=True))
+
+
+def _of_csv(path: Path) -> tuple[list[str], list[Column]]:
+    """Give the names of the columns and their cells."""
+    text = path.read_text(encoding="utf-8-sig")
+    lines = csv.reader(io.StringIO(text), strict=True)
+    names, *rows = [[cell.strip() for cell in line] for line in lines if line] or [[]]
+    for number, row in enumerate(rows, start=2):
         if len(row) != len(names):
             raise DataError(
                 f"{path}, row {number}: has {len(row)} cells, but there are {len(names)} columns"
             )
-    if len(set(names)) < len(names) or "" in names:
-        raise DataError(f"{path}: columns {shown(names)}, but each should have a name of its own")
-    cells = zip(*rows[1:], strict=True)
-    return {name: [c.strip() for c in column] for name, column in zip(names, cells, strict=True)}
+    return names, [list(column) for column in zip(*rows, strict=True)]
+
+
+def _of_parquet(path: Path) -> tuple[list[str], list[Column]]:
+    """Give the names of the columns and their cells, as texts."""
+    parquet = imported("reading parquet tables", "pyarrow.parquet", extra=PARQUET)
+    with parquet.ParquetFile(path) as file:
+        most = MOST_CELLS // max(1, file.metadata.num_columns)
+        if file.metadata.num_rows > most:
+            raise DataError(
+                f"{path}: has {file.metadata.num_rows} rows, but should have at most {most}"
+            )
+        table = file.read()
+    names = [name.strip() for name in table.column_names]
+    cells: list[Column] = [
+        [_text(path, number, name, value) for number, value in enumerate(column.to_pylist(), 2)]
+        for name, column in zip(names, table.columns, strict=True)
+    ]
+    return names, cells
+
+
+def _text(path: Path, number: int, name: str, value: Any) -> str:
+    """Write the cell of a parquet table as in a CSV file."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(int(value))
+        case str() | int() | float():
+            return str(value).strip()
+        case list() if all(isinstance(label, str | int) for label in value):
+            labels = [*map(str, value), ""]  # one that ends in what separates is a list
+            if not any(BETWEEN in label for label in labels):
+                return BETWEEN.join(labels)
+    raise DataError(
+        f"{path}, row {number}: {name} is {shown(value)}, but should be a text, a number, or a "
+        f"list of labels without {BETWEEN!r}; images within a table are read by Hugging Face's "
+        "datasets, which data.of_items takes"
+    )
+
+
+READ: Mapping[str, Callable[[Path], tuple[list[str], list[Column]]]] = {
+    ".csv": _of_csv,
+    ".parquet": _of_parquet,
+}
+"""What reads a table, by how its name ends."""
 
 
 def _paths(path: Path, columns: dict[str, Column]) -> Column:

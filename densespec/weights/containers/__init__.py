@@ -6,6 +6,7 @@ in a file is run, and a file can't make its reader follow a path or allocate wha
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import stat
@@ -21,6 +22,7 @@ from densespec.weights.containers import (
     npz,
     other_packages,
     safetensors,
+    sharded,
     torch_pickle,
     torch_writer,
     zips,
@@ -140,12 +142,17 @@ def write_file(
 
 
 def is_folder_of_weights(path: Path) -> bool:
-    """Say whether a folder as a whole is of a kind that an installed package reads."""
-    return path.is_dir() and other_packages.reader_of(path) is not None
+    """Say whether a folder as a whole is of a kind that is read."""
+    if not path.is_dir():
+        return False
+    return sharded.index_of(path) is not None or other_packages.reader_of(path) is not None
 
 
 def _reading(path: Path, key: str | None) -> tuple[Opened, Callable[[Opened], None]]:
     """Find out what a path is by its content, or else by its suffix, and what reads it."""
+    if index := sharded.index_of(path):
+        opened = Opened(path, "sharded", key, size=sharded.size_of(index))
+        return opened, functools.partial(sharded.read, index=index)
     head, size = _head(path) if path.is_file() else (b"", 0)
     container = _container_in(head, size, path) if head else None
     if container is None and (other := other_packages.reader_of(path)):

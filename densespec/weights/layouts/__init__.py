@@ -50,6 +50,8 @@ class Layout:
         keys: name of every array in a container, by canonical name.
         axes: order of axes of kernels.
         implements: fields of the spec that its implementation fixes; others are free.
+        usual: fields that it has so unless it is told otherwise, or that another implementation
+            of the same names may be told; None where whoever reads a file is asked.
         parts: finds where in a file networks of such names lie, whatever stands before the names.
         claims: whether the names under which one lies, and a file's metadata, are this layout's.
         evidence: what the shapes of normalised tensors say of the network.
@@ -70,6 +72,7 @@ class Layout:
     claims: Callable[[Tensors, Mapping[str, str]], bool]
     evidence: Callable[[Tensors], Evidence]
     implements: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, Any] = field(default_factory=dict)
     parts: Parts = whole
     normalise: Callable[[Tensors], dict[str, Tensor]] = _as_they_are
     constants: Callable[[Graph], dict[str, Tensor]] = _no_constants

@@ -32,15 +32,25 @@ LayerName = Callable[[str], str]
 
 _NUMBERED = re.compile(r"(.+)_([1-9][0-9]{0,5})")
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
-_ORDER = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")
+_ORDER = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance"), ("slope",)
+_CLASSES: Mapping[type, str] = {
+    ops.BatchNorm: "batch_normalization",
+    ops.GroupNorm: "group_normalization",
+    ops.PRelu: "p_relu",
+    ops.Dense: "dense",
+}
+"""What Keras 3's files call the layers of an op, beside convolutions."""
 
 PORT = {
+    "activation": "relu",
     "batch_norm_epsilon": 1.001e-5,
     "batch_norm_momentum": 0.01,
     "bottleneck_width": 4,
     "conv_bias": False,
     "dropout_rate": 0.0,
     "final_norm": True,
+    "norm": "batch",
+    "norm_affine": True,
     "running_variance": "biased",
     "spatial_dims": 2,
     "stem_kernel": 7,
@@ -49,6 +59,11 @@ PORT = {
     "stem_stride": 2,
     "stem_width": 64,
     "transition_relu": True,
+    "head_dropout_rate": 0.0,
+    "classifier_bias": True,
+    "global_pool": "avg",
+    "stem_pool_kind": "max",
+    "transition_pool_kind": "avg",
 }
 """What Keras's ports of torchvision's network have in common."""
 
@@ -114,7 +129,7 @@ def numbered(name: str, number: int) -> str:
 def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
     """Keras 3's names, by the class of each layer and its number among its like."""
     dims = graph.spatial_dims
-    classes = {ops.Conv: f"conv{dims}d", ops.BatchNorm: "batch_normalization", ops.Dense: "dense"}
+    classes: Mapping[type, str] = {**_CLASSES, ops.Conv: f"conv{dims}d"}
     counts = {kind: itertools.count() for kind in classes}
     found = {}
     for node in graph.nodes:
@@ -123,8 +138,8 @@ def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
             continue
         layer = numbered(classes[kind], next(counts[kind]))
         path = "layers/" if kind is ops.Dense or not graph.has_classifier else f"{backbone}layers/"
-        for weight in node.weights:
-            found[weight.name] = variable_key(weight.name, path + layer)
+        for number, weight in enumerate(node.weights):
+            found[weight.name] = f"{path}{layer}/vars/{number}"
     return found
 
 
@@ -198,7 +213,11 @@ def _evidence_in_order(tensors: Tensors, backbone: str) -> Evidence:
     conv = next((f"conv{d}d" for d in (2, 1, 3) if f"{prefix}conv{d}d/vars/0" in tensors), None)
     if conv is None:
         raise WeightsError(f"no convolution under {prefix}")
-    norms = _numbered(tensors, prefix + "batch_normalization")
+    norms = [
+        name
+        for kind in (ops.BatchNorm, ops.GroupNorm)
+        for name in _numbered(tensors, prefix + _CLASSES[kind])
+    ]
     return evidence_in_order(
         convs=[_kernel(key, tensors[key]) for key in _numbered(tensors, prefix + conv)],
         norms=[math.prod(tensors[key].shape) for key in norms],

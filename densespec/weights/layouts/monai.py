@@ -9,10 +9,22 @@ def _key(weight: str) -> str:
     key = torch_names.state_key(weight)
     if key.startswith("classifier."):
         return key.replace("classifier.", "class_layers.out.")
+    if key.startswith("relu."):
+        return f"class_layers.{key}"
     head, mark, tail = key.partition(".denselayer")
     number, _, leaf = tail.partition(".")
     return f"{head}{mark}{number}.layers.{leaf}" if mark else key
 
+
+ARGUMENTS = {
+    "activation": "relu",
+    "activation_slope": 0.01,
+    "norm": None,
+    "norm_groups": 32,
+    "norm_affine": True,
+    "batch_norm_epsilon": 1e-5,
+}
+"""What ``act=`` and ``norm=`` choose."""
 
 LAYOUT = Layout(
     name="monai",
@@ -22,13 +34,10 @@ LAYOUT = Layout(
     axes="out_in_window",
     claims=torch_names.claims("monai"),
     evidence=torch_names.evidence(_key),
-    implements=torch_names.IMPLEMENTS,
+    implements={n: value for n, value in torch_names.IMPLEMENTS.items() if n not in ARGUMENTS},
+    usual=ARGUMENTS,
     parts=torch_names.parts,
     normalise=torch_names.normalise,
     constants=torch_names.counters(_key),
     ignored=torch_names.is_counter,
-    notes=lambda metadata: (
-        "ReLUs, batch norms of epsilon 1e-05 and an average pool are assumed: no array tells what "
-        "act= and norm= chose",
-    ),
 )

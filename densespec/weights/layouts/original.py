@@ -7,20 +7,28 @@ from typing import Any
 from densespec.network.catalogue import get
 
 _FIXED = (
+    "activation",
     "batch_norm_epsilon",
     "batch_norm_momentum",
     "conv_bias",
     "dropout_place",
     "dropout_rate",
+    "classifier_bias",
     "final_norm",
+    "global_pool",
+    "head_dropout_rate",
     "head_units",
+    "norm",
+    "norm_affine",
     "padding",
     "running_variance",
     "spatial_dims",
     "stem_kernel",
     "stem_kind",
     "stem_pool",
+    "stem_pool_kind",
     "stem_stride",
+    "transition_pool_kind",
     "transition_relu",
 )
 

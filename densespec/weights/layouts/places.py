@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-_PLACES = re.compile(r"stem\.(\w+)|block(\d+)\.layer(\d+)\.(\w+)|transition(\d+)\.(\w+)")
+_PLACES = re.compile(r"stem\.(norm|conv)|block(\d+)\.layer(\d+)\.(\w+)|transition(\d+)\.(\w+)")
 
 UNIT = {"norm": "bn", "conv": "conv"}
 """What programs whose unit is a norm, a ReLU and a convolution call the two that have arrays."""
@@ -25,7 +25,8 @@ def by_place(
         layer: likewise, from the numbers of the block and of the layer in it, ``norm`` or
             ``conv``, and the number of that one in the layer as a text.
         transition: likewise, from the transition's number, and ``norm`` or ``conv``.
-        others: names of other nodes; any that is not there keeps its canonical name.
+        others: names of other nodes; any that is not there keeps its canonical name, as
+            activations do, of which such programs keep nothing.
     """
 
     def name_of(node: str) -> str:
@@ -33,6 +34,8 @@ def by_place(
         if node in others or not place:
             return others.get(node, node)
         in_stem, block, number, leaf, after, in_transition = place.groups()
+        if (in_stem or leaf or in_transition).rstrip("12") not in UNIT:
+            return node
         if in_stem:
             return stem(in_stem)
         if block:

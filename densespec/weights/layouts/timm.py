@@ -6,9 +6,18 @@ from dataclasses import replace
 
 from densespec.weights.layouts import torchvision
 
+LAYERS = {"activation": "relu", "activation_slope": 0.01, "norm": "batch", "norm_groups": 32}
+"""What ``act_layer=`` and ``norm_layer=`` choose."""
+
 LAYOUT = replace(
     torchvision.LAYOUT,
     name="timm",
     about="timm's densenet*",
     claims=lambda tensors, metadata: False,
+    implements={
+        name: value
+        for name, value in torchvision.LAYOUT.implements.items()
+        if name not in (*torchvision.ARGUMENTS, *LAYERS)
+    },
+    usual={**torchvision.LAYOUT.usual, **LAYERS},
 )

@@ -14,23 +14,27 @@ from densespec.weights.layouts.parts import Part, under
 from densespec.weights.tensors import Tensor, Tensors
 
 COUNTER = "num_batches_tracked"
+COUNTERS = (COUNTER, "total_ops", "total_params")
+"""What modules count, of themselves or by tools that measure them."""
 
 Key = Callable[[str], str]
 """Key in a ``state_dict`` of an array, by the array's canonical name. Shapes are the same."""
 
 _MARKS = {
-    "monai": ".layers.norm1.",
+    "monai": ".layers.conv1.",
     "monai-0.3": "class_layers.class.",
     "gpleiss": "norm_final.",
 }
 """What is in some key of a spelling, but in none of torchvision's."""
 
 _WHOLE = {"stem_pool": "features.pool0", "final.norm": "features.norm5", "final.relu": "relu"}
+_STEM = re.compile(r"stem\.(\D+)(\d?)")
 _LEAVES = {
     "kernel": "weight",
     "gamma": "weight",
     "beta": "bias",
     "running_variance": "running_var",
+    "slope": "weight",
 }
 """What ``state_dict`` calls arrays that have another name here."""
 
@@ -51,8 +55,10 @@ def module_path(node: str) -> str:
     """
     if node in _WHOLE:
         return _WHOLE[node]
-    if node.startswith("stem."):
-        return f"features.{node.removeprefix('stem.')}0"
+    if stem := _STEM.fullmatch(node):  # of which the first has no number here
+        return f"features.{stem[1]}{int(stem[2] or 1) - 1}"
+    if node.startswith("stem_pool."):
+        return f"features.pool0.{node.removeprefix('stem_pool.')}"
     if node.startswith("block"):
         return re.sub(r"\blayer", "denselayer", f"features.dense{node}")
     return f"features.{node}" if node.startswith("transition") else node
@@ -110,7 +116,7 @@ def counters(key: Key = state_key) -> Callable[[Graph], dict[str, Tensor]]:
 
 
 def is_counter(name: str) -> bool:
-    return name.endswith(COUNTER)
+    return name.endswith(COUNTERS)
 
 
 def claims(spelling: str = "torchvision") -> Callable[[Tensors, Mapping[str, str]], bool]:
@@ -144,7 +150,7 @@ _named = under(
     "features.conv0.weight",
     root="features.",
     first="denseblock1.denselayer1.",
-    body=r"conv0|norm0|denseblock\d+|transition\d+|norm5|norm_final",
+    body=r"conv[0-2]|norm[0-2]|denseblock\d+|transition\d+|norm5|norm_final",
 )
 _NUMBERED_LAYER = re.compile(r"((?:.*\.)?)\d{1,6}\.denselayer1\.(?:layers\.)?norm1\.weight")
 
@@ -179,7 +185,7 @@ def _called(inside: Iterable[Sequence[str]]) -> Iterator[tuple[str, str]]:
     arrays: dict[str, set[str]] = {}
     for number, rest in inside:
         arrays.setdefault(number, set()).add(rest)
-    blocks = transitions = 0
+    blocks = transitions = convs = norms = 0
     for number in sorted(arrays, key=int):
         if any(rest.startswith("denselayer1.") for rest in arrays[number]):
             blocks += 1
@@ -188,9 +194,11 @@ def _called(inside: Iterable[Sequence[str]]) -> Iterator[tuple[str, str]]:
             transitions += 1
             yield number, f"transition{transitions}"
         elif "running_mean" in arrays[number]:
-            yield number, "norm5" if blocks else "norm0"
+            yield number, "norm5" if blocks else f"norm{norms}"
+            norms += 1
         else:
-            yield number, f"conv{blocks}"
+            yield number, f"conv{convs + 3 * (blocks > 0)}"
+            convs += 1
 
 
 IMPLEMENTS: Mapping[str, object] = {
@@ -208,6 +216,14 @@ IMPLEMENTS: Mapping[str, object] = {
     "final_norm": True,
     "dropout_place": "layer",
     "head_units": (),
+    "head_dropout_rate": 0.0,
+    "classifier_bias": True,
+    "global_pool": "avg",
+    "stem_pool_kind": "max",
+    "transition_pool_kind": "avg",
+    "activation": "relu",
+    "norm": "batch",
+    "norm_affine": True,
 }
 """What torchvision's network, and those that took its code, cannot do otherwise."""
 

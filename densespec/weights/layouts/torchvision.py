@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from densespec.weights.layouts import Layout, torch_names
 
+ARGUMENTS = (
+    "head_dropout_rate",
+    "global_pool",
+    "stem_kind",
+    "stem_kernel",
+    "stem_pool_kind",
+    "transition_pool_kind",
+)
+"""Fields that torchvision's network fixes, and that are arguments of timm's."""
+
 LAYOUT = Layout(
     name="torchvision",
     about="torchvision.models.densenet*, timm's densenet*, CheXNet-like checkpoints",
@@ -13,6 +23,7 @@ LAYOUT = Layout(
     claims=torch_names.claims(),
     evidence=torch_names.evidence(),
     implements={**torch_names.IMPLEMENTS, "spatial_dims": 2},
+    usual={name: torch_names.IMPLEMENTS[name] for name in ARGUMENTS},
     parts=torch_names.parts,
     normalise=torch_names.normalise,
     constants=torch_names.counters(),

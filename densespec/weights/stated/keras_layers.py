@@ -6,6 +6,7 @@ Nothing is made or run. Keras 2 and 3 say in different ways which layer reads wh
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -64,6 +65,11 @@ class StatedModel:
     layers: tuple[StatedLayer, ...]
     output: str
 
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """The paths of its layers."""
+        return frozenset(layer.name for layer in self.layers)
+
 
 def read_config(text: str) -> Any:
     """Parse a config.
@@ -80,19 +86,33 @@ def read_config(text: str) -> Any:
 
 
 def model_of(entry: Mapping[str, Any]) -> StatedModel:
-    """Lay a model out flat.
+    """Lay a model of one output out flat; see :func:`models_of`.
+
+    Raises:
+        WeightsError: As there, or it has several outputs.
+    """
+    models = models_of(entry)
+    if len(models) > 1:
+        raise _too_many(models, "outputs")
+    return models[0]
+
+
+def models_of(entry: Mapping[str, Any]) -> tuple[StatedModel, ...]:
+    """Lay a model out flat, once for each of its outputs.
 
     Args:
         entry: The model's class name and config, as in ``config.json`` of a ``.keras`` file.
 
     Raises:
-        WeightsError: It has several inputs or outputs, is neither functional nor sequential, or the
-            config is none of Keras's; says which layer it is.
+        WeightsError: It has several inputs, is neither functional nor sequential, or the config is
+            none of Keras's; says which layer it is.
     """
     flat = _Flat()
     with understood(UNKNOWN):
-        output = flat.add_model(entry, "", None, 0)
-    return StatedModel(tuple(_needed(flat.layers, output)), output)
+        outputs = flat.add_model(entry, "", None, 0)
+        if not outputs:
+            raise _too_many(outputs, "outputs")
+        return tuple(StatedModel(tuple(_needed(flat.layers, end)), end) for end in outputs)
 
 
 @contextlib.contextmanager
@@ -131,14 +151,14 @@ class _Flat:
 
     def add_model(
         self, entry: Mapping[str, Any], prefix: str, source: str | None, depth: int
-    ) -> str:
-        """Add the layers of a model that reads a source. Gives the path of its output."""
+    ) -> Sequence[str]:
+        """Add the layers of a model that reads a source. Gives the paths of its outputs."""
         if depth > DEEPEST:
             raise WeightsError(f"more than {DEEPEST} models lie within one another")
         config = entry["config"]
         if _kind(entry) == SEQUENTIAL:
             layers = config if isinstance(config, list) else config["layers"]
-            return self._add_sequence(layers, prefix, source, depth)
+            return [self._add_sequence(layers, prefix, source, depth)]
         return self._add_functional(config, prefix, source, depth)
 
     def _add_sequence(
@@ -158,10 +178,10 @@ class _Flat:
 
     def _add_functional(
         self, config: Mapping[str, Any], prefix: str, source: str | None, depth: int
-    ) -> str:
+    ) -> Sequence[str]:
         entries = {_name(entry): entry for entry in config["layers"]}
         calls = {name: _call(name, entry) for name, entry in entries.items()}
-        start = _only(config["input_layers"], "inputs")
+        start = _only(_ends(config["input_layers"]), "inputs")
         refs = {start: source} if source is not None else {}
         for name in TopologicalSorter(
             {n: sources for n, (sources, _) in calls.items()}
@@ -171,7 +191,7 @@ class _Flat:
             sources, arguments = calls[name]
             inputs = tuple(refs[of] for of in sources)
             refs[name] = self._add(entries[name], prefix, inputs, arguments, depth)
-        return refs[_only(config["output_layers"], "outputs")]
+        return [refs[end] for end in _ends(config["output_layers"])]
 
     def _add(
         self,
@@ -186,7 +206,7 @@ class _Flat:
             (source,) = sources or (None,)
             if arguments.get("training"):
                 self._in_training.append(f"{name}/")
-            return self.add_model(entry, f"{name}/", source, depth + 1)
+            return _only(self.add_model(entry, f"{name}/", source, depth + 1), "outputs")
         if not isinstance(entry["config"], dict):
             raise StatedOtherwise(f"layer {shown(name)} has no config that is known", name)
         if name.startswith(tuple(self._in_training)):
@@ -240,13 +260,23 @@ def _input_shape(config: Any) -> Sequence[Any] | None:
     return config.get("batch_shape") or config.get("batch_input_shape")
 
 
-def _only(ends: Any, what: str) -> str:
-    """The name of the only layer among a model's inputs or outputs."""
-    if isinstance(ends, list) and ends and isinstance(ends[0], str):
-        return ends[0]
-    if not isinstance(ends, list) or len(ends) != 1:
-        raise StatedOtherwise(f"it states a model of {len(ends)} {what}, but a spec has one")
-    return str(ends[0][0])
+def _ends(ends: Any) -> list[str]:
+    """The names of the layers at a model's inputs or outputs, which may have keys."""
+    if isinstance(ends, dict):
+        ends = list(ends.values())
+    if ends and isinstance(ends[0], str):
+        return [ends[0]]
+    return [str(end[0]) for end in ends]
+
+
+def _only(ends: Sequence[str], what: str) -> str:
+    if len(ends) != 1:
+        raise _too_many(ends, what)
+    return ends[0]
+
+
+def _too_many(ends: Sequence[object], what: str) -> StatedOtherwise:
+    return StatedOtherwise(f"it states a model of {len(ends)} {what}, but a spec has one")
 
 
 def _call(name: str, entry: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of_op
 from typing import Any
 
 from densespec.errors import shown
 from densespec.network import ops
-from densespec.network.graph import Graph, Node, lower
-from densespec.weights.evidence import KernelShape, evidence_in_order, inferred_fields, spec_from
-from densespec.weights.stated.keras_layers import UNKNOWN, model_of, read_config, understood
+from densespec.network.graph import CLASSIFIER, Graph, Node, in_head, lower
+from densespec.weights.evidence import (
+    Evidence,
+    KernelShape,
+    evidence_in_order,
+    inferred_fields,
+    spec_from,
+)
+from densespec.weights.stated.keras_layers import (
+    UNKNOWN,
+    StatedModel,
+    model_of,
+    models_of,
+    read_config,
+    understood,
+)
 from densespec.weights.stated.keras_ops import StatedOp, StatedOps, ops_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_inference
 
@@ -25,19 +38,27 @@ CONFIG_KEYS = ("config", "model_config")
 """Where a ``.keras`` archive and a whole-model ``.h5`` have the model's config, as metadata."""
 
 _RESCALES = "the images are rescaled by it, which no spec can say; take it out of the model"
-_ACTIVATES = "a spec has no other activation than ReLU"
-_POOLS = "a spec has an average before the classifier, and no max pooling (global_pool)"
+_ACTIVATES = (
+    "how it is set is in no weights: save the whole model (model.save('net.keras')), which says it"
+)
+_POOLS = "without the model's config, which says more, an average is all that is understood"
 FOREIGN_GROUPS = {
     "rescaling": _RESCALES,
     "normalization": _RESCALES,
     "lambda": _RESCALES,
     "true_divide": _RESCALES,
     "leaky_re_lu": _ACTIVATES,
-    "prelu": _ACTIVATES,
     "p_re_lu": _ACTIVATES,
     "elu": _ACTIVATES,
 }
-"""Groups of Keras 3's files, by the classes of their layers, that no network of a spec has."""
+"""Groups of Keras 3's files, by the classes of their layers, that no network of a spec has, or of
+which weights alone say too little."""
+
+_OWN_RELU = re.compile(r"(stem|final|block\d+_layer\d+|transition\d+)_relu[12]?")
+"""The names of densespec's own layers, whose spec has to be given anyway."""
+
+RELUS = (ops.Relu, ops.Activation, ops.PRelu)
+"""What may stand where the paper has a ReLU."""
 
 
 def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
@@ -61,25 +82,73 @@ def _check_groups(names: Mapping[str, str]) -> None:
     if "dense" in kinds:
         foreign |= {f"global_max_pooling{dims}d": _POOLS for dims in (1, 2, 3)}
     for kind, name in kinds.items():
-        if kind in foreign:
+        own = foreign.get(kind) == _ACTIVATES and _OWN_RELU.fullmatch(str(name))
+        if kind in foreign and not own:
             raise StatedOtherwise(f"it has a layer {shown(name)} ({kind}): {foreign[kind]}")
 
 
 def network_of_entry(entry: Mapping[str, Any]) -> StatedNetwork:
     """Read the network that the class name and the config of a model state.
 
-    What acts in training alone may be other than any spec says: notes say so.
+    What acts in training alone may be other than any spec says: notes say so. Of a model with
+    several outputs it is the network that gives one of them, or the one that several heads share.
 
     Raises:
         WeightsError: As for :func:`stated_network`.
     """
-    stated = ops_of(model_of(entry))
+    models = models_of(entry)
+    return _network_of(*models) if len(models) == 1 else _network_among(models)
+
+
+def _network_of(model: StatedModel) -> StatedNetwork:
+    stated = ops_of(model)
     with understood(UNKNOWN):
         graph = _lowered(stated)
         _check_same(stated, in_inference(graph), training=False)
         ends = _ends(stated)
         notes = (*stated.notes, *_training_notes(stated, graph), *_end_notes(ends))
     return StatedNetwork(graph.spec, ends, notes)
+
+
+def _network_among(models: Sequence[StatedModel]) -> StatedNetwork:
+    """The network of a model with several outputs; whether it has a head is left to its arrays."""
+    found, problems = [], []
+    for model in models:
+        try:
+            found.append((model, _network_of(model)))
+        except StatedOtherwise as error:
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    fitting = [model for model, _ in found]
+    whole = [pair for pair in found if all(pair[0].names >= model.names for model in fitting)]
+    shared = None if whole else _shared(fitting)
+    model, network = whole[0] if shared is None else (shared, _network_of(shared))
+    note = (
+        f"it states a model of {len(models)} outputs: its network is the one that ends in layer "
+        f"{shown(model.output)}, and what else it computes is left aside"
+    )
+    aside = frozenset[str]().union(*(each.names for each in models)) - model.names
+    return replace(network, ends=network.other_ends, notes=(*network.notes, note), aside=aside)
+
+
+def _shared(models: Sequence[StatedModel]) -> StatedModel:
+    """What several models have in common, up to their global pool.
+
+    Raises:
+        StatedOtherwise: They share none.
+    """
+    first, *others = models
+    common = first.names.intersection(*(model.names for model in others))
+    layers = [layer for layer in first.layers if layer.name in common]
+    pools = [n for n, layer in enumerate(layers) if layer.kind.startswith("Global")]
+    if not pools:
+        raise StatedOtherwise(
+            f"it states a model of {len(models)} outputs, each of another network, but a spec has "
+            "one"
+        )
+    kept = layers[: pools[-1] + 1]
+    return StatedModel(tuple(kept), kept[-1].name)
 
 
 @dataclass(frozen=True)
@@ -107,19 +176,25 @@ def graph_of_entry(entry: Mapping[str, Any]) -> StatedGraph:
         return StatedGraph(graph, _check_same(stated, graph, training=True))
 
 
-def layers_of_entry(entry: Mapping[str, Any], graph: Graph) -> Mapping[str, str]:
-    """Find the layers of a network that the class name and the config of a model have to state.
+def part_of_entry(entry: Mapping[str, Any], graph: Graph) -> StatedGraph:
+    """Read the part of a network that the class name and the config of a model state.
+
+    A part does not tell how many blocks there are, so the network has to be known.
 
     Args:
-        graph: The network, whose last value is the model's.
-
-    Returns:
-        The paths of layers by the names of the nodes that they compute, training included.
+        graph: The network, whose last value is the model's; its numbers may have changed.
 
     Raises:
         WeightsError: As for :func:`graph_of_entry`.
     """
-    return _check_same(_ops_in_training(entry), graph, training=True)
+    stated = _ops_in_training(entry)
+    with understood(UNKNOWN):
+        rates = [drop.op.rate for drop in stated.of(ops.Dropout) if drop.op.rate]
+        rate = {"dropout_rate": statistics.mode(rates or [0.0])}
+        norms = stated.of(ops.BatchNorm, ops.GroupNorm)
+        spec = graph.spec.replace(**(_said_by(norms) if norms else {}) | rate)
+        now = lower(spec, graph.input_size, **graph.ends)
+        return StatedGraph(now, _check_same(stated, now, training=True))
 
 
 def _ops_in_training(entry: Mapping[str, Any]) -> StatedOps:
@@ -158,11 +233,12 @@ def _end_notes(ends: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fields(stated: StatedOps) -> dict[str, Any]:
-    convs, norms, pools = (stated.of(kind) for kind in (ops.Conv, ops.BatchNorm, ops.MaxPool))
-    if not convs or not norms:
-        raise StatedOtherwise(
-            "it states a model without convolutions or norms, which is no DenseNet"
-        )
+    convs, pools = stated.of(ops.Conv), stated.of(ops.MaxPool)
+    norms = [
+        op for op in stated.by_name.values() if isinstance(op.op, ops.BatchNorm | ops.GroupNorm)
+    ]
+    if not convs:
+        raise StatedOtherwise("it states a model without convolutions, which is no DenseNet")
     stem = convs[0].op
     assert isinstance(stem, ops.Conv)
     evidence = evidence_in_order(
@@ -172,21 +248,98 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
         dense=[KernelShape(d.name, (d.op.units, d.op.features)) for d in stated.of(ops.Dense)],
     )
     found = inferred_fields(evidence)
+    convs = convs[2:] if evidence.deep else convs
     blocks, per_layer = found["blocks"], 1 if found["bottleneck_width"] is None else 2
     transitions = _transitions(blocks, per_layer)
     return found | {
-        "stem_kind": _stem_kind(stated, norms[0], evidence.stem_norm),
+        **_norm_fields(stated, norms, evidence),
+        **_activation_fields(stated, convs),
         "stem_stride": stem.stride,
+        **_blurs(stated, pools),
         "stem_pool": pools[0].op.window[0] if pools else None,
         "padding": "same" if any(map(_pads_as_same, (*convs, *pools))) else "symmetric",
-        "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
-        "batch_norm_momentum": statistics.mode(norm.op.momentum for norm in norms),
-        "running_variance": "unbiased" if _mostly_unbiased(norms) else "biased",
         "transition_relu": all(
-            isinstance(stated.source(convs[index]).op, ops.Relu) for index in transitions
+            isinstance(stated.source(convs[index]).op, RELUS) for index in transitions
         ),
         **_dropout_fields(stated, convs, transitions, per_layer),
+        **_head_fields(stated),
     }
+
+
+def _head_fields(stated: StatedOps) -> dict[str, Any]:
+    """The fields of a head that shapes do not tell."""
+    layers, pools = stated.of(ops.Dense), stated.of(ops.GlobalPool)
+    if not layers:
+        return {}
+    before = stated.source(layers[-1]).op
+    return {
+        "classifier_bias": layers[-1].op.bias,
+        "head_dropout_rate": before.rate if isinstance(before, ops.Dropout) else 0.0,
+        **({"global_pool": pools[-1].op.kind} if pools else {}),
+    }
+
+
+def _blurs(stated: StatedOps, pools: list[StatedOp]) -> dict[str, str]:
+    blurs = stated.of(ops.BlurPool)
+    in_stem = [blur for blur in blurs if stated.source(blur) in pools]
+    return {
+        "stem_pool_kind": "max-blur" if in_stem else "max",
+        "transition_pool_kind": "blur" if len(blurs) > len(in_stem) else "avg",
+    }
+
+
+def _norm_fields(stated: StatedOps, norms: list[StatedOp], evidence: Evidence) -> dict[str, Any]:
+    deep = {"stem_kind": "deep"} if evidence.deep else {}
+    if not norms:
+        return {"norm": "none", **_unnormed_ends(stated), **deep}
+    stem_kind = _stem_kind(stated, norms[0], evidence.stem_norm)
+    return {"stem_kind": stem_kind, **deep, **_said_by(norms)}
+
+
+def _said_by(norms: list[StatedOp]) -> dict[str, Any]:
+    """What most norms say, of which there is at least one."""
+    fields: dict[str, Any] = {
+        "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
+        "norm_affine": statistics.mode(norm.op.affine for norm in norms),
+    }
+    if isinstance(norms[0].op, ops.BatchNorm):
+        same = [norm for norm in norms if isinstance(norm.op, ops.BatchNorm)]
+        return fields | {
+            "batch_norm_momentum": statistics.mode(norm.op.momentum for norm in same),
+            "running_variance": "unbiased" if _mostly_unbiased(same) else "biased",
+        }
+    same = [norm for norm in norms if isinstance(norm.op, ops.GroupNorm)]
+    if all(norm.op.groups == norm.op.channels for norm in same):
+        return fields | {"norm": "instance"}
+    return fields | {"norm": "group", "norm_groups": statistics.mode(n.op.groups for n in same)}
+
+
+def _unnormed_ends(stated: StatedOps) -> dict[str, Any]:
+    """Where the stem and the last block end, if no norm tells it."""
+    stem, first = stated.of(ops.Conv)[:2]
+    end = stated.source(first)
+    for passed in (RELUS, (ops.MaxPool,), (ops.Dropout,)):
+        end = stated.source(end) if isinstance(end.op, passed) else end
+    kind = "conv-norm-relu" if isinstance(end.op, RELUS) else "conv"
+    pools = stated.of(ops.GlobalPool)
+    last = stated.source(pools[0]) if pools else stated.by_name[stated.output]
+    return {
+        "stem_kind": "norm-relu-conv" if isinstance(stated.source(stem).op, RELUS) else kind,
+        "final_norm": isinstance(last.op, RELUS),
+    }
+
+
+def _activation_fields(stated: StatedOps, convs: list[StatedOp]) -> dict[str, Any]:
+    """The activation before the first dense layer's convolution, and maybe its slope."""
+    op = stated.source(convs[1]).op if len(convs) > 1 else None
+    match op:
+        case ops.Activation("leaky-relu"):
+            return {"activation": "leaky-relu", "activation_slope": op.slope}
+        case ops.Activation():
+            return {"activation": op.kind}
+        case ops.PRelu():
+            return {"activation": "prelu"}
+    return {}
 
 
 def _mostly_unbiased(norms: list[StatedOp]) -> bool:
@@ -312,7 +465,10 @@ def _difference(ours: StatedOp, node: Node, but: tuple[str, ...]) -> str | None:
         )
     if isinstance(node.op, ops.Input):
         return None
+    hidden = in_head(node.name) and node.name != CLASSIFIER
     for part in fields_of_op(node.op):
+        if part.name == "bias" and hidden:  # none is the same as one of zeros
+            continue
         stated, said = getattr(ours.op, part.name), getattr(node.op, part.name)
         if stated != said and part.name not in but:
             return (

@@ -86,9 +86,9 @@ class StatedOps:
         """What was passed over, in sentences."""
         return [f"{layer} acts in training alone, and is left out" for layer in self.left_out]
 
-    def of(self, kind: type[Any]) -> list[StatedOp]:
-        """Give the ops of a kind, in order."""
-        return [op for op in self.by_name.values() if isinstance(op.op, kind)]
+    def of(self, *kinds: type[Any]) -> list[StatedOp]:
+        """Give the ops of one of some kinds, in order."""
+        return [op for op in self.by_name.values() if isinstance(op.op, kinds)]
 
     def source(self, op: StatedOp) -> StatedOp:
         """Give the first op that an op reads."""
@@ -154,6 +154,12 @@ class _Reader:
             return _KINDS[kind](self, layer)
         if plain in ("GlobalAveragePooling", "GlobalMaxPooling"):
             return self._global_pool(layer, "max" if "Max" in plain else "avg")
+        if kind == "BlurPooling" and _is_own(layer):
+            self._check_format(layer)
+            window = tuple(layer.config["pool_size"])
+            return self._add(layer, ops.BlurPool(window, layer.config["strides"]))
+        if kind == "GlobalPooling" and _is_own(layer):
+            return self._global_pool(layer, layer.config["kind"])
         return self._passed_over(layer)
 
     # What passes on what it reads
@@ -237,13 +243,18 @@ class _Reader:
             raise StatedOtherwise(f"{layer} stands in the head, where a spec has no norms")
         axis = config["axis"][0] if isinstance(config["axis"], list) else config["axis"]
         self._check_axis(layer, axis, len(source.shape))
-        for name in ("scale", "center"):
-            _check(layer, name, config.get(name, True) is True, True)
+        affine = config.get("scale", True)
+        _check(layer, "center", config.get("center", True) is affine, affine)
+        channels, epsilon = source.shape[0] or 0, config["epsilon"]
+        if layer.kind == "GroupNormalization":
+            groups = channels if config["groups"] == -1 else config["groups"]
+            return self._add(layer, ops.GroupNorm(channels, groups, epsilon, affine))
         op = ops.BatchNorm(
-            channels=source.shape[0] or 0,
-            epsilon=config["epsilon"],
+            channels=channels,
+            epsilon=epsilon,
             momentum=round(1 - config["momentum"], 12),
             unbiased=layer.registered == f"{OWN}BatchNormalization",
+            affine=affine,
         )
         return self._add(layer, op)
 
@@ -263,13 +274,32 @@ class _Reader:
             raise StatedOtherwise(
                 f"{layer} reads a feature map, but a spec has a global pool before it"
             )
-        name = self._add(layer, ops.Dense(source.shape[0] or 0, layer.config["units"]))
+        bias = layer.config.get("use_bias", True)
+        name = self._add(layer, ops.Dense(source.shape[0] or 0, layer.config["units"], bias))
         return self._activated(layer, name)
 
     def _relu(self, layer: StatedLayer) -> str:
-        for name in RELU_OPTIONS:
-            _check(layer, name, not layer.config.get(name), 0)
-        return self._add(layer, ops.Relu())
+        options = {name: layer.config.get(name) or 0 for name in RELU_OPTIONS}
+        if options == {"max_value": 6, "negative_slope": 0, "threshold": 0}:
+            return self._add(layer, ops.Activation("relu6"))
+        for name in ("max_value", "threshold"):
+            _check(layer, name, not options[name], 0)
+        slope = options["negative_slope"]
+        return self._add(layer, _leaky(layer, slope) if slope else ops.Relu())
+
+    def _leaky_relu(self, layer: StatedLayer) -> str:
+        slope = layer.config.get("negative_slope", layer.config.get("alpha"))
+        return self._add(layer, _leaky(layer, slope))
+
+    def _elu(self, layer: StatedLayer) -> str:
+        _check(layer, "alpha", layer.config.get("alpha", 1.0) == 1.0, 1.0)
+        return self._add(layer, ops.Activation("elu"))
+
+    def _prelu(self, layer: StatedLayer) -> str:
+        return self._add(layer, ops.PRelu())
+
+    def _tanh_gelu(self, layer: StatedLayer) -> str:
+        return self._add(layer, ops.Activation("gelu-tanh"))
 
     def _softmax(self, layer: StatedLayer) -> str:
         axis, rank = layer.config.get("axis", -1), len(self._value(layer).shape)
@@ -286,8 +316,8 @@ class _Reader:
             return source
         if stated not in _ACTIVATIONS:
             raise StatedOtherwise(
-                f"{layer} has the activation {shown(stated)}, but a spec has ReLU, and at the end "
-                f"{' or '.join(ACTIVATIONS)} (classifier_activation)"
+                f"{layer} has the activation {shown(stated)}, but a spec has ReLU or another "
+                f"(activation), and at the end {' or '.join(ACTIVATIONS)} (classifier_activation)"
             )
         return self._put(f"{layer.name} {stated}", layer, _ACTIVATIONS[stated], (source,))
 
@@ -390,6 +420,11 @@ _SLIDING: Mapping[str, _Read] = {
 _KINDS: Mapping[str, _Read] = {
     "BatchNormalization": _Reader._norm,
     "BiasedSynchronised": _Reader._norm,
+    "GroupNormalization": _Reader._norm,
+    "LeakyReLU": _Reader._leaky_relu,
+    "ELU": _Reader._elu,
+    "PRelu": _Reader._prelu,
+    "TanhGelu": _Reader._tanh_gelu,
     "Concatenate": _Reader._concat,
     "Dropout": _Reader._dropout,
     "Dense": _Reader._dense,
@@ -400,9 +435,21 @@ _KINDS: Mapping[str, _Read] = {
 }
 _ACTIVATIONS: Mapping[str, ops.Op] = {
     "relu": ops.Relu(),
+    "elu": ops.Activation("elu"),
+    "gelu": ops.Activation("gelu"),
+    "relu6": ops.Activation("relu6"),
+    "silu": ops.Activation("silu"),
+    "swish": ops.Activation("silu"),
+    "leaky_relu": ops.Activation("leaky-relu", 0.2),  # Keras's default
     "softmax": ops.Softmax(),
     "sigmoid": ops.Sigmoid(),
 }
+
+
+def _leaky(layer: StatedLayer, slope: Any) -> ops.Activation:
+    right = type(slope) in (int, float) and 0 < slope <= 1
+    _check(layer, "negative_slope", right, "a number in (0, 1]")
+    return ops.Activation("leaky-relu", slope)
 
 
 def _is_augmentation(layer: StatedLayer) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from densespec.texts import JsonError, parsed_json
@@ -47,6 +47,18 @@ def of_model(
     }
     narrowed = _stated(metadata, model) | ({LAYER_NAMES: json.dumps(inner)} if names else {})
     return tensors, narrowed, prefix
+
+
+def arrays_of(
+    layers: Collection[str], names: Iterable[str], metadata: Mapping[str, str]
+) -> set[str]:
+    """Choose the arrays of some of the outermost layers, among the names of arrays."""
+    noted = _dict(metadata, LAYER_NAMES)
+
+    def layer_of(name: str) -> str:
+        return str(noted.get(name.rpartition("/vars/")[0], name.partition("/")[0]))
+
+    return {name for name in names if layer_of(name) in layers}
 
 
 def models_in(metadata: Mapping[str, str]) -> list[str]:

@@ -33,11 +33,13 @@ class StatedNetwork:
         ends: The arguments of :func:`densespec.network.graph.lower` that say how the network ends;
             without ``include_top``, the arrays tell whether there is a classifier.
         notes: What the file states beyond the spec that leaves the outputs alone, in sentences.
+        aside: The names of layers that it states besides, and that are no part of the network.
     """
 
     spec: DenseNetSpec
     ends: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    aside: frozenset[str] = frozenset()
 
     @property
     def include_top(self) -> bool | None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from densespec.errors import bare, listed, shown
-from densespec.network.graph import CLASSIFIER, Graph, Node, in_head
-from densespec.network.ops import BatchNorm, Conv, MaxPool, Padding
+from densespec.network.graph import CLASSIFIER, Graph, Node, in_head, with_spec
+from densespec.network.ops import Activation, BatchNorm, Conv, GroupNorm, MaxPool, Padding, PRelu
 from densespec.texts import JsonError, parsed_json
 from densespec.weights.stated.network import StatedOtherwise
+from densespec.weights.stated.timm import POOLS
 
 KEY = "modules"
 """The metadata that hold the modules, as JSON."""
@@ -27,8 +28,10 @@ PROGRAMS = ("torchvision.", "timm.", "monai.", "torchxrayvision.", "densespec_to
 
 ATTRIBUTES = (
     *("eps", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
-    *("ceil_mode", "output_size", "track_running_stats", "pool_type", "apply_sigmoid", "forward"),
+    *("ceil_mode", "output_size", "track_running_stats", "pool_type", "kind", "apply_sigmoid"),
+    *("forward", "filt_size", "pad_mode"),
     *("_forward_hooks", "_forward_pre_hooks"),
+    *("negative_slope", "alpha", "approximate", "num_groups", "affine"),
 )
 """What is kept of a module's attributes."""
 
@@ -41,10 +44,37 @@ OTHER = "something else"
 FINAL_POOL = "final_pool"
 """What pytorchcv calls the pool over the whole of a last map, whose size it states."""
 
+BLURS = ("BlurPool", "BlurPool2d")
+"""Classes of densespec's and timm's pools that blur."""
+
 ENDS = {"Sigmoid": "sigmoid", "Softmax": "softmax"}
 SILENT = ("Sequential", "ModuleList", "ModuleDict", "Identity", "Flatten", "ReLU", "Linear")
 SILENT_STARTS = ("Conv", "BatchNorm", "SyncBatchNorm", "Dropout", "AlphaDropout", "DataParallel")
 """Classes of PyTorch's that change nothing, or whose arrays tell what they do."""
+
+ACTIVATIONS: Mapping[str, str] = {
+    "ReLU": "relu",
+    "LeakyReLU": "leaky-relu",
+    "ELU": "elu",
+    "SiLU": "silu",
+    "GELU": "gelu",
+    "ReLU6": "relu6",
+    "PReLU": "prelu",
+}
+"""The activations of a spec, by PyTorch's classes."""
+OTHER_ACTIVATIONS: Mapping[str, str] = {
+    "monai.networks.blocks.activation.Swish": "silu",
+    "monai.networks.blocks.activation.MemoryEfficientSwish": "silu",
+    "timm.layers.activations.GELUTanh": "gelu-tanh",
+}
+"""Likewise, by the full names of other packages' classes; others of theirs are refused."""
+NORMS: Mapping[str, str] = {
+    "BatchNorm": "batch",
+    "SyncBatchNorm": "batch",
+    "InstanceNorm": "instance",
+    "GroupNorm": "group",
+}
+"""The norms of a spec, by what PyTorch's classes start with."""
 
 GIVE_SPEC = "give the spec that says so (--spec FILE)"
 SAVE_STATE = (
@@ -164,6 +194,76 @@ def _has_relu(modules: Modules, paths: Iterable[str]) -> bool:
     return any(modules[path].torch_class == "ReLU" for path in paths)
 
 
+# Fields of a spec that modules tell
+
+
+def fields_of_modules(modules: Modules, prefix: str) -> dict[str, Any]:
+    """Read which activation and which norm a network's modules are, where they are all one.
+
+    Raises:
+        StatedOtherwise: They are set as no spec says.
+    """
+    own = {
+        path: module
+        for path, module in modules.items()
+        if path.startswith(prefix) and not _behind_linear(modules, path)
+    }
+    kinds = [_activation_fields(path, module) for path, module in own.items()]
+    norms = [_norm_fields(path, module) for path, module in own.items()]
+    return {**_only(kinds), **_only(norms)}
+
+
+def _only(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The fields that all modules tell; none where they differ, which is refused later."""
+    told = [fields for fields in found if fields]
+    return told[0] if told and all(fields == told[0] for fields in told) else {}
+
+
+def _activation_fields(path: str, module: ModuleFacts) -> dict[str, Any]:
+    kind = _activation_of(module)
+    if kind is None:
+        return {}
+    attributes = module.attributes
+    if kind == "leaky-relu":
+        return {"activation": kind, "activation_slope": attributes.get("negative_slope", 0.01)}
+    if attributes.get("alpha", 1.0) != 1.0:
+        raise StatedOtherwise(
+            f"{bare(path)} has alpha = {shown(attributes['alpha'])}, but a spec can say 1.0"
+        )
+    if kind == "gelu" and attributes.get("approximate") == "tanh":
+        kind = "gelu-tanh"
+    return {"activation": kind}
+
+
+def _activation_of(module: ModuleFacts) -> str | None:
+    return OTHER_ACTIVATIONS.get(module.kind) or ACTIVATIONS.get(module.torch_class)
+
+
+def _norm_fields(path: str, module: ModuleFacts) -> dict[str, Any]:
+    kind = _norm_of(module)
+    if kind == "instance" and module.attributes.get("track_running_stats"):
+        raise StatedOtherwise(
+            f"{bare(path)} is an instance norm with running statistics, which no spec says"
+        )
+    if kind is None:
+        return {}
+    told = {"affine": "norm_affine", "num_groups": "norm_groups"}
+    known = {told[name]: value for name, value in module.attributes.items() if name in told}
+    return {"norm": kind, **known}
+
+
+def _norm_of(module: ModuleFacts) -> str | None:
+    starts = (start for start in NORMS if module.torch_class.startswith(start))
+    return next((NORMS[start] for start in starts), None)
+
+
+def _behind_linear(modules: Modules, path: str) -> bool:
+    """Whether a linear layer stands before a module in the same part, as in a head."""
+    siblings = _children(modules, _parent(path)) if path else []
+    before = siblings[: siblings.index(path)] if path in siblings else []
+    return any(modules[sibling].torch_class == "Linear" for sibling in before)
+
+
 # The whole network
 
 
@@ -174,11 +274,13 @@ class Told:
     Attributes:
         epsilon: That of its norms; None where no module tells.
         activation: What follows its classifier, ``"softmax"`` or ``"sigmoid"``; None for nothing.
+        pools: The fields that say the kinds of its pools, as far as modules tell.
         assumptions: What was taken for granted, in sentences.
     """
 
     epsilon: float | None = None
     activation: str | None = None
+    pools: Mapping[str, str] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
 
 
@@ -195,27 +297,81 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
     """
     if not modules:
         return Told()
+    pools = _pool_kinds(modules, prefix)
+    graph = with_spec(graph, graph.spec.replace(**pools))
     nodes = {path: graph[name] for name, path in paths.items() if path in modules}
-    epsilon = _epsilon(modules, nodes)
+    epsilon = _epsilon(modules, nodes, prefix)
     for path, module in modules.items():
         if path.startswith(prefix):
             _check_program(path, module)
     for path, node in nodes.items():
         _check_conv(path, modules[path], node)
+    _check_activations(modules, graph, prefix)
     activation, ending = _end(modules, paths.get(CLASSIFIER, ""))
     body = {_first(path, prefix) for path, node in nodes.items() if not in_head(node.name)}
+    ends = {path: kind for path, one in modules.items() if (kind := _global_pool(path, one))}
+    known = (*nodes, ending, *ends)
     for path, module in modules.items():
-        if path.startswith(prefix) and path not in nodes and path != ending:
+        if path.startswith(prefix) and path not in known and _parent(path) not in ends:
             _check(path, module, graph, in_body=_first(path, prefix) in body)
-    return Told(epsilon, activation, tuple(_assumed(modules, prefix)))
+    if ends:
+        pools["global_pool"] = next(iter(ends.values()))
+    return Told(epsilon, activation, pools, tuple(_assumed(modules, prefix)))
+
+
+def _pool_kinds(modules: Modules, prefix: str) -> dict[str, str]:
+    """The fields that say which pools blur."""
+    inside = {p.removeprefix(prefix): one for p, one in modules.items() if p.startswith(prefix)}
+    blurs = [path for path, one in inside.items() if one.kind.rpartition(".")[2] in BLURS]
+    for path in blurs:
+        plain = {"filt_size": (3,), "stride": (2,), "pad_mode": ("reflect",)}
+        _check_attributes(path, inside[path], plain)
+    in_transitions = [path for path in blurs if "transition" in path]
+    if not blurs and not _home(modules, prefix).kind.startswith(PROGRAMS):
+        return {}
+    return {
+        "stem_pool_kind": "max-blur" if len(blurs) > len(in_transitions) else "max",
+        "transition_pool_kind": "blur" if in_transitions else "avg",
+    }
+
+
+def _global_pool(path: str, module: ModuleFacts) -> str | None:
+    """The kind of a global pool of timm's or densespec's own; None for another module."""
+    named = path.rpartition(".")[2] == "global_pool"
+    kind = module.attributes.get("pool_type") or module.attributes.get("kind")
+    return POOLS.get(kind) if named and isinstance(kind, str) else None
 
 
 def _first(path: str, prefix: str) -> str:
     return path.removeprefix(prefix).partition(".")[0]
 
 
-def _epsilon(modules: Modules, nodes: Mapping[str, Node]) -> float | None:
-    norms = [path for path, node in nodes.items() if isinstance(node.op, BatchNorm)]
+def _check_activations(modules: Modules, graph: Graph, prefix: str) -> None:
+    """Check that modules are all activations there are: functions that a program calls are not."""
+    if graph.spec.activation == "relu":
+        return
+    told = [
+        path
+        for path, module in modules.items()
+        if path.startswith(prefix)
+        and _activation_of(module) not in (None, "relu")
+        and not _behind_linear(modules, path)
+    ]
+    wanted = len(graph.nodes_of(Activation, PRelu))
+    if len(told) != wanted:
+        raise StatedOtherwise(
+            f"{len(told)} of its modules compute {graph.spec.activation}, but the network has "
+            f"{wanted} activations: the others are in its program, which is in no file: {GIVE_SPEC}"
+        )
+
+
+def _epsilon(modules: Modules, nodes: Mapping[str, Node], prefix: str) -> float | None:
+    norms = [path for path, node in nodes.items() if isinstance(node.op, BatchNorm | GroupNorm)]
+    norms += [
+        path
+        for path, module in modules.items()
+        if path.startswith(prefix) and path not in nodes and _norm_of(module)
+    ]
     values = {_epsilon_of(modules[path], path): path for path in norms}
     if len(values) > 1:
         told = " and ".join(f"{bare(path)} has {value!r}" for value, path in values.items())
@@ -301,10 +457,24 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
         _check_attributes(path, module, {"kernel_size": (2,), "stride": (2,), "padding": (0,)})
     elif kind.startswith("AdaptiveAvgPool"):
         _check_attributes(path, module, {"output_size": (1,)})
-    elif module.attributes.get("pool_type", "avg") not in ("avg", "fast", "fastavg", ""):
+    elif module.attributes.get("pool_type"):
         raise StatedOtherwise(f"{bare(path)} pools by {shown(module.attributes['pool_type'])}")
+    elif _is_said(graph, module):
+        return
+    elif ".activation" in module.kind and not kind:
+        name = module.kind.rpartition(".")[2]
+        raise StatedOtherwise(f"{bare(path)} is a {bare(name)}, which no spec says: {SAVE_STATE}")
     elif kind and kind not in SILENT and not kind.startswith((*SILENT_STARTS, "AvgPool")):
         raise StatedOtherwise(f"{bare(path)} is a {bare(kind)}, which no spec says: {SAVE_STATE}")
+
+
+def _is_said(graph: Graph, module: ModuleFacts) -> bool:
+    """Whether a module is the activation or the norm of the spec."""
+    spec = graph.spec
+    said, activation = (
+        (name or "").removesuffix("-tanh") for name in (spec.activation, _activation_of(module))
+    )
+    return (activation, _norm_of(module) or "") in ((said, ""), ("", spec.norm))
 
 
 def _check_max_pool(path: str, module: ModuleFacts, graph: Graph) -> None:
@@ -321,7 +491,7 @@ def _check_max_pool(path: str, module: ModuleFacts, graph: Graph) -> None:
 
 def _assumed(modules: Modules, prefix: str) -> Iterator[str]:
     """What neither modules nor the layout tell: other people's programs, and what lies around."""
-    home = modules.get(prefix.rstrip("."), modules[""])
+    home = _home(modules, prefix)
     if not home.kind.startswith((*PROGRAMS, TORCH)):
         yield (
             f"the program of {bare(home.kind)} is in no file: it is taken to call its modules as "
@@ -334,6 +504,11 @@ def _assumed(modules: Modules, prefix: str) -> Iterator[str]:
     ]
     if outside:
         yield f"left out, as they lie around the network: {listed(outside)}"
+
+
+def _home(modules: Modules, prefix: str) -> ModuleFacts:
+    """The network itself, or else the whole model."""
+    return modules.get(prefix.rstrip("."), modules[""])
 
 
 def _changes_outputs(module: ModuleFacts) -> bool:

@@ -72,16 +72,37 @@ def _infer(node: Node, w: Values, x: jax.Array, *others: jax.Array) -> jax.Array
         case ops.AvgPool() as op:
             none = ((0, 0),) * len(op.window)
             return _reduce(x, jax.lax.add, 0, op.window, op.stride, none) / np.prod(op.window)
+        case ops.BlurPool() as op:
+            return _blur_pool(op, x)
         case ops.GlobalPool() as op:
-            axes = tuple(range(2, x.ndim))
-            return x.mean(axes) if op.kind == "avg" else x.max(axes)
-        case ops.Dense():
-            return jnp.matmul(x, w["kernel"].T, precision="highest") + w["bias"]
+            return _global_pool(op.kind, x)
+        case ops.Dense() as op:
+            y = jnp.matmul(x, w["kernel"].T, precision="highest")
+            return y + w["bias"] if op.bias else y
         case ops.Softmax():
             return jax.nn.softmax(x, axis=1)
         case ops.Sigmoid():
             return jax.nn.sigmoid(x)
     raise NotImplementedError(f"{node.name}: {node.op}")
+
+
+def _blur_pool(op: ops.BlurPool, x: jax.Array) -> jax.Array:
+    x = jnp.pad(x, ((0, 0), (0, 0), *op.pads), mode="reflect")
+    for axis, factors in enumerate(op.factors, start=2):
+        first = jnp.moveaxis(x, axis, 0)
+        views = (
+            first[i : len(first) - len(factors) + i + 1 : op.stride] for i in range(len(factors))
+        )
+        x = jnp.moveaxis(sum(f * view for f, view in zip(factors, views, strict=True)), 0, axis)
+    return x
+
+
+def _global_pool(kind: str, x: jax.Array) -> jax.Array:
+    axes = tuple(range(2, x.ndim))
+    mean, maximum = x.mean(axes), x.max(axes)
+    if kind == "catavgmax":
+        return jnp.concatenate((mean, maximum), axis=1)
+    return {"avg": mean, "max": maximum, "avgmax": (mean + maximum) / 2}[kind]
 
 
 def _wide(array: jax.Array, like: jax.Array) -> jax.Array:

@@ -1,12 +1,12 @@
-"""What a ReLU may be instead."""
+"""What a ReLU, or another activation, may be instead."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from densespec.reference.kernels import FUNCTIONS as OF_KIND
 from densespec.reference.kernels import Array
 from densespec_conformance.explaining.local.alternatives.alternative import (
     Alternative,
@@ -20,13 +20,8 @@ from densespec_conformance.explaining.local.alternatives.alternative import (
 COMMON_SLOPES = (0.01, 0.1, 0.2, 0.3, 0.05, 0.25, 1e-3)
 
 
-def _gelu(x: Array) -> Array:
-    error = np.vectorize(math.erf, otypes=[float])
-    return 0.5 * x * (1 + error(x / math.sqrt(2)))
-
-
-def _gelu_tanh(x: Array) -> Array:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def _of_kind(kind: str) -> Callable[[Array], Array]:
+    return lambda x: OF_KIND[kind](x, 0.0)[0]
 
 
 def _selu(x: Array) -> Array:
@@ -34,11 +29,12 @@ def _selu(x: Array) -> Array:
 
 
 FUNCTIONS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
-    ("it is a ReLU that ends at 6", lambda x: np.clip(x, 0, 6)),
-    ("it is ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
-    ("it is SiLU (swish)", lambda x: x * sigmoid(x)),
-    ("it is GELU, by the tangent", _gelu_tanh),
-    ("it is GELU", _gelu),
+    ("it is a ReLU", lambda x: np.maximum(x, 0)),
+    ("it is a ReLU that ends at 6", _of_kind("relu6")),
+    ("it is ELU", _of_kind("elu")),
+    ("it is SiLU (swish)", _of_kind("silu")),
+    ("it is GELU, by the tangent", _of_kind("gelu-tanh")),
+    ("it is GELU", _of_kind("gelu")),
     ("it is SELU", _selu),
     ("it is softplus", lambda x: np.logaddexp(0, x)),
     ("it is Mish", lambda x: x * np.tanh(np.logaddexp(0, x))),
@@ -68,7 +64,7 @@ def slopes(seen: Observation) -> Iterator[Alternative]:
     for slope in dict.fromkeys(candidates):
         if slope == 1:
             yield Alternative("it is left out", of_value(lambda x: x))
-        elif slope:
+        elif slope and slope != getattr(seen.op, "slope", 0.0):
             yield Alternative(f"it leaks: the slope below zero is {slope:.4g}", _leaky(slope))
 
 

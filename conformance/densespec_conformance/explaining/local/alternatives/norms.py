@@ -11,6 +11,7 @@ import numpy as np
 from densespec.network import ops
 from densespec.reference.kernels import Array, Context
 from densespec_conformance.deviations.kernels import Norm
+from densespec_conformance.deviations.spec import EPSILONS
 from densespec_conformance.explaining.local.alternatives.alternative import (
     Alternative,
     Forward,
@@ -20,7 +21,8 @@ from densespec_conformance.explaining.local.alternatives.alternative import (
     with_arrays,
 )
 
-COMMON_EPSILONS = (1e-3, 1e-5, 1.001e-5, 1e-6, 1e-4, 1e-2, 2e-5, 1e-7, 1e-8, 1e-12, 0.0)
+SOURCES = {float(epsilon): source for epsilon, (_, source) in EPSILONS.items()}
+COMMON_EPSILONS = (*SOURCES, 1e-2, 2e-5, 1e-7, 1e-8, 0.0)
 ARRAYS = ("gamma", "beta", "running_mean", "running_variance")
 
 
@@ -29,7 +31,8 @@ def epsilon(seen: Observation) -> Iterator[Alternative]:
     candidates = COMMON_EPSILONS if seen.pair is None else _solved(seen, *seen.pair)
     for value in dict.fromkeys(candidates):
         if value >= 0 and value != seen.op.epsilon:
-            words = f"epsilon is {value:.4g}, not {seen.op.epsilon:g}"
+            met = f" ({SOURCES[value]})" if value in SOURCES else ""
+            words = f"epsilon is {value:.4g}, not {seen.op.epsilon:g}{met}"
             yield Alternative(words, _with_epsilon(value))
 
 
@@ -124,6 +127,7 @@ def _of_others(seen: Observation) -> Iterator[tuple[str, dict[str, Array]]]:
     """Give the arrays of every other norm of as many channels, all of them or one."""
     for other in seen.graph.nodes:
         alike = isinstance(other.op, ops.BatchNorm) and other.op.channels == seen.op.channels
+        alike = alike and len(other.weights) == len(ARRAYS)
         if not alike or other.name == seen.node.name:
             continue
         theirs = {name: seen.weights[f"{other.name}.{name}"] for name in ARRAYS}
@@ -152,5 +156,36 @@ def affine(seen: Observation) -> Iterator[Alternative]:
     yield Alternative(words, forward, names_the_cause=False)
 
 
+def of_sample(seen: Observation) -> Iterator[Alternative]:
+    """Find what a norm of each sample does instead."""
+    op, weights = seen.op, seen.context.weights
+    for value in COMMON_EPSILONS:
+        if value != op.epsilon:
+            words = f"epsilon is {value:.4g}, not {op.epsilon:g}"
+            yield Alternative(words, _with_epsilon(value))
+    for groups in range(1, op.channels + 1):
+        if op.channels % groups == 0 and groups != op.groups:
+            words = f"it normalises {groups} groups of channels, not {op.groups}"
+            yield Alternative(words, _with_groups(groups))
+    yield Alternative("the statistics are the batch's", _over_the_batch)
+    if op.affine:
+        one, zero = np.ones(op.channels), np.zeros(op.channels)
+        yield Alternative("gamma is left out", with_arrays(gamma=one))
+        yield Alternative("beta is left out", with_arrays(beta=zero))
+        yield Alternative("gamma and beta are left out", with_arrays(gamma=one, beta=zero))
+        exchanged = with_arrays(gamma=weights["beta"], beta=weights["gamma"])
+        yield Alternative("gamma and beta are exchanged", exchanged)
+
+
+def _with_groups(groups: int) -> Forward:
+    return lambda op, ctx, x: own(replace(op, groups=groups), ctx, x)
+
+
+def _over_the_batch(op: ops.GroupNorm, ctx: Context, x: Array) -> Array:
+    norm = ops.BatchNorm(op.channels, op.epsilon, 0.1, unbiased=False, affine=op.affine)
+    return own(norm, replace(ctx, training=True), x)
+
+
 FIND = (epsilon, choices, arrays)
+FIND_OF_SAMPLE = (of_sample,)
 LAST = (affine,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -94,6 +95,10 @@ def _over_the_edge(
         yield Alternative(f"{words}, and zeros there count", _pooled(more, 0.0, np.mean))
 
 
+def _both(first: Array, second: Array) -> Array:
+    return np.concatenate((first, second), axis=1)
+
+
 GLOBAL: tuple[tuple[str, Reduce], ...] = (
     ("it takes the maximum, not the average", np.max),
     ("it takes the average, not the maximum", np.mean),
@@ -102,6 +107,9 @@ GLOBAL: tuple[tuple[str, Reduce], ...] = (
     ("it takes the minimum", np.min),
     ("it takes the first position", _first),
     ("it takes the mean of maximum and average", lambda x, axes: (x.max(axes) + x.mean(axes)) / 2),
+    ("it takes the sum of maximum and average", lambda x, axes: x.max(axes) + x.mean(axes)),
+    ("it has all averages and then all maxima", lambda x, axes: _both(x.mean(axes), x.max(axes))),
+    ("it has all maxima and then all averages", lambda x, axes: _both(x.max(axes), x.mean(axes))),
     ("it takes the median", lambda x, axes: np.median(x, axes)),
 )
 
@@ -120,5 +128,36 @@ def _over_maps(reduce: Reduce) -> Forward:
     return forward
 
 
+MIRRORS: tuple[tuple[str, str], ...] = (
+    ("constant", "it pads with zeros, where a mirror is meant"),
+    ("edge", "it repeats the edge, where a mirror is meant"),
+    ("symmetric", "its mirror repeats the edge"),
+    ("wrap", "it pads with the other side, where a mirror is meant"),
+)
+"""Ways to pad by numpy's names."""
+
+
+def blurs(seen: Observation) -> Iterator[Alternative]:
+    """Find another way to pad a blur, or other factors of it."""
+    own = functools.reduce(np.multiply.outer, np.asarray(seen.op.factors))
+    for mode, words in MIRRORS:
+        yield Alternative(words, _blurred(mode, own))
+    even, middle = np.full_like(own, 1 / own.size), (own == own.max()).astype(float)
+    yield Alternative("it averages its windows evenly", _blurred("reflect", even))
+    yield Alternative("it leaves positions out without a blur", _blurred("reflect", middle))
+    yield Alternative("its factors are not normalised", _blurred("reflect", own / own.min()))
+
+
+def _blurred(mode: Any, factors: Array) -> Forward:
+    def forward(op: ops.BlurPool, ctx: Context, x: Array) -> Array:
+        padded = np.pad(x, ((0, 0), (0, 0), *op.pads), mode=mode)
+        windows = windows_of(padded, op.window, op.stride)
+        places = tuple(range(x.ndim, windows.ndim))
+        return np.tensordot(windows, factors, (places, range(len(places))))
+
+    return forward
+
+
 FIND = (windows,)
+FIND_BLUR = (blurs,)
 FIND_GLOBAL = (whole_maps,)
