@@ -294,11 +294,12 @@ def test_several_changes_at_random(seed: int) -> None:
         return  # one change leaves nothing for another to change
     net = changed(mode, *changes, seed=seed)
     torch.testing.assert_close(outputs(net), outputs(plain))
-    if set(names) & set(REFUSED):
-        with pytest.raises(ModelChanged):
-            densespec.optimize(net)
-    else:
-        torch.testing.assert_close(outputs(densespec.optimize(net)), outputs(plain))
+    try:
+        made = densespec.optimize(net)
+    except ModelChanged:
+        assert set(names) & set(REFUSED)
+        return
+    torch.testing.assert_close(outputs(made), outputs(plain))  # one change may undo another
 
 
 @every_mode
