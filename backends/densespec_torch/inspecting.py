@@ -202,7 +202,7 @@ def _backbone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _does_nothing(module: nn.Module) -> bool:
-    return type(module) in DROPOUTS and module.p == 0 and _as_its_class(module)
+    return type(module) in DROPOUTS and vars(module)["p"] == 0 and _as_its_class(module)
 
 
 def _in_head(name: str) -> bool:
