@@ -20,7 +20,7 @@ from densespec.backends import (
 )
 from densespec.backends import Origin as Origin
 from densespec.errors import DensespecError, SpecError
-from densespec.network.arrays import Arrays
+from densespec.network.arrays import Arrays, check_weights
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.graph import FeatureMap, Graph, Pooling, freeze, lower
 from densespec.network.initial import initial_weights
@@ -199,6 +199,7 @@ def in_mode(model: Any, mode: str) -> Any:
     Raises:
         DensespecError: densespec did not build the model.
         ModelChanged: The model was changed into something that no spec says.
+        WeightsError: An array was taken away, or replaced by one of another shape.
         UnknownName: The model's backend has no such mode.
     """
     origin = origin_of(model)
@@ -214,6 +215,7 @@ def rebuilt(model: Any, origin: Origin, *, trainable: bool = True) -> Any:
     """
     backend = get_backend(origin.backend)
     arrays = backend.read_weights(model, origin.graph)
+    check_weights(origin.graph, arrays)
     if not isinstance(backend, InspectableBackend):
         return build_graph(origin, arrays)
     new = backend.rebuild(model, origin, arrays, trainable=trainable)
@@ -260,9 +262,17 @@ def feature_maps(model: Any) -> tuple[FeatureMap, ...]:
 
 
 def read_weights(model: Any) -> Arrays:
-    """Read every array of a built model as numpy, by canonical name and in canonical shape."""
+    """Read every array of a built model as numpy, by canonical name and in canonical shape.
+
+    Raises:
+        DensespecError: densespec did not build the model.
+        ModelChanged: It was changed into something that no spec says; names the part.
+        WeightsError: An array was taken away, or replaced by one of another shape.
+    """
     origin = origin_of(model)
-    return get_backend(origin.backend).read_weights(model, origin.graph)
+    arrays = get_backend(origin.backend).read_weights(model, origin.graph)
+    check_weights(origin.graph, arrays)
+    return arrays
 
 
 def save(

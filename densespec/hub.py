@@ -59,6 +59,9 @@ PREFERRED = (WEIGHTS, "model.weights.h5", "pytorch_model.bin")
 LABELS = "id2label"
 """Key of the names of the classes in ``config.json``, as other programs know it."""
 
+LONGEST_REASON = 500
+"""How many characters are shown of what the Hub says, which may repeat what it was given."""
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 # Reading
@@ -156,7 +159,9 @@ def _named(path: Path, what: str) -> Iterator[None]:
     """Say of which path the system or the text is that does not do."""
     try:
         yield
-    except (OSError, UnicodeDecodeError) as error:
+    except DensespecError:
+        raise
+    except (OSError, ValueError) as error:  # no UTF-8, or characters that no path has
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"{shown(str(path))[1:-1]}: {what}: {reason}") from error
 
@@ -191,8 +196,9 @@ def _downloaded(repo_id: str, revision: str | None, token: str | None) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what went wrong, without what a terminal should not print, and cut."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return repr(line)[1:-1][:LONGEST_REASON]
 
 
 def _huggingface_hub(why: str) -> ModuleType:

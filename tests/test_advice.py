@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,9 @@ def trained(folder: Path, **options: Any) -> Any:
 
 
 Act = Callable[[Path], Any]
+
+ERRORS = (DensespecError, ValueError, TypeError, RuntimeError, AttributeError)
+"""What mistakes raise, frameworks' own errors among them."""
 
 DATA: list[tuple[str, Act, Act]] = [
     (
@@ -345,12 +349,255 @@ WEIGHTS: list[tuple[str, Act, Act]] = [
 ]
 
 
+# Frameworks
+
+
+def in_torch(spec: Any = None, **options: Any) -> Any:
+    return densespec.build(tiny() if spec is None else spec, backend="torch.nn", **options).eval()
+
+
+def in_flax(spec: Any = None, **options: Any) -> Any:
+    model = densespec.build(tiny() if spec is None else spec, backend="flax.nnx", **options)
+    model.eval()
+    return model
+
+
+def zeros(*shape: int, dtype: str = "float32") -> Any:
+    import torch
+
+    return torch.zeros(shape, dtype=getattr(torch, dtype))
+
+
+def called(model: Any, *parameters: Any) -> Any:
+    """What a model of other parameters gives, which are the model's own here."""
+    import torch
+
+    state = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    return torch.func.functional_call(model, state, (zeros(1, 3, 32, 32),))
+
+
+def compiled(model: Any) -> Any:
+    import torch
+
+    whole = torch.compile(model.train(), fullgraph=True, backend="eager")
+    return whole(zeros(2, 3, 32, 32))
+
+
+def lightning(model: Any, **options: Any) -> Any:
+    pytest.importorskip("lightning", reason="Lightning is not installed")
+    from densespec_torch.lightning import DenseNetModule
+
+    return DenseNetModule(model, **options)
+
+
+def lightning_from(path: Path, **options: Any) -> Any:
+    pytest.importorskip("lightning", reason="Lightning is not installed")
+    from densespec_torch.lightning import DenseNetModule
+
+    return DenseNetModule.from_checkpoint(_saved(path), **options)
+
+
+def launch(**options: Any) -> Any:
+    from densespec_torch.distributed import launcher
+
+    return launcher(nodes=2, **options)
+
+
+TORCH: list[tuple[str, Act, Act]] = [
+    (
+        "call model.to(memory_format=torch.channels_last)",
+        lambda _: in_torch(data_format="channels_last"),
+        lambda _: in_torch().to(memory_format=_torch().channels_last)(zeros(1, 3, 32, 32)),
+    ),
+    (
+        "should be a floating-point type of PyTorch, such as 'float32'",
+        lambda _: in_torch(dtype="int8"),
+        lambda _: in_torch(dtype="float32"),
+    ),
+    (
+        "build it without input_shape for any size",
+        lambda _: in_torch(input_shape=(3, 32, 32))(zeros(1, 3, 40, 40)),
+        lambda _: in_torch()(zeros(1, 3, 40, 40)),
+    ),
+    (
+        "densespec.in_mode(model, 'layers') turns it back",
+        lambda _: in_torch(mode="inference").train(),
+        lambda _: densespec.in_mode(in_torch(mode="inference"), "layers").train(),
+    ),
+    (
+        "change the network of mode 'layers' (densespec.in_mode(model, 'layers') gives it), then",
+        lambda _: in_torch(mode="inference").classifier,
+        lambda _: _changed_and_optimized(in_torch(mode="inference")),
+    ),
+    (
+        "change the network of mode 'layers' (densespec.in_mode(model, 'layers') gives it), then",
+        lambda _: next(in_torch(mode="inference").parameters()).data.mul_(2),
+        lambda _: _changed_and_optimized(in_torch(mode="inference")),
+    ),
+    (
+        "(densespec.in_mode(model, 'layers') gives one whose can)",
+        lambda _: called(in_torch(mode="inference")),
+        lambda _: called(densespec.in_mode(in_torch(mode="inference"), "layers")),
+    ),
+    (
+        "move one of them by .to",
+        lambda _: in_torch(mode="inference")(zeros(1, 3, 32, 32, dtype="float64")),
+        lambda _: (
+            in_torch(mode="inference")(zeros(1, 3, 32, 32, dtype="float64").to(_torch().float32)),
+            in_torch(mode="inference").to(_torch().float64)(zeros(1, 3, 32, 32, dtype="float64")),
+        ),
+    ),
+    (
+        "take one by its number",
+        lambda _: in_torch().features.denseblock1[:],
+        lambda _: in_torch().features.denseblock1[0],
+    ),
+    (
+        "build the network with include_top=False and pooling",
+        lambda _: in_torch().reset_classifier(5, "max"),
+        lambda _: in_torch(include_top=False, pooling="max"),
+    ),
+    (
+        "densespec.build(..., weights=model, classes=...)",
+        lambda _: in_torch(include_top=False).reset_classifier(5),
+        lambda _: in_torch(weights=in_torch(include_top=False), classes=5),
+    ),
+    (
+        "this network was built with outputs: call it, and it gives them",
+        lambda _: in_torch(outputs=("stem", "final")).forward_features(zeros(1, 3, 32, 32)),
+        lambda _: in_torch(outputs=("stem", "final"))(zeros(1, 3, 32, 32)),
+    ),
+    (
+        "where fullgraph=True is needed, compile a network of mode 'layers'",
+        lambda _: compiled(in_torch(mode="fast")),
+        lambda _: compiled(in_torch()),
+    ),
+    (
+        "densespec.export writes the network as ONNX or a torch.export program",
+        lambda _: _torch().jit.script(in_torch(tiny(padding="same", stem_stride=2))),
+        lambda path: densespec.export(
+            in_torch(tiny(padding="same", stem_stride=2)), path / "net.pt2", check=False
+        ),
+    ),
+    (
+        "build it with its classifier and without classifier_activation",
+        lambda _: get_backend("torch.nn").trainer(
+            *_with_graph(in_torch(classifier_activation="softmax")), RECIPE
+        ),
+        lambda _: get_backend("torch.nn").trainer(*_with_graph(in_torch()), RECIPE),
+    ),
+    (
+        "need the address of one of them, such as 'host:29400'",
+        lambda _: launch(),
+        lambda _: launch(endpoint="host:29400"),
+    ),
+    (
+        "holds weights without a training run: give a recipe",
+        lightning_from,
+        lambda path: lightning_from(path, recipe=RECIPE),
+    ),
+    ("give a model: a spec, or a module", lambda _: lightning(None), lambda _: lightning(tiny())),
+    (
+        "build it of recipe.applied_to(spec)",
+        lambda _: lightning(in_torch(), recipe=RECIPE.replace(dropout_rate=0.5)),
+        lambda _: lightning(
+            in_torch(RECIPE.replace(dropout_rate=0.5).applied_to(tiny())),
+            recipe=RECIPE.replace(dropout_rate=0.5),
+        ),
+    ),
+    (
+        "Undo the change, or keep the model by its framework's own means",
+        lambda path: densespec.save(_with_gelu(in_torch()), path / "net.safetensors"),
+        lambda path: (
+            _torch().save(_with_gelu(in_torch()), path / "net.pt"),
+            densespec.save(in_torch(), path / "net.safetensors"),
+        ),
+    ),
+]
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+def _with_graph(model: Any) -> tuple[Any, Any]:
+    return model, model.densespec.graph
+
+
+def _changed_and_optimized(model: Any) -> Any:
+    plain = densespec.in_mode(model, "layers")
+    with _torch().no_grad():
+        plain.classifier.weight.mul_(2)
+    return densespec.optimize(plain)
+
+
+def _with_gelu(model: Any) -> Any:
+    model.relu = _torch().nn.GELU()
+    return model
+
+
+FLAX: list[tuple[str, Act, Act]] = [
+    (
+        "build it with another input_shape or data_format, or without input_shape for any size",
+        lambda _: in_flax(input_shape=(32, 32, 3))(np.zeros((1, 40, 40, 3), np.float32)),
+        lambda _: (
+            in_flax(input_shape=(40, 40, 3))(np.zeros((1, 40, 40, 3), np.float32)),
+            in_flax()(np.zeros((1, 40, 40, 3), np.float32)),
+            in_flax(input_shape=(3, 40, 40), data_format="channels_first")(
+                np.zeros((1, 3, 40, 40), np.float32)
+            ),
+        ),
+    ),
+    (
+        "should be one of float",
+        lambda _: in_flax(dtype="int8"),
+        lambda _: (in_flax(dtype="float32"), in_flax(dtype="mixed_bfloat16")),
+    ),
+    (
+        "should be 'channels_first' or 'channels_last'",
+        lambda _: in_flax(data_format="channels"),
+        lambda _: (in_flax(data_format="channels_first"), in_flax(data_format="channels_last")),
+    ),
+    (
+        "build without mode='inference'",
+        lambda path: trained(path, backend="flax.nnx+inference"),
+        lambda path: trained(path, backend="flax.nnx"),
+    ),
+    (
+        "train on larger batches or inputs",
+        lambda _: _one_value(1),
+        lambda _: _one_value(2),
+    ),
+]
+
+
+def _one_value(batch: int) -> Any:
+    """A training call whose last map has one position."""
+    model = in_flax(tiny(blocks=(1, 1), compression=0.5, running_variance="unbiased"))
+    model.train()
+    return model(np.ones((batch, 2, 2, 3), np.float32))
+
+
+def needs(package: str) -> Any:
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+
+
+ROWS = [
+    *((row, ()) for row in (*DATA, *TRAINING, *FILES, *WEIGHTS)),
+    *((row, needs("torch")) for row in TORCH),
+    *((row, needs("flax")) for row in FLAX),
+]
+
+
 @pytest.mark.parametrize(
     ("advice", "mistake", "followed"),
-    [pytest.param(*row, id=row[0][:60]) for row in (*DATA, *TRAINING, *FILES, *WEIGHTS)],
+    [pytest.param(*row, id=row[0][:60], marks=marks) for row, marks in ROWS],
 )
 def test_advice_can_be_followed(tmp_path: Path, advice: str, mistake: Act, followed: Act) -> None:
-    with pytest.raises((DensespecError, ValueError), match=re.escape(advice)):
+    with pytest.raises(ERRORS, match=re.escape(advice)):
         mistake(tmp_path)
     followed(tmp_path)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,10 @@ def norms(net: Any) -> list[Any]:
     return [module for module in net.modules() if hasattr(module, "eps")]
 
 
+def first_negated(values: Mapping[str, Any]) -> Any:
+    return -next(iter(values.values()))
+
+
 def set_all(net: Any, attribute: str, value: float) -> None:
     for module in net.modules():
         if hasattr(module, attribute):
@@ -58,6 +64,23 @@ def head(*layers: Any) -> Change:
     return change
 
 
+def one_for_all(net: Any, kind: Any) -> None:
+    """Let every module of a kind be one and the same."""
+    shared = kind()
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, kind):
+                setattr(module, name, shared)
+
+
+def in_inference_mode(change: Change) -> Change:
+    def within(net: Any) -> None:
+        with torch.inference_mode():
+            change(net)
+
+    return within
+
+
 FEATURES = densespec.build(SPEC, backend="torch.nn").classifier.in_features
 
 SAYABLE: Mapping[str, Change] = {
@@ -72,6 +95,18 @@ SAYABLE: Mapping[str, Change] = {
     "another epsilon": lambda net: set_all(net, "eps", 0.01),
     "another momentum": lambda net: set_all(net, "momentum", 0.3),
     "another rate": lambda net: set_all(net, "p", 0.4),
+    "no dropout": lambda net: set_all(net, "p", 0.0),
+    "one ReLU for all": lambda net: one_for_all(net, nn.ReLU),
+    "a shared convolution": lambda net: setattr(
+        net.features.denseblock1.denselayer2,
+        "conv2",
+        net.features.denseblock1.denselayer1.conv2,
+    ),
+    "a shared parameter": lambda net: setattr(
+        net.features.denseblock1.denselayer2.conv2,
+        "weight",
+        net.features.denseblock1.denselayer1.conv2.weight,
+    ),
     "another activation": lambda net: replace_all(net, nn.ReLU, lambda _: nn.ELU()),
     "a slope": lambda net: replace_all(net, nn.ReLU, lambda _: nn.LeakyReLU(0.3)),
     "slopes that train": lambda net: replace_all(net, nn.ReLU, lambda _: nn.PReLU()),
@@ -82,6 +117,9 @@ SAYABLE: Mapping[str, Change] = {
         net, nn.BatchNorm2d, lambda norm: nn.GroupNorm(1, norm.num_features, affine=False)
     ),
     "data in place": lambda net: next(net.parameters()).data.mul_(3),
+    "a head made in inference mode": in_inference_mode(
+        lambda net: setattr(net, "classifier", nn.Linear(FEATURES, 7, dtype=torch.float64))
+    ),
     "other data": lambda net: setattr(net.classifier, "bias", nn.Parameter(torch.ones(4))),
     "a buffer": lambda net: norms(net)[1].running_var.data.add_(2),
     "all of them": lambda net: nn.utils.vector_to_parameters(
@@ -118,6 +156,39 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
         lambda net: nn.utils.parametrizations.weight_norm(net.features.conv0),
     ),
     "another forward": ("relu", lambda net: setattr(net.relu, "forward", lambda x: x)),
+    "another convolution": (
+        "features.denseblock1.denselayer1.conv1",
+        lambda net: setattr(
+            net.features.denseblock1.denselayer1.conv1,
+            "_conv_forward",
+            lambda x, weight, _bias: 2 * nn.functional.conv2d(x, weight),
+        ),
+    ),
+    "another result": ("the model itself", lambda net: setattr(net, "_result", first_negated)),
+    "a shared norm": (
+        "features.denseblock1.denselayer2.norm2",
+        lambda net: setattr(
+            net.features.denseblock1.denselayer2,
+            "norm2",
+            net.features.denseblock1.denselayer1.norm2,
+        ),
+    ),
+    "no running statistics": (
+        "features.denseblock1.denselayer1.norm1",
+        lambda net: [setattr(norms(net)[1], f"running_{name}", None) for name in ("mean", "var")],
+    ),
+    "a dropout that adds": (
+        "features.denseblock1.denselayer1.dropout1",
+        lambda net: net.features.denseblock1.denselayer1.dropout1.register_forward_hook(
+            lambda _module, _inputs, y: y + 1
+        ),
+    ),
+    "a dropout that squares": (
+        "features.denseblock1.denselayer1.dropout1",
+        lambda net: setattr(
+            net.features.denseblock1.denselayer1.dropout1, "forward", lambda x: x * x
+        ),
+    ),
     "no bias in the head": (
         "classifier.0",
         head(nn.Linear(FEATURES, 5, bias=False), nn.ReLU(), nn.Linear(5, 4)),
@@ -191,7 +262,10 @@ def test_what_a_spec_can_say_is_carried_over(mode: str, change: Change, tmp_path
 
 @every_mode
 @pytest.mark.parametrize(("part", "change"), REFUSED.values(), ids=REFUSED)
-def test_the_rest_is_refused_by_name(mode: str, part: str, change: Change, tmp_path: Path) -> None:
+def test_the_rest_is_refused_by_name(
+    mode: str, part: str, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", ModuleType("huggingface_hub"))
     net = changed(mode, change)
     torch.testing.assert_close(outputs(net), outputs(changed("layers", change)))
     for make in (
@@ -200,6 +274,7 @@ def test_the_rest_is_refused_by_name(mode: str, part: str, change: Change, tmp_p
         lambda net: densespec.save(net, tmp_path / "net.safetensors"),
         lambda net: densespec.save_pretrained(net, tmp_path / "folder"),
         lambda net: densespec.export(net, tmp_path / "net.pt2"),
+        lambda net: densespec.push_to_hub(net, "user/net"),
     ):
         with pytest.raises(ModelChanged, match=part.replace(".", r"\.")):
             make(net)
@@ -219,11 +294,30 @@ def test_several_changes_at_random(seed: int) -> None:
         return  # one change leaves nothing for another to change
     net = changed(mode, *changes, seed=seed)
     torch.testing.assert_close(outputs(net), outputs(plain))
-    if set(names) & set(REFUSED):
-        with pytest.raises(ModelChanged):
-            densespec.optimize(net)
-    else:
-        torch.testing.assert_close(outputs(densespec.optimize(net)), outputs(plain))
+    try:
+        made = densespec.optimize(net)
+    except ModelChanged:
+        assert set(names) & set(REFUSED)
+        return
+    torch.testing.assert_close(outputs(made), outputs(plain))  # one change may undo another
+
+
+@every_mode
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.modules.batchnorm._BatchNorm])
+def test_a_part_that_goes_on_training_is_kept_or_refused(mode: str, kind: Any) -> None:
+    net = built(mode).eval()
+    parts = [(name, part) for name, part in net.named_modules() if isinstance(part, kind)]
+    for _, part in parts:
+        part.train()
+    with pytest.raises(ModelChanged, match=parts[0][0].replace(".", r"\.")):
+        densespec.optimize(net)
+    for other in TRAINING_MODES:
+        turned = densespec.in_mode(net, other)
+        if kind is nn.Dropout:
+            assert (turned(images()) != turned(images())).any()
+        else:
+            torch.testing.assert_close(turned(images()), net(images()))
+    densespec.optimize(net.train())
 
 
 @every_mode

@@ -419,6 +419,18 @@ def test_what_is_no_path_and_no_id_is_refused_in_a_short_line(
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("given", ["n" * 5000, "user/" + "n" * 5000, "a\0b", "\x1b[31m/x"])
+def test_what_the_hub_says_of_a_name_is_cut_and_escaped(given: str, hub: Hub) -> None:
+    def refuse(repo_id: str, **_options: Any) -> str:
+        raise ValueError(f"no such name: {repo_id}")
+
+    hub.create_repo = refuse  # type: ignore[method-assign]
+    with pytest.raises(WeightsError, match="can't be uploaded to the Hub: no such name") as caught:
+        push_to_hub(built(), given)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -435,6 +447,11 @@ def test_a_config_of_anything_is_refused_by_name(config: bytes, folder: Path) ->
     (folder / "config.json").write_bytes(config)
     with pytest.raises(WeightsError, match=r"config\.json: "):
         preprocessing_of(folder)
+
+
+def test_a_name_that_no_folder_has_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"a\\x00b: can't be made a folder: embedded null"):
+        save_pretrained(built(), "a\0b")
 
 
 def test_a_network_is_not_saved_into_a_file(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_modes_are_the_same_network(engine: str) -> None:
 
 @torch_first
 def test_changed_models_are_what_their_layers_are(engine: str) -> None:
-    run_checks(engine, "changed")
+    run_checks(engine, "changed", "advice")
 
 
 @pytest.mark.parametrize("engine", ["tensorflow", "torch"])

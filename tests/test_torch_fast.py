@@ -21,6 +21,8 @@ from densespec.errors import SpecError
 from tests.strategies import specs
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from densespec_torch.as_built import GivenMask  # noqa: E402
+
 nn = torch.nn
 
 SPEC = DenseNetSpec(
@@ -129,13 +131,19 @@ def give_masks(model: Any) -> None:
     """Dropouts with masks by name, as the trainer gives them."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
+            module.eval().register_forward_hook(MaskBySize(name))
 
-            def masked(own: Any, inputs: Any, _y: Any, name: str = name) -> Any:
-                draw = np.random.default_rng(zlib.crc32(name.encode()))
-                mask = torch.from_numpy((draw.random(inputs[0].shape) > own.p) / (1 - own.p))
-                return inputs[0] * mask
 
-            module.eval().register_forward_hook(masked)
+class MaskBySize(GivenMask):
+    """A mask drawn by a dropout's name, for values of whatever size come."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, module: Any, inputs: Any, _output: Any) -> Any:
+        draw = np.random.default_rng(zlib.crc32(self._name.encode()))
+        mask = torch.from_numpy((draw.random(inputs[0].shape) > module.p) / (1 - module.p))
+        return inputs[0] * mask
 
 
 def assert_same_step(plain: Any, other: Any, x: Any, third: Any = None) -> None:

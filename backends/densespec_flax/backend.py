@@ -82,7 +82,7 @@ class FlaxBackend:
             origin.graph,
             weights,
             dtype=origin.dtype,
-            data_format=origin.data_format,
+            data_format=source.data_format,
             name=origin.name,
         )
         keep_state(model, source, origin.graph, trainable=trainable)

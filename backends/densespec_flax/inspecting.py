@@ -64,7 +64,9 @@ def _numbers(model: DenseNet, graph: Graph) -> dict[str, float]:
         values = [getattr(model.module(node.name), attribute, None) for node in nodes]
         value = statistics.mode(values) if values else None
         built = kind_of(nodes[0], model.precision)[1][attribute] if nodes else None
-        if value != built and isinstance(value, float) and 0 < value < 1:
+        if value == built or not isinstance(value, float):
+            continue
+        if 0 < value < 1 or (op is Dropout and value == 0):
             numbers[field] = stated(value)
     return numbers
 

@@ -31,6 +31,7 @@ SETTINGS = (
     "negative_slope",
     "noise_shape",
     "padding",
+    "pool_mode",
     "pool_size",
     "scale",
     "strides",
@@ -39,7 +40,8 @@ SETTINGS = (
 )
 """Attributes of layers that say what they compute, beside numbers such as epsilon and rates."""
 
-_PATCHED = ("call", "__call__", "forward")
+_CALLED = ("call", "forward", "convolution_op")
+"""Methods that calls of Keras's layers go through."""
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -47,6 +49,13 @@ _HOOKS = (
     "_backward_pre_hooks",
 )
 """Where PyTorch, of whose modules Keras's layers are on that engine, has the hooks of a module."""
+
+_PACKAGES = ("keras", "densespec_keras")
+"""Whose layers a model is of: what others do, no config says."""
+
+_PLAIN = (bool, int, float, str, tuple)
+_STATES = ("built", "training")
+"""Attributes of layers that change as they are used."""
 
 _CARRIED = (
     "batch_norm_epsilon",
@@ -159,7 +168,8 @@ def layer_at(model: Any, path: str) -> Any:
 def settings_of(layer: Any) -> tuple[Any, ...]:
     """Give what says whether a layer computes what it did; it is read at every call."""
     own = vars(layer)
-    return (*map(own.get, SETTINGS), *map(own.get, _PATCHED), *(bool(own.get(h)) for h in _HOOKS))
+    hooked = (bool(own.get(name)) for name in _HOOKS)
+    return (type(layer), *map(own.get, SETTINGS), *map(own.get, _CALLED), *hooked)
 
 
 def frozen_as(model: Any, stated: StatedGraph) -> Graph:
@@ -198,14 +208,32 @@ def _fits(layer: Any, node: Node) -> bool:
 
 
 def _hidden_change(layer: Any) -> str | None:
-    """What was changed in a layer that its config does not say."""
+    """Say what was changed in a layer that its config does not say; None if nothing was."""
     own = vars(layer)
-    if any(name in own for name in _PATCHED):
-        return "has another call than its class"
+    for name in _CALLED:
+        method = getattr(type(layer), name, None)
+        if name in own or (method and method.__module__.partition(".")[0] not in _PACKAGES):
+            return f"has another {name} than Keras's"
     if any(own.get(name) for name in _HOOKS):
         return "has hooks"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", None):
         return "is quantised, or has LoRA's arrays"
+    return None if isinstance(layer, keras.Model) else _unstated(layer)
+
+
+def _unstated(layer: Any) -> str | None:
+    """Name what a layer has that one of its config has not, such as the mode of a pool."""
+    kind = type(layer)
+    try:
+        stated = vars(kind.from_config(layer.get_config()))
+    except (TypeError, ValueError):
+        return None  # a config that Keras does not understand says no network
+    for name, value in vars(layer).items():
+        if name not in stated and callable(getattr(kind, name, None)):
+            return f"has another {name} than Keras's"
+        plain = not name.startswith("_") and isinstance(value, _PLAIN) and name not in _STATES
+        if plain and stated.get(name, value) != value:
+            return f"has {name} = {shown(value)} beside its config"
     return None
 
 

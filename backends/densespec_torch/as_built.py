@@ -9,26 +9,53 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from densespec.network import ops
 from densespec_torch.layers import AVG_POOL, CONV, Concat
 from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout
 
+_CALLED = ("forward", "_conv_forward", "_check_input_dim", "_call_impl", "_result")
+"""Methods that calls of densespec's modules go through."""
 
-def hooked(module: nn.Module) -> bool:
-    """Whether a module has hooks of its own."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+
+class GivenMask:
+    """A hook that scales what a dropout reads by a given factor, in place of what it drops.
+
+    Unlike other hooks it leaves a dense block fused: what it does to ones says all.
+    """
+
+    def __init__(self, factor: Tensor) -> None:
+        self._factor = factor
+
+    def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+        return inputs[0] * self._factor.to(inputs[0].dtype)
+
+
+def masked(module: nn.Module) -> bool:
+    """Whether a dropout has been given a mask."""
+    return any(isinstance(hook, GivenMask) for hook in module._forward_hooks.values())
 
 
 def untouched(module: nn.Module) -> bool:
     """Whether calling a module is no more than its class's computation."""
-    return not hooked(module) and "forward" not in vars(module)
+    return not module._forward_hooks and _unpatched(module)
+
+
+def patched(module: nn.Module) -> list[str]:
+    """Name the methods of a module's class that the module has another of."""
+    kind = type(module)
+    return [name for name in vars(module) if callable(getattr(kind, name, None))]
+
+
+def _unpatched(module: nn.Module) -> bool:
+    own = vars(module)
+    return not (
+        module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or any(name in own for name in _CALLED)
+    )
 
 
 def computes(module: Any, op: ops.Op) -> bool:
@@ -39,8 +66,10 @@ def computes(module: Any, op: ops.Op) -> bool:
 
 
 def _is_norm(module: Any) -> bool:
-    plain = type(module) in _NORMS and untouched(module)
-    return plain and module.track_running_stats and module.affine
+    if type(module) not in _NORMS or not untouched(module):
+        return False
+    known = module.affine and module.track_running_stats and module.running_mean is not None
+    return known and module.eps > 0
 
 
 def _is_relu(module: Any) -> bool:
@@ -56,7 +85,10 @@ def _is_conv(module: Any) -> bool:
 
 
 def _is_dropout(module: Any) -> bool:
-    return type(module) in DROPOUTS  # its hooks are called
+    """Whether a module drops, or scales by a mask, and does nothing else."""
+    if type(module) not in DROPOUTS or not _unpatched(module):
+        return False
+    return all(isinstance(hook, GivenMask) for hook in module._forward_hooks.values())
 
 
 def _is_concat(module: Any) -> bool:

@@ -20,7 +20,7 @@ from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch import devices, distributed
 from densespec_torch.devices import FirstDevice
 from densespec_torch.inference import PreparedDenseNet
-from densespec_torch.inspecting import graph_of, keys_of
+from densespec_torch.inspecting import check_infers, graph_of, keys_of
 from densespec_torch.keeping import keep_state
 from densespec_torch.modes import EfficientDenseNet, FastDenseNet
 from densespec_torch.modules import DenseNet
@@ -86,6 +86,8 @@ class TorchBackend:
         trainable: bool,
     ) -> nn.Module:
         """See :class:`densespec.backends.InspectableBackend`."""
+        if self.mode == "inference":
+            check_infers(unwrapped(source))
         model = self.build(
             origin.graph,
             weights,

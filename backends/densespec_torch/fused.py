@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from densespec_torch.as_built import hooked
+from densespec_torch.as_built import masked
 from densespec_torch.blocks import BlockConfig, FusedBlock, TailConfig, UnitConfig
 from densespec_torch.norms import BIASED_NORM
 from densespec_torch.pools import FusedPool, NormPool
@@ -28,7 +28,7 @@ def uncompiled(method: Method) -> Method:
     """Let ``torch.compile`` leave a method as it is: what it would fuse is fused already.
 
     What PyTorch does this with takes a second to import, so it is asked for when the method is
-    first called: inference never does.
+    first called: inference never does. Until then its marks say so, with the reason.
     """
     made: list[Callable[..., Any]] = []
 
@@ -38,6 +38,8 @@ def uncompiled(method: Method) -> Method:
             made.append(torch.compiler.disable(method, reason=REASON))  # type: ignore[no-untyped-call]
         return made[0](*args, **options)
 
+    wrapper: Any = call
+    wrapper._torchdynamo_disable, wrapper._torchdynamo_disable_msg = True, REASON
     return cast(Method, call)
 
 
@@ -204,7 +206,7 @@ def _unit_of(unit: UnitModules, x: Tensor) -> UnitConfig:
 
 def _mask(dropout: nn.Dropout | None, x: Tensor, channels: int) -> tuple[Any, Any]:
     """What a dropout keeps of (n, *spatial, channels), and the factor: what it makes of ones."""
-    if dropout is None or not (dropout.training or hooked(dropout)):
+    if dropout is None or not (dropout.training or masked(dropout)):
         return None, None
     with torch.no_grad():
         values = dropout(x.new_ones((len(x), channels, *x.shape[2:])))

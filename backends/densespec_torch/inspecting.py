@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from densespec.errors import ModelChanged, shown
 from densespec.network.graph import CLASSIFIER, Graph, Pooling, in_head, lower
@@ -22,9 +23,9 @@ from densespec.network.spec import GLOBAL_POOLS, DenseNetSpec
 from densespec.weights.layouts.torch_names import key_of, module_path, state_keys
 from densespec.weights.stated.network import StatedOtherwise
 from densespec.weights.stated.torch_modules import facts, fields_of_modules
-from densespec_torch.as_built import DROPOUTS, untouched
+from densespec_torch.as_built import DROPOUTS, patched, untouched
 from densespec_torch.modules import Part
-from densespec_torch.norms import NORM, SynchronisedNorm
+from densespec_torch.norms import NORM, FrozenDropout, FrozenNorm, SynchronisedNorm
 
 _ACTIVATIONS = {nn.Softmax: "softmax", nn.Sigmoid: "sigmoid"}
 """What may end a network behind its head: the name of its node, by the kind of its module."""
@@ -52,6 +53,19 @@ def graph_of(model: nn.Module, graph: Graph, kind: Callable[[Graph], nn.Module])
     _compare_all(dict(_backbone(model)), dict(_backbone(expected)))
     _compare_heads(model, expected)
     return now
+
+
+def check_infers(model: nn.Module) -> None:
+    """Check that no part of a model in inference mode trains, as dropouts do that go on dropping.
+
+    Raises:
+        ModelChanged: A norm or a dropout does; a network for inference could not say so.
+    """
+    for name, module in model.named_modules():
+        frozen = isinstance(module, FrozenNorm | FrozenDropout)
+        acts = isinstance(module, _BatchNorm | _DropoutNd) and not frozen
+        if acts and module.training and not model.training and not _does_nothing(module):
+            _refuse(name, f"{_described(module)} in training mode", "what the whole model is in")
 
 
 def keys_of(model: nn.Module, graph: Graph) -> dict[str, str]:
@@ -113,7 +127,7 @@ def _numbers(model: nn.Module, graph: Graph) -> dict[str, float]:
         modules = (_found(model, module_path(node.name)) for node in nodes)
         values = [getattr(module, attribute, None) for module in modules]
         value = statistics.mode(values) if values else None
-        if isinstance(value, float) and 0 < value < 1:
+        if isinstance(value, float) and (0 < value < 1 or (op == (Dropout,) and value == 0)):
             numbers[field] = value
     return numbers
 
@@ -178,10 +192,17 @@ def _head_paths(model: nn.Module, graph: Graph) -> dict[str, str]:
 
 
 def _backbone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Give the model itself and all modules before the head, by name."""
-    for name, module in model.named_modules():
-        if not _in_head(name):
+    """Give the model itself and all modules before the head, by name, which may be shared.
+
+    Dropouts that drop nothing are left out: no spec has them.
+    """
+    for name, module in model.named_modules(remove_duplicate=False):
+        if not _in_head(name) and not _does_nothing(module):
             yield name, module
+
+
+def _does_nothing(module: nn.Module) -> bool:
+    return type(module) in DROPOUTS and vars(module)["p"] == 0 and _as_its_class(module)
 
 
 def _in_head(name: str) -> bool:
@@ -199,8 +220,11 @@ def _compare_names(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> No
 
 def _compare_all(actual: Mapping[str, nn.Module], expected: Mapping[str, nn.Module]) -> None:
     _compare_names(actual, expected)
+    seen: dict[nn.Module, str] = {}
     for name, module in actual.items():
         _compare(name, module, expected[name])
+        if module._buffers and (other := seen.setdefault(module, name)) != name:
+            _refuse(name, f"the module {other}", f"one of its own, {_described(expected[name])}")
 
 
 def _compare_heads(model: nn.Module, expected: nn.Module) -> None:
@@ -208,7 +232,7 @@ def _compare_heads(model: nn.Module, expected: nn.Module) -> None:
     for name, module in model.named_modules():
         if _in_head(name) and (module._modules or type(module) is nn.Identity):
             kinds_fit = type(module) in (nn.Sequential, nn.Identity, Part)
-            if not kinds_fit or not untouched(module):
+            if not kinds_fit or not _as_its_class(module):
                 _refuse(name, _described(module), "a head of dense layers")
     layers, wanted = list(_head(model)), list(_head(expected))
     for (name, own), (_, module) in zip(layers, wanted, strict=False):
@@ -220,14 +244,19 @@ def _compare_heads(model: nn.Module, expected: nn.Module) -> None:
 
 
 def _compare(name: str, actual: nn.Module, expected: nn.Module) -> None:
-    if not untouched(actual):
-        _refuse(name, f"{_described(actual)} with hooks or another forward", _described(expected))
+    if not _as_its_class(actual):
+        methods = " or ".join(patched(actual)) or "forward"
+        _refuse(name, f"{_described(actual)} with hooks or another {methods}", _described(expected))
     if not (_same_kind(actual, expected) and _same_settings(actual, expected)):
         _refuse(name, _described(actual), _described(expected))
     for held in ("_parameters", "_buffers"):
         own, wanted = _shapes(getattr(actual, held)), _shapes(getattr(expected, held))
         if own != wanted:
             _refuse(name, f"{_described(actual)} with arrays {own}", f"arrays {wanted}")
+
+
+def _as_its_class(module: nn.Module) -> bool:
+    return untouched(module) and not patched(module)
 
 
 def _same_kind(actual: nn.Module, expected: nn.Module) -> bool:

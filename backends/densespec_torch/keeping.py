@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,13 +27,24 @@ def keep_state(model: nn.Module, source: nn.Module, graph: Graph, *, trainable: 
     own = state_keys(graph)
     renamed = {key: own[names[key]] if key in names else key for key in source.state_dict()}
     state = {renamed[key]: t.detach().clone() for key, t in source.state_dict().items()}
-    wanted = {renamed[key]: p.requires_grad for key, p in source.named_parameters()}
+    parameters = dict(source.named_parameters(remove_duplicate=False))
+    wanted = {renamed[key]: p.requires_grad for key, p in parameters.items()}
     with _changing(model) as inner:
         inner.load_state_dict(state, assign=True)
+        _tie(inner, [(renamed[key], p) for key, p in parameters.items()])
         for name, parameter in inner.named_parameters() if trainable else ():
             parameter.requires_grad_(wanted[name])
     if not isinstance(model, PreparedDenseNet):
         _keep_modes(model, source)
+
+
+def _tie(model: nn.Module, sources: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """Share those parameters of a model, by name, that are one and the same in its source."""
+    first: dict[int, str] = {}
+    for name, source in sources:
+        if (known := first.setdefault(id(source), name)) != name:
+            path, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(path), leaf, model.get_parameter(known))
 
 
 def _changing(model: nn.Module) -> AbstractContextManager[Any]:

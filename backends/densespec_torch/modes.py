@@ -30,8 +30,7 @@ class FastDenseNet(DenseNet):
     Dense blocks are fused with the norm after them, and transitions pool before they convolve. A
     block runs as its plain modules, with the same result, where
 
-    - a module of it has hooks: they are called, and see what they see in a plain network;
-      dropouts alone may have hooks, and are called with ones in the place of values,
+    - a module of it has hooks: they are called, and see what they see in a plain network,
     - a module of it was replaced by one of another kind, such as a synchronised norm,
     - it is in inference mode, or its norms are not all in training mode, as when it is frozen,
     - it runs under autocast or ``torch.func``, or in another type than float32 or float64,
@@ -188,17 +187,20 @@ class _BlockTurn(_Turn):
     """A dense block, and the norm or the transition behind it.
 
     Attributes:
+        nodes: The nodes of the block.
+        units: The units of each layer of it.
         behind: The steps behind the block.
     """
 
-    block: Block
+    nodes: tuple[Node, ...]
+    units: tuple[tuple[Unit, ...], ...]
     behind: tuple[Step, ...]
 
     def fused(self, built: Built) -> BlockModules | None:
-        modules = built(self.block.nodes)
+        modules = built(self.nodes) if self.units else None
         if modules is None:
             return None
-        layers = (tuple(_unit(u, modules) for u in layer.units) for layer in self.block.layers)
+        layers = (tuple(_unit(unit, modules) for unit in units) for units in self.units)
         return BlockModules(tuple(layers), self._tail(built))
 
     def _tail(self, built: Built) -> TailModules | None:
@@ -248,10 +250,20 @@ def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
     match taken:
         case [Block() as block, *behind]:
             order = _transition(behind)
-            return _BlockTurn(children, gives, order, block=block, behind=tuple(behind))
+            return _BlockTurn(
+                children, gives, order, nodes=block.nodes, units=_units(block), behind=tuple(behind)
+            )
         case [NormRelu(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
             return _PoolTurn(children, gives, norm=norm, relu=relu, pool=pool)
     return _Turn(children, gives)
+
+
+def _units(block: Block) -> tuple[tuple[Unit, ...], ...]:
+    """The units of each layer of a block; none where it has other norms or activations."""
+    try:
+        return tuple(layer.units for layer in block.layers)
+    except ValueError:
+        return ()
 
 
 def _transition(behind: Sequence[Step]) -> tuple[Node, ...]:

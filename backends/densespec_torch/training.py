@@ -20,6 +20,7 @@ from densespec.network.graph import Graph
 from densespec.recipes.moments import OptimizerMoments, check_moments
 from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
+from densespec_torch.as_built import GivenMask
 from densespec_torch.averaging import WeightAverage
 from densespec_torch.distributed import average, rank_world, shard
 from densespec_torch.inspecting import keys_of
@@ -321,9 +322,7 @@ class TorchTrainer:
                 module = self._inner.get_submodule(module_path(name))
                 stack.enter_context(mode([module], training=False))  # so that it draws nothing
                 scale = like(mask, self._inner) / (1 - node.op.rate)
-                handle = module.register_forward_hook(
-                    lambda _module, inputs, _y, scale=scale: inputs[0] * scale.to(inputs[0].dtype)
-                )
+                handle = module.register_forward_hook(GivenMask(scale))
                 stack.callback(handle.remove)
             yield
 

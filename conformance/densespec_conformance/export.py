@@ -177,6 +177,7 @@ class _Recorder:
         match request:
             case Forward() | Train():
                 _check_size(request.network)
+                _check_finite(request)
                 kind = "forward" if isinstance(request, Forward) else "train"
                 expected = self.reference.of(request)
                 self.kept.append((kind, request, expected))
@@ -217,6 +218,13 @@ def _check_size(network: NetworkToBuild) -> None:
     size = 8 * sum(array.size for array in (network.weights or {}).values())
     if size > LARGEST:
         raise _LeftOut(f"its weights take {size / 2**20:.0f} MiB")
+
+
+def _check_finite(request: Request) -> None:
+    if isinstance(request, Forward):
+        arrays = (request.x, *(request.network.weights or {}).values())
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise _LeftOut("it is about what is not finite, which has no bound")
 
 
 def _forward(request: Forward, expected: Expectation) -> tuple[Contents, dict[str, Any]]:

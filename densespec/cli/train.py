@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import tomllib
@@ -15,8 +16,10 @@ from densespec.backends import LaunchableBackend
 from densespec.cli.record_options import options_of
 from densespec.cli.shared import json_option, optional_spec_argument, print_json
 from densespec.cli.sizes import parse_sizes
+from densespec.errors import shown
 from densespec.recipes.recipe import DTYPES
 from densespec.training import RunOptions, RunResult, TrainingPlan, carry_out, plan_of
+from densespec.training.folder import check_free
 from densespec.training.launch import launch
 
 COURSE = (
@@ -27,6 +30,21 @@ COURSE = (
 _SGD, _ADAM = ("momentum", "nesterov"), ("beta1", "beta2", "epsilon")
 OTHER_OPTIMIZERS = {"sgd": _ADAM, "adam": _SGD, "adamw": _SGD}
 """The fields of a recipe that have no meaning with an optimizer."""
+
+
+ENDPOINT = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\]):(\d{1,5})")
+
+
+def _endpoint(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """Check the address of a machine.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    found = None if text is None else ENDPOINT.fullmatch(text)
+    if text is not None and not (found and 0 < int(found[2]) < 2**16):
+        raise click.BadParameter(f"{shown(text)} should be HOST:PORT, such as 10.0.0.1:29400")
+    return text
 
 
 @click.command("train")
@@ -47,7 +65,12 @@ OTHER_OPTIMIZERS = {"sgd": _ADAM, "adam": _SGD, "adamw": _SGD}
 @click.option(
     "--nodes", type=click.IntRange(min=1), default=1, help="Machines with so many devices each."
 )
-@click.option("--endpoint", metavar="HOST:PORT", help="Of the first machine, for --nodes.")
+@click.option(
+    "--endpoint",
+    callback=_endpoint,
+    metavar="HOST:PORT",
+    help="Of the first machine, for --nodes.",
+)
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and check it; write nothing."
 )
@@ -93,11 +116,15 @@ def train_command(
         **said | {"out": folder, "resume": resume is not None, "progress": True},
         changes=dict(map(_change, changes)) | ({"dtype": dtype} if dtype else {}),
     )
-    if dry_run:
-        _say_plan(plan, as_json)
-        return
     if nodes > 1 and not isinstance(plan.engine, LaunchableBackend):
         raise click.UsageError(f"--nodes: {plan.backend} trains on one machine")
+    if (nodes > 1) != (endpoint is not None):
+        raise click.UsageError("--nodes of several machines and --endpoint go together: give both")
+    if dry_run:
+        if resume is None:
+            check_free(folder)
+        _say_plan(plan, as_json)
+        return
     if plan.devices > 1 and isinstance(plan.engine, LaunchableBackend) and not plan.launched:
         raise SystemExit(_launch(plan.engine, folder, plan.devices // nodes, nodes, endpoint))
     done = carry_out(plan)

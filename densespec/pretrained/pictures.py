@@ -10,6 +10,7 @@ import numpy as np
 
 from densespec.errors import ImageError, shown
 from densespec.installed import require_pillow
+from densespec.texts import check_regular
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
@@ -66,6 +67,7 @@ def _of_array(image: np.ndarray, channels: int) -> np.ndarray:
 def _read(path: Path, channels: int) -> np.ndarray:
     pillow = require_pillow("reading image files")
     try:
+        check_regular(path)
         with pillow.open(path, formats=FORMATS) as picture:
             return _checked(picture, channels, str(path))
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:

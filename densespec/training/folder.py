@@ -20,6 +20,7 @@ the two. ``run.toml`` is the last file of a new run to be written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from densespec.atomic import atomic_path
-from densespec.errors import WeightsError
+from densespec.errors import WeightsError, bare
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_toml
 from densespec.network.graph import Graph
@@ -235,13 +236,34 @@ def kept(last: Path | None) -> Iterator[None]:
         raise TrainingError(f"{text}{rest}") from error
 
 
+def check_free(path: Path) -> None:
+    """Check that a new run could be made in a folder, which need not be there yet.
+
+    Raises:
+        TrainingError: as for :func:`new_folder`.
+    """
+    with _as_folder(path):
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        _check_writable(there)
+    _check_empty(path)
+
+
 def _make(path: Path) -> None:
-    try:
+    with _as_folder(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise TrainingError(f"{path} can't be made a folder: {reason}") from error
     _check_writable(path)
+
+
+@contextlib.contextmanager
+def _as_folder(path: Path) -> Iterator[None]:
+    """Say that a path can't be a folder's, which may hold characters that no path has."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"{bare(str(path))} can't be made a folder: {reason}") from error
 
 
 def _check_writable(path: Path) -> None:

@@ -85,7 +85,7 @@ def _recipe(options: RunOptions) -> TrainingRecipe:
         raise TrainingError(
             "give the recipe to train by: a name that `densespec recipes` lists, or a recipe file"
         )
-    changes = dict(options.changes or {})
+    changes = {str(name): value for name, value in (options.changes or {}).items()}
     if options.epochs is not None:
         changes["epochs"] = options.epochs
     return get_recipe(DIGITS if options.recipe is None else options.recipe).replace(**changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import os
 import tempfile
 import time
 import warnings
@@ -41,7 +42,7 @@ def main() -> int:
     bad: list[tuple[str, int, Ending]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool,
+        ProcessPoolExecutor(options.processes, get_context("spawn")) as pool,
     ):
         shares = list(_shares(Path(folder), options.files, options.seed, options.kind))
         done = pool.map(read_share, shares)
@@ -71,13 +72,26 @@ def _faults() -> list[tuple[str, str]]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--files", type=int, default=2000, help="How many in all.")
-    parser.add_argument("--kind", default="", help="Kinds that have this in their names alone.")
-    parser.add_argument("--minutes", type=float, help="Stop after so many.")
-    parser.add_argument("--seed", type=int, default=0, help="Other files for another number.")
-    parser.add_argument("--jobs", type=int, default=2, help="Processes at a time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz",
+        description="Read damaged and hostile weight files, each in a process with limits, and "
+        "show what came of them. The exit status is 1 if something did that must not.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    option = parser.add_argument
+    option("--files", type=_count, default=2000, metavar="N", help="files in all")
+    option("--kind", default="", help="kinds that have this in their names alone")
+    option("--minutes", type=float, metavar="M", help="stop after so many minutes")
+    option("--seed", type=int, default=0, help="other files for another number")
+    option("--processes", type=_count, default=os.cpu_count(), metavar="N", help="at a time")
     return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}, but should be at least 1")
+    return number
 
 
 def _shares(folder: Path, files: int, seed: int, only: str) -> Iterator[Share]:

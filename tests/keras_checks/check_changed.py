@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -31,6 +33,11 @@ X = np.random.default_rng(1).standard_normal((2, 24, 24, 3)).astype("float32")
 
 Change = Callable[[Any], Any]
 """It changes a model, or makes another of its layers and gives that."""
+
+
+class Squared(keras.layers.ReLU):
+    def call(self, x: Any) -> Any:
+        return x * x
 
 
 def set_all(attribute: str, value: float) -> Change:
@@ -103,6 +110,18 @@ REFUSED: Mapping[str, tuple[str, Change]] = {
         set_one("block2_layer1_norm2", "epsilon", 0.5),
     ),
     "one rate": ("block2_layer1_dropout1", set_one("block2_layer1_dropout1", "rate", 0.7)),
+    "a maximum for an average": (
+        "transition1_pool",
+        set_one("transition1_pool", "pool_mode", "max"),
+    ),
+    "another convolution": (
+        "block1_layer1_conv1",
+        set_one(
+            "block1_layer1_conv1", "convolution_op", lambda x, kernel: 2 * keras.ops.conv(x, kernel)
+        ),
+    ),
+    "another class": ("final_relu", set_one("final_relu", "__class__", Squared)),
+    "no bias": ("classifier", set_one("classifier", "bias", None)),
     "another call": ("final_relu", set_one("final_relu", "call", lambda x: 2 * x)),
     "dropout early in the head": (
         "dropout",
@@ -147,6 +166,7 @@ def assert_refused(model: Any, part: str, folder: Path) -> None:
         lambda model: densespec.save(model, folder / "net.safetensors"),
         lambda model: densespec.save_pretrained(model, folder / "folder"),
         lambda model: densespec.export(model, folder / "net.onnx"),
+        lambda model: densespec.push_to_hub(model, "user/net"),
     ):
         with pytest.raises((ModelChanged, WeightsError), match=part):
             make(model)
@@ -173,7 +193,10 @@ def test_what_a_spec_can_say_is_carried_over(mode: str, change: Change, tmp_path
 
 @layers_and_fused
 @pytest.mark.parametrize(("part", "change"), REFUSED.values(), ids=REFUSED)
-def test_the_rest_is_refused_by_name(mode: str, part: str, change: Change, tmp_path: Path) -> None:
+def test_the_rest_is_refused_by_name(
+    mode: str, part: str, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", ModuleType("huggingface_hub"))
     model, plain = changed(mode, change), changed("layers", change)
     assert_close(outputs(model), outputs(plain))
     assert_refused(model, part, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,13 @@ def test_an_image_that_can_not_be_read_is_named(tmp_path: Path) -> None:
 
 
 # Evaluation
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no such pipes")
+def test_a_pipe_that_is_named_like_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(ImageError, match=r"x\.png: not a readable image .*: a pipe"):
+        densespec.predict(NAME, tmp_path / "x.png")
 
 
 def test_an_evaluation_counts_what_is_right(photos: Path, tmp_path: Path) -> None:

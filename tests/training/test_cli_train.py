@@ -109,6 +109,9 @@ def test_fields_of_the_recipe_are_set(tmp_path: Path) -> None:
         (("--trainable-from", "blok2"), "Did you mean block2"),
         (("--resume", "elsewhere"), "give --out for a new run, or --resume"),
         (("--nodes", "2"), "--nodes: numpy trains on one machine"),
+        (("--endpoint", "10.0.0.1:29400"), "go together: give both"),
+        (("--endpoint", "here"), "should be HOST:PORT"),
+        (("--endpoint", "here:65536"), "should be HOST:PORT"),
         (("--data", "arrays:nowhere.npz"), "nowhere.npz"),
     ],
 )
@@ -119,6 +122,18 @@ def test_mistakes_are_told_in_a_sentence(
     assert result.exit_code in (1, 2)
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_folder_that_can_not_be_one_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("x" * 300)):
+        for more in ((), ("--dry-run",)):
+            result = invoke(*new(tmp_path, *more, "--out", folder))
+            assert result.exit_code == 1
+            assert "can't be made a folder: " in result.stderr
+    assert invoke(*new(tmp_path)).exit_code == 0
+    result = invoke(*new(tmp_path, "--dry-run"))
+    assert "holds a run already" in result.stderr
 
 
 def test_a_resumed_run_lists_what_differs(tmp_path: Path) -> None:

@@ -108,6 +108,19 @@ class _NoRelu(ReluKernel):
         return x if ctx.node.startswith(self.prefix) else super().forward(op, ctx, x)
 
 
+class _ReluWithoutNan(ReluKernel):
+    def forward(self, op: ops.Relu, ctx: Context, x: Array) -> Array:
+        return np.fmax(x, 0)
+
+
+class _MaxPoolWithoutNan(MaxPoolKernel):
+    """Takes NaN for the least number, as TensorFlow does on CPUs."""
+
+    def forward(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
+        least = np.finfo(x.dtype).min
+        return super().forward(op, ctx, np.where(np.isnan(x), least, x))
+
+
 class _ZeroPaddedMaxPool(MaxPoolKernel):
     def forward(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
         return np.maximum(super().forward(op, ctx, x), -1e-3)
@@ -430,6 +443,20 @@ MUTANTS: Mapping[str, Mutant] = {
         "final.relu",
         ("no-final-relu",),
         lambda: MutantBackend(kernels={ops.Relu: _NoRelu("final")}),
+    ),
+    "RELU_WITHOUT_NAN": Mutant(
+        "ReLUs make 0 of NaN",
+        "not-finite/nan-images",
+        "stem.relu",
+        (),
+        lambda: MutantBackend(kernels={ops.Relu: _ReluWithoutNan()}),
+    ),
+    "MAX_POOL_WITHOUT_NAN": Mutant(
+        "the max pool takes NaN for the least number",
+        "not-finite/nan-weights",
+        "stem_pool",
+        (),
+        lambda: MutantBackend(kernels={ops.MaxPool: _MaxPoolWithoutNan()}),
     ),
     "ZERO_PADDED_MAX_POOL": Mutant(
         "the max pool is padded with zeros",
