@@ -249,6 +249,14 @@ def third_party(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or few))
 
 
+@nox.session
+def ray(session: nox.Session) -> None:
+    """The example on Ray Data, on a cluster of this machine with two workers."""
+    needs = ("--constraint", "constraints.txt", "--editable", ".[data,test]", "ray[data]")
+    session.install(*needs)
+    session.run("pytest", "tests/test_ray_example.py", *session.posargs)
+
+
 @nox.session(python=["3.11", "3.12", "3.13"])
 def core(session: nox.Session) -> None:
     """The core's tests on each Python, with no framework installed."""
