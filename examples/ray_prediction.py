@@ -4,8 +4,8 @@
 
 The images are cut into parts. Each of Ray's workers builds the network once, asks it about one part
 after another, and writes what it says of each part to a file of its own, whole or not at all. A run
-that is started again goes on with the parts that have no file yet; a worker that dies is replaced,
-and its part is asked about again. The answers are those of ``densespec predict``.
+that is started again goes on with the parts that have no file yet; Ray is told to replace a worker
+that dies, and to ask about its part again. The answers are those of ``densespec predict``.
 
 On a cluster, start it where ``ray start`` was run, with ``--address auto`` and paths that all its
 machines see. Without an address it makes a cluster of this machine alone.

@@ -325,9 +325,9 @@ def test_the_format_goes_by_the_suffix_or_its_name(path: str, name: str | None, 
 
 def test_an_unknown_format_is_answered_with_those_there_are() -> None:
     with pytest.raises(
-        DensespecError, match=r"suffix '.tflite'. Known: .*, \.onnx \(onnx\), .*none"
+        DensespecError, match=r"suffix '.mlmodel'. Known: .*, \.onnx \(onnx\), .*none"
     ):
-        format_of(Path("net.tflite"), None)
+        format_of(Path("net.mlmodel"), None)
     with pytest.raises(UnknownName, match=r"unknown format 'onx'\. Did you mean onnx\?"):
         format_of(Path("net"), "onx")
 
