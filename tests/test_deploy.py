@@ -557,5 +557,5 @@ def test_the_command_exports_initial_weights_where_a_seed_is_given(tmp_path: Pat
 
 def test_the_command_fails_in_one_line(net: Path, tmp_path: Path) -> None:
     assert "which has no weights" in failure("densenet121", "-o", tmp_path / "net.onnx")
-    assert "no format is known by the suffix '.tflite'" in failure(net, "-o", "net.tflite")
+    assert "no format is known by the suffix '.mlmodel'" in failure(net, "-o", "net.mlmodel")
     assert "no folder" in failure(net, "-o", tmp_path / "absent" / "net.onnx")
