@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -162,13 +163,40 @@ def deviations() -> str:
     return "\n\n".join(parts)
 
 
+def training_parts() -> str:
+    """Tables of what the parts of a training step may do instead, and where that is met."""
+    from densespec_conformance.explaining.local.alternatives import (
+        gradients,
+        in_training,
+        losses,
+        rates,
+        updates,
+    )
+
+    found: dict[str, Iterable[Any]] = {
+        "Running statistics": in_training.STATISTICS,
+        "Norms": in_training.NORMS,
+        "Dropout": in_training.DROPOUTS,
+        "The loss": (*losses.LOSSES, *losses.REPORTS),
+        "The way back": (*itertools.chain(*gradients.BACKWARD.values()), *gradients.ANY),
+        "A weight's gradient": gradients.GRADIENTS,
+        "The optimizer": updates.CHOICES,
+        "The learning rate": rates.COURSES,
+    }
+    parts = []
+    for title, members in found.items():
+        rows = [[_cell(one.does.replace("{}", "...")), _cell(one.source)] for one in members]
+        parts += [f"### {title}", _table(["what is done instead", "met in"], rows)]
+    return "\n\n".join(parts)
+
+
 def mutants() -> str:
     """A table of the wrong backends, with the case that catches each and what is said of it."""
     from meta_tests.mutants import MUTANTS
 
     rows = []
     for name, mutant in MUTANTS.items():
-        named = ", ".join(f"`{id_}`" for id_ in mutant.diagnosis) or _cell(mutant.says)
+        named = ", ".join(f"`{id_}`" for id_ in mutant.diagnosis) or _cell("; ".join(mutant.says))
         named = named or "beyond the catalogue"
         rows.append([f"`{name}`", _cell(mutant.about), f"`{mutant.case}`", mutant.where, named])
     return _table(["backend", "what is wrong", "caught by", "first difference", "named"], rows)
@@ -207,7 +235,12 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "ops.md": {"ops": ops, "constraints": constraints},
     "recipe.md": {"fields": functools.partial(fields, TrainingRecipe), "recipes": recipes},
     "training.md": {"options": functools.partial(fields, RunOptions)},
-    "mutants.md": {"deviations": deviations, "mutants": mutants, "equivalents": equivalents},
+    "mutants.md": {
+        "in training": training_parts,
+        "deviations": deviations,
+        "mutants": mutants,
+        "equivalents": equivalents,
+    },
 }
 """The generated parts of each page, by name."""
 

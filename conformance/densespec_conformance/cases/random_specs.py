@@ -6,6 +6,7 @@ crash or a hang is not shrunk, as each costs a new process: it ends the search.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -81,6 +82,7 @@ def _check(
     try:
         run()
     except _Found as smallest:
+        search.ask_again(smallest.sample)
         raise smallest.reported(target.name, "smallest network that shows it") from smallest
     if search.broken:
         raise search.broken.reported(target.name, "the network was")
@@ -108,6 +110,11 @@ class _Search:
             self._failed(_Found(sample, failure))
         else:
             self.closest = max(self.closest, outcome, key=lambda one: one.strain)
+
+    def ask_again(self, sample: Sample) -> None:
+        """Ask about the network that is reported last of all, so that its answer is explained."""
+        with contextlib.suppress(Mismatch, TargetError):
+            self.compare(sample, self.target, self.reference)
 
     def _failed(self, found: _Found) -> None:
         if isinstance(found.failure, TargetError) and found.failure.status != "error":

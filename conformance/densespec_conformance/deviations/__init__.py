@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from densespec_conformance.deviations.deviation import Deviation
 
-FAMILIES = (
-    *("spec", "op", "weights", "norm", "dropout", "loss", "gradient", "optimizer"),
-    *("schedule", "checkpoint", "distribution", "init", "precision"),
-)
+FAMILIES = (*("spec", "op", "weights", "dropout", "distribution", "init", "precision"),)
 """The families in the order in which they are tried and named: what is more common comes first."""
 
 

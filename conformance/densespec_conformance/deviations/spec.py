@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from densespec.network import ops
@@ -18,10 +19,6 @@ WINDOWED = (ops.Conv, ops.MaxPool)
 
 def _epsilon(value: float) -> Change:
     return on(ANY, ops.BatchNorm, epsilon=value)
-
-
-def _momentum(value: float) -> Change:
-    return on(ANY, ops.BatchNorm, momentum=value)
 
 
 def _padding(names: str, pads: Callable[[ops.Pads], ops.Pads]) -> Change:
@@ -83,19 +80,22 @@ def _kept(rounded: Callable[[float], int]) -> Change:
     return change
 
 
+EPSILONS: Mapping[str, tuple[str, str]] = {
+    "1e-3": ("eps-keras", "Keras's default, TensorFlow"),
+    "1.001e-5": ("eps-keras-applications", "keras.applications, keras-hub"),
+    "1e-5": ("eps-torch", "PyTorch's and Flax's default"),
+    "1.1e-5": ("eps-1.1e-5", "keras-contrib"),
+    "1e-4": ("eps-1e-4", "a common choice"),
+    "1e-6": ("eps-1e-6", "a common choice"),
+    "1e-12": ("eps-1e-12", "the eps of BERT's layer norm"),
+}
+"""The epsilons that norms are known to have, with an id and where each is met."""
+
 DEVIATIONS = (
-    Deviation("eps-keras", "norms use eps 1e-3", "Keras's default, TensorFlow", _epsilon(1e-3)),
-    Deviation(
-        "eps-keras-applications",
-        "norms use eps 1.001e-5",
-        "keras.applications, keras-hub",
-        _epsilon(1.001e-5),
+    *(
+        Deviation(id_, f"norms use eps {epsilon}", source, _epsilon(float(epsilon)))
+        for epsilon, (id_, source) in EPSILONS.items()
     ),
-    Deviation("eps-torch", "norms use eps 1e-5", "PyTorch's and Flax's default", _epsilon(1e-5)),
-    Deviation("eps-1.1e-5", "norms use eps 1.1e-5", "keras-contrib", _epsilon(1.1e-5)),
-    Deviation("eps-1e-4", "norms use eps 1e-4", "a common choice", _epsilon(1e-4)),
-    Deviation("eps-1e-6", "norms use eps 1e-6", "a common choice", _epsilon(1e-6)),
-    Deviation("eps-1e-12", "norms use eps 1e-12", "the eps of BERT's layer norm", _epsilon(1e-12)),
     Deviation(
         "same-padding",
         "the stem pads as TensorFlow's 'same'",
@@ -201,45 +201,9 @@ DEVIATIONS = (
     Deviation("theta-rounds", "theta * m is rounded to the nearest", "round()", _kept(round)),
     Deviation("theta-ceils", "theta * m is rounded up", "ceil()", _kept(math.ceil)),
     Deviation(
-        "running-variance-biased",
-        "running variance divides by n",
-        "Keras, TensorFlow, JAX",
-        on(ANY, ops.BatchNorm, unbiased=False),
-    ),
-    Deviation(
-        "running-variance-unbiased",
-        "running variance divides by n - 1",
-        "PyTorch, Torch7",
-        on(ANY, ops.BatchNorm, unbiased=True),
-    ),
-    Deviation(
-        "norm-momentum-inverted",
-        "norm momentum is the weight of the old value, not of the new one",
-        "Keras and PyTorch mean opposite things by it",
-        replace_ops(
-            ANY,
-            ops.BatchNorm,
-            lambda node, graph: ops.BatchNorm(
-                node.op.channels, node.op.epsilon, 1 - node.op.momentum, node.op.unbiased
-            ),
-        ),
-    ),
-    Deviation(
-        "norm-momentum-keras",
-        "the new value's weight in running statistics is 0.01",
-        "Keras's default of 0.99",
-        _momentum(0.01),
-    ),
-    Deviation(
-        "norm-momentum-torch",
-        "the new value's weight in running statistics is 0.1",
-        "PyTorch's default",
-        _momentum(0.1),
-    ),
-    Deviation(
-        "norm-momentum-0.001",
-        "the new value's weight in running statistics is 0.001",
-        "TensorFlow Slim's 0.999",
-        _momentum(0.001),
+        "statistics-counted-as-trainable",
+        "running statistics are counted as trainable",
+        "count_params() of all weights",
+        lambda variant: replace(variant, trainable_statistics=True),
     ),
 )

@@ -7,6 +7,7 @@ so deviations can be combined. All arithmetic is the reference's, in float64.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +18,6 @@ import numpy as np
 import densespec
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
-from densespec.recipes.optimizers import Step
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array, Context, Kernel
 from densespec.reference.losses import loss_and_slope
@@ -26,146 +26,17 @@ from densespec_conformance.asking.requests import Batch, NetworkToBuild, StepTra
 from densespec_conformance.deviations.kernels import KERNELS
 from densespec_conformance.judging.measure import spoken
 
-Loss = Callable[[TrainingRecipe, Array, Array], tuple[float, Array]]
-"""A function of the recipe, logits and labels that gives the loss and its gradient."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """How one weight moves, every choice spelled out; the defaults are the recipe's.
-
-    Attributes:
-        decay: Weight decay is ``coupled`` to the gradient; ``decoupled`` from it, times the
-            learning rate; or decoupled and ``unscaled``; None stands for the optimizer's own.
-        decay_of: The function that gives the coefficient of a weight, by its name.
-        nesterov, momentum: What replaces the recipe's, with SGD.
-        dampening: The share of the gradient that the velocity does not take, after the first step.
-        velocity: Whether it holds the learning rate, and is shown so (``raw``) or ``scaled`` back.
-        epsilon: Where Adam adds it: ``outside`` of the root of the corrected second moment; to the
-            root of the ``uncorrected`` one; or ``inside`` of the root.
-        corrected: Whether Adam corrects the bias of its moments.
-    """
-
-    decay: Literal["coupled", "decoupled", "unscaled"] | None = None
-    decay_of: Callable[[TrainingRecipe, str], float] = TrainingRecipe.decay_of
-    nesterov: bool | None = None
-    momentum: float | None = None
-    dampening: float = 0.0
-    velocity: Literal["plain", "raw", "scaled"] = "plain"
-    epsilon: Literal["outside", "uncorrected", "inside"] = "outside"
-    corrected: bool = True
-
-    def step(
-        self, recipe: TrainingRecipe, name: str, w: Array, g: Array, moments: Arrays, own: Step
-    ) -> tuple[Array, Arrays]:
-        """Give the new weight and moments.
-
-        Args:
-            moments: Those of the weight, by the name of the moment; zeros where one is not there.
-            own: Its learning rate, its decay by the recipe, and the number of the step.
-        """
-        decay, rate = self.decay_of(recipe, name), own.rate
-        kind = self.decay or ("decoupled" if recipe.optimizer == "adamw" else "coupled")
-        if kind == "coupled":
-            g = g + decay * w
-        else:
-            w = w - decay * w * (rate if kind == "decoupled" else 1.0)
-        if recipe.optimizer == "sgd":
-            return self._sgd(recipe, w, g, moments, rate)
-        return self._adam(recipe, w, g, moments, own)
-
-    def _sgd(
-        self, recipe: TrainingRecipe, w: Array, g: Array, moments: Arrays, rate: float
-    ) -> tuple[Array, Arrays]:
-        momentum = recipe.momentum if self.momentum is None else self.momentum
-        nesterov = recipe.nesterov if self.nesterov is None else self.nesterov
-        v = moments.get("velocity", np.zeros_like(w))
-        first = not v.any()
-        scale = 1.0 if self.velocity == "plain" else rate
-        g = scale * g
-        v = momentum * v + (g if first else (1 - self.dampening) * g)
-        ahead = g + momentum * v if nesterov else v
-        return w - (rate / scale) * ahead, {"velocity": v}
-
-    def _adam(
-        self, recipe: TrainingRecipe, w: Array, g: Array, moments: Arrays, own: Step
-    ) -> tuple[Array, Arrays]:
-        beta1, beta2, epsilon = recipe.beta1, recipe.beta2, recipe.epsilon
-        m = beta1 * moments.get("first_moment", np.zeros_like(w)) + (1 - beta1) * g
-        s = beta2 * moments.get("second_moment", np.zeros_like(w)) + (1 - beta2) * g**2
-        first, second = (1 - beta**own.number if self.corrected else 1.0 for beta in (beta1, beta2))
-        sizes: dict[str, Callable[[], Array]] = {
-            "outside": lambda: np.sqrt(s / second) + epsilon,
-            "uncorrected": lambda: (np.sqrt(s) + epsilon) / np.sqrt(second),
-            "inside": lambda: np.sqrt(s / second + epsilon),
-        }
-        ahead = m / first / sizes[self.epsilon]()
-        return w - own.rate * ahead, {"first_moment": m, "second_moment": s}
-
-    def shown(self, moment: str, array: Array, rate: float) -> Array:
-        """Give a moment as the optimizer's state shows it."""
-        if moment != "velocity":
-            return array
-        return {"plain": array, "raw": -array, "scaled": array / rate}[self.velocity]
-
-    def kept(self, moment: str, shown: Array, rate: float) -> Array:
-        """Give the moment that is shown so."""
-        if moment != "velocity":
-            return shown
-        return {"plain": shown, "raw": -shown, "scaled": shown * rate}[self.velocity]
-
-
-def _as_they_are(gradients: Arrays, weights: Arrays, recipe: TrainingRecipe) -> Arrays:
-    return gradients
-
-
-Clip = Callable[[Arrays, float], Arrays]
-"""A function of the gradients and the recipe's norm that gives the gradients to move by."""
-
-
-def norm(gradients: Arrays) -> float:
-    """Give the norm of all gradients together."""
-    return float(np.sqrt(sum(float((g**2).sum()) for g in gradients.values())))
-
-
-def clipped(gradients: Arrays, limit: float) -> Arrays:
-    """Scale gradients down to a norm, all together."""
-    length = norm(gradients)
-    return gradients if length <= limit else {n: g * (limit / length) for n, g in gradients.items()}
-
 
 @dataclass(frozen=True)
 class Rules:
-    """How a network is trained.
+    """How a network is trained on several devices.
 
     Attributes:
-        loss: The loss of logits, and its gradient.
-        reported: What is said of the loss, given the weights and the size of the batch.
-        gradients: What becomes of the gradients before the step.
-        shown: What is shown of the gradients.
-        clip: How gradients are brought to the recipe's norm.
-        accumulate: Whether the gradients of earlier steps are added.
-        rate: The learning rate of a step, by all rates and the step's index.
-        update: How each weight moves.
-        resumes: Whether moments that are given are taken up.
-        recounts: Whether the steps of a run that goes on are counted from 1 again.
         recipe: What the recipe is taken for.
         across: What is made of several devices' gradients, and of their loss.
         statistics: What is made of their running statistics.
     """
 
-    loss: Loss = loss_and_slope
-    reported: Callable[[float, Arrays, TrainingRecipe, int], float] = (
-        lambda loss, weights, recipe, count: loss
-    )
-    gradients: Callable[[Arrays, Arrays, TrainingRecipe], Arrays] = _as_they_are
-    shown: Callable[[Arrays, Arrays, TrainingRecipe], Arrays] = _as_they_are
-    clip: Clip = clipped
-    accumulate: bool = False
-    rate: Callable[[Sequence[float], int], float] = lambda rates, index: rates[index]
-    update: Update = Update()
-    resumes: bool = True
-    recounts: bool = False
     recipe: Callable[[TrainingRecipe], TrainingRecipe] = lambda recipe: recipe
     across: Literal["mean", "sum", "first"] = "mean"
     statistics: Literal["mean", "first"] = "mean"
@@ -206,10 +77,6 @@ class Variant:
     def train_by(self, **changes: Any) -> Variant:
         """Give the variant with other rules."""
         return replace(self, rules=replace(self.rules, **changes))
-
-    def update_by(self, **changes: Any) -> Variant:
-        """Give the variant with another update of the weights."""
-        return self.train_by(update=replace(self.rules.update, **changes))
 
     def compute_by(self, kind: type, kernel: Kernel) -> Variant:
         """Give the variant with another kernel for a kind of op."""
@@ -306,44 +173,32 @@ def train(
         seen: Another run's steps: each step then goes on from what that run had come to, so that
             rounding and unstable training do not drive the two apart.
     """
-    rules = variant.rules
-    recipe = rules.recipe(request.recipe)
+    recipe = variant.rules.recipe(request.recipe)
     weights = {name: memo.same(array) for name, array in variant.weights.items()}
-    moments = _moments(request if rules.resumes else None)
-    before = 0 if rules.recounts else request.steps_before
-    rates = [batch.learning_rate for batch in request.batches]
-    earlier: Arrays = {}
+    moments = _moments(request)
     for index, batch in enumerate(request.batches):
-        label, rate = f"step {index + 1}", rules.rate(rates, index)
+        label = f"step {index + 1}"
         step = _TrainingStep(
             replace(variant, weights=weights), recipe, batch, request.replicas, memo
         )
         for name, array in step.statistics():
             yield f"{label}, running statistic {name}", array
-        reported = rules.reported(step.loss, weights, recipe, len(batch.labels))
-        yield f"{label}, loss", np.array(reported)
-        gradients = rules.gradients(step.gradients(), weights, recipe)
-        if rules.accumulate:
-            gradients = earlier = {n: g + earlier.get(n, 0.0) for n, g in gradients.items()}
-        shown = rules.shown(gradients, weights, recipe)
-        for name in reversed(shown):
-            yield f"{label}, gradient {name}", shown[name]
-        if recipe.clip_norm is not None:
-            gradients = rules.clip(gradients, recipe.clip_norm)
-        weights = dict(weights)
+        yield f"{label}, loss", np.array(step.loss)
+        gradients = step.gradients()
+        for name in reversed(gradients):
+            yield f"{label}, gradient {name}", gradients[name]
+        factor = recipe.clip_factor(_norm(gradients))
+        weights, number = dict(weights), request.steps_before + index + 1
         for name, gradient in gradients.items():
-            own = Step(
-                rate * recipe.rate_factor_of(name), recipe.decay_of(name), before + index + 1
-            )
-            moved, moments[name] = rules.update.step(
-                recipe, name, weights[name], gradient, moments.get(name, {}), own
+            w = weights[name]
+            held = {m: moments[name].get(m, np.zeros_like(w)) for m in recipe.rule.moments}
+            moved, moments[name] = recipe.step(
+                name, w, factor * gradient, held, batch.learning_rate, number
             )
             weights[name] = memo.same(moved)
         for name in gradients:
-            own_rate = rate * recipe.rate_factor_of(name)
             for moment, array in moments[name].items():
-                shown_moment = rules.update.shown(moment, array, own_rate)
-                yield f"{label}, {spoken(moment)} {name}", shown_moment
+                yield f"{label}, {spoken(moment)} {name}", array
         for name in gradients:
             yield f"{label}, weight {name}", weights[name]
         weights |= {name: memo.same(array) for name, array in step.found.items()}
@@ -352,17 +207,19 @@ def train(
             weights |= {name: memo.same(w) for name, w in known.items() if name in weights}
             for moment, arrays in seen[index].moments.items():
                 for name in gradients.keys() & arrays.keys():
-                    array, own_rate = arrays[name], rate * recipe.rate_factor_of(name)
-                    kept = rules.update.kept(moment, np.asarray(array, np.float64), own_rate)
-                    moments[name] = moments[name] | {moment: kept}
+                    moments[name] = {**moments[name], moment: np.asarray(arrays[name], np.float64)}
 
 
-def _moments(request: Train | None) -> dict[str, Arrays]:
+def _norm(gradients: Arrays) -> float:
+    return float(np.sqrt(sum(float((g**2).sum()) for g in gradients.values())))
+
+
+def _moments(request: Train) -> defaultdict[str, Arrays]:
     """Give the moments to go on from, by weight."""
-    found: dict[str, Arrays] = {}
-    for moment, arrays in ((request.moments if request else None) or {}).items():
+    found: defaultdict[str, Arrays] = defaultdict(dict)
+    for moment, arrays in (request.moments or {}).items():
         for name, array in arrays.items():
-            found.setdefault(name, {})[moment] = array
+            found[name][moment] = array
     return found
 
 
@@ -440,7 +297,7 @@ class _Pass:
     def loss_and_slope(self) -> tuple[float, Array]:
         variant = self._step.variant
         logits = self._values[variant.graph.output.name]
-        return variant.rules.loss(self._step.recipe, logits, self._labels)
+        return loss_and_slope(self._step.recipe, logits, self._labels)
 
     def gradients(self) -> Arrays:
         variant, recipe = self._step.variant, self._step.recipe
@@ -451,5 +308,5 @@ class _Pass:
             return model._backward(self._values, self._contexts, self.loss_and_slope()[1])
 
         kernels = tuple(variant.kernels.items())
-        key = (kernels, variant.graph.nodes, variant.rules.loss, terms)
+        key = (kernels, variant.graph.nodes, terms)
         return self._step.memo.get(key, [*self._values.values(), self._labels], compute)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from densespec_conformance.asking.requests import Answer, Request
 from densespec_conformance.deviations import catalogue
 from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
-from densespec_conformance.explaining.local.words import sentence
+from densespec_conformance.explaining.local.words import sentence, sentence_of_training
 from densespec_conformance.explaining.patterns import peculiarities
 from densespec_conformance.explaining.trial import FAMILIES, Attempt, Trial
 from densespec_conformance.judging.expected import Expectation
@@ -34,6 +34,9 @@ KEPT = 8
 
 SHOWN = 5
 """The largest number of suspects."""
+
+TERMS = ("loss", "optimizer", "learning rate")
+"""The parts of a training step that are no ops of the network."""
 
 Ids = tuple[str, ...]
 
@@ -89,6 +92,9 @@ def diagnose(
     again = trial.attempt(likely) if likely else None
     if again is not None and again.complete:
         return _complete({likely: again}, None)
+    training = trial.by_parts(likely)
+    if training is not None and training.complete:
+        return (_of_training(training, likely),)
     local = trial.by_ops()
     candidates = trial.candidates()
     if local is not None:
@@ -107,6 +113,8 @@ def diagnose(
         return _complete(complete, local)
     if local is not None:
         return (_of_ops(local),)
+    if training is not None:
+        return (_of_training(training, likely),)
     return _partial(trial, trial.as_it_is, found)
 
 
@@ -116,6 +124,17 @@ def _of_ops(local: LocalFindings) -> Suspect:
         text += "; if the reference does likewise, it matches"
     worst = max(one.error for one in local.wrong)
     return Suspect((), text, worst, local.complete, ops=local.wrong, nodes=local.nodes)
+
+
+def _of_training(found: LocalFindings, likely: Ids) -> Suspect:
+    text = sentence_of_training(found)
+    if likely:
+        text = f"{phrase(likely)}; {text}"
+    if found.complete:
+        text += "; if the reference does likewise, it matches"
+    worst = max(one.error for one in found.wrong)
+    nodes = (*found.nodes, *TERMS)
+    return Suspect(likely, text, worst, found.complete, ops=found.wrong, nodes=nodes)
 
 
 def _search(trial: Trial, start: Attempt, candidates: Sequence[str]) -> dict[Ids, Attempt]:

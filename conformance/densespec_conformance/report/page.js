@@ -107,12 +107,15 @@
   /* The network, a line a stage and a square an op; the wrong ones are marked. */
   const stageOf = (name) => name.split(".")[0];
   const networkMap = (suspect) => {
-    const wrong = new Map(suspect.ops.map((one) => [one.where, one]));
+    const wrong = new Map();
+    for (const one of suspect.ops)
+      for (const name of suspect.nodes.includes(one.where) ? [one.where] : one.among)
+        wrong.set(name, [...(wrong.get(name) ?? []), causeOf(one)]);
     const stages = new Map();
     for (const name of suspect.nodes)
       stages.set(stageOf(name), [...(stages.get(stageOf(name)) ?? []), name]);
     const square = (name) => {
-      const said = wrong.has(name) ? `${name}: ${causeOf(wrong.get(name))}` : name;
+      const said = wrong.has(name) ? `${name}: ${wrong.get(name).join("; ")}` : name;
       return make("i", { class: wrong.has(name) ? "op wrong" : "op", title: said });
     };
     const lines = [...stages].map(([stage, names]) => make("div", { class: "stage" },
@@ -124,7 +127,8 @@
   const opTable = (suspect) => {
     const head = make("tr", {}, ...["op", "what it does", "error", "allowed", "is, and should be"]
       .map((title) => make("th", { scope: "col" }, title)));
-    const place = (op) => op.among.length > 1 ? `${op.where} (one of ${op.among.length})` : op.where;
+    const place = (op) => suspect.nodes.includes(op.where) && op.among.length > 1
+      ? `${op.where} (one of ${op.among.length})` : op.where;
     const body = suspect.ops.map((op) => make("tr", {},
       make("th", { scope: "row" }, ...breakable(place(op))), make("td", {}, causeOf(op)),
       make("td", { class: "figure", "data-label": "error" }, figure(op.error)),
@@ -136,7 +140,7 @@
   };
   const wrongOps = (result) => {
     const judged = result.diagnosis.find((one) => one.ops.length);
-    return judged ? [make("h3", {}, "Wrong ops, each judged by its own inputs"),
+    return judged ? [make("h3", {}, "What is wrong, each judged by itself"),
       networkMap(judged), opTable(judged)] : [];
   };
   const suspects = (result) => make("ol", { class: "suspects" }, ...result.diagnosis.map((one) =>

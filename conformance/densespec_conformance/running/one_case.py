@@ -120,7 +120,7 @@ def _diagnosed(result: Result, conversation: Conversation, reference: Reference)
         before = _in_inference(request, conversation, reference, seconds)
         if before and before[0].is_local:
             return replace(result, diagnosis=(_seen_in_inference(before[0]),))
-        likely = before[0].deviations if before else ()
+        likely = before[0].deviations if before and before[0].complete else ()
         found = diagnose(request, answer, expected, seconds=seconds, likely=likely)
         return replace(result, diagnosis=found)
     except Exception as error:

@@ -31,10 +31,9 @@ class Mutant:
         about: what is wrong with it.
         case: id of the case that must catch it.
         where: what the first difference must be named by.
-        diagnosis: ids of the deviations that must be named for it; empty for what is beyond the
-            catalogue.
+        diagnosis: ids of the deviations that must be named for it; empty where none is everywhere.
         backend: makes it.
-        says: words of the diagnosis, where a single op is named and no deviation.
+        says: words of the diagnosis, where ops or parts of a training step are named.
     """
 
     about: str
@@ -42,4 +41,4 @@ class Mutant:
     where: str
     diagnosis: tuple[str, ...]
     backend: Callable[[], Any]
-    says: str = ""
+    says: tuple[str, ...] = ()

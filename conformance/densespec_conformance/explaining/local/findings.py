@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from densespec.network.graph import Graph
 from densespec_conformance.judging.compare import Stats
@@ -15,8 +16,9 @@ class WrongOp:
 
     Attributes:
         where: The node, or the last of the nodes among which it is.
-        among: All nodes that it may be, where the target does not show the values between them.
-        kind: The class of its op.
+        among: All nodes that it may be, where the target does not show the values between them; of
+            a training step, all nodes or weights that it concerns.
+        kind: The class of its op, or what it is of a training step.
         error: The difference from what it should give for these inputs, relative to that.
         allowed: How far it may be by rounding.
         actual: What it gives.
@@ -29,7 +31,7 @@ class WrongOp:
 
     where: str
     among: tuple[str, ...]
-    kind: type
+    kind: type | str
     error: float
     allowed: float
     actual: Stats
@@ -42,19 +44,23 @@ class WrongOp:
 
 @dataclass(frozen=True)
 class LocalFindings:
-    """All ops of an answer that are wrong by themselves.
+    """All ops of an answer, or parts of a training run, that are wrong by themselves.
 
     Every other value that the target shows follows from the values before it, so that nothing else
     is different in what it shows.
+
+    Attributes:
+        judged: Whether everything was judged that the target shows.
     """
 
     graph: Graph
     wrong: tuple[WrongOp, ...]
+    judged: bool = True
 
     @property
     def complete(self) -> bool:
         """Whether it is known of each what it does instead, to the last digits."""
-        return all(one.exact for one in self.wrong)
+        return self.judged and all(one.exact for one in self.wrong)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -74,7 +80,7 @@ class LocalFindings:
         """Say whether a cause may be one that has a name: it is that of half the ops of a kind or
         more, or of just the ops that a known pattern has."""
         known = [frozenset(pattern) for pattern in patterns]
-        groups: dict[tuple[type, str], set[str]] = {}
+        groups: dict[tuple[Any, str], set[str]] = {}
         for one in self.wrong:
             groups.setdefault((one.kind, one.does), set()).add(one.where)
             groups.setdefault((one.kind, ""), set()).add(one.where)

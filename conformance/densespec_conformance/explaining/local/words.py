@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from densespec.network import ops
 from densespec.network.graph import Graph
-from densespec_conformance.explaining.local.findings import WrongOp
+from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
+
+SHOWN = 3
+"""The most causes that are named where what is shown does not tell them apart."""
 
 NAMED = 3
 """How many ops are named before the rest is counted."""
@@ -28,9 +32,52 @@ PLURALS: dict[type, str] = {
 }
 
 
+def sentence_of_training(findings: LocalFindings) -> str:
+    """Say which parts of training steps are wrong, and what is done instead."""
+    graph = findings.graph
+    names = [weight.name for weight in graph.weights if weight.trainable]
+    groups: dict[tuple[type | str, str], list[WrongOp]] = {}
+    for one in findings.wrong:
+        groups.setdefault((one.kind, _cause(one)), []).append(one)
+    said = (f"{_place(each, graph, names)}: {cause}" for (_, cause), each in groups.items())
+    return f"in training, {'; '.join(said)}"
+
+
+def _place(members: Sequence[WrongOp], graph: Graph, names: Sequence[str]) -> str:
+    kind = members[0].kind
+    if isinstance(kind, type):
+        return _names(members, graph)
+    if kind == "gradient":
+        return f"gradient of {weights_in_words([one.where for one in members], names)}"
+    return members[0].where
+
+
+def weights_in_words(some: Sequence[str], names: Sequence[str]) -> str:
+    """Name some of the weights of a network: all, all of some kinds, or a few."""
+    if len(some) == len(names) > 1:
+        return f"all {len(names)} weights"
+    kinds = dict.fromkeys(name.rpartition(".")[2] for name in some)
+    alike = [name for name in names if name.rpartition(".")[2] in kinds]
+    if len(alike) == len(some) > NAMED:
+        *most, last = kinds
+        return f"every {', '.join(most)} and {last}" if most else f"every {last}"
+    return _listed(some)
+
+
+def alike_in_words(causes: Iterable[str]) -> str:
+    """Name every cause that explains the same."""
+    named = list(dict.fromkeys(words for words in causes if words))
+    return "; or, which this does not tell, ".join(named[:SHOWN])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def sentence(wrong: Sequence[WrongOp], graph: Graph) -> str:
     """Say which ops are wrong and what they do instead."""
-    groups: dict[tuple[type, str], list[WrongOp]] = {}
+    groups: dict[tuple[type | str, str], list[WrongOp]] = {}
     for one in wrong:
         groups.setdefault((one.kind, _cause(one)), []).append(one)
     said = "; ".join(f"{_names(members, graph)}: {cause}" for (_, cause), members in groups.items())
@@ -47,13 +94,11 @@ def _cause(one: WrongOp) -> str:
 
 
 def _names(members: Sequence[WrongOp], graph: Graph) -> str:
-    kind = members[0].kind
+    kind: Any = members[0].kind
     alike = graph.nodes_of(kind)
     if len(members) == len(alike) > 1:
         return f"all {len(members)} {PLURALS.get(kind, kind.__name__)}"
-    named = [_name(one) for one in members[:NAMED]]
-    more = len(members) - NAMED
-    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+    return _listed([_name(one) for one in members])
 
 
 def _name(one: WrongOp) -> str:

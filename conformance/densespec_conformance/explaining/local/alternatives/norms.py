@@ -11,6 +11,7 @@ import numpy as np
 from densespec.network import ops
 from densespec.reference.kernels import Array, Context
 from densespec_conformance.deviations.kernels import Norm
+from densespec_conformance.deviations.spec import EPSILONS
 from densespec_conformance.explaining.local.alternatives.alternative import (
     Alternative,
     Forward,
@@ -20,7 +21,8 @@ from densespec_conformance.explaining.local.alternatives.alternative import (
     with_arrays,
 )
 
-COMMON_EPSILONS = (1e-3, 1e-5, 1.001e-5, 1e-6, 1e-4, 1e-2, 2e-5, 1e-7, 1e-8, 1e-12, 0.0)
+SOURCES = {float(epsilon): source for epsilon, (_, source) in EPSILONS.items()}
+COMMON_EPSILONS = (*SOURCES, 1e-2, 2e-5, 1e-7, 1e-8, 0.0)
 ARRAYS = ("gamma", "beta", "running_mean", "running_variance")
 
 
@@ -29,7 +31,8 @@ def epsilon(seen: Observation) -> Iterator[Alternative]:
     candidates = COMMON_EPSILONS if seen.pair is None else _solved(seen, *seen.pair)
     for value in dict.fromkeys(candidates):
         if value >= 0 and value != seen.op.epsilon:
-            words = f"epsilon is {value:.4g}, not {seen.op.epsilon:g}"
+            met = f" ({SOURCES[value]})" if value in SOURCES else ""
+            words = f"epsilon is {value:.4g}, not {seen.op.epsilon:g}{met}"
             yield Alternative(words, _with_epsilon(value))
 
 

@@ -1,6 +1,9 @@
-"""Another loss, or another figure that is reported for it."""
+"""What the loss may be instead, or the figure that is reported for it, with where each is met."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,18 +11,36 @@ from densespec.network.arrays import Arrays
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array, SoftmaxKernel
 from densespec.reference.losses import cross_entropy, loss_and_slope
-from densespec_conformance.deviations.deviation import Change, Deviation
-from densespec_conformance.deviations.variant import Loss, Variant
+
+Loss = Callable[[TrainingRecipe, Array, Array], tuple[float, Array]]
+"""A function of the recipe, logits and labels that gives the loss and its gradient."""
+
+Reported = Callable[[float, Arrays, TrainingRecipe, int], float]
+"""A function of the loss, the weights, the recipe and the size of the batch that gives what is
+reported."""
 
 
-def _loss(loss: Loss, *kinds: str) -> Change:
-    """Take another loss, where the recipe's is one of these kinds, or of any."""
+@dataclass(frozen=True)
+class OtherLoss:
+    """What the loss may be instead.
 
-    def exchanged(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
-        own = loss if not kinds or recipe.loss in kinds else loss_and_slope
-        return own(recipe, logits, labels)
+    Attributes:
+        kinds: The recipe's losses for which it is meant; all if empty.
+    """
 
-    return lambda variant: variant.train_by(loss=exchanged)
+    does: str
+    source: str
+    loss: Loss
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OtherReport:
+    """What may be reported of the loss, where gradients are those of the recipe's."""
+
+    does: str
+    source: str
+    reported: Reported
 
 
 def _unweighed(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
@@ -105,105 +126,105 @@ def _with_keras_penalty(loss: float, weights: Arrays, recipe: TrainingRecipe, co
     return loss + 2 * (_with_penalty(loss, weights, recipe, count) - loss)
 
 
-DEVIATIONS = (
-    Deviation(
-        "loss-reported-summed",
-        "the loss that is reported is summed over the batch",
-        "running totals of training loops",
-        lambda variant: _reported(variant, lambda loss, w, recipe, count: loss * count),
-    ),
-    Deviation(
-        "loss-summed",
+LOSSES = (
+    OtherLoss(
         "the loss is summed over the batch, and so are gradients",
         "reduction='sum', CrossEntropyLoss(size_average=False)",
-        _loss(_summed),
+        _summed,
     ),
-    Deviation(
-        "loss-over-classes",
+    OtherLoss(
         "the loss is also divided by the number of classes",
         "a mean over all elements",
-        _loss(_over_classes),
+        _over_classes,
     ),
-    Deviation(
-        "loss-of-probabilities",
+    OtherLoss(
         "the loss takes probabilities for logits: the softmax is done twice",
         "from_logits=True after a softmax, nn.CrossEntropyLoss after nn.Softmax",
-        _loss(_of_probabilities, "softmax"),
+        _of_probabilities,
+        ("softmax",),
     ),
-    Deviation(
-        "loss-with-penalty",
-        "the loss that is reported contains the penalty of weight decay",
-        "kernel_regularizer, losses added up",
-        lambda variant: _reported(variant, _with_penalty),
-    ),
-    Deviation(
-        "loss-with-keras-penalty",
-        "the loss that is reported contains weight decay times the sum of squares",
-        "keras.regularizers.l2",
-        lambda variant: _reported(variant, _with_keras_penalty),
-    ),
-    Deviation(
-        "label-smoothing-ignored",
+    OtherLoss(
         "labels are not smoothed",
         "an ignored option",
-        _loss(_unsmoothed),
+        _unsmoothed,
     ),
-    Deviation(
-        "label-smoothing-over-the-others",
+    OtherLoss(
         "the smoothed share goes to the other classes alone",
         "hand-written label smoothing",
-        _loss(_over_the_others, "softmax"),
+        _over_the_others,
+        ("softmax",),
     ),
-    Deviation(
-        "class-weights-ignored",
+    OtherLoss(
         "classes have no weights",
         "an ignored option",
-        _loss(_unweighed),
+        _unweighed,
     ),
-    Deviation(
-        "class-weights-normalised",
+    OtherLoss(
         "the loss is divided by the sum of the weights of its labels",
         "nn.CrossEntropyLoss(weight=...)",
-        _loss(_by_sum_of_weights, "softmax"),
+        _by_sum_of_weights,
+        ("softmax",),
     ),
-    Deviation(
-        "unknown-labels-absent",
+    OtherLoss(
         "labels that are not known count as absent",
         "label tables whose empty cells are read as 0",
-        _loss(_unknown_as_absent, "sigmoid"),
+        _unknown_as_absent,
+        ("sigmoid",),
     ),
-    Deviation(
-        "loss-over-known-labels",
+    OtherLoss(
         "the loss is a mean over the labels that are known",
         "losses of chest X-rays that divide by mask.sum()",
-        _loss(_over_known, "sigmoid", "squared"),
+        _over_known,
+        (
+            "sigmoid",
+            "squared",
+        ),
     ),
-    Deviation(
-        "loss-of-labels-summed",
+    OtherLoss(
         "the losses of a sample's labels are added up",
         "reduction='sum' over the labels",
-        _loss(_over_samples, "sigmoid", "squared"),
+        _over_samples,
+        (
+            "sigmoid",
+            "squared",
+        ),
     ),
-    Deviation(
-        "labels-shifted",
+    OtherLoss(
         "labels count from 1",
         "MATLAB, Torch7, a background class",
-        _loss(_shifted, "softmax"),
+        _shifted,
+        ("softmax",),
     ),
-    Deviation(
-        "binary-cross-entropy",
+    OtherLoss(
         "each class has a binary cross-entropy",
         "multi-label training, as in CheXNet",
-        _loss(_sigmoids, "softmax"),
+        _sigmoids,
+        ("softmax",),
     ),
-    Deviation(
-        "squared-error",
+    OtherLoss(
         "the loss is the squared error",
         "F.mse_loss to one-hot labels",
-        _loss(_squared, "softmax"),
+        _squared,
+        ("softmax",),
     ),
 )
+"""Other losses."""
 
-
-def _reported(variant: Variant, reported: object) -> Variant:
-    return variant.train_by(reported=reported)
+REPORTS = (
+    OtherReport(
+        "the loss that is reported is summed over the batch",
+        "running totals of training loops",
+        lambda loss, w, recipe, count: loss * count,
+    ),
+    OtherReport(
+        "the loss that is reported contains the penalty of weight decay",
+        "kernel_regularizer, losses added up",
+        _with_penalty,
+    ),
+    OtherReport(
+        "the loss that is reported contains weight decay times the sum of squares",
+        "keras.regularizers.l2",
+        _with_keras_penalty,
+    ),
+)
+"""Other figures that are reported for a loss."""
