@@ -39,8 +39,13 @@ def network(
     dilation: int = 1,
     transition: Any = layers.AveragePooling2D,
     channels: int = 3,
+    below: bool = False,
 ) -> Any:
-    """A DenseNet with the names of keras.applications', up to its last ReLU."""
+    """A DenseNet with the names of keras.applications', up to its last ReLU.
+
+    Args:
+        below: The stem may give negative values, which the pads of its pool are not to hide.
+    """
 
     def layer(x: Any, name: str) -> Any:
         y = rectify(f"{name}_0_relu")(normalise(f"{name}_0_bn")(x))
@@ -54,7 +59,9 @@ def network(
     x = layers.ZeroPadding2D(3)(x)
     x = conv("conv1_conv", 8, 7, strides=stride, padding="valid")(x)
     x = rectify("conv1_relu")(normalise("conv1_bn")(x))
-    x = layers.MaxPooling2D(3, 2, name="pool1")(layers.ZeroPadding2D(1)(x))
+    edges = [[0, 0], [1, 1], [1, 1], [0, 0]]
+    x = keras.ops.pad(x, edges, constant_values=-np.inf) if below else layers.ZeroPadding2D(1)(x)
+    x = layers.MaxPooling2D(3, 2, name="pool1")(x)
     x = layer(layer(x, "conv2_block1"), "conv2_block2")
     x = conv("pool2_conv", 8, 1)(rectify("pool2_relu")(normalise("pool2_bn")(x)))
     x = layer(transition(2, 2, name="pool2_pool")(x), "conv3_block1")
@@ -169,7 +176,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "resized": lambda: within(pool(), dense(), front=(layers.Resizing(32, 32),)),
     "relu-layers": lambda: headed(pool(), dense(), rectify=lambda name: layers.ReLU(name=name)),
     "silu": lambda: headed(
-        pool(), dense(), rectify=lambda name: layers.Activation("silu", name=name)
+        pool(), dense(), rectify=lambda name: layers.Activation("silu", name=name), below=True
     ),
     "selu": lambda: headed(
         pool(), dense(), rectify=lambda name: layers.Activation("selu", name=name)
@@ -180,8 +187,11 @@ MODELS: dict[str, Callable[[], Any]] = {
         rectify=lambda name: layers.Activation(
             "elu" if name == "conv1_relu" else "relu", name=name
         ),
+        below=True,
     ),
-    "leaky": lambda: headed(pool(), dense(), rectify=lambda name: layers.LeakyReLU(name=name)),
+    "leaky": lambda: headed(
+        pool(), dense(), rectify=lambda name: layers.LeakyReLU(name=name), below=True
+    ),
     "relu6": lambda: headed(pool(), dense(), rectify=lambda name: layers.ReLU(6.0, name=name)),
     "instance": lambda: headed(
         pool(), dense(), normalise=lambda name: layers.GroupNormalization(-1, name=name)

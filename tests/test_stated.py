@@ -369,9 +369,9 @@ def test_the_pool_before_the_classifier_is_a_field(kind: str, fast: str) -> None
     [
         (timm(global_pool="median"), "global_pool = 'median'"),
         (timm() | {"global_pool": ""}, "global_pool = ''"),
-        (timm(act_layer="silu"), "act_layer = 'silu'"),
+        (timm(act_layer="mish"), "act_layer = 'mish'"),
         (timm(act_layer={"name": "relu"}), "act_layer"),
-        (timm(norm_layer="groupnorm"), "norm_layer = 'groupnorm'"),
+        (timm(norm_layer="layernorm2d"), "norm_layer = 'layernorm2d'"),
         (timm(aa_layer="blurpool"), "aa_layer = 'blurpool'"),
         (timm(stem_type="deep_tiered"), "stem_type = 'deep_tiered'"),
         (timm(dilations=2), "dilations = 2"),

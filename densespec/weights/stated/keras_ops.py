@@ -380,7 +380,7 @@ class _Reader:
         if outside is None:
             return ((0, 0),) * len(window), False
         fill = -float("inf") if "Max" in layer.kind else 0.0
-        if outside.fill != fill and not isinstance(source.op, ops.Relu):
+        if outside.fill != fill and not _never_negative(source.op):
             raise StatedOtherwise(
                 f"{layer} slides over pads of {outside.fill}, but a spec pads with {fill}"
             )
@@ -450,6 +450,10 @@ def _leaky(layer: StatedLayer, slope: Any) -> ops.Activation:
     right = type(slope) in (int, float) and 0 < slope <= 1
     _check(layer, "negative_slope", right, "a number in (0, 1]")
     return ops.Activation("leaky-relu", slope)
+
+
+def _never_negative(op: ops.Op) -> bool:
+    return isinstance(op, ops.Relu) or op == ops.Activation("relu6")
 
 
 def _is_augmentation(layer: StatedLayer) -> bool:
