@@ -15,6 +15,8 @@ from typing import Any
 
 import densespec
 from densespec.errors import EngineConflict
+from densespec.installed import is_installed
+from densespec_conformance.adapters.constructing import import_module
 
 
 def small_networks() -> None:
@@ -49,6 +51,8 @@ def main() -> None:
         keras_on(record["engine"])
     if not record["full_size"]:
         small_networks()
+    if is_installed("torchvision"):
+        import_module("torchvision")  # which may miss operators beside a CPU build of PyTorch
     names: dict[str, Any] = {"densespec": densespec, "__name__": "documentation"}
     exec(record["before"], names)
     print(f"\n{json.dumps(run(record['code'], names))}")
