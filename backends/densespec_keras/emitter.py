@@ -17,6 +17,7 @@ from densespec_keras.layers import (
     BiasedSynchronised,
     BlurPooling,
     Dropout,
+    Gelu,
     GlobalPooling,
     LeakyReLU,
     PRelu,
@@ -192,6 +193,8 @@ class Emitter:
         if op.kind == "leaky-relu":
             kind = LeakyReLU if self._is_wide_tensorflow() else keras.layers.LeakyReLU
             return self._layer(kind, name, op.slope)
+        if op.kind == "gelu" and self._is_wide_tensorflow():
+            return self._layer(Gelu, name)
         if op.kind == "gelu-tanh":
             return self._layer(TanhGelu, name)
         return self._layer(keras.layers.Activation, name, op.kind)

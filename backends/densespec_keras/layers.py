@@ -144,10 +144,27 @@ class LeakyReLU(keras.layers.LeakyReLU):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class TanhGelu(keras.layers.Layer):
-    """GELU by the hyperbolic tangent; Keras's activation of that name is the exact one."""
+    """GELU by the hyperbolic tangent; Keras's activation of that name is the exact one.
+
+    In float64 it is written out: TensorFlow's function has its constants in float32.
+    """
 
     def call(self, inputs: Any) -> Any:
-        return ops.gelu(inputs, approximate=True)
+        if keras.backend.standardize_dtype(inputs.dtype) != "float64":
+            return ops.gelu(inputs, approximate=True)
+        inner = math.sqrt(2 / math.pi) * (inputs + 0.044715 * inputs**3)
+        return 0.5 * inputs * (1 + ops.tanh(inner))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="densespec")
+class Gelu(keras.layers.Layer):
+    """GELU that is exact in float64: TensorFlow's function has its constants in float32."""
+
+    def call(self, inputs: Any) -> Any:
+        return 0.5 * inputs * (1 + ops.erf(inputs / math.sqrt(2)))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

@@ -298,6 +298,9 @@ class _Reader:
     def _prelu(self, layer: StatedLayer) -> str:
         return self._add(layer, ops.PRelu())
 
+    def _gelu(self, layer: StatedLayer) -> str:
+        return self._add(layer, ops.Activation("gelu"))
+
     def _tanh_gelu(self, layer: StatedLayer) -> str:
         return self._add(layer, ops.Activation("gelu-tanh"))
 
@@ -424,6 +427,7 @@ _KINDS: Mapping[str, _Read] = {
     "LeakyReLU": _Reader._leaky_relu,
     "ELU": _Reader._elu,
     "PRelu": _Reader._prelu,
+    "Gelu": _Reader._gelu,
     "TanhGelu": _Reader._tanh_gelu,
     "Concatenate": _Reader._concat,
     "Dropout": _Reader._dropout,
