@@ -165,13 +165,24 @@ class _BatchNorm(BatchNormKernel):
         )
 
     def backward(self, op: ops.BatchNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
-        noise, axes = self.noise, _but_channels(x)
-        positions = dy.size // op.channels
+        noise, positions = self.noise, dy.size // op.channels
         _, gradients = super().backward(op, ctx, noise.factor(dy, positions), x)
         (dx,), _ = super().backward(op, ctx, noise.result(dy), x)
         if op.affine:
             gradients["beta"] = noise.summed_alike(gradients["beta"], positions)
-        return _results(noise, [dx + noise.mean(dx, axes)], gradients, positions)
+        return _results(noise, [dx + self._means(op, ctx, dy, x)], gradients, positions)
+
+    def _means(self, op: ops.BatchNorm, ctx: Context, dy: Array, x: Array) -> Array:
+        """Work out by how much the two means are rounded that a batch takes off its gradient. What
+        they leave of it may be far less than they are."""
+        if not ctx.training:
+            return np.zeros(())
+        noise, axes, along = self.noise, _but_channels(x), (1, -1, *[1] * (x.ndim - 2))
+        mean, variance = super()._moments(ctx, x)
+        inverse = (1 / np.sqrt(variance + op.epsilon)).reshape(along)
+        normalised = (x - mean.reshape(along)) * inverse
+        slope = dy * inverse * (ctx.weights["gamma"].reshape(along) if op.affine else 1.0)
+        return noise.mean(slope, axes) + normalised * noise.mean(slope * normalised, axes)
 
 
 class _GroupNorm(GroupNormKernel):
