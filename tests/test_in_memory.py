@@ -109,9 +109,8 @@ def test_what_is_said_of_files_may_be_said_of_arrays() -> None:
 
 
 def test_what_is_taken_for_granted_is_warned_of() -> None:
-    with pytest.warns(
-        WeightsWarning, match="what was given as weights: ReLUs, batch norms of epsilon 1e-05"
-    ):
+    told = "what was given as weights: assumed, as no array tells: activation = 'relu'"
+    with pytest.warns(WeightsWarning, match=told):
         built(state("monai"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -26,6 +26,7 @@ from densespec.quantizing.calibration import images_of
 from densespec.quantizing.comparing import Int8Disagrees, compare
 from densespec.training.bequest import bequest_of
 from densespec.weights.checkpoint import write_checkpoint
+from densespec.weights.reading import ReadingOptions
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -42,7 +43,7 @@ def digits() -> Dataset:
 def network(digits: Dataset) -> WeightedGraph:
     """A network of initial weights, whose statistics are those of the digits."""
     graph = lower(SPEC, (8, 8))
-    kept = bequest_of(digits, graph, None)
+    kept = bequest_of(digits, graph, None, ReadingOptions())
     return WeightedGraph(lower(SPEC), initial_weights(graph, 0), accompaniment=kept)
 
 

@@ -354,7 +354,8 @@ def test_a_file_without_names_of_layers_is_said_to_be_taken_for_keras_applicatio
 def test_monai_s_activation_is_said_to_be_assumed(tmp_path: Path) -> None:
     convert(checkpoint(tmp_path / "source.safetensors"), tmp_path / "net.pth", to_layout="monai")
     with open_weights(tmp_path / "net.pth") as found:
-        assert found.notes[0].startswith("ReLUs, batch norms of epsilon 1e-05 and an average pool")
+        told = "assumed, as no array tells: activation = 'relu' and batch_norm_epsilon = 1e-05"
+        assert found.notes[0].startswith(told)
 
 
 def test_two_networks_of_which_the_names_coincide_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from densespec.network.initial import initial_weights
 from densespec.predicting import predict
 from densespec.training.bequest import bequest_of
 from densespec.weights.checkpoint import write_checkpoint
+from densespec.weights.reading import ReadingOptions
 from examples.ray_prediction import answers_of, missing
 from tests.strategies import tiny
 
@@ -34,7 +35,9 @@ def net(tmp_path: Path) -> Path:
     graph = lower(tiny(classes=2, in_channels=3), (8, 8))
     path = tmp_path / "net.safetensors"
     arrays = initial_weights(graph, 1)
-    write_checkpoint(path, graph, arrays, accompaniment=bequest_of(data, graph, None))
+    write_checkpoint(
+        path, graph, arrays, accompaniment=bequest_of(data, graph, None, ReadingOptions())
+    )
     return path
 
 

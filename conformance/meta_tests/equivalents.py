@@ -44,11 +44,13 @@ class Equivalent:
         about: how it is different.
         groups: starts of the ids of the cases that could notice.
         backend: makes it.
+        but: starts of the ids of those among them that it is not right in.
     """
 
     about: str
     groups: tuple[str, ...]
     backend: Callable[[], Any]
+    but: tuple[str, ...] = ()
 
 
 class _Einsum(ConvKernel):
@@ -125,6 +127,8 @@ class _NormByPower(BatchNormKernel):
             ctx.statistics = self._running(op, ctx, x, mean, variance)
         wide = (-1, *[1] * (x.ndim - 2))
         normalised = (x - mean.reshape(wide)) * ((variance + op.epsilon) ** -0.5).reshape(wide)
+        if not op.affine:
+            return normalised
         return ctx.weights["gamma"].reshape(wide) * normalised + ctx.weights["beta"].reshape(wide)
 
 
@@ -219,8 +223,9 @@ def _scale_and_shift(norm: Any, x: Tensor) -> Tensor:
     """Inference with two numbers a channel."""
     import torch
 
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
+    gamma, beta = (1.0, 0.0) if norm.weight is None else (norm.weight, norm.bias)
+    scale = gamma * torch.rsqrt(norm.running_var + norm.eps)
+    shift = beta - norm.running_mean * scale
     return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
@@ -247,6 +252,8 @@ def _folded(model: Any) -> None:
         if not (node.name.endswith("norm2") and node.inputs[0].endswith("conv1")):
             continue
         conv, norm, fused = get(model, node.inputs[0]), get(model, node.name), []
+        if not isinstance(node.op, ops.BatchNorm) or not node.op.affine:
+            continue
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
         wide = (-1, *[1] * (conv.weight.ndim - 2))
@@ -525,7 +532,10 @@ EQUIVALENTS: Mapping[str, Equivalent] = {
         "a loss added up sample by sample", PAPER, _trainer("SampleByDot")
     ),
     "TORCH_IN_ANOTHER_ORDER": Equivalent(
-        "samples of a batch in reverse", (TRAINING,), _trainer("InAnotherOrder")
+        "samples of a batch in reverse",
+        (TRAINING,),
+        _trainer("InAnotherOrder"),
+        but=("training/accumulated",),
     ),
 }
 

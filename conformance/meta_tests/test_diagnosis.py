@@ -256,6 +256,7 @@ SEEN_IN_INFERENCE = (
     *("torchvision-stem", "preactivation-stem-odd-size", "same-padding-even-size", "softmax"),
     *("dropout-is-off", "features-maximum", "keras-epsilon", "convolutions-with-bias"),
     *("transition-without-relu", "no-final-norm"),
+    *("gelu", "leaky-relu", "instance-norm", "group-norm"),
 )
 SEEN_IN_TRAINING = ("learning-rate-drop",)
 FORESEEN = [d.id for d in catalogue().values() if d.recognises is None and d.dtype is None]

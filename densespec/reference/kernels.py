@@ -496,7 +496,8 @@ class SigmoidKernel:
 
 
 def _leaky_relu(x: Array, slope: float) -> tuple[Array, Array]:
-    return np.where(x > 0, x, slope * x), np.where(x > 0, 1.0, slope)
+    one, below = x.dtype.type(1), x.dtype.type(slope)
+    return np.where(x > 0, x, slope * x), np.where(x > 0, one, below)
 
 
 def _elu(x: Array, slope: float) -> tuple[Array, Array]:

@@ -110,6 +110,11 @@ def is_deep(convs: Sequence[KernelShape]) -> bool:
     return all(after[1] == before[0] for before, after in itertools.pairwise(shapes))
 
 
+def _is_window(shape: tuple[int, ...], dims: int) -> bool:
+    """Say whether a shape is that of a convolution's kernel."""
+    return len(shape) == dims and all(shape)
+
+
 Find = Callable[[str], KernelShape | None]
 """Finds the array of a canonical name; None if there is none."""
 
@@ -130,7 +135,7 @@ def evidence_by_name(find: Find) -> Evidence:
         head.append(unit)
     norm, final = (_any_of(find, f"{part}.norm") for part in ("stem", "final"))
     classifier = find("classifier.kernel")
-    convolves = classifier is not None and len(classifier.shape) > 2
+    convolves = stem and classifier and _is_window(classifier.shape, len(stem.shape))
     return Evidence(
         convs=tuple(kernel for kernel in (stem, *convs) if kernel) if stem else (),
         conv_bias=find("stem.conv.bias") is not None,

@@ -16,6 +16,7 @@ from densespec.pretrained.accompaniment import Accompaniment
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.training.bequest import bequest_of
 from densespec.weights.checkpoint import read_checkpoint
+from densespec.weights.reading import ReadingOptions
 from tests.pretrained.publishing_server import noisy_image
 from tests.test_convert import SPEC
 
@@ -70,7 +71,9 @@ def test_images_that_a_run_brings_to_a_size_are_cropped(tmp_path: Path) -> None:
 def test_bytes_of_another_scale_are_prepared_as_they_were_trained_on() -> None:
     x = np.random.default_rng(0).integers(0, 17, (20, 3, 32, 32), dtype=np.uint8)
     data = Dataset.of(x, np.arange(20) % 2, classes=CLASSES, scale=16.0)
-    left = bequest_of(data, lower(SPEC.replace(classes=2), (32, 32)), None).preprocessing
+    left = bequest_of(
+        data, lower(SPEC.replace(classes=2), (32, 32)), None, ReadingOptions()
+    ).preprocessing
     assert left is not None
     expected = data.normalisation.apply(x, np.dtype(np.float64))
     np.testing.assert_allclose(left.batch(np.moveaxis(x, 1, -1)), expected, atol=1e-5)

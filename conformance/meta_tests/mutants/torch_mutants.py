@@ -1002,7 +1002,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "TORCH_STEPS_COUNTED_ANEW": Mutant(
         "Adam's step is not restored, but its moments are",
         RESUMED_ADAMW,
-        "step 26, weight",
+        "step 26, average",
         (),
         backend(trainer="CountsAnew"),
         says=("corrects the bias of its moments as if it had just begun",),
