@@ -23,7 +23,7 @@ import densespec
 from densespec import DenseNetSpec, TrainingRecipe
 from densespec.data import Dataset
 
-BACKENDS = ("numpy", "torch.nn", "tensorflow", "torch", "jax")
+BACKENDS = ("numpy", "torch.nn", "flax.nnx", "tensorflow", "torch", "jax")
 MAP, LOGITS = "final", "classifier"
 SPEC = DenseNetSpec(
     blocks=(3, 3, 3),
@@ -132,6 +132,16 @@ def _by_jax(head: Any, maps: np.ndarray) -> np.ndarray:
 _ENGINES = {"torch": _by_torch, "tensorflow": _by_tensorflow, "jax": _by_jax}
 
 
+def flax_gradient(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the same by JAX: behind the map are a mean and the classifier."""
+    import jax
+
+    model.eval()
+    maps, _ = model(x)
+    slopes = jax.grad(lambda y: model.classifier(y.mean((2, 3))).max(1).sum())(maps)
+    return np.asarray(maps), np.asarray(slopes)
+
+
 def numpy_gradient(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give the same by hand: behind the map are a mean and a linear layer."""
     maps, logits = model(x)
@@ -140,7 +150,7 @@ def numpy_gradient(model: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return maps, np.broadcast_to(kernel[:, :, None, None] / positions, maps.shape)
 
 
-GRADIENTS = {"torch.nn": torch_gradient, "numpy": numpy_gradient}
+GRADIENTS = {"torch.nn": torch_gradient, "flax.nnx": flax_gradient, "numpy": numpy_gradient}
 
 
 # All of them

@@ -59,7 +59,7 @@ def test_a_unet_in_keras_finds_discs(backend: str) -> None:
     "backends",
     [
         ("numpy", "torch.nn"),
-        pytest.param(("numpy", "torch", "tensorflow", "jax"), marks=pytest.mark.full),
+        pytest.param(("numpy", "flax.nnx", "torch", "tensorflow", "jax"), marks=pytest.mark.full),
     ],
     ids=lambda backends: "-".join(backends),
 )
