@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from rows import GROUPS, Group, Row, Tier
 from timing import Figures, in_own_process
 
 from densespec.atomic import atomic_path
+from densespec.timing.machine import processor
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,7 @@ def ratios(group: Group, figures: Figures) -> list[Ratio]:
 
 def machine() -> str:
     """The processor, the number of cores, the GPUs and the day."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = named[0].partition(":")[2].strip() if named else model
-    parts = (model, f"{os.cpu_count()} cores", *_gpus(), time.strftime("%Y-%m-%d"))
+    parts = (processor(), f"{os.cpu_count()} cores", *_gpus(), time.strftime("%Y-%m-%d"))
     return ", ".join(parts)
 
 

@@ -10,7 +10,6 @@ Local folders need nothing installed; ids of the Hub need ``densespec[hub]``.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from densespec.atomic import atomic_path
 from densespec.backends import REFERENCE, split_mode
 from densespec.building import accompanied, build, origin_of, read_weights
 from densespec.errors import DensespecError, UnknownName, WeightsError, WeightsWarning, shown
-from densespec.installed import require
+from densespec.installed import imported
 from densespec.network.arrays import Arrays
 from densespec.network.differences import nearest_variant
 from densespec.network.files import spec_from_json, to_json
@@ -202,8 +201,7 @@ def _reason(error: Exception) -> str:
 
 
 def _huggingface_hub(why: str) -> ModuleType:
-    require(f"{why}, which", "huggingface_hub", extra="hub")
-    return importlib.import_module("huggingface_hub")
+    return imported(f"{why}, which", "huggingface_hub", extra="hub")
 
 
 def _json(text: str, path: Path) -> dict[str, Any]:

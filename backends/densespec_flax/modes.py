@@ -24,7 +24,7 @@ from densespec_flax.norms import kept_variance
 from densespec_jax.blocks import UnitArrays, UnitConfig, block
 from densespec_jax.convolutions import conv
 from densespec_jax.norms import Moments, NormConfig, count_of, moments, normalised, relu
-from densespec_jax.pools import avg_pool, blur_pool, max_pool
+from densespec_jax.pools import avg_pool, max_pool
 
 Array = jax.Array
 
@@ -154,8 +154,6 @@ class _Evaluation:
                 return max_pool(x, node.op)
             case ops.AvgPool():
                 return avg_pool(x, node.op)
-            case ops.BlurPool():
-                return blur_pool(x, node.op)
             case ops.Dropout():
                 return x * self._factor(node, x.shape)
         module = self._modules[node.name]

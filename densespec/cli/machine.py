@@ -11,6 +11,7 @@ from typing import Any
 
 from densespec.backends import GROUP, backends
 from densespec.cli.devices import devices_of
+from densespec.timing.machine import usable_processors
 from densespec.version import __version__
 
 SETTINGS = (
@@ -44,8 +45,9 @@ def environment(*, devices: bool) -> dict[str, Any]:
 
 
 def _processors() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()}, {usable} usable of {os.cpu_count()}"
+    usable = usable_processors()
+    count = os.cpu_count() if usable is None else len(usable)
+    return f"{platform.machine()}, {count} usable of {os.cpu_count()}"
 
 
 def _packages() -> dict[str, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-import importlib.util
 import math
 import mmap
 import os
@@ -21,7 +19,7 @@ from typing import IO, Literal, Self
 import numpy as np
 
 from densespec.errors import LONGEST, PackageMissing, WeightsError, shown
-from densespec.installed import require
+from densespec.installed import imported
 from densespec.texts import JsonError
 from densespec.weights.tensors import Tensor, Tensors
 
@@ -123,8 +121,8 @@ def numpy_dtype(name: str) -> np.dtype:
         PackageMissing: it is one of ``ml_dtypes``, which is not installed.
     """
     if name in EXTENDED:
-        require(f"reading {name} arrays", "ml_dtypes", extra="dtypes")
-        return np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+        types = imported(f"reading {name} arrays", "ml_dtypes", extra="dtypes")
+        return np.dtype(getattr(types, name))
     return np.dtype(name)
 
 

@@ -7,14 +7,13 @@ joined by "/".
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from densespec.errors import shown
-from densespec.installed import require
+from densespec.installed import imported
 from densespec.texts import parsed_json
 from densespec.weights.containers.base import Damaged, Opened, Refused
 
@@ -38,7 +37,6 @@ class OrbaxReader:
         folder = _item_in(opened.path)
         if folder is None:
             raise Refused(f"it has no {METADATA} any more")
-        require("reading an Orbax checkpoint", "tensorstore", extra="flax")
         store = _Store(folder, tree := _tree(folder))
         for keys, kind in _leaves(tree):
             name = "/".join(keys)
@@ -90,7 +88,8 @@ class _Store:
     """The arrays of a folder, which tensorstore finds by their names."""
 
     def __init__(self, folder: Path, tree: dict[str, Any]) -> None:
-        self._tensorstore: Any = importlib.import_module("tensorstore")
+        what = "reading an Orbax checkpoint"
+        self._tensorstore: Any = imported(what, "tensorstore", extra="flax")
         self._context = self._tensorstore.Context()
         self._driver = "zarr3" if tree.get("use_zarr3") else "zarr"
         self._folder, self._together = folder, tree.get("use_ocdbt", True)
