@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from densespec import published
 from densespec.backends import REFERENCE
 from densespec.building import read_weights
 from densespec.errors import DensespecError
 from densespec.hub import from_pretrained
-from densespec.weights.containers import is_folder_of_weights, open_file, other_packages
+from densespec.weights.containers import is_folder_of_weights, open_file
 from densespec.weights.opening import open_weights
 from tests.fuzz.endings import (
     ACTED,
@@ -84,7 +83,6 @@ def _answer(writer: int, path: Path, arrays: Mapping[str, np.ndarray], is_networ
     """The child's whole life: it never returns."""
     resource.setrlimit(resource.RLIMIT_CPU, (BACKSTOP_SECONDS, BACKSTOP_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (BACKSTOP_MEMORY, BACKSTOP_MEMORY))
-    published.load_all(other_packages.GROUP, "container")  # which runs code, but not the file's
     acts: list[str] = []
     before = _resident()
     sys.addaudithook(lambda event, given: acts.append(event) if _acts(event, given) else None)

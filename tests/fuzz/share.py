@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from densespec import published
+from densespec.weights.containers import other_packages
 from tests.fuzz.child import contents, ending_of
 from tests.fuzz.configs import with_another_config
 from tests.fuzz.endings import ACTED, Ending
@@ -37,6 +39,7 @@ class Share:
 
 def read_share(share: Share) -> list[tuple[int, Ending]]:
     """Make and read the files of a share: each one's number, with which it can be made again."""
+    published.load_all(other_packages.GROUP, "container")  # which runs code, but not a file's
     endings = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
