@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -12,7 +11,7 @@ import pytest
 
 pytest.importorskip("resource", reason="the system sets no limits")
 
-from tests.fuzz.child import ending_of
+from tests.fuzz.child import ending_of, prepare
 from tests.fuzz.endings import BAD, Ending
 from tests.fuzz.hostile import FILES, NETWORKS
 
@@ -25,13 +24,6 @@ def tried(name: str, folder: Path) -> Ending:
         return ending_of(path, {}, is_network=name in NETWORKS)
     finally:
         path.unlink()
-
-
-def prepare() -> None:
-    """Do what is done once in a process, lest it is taken for the doing of a file."""
-    import msgpack  # noqa: F401
-
-    tempfile.gettempdir()
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from densespec import published
 from densespec.backends import REFERENCE
 from densespec.building import read_weights
 from densespec.errors import DensespecError
 from densespec.hub import from_pretrained
-from densespec.weights.containers import is_folder_of_weights, open_file
+from densespec.weights.containers import is_folder_of_weights, open_file, other_packages
 from densespec.weights.opening import open_weights
 from tests.fuzz.endings import (
     ACTED,
@@ -46,6 +49,13 @@ FORBIDDEN = (
     *("ctypes.dlopen", "socket.connect", "os.remove", "os.rename", "os.mkdir"),
 )
 """Audit events of what a reader of weight files has no reason to do."""
+
+
+def prepare() -> None:
+    """Do what a process does once, lest it is taken for the doing of a file that it reads."""
+    published.load_all(other_packages.GROUP, "container")
+    importlib.import_module("msgpack")
+    tempfile.gettempdir()
 
 
 def ending_of(path: Path, arrays: Mapping[str, np.ndarray], *, is_network: bool = False) -> Ending:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densespec import published
-from densespec.weights.containers import other_packages
-from tests.fuzz.child import contents, ending_of
+from tests.fuzz.child import contents, ending_of, prepare
 from tests.fuzz.configs import with_another_config
 from tests.fuzz.endings import ACTED, Ending
 from tests.fuzz.grammars import GRAMMARS
@@ -39,7 +37,7 @@ class Share:
 
 def read_share(share: Share) -> list[tuple[int, Ending]]:
     """Make and read the files of a share: each one's number, with which it can be made again."""
-    published.load_all(other_packages.GROUP, "container")  # which runs code, but not a file's
+    prepare()
     endings = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
