@@ -75,7 +75,7 @@ SMALL = "densespec.DenseNetSpec(blocks=(2, 2), growth_rate=4, classes=5)"
 
 LOADER = """
 import torch
-_data = [(torch.zeros(3, 16, 16), label % 5) for label in range(8)]
+_data = [(torch.zeros(3, 32, 32), label % 5) for label in range(8)]
 loader = train_loader = validation_loader = torch.utils.data.DataLoader(_data, batch_size=4)
 """
 
