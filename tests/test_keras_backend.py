@@ -17,7 +17,8 @@ torch_first = pytest.mark.parametrize(
     "engine",
     ["torch", *(pytest.param(name, marks=pytest.mark.full) for name in ("tensorflow", "jax"))],
 )
-"""What is the same code on every engine runs on the quickest one, and with --full on all."""
+"""What is the same code on every engine, or what the suite asks of each engine too, runs on the
+quickest one, and with --full on all."""
 
 
 def run_checks(engine: str, *files: str, **environment: str) -> None:
@@ -51,9 +52,14 @@ def test_models_train_and_are_saved(engine: str) -> None:
     run_checks(engine, "training", "saving", "originals")
 
 
-@every_engine
+@torch_first
 def test_modes_are_the_same_network(engine: str) -> None:
-    run_checks(engine, "modes", "dtypes", engine)
+    run_checks(engine, "modes")
+
+
+@every_engine
+def test_types_and_what_an_engine_has_of_its_own(engine: str) -> None:
+    run_checks(engine, "dtypes", engine)
 
 
 @torch_first
@@ -91,7 +97,7 @@ def test_models_are_exported(engine: str) -> None:
     run_checks(engine, "deploy")
 
 
-@every_engine
+@torch_first
 def test_several_devices_take_the_reference_step(engine: str) -> None:
     """Keras is on the engine, but nothing has run there: its devices are not made yet."""
     run_checks(engine, "parallel", JAX_ENABLE_X64="1", KERAS_BACKEND=engine)

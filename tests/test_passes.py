@@ -51,7 +51,7 @@ def _assert_same(graph: Graph, arrays: Arrays, size: tuple[int, ...], *, clip: b
 
 
 @pytest.mark.parametrize("clip", [True, False])
-@settings(unhurried, max_examples=40)
+@settings(unhurried, max_examples=20)
 @given(spec=specs())
 def test_every_value_that_is_left_is_the_same(clip: bool, spec: DenseNetSpec) -> None:
     try:
