@@ -1,4 +1,4 @@
-"""``build`` and what moves weights into and out of built models."""
+"""Defines ``build``, and reads weights from and loads weights into built models."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from densespec.weights.opening import IdentifiedWeights
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 LOGITS = "linear"
-"""What Keras calls the activation that changes nothing."""
+"""Keras's name for the activation that changes nothing."""
 
 
 @takes_reading_options
@@ -341,7 +341,7 @@ def _split_shape(
 
 
 def _with_channels(reading: ReadingOptions, channels: int | None) -> ReadingOptions:
-    """The options with the channels of an input's shape.
+    """Complete the options with the channels of an input's shape.
 
     Raises:
         SpecError: It has others than the options say.
@@ -354,7 +354,7 @@ def _with_channels(reading: ReadingOptions, channels: int | None) -> ReadingOpti
 
 
 def _label(spec: SpecLike | None) -> str:
-    """What a model is called that was given no name: by its variant, or by its spec file."""
+    """Name a model that was given no name, by its variant or by its spec file."""
     return "densenet" if spec is None or isinstance(spec, DenseNetSpec) else Path(spec).stem
 
 
