@@ -268,8 +268,10 @@ class ShapingBackend(Protocol):
     def shapes(
         self, model: Any, graph: Graph, names: Sequence[str]
     ) -> Mapping[str, tuple[int | None, ...]]:
-        """Return the shapes of the named nodes' outputs, (channels, *spatial), in the framework's
-        view."""
+        """Return the shapes of the named nodes' outputs, as the framework has them.
+
+        A shape is (channels, *spatial); a size that the framework does not know is None.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""The check that an exported file computes what the reference does."""
+"""Checks that an exported file computes what the reference does."""
 
 from __future__ import annotations
 
@@ -20,32 +20,36 @@ from densespec.network.graph import Graph
 from densespec.reference.model import ReferenceModel
 
 TOLERANCES: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2}
-"""How far an output may be from the reference, as a part of the largest value: float32 rounds by
-6e-8, float16 by 5e-4, once in each of some hundred layers."""
+"""An output may be this far from the reference, as a part of the largest value.
+
+Float32 rounds by 6e-8 and float16 by 5e-4, once in each of some hundred layers.
+"""
 
 PROBES: Mapping[bool, tuple[tuple[int, ...], ...]] = {
     True: ((64, 64, 64), (61, 75, 67)),
     False: ((32, 32, 32), (29, 37, 31)),
 }
-"""The sizes that a network of any size is run at, by whether its stem makes maps smaller."""
+"""A network of any size is run at these sizes, by whether its stem makes maps smaller."""
 PROBES_3D: tuple[tuple[int, ...], ...] = ((32, 32, 32), (33, 35, 37))
 DISTURBANCE = 2.0**-8
-"""How far inputs of a given model are moved, as a part of each value: where the model rounds as
-coarsely as bfloat16, all of its roundings are others then."""
+"""A given model's inputs are moved this far, as a part of each value.
+
+Where the model rounds as coarsely as bfloat16, all of its roundings are different then.
+"""
 DISTURBED, ROUGHEST = 4, 4.0
-"""How often that is done, and how many times what it shows a rounding may be."""
+"""The inputs are moved this often, and a rounding may be this many times what the moves show."""
 
 COMPARED = 2
-"""How many samples of a batch are compared: the reference takes its time."""
+"""This many samples of a batch are compared, as the reference takes its time."""
 
 
 class WrongExport(DensespecError):
-    """What was written does not compute what the network, or the given model, does."""
+    """What was written does not compute what the network, or the given model, computes."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How far an exported file is from the reference.
+    """Tells how far an exported file is from the reference.
 
     Attributes:
         difference: The largest difference, as a part of the largest value of the reference.

@@ -1,4 +1,4 @@
-"""ONNX files in int8, by ONNX Runtime's static quantisation."""
+"""Writes ONNX files in int8 by ONNX Runtime's static quantisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 QUANTIZED = ("Conv", "Gemm")
-"""What computes in int8: nearly all of the work. Norms and concatenations stay in float32."""
+"""These ops compute in int8, nearly all of the work. Norms and concatenations stay float32."""
 
 
 def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:

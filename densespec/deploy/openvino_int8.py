@@ -1,4 +1,4 @@
-"""OpenVINO IR in int8, by NNCF."""
+"""Writes OpenVINO IR in int8 by NNCF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where exported files and folders take their places, whole or not at all."""
+"""Puts exported files and folders in their places, whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network that classifies images: built, with what its images need and what its classes are."""
+"""Builds a network that classifies images, with its preprocessing and its classes' names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.reading import AS_THEY_ARE, InterpretingOptions
 
 IMAGENET = "imagenet"
-"""The weights that a variant's name means where none are given."""
+"""A variant's name means these weights if no others are given."""
 
 NetworkLike = Any
 """A model that densespec built; the name of a variant, with ImageNet's weights; the path of a
@@ -29,12 +29,12 @@ weight file or of a folder of the Hub; or the name of trained weights."""
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that classifies images.
+    """Holds a network that classifies images.
 
     Attributes:
         model: The built model.
-        origin: What it was built from.
-        preprocessing: What its images need.
+        origin: The record of what it was built from.
+        preprocessing: What its images need before it.
     """
 
     model: Any
@@ -43,18 +43,18 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What its classes are called; their numbers where nobody says it."""
+        """Return the names of its classes; their numbers if nobody names them."""
         known = self.origin.accompaniment.labels
         return known or tuple(map(str, range(self.origin.graph.spec.classes)))
 
     @property
     def identifiers(self) -> tuple[str, ...]:
-        """What its classes are called elsewhere, such as their WordNet ids; empty where nowhere."""
+        """Return other identifiers of its classes, such as WordNet ids; empty if there are none."""
         return identifiers_by_names().get(self.labels, ("",) * len(self.labels))
 
     @property
     def tells_one(self) -> bool:
-        """Whether an image has one class, rather than several at once."""
+        """Say whether an image has one class, rather than several at once."""
         graph, outputs = self.origin.graph, self.origin.accompaniment.outputs
         return (graph.classifier_activation or outputs) != SIGMOID
 

@@ -1,4 +1,4 @@
-"""How well a network classifies a data set."""
+"""Measures how well a network classifies a data set."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.reading import InterpretingOptions, takes_options_of
 
 LEAST = np.finfo(np.float64).tiny
-"""What a probability of nothing is taken for in the loss."""
+"""The loss takes a probability of zero for this number."""
 
 TOP = 5
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a network classifies images.
+    """Tells how well a network classifies images.
 
     Attributes:
-        data: What the data set is called.
+        data: The name of the data set.
         classes: The names of the data set's classes.
-        count: How many images were looked at.
+        count: The number of images.
         loss: The mean cross-entropy.
-        top1: The part of the images whose class is the likeliest one.
-        top5: The part of the images whose class is among the five likeliest.
-        confusion: How many images of each class (row) are taken for each class (column); the last
-            column is for classes that the data set does not have.
+        top1: The part of the images, from 0 to 1, whose class is the likeliest one.
+        top5: The part of the images, from 0 to 1, whose class is among the five likeliest.
+        confusion: The number of images of each class (row) that are taken for each class (column);
+            the last column is for classes that the data set does not have.
     """
 
     data: str

@@ -1,7 +1,7 @@
-"""Getting the file of a row: from where it lies already, or from where it is published.
+"""Gets the file of a row from where it already lies, or from where it is published.
 
-A file is what it should be if its digest is, which is computed whenever it is asked for. One
-process fetches a file at a time; what comes of it takes its place when it is whole.
+A file's digest is computed whenever the file is asked for, and tells whether it is the right one.
+Only one process fetches a file at a time, and the file takes its place once it is whole.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from densespec.pretrained.row import PretrainedWeights
 
 @dataclass(frozen=True)
 class FetchedWeights:
-    """A file of trained weights that is here, with the digest that it should have.
+    """Describes a local file of trained weights with the digest that it should have.
 
     Attributes:
-        row: What is known of it.
+        row: The row that describes it.
         path: Where it lies.
         address: Where it is published.
         name: Its exact name, with its commit on the Hub.
@@ -56,7 +56,7 @@ class FetchedWeights:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is taken for granted of it, in sentences."""
+        """Say in sentences what is assumed of the file."""
         if self.row.digest is not None or self.row.repository is not None:
             return ()
         return (

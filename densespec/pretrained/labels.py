@@ -13,11 +13,12 @@ FOLDER = Path(__file__).with_name("label_sets")
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The classes of a data set.
+    """Describes the classes of a data set.
 
     Attributes:
-        names: What each class is called.
-        identifiers: What each is called elsewhere, such as its WordNet id; empty texts if nowhere.
+        names: The names of the classes.
+        identifiers: Other identifiers of the classes, such as WordNet ids; an empty text if a class
+            has none.
     """
 
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Where files of trained weights lie: in densespec's cache, and in those of other programs."""
+"""Says where files of trained weights lie: in densespec's cache, and in those of other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry: the rows of every file, and what a user means by a name.
+"""Reads the rows of every registry file, and finds what a user means by a name.
 
 A file states its ``publisher``, where its fields are from (``[sources]``), what its rows have in
 common (``[common]``), and a table for each row (``[weights.KEY]``). densespec's own are in
@@ -29,7 +29,7 @@ FILES = "DENSESPEC_PRETRAINED"
 FOLDER = Path(__file__).with_name("rows")
 
 ADAPTABLE = TRAINING_ONLY | OF_HEAD | {"in_channels", "spatial_dims"}
-"""Fields in which a network may differ from the one that its trained weights are of."""
+"""A network may differ in these fields from the one that its trained weights are for."""
 
 
 def registry() -> Mapping[str, PretrainedWeights]:
@@ -84,7 +84,7 @@ def _row(
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with what all rows have; the fields of its tables are merged one by one."""
+    """Join a row with what all rows have in common, field by field also within its tables."""
     both = {
         name: common[name] | own[name]
         for name in common.keys() & own.keys()

@@ -1,4 +1,4 @@
-"""What is timed: a backend in a mode, an exported file, or a format that is exported to first."""
+"""Names what is timed: a backend in a mode, an exported file, or a format to export to first."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from densespec.installed import is_installed
 Work = Literal["inference", "training"]
 
 BEST: dict[Work, str] = {"inference": "inference", "training": "fast"}
-"""The mode in which a backend does some work, where it has that mode."""
+"""A backend does some work in this mode, if it has the mode."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to be timed.
+    """Describes something to be timed.
 
     Attributes:
-        name: What the user calls it.
+        name: The user's name for it.
         backend: The backend, with its mode; None for a file.
         path: The exported file; None for a backend, and for a format.
-        format: The name of the format of a file, or of that which is exported to; None for a
-            backend.
+        format: The name of the file's format, or of the format to export to; None for a backend.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A target as it runs in its process: a built model, or an exported file that was loaded."""
+"""Runs a target in its process: a built model, or an exported file that was loaded."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.timing.machine import speed_of
 
 ON_DEVICE = 8192
-"""Rows and columns of the matrices that a device other than a CPU multiplies."""
+"""A device other than a CPU multiplies matrices of this many rows and columns."""
 
 LEARNING_RATE = 1e-3
 
 
 class TimedProgram(Protocol):
-    """A target that has started.
+    """Represents a target that has started.
 
     Attributes:
-        device: Where it computes; None where nothing tells.
-        device_name: What that is called.
+        device: The device on which it computes; None if that is unknown.
+        device_name: The name of the device.
     """
 
     device: ComputingDevice | None
@@ -73,7 +73,7 @@ def usual_size(spec: DenseNetSpec) -> tuple[int, ...]:
 
 
 class TimedModel:
-    """A model that a backend built, on the device that its users would take."""
+    """Runs a model that a backend built, on the device that its users would take."""
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self._backend = get_backend(task["backend"])
@@ -120,7 +120,7 @@ class TimedModel:
 
 
 class TimedFile:
-    """An exported file in its runtime."""
+    """Runs an exported file in its runtime."""
 
     device: ComputingDevice | None = None
 

@@ -1,7 +1,7 @@
-"""The process of one target: ``python -m densespec.timing.worker``.
+"""Runs the process of one target: ``python -m densespec.timing.worker``.
 
-It reads a line of JSON for each thing that it is asked, on its standard input, and answers by a
-line. What frameworks print goes to the standard error output.
+It reads one line of JSON for each request from its standard input, and answers with one line. What
+frameworks print goes to the standard error output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from densespec.errors import DensespecError, PackageMissing
 from densespec.timing.programs import TimedProgram, export_to, program_of
 
 ENOUGH = 0.1
-"""Seconds after which no further call of a turn is timed."""
+"""A turn times no further call after this many seconds."""
 
 MOST_CALLS = 200
 """Calls that are timed in a turn at most."""
@@ -55,11 +55,11 @@ def _text_of(error: Exception) -> str:
 
 @dataclass
 class _Worker:
-    """What a process is asked.
+    """Answers what its process is asked.
 
     Attributes:
         program: The target, once it has started.
-        call: What runs it once.
+        call: The function that runs it once.
     """
 
     program: TimedProgram | None = None
