@@ -16,7 +16,7 @@ _BESIDE = (
 
 
 def asked_for(path: Path, key: str | None) -> bool:
-    """Whether a key means the averages in one of our checkpoints."""
+    """Say whether a key means the averages in one of our checkpoints."""
     return key == AVERAGE and path.suffix == ".safetensors"
 
 

@@ -1,6 +1,6 @@
-"""Digests of arrays and texts, kept beside them, by which a damaged file is known.
+"""Computes digests of arrays and texts, which are kept beside them, to detect damaged files.
 
-They tell damage, not forgery: whoever can change the arrays can change the digests.
+They detect damage, but not forgery: whoever can change the arrays can change the digests.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from densespec.texts import JsonError, parsed_json
 from densespec.weights.tensors import Tensor, Tensors
 
 KEY = "digests"
-"""The metadata that holds them, as JSON."""
+"""The metadata has the digests under this key, as JSON."""
 
 VERSION = "densespec"
-"""The metadata that only this package's files have: other people may call theirs digests, too."""
+"""Only this package's files have this key: other programs may also use ``digests``."""
 
 SIZE = 16
-"""How many bytes a digest has."""
+"""A digest has this many bytes."""
 
 
 def stated_digests(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:

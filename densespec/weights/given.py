@@ -1,4 +1,4 @@
-"""The weights that users give: a file of any layout, or arrays or a model in memory."""
+"""Opens the weights that users give: a file of any layout, or arrays or a model in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ canonical name, or by the names of any program, such as a ``state_dict``; or a m
 ``state_dict`` or Keras's ``weights``."""
 
 GivenWeights = IdentifiedWeights | Mapping[str, np.ndarray] | None
-"""What was given once it is open; None for nothing."""
+"""Holds what a user gave after it was opened; None if nothing was given."""
 
 
 @contextlib.contextmanager
@@ -144,7 +144,7 @@ def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) ->
 
 
 def has_head_of(graph: Graph, given: GivenWeights) -> bool:
-    """Whether weights have the head that a network has, by its shapes; no head is one, too."""
+    """Say whether weights have a network's head, by its shapes; neither having one counts, too."""
     if isinstance(given, IdentifiedWeights) and graph.spec.classifier_bias:
         given = given.with_classifier_bias()
     arrays = given.tensors if isinstance(given, IdentifiedWeights) else given or {}
@@ -192,7 +192,7 @@ def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:
 
 
 def _advice(spec: DenseNetSpec, fields: Collection[str]) -> str:
-    """What to do about weights of a network that differs in some fields."""
+    """Say what to do about weights of a network that differs in some fields."""
     if set(FITTED).issuperset(fields):
         words = " and ".join(f"{name}={getattr(spec, name)}" for name in FITTED if name in fields)
         return f"; {words} {'fits' if len(fields) == 1 else 'fit'} them"
@@ -205,7 +205,7 @@ def _advice(spec: DenseNetSpec, fields: Collection[str]) -> str:
 
 
 def _is_rounding(given: IdentifiedWeights, apart: Mapping[str, tuple[Any, Any]]) -> bool:
-    """Whether float32 can't tell a network from the one that is wanted; a warning says so."""
+    """Say whether float32 can't tell a network from the wanted one, and warn if so."""
     changes = {name: here for name, (_, here) in apart.items()}
     effect = effect_of(changes, given.spec, exact(given))
     if effect is None or not effect.is_rounding:

@@ -1,4 +1,4 @@
-"""Each array of a network by its canonical name, and back by the layout's."""
+"""Names each array of a network canonically from the layout's name, and the other way round."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def canonical_tensors(
 
 
 def _root(name: str) -> str:
-    """The outermost part of a network that an array lies in, such as ``features``."""
+    """Return the outermost part of a network that an array lies in, such as ``features``."""
     for collection in COLLECTIONS:
         name = name.removeprefix(collection)
     parts = name.split("/" if "/" in name else ".")

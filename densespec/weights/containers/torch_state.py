@@ -1,4 +1,4 @@
-"""The state dict in the object of a PyTorch file, which may lie within wrappers or be a module."""
+"""Finds the state dict in the object of a PyTorch file, which may have wrappers or be a module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from densespec.weights.pickles.standins import Dict, Made, Pair, called, describ
 from densespec.weights.stated.torch_modules import ModuleFacts, Modules, facts
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "module", "params")
-"""Keys under which training scripts keep the state dict."""
+"""Training scripts keep the state dict under these keys."""
 
 AVERAGED = (
     "state_dict_ema",
@@ -24,13 +24,13 @@ AVERAGED = (
     "model_ema_state_dict",
     "ema",
 )
-"""Keys under which they keep averages of it."""
+"""Training scripts keep averages of the state dict under these keys."""
 
 DEEPEST = 4
-"""The most wrappers within wrappers that are opened."""
+"""At most this many wrappers within wrappers are opened."""
 
 NAME = 100
-"""About the bytes of an entry of a dict, its name aside."""
+"""An entry of a dict takes about this many bytes, without its name."""
 
 DICTS = ("builtins.dict", "collections.OrderedDict", "collections.defaultdict")
 
@@ -42,14 +42,14 @@ RESAVE = (
 
 @dataclass(frozen=True)
 class FoundState:
-    """A state dict.
+    """Describes a state dict that was found.
 
     Attributes:
-        value: what stands for it in the pickle.
-        entries: its tensors and what else it has, by name.
+        value: its stand-in in the pickle.
+        entries: its tensors and other values, by name.
         place: the keys under which it lies, joined by dots; empty where it is the whole file.
         left: the names of what lies beside it, with the keys above them.
-        alike: those of them that are state dicts with arrays of the same names.
+        alike: those names in ``left`` that are state dicts with arrays of the same names.
         modules: the modules of a model that was saved whole, by path.
     """
 
@@ -62,7 +62,7 @@ class FoundState:
 
 
 class StateSearch:
-    """A search in a pickle's values, each of which is looked at once however often it is there."""
+    """Searches a pickle's values, and looks at each of them once however often it is there."""
 
     def __init__(self) -> None:
         self._entries: dict[int, dict[str, Any]] = {}
@@ -284,10 +284,10 @@ def is_module(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Module:
-    """A ``torch.nn.Module``.
+    """Describes a ``torch.nn.Module``.
 
     Attributes:
-        state: what its state dict has of its own, by name.
+        state: its own entries of the state dict, by name.
         children: the modules within it, by name.
     """
 

@@ -1,4 +1,4 @@
-"""numpy's arrays in pickles, from their stand-ins: numpy trusts what it is told of memory."""
+"""Makes numpy's arrays from their stand-ins in pickles: numpy itself would trust their sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._re
 FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 
 MAX_DIMS = 64
-"""The most axes of an array that numpy holds."""
+"""An array in numpy has at most this many axes."""
 
 _NUMBERS = {np.dtype(code).str[1:]: np.dtype(code).name for code in "?bBhHiIqQefdFD"}
 """Names of types by their code in a pickle; arrays of objects, texts and records are not read."""
@@ -24,13 +24,13 @@ _NUMBERS = {np.dtype(code).str[1:]: np.dtype(code).name for code in "?bBhHiIqQef
 
 @dataclass(frozen=True)
 class PickledArray:
-    """A numpy array in a pickle.
+    """Describes a numpy array in a pickle.
 
     Attributes:
         dtype: the name of its type, such as ``float32``.
         byte_order: ``<`` or ``>``: little-endian or big-endian.
-        order: ``C``, or ``F`` where the first axis moves fastest.
-        content: its elements, as bytes or as a text of a character for each byte.
+        order: ``C``, or ``F`` if the first axis moves fastest.
+        content: its elements, as bytes or as a text with a character for each byte.
     """
 
     shape: tuple[int, ...]
