@@ -1,4 +1,4 @@
-"""``densespec bench``."""
+"""Defines ``densespec bench``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``densespec export``."""
+"""Defines ``densespec export``."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ _FLOATS: Mapping[str, Any] = {
     "optimize": True,
     "check": True,
 }
-"""Options that int8 leaves no choice of, and what they are then."""
+"""In int8 these options have no other choice than these values."""
 
 
 def _check_int8(options: Mapping[str, Any]) -> None:

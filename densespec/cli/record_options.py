@@ -1,4 +1,4 @@
-"""Flags of a command from the fields of a record, which say what they hold and what they mean."""
+"""Makes a command's flags from the fields of a record, which say what they hold and mean."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _help(field: dataclasses.Field[Any]) -> str:
 
 
 def _attributes(domain: Domain) -> dict[str, Any]:
-    """How click reads a value of a domain."""
+    """Say how click reads a value of a domain."""
     match domain:
         case OrNone():
             return _attributes(domain.domain)

@@ -1,4 +1,4 @@
-"""Training runs: a folder that is whole at every moment, on any backend, and across them.
+"""Trains networks in folders that are whole at every moment, on any backend and across them.
 
 from densespec.training import train
 
