@@ -1,4 +1,4 @@
-"""A leaky ReLU with a trained slope of shape (1,), as other frameworks have it; Flax's has ()."""
+"""Defines a leaky ReLU with a trained slope of shape (1,), as in other frameworks; Flax's is ()."""
 
 from __future__ import annotations
 

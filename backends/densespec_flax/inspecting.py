@@ -1,4 +1,4 @@
-"""What network a model's modules are now, whatever was changed since they were made.
+"""Finds which network a model's modules are now, whatever was changed since they were made.
 
 Numbers that a spec has (epsilon, momentum, the rate of dropouts, the sizes of the head) are read
 from the modules. Everything else has to be what this package makes of the graph.
@@ -104,7 +104,7 @@ def _check(model: DenseNet, node: Node) -> None:
 
 
 def _is_new(module: Any, node: Node) -> bool:
-    """Whether a module may be a user's, who has left its types to Flax."""
+    """Say whether a module may be made by a user who left its types to Flax."""
     return in_head(node.name) and type(module) is nnx.Linear
 
 
@@ -126,7 +126,7 @@ def _parts_of(name: str) -> set[str]:
 
 
 def _within(name: str, names: set[str]) -> bool:
-    """Whether a module is part of the module of a node, as what a dropout draws from is."""
+    """Say whether a module is part of a node's module, as a dropout's source of randomness is."""
     return any(name.startswith(f"{node}.") for node in names)
 
 

@@ -1,4 +1,4 @@
-"""The recipe's loss, in float32 or wider."""
+"""Computes the recipe's loss, in float32 or wider."""
 
 from __future__ import annotations
 

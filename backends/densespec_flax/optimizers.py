@@ -1,4 +1,4 @@
-"""The recipe's optimizer, as ``optax`` has it."""
+"""Makes the recipe's optimizer with ``optax``."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _MOMENTS = {
     optax.TraceState: {"velocity": "trace"},
     optax.ScaleByAdamState: {"first_moment": "mu", "second_moment": "nu"},
 }
-"""What optax calls the moments in its states."""
+"""Names the moments in optax's states."""
 
 
 def moments_in(state: Any) -> dict[str, Any]:

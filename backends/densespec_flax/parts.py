@@ -1,4 +1,4 @@
-"""A batch, and its parts on several devices."""
+"""Holds a batch, and its parts on several devices."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 AXIS = "device"
-"""The name of the axis of devices in a mesh."""
+"""The axis of devices in a mesh has this name."""
 
 
 class Batch(NamedTuple):
-    """What a step is of.
+    """Holds what a step trains on.
 
     Attributes:
         x: Images (n, *spatial, channels) or (n, channels, *spatial), as the network takes them.

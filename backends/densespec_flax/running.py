@@ -1,4 +1,4 @@
-"""Running a built network on canonical arrays, channels first."""
+"""Runs a built network on canonical arrays, channels first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of each value, other than a ReLU."""
+"""Defines functions of each value, other than a ReLU."""
 
 from __future__ import annotations
 

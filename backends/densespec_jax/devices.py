@@ -1,4 +1,4 @@
-"""The devices that JAX has, or can have before it starts, and the one that it is timed on."""
+"""Finds the devices that JAX has, or can have before it starts, and the one to time on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 
 class FirstDevice:
-    """JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
+    """Is JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
 
     @property
     def name(self) -> str:

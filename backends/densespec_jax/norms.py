@@ -1,4 +1,4 @@
-"""Batch norms, and the moments that they normalise with."""
+"""Computes batch norms, and the moments that they normalise with."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Array = Any
 
 
 class Moments(NamedTuple):
-    """The mean and the biased variance of each channel."""
+    """Holds the mean and the biased variance of each channel."""
 
     mean: Array
     variance: Array
 
 
 class NormConfig(NamedTuple):
-    """What of a norm is no array.
+    """Holds what a norm has besides arrays.
 
     Attributes:
         relu: Whether there is a ReLU behind it.

@@ -15,13 +15,14 @@ from densespec_keras.variables import canonical, from_canonical, to_numpy
 
 
 class WeightAverage:
-    """The averages of variables, by a recipe.
+    """Averages variables by a recipe.
 
     ``use_ema`` of Keras's optimizers leaves running statistics out, and begins with a copy.
 
     Args:
-        variables: those that are averaged, by canonical name.
-        compute: runs a function of no arguments on every replica; on one device it just calls it.
+        variables: the variables to average, by canonical name.
+        compute: the function that runs a function without arguments on every replica; on one device
+            it just calls it.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class _OnTorch:
 
 
 class _OnTensorFlow:
-    """Each replica has averages of its own, as of running statistics: they are read as means."""
+    """Lets each replica have averages of its own, as with running statistics: means are read."""
 
     def __init__(self, variables: Sequence[Any], compute: Any) -> None:
         import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Graphs as functional Keras models, out of standard layers wherever those suffice."""
+"""Builds graphs as functional Keras models, from standard layers wherever those suffice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Float64 that stays float64 on Keras's torch and JAX engines.
+"""Keeps float64 as it is on Keras's torch and JAX engines.
 
 There, Keras's type promotion turns every float64 result into float32: a model built with
 ``dtype="float64"`` quietly computes its norms, means and losses in float32 (a relative error of

@@ -1,6 +1,6 @@
-"""What network a Keras model's layers are now, whatever was changed since they were made.
+"""Finds which network a Keras model's layers are now, whatever was changed since they were made.
 
-The config of the model says it, which is read as that of a file is; what a config does not say,
+The model's config says it, and is read like a file's config. A change that a config does not state,
 such as another ``call`` of a layer, is refused.
 """
 
@@ -38,24 +38,24 @@ SETTINGS = (
     "threshold",
     "use_bias",
 )
-"""Attributes of layers that say what they compute, beside numbers such as epsilon and rates."""
+"""These attributes of layers say what they compute, besides numbers such as epsilon and rates."""
 
 _CALLED = ("call", "forward", "convolution_op")
-"""Methods that calls of Keras's layers go through."""
+"""Calls of Keras's layers go through these methods."""
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-"""Where PyTorch, of whose modules Keras's layers are on that engine, has the hooks of a module."""
+"""PyTorch has the hooks of a module under these names. On PyTorch, Keras's layers are modules."""
 
 _PACKAGES = ("keras", "densespec_keras")
-"""Whose layers a model is of: what others do, no config says."""
+"""Layers come from these packages: no config says what other packages' layers do."""
 
 _PLAIN = (bool, int, float, str, tuple)
 _STATES = ("built", "training")
-"""Attributes of layers that change as they are used."""
+"""These attributes of layers change as they are used."""
 
 _CARRIED = (
     "batch_norm_epsilon",
@@ -73,7 +73,7 @@ _CARRIED = (
     "norm_groups",
     "norm_affine",
 )
-"""Fields of a spec that changes of a model change."""
+"""Changes of a model change these fields of its spec."""
 
 
 def graph_of(model: Any, graph: Graph) -> Graph:
@@ -203,7 +203,7 @@ def _class_of(model: Any) -> str:
 
 
 def _fits(layer: Any, node: Node) -> bool:
-    """Whether a layer has the number of values that a node has."""
+    """Say whether a layer has as many values as a node."""
     return layer is not None and layer.count_params() == sum(w.size for w in node.weights)
 
 

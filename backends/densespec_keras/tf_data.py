@@ -1,4 +1,4 @@
-"""Batches as a ``tf.data.Dataset``; Keras takes no part in it."""
+"""Gives batches as a ``tf.data.Dataset``, without Keras."""
 
 from __future__ import annotations
 

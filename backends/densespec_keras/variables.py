@@ -1,4 +1,4 @@
-"""Canonical arrays and the variables of a Keras model: names, order of axes, initializers."""
+"""Connects canonical arrays and a Keras model's variables: names, axes, initializers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from densespec_keras.inspecting import layers_of
 
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
 _NUMPY_DTYPES = {"bfloat16": "float32"}
-"""Where numpy lacks a dtype, the one to convert to it from."""
+"""Maps dtypes that numpy lacks to the ones to convert from."""
 
 
 def to_numpy(tensor: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The devices that PyTorch finds, and the one that a model is timed on."""
+"""Finds the devices of PyTorch, and the one that a model is timed on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _model(kind: str, index: int) -> str:
 
 
 class FirstDevice:
-    """The first accelerator, or else the CPU; see :class:`densespec.backends.ComputingDevice`."""
+    """Is the first accelerator, or the CPU; see :class:`densespec.backends.ComputingDevice`."""
 
     @functools.cached_property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class FirstDevice:
 
     @property
     def place(self) -> str:
-        """What PyTorch calls it."""
+        """Return PyTorch's name for it."""
         return self.name.partition(" ")[0]
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""The head of a network, by the names that timm gives its methods."""
+"""Defines the head of a network, by the names that timm gives its methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POOL = "global_pool"
 
 
 class WithHead(nn.Module):
-    """A network that is one child after another, the last of which are its head.
+    """Is a network of children that run one after another, the last of which are its head.
 
     Attributes:
         num_features: The number of channels that :meth:`forward_features` gives.

@@ -1,4 +1,4 @@
-"""What network a model's modules are now, whatever was changed since they were made.
+"""Finds which network a model's modules are now, whatever was changed since they were made.
 
 Numbers that a spec has (epsilon, momentum, the rate of dropouts, the layers of the head) are read
 from the modules. Everything else has to be what this package makes of the graph.
@@ -28,12 +28,12 @@ from densespec_torch.modules import Part
 from densespec_torch.norms import NORM, FrozenDropout, FrozenNorm, SynchronisedNorm
 
 _ACTIVATIONS = {nn.Softmax: "softmax", nn.Sigmoid: "sigmoid"}
-"""What may end a network behind its head: the name of its node, by the kind of its module."""
+"""Maps the modules that may end a network behind its head to the names of their nodes."""
 
 NORMS = (BatchNorm, GroupNorm)
 
 IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
-"""Attributes of modules that change no value that is computed."""
+"""These attributes of modules change no value that is computed."""
 
 
 def graph_of(model: nn.Module, graph: Graph, kind: Callable[[Graph], nn.Module]) -> Graph:

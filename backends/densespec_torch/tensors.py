@@ -1,4 +1,4 @@
-"""What leads from numpy to tensors and back, and from a wrapped model to the model."""
+"""Converts from numpy to tensors and back, and from a wrapped model to the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that is used again from call to call, and the buffer of a dense block within it."""
+"""Keeps memory for use from call to call, and the buffer of a dense block within it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor
 from densespec.network.graph import Node
 
 MOST_VIEWS = 10_000
-"""So many views are kept; with inputs of ever new sizes there would be no end of them."""
+"""At most this many views are kept: inputs of ever new sizes would need ever more."""
 
 
 class Workspace(threading.local):
-    """Memory that each run of a thread uses again: to be given new memory costs more than to
-    compute what is written there.
+    """Keeps memory that each run of a thread uses again.
+
+    Getting new memory costs more than computing what is written there.
 
     Attributes:
-        reused: Whether memory is used again; else each piece is new.
+        reused: Whether memory is used again; if not, each piece is new.
         buffer: The features of the dense block that is being run.
     """
 
@@ -74,7 +75,7 @@ class Workspace(threading.local):
 
 
 class Buffer:
-    """The memory in which the features of a dense block are written side by side.
+    """Holds the memory in which the features of a dense block are written side by side.
 
     Args:
         concats: The concatenations of the block, in order.

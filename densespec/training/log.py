@@ -21,8 +21,7 @@ from densespec.texts import JsonError, check_regular, parsed_json
 from densespec.training.errors import TrainingError
 
 LogLine = dict[str, Any]
-"""Holds a line that was read: its kind, and the fields of :class:`StepLine` or :class:`EpochLine`.
-"""
+"""Holds a line that was read: its kind, and what :class:`StepLine` or :class:`EpochLine` has."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Preprocessing as StableHLO: bytes of any size in, what the network takes out."""
+"""Writes preprocessing as StableHLO: it takes bytes of any size, and gives a network's input."""
 
 from __future__ import annotations
 

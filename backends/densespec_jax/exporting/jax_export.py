@@ -1,4 +1,4 @@
-"""StableHLO as ``jax.export`` serializes it."""
+"""Writes StableHLO as ``jax.export`` serializes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from densespec_jax.exporting import channels_first
 from densespec_jax.exporting.images import exported_on_images, on_images
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""The platforms that JAX may run a serialized network on."""
+"""JAX may run a serialized network on these platforms."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:

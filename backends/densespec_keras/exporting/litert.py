@@ -1,4 +1,4 @@
-"""LiteRT's files, which were TensorFlow Lite's."""
+"""Writes LiteRT's files, which were TensorFlow Lite's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from densespec_keras.exporting import built, channels_first
 from densespec_keras.exporting.litert_int8 import write as write_int8
 
 MOST_DIMS = 2
-"""The spatial dimensions that its operators have at most."""
+"""LiteRT's operators have at most this many spatial dimensions."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:

@@ -1,4 +1,4 @@
-"""LiteRT's files in int8, by its quantizer, which takes the float32 file."""
+"""Writes LiteRT's files in int8 by its quantizer, which takes the float32 file."""
 
 from __future__ import annotations
 

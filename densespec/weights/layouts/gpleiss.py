@@ -1,4 +1,4 @@
-"""Names arrays as gpleiss' efficient_densenet_pytorch: like torchvision, but with ``norm_final``."""
+"""Names arrays as gpleiss' efficient_densenet_pytorch: torchvision's names, but ``norm_final``."""
 
 from __future__ import annotations
 
