@@ -99,7 +99,7 @@ READER = CheckpointReader()
 
 
 def _prefix_of(path: Path) -> Path | None:
-    """Find what the names of a checkpoint's files have in common; None if there is no checkpoint."""
+    """Find what the names of a checkpoint's files have in common; None if there is none."""
     if path.is_dir():
         return _in_folder(path)
     if path.name == SAVED_MODEL:

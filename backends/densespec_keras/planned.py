@@ -94,8 +94,8 @@ class Planned(keras.Model):
     def steps(self) -> Callable[[frozenset[str], frozenset[str]], tuple[Step, ...]]:
         """Return a function that finds the steps of the model, and keeps them.
 
-        Its arguments are the names of the dropouts that drop nothing, and of the norms that take the
-        statistics of the batch.
+        Its arguments are the names of the dropouts that drop nothing, and of the norms that take
+        the statistics of the batch.
         """
         graph = self.planned()
 
