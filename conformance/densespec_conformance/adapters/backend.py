@@ -58,7 +58,7 @@ def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> 
 
 @dataclass(frozen=True)
 class Built:
-    """A network of the constructor that is about to be asked something."""
+    """Holds a network of the constructor that is about to be asked something."""
 
     network: ForeignNetwork
     graph: Graph
@@ -70,7 +70,7 @@ class Built:
 
     @property
     def how(self) -> str:
-        """The way in which its arrays were told, or the reason why they could not be."""
+        """Say how its arrays were recognised, or why they could not be."""
         try:
             return self.match.how
         except WeightsError as error:
@@ -78,7 +78,7 @@ class Built:
 
     @functools.cached_property
     def part_of(self) -> dict[str, str]:
-        """The module or layer of every node that has weights; it is empty for another network."""
+        """Return the module or layer of every node with weights; nothing for another network."""
         try:
             keys = self.match.keys
         except WeightsError:
@@ -88,7 +88,7 @@ class Built:
 
 @dataclass
 class _Kept:
-    """A network that was made once and is used for many questions."""
+    """Keeps a network that was made once for many questions."""
 
     network: ForeignNetwork
     names: ForeignNames
@@ -97,7 +97,7 @@ class _Kept:
 
 
 class ConstructorBackend:
-    """A backend of the one network that a constructor makes.
+    """Is a backend of the one network that a constructor makes.
 
     Each network is made once for a dtype and, where it has a fixed one, an input size. It is reset
     before every question.
@@ -278,7 +278,7 @@ def _options(names: ForeignNames, output: np.ndarray) -> dict[str, Any]:
 
 
 SUM_TO_ONE = 1e-2
-"""The distance from 1 that the sum of a softmax may have, in any dtype."""
+"""A softmax may have a sum that differs from 1 by this much, in any dtype."""
 
 
 def _is_softmax(output: np.ndarray) -> bool:

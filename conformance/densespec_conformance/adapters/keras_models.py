@@ -1,4 +1,4 @@
-"""Networks that are a ``keras.Model``, on the engine that Keras runs on in this process."""
+"""Represents a ``keras.Model`` as a network, on the engine that Keras runs on in this process."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def adapt(made: object, dtype: str, dims: int) -> KerasNetwork | None:
 
 
 class KerasNetwork:
-    """A model, nested or not, whose layers are told apart by their names."""
+    """Represents a model, nested or not, whose layers are told apart by their names."""
 
     containers = ("keras-weights", "keras", "keras-legacy")
     axes: Axes = "window_in_out"

@@ -1,4 +1,4 @@
-"""Networks that are a ``torch.nn.Module``, compiled or not."""
+"""Represents a ``torch.nn.Module`` as a network, compiled or not."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def adapt(made: object, dtype: str, dims: int) -> TorchNetwork | None:
 
 
 class TorchNetwork:
-    """A module. What ``torch.compile`` wraps is read and written within, and run compiled."""
+    """Represents a module. A compiled one is read and written within, but runs compiled."""
 
     containers = ("torch",)
     axes: Axes = "out_in_window"
@@ -81,7 +81,7 @@ class TorchNetwork:
 
     @property
     def _is_open(self) -> bool:
-        """Whether its parts run as modules, which can be watched."""
+        """Say whether its parts run as modules, which can be watched."""
         return self._inner is self._module
 
     def _state(self) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ def _array(key: str, state: Mapping[str, Tensor]) -> ForeignArray:
 
 
 class ForeignTorchTrainer(ForeignTrainer):
-    """Steps of a module with the loss and the optimizer that the ``torch.nn`` backend has."""
+    """Trains a module with the loss and the optimizer of the ``torch.nn`` backend."""
 
     def __init__(
         self, network: TorchNetwork, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe

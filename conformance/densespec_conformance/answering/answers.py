@@ -1,4 +1,4 @@
-"""What a target answers: its backend does what a request asks, in this process."""
+"""Answers what a target is asked: its backend does what a request asks, in this process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from densespec_conformance.asking.subject import Subject, SubjectError
 OfOneNetwork = ConstructorBackend | ExportedFileBackend
 
 NAME = "densenet"
-"""The name of models, where models have names."""
+"""Models have this name if they have names."""
 
 
 def handle(target: str | Subject | Backend, request: Request) -> Answer:

@@ -1,4 +1,4 @@
-"""Exported files, as targets that are typed by their paths."""
+"""Recognises exported files as targets that are typed by their paths."""
 
 from __future__ import annotations
 

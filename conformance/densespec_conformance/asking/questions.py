@@ -1,4 +1,4 @@
-"""Seeded inputs, weights and questions. Nothing is at its initial value, so nothing can hide."""
+"""Makes seeded inputs, weights and questions. No value is an initial one, so errors can't hide."""
 
 from __future__ import annotations
 
@@ -100,8 +100,10 @@ def _known(shape: Shape) -> tuple[int, ...]:
 
 
 SIDES = ((64, 32), (64, 32), (32, 16))
-"""The sides of inputs that are quick to compute, for networks that shrink early and for others, in
-1 to 3 dimensions. The last block still has more than one position."""
+"""Inputs with these sides are quick to compute, for networks that shrink early and for others.
+
+They are given for 1 to 3 dimensions. The last block still has more than one position.
+"""
 
 
 def natural_size(spec: DenseNetSpec) -> tuple[int, ...]:
@@ -111,7 +113,7 @@ def natural_size(spec: DenseNetSpec) -> tuple[int, ...]:
 
 
 SAMPLES, STEPS = 2, 2
-"""The samples in a batch and the steps of training, in questions that any network can be asked."""
+"""Questions for any network have this many samples in a batch and steps of training."""
 
 
 def forward_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Forward:

@@ -54,7 +54,7 @@ def _compare(
 
 @dataclass(frozen=True)
 class _OutputRow:
-    """One case: what is special about it, and what it asks."""
+    """Describes one case: what is special about it, and what it asks."""
 
     name: str
     where: str

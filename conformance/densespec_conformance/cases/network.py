@@ -57,7 +57,7 @@ BATCH = 2
 
 @dataclass(frozen=True)
 class Question:
-    """One network at one input size.
+    """Holds one network at one input size.
 
     Attributes:
         samples: The number of images in inference.
@@ -202,7 +202,7 @@ def odd(size: Size) -> Size:
 
 @dataclass(frozen=True)
 class _NetworkRow:
-    """One case: what it claims, and the question that it asks."""
+    """Describes one case: what it claims, and the question that it asks."""
 
     id: str
     claim: str

@@ -21,12 +21,12 @@ from densespec_conformance.judging.expected import Reference, given_in
 from densespec_conformance.judging.outcome import Outcome
 
 BAD = 1
-"""The sample that is not finite."""
+"""This sample is not finite."""
 
 
 @dataclass(frozen=True)
 class NotFiniteRow:
-    """One network, and what stands in the place of every value of an image, or of every weight."""
+    """Describes a network, and what replaces every value of an image, or of every weight."""
 
     name: str
     value: float

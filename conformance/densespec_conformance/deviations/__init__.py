@@ -1,4 +1,4 @@
-"""Known ways in which implementations of a DenseNet differ, as data.
+"""Describes known ways in which implementations of a DenseNet differ, as data.
 
 Each module here is a family of them, with a tuple ``DEVIATIONS``. A deviation is tried on the
 reference; if it then computes what a target does, that is what the target does differently
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from densespec_conformance.deviations.deviation import Deviation
 
 FAMILIES = (*("spec", "op", "weights", "dropout", "distribution", "init", "precision"),)
-"""The families in the order in which they are tried and named: what is more common comes first."""
+"""Lists the families in the order in which they are tried and named: the most common come first."""
 
 
 @functools.cache

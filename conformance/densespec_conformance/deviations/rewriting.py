@@ -14,7 +14,7 @@ from densespec_conformance.deviations.kernels import Identity
 from densespec_conformance.deviations.variant import Variant
 
 Rewrite = Callable[[Any, Graph], Any]
-"""A function that gives another op for a node's."""
+"""Returns another op for a node's op."""
 
 
 def replace_ops(names: str, kind: type | tuple[type, ...], rewrite: Rewrite) -> Change:

@@ -1,4 +1,4 @@
-"""The reference with some of its parts exchanged: what a network would compute if.
+"""Exchanges some parts of the reference: it computes what a network with them would.
 
 A :class:`Variant` is everything that decides a network's numbers: its graph, the weights it ends up
 with, how each op is computed and by what rules it is trained. A deviation exchanges some of these,
@@ -29,12 +29,12 @@ from densespec_conformance.judging.measure import spoken
 
 @dataclass(frozen=True)
 class Rules:
-    """How a network is trained on several devices.
+    """Says how a network is trained on several devices.
 
     Attributes:
-        recipe: What the recipe is taken for.
-        across: What is made of several devices' gradients, and of their loss.
-        statistics: What is made of their running statistics.
+        recipe: The function that returns the recipe as the implementation understands it.
+        across: How several devices' gradients, and their losses, are joined.
+        statistics: How their running statistics are joined.
     """
 
     recipe: Callable[[TrainingRecipe], TrainingRecipe] = lambda recipe: recipe
@@ -44,12 +44,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network as some implementation has it.
+    """Describes a network as some implementation has it.
 
     Attributes:
         weights: The arrays by canonical name, in float64.
-        kernels: How each kind of op is computed.
-        shown: By tap, the node whose value is seen there, where it is another one.
+        kernels: The computation of each kind of op.
+        shown: The node whose value is seen at a tap, by tap, if it is another node.
         trainable_statistics: Whether running statistics are counted as trainable.
     """
 
@@ -100,10 +100,10 @@ def changed_nodes(before: Variant, after: Variant) -> set[str]:
 
 @dataclass
 class Memo:
-    """What was computed before, by all that decides it.
+    """Remembers what was computed before, by everything that decides it.
 
     Attributes:
-        open: Whether more is put in; afterwards things are only looked up.
+        open: Whether new results are kept; afterwards results are only looked up.
     """
 
     open: bool = True
@@ -128,7 +128,7 @@ class Memo:
 
 @dataclass(frozen=True)
 class Computed:
-    """A node's value, and what its op saw besides its inputs."""
+    """Holds a node's value, and what its op saw besides its inputs."""
 
     node: Node
     value: Array
@@ -225,7 +225,7 @@ def _moments(request: Train) -> defaultdict[str, Arrays]:
 
 @dataclass
 class _TrainingStep:
-    """One step's forward and backward pass, on as many devices as there are.
+    """Runs one step's forward and backward pass, on as many devices as there are.
 
     Attributes:
         found: The new running statistics, once all have been asked for.
@@ -274,8 +274,7 @@ class _TrainingStep:
 
 
 class _Pass:
-    """The forward and backward pass on one device's part of the batch; None stands for all of
-    it."""
+    """Runs the passes on one device's part of the batch; None stands for the whole batch."""
 
     def __init__(self, step: _TrainingStep, part: Array | None) -> None:
         batch, variant, memo = step.batch, step.variant, step.memo

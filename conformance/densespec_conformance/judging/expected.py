@@ -1,4 +1,4 @@
-"""What the reference answers, and how far an answer may be from it."""
+"""Computes what the reference answers, and how far an answer may be from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from densespec_conformance.judging.tolerance import Bounds, forward_bounds, trai
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the float64 reference answers, and how far an answer may be from it."""
+    """Holds what the float64 reference answers, and how far an answer may be from it."""
 
     values: Answer
     bounds: Bounds
@@ -62,7 +62,7 @@ def _rounded(arrays: Mapping[str, np.ndarray], dtype: str) -> Arrays:
 
 
 class Reference:
-    """The numpy reference, with which every target is compared; each request is computed once.
+    """Is the numpy reference, with which every target is compared; it computes each request once.
 
     Several targets may ask at a time: those that ask the same wait for the first of them.
     """
@@ -87,7 +87,7 @@ class Reference:
 
 
 class _Once:
-    """An expectation that is computed when it is first asked for."""
+    """Computes an expectation when it is first asked for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""How far apart two answers are, and what the parts of an answer are called."""
+"""Measures how far apart two answers are, and names the parts of an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several reports read this from a result's record."""
+"""Reads from a result's record what several reports need."""
 
 from __future__ import annotations
 

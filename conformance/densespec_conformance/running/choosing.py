@@ -18,11 +18,11 @@ from densespec_conformance.running.sources import found, surely_lacks
 
 @dataclass(frozen=True)
 class Assignment:
-    """A target, and what is asked of it.
+    """Holds a target, and what is asked of it.
 
     Attributes:
         cases: Every case that it has to meet, in both tiers.
-        wanted: Those of them that are wanted now, cheap ones first.
+        wanted: The cases that are wanted now, cheap ones first.
     """
 
     subject: Subject

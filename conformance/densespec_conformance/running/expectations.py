@@ -21,7 +21,7 @@ from typing import Any
 from densespec.errors import DensespecError, shown
 
 FAILURES = ("failed", "error", "crashed", "timeout", "out of memory")
-"""Statuses that can be expected."""
+"""These statuses can be expected."""
 
 
 class ExpectationError(DensespecError, ValueError):
@@ -30,7 +30,7 @@ class ExpectationError(DensespecError, ValueError):
 
 @dataclass(frozen=True)
 class ExpectedFailure:
-    """A failure that is known.
+    """Describes a failure that is known.
 
     Attributes:
         case: The id of a case, or a pattern of ids.

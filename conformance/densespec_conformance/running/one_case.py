@@ -21,10 +21,10 @@ from densespec_conformance.running.result import Result
 
 
 class Conversation:
-    """A target as one case asks it; the last question and its answer are kept.
+    """Asks a target the questions of one case; the last question and its answer are kept.
 
-    After a crash, or once the time is used up, every further question of the case fails likewise:
-    a case that asks again and again, as random ones do, then ends.
+    After a crash, or once the time is used up, every further question of the case fails in the same
+    way. So a case that asks again and again, as random ones do, then ends.
     """
 
     request: Request | None = None
