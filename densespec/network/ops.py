@@ -194,7 +194,7 @@ class Relu:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """Applies a function other than a ReLU, without arrays, to each value.
+    """Applies a function to each value; it has no arrays, and is no ReLU.
 
     ``slope`` is the slope of a leaky ReLU below zero; the other functions have none.
     """
@@ -221,7 +221,7 @@ class PRelu(Weighted):
 class Dropout:
     """Sets values to zero with probability ``rate``, and divides the rest by ``1 - rate``.
 
-    It does so in training alone.
+    This happens only in training.
     """
 
     rate: float
@@ -265,7 +265,7 @@ class AvgPool:
 class BlurPool:
     """Takes binomial means over windows, such as 1/4, 1/2, 1/4 along each dimension.
 
-    Before, the input is extended by (n - 1) / 2 positions at each end for a window of n, mirrored
+    The input is first extended by (n - 1) / 2 positions at each end for a window of n, mirrored
     around its first and last positions. So each dimension has to have more positions than that.
     """
 
@@ -295,7 +295,7 @@ class BlurPool:
 class GlobalPool:
     """Takes the mean (``"avg"``) or maximum (``"max"``) over all spatial positions, or both.
 
-    ``"avgmax"`` takes the mean of the two, ``"catavgmax"`` all means and then all maxima.
+    ``"avgmax"`` takes the mean of the two, ``"catavgmax"`` gives all means and then all maxima.
     """
 
     kind: GlobalPoolKind
