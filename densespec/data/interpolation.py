@@ -1,4 +1,4 @@
-"""Resizing of images of any number of dimensions, axis by axis.
+"""Resizes images of any number of dimensions, axis by axis.
 
 A new value is the mean of the old ones, weighted by a triangle as wide as the distance of two new
 values, or of two old ones where an axis grows: Pillow's ``BILINEAR``, along each axis in turn, in

@@ -1,4 +1,4 @@
-"""What classes are called where nobody says it, and labels that are names as numbers."""
+"""Names classes that nobody names, and turns labels that are names into numbers."""
 
 from __future__ import annotations
 

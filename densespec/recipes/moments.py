@@ -1,4 +1,4 @@
-"""What is kept beside the weights: the optimizer's moments, and averages, by the weights' names."""
+"""Names what is kept beside the weights: the optimizer's moments, and averages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from densespec.recipes.optimizers import OPTIMIZERS
 from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 
 MOMENTS = frozenset(moment for rule in OPTIMIZERS.values() for moment in rule.moments) | {AVERAGE}
-"""The names of the moments of all optimizers, and of the averages."""
+"""Lists the names of the moments of all optimizers, and of the averages."""
 
 OptimizerMoments = Mapping[str, Mapping[str, np.ndarray]]
-"""Arrays by the name of the moment, such as ``velocity`` or ``average``, and the canonical name of
-the weight."""
+"""Holds arrays by the name of the moment, such as ``velocity``, and the weight's canonical name."""
 
 
 def moving(graph: Graph) -> list[Weight]:
@@ -96,5 +95,5 @@ def nested_moments(arrays: Mapping[str, np.ndarray]) -> dict[str, Arrays]:
 
 
 def names_a_moment(key: str) -> bool:
-    """Whether an array of this name is a moment in a table of :func:`flat_moments`."""
+    """Say whether an array of this name is a moment in a table of :func:`flat_moments`."""
     return key.partition("/")[0] in MOMENTS

@@ -1,4 +1,4 @@
-"""Files that hold an image each: what a file is, its content says, not its name."""
+"""Reads files that hold an image each. Their content decides what kind they are, not their name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from densespec.data.reading.reader import ImageForm, ImageReader
 from densespec.errors import DensespecError, bare
 
 READERS: tuple[ImageReader, ...] = (npy.READER, nifti.READER, dicom.READER, pictures.READER)
-"""The first one that claims a file reads it; pictures claim what no other does."""
+"""The first reader that claims a file reads it; pictures claim what no other does."""
 
 NORMALISATIONS = {
     1: Normalisation((0.449,), (0.226,), source="mean of the channels of ImageNet's"),
@@ -21,7 +21,7 @@ NORMALISATIONS = {
 }
 
 HEAD = 4096
-"""Bytes that a file is told by: its first ones, and what they hold if they are packed."""
+"""A file is recognised by this many bytes: its first ones, or those that they unpack to."""
 
 
 def reader_of(file: BinaryIO) -> ImageReader:
@@ -61,12 +61,12 @@ def read_image(
 
 @dataclass(frozen=True, eq=False)
 class ReadImages:
-    """Images of one kind, in one form.
+    """Reads images of one kind, in one form.
 
     Attributes:
-        form: In which form each is read.
-        reader: What reads the first one, and should read all.
-        dims: How many sizes an image has.
+        form: The form in which each image is read.
+        reader: The reader of the first image, which should read all.
+        dims: The number of sizes of an image.
     """
 
     form: ImageForm

@@ -1,4 +1,4 @@
-"""DICOM files, as hospitals keep images: read by pydicom.
+"""Reads DICOM files, as hospitals keep images, by pydicom.
 
 Grey images are float32 in the unit that the file states: ``slope * stored + intercept``. Where low
 values are shown bright (MONOCHROME1) they are turned round within the range of the stored bits, so
@@ -22,18 +22,18 @@ from densespec.installed import imported, require_pillow
 
 EXTRA = "dicom"
 MOST_VALUES = 2**28
-"""Values of an image, which a few packed bytes can claim to hold."""
+"""An image may have at most this many values: a few packed bytes can claim any number."""
 
 INVERSE, GREY = "MONOCHROME1", "MONOCHROME2"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-"""The name of a syntax in which a few bytes can hold gigabytes, which pydicom would unpack."""
+"""In the syntax with this name a few bytes can hold gigabytes, which pydicom would unpack."""
 UNREAD = {
     "ModalityLUTSequence": "a table of values (Modality LUT)",
     "SharedFunctionalGroupsSequence": "groups of frames, each with a scale of its own",
     "PerFrameFunctionalGroupsSequence": "groups of frames, each with a scale of its own",
 }
-"""What changes the meaning of values and is not looked into, by the attribute that has it."""
+"""These attributes change the meaning of values, and are not read."""
 
 
 def read(file: BinaryIO, form: ImageForm) -> np.ndarray:

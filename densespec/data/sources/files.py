@@ -1,4 +1,4 @@
-"""Images in files of their own, which are read when they are needed."""
+"""Reads images in files of their own when they are needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from densespec.texts import check_regular
 
 @dataclass(frozen=True)
 class ImageFiles(ReadImages):
-    """Images that are decoded when they are read.
+    """Decodes images when they are read.
 
     Attributes:
         root: The folder that the paths start from.
@@ -30,7 +30,7 @@ class ImageFiles(ReadImages):
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """The shape (count, channels, None, ...): images may differ in size."""
+        """Return the shape (count, channels, None, ...): images may differ in size."""
         return (len(self.paths), self.form.channels, *[None] * self.dims)
 
     def read(self, index: int) -> np.ndarray:

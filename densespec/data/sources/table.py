@@ -1,4 +1,4 @@
-"""A table of image files and their labels: a CSV or a parquet file, as annotations commonly come.
+"""Reads a table of image files and their labels: a CSV or a parquet file.
 
 The first row of a CSV file names the columns. The column ``path`` (or ``file``, ``filename`` or
 ``image``) says where an image is, from the folder of the table on. A column ``split`` says
@@ -37,11 +37,11 @@ from densespec.texts import check_regular
 PATHS = ("path", "file", "filename", "image")
 SPLIT = "split"
 BETWEEN = "|"
-"""What separates the labels of a list."""
+"""This character separates the labels of a list."""
 
 PARQUET = "parquet"
 MOST_CELLS = 2**25
-"""Cells of a parquet table, of which a few packed bytes can claim any number."""
+"""A parquet table may have at most this many cells: a few packed bytes can claim any number."""
 
 Column = Sequence[str]
 
@@ -142,7 +142,7 @@ READ: Mapping[str, Callable[[Path], tuple[list[str], list[Column]]]] = {
     ".csv": _of_csv,
     ".parquet": _of_parquet,
 }
-"""What reads a table, by how its name ends."""
+"""Gives the function that reads a table, by how its name ends."""
 
 
 def _paths(path: Path, columns: dict[str, Column]) -> Column:
