@@ -116,7 +116,7 @@ def _place() -> str:
 
 @contextlib.contextmanager
 def _named(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
-    """Let errors name what the user named, rather than what is written in its stead."""
+    """Let errors name the path that the user named, rather than the one that is written."""
     try:
         yield
     except OSError as error:

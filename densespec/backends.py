@@ -543,7 +543,7 @@ def graph_now(backend: str, model: Any, graph: Graph) -> Graph:
         graph: What it was built from.
 
     Raises:
-        ModelChanged: It was changed into something that no spec says; names the part.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
     """
     engine = get_backend(backend)
     return engine.graph_of(model, graph) if isinstance(engine, InspectableBackend) else graph

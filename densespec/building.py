@@ -108,7 +108,7 @@ def build(
     Raises:
         UnknownName: There is no such variant, backend, mode, part or output.
         SpecError: A spec or an input shape breaks a constraint.
-        PackageMissing: The framework is not installed; says what to install.
+        PackageMissing: The framework is not installed; the message says what to install.
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: The weights do not fit.
 
@@ -169,7 +169,7 @@ def goes_with(weights: WeightsLike | None, given: GivenWeights) -> Accompaniment
 
 
 def accompanied(model: Any, accompaniment: Accompaniment) -> Any:
-    """Give a built model what goes with its weights, as far as it is of such a network."""
+    """Give a built model what goes with its weights, as far as it concerns such a network."""
     origin = origin_of(model)
     kept = accompaniment.fitted_to(origin.graph)
     model.densespec = replace(model.densespec, accompaniment=kept)
@@ -237,7 +237,7 @@ def origin_of(model: Any) -> Origin:
 
     Raises:
         DensespecError: densespec did not build it, and its backend can't tell what it is.
-        ModelChanged: It was changed into something that no spec says; names the part.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
     """
     origin = getattr(model, "densespec", None)
     if isinstance(origin, Origin):
@@ -256,7 +256,7 @@ def feature_maps(model: Any) -> tuple[FeatureMap, ...]:
 
     Raises:
         DensespecError: densespec did not build the model.
-        ModelChanged: It was changed into something that no spec says; names the part.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
     """
     return origin_of(model).graph.feature_maps
 
@@ -266,7 +266,7 @@ def read_weights(model: Any) -> Arrays:
 
     Raises:
         DensespecError: densespec did not build the model.
-        ModelChanged: It was changed into something that no spec says; names the part.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
         WeightsError: An array was taken away, or replaced by one of another shape.
     """
     origin = origin_of(model)

@@ -100,7 +100,7 @@ class PackageMissing(DensespecError, ImportError):
     """A package that something needs is not installed.
 
     Attributes:
-        package: the name by which it is imported.
+        package: the name under which it is imported.
         extra: the extra of densespec that installs it.
     """
 
@@ -140,7 +140,7 @@ class ModelChanged(DensespecError):
         part: The name of the module or layer, such as ``features.pool0``.
         actual: What it is.
         expected: What the spec says.
-        why: Why no spec can say it, where that needs saying.
+        why: The reason why no spec can say it, if it needs one.
     """
 
     def __init__(self, part: str, actual: str, expected: str, why: str = "") -> None:

@@ -155,7 +155,7 @@ def _locate(
 
 @contextlib.contextmanager
 def _named(path: Path, what: str) -> Iterator[None]:
-    """Say of which path the system or the text is that does not do."""
+    """Put the path, and what is wrong with it, before an error of the system or of a text."""
     try:
         yield
     except DensespecError:
@@ -295,7 +295,7 @@ def save_pretrained(
 
     Args:
         preprocessing: What images need; None for what the model's weights say.
-        format: Whose folder it is to be. Timm's holds torchvision's names, and what timm's
+        format: The format of the folder. Timm's holds torchvision's names, and what timm's
             architecture can't be is refused; it loads in timm and in transformers, and densespec
             reads it too.
         labels: The names of the classes; None for what the model's weights say.

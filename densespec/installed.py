@@ -14,7 +14,7 @@ def require(what: str, package: str, *, extra: str) -> None:
 
     Args:
         what: what needs it, as the subject of a sentence, such as ``"backend 'jax'"``.
-        package: the name by which it is imported.
+        package: the name under which it is imported.
         extra: the extra of densespec that installs it.
 
     Raises:

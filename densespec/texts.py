@@ -42,7 +42,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Check that a path is that of a regular file, or a link to one.
+    """Check that a path leads to a regular file, or is a link to one.
 
     Raises:
         OSError: It is a folder, a pipe, a device or a socket, or there is nothing.

@@ -10,7 +10,7 @@ from flax import nnx
 
 
 class PRelu(nnx.Module):
-    """Gives x where that is positive, and its slope times x elsewhere.
+    """Returns x if it is positive, and its slope times x otherwise.
 
     Args:
         dtype: The type in which it computes.

@@ -128,7 +128,7 @@ class FlaxTrainer:
         self._done = 0
 
     def _averaged(self) -> dict[str, Any]:
-        """Give copies of the arrays of which averages are kept, by canonical name."""
+        """Return copies of the arrays of which averages are kept, by canonical name."""
         if self._recipe.average is None:
             return {}
         found = variables(self._model, self._graph)

@@ -10,7 +10,7 @@ import jax
 
 
 def devices(count: int) -> list[Any]:
-    """Give the first devices, of which there shall be ``count``.
+    """Return the first ``count`` devices.
 
     Raises:
         ValueError: There are not so many; the message says how to have them.

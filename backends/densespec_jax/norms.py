@@ -32,7 +32,7 @@ class NormConfig(NamedTuple):
 
 
 def axes_of(x: Array) -> tuple[int, ...]:
-    """Give all axes but that of channels."""
+    """Return all axes except the one of channels."""
     return tuple(range(x.ndim - 1))
 
 
@@ -77,7 +77,7 @@ def normalised(
 
 
 def relu(x: Array) -> Array:
-    """Keep NaN, of which XLA's maximum can make 0 on CPUs."""
+    """Keep NaN, which XLA's maximum can turn into 0 on CPUs."""
     return jnp.where(x <= 0, 0, x)
 
 

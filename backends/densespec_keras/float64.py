@@ -17,7 +17,7 @@ def keep_float64() -> None:
     """Stop Keras from demoting float64 in this process. Other dtypes are not touched.
 
     Raises:
-        RuntimeError: this version of Keras decides promotion elsewhere, so float64 can't be had.
+        RuntimeError: this version of Keras decides promotion elsewhere, so float64 is impossible.
     """
     module: Any = importlib.import_module(DTYPES_MODULE)
     demotions = getattr(module, "BIT64_TO_BIT32_DTYPE", None)

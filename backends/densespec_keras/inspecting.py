@@ -98,7 +98,7 @@ def stated_graph(model: Any) -> StatedGraph:
     """Read the graph of a model from its layers, with nothing frozen, and the layer of each node.
 
     Raises:
-        StatedOtherwise: No spec says what a layer computes; names it.
+        StatedOtherwise: No spec says what a layer computes; the message names it.
         WeightsError: It is no network of densespec's kind.
     """
     _check_parts(model)

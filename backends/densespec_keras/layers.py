@@ -83,7 +83,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.squeeze(mean, self._reduction_axes), variance, self._count(x)
 
     def _synchronised(self, x: Any) -> tuple[Any, Any, Any]:
-        """Compute the same over all replicas, each of which has a part of the batch.
+        """Compute the same over all replicas, which each have a part of the batch.
 
         Gradients go through these sums too, and replicas must meet in them in the same order. Here
         each sum needs the one before it; Keras's own synchronised norm has sums side by side, and

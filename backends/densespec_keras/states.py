@@ -32,8 +32,8 @@ def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
         recipe: the recipe that it is trained by.
 
     Raises:
-        WeightsError: the model is none of densespec's, has another optimizer, or freezes other
-            layers than leading ones.
+        WeightsError: densespec did not build the model, or it has another optimizer, or freezes
+            other layers than leading ones.
     """
     origin, optimizer = _recognised(model), _optimizer_of(model)
     graph = _trained_graph(model, origin.graph)
@@ -136,7 +136,7 @@ def recognised(model: Any) -> Origin:
     """Return what a model without the attribute ``densespec`` could have been built from.
 
     Raises:
-        WeightsError: it is none of densespec's models.
+        WeightsError: densespec did not build it.
     """
     stated = _stated(model)
     try:

@@ -121,7 +121,7 @@ class BlockModules(_Fused):
 
     @uncompiled
     def run(self, x: Tensor, keep: bool) -> Tensor:
-        """Compute the block, and what follows it where that is fused, in training mode.
+        """Compute the block, and what follows it if that is fused, in training mode.
 
         Args:
             x: (n, c, *spatial).

@@ -54,7 +54,7 @@ class PreparedDenseNet(nn.Module):
         """Stay in inference mode.
 
         Raises:
-            RuntimeError: The model is to be trained.
+            RuntimeError: Training mode is asked for.
         """
         if mode:
             raise RuntimeError(

@@ -79,9 +79,9 @@ def trainer_options(recipe: TrainingRecipe, *, devices: int = 1) -> dict[str, An
 class DenseNetModule(lightning.LightningModule):
     """Trains a network by a recipe: its loss, optimizer, schedule and kind of norm.
 
-    Batches are ``(x, labels)``, x of shape (batch, channels, *spatial). Logged are
-    ``train_loss``, ``train_accuracy``, ``learning_rate``, and ``val_`` and ``test_`` likewise. What
-    is frozen in the network stays so. ``predict`` gives logits.
+    Batches are ``(x, labels)``, x of shape (batch, channels, *spatial). It logs ``train_loss``,
+    ``train_accuracy`` and ``learning_rate``, and figures of ``val_`` and ``test_`` in the same way.
+    What is frozen in the network stays so. ``predict`` gives logits.
 
     Args:
         model: a spec, or anything :func:`densespec.build` takes for one, which is then built with

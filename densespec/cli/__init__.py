@@ -88,7 +88,7 @@ class Commands(click.Group):
 
 @contextlib.contextmanager
 def _notes_on_stderr() -> Iterator[None]:
-    """Show what is taken for granted of weights as notes, not as warnings of a program."""
+    """Show what is assumed of weights as notes, not as warnings of a program."""
     with warnings.catch_warnings():
         others = warnings.showwarning
 

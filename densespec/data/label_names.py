@@ -29,7 +29,7 @@ def numbered(labels: np.ndarray, names: Sequence[str], what: str) -> np.ndarray:
         what: What has the labels, in messages.
 
     Raises:
-        DataError: A label is none of the names.
+        DataError: A label is not among the names.
     """
     if labels.dtype.kind != "U" or labels.ndim != 1:
         return labels

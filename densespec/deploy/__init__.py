@@ -73,8 +73,8 @@ def export(
             ``seed`` a variant's name or another spec, with initial weights.
         path: The path of the file, or of the folder for a SavedModel.
         format: A name of :func:`densespec.deploy.formats`; None to go by the path's suffix.
-        size: The spatial size of the input, such as (224, 224); None for any size, or for that of
-            the built model.
+        size: The spatial size of the input, such as (224, 224); None for any size, or for the built
+            model's size.
         batch: The one batch size that it takes; None for any.
         dtype: The type of arrays, inputs and outputs.
         optimize: Whether the network is rewritten for inference: norms are folded, and so on.
@@ -94,7 +94,7 @@ def export(
         ValueError: Options do not go together.
 
     Warns:
-        WeightsWarning: Something is taken for granted of a weight file, or left out.
+        WeightsWarning: Something is assumed of a weight file, or left out.
     """
     path = Path(path)
     said = ReadingOptions(**reading)

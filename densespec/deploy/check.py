@@ -112,8 +112,8 @@ def check_model(model: GivenModel) -> None:
 def _roughness(model: GivenModel, x: np.ndarray) -> float:
     """Measure how coarsely a model rounds, whatever types it and its device compute in.
 
-    Between f(x - d), f(x) and f(x + d) a network is nearly straight, and what is not is rounding,
-    which is another one at each of them. A model that computes something else is as straight.
+    Between f(x - d), f(x) and f(x + d) a network is nearly straight. The rest is rounding, which
+    differs at each of them. A model that computes something else is as straight.
     """
     middle, random = model.run(x), np.random.default_rng(0)
     found = 0.0

@@ -55,7 +55,7 @@ class ExportFormat:
     Attributes:
         name: The name that users type, under which it is also published.
         about: Its name in messages.
-        suffixes: The suffixes that its paths have; ``""`` is that of a path without one.
+        suffixes: The suffixes that its paths have; ``""`` stands for a path without a suffix.
         write: The function that writes a network.
         packages: The packages that ``write`` needs.
         runtime: The package that runs a file to check it.
@@ -125,11 +125,11 @@ def get_format(name: str) -> ExportFormat:
 
 
 def format_of(path: Path, name: str | None) -> ExportFormat:
-    """Find the format of a name, or else that of a path's suffix.
+    """Find the format by its name, or else by a path's suffix.
 
     Raises:
         UnknownName: There is no format of the name.
-        DensespecError: The suffix is no format's, or that of several; the message lists them.
+        DensespecError: The suffix belongs to no format, or to several; the message lists them.
     """
     if name is not None:
         return get_format(name)

@@ -38,7 +38,7 @@ class ExportedProgram:
 
     Attributes:
         run: The function that runs it.
-        dtype: The type of its input, by numpy's name; ``"uint8"`` is that of images.
+        dtype: The type of its input, by numpy's name; ``"uint8"`` stands for images.
         shape: The shape of its input: (batch, channels, *spatial), or (batch, height, width,
             channels) of images. None stands for any size.
         device: The device on which it runs, as its runtime names it.
@@ -162,12 +162,12 @@ def network_of(
         source: The path of a weight file, a model that densespec built, a
             :class:`WeightedGraph`, or with ``seed`` a spec.
         wanted: Where the network is to begin and to end.
-        reading: What the user says of how a weight file is to be read.
+        reading: What the user says of how to read a weight file.
         seed: The seed of initial weights.
 
     Raises:
-        DensespecError: densespec did not build the model, the file can't be read, or there is none
-            of which it could be said how to read it.
+        DensespecError: densespec did not build the model, the file can't be read, or it is said how
+            to read a file although there is none.
     """
     if (said := reading.said()) and (seed is not None or not _is_path(source)):
         raise DensespecError(
@@ -271,7 +271,7 @@ def optimized(graph: Graph, arrays: Arrays, *, norms: bool = True) -> tuple[Grap
 
 
 def smallest_size(graph: Graph) -> int:
-    """Find the smallest size in each dimension of which something is left at the end."""
+    """Find the smallest size in each dimension that leaves something at the end."""
 
     def fits(size: int) -> bool:
         try:

@@ -19,7 +19,7 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
     Args:
         source: The float32 file.
         path: Where the new one is written.
-        inputs: Inputs as the file takes them, of which the ranges of values are taken.
+        inputs: Inputs as the file takes them; the ranges of values are taken from them.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static

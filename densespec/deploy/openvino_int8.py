@@ -14,7 +14,7 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
     Args:
         source: The float32 network.
         path: Where the new one is written.
-        inputs: Inputs as the network takes them, of which the ranges of values are taken.
+        inputs: Inputs as the network takes them; the ranges of values are taken from them.
     """
     import nncf
     import openvino

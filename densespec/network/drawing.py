@@ -102,7 +102,7 @@ def draw(graph: Graph, path: str | os.PathLike[str], *, title: str | None = None
 
     Raises:
         ValueError: another suffix.
-        PackageMissing: matplotlib is not installed; says what to install.
+        PackageMissing: matplotlib is not installed; the message says what to install.
     """
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:

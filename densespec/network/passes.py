@@ -62,8 +62,9 @@ class Prepared:
         They are computed in float64 and given in it, where they have changed.
 
         Args:
-            rounded: Rounds as the network that gets them will. What a clip holds at its bound must
-                vanish after the op behind it, so that op's bias is that of the rounded bound.
+            rounded: Rounds as the network that gets them will. A value that a clip holds at its
+                bound must vanish after the op behind it, so that op's bias is computed from the
+                rounded bound.
         """
         known = dict(arrays)
         for fold in self.folds:

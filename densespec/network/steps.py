@@ -1,9 +1,9 @@
 """Finds what can be computed together in a network, and is the one place that does so.
 
 Outside of dense layers every value of a DenseNet passes through one node at a time, so a network is
-a chain of steps, each of which reads what the step before it gave. A step is one node, or several
-that can be one computation: a norm with the ReLU behind it, a convolution with what can become part
-of it, or the dense layers of a block, whose features can stand side by side in memory.
+a chain of steps. Each step reads what the step before it gave. A step is one node, or several that
+can be one computation: a norm with the ReLU behind it, a convolution with what can become part of
+it, or the dense layers of a block, whose features can stand side by side in memory.
 
 Dropouts that drop nothing would only stand in between. Take them out first, with
 :func:`densespec.network.graph.without`.

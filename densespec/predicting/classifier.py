@@ -91,11 +91,11 @@ def classifier(
         weights: The weights of a variant, as :func:`densespec.build` takes them; None for those
             that ``imagenet`` means.
         preprocessing: What images need; None for what the weights say.
-        reading: How the weights are to be read.
+        reading: The options of how to read the weights.
 
     Raises:
         DensespecError: It has no classifier, or nothing says what its images need; or it is built,
-            but it is said how weights are to be read.
+            but it is said how to read weights.
         WeightsError: There are no such weights, or they do not fit.
     """
     model = _built(network, backend, weights, reading.said())

@@ -78,7 +78,7 @@ def predict(
         {reading}
 
     Raises:
-        ImageError: An image can't be read; names it.
+        ImageError: An image can't be read; the message names it.
         DensespecError: The network has no classifier, or nothing says what its images need.
     """
     built = classifier(

@@ -40,7 +40,7 @@ def download(address: str, place: Path, *, resumes: bool) -> bool:
         Whether it went on with some of that.
 
     Raises:
-        TransferFailed: It can't be had; says why.
+        TransferFailed: It can't be downloaded; the message says why.
         PackageMissing: pooch is not installed.
     """
     require("fetching trained weights", "pooch", extra="pretrained")

@@ -66,7 +66,7 @@ class FetchedWeights:
 
 
 def local(row: PretrainedWeights) -> FetchedWeights | None:
-    """Give a file that is here, in densespec's cache or that of another program; None if none is.
+    """Give a file that is here, in densespec's cache or in another program's; None if none is.
 
     Raises:
         WeightsError: A file in densespec's cache has a wrong digest; it is deleted.
@@ -96,9 +96,9 @@ def fetch(row: PretrainedWeights) -> FetchedWeights:
     """Give a file that is here, or fetch it. A terminal shows how far it is.
 
     Raises:
-        WeightsError: It can't be fetched; says from where, and where to put it by hand. Or it has a
-            wrong digest; it is deleted then.
-        PackageMissing: What fetches files is not installed; says what to install.
+        WeightsError: It can't be fetched; the message says from where, and where to put it by hand.
+            Or it has a wrong digest; it is deleted then.
+        PackageMissing: What fetches files is not installed; the message says what to install.
     """
     if (found := local(row)) is not None:
         return found
@@ -157,7 +157,7 @@ def _check(path: Path, row: PretrainedWeights) -> None:
 
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """Hold the lock of a file that is to be fetched, so that one process does it."""
+    """Hold the lock of a file to fetch, so that only one process fetches it."""
     require("fetching trained weights", "filelock", extra="pretrained")
     import filelock
 

@@ -57,7 +57,7 @@ def fetched(row: PretrainedWeights) -> HubFile:
     """Fetch a file of the Hub into its cache.
 
     Raises:
-        WeightsError: It can't be fetched, or has a wrong digest; says what to do.
+        WeightsError: It can't be fetched, or has a wrong digest; the message says what to do.
         PackageMissing: huggingface_hub is not installed.
     """
     require(f"{row.name} is on the Hugging Face Hub, which", "huggingface_hub", extra="hub")

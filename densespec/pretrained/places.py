@@ -41,8 +41,8 @@ def archive_place(row: PretrainedWeights) -> Path:
 def other_places(row: PretrainedWeights) -> Iterator[Path]:
     """Give the paths at which other programs may keep a file.
 
-    Folders are as a row states them, with variables of the environment; those of which one is not
-    set are left out.
+    Folders are as a row states them, with variables of the environment; folders whose variables are
+    not set are left out.
     """
     for folder in row.elsewhere:
         expanded = os.path.expandvars(folder)

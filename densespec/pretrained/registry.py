@@ -36,7 +36,7 @@ def registry() -> Mapping[str, PretrainedWeights]:
     """Give every row by its exact name, in the order of the files.
 
     Raises:
-        WeightsError: A file can't be read or is no registry; names it.
+        WeightsError: A file can't be read or is no registry; the message names it.
     """
     return _rows(tuple(_files()))
 
@@ -106,7 +106,8 @@ def find(name: str, network: DenseNetSpec | None = None) -> PretrainedWeights | 
         network: The network that the weights are for.
 
     Raises:
-        WeightsError: The name means several rows, or none for this network; says which there are.
+        WeightsError: The name means several rows, or none for this network; the message says which
+            there are.
     """
     rows = registry()
     if name in rows:

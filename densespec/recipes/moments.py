@@ -26,7 +26,7 @@ def moving(graph: Graph) -> list[Weight]:
 
 
 def _kept(graph: Graph, recipe: TrainingRecipe) -> dict[str, list[Weight]]:
-    """Give the arrays of which each moment is kept."""
+    """Return the arrays of which each moment is kept."""
     trainable = [weight for weight in graph.weights if weight.trainable]
     return {moment: moving(graph) if moment == AVERAGE else trainable for moment in recipe.kept}
 

@@ -299,7 +299,7 @@ class ActivationKernel:
     - ``gelu-tanh``: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2
     - ``relu6``: x between 0 and 6, else the nearer of both
 
-    The gradient is that of the branch that the formula takes; that of ``relu6`` is 0 at 0 and 6.
+    The gradient is the one of the branch that the formula takes; for ``relu6`` it is 0 at 0 and 6.
     """
 
     def forward(self, op: ops.Activation, ctx: Context, x: Array) -> Array:

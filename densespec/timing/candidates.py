@@ -48,7 +48,7 @@ def candidate_of(name: str) -> Candidate:
     """Find what a user means by the name of a backend or of a format, or by the path of a file.
 
     Raises:
-        UnknownName: It is none of them; the message suggests near names.
+        UnknownName: It is neither; the message suggests near names.
         DensespecError: It is a file of a format that can't be run.
     """
     if ":" in name or split_mode(name)[0] in backends():
@@ -72,13 +72,13 @@ def is_exported(path: str) -> bool:
 
 
 def candidates_of(names: Sequence[str], work: Work) -> tuple[Candidate, ...]:
-    """Find what is to be timed: what is named, or else every backend and format.
+    """Find what to time: what is named, or else every backend and format.
 
     Of every backend but the reference it is the mode that is meant for the work. Whether what they
     need is installed, their processes tell.
 
     Raises:
-        UnknownName: A name is none of a backend, a format or a file.
+        UnknownName: A name is no backend, no format and no file.
         DensespecError: A file can't be run, or can't be trained.
     """
     if not names:

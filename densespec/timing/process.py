@@ -90,7 +90,7 @@ class TimingProcess:
 
 @contextlib.contextmanager
 def _processors(threads: int | None) -> Iterator[None]:
-    """Have processes that start within it use no more than some processors, where that is known.
+    """Limit processes that start within it to some processors, where that is possible.
 
     Most frameworks make as many threads as there are processors that they may use.
     """

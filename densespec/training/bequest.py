@@ -30,7 +30,7 @@ def bequest_of(
     Args:
         graph: The network at the size of the images.
         weights: What the run starts from.
-        reading: How it is to be read.
+        reading: The options of how to read it.
 
     Raises:
         WeightsError: The weights can't be read; or it is said how, but there are none.

@@ -3,7 +3,7 @@
 | file | |
 | --- | --- |
 | ``run.toml`` | what is trained: spec, recipe, data, and which backends took which steps |
-| ``last.safetensors`` | the last checkpoint: weights, moments, and the step they are of |
+| ``last.safetensors`` | the last checkpoint: weights, moments, and their step |
 | ``best.safetensors`` | the checkpoint of the best epoch by validation accuracy or another metric |
 | ``epoch-0012.safetensors`` | checkpoints of some last epochs, where they are kept |
 | ``log.jsonl`` | a line for every step and every epoch |

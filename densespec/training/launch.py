@@ -19,7 +19,7 @@ from densespec.training.stop import SIGNALS
 
 
 def launch(command: Sequence[str], folder: Path, devices: int) -> int:
-    """Run a launcher, and give its exit status, or that of a signal that stopped the run.
+    """Run a launcher, and return its exit status, or the one of a signal that stopped the run.
 
     Args:
         command: starts the launcher.

@@ -30,7 +30,7 @@ def locked(path: Path, note: Callable[[str], None]) -> Iterator[None]:
         note: is told where there can be no lock.
 
     Raises:
-        FolderInUse: another process holds it; says which.
+        FolderInUse: another process holds it; the message says which.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -353,7 +353,7 @@ def carry_out(plan: TrainingPlan) -> RunResult:
     """Train as planned. SIGINT and SIGTERM end it after the step it is at, with a checkpoint.
 
     Raises:
-        TrainingError: it can't start or go on; says what to do.
+        TrainingError: it can't start or go on; the message says what to do.
         Diverged: the loss is not finite.
     """
     told = listener(plan.progress if plan.rank == 0 else False)

@@ -246,7 +246,7 @@ def _initial(graph: Graph, options: RunOptions, seed: int) -> Arrays:
 
 
 def _check_same(options: RunOptions, stored: TrainingRun, here: TrainingRun) -> None:
-    """Refuse to go on with a run as another one.
+    """Refuse to continue a run as a different one.
 
     Raises:
         TrainingError: lists what differs.

@@ -24,7 +24,7 @@ def chosen(tensors: Tensors, *, averages: bool) -> tuple[Tensors, tuple[str, ...
     """Give the tensors of a file by which the network is to compute, and what to say of that.
 
     Args:
-        averages: Whether averages take the place of the arrays that they are of.
+        averages: Whether averages take the place of their arrays.
 
     Raises:
         WeightsError: The file has no averages.

@@ -121,7 +121,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a canonical checkpoint, and check it by its digests where it has any.
 
     Raises:
-        WeightsError: The file is absent, damaged, or not a densespec checkpoint; names the file.
+        WeightsError: The file is absent, damaged, or not a densespec checkpoint; the message names
+            the file.
     """
     path = _checked(path)
     with open_weights(path, layout="densespec") as found:

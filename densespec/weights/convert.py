@@ -101,8 +101,8 @@ def convert(
 
     Raises:
         WeightsError: The source can't be read or does not fit, or the target can't be written.
-        DifferentNetwork: The target's implementation is another network; says in what, and what it
-            changes, measured.
+        DifferentNetwork: The target's implementation is another network; the message says in what,
+            and what it changes, measured.
     """
     target = Path(target)
     container = container_of(target)

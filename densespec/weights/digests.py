@@ -34,14 +34,14 @@ def stated_digests(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -
 
 
 def checked(path: Path, tensors: Tensors, texts: Mapping[str, str]) -> Tensors:
-    """Give the tensors of a file, each of which is compared with its digest when it is read.
+    """Return the tensors of a file. Each of them is compared with its digest when it is read.
 
     Args:
         path: The file's, for messages.
         texts: The file's metadata; where they hold no digests, nothing is compared.
 
     Raises:
-        WeightsError: Names or texts are not those of which digests were taken; names the first
+        WeightsError: Names or texts differ from those with digests; the message names the first
             ones. So does reading an array that is not what it was.
     """
     if not {KEY, VERSION} <= texts.keys():

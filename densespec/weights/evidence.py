@@ -112,7 +112,7 @@ def is_deep(convs: Sequence[KernelShape]) -> bool:
 
 
 def _is_window(shape: tuple[int, ...], dims: int) -> bool:
-    """Say whether a shape is that of a convolution's kernel."""
+    """Say whether a shape is a convolution kernel's."""
     return len(shape) == dims and all(shape)
 
 
@@ -201,7 +201,7 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
     """Work out the fields of a spec that shapes determine.
 
     Raises:
-        WeightsError: The shapes belong to no DenseNet; says at which convolution.
+        WeightsError: The shapes belong to no DenseNet; the message says at which convolution.
     """
     return body_fields(evidence) | head_fields(evidence)
 
@@ -210,7 +210,7 @@ def body_fields(evidence: Evidence) -> dict[str, Any]:
     """Work out the fields of a spec that the shapes of the body determine.
 
     Raises:
-        WeightsError: The shapes belong to no DenseNet; says at which convolution.
+        WeightsError: The shapes belong to no DenseNet; the message says at which convolution.
     """
     found = _blocks(evidence.body)
     stem, width = evidence.convs[0].shape, evidence.body[0].shape[0]
@@ -380,7 +380,7 @@ def check_implemented(fields: Mapping[str, Any], implemented: Mapping[str, Any])
     """Check that an implementation can have fields that were inferred.
 
     Raises:
-        Contradiction: It can't; says in which field.
+        Contradiction: It can't; the message says in which field.
     """
     for name, value in implemented.items():
         if name in fields and fields[name] != value:

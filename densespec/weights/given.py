@@ -43,7 +43,7 @@ def opened(
 ) -> Iterator[GivenWeights]:
     """Open the weights that a user gave; a file can be read until the block ends.
 
-    What is taken for granted of them, and what is left out, is said in a
+    What is assumed of them, and what is left out, is said in a
     :class:`densespec.errors.WeightsWarning`.
 
     Args:
@@ -84,7 +84,7 @@ def _of_canonical_names(
 
 
 def warn_of(given: IdentifiedWeights, *, with_head: bool = False) -> None:
-    """Warn of what was taken for granted of weights, and of what was left out.
+    """Warn of what was assumed of weights, and of what was left out.
 
     Args:
         with_head: Whether a head that was left out was wanted, so that it is missed.
@@ -125,8 +125,9 @@ def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) ->
             it; None refuses such weights.
 
     Raises:
-        WeightsError: None were given, or they do not fit; names the first that are missing,
-            unexpected or of another shape, or the fields in which the file's network differs.
+        WeightsError: None were given, or they do not fit; the message names the first that are
+            missing, unexpected or of another shape, or the fields in which the file's network
+            differs.
 
     Warns:
         WeightsWarning: The head is new.

@@ -42,7 +42,7 @@ STEM = frozenset({"stem_kind", "stem_kernel", "conv_bias", "final_norm"})
 """Shapes tell these fields, and they tell the catalogue's families apart."""
 
 OPEN = ("classes", "in_channels")
-"""Users change these fields without calling the network another one."""
+"""Users change these fields, and still call the network the same."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def infer_body(
     otherwise: SpecLike | None,
     known: Mapping[str, Any],
 ) -> InferredBody:
-    """Work out the network of a layout's arrays, but for its head.
+    """Work out the network of a layout's arrays, except for its head.
 
-    What is stated decides, and a given spec has to agree; then a given spec, then the layout's
-    implementation with the shapes of the arrays; where that leaves something open, the spec to
-    take otherwise, or what the catalogue's networks with such shapes, or at least such a stem, all
-    have. Channels are those of the arrays.
+    A stated network decides, and a given spec has to agree with it. Without one, a given spec
+    decides, and then the layout's implementation with the shapes of the arrays. If these leave
+    something open, ``otherwise`` decides, or what all of the catalogue's networks with such shapes,
+    or at least such a stem, have in common. The arrays decide the channels.
 
     Args:
         tensors: The network's, by the layout's names.

@@ -22,8 +22,8 @@ def canonical_tensors(
         tensors: Tensors by the layout's names.
 
     Raises:
-        WeightsError: Some are missing, or of another shape, or others lie among them; names the
-            first ones.
+        WeightsError: Some are missing, or of another shape, or others lie among them; the message
+            names the first ones.
     """
     found, problems = {}, []
     for weight in graph.weights:

@@ -136,8 +136,8 @@ def open_weights(
         {reading}
 
     Raises:
-        WeightsError: The file can't be read, or its arrays do not fit the network; names the file
-            and the first arrays that are missing, unexpected or of another shape.
+        WeightsError: The file can't be read, or its arrays do not fit the network; the message
+            names the file and the first arrays that are missing, unexpected or of another shape.
     """
     options = ReadingOptions(**reading)
     trained = _trained(os.fspath(path), options.spec or otherwise)

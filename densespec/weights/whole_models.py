@@ -30,7 +30,7 @@ class ModelWriter(Protocol):
             name: The model's, if the file has one.
 
         Raises:
-            PackageMissing: The framework is not installed; says what to install.
+            PackageMissing: The framework is not installed; the message says what to install.
         """
         ...
 
@@ -58,7 +58,7 @@ def write_model(layout: Layout, target: Path, graph: Graph, arrays: Arrays, *, n
 
     Raises:
         WeightsError: No installed package writes such models, or the file can't be written.
-        PackageMissing: The framework is not installed; says what to install.
+        PackageMissing: The framework is not installed; the message says what to install.
     """
     writer = writer_of(layout, target)
     try:

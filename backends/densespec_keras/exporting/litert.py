@@ -39,7 +39,7 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
 
 
 def _converted(model: Any, shape: tuple[int | None, ...], dtype: str) -> bytes:
-    """Convert a model by way of a SavedModel, of which the file takes the names of its inputs."""
+    """Convert a model by way of a SavedModel, which names the file's inputs."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2 as with_constants,

@@ -43,7 +43,7 @@ def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> 
         target: The text ``module:callable``, or a short form; see
             :mod:`densespec_conformance.asking.constructor`.
         spec: The network that the constructor makes.
-        weights: The file with the weights that the network has where none are given.
+        weights: The file with the weights that the network has if none are given.
 
     Raises:
         ConstructorError: The target can't be imported.

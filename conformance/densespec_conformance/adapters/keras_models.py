@@ -38,8 +38,8 @@ LEAVES = {
 def computing_in(dtype: str) -> Iterator[None]:
     """Make models, and train them, in a dtype for a while.
 
-    Keras keeps losses in ``floatx``, whatever the model's dtype, and layers that name no dtype take
-    that of its global policy.
+    Keras keeps losses in ``floatx``, whatever the model's dtype, and layers without a dtype take
+    the one of its global policy.
 
     Raises:
         Unsupported: Keras has no such dtype.

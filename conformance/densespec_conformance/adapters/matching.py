@@ -101,7 +101,7 @@ def match(graph: Graph, names: ForeignNames) -> Match:
     """Find every array of a graph in a network.
 
     Raises:
-        WeightsError: The network is another one than the graph's; the message says in what.
+        WeightsError: The network differs from the graph's; the message says in what.
     """
     by_layout = names.layout is not None
     found, problems = _by_layout(graph, names) if by_layout else _by_order(graph, names)
@@ -190,7 +190,7 @@ class _Parts:
 
 
 def _another(spec: DenseNetSpec, names: ForeignNames, problems: Sequence[str]) -> str:
-    """Say why a network is another one: by the fields that tell it, or else by its arrays."""
+    """Say why a network differs: by the fields that tell it, or else by its arrays."""
     try:
         theirs = names.fields()
     except WeightsError:

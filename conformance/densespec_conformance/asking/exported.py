@@ -47,7 +47,7 @@ def spec_of_export(target: str, weights: str | None, given: DenseNetSpec | None)
 
     Args:
         weights: The path of those weights.
-        given: The spec that was typed; None for that of the weights.
+        given: The spec that was typed; None takes the one of the weights.
 
     Raises:
         ExportedFileError: No weights are given.

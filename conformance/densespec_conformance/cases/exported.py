@@ -75,7 +75,7 @@ def exported_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[
     """Give the cases that say whether an exported file is the network of a spec.
 
     Args:
-        input_size: The only size to use; None stands for several, or for that of the file.
+        input_size: The only size to use; None stands for several, or for the file's own.
 
     Raises:
         SpecError: The network does not accept that size.

@@ -63,7 +63,7 @@ class Noise:
         return y + self.of_size(np.abs(y) * self.arithmetic.unit + self.arithmetic.smallest)
 
     def factor(self, x: Array, terms: int) -> Array:
-        """Move a factor of products, ``terms`` of which are summed."""
+        """Move a factor of products. ``terms`` of these products are summed."""
         return self.relative(x, self.arithmetic.sums * math.sqrt(terms) + self.arithmetic.factors)
 
     def factors(self, ctx: Context, terms: int) -> Context:

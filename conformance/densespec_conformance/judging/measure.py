@@ -13,8 +13,8 @@ LOSS = "loss"
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Divide the largest difference by the largest expected magnitude; it is infinite where that is
-    no number."""
+    """Divide the largest difference by the largest expected magnitude; it is infinite if that is no
+    number."""
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
     if expected.size == 0:

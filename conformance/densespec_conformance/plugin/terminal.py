@@ -115,7 +115,7 @@ def _target(item: pytest.Item) -> str:
 
 
 def _notes(session: pytest.Session) -> list[str]:
-    """Ask pytest's plugins what they say of the choice of tests, as that of ``--lf`` does."""
+    """Ask pytest's plugins what they say of the choice of tests, as ``--lf`` does."""
     config = session.config
     found = config.hook.pytest_report_collectionfinish(
         config=config, start_path=config.rootpath, items=session.items

@@ -1,6 +1,6 @@
 """Cases may be known to fail; strictly, so that what is mended is noticed.
 
-A file lists them by target; both the target and the case may be patterns, as of file names::
+A file lists them by target; both the target and the case may be patterns like those of file names::
 
     [["keras.applications:*"]]
     case = "network/float64-*"

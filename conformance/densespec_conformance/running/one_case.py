@@ -84,7 +84,7 @@ def _checked(case: Case, conversation: Conversation, reference: Reference) -> Re
 
 
 def _not_checked(error: Exception) -> str:
-    """Say that a case could not make sense of an answer, as of arrays of another kind."""
+    """Say that a case could not make sense of an answer, such as arrays of another kind."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"the answer could not be checked: {type(error).__name__}: {error} "

@@ -2,9 +2,9 @@
 
 Grey images are float32 in the unit that the file states: ``slope * stored + intercept``. Where low
 values are shown bright (MONOCHROME1) they are turned round within the range of the stored bits, so
-that high is bright in every image: value v becomes lowest + highest - v. The window that a
-file states is for eyes, and left out unless it is asked for; through it, values are from 0 to 255.
-Several frames make a volume (frames, rows, columns). Colours are bytes, as of other pictures.
+that high is bright in every image: value v becomes lowest + highest - v. The window that a file
+states is for eyes, and left out unless it is asked for; through it, values are from 0 to 255.
+Several frames make a volume (frames, rows, columns). Colours are bytes, as in other pictures.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def _samples(path: Path) -> list[_Sample]:
 
 
 def _add(path: Path, found: Mapping[str, _Sample], member: tarfile.TarInfo, file: BinaryIO) -> None:
-    """Add to its sample what a member of a shard says, where that is an image or a label."""
+    """Add to its sample what a member of a shard says, if the member is an image or a label."""
     folder, _, name = member.name.rpartition("/")
     stem, dot, rest = name.partition(".")
     suffix = dot + rest.lower()

@@ -252,7 +252,7 @@ def container_of(path: str | os.PathLike[str]) -> str:
     """Give the container that a path's suffix says.
 
     Raises:
-        WeightsError: its suffix is not known; names those that are.
+        WeightsError: its suffix is not known; the message names those that are.
     """
     container = _suffixed(Path(path))
     if container is None:

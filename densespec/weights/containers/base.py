@@ -359,7 +359,7 @@ class Output:
         """Check that a container can hold arrays of these types.
 
         Raises:
-            Refused: it can't; names the first tensor.
+            Refused: it can't; the message names the first tensor.
         """
         for name, tensor in self.tensors.items():
             if tensor.dtype not in known:
@@ -372,7 +372,7 @@ class Output:
         """Check that names joined by "/" form a tree that can be read: an array holds no others.
 
         Raises:
-            Refused: they do not; names the first offender.
+            Refused: they do not; the message names the first offender.
         """
         for name in self.tensors:
             parts = name.split("/")

@@ -69,7 +69,7 @@ class ElementType:
     """Describes the type of elements.
 
     Attributes:
-        name: numpy's name or that of ``ml_dtypes``, ``text``, or None for any other type.
+        name: the name that numpy or ``ml_dtypes`` has for it, ``text``, or None for any other type.
         order: the byte order of numbers.
         size: the bytes of one element.
         variable: whether texts lie in the global heap.
@@ -296,7 +296,7 @@ class HDF5Object:
 
 
 def _messages(file: HDF5File, address: int) -> Iterator[Message]:
-    """Read the messages of an object's header, but for those that say where it continues.
+    """Read the messages of an object's header, except for those that say where it continues.
 
     Raises:
         Damaged: there is no header, or it has more or fewer messages than it says.

@@ -31,7 +31,8 @@ class ContainerReader(Protocol):
 
         Raises:
             Refused: It is damaged, or can't be read; the path is put before what is said.
-            PackageMissing: The framework that reads it is not installed; says what to install.
+            PackageMissing: The framework that reads it is not installed; the message says what to
+                install.
         """
         ...
 

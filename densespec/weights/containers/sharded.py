@@ -32,7 +32,7 @@ _NAME = re.compile(r"(?!\.\.?$)[^/\\\0]+")
 
 
 def index_of(path: Path) -> Path | None:
-    """Find the index that a path leads to: itself, one in a folder, or that of one of its files."""
+    """Find the index that a path leads to: itself, one in a folder, or the one of its file."""
     if path.is_dir():
         found = [one for suffix in KINDS for one in sorted(path.glob(f"*{suffix}{INDEX}"))]
         return found[0] if found else None

@@ -103,7 +103,7 @@ class TorchTensor:
         """Check that it lies within its storage.
 
         Raises:
-            Damaged: it does not; names the tensor.
+            Damaged: it does not; the message names the tensor.
         """
         numbers = (self.offset, *self.strides)
         if any(type(number) is not int or number < 0 for number in numbers) or (
@@ -165,7 +165,8 @@ def tensor_of(value: Any, name: str) -> TorchTensor | None:
     """Give the tensor that a value stands for, or None if it stands for none.
 
     Raises:
-        Refused: it stands for a tensor that is not dense, or has no values; names the tensor.
+        Refused: it stands for a tensor that is not dense, or has no values; the message names the
+            tensor.
     """
     for _ in range(MOST_WRAPPERS):
         match called(value), getattr(value, "arguments", None):

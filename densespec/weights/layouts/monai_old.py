@@ -1,4 +1,4 @@
-"""Names arrays as MONAI 0.1 to 0.3 does: like torchvision, but for the head."""
+"""Names arrays as MONAI 0.1 to 0.3 does: like torchvision, except for the head."""
 
 from __future__ import annotations
 

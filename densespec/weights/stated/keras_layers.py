@@ -75,7 +75,7 @@ def read_config(text: str) -> Any:
     """Parse a config.
 
     Raises:
-        WeightsError: It is not JSON, or larger than that of any network.
+        WeightsError: It is not JSON, or larger than any network's config.
     """
     if len(text) > LONGEST_CONFIG:
         raise WeightsError(f"its config has {len(text)} characters, more than any network's")
@@ -105,7 +105,7 @@ def models_of(entry: Mapping[str, Any]) -> tuple[StatedModel, ...]:
 
     Raises:
         WeightsError: It has several inputs, is neither functional nor sequential, or the config is
-            none of Keras's; says which layer it is.
+            not Keras's; the message says which layer it is.
     """
     flat = _Flat()
     with understood(UNKNOWN):

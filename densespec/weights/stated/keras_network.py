@@ -52,8 +52,8 @@ FOREIGN_GROUPS = {
     "p_re_lu": _ACTIVATES,
     "elu": _ACTIVATES,
 }
-"""Groups of Keras 3's files, by the classes of their layers, that no network of a spec has, or of
-which weights alone say too little."""
+"""No network of a spec has these groups of Keras 3's files, or their weights alone say too little.
+The names are those of the layers' classes."""
 
 _OWN_RELU = re.compile(r"(stem|final|block\d+_layer\d+|transition\d+)_relu[12]?")
 """Matches densespec's own layers, whose spec has to be given anyway."""
@@ -68,7 +68,8 @@ def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
     Without one, the names of the groups of a ``.weights.h5`` still tell the classes of its layers.
 
     Raises:
-        WeightsError: The config can't be read, or no spec says what it states; names the layer.
+        WeightsError: The config can't be read, or no spec says what it states; the message names
+            the layer.
     """
     for key in CONFIG_KEYS:
         if key in metadata:
@@ -369,7 +370,7 @@ def _stem_kind(stated: StatedOps, norm: StatedOp, channels: int | None) -> str:
 
 
 def _pads_as_same(stated: StatedOp) -> bool:
-    """Say whether a layer says "same" where that matters, or pads as nothing else does."""
+    """Say whether a layer says "same" where that makes a difference, or pads its sides unequally."""
     op = stated.op
     assert isinstance(op, ops.Conv | ops.MaxPool)
     if stated.says_same:
@@ -425,7 +426,7 @@ def _check_same(stated: StatedOps, graph: Graph, *, training: bool) -> dict[str,
         The path of the layer of each node.
 
     Raises:
-        StatedOtherwise: They differ; names the first layer that does.
+        StatedOtherwise: They differ; the message names the first layer that does.
     """
     problems: dict[str, str] = {}
     layers: dict[str, str] = {}

@@ -107,7 +107,7 @@ def ops_of(model: StatedModel) -> StatedOps:
     """Say what the layers of a model compute.
 
     Raises:
-        StatedOtherwise: A layer computes what no graph has; names it, and what it says.
+        StatedOtherwise: A layer computes what no graph has; the message names it, and what it says.
     """
     return _Reader(model).read()
 

@@ -56,7 +56,7 @@ def check_agreement(stated: StatedNetwork, given: DenseNetSpec) -> None:
     """Check that a given spec computes what a file states; training may differ.
 
     Raises:
-        WeightsError: It does not; names the fields in which the two differ.
+        WeightsError: It does not; the message names the fields in which the two differ.
     """
     trains = {name: getattr(stated.spec, name) for name in TRAINING_ONLY}
     alike = given.replace(**trains)

@@ -81,7 +81,7 @@ def timm_network(config: Mapping[str, Any]) -> StatedNetwork:
     """Read the network that a config of timm's states.
 
     Raises:
-        WeightsError: It is no DenseNet, or none that a spec says; names the argument.
+        WeightsError: It is no DenseNet, or none that a spec says; the message names the argument.
     """
     arguments = config.get(ARGUMENTS) or {}
     if not isinstance(arguments, dict):
@@ -163,7 +163,7 @@ def timm_config(graph: Graph) -> dict[str, Any]:
     The number of classes stands beside the arguments alone: transformers gives timm both.
 
     Raises:
-        WeightsError: Timm's architecture can't be that network; names the fields.
+        WeightsError: Timm's architecture can't be that network; the message names the fields.
     """
     spec = graph.spec
     if problems := list(_unsayable(graph)):

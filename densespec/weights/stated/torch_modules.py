@@ -294,7 +294,7 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
         prefix: What stands before the paths of the network's modules.
 
     Raises:
-        StatedOtherwise: A module computes what no spec says, or not this one; names it.
+        StatedOtherwise: A module computes what no spec says, or not this one; the message names it.
     """
     if not modules:
         return Told()
