@@ -370,7 +370,7 @@ def _stem_kind(stated: StatedOps, norm: StatedOp, channels: int | None) -> str:
 
 
 def _pads_as_same(stated: StatedOp) -> bool:
-    """Say whether a layer says "same" where that makes a difference, or pads its sides unequally."""
+    """Say whether a layer says "same" with an effect, or pads its sides unequally."""
     op = stated.op
     assert isinstance(op, ops.Conv | ops.MaxPool)
     if stated.says_same:
