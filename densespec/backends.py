@@ -432,7 +432,7 @@ def require_logits(graph: Graph) -> None:
     """
     if not graph.gives_logits:
         raise ValueError(
-            f"the network ends in {graph.output.name}, but the loss is of logits: build it with "
+            f"the network ends in {graph.output.name}, but the loss takes logits: build it with "
             "its classifier and without classifier_activation"
         )
 

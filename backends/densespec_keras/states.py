@@ -167,7 +167,7 @@ def _stated(model: Any) -> StatedGraph:
     try:
         return stated_graph(model)
     except WeightsError as error:
-        raise WeightsError(f"the model is none of densespec's: {error}") from error
+        raise WeightsError(f"densespec did not build the model: {error}") from error
 
 
 def _trained_graph(model: Any, graph: Graph) -> Graph:

@@ -163,7 +163,7 @@ class DenseNetModule(lightning.LightningModule):
             DensespecError: the model is not of densespec.
         """
         if self.graph is None:
-            raise DensespecError("canonical checkpoints are of models that densespec built")
+            raise DensespecError("only models that densespec built have canonical checkpoints")
         self._average_statistics()
         if self.global_rank == 0:
             state = TrainingState(

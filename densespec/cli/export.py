@@ -69,14 +69,14 @@ from densespec.weights.reading import ReadingOptions
 @click.option(
     "--calibrate",
     metavar="NAME[:PLACE]",
-    help="Images of which int8 takes the ranges of values, as --data of densespec train.",
+    help="Images from which int8 takes the ranges of values, as for --data of densespec train.",
 )
 @click.option(
     "--least-agreement",
     type=click.FloatRange(0, 1),
     default=LEAST,
     show_default=True,
-    help="The part of held-out images whose likeliest class int8 has to leave as it is.",
+    help="The part of held-out images whose likeliest class has to stay the same in int8.",
 )
 @options_of(ReadingOptions)
 @click.option(

@@ -171,7 +171,7 @@ def network_of(
     """
     if (said := reading.said()) and (seed is not None or not _is_path(source)):
         raise DensespecError(
-            f"{' and '.join(said)}: say how a weight file is to be read, but none is given"
+            f"{' and '.join(said)}: say how to read a weight file, but none is given"
         )
     found = _found(source, wanted, reading, seed)
     graph = wanted.of(found.graph)

@@ -115,7 +115,7 @@ def _built(network: NetworkLike, backend: str, weights: Any, reading: dict[str, 
     if not isinstance(network, str | os.PathLike):
         if reading:
             words = " and ".join(reading)
-            raise DensespecError(f"{words}: say how weights are to be read, but the model is built")
+            raise DensespecError(f"{words}: say how to read weights, but the model is built")
         return network
     if weights is not None or str(network) in variants():
         return build(network, backend=backend, weights=weights or IMAGENET, **reading)

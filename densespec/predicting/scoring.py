@@ -126,7 +126,7 @@ def class_places(labels: Sequence[str], dataset: Dataset) -> np.ndarray:
     unknown = next(name for name in dataset.classes if name not in labels)
     if len(dataset.classes) != len(labels):
         raise DataError(
-            f"{dataset.name}: the network tells {len(labels)} classes apart, of which none "
+            f"{dataset.name}: the network tells {len(labels)} classes apart, but none "
             f"is called {unknown!r}: name the classes as the network does, or train a new head"
         )
     warnings.warn(

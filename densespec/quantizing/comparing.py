@@ -28,8 +28,8 @@ class Int8Disagrees(DensespecError):
 
     def __init__(self, comparison: Comparison, least: float) -> None:
         super().__init__(
-            f"in int8 the likeliest class is that of float32 for {comparison.agreement:.2%} of "
-            f"{comparison.count:,} held-out images, where {least:.2%} were wanted: nothing was "
+            f"in int8 the likeliest class is the same as in float32 for {comparison.agreement:.2%} "
+            f"of {comparison.count:,} held-out images, where {least:.2%} were wanted: nothing was "
             f"written. {comparison.in_words()}. Calibrate on images that are more like those in "
             "use, or on more of them, or say how much is enough (--least-agreement)"
         )

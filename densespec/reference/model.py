@@ -278,7 +278,10 @@ class ReferenceModel:
         return {w.name: gradients[w.name] for w in self.graph.weights if w.trainable}
 
     def check_input(self, x: Array) -> None:
-        """Check O5: the input has the shape of the graph's input, with a batch axis before it."""
+        """Check that an input fits the graph.
+
+        O5: the input has the shape of the graph's, with a batch axis before it.
+        """
         expected = self.graph.input.shape
         fits = x.ndim == 1 + len(expected) and all(
             size is None or size == actual

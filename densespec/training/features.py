@@ -71,7 +71,7 @@ def why_not(graph: Graph, recipe: TrainingRecipe, devices: int) -> str | None:
             "'none' and nothing else, or leave the cache out"
         )
     if devices > 1:
-        return f"the run is on {devices} devices: cache on one, where the head is quick enough"
+        return f"the run is on {devices} devices: use one device, where the head is quick enough"
     try:
         cut(graph)
     except ValueError as error:

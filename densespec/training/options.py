@@ -156,7 +156,7 @@ class Invocation(Record):
     )
     recipe: RecipeLike | None = stated(
         _path_or("a recipe's name, a recipe, or the path of a recipe file", TrainingRecipe),
-        "what to train by; without any, the recipe of the digits, where the data are those",
+        "the recipe to train by; without one, the recipe of the digits if the data are the digits",
         default=None,
         metavar="NAME|FILE",
     )

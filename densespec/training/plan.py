@@ -256,8 +256,8 @@ def _check_same(options: RunOptions, stored: TrainingRun, here: TrainingRun) -> 
         differing.append("weights are given, but the run has its own")
     if differing:
         raise TrainingError(
-            f"{options.out} is another run, which can't go on so: {'; '.join(differing)}. Train "
-            "into a new folder instead; --weights takes up the weights of any run"
+            f"{options.out} is another run, which can't go on like this: {'; '.join(differing)}. "
+            "Train into a new folder instead; --weights starts from the weights of any run"
         )
 
 
@@ -267,7 +267,7 @@ def _new_epochs(before: TrainingRecipe, after: TrainingRecipe) -> list[str]:
         return []
     notes = [f"{after.epochs} epochs, not {before.epochs}"]
     if after.schedule in FALLING:
-        notes.append("the course of the learning rate is that of a run of so many epochs from here")
+        notes.append("from here, the learning rate follows the course of a run of so many epochs")
     old, new = ([e for e in r.drop_epochs() if e < r.epochs] for r in (before, after))
     if old != new:
         notes.append(

@@ -72,7 +72,7 @@ def _of_canonical_names(
 ) -> Mapping[str, np.ndarray] | None:
     if said := [name for name in reading.said() if name not in FITTED]:
         what = "arrays by canonical name need none" if arrays is not None else "none were given"
-        raise WeightsError(f"{' and '.join(said)}: say how weights are to be read, but {what}")
+        raise WeightsError(f"{' and '.join(said)}: say how to read weights, but {what}")
     if arrays is None:
         return None
     fits = {"in_channels": channels.fitted_arrays, "spatial_dims": dimensions.fitted_arrays}

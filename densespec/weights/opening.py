@@ -271,7 +271,7 @@ def _of_inner_models(metadata: Mapping[str, str]) -> str:
     if not (names := models_in(metadata)):
         return ""
     inner = " or ".join(f"--prefix {bare(name)}" for name in names[:SHOWN])
-    return f"; of the models within it, one is read alone by its name ({inner})"
+    return f"; of the models within it, one can be read by its name ({inner})"
 
 
 def _first_that_fits(

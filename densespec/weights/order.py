@@ -116,7 +116,7 @@ def _warning(layers: Sequence[LayerArrays]) -> str:
     counts = Counter(conv.shapes["kernel"] for conv in convs)
     certain = sum(counts[conv.shapes["kernel"]] == 1 for conv in convs)
     return (
-        "ORDER WAS ALL THAT THERE WAS: each array was taken for the one in its place, and every "
+        "ONLY THE ORDER COULD TELL: each array was taken for the one in its place, and every "
         f"shape fits, but of {len(convs)} convolutions only {certain} have a shape that no other "
         "has. Compare outputs with those of the program that saved it: if it uses its layers in "
         "another order, these are wrong"

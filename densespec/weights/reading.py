@@ -77,7 +77,8 @@ class InterpretingOptions(Record):
     key: str | None = stated(
         OrNone(Text()),
         "where a PyTorch file keeps them, such as state_dict_ema; keys within keys are joined by "
-        "dots; in checkpoints of our training, average for the averages; found otherwise",
+        "dots; in checkpoints of our training, average for the averages; without it, they are "
+        "searched for",
         default=None,
         metavar="KEY",
     )
@@ -116,7 +117,7 @@ class ReadingOptions(InterpretingOptions):
                 (str, os.PathLike, DenseNetSpec),
             )
         ),
-        "the network that they are of, but for its classes and channels; worked out otherwise",
+        "the network of the arrays, except for classes and channels; worked out by default",
         default=None,
         metavar="SPEC",
     )

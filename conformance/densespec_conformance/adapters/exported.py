@@ -78,7 +78,7 @@ class ExportedFileBackend:
         """Read the canonical arrays of the weights that it was exported from."""
         with open_weights(self.weights, otherwise=self.spec) as found:
             if found.graph.spec != self.spec:
-                raise WeightsError(f"{self.weights} is of another network than the spec")
+                raise WeightsError(f"{self.weights} belongs to another network than the spec")
             return dict(found.arrays())
 
     @functools.cached_property
@@ -143,7 +143,7 @@ class ExportedFileBackend:
         sizes = self.program.shape[2:]
         wanted = size or sizes
         if any(known not in (None, side) for known, side in zip(sizes, wanted, strict=True)):
-            raise Unsupported(f"it takes images of {_shape(sizes)} alone")
+            raise Unsupported(f"it only takes images of {_shape(sizes)}")
 
     def _has(self, weights: Mapping[str, np.ndarray]) -> bool:
         own = self.arrays

@@ -132,7 +132,7 @@ class ForeignTrainer:
     ) -> None:
         require_logits(graph)
         if recipe.average is not None or recipe.accumulate > 1:
-            raise Unsupported("averages and parts of batches are of networks that densespec built")
+            raise Unsupported("only networks that densespec built average and accumulate")
         self._network, self._keys = network, keys
         self._graph, self._recipe = graph, recipe
 

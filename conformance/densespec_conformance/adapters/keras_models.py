@@ -168,7 +168,7 @@ class KerasNetwork:
         if not all(size in (None, got) for size, got in zip(self._sizes, x.shape[2:], strict=True)):
             sizes = "x".join(str(size or "any") for size in self._sizes)
             raise Unsupported(
-                f"the model takes inputs of {sizes} alone, and its constructor has no parameter "
+                f"the model only takes inputs of {sizes}, and its constructor has no parameter "
                 "input_shape: ask for that size with --input"
             )
         ordered = x if self._format == "channels_first" else np.moveaxis(x, 1, -1)

@@ -202,7 +202,7 @@ def _train_on_several_devices(backend: Any, request: Train) -> list[StepTrace]:
     if not isinstance(backend, ParallelBackend):
         raise Unsupported("this backend trains on one device: it has no parallel_trainer")
     network = request.network
-    assert network.weights is not None, "the question is of given weights"
+    assert network.weights is not None, "the question is about given weights"
     try:
         trainer = backend.parallel_trainer(
             graph_of(network),

@@ -80,7 +80,7 @@ def _checked(subject: Subject) -> Subject:
             "(see `densespec list`), a spec file, or a spec as JSON"
         )
     if subject.spec is None and subject.weights is not None:
-        raise SubjectError(f"{subject.name}: weights are of one network: give its --spec too")
+        raise SubjectError(f"{subject.name}: weights belong to one network: give its --spec too")
     return subject
 
 

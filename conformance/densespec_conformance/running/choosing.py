@@ -71,7 +71,7 @@ def _cases_of(subject: Subject, size: str | None) -> tuple[Case, ...]:
         cases_of = exported_cases if subject.kind == "exported file" else network_cases
         return cases_of(subject.spec, None if size is None else input_size_of(size, subject.spec))
     if size is not None:
-        raise SubjectError(f"{subject.name}: an input size is of one network: give its --spec")
+        raise SubjectError(f"{subject.name}: an input size belongs to one network: give its --spec")
     return all_cases(split_mode(subject.name)[1])
 
 

@@ -69,7 +69,7 @@ OPTIONS = (
     ),
     SuiteOption(
         "jobs",
-        f"Processes at a time; a target that is alone has them all.  [default: {JOBS}]",
+        f"Processes at a time; a single target gets all of them.  [default: {JOBS}]",
         "N",
         short="-n",
     ),

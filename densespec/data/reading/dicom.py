@@ -68,7 +68,7 @@ def _check(dataset: Any) -> None:
         if name in dataset:
             raise ValueError(f"it has {what}, which is not looked into: write plain frames instead")
     if kind in COLOURS and (frames > 1 or dataset.BitsAllocated != 8):
-        raise ValueError("it has colours, of which one frame of eight bits is read")
+        raise ValueError("it has colours, but only one frame of eight bits is read")
     count = math.prod((frames, int(dataset.Rows), int(dataset.Columns)))
     if not 0 < count < MOST_VALUES:
         raise ValueError(f"it has {count} values, but should have from 1 to below {MOST_VALUES}")

@@ -36,7 +36,7 @@ DICTS = ("builtins.dict", "collections.OrderedDict", "collections.defaultdict")
 
 RESAVE = (
     "Nothing in it was run. If you trust whoever made it, load it in the program that saved it and "
-    "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
+    "save only its weights: torch.save(model.state_dict(), 'weights.pth')"
 )
 
 

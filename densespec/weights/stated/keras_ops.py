@@ -84,7 +84,7 @@ class StatedOps:
     @property
     def notes(self) -> list[str]:
         """Say in sentences what was left out."""
-        return [f"{layer} acts in training alone, and is left out" for layer in self.left_out]
+        return [f"{layer} acts only in training, and is left out" for layer in self.left_out]
 
     def of(self, *kinds: type[Any]) -> list[StatedOp]:
         """Give the ops of one of some kinds, in order."""

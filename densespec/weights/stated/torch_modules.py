@@ -178,7 +178,7 @@ def activation_between(modules: Modules, linears: Sequence[str]) -> Literal["rel
         return None
     have_relu = {_has_relu(modules, paths or ()) for paths in between}
     if len(have_relu) > 1:
-        raise StatedOtherwise("its head has a ReLU between some of its linear layers alone")
+        raise StatedOtherwise("its head has a ReLU between only some of its linear layers")
     return "relu" if have_relu.pop() else "none"
 
 
