@@ -409,7 +409,7 @@ def _training_notes(stated: StatedOps, graph: Graph) -> Iterator[str]:
         last = there[-1]
         yield (
             f"dropout stands where the spec has none ({last.layer}, rate {last.op.rate}): it acts "
-            "in training alone, and is left out"
+            "only in training, and is left out"
         )
 
 
