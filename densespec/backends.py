@@ -536,7 +536,7 @@ def recognised(model: Any) -> Origin | None:
 
 
 def graph_now(backend: str, model: Any, graph: Graph) -> Graph:
-    """Give the network that a built model is of now, after whatever was changed in it.
+    """Return the network that a built model is of now, after whatever was changed in it.
 
     Args:
         backend: The name of the backend that built it.

@@ -57,7 +57,7 @@ def load_all(group: str, kind: str) -> dict[str, Any]:
 
 
 def loaded(kind: str, name: str, load: Callable[[], Any]) -> Any:
-    """Give what ``load`` gives.
+    """Return what ``load`` gives.
 
     Raises:
         PackageMissing: ``load`` says so.

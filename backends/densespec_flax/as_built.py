@@ -37,7 +37,7 @@ def difference(module: Any, node: Node, precision: Precision) -> tuple[str, str]
 
 
 def flax_shape(weight: Weight) -> tuple[int, ...]:
-    """Give the shape that Flax has for an array: of kernels, (*window, in, out)."""
+    """Return the shape that Flax has for an array: of kernels, (*window, in, out)."""
     if weight.short != "kernel":
         return weight.shape
     units, features, *window = weight.shape
@@ -46,7 +46,7 @@ def flax_shape(weight: Weight) -> tuple[int, ...]:
 
 @functools.cache
 def _defaults(kind: Any) -> dict[str, Any]:
-    """Give the settings of a class that it has unless told otherwise, as attributes."""
+    """Return the settings of a class that it has unless told otherwise, as attributes."""
     parameters = inspect.signature(kind.__init__).parameters.values()
     passing = ("_init", "_metadata", "rngs")
     return {

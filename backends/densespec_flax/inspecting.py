@@ -23,7 +23,7 @@ from densespec_flax.modules import DenseNet, Part
 
 
 def graph_of(model: DenseNet, graph: Graph, kind: type[DenseNet]) -> Graph:
-    """Give the graph that a model of some kind, which was built of another graph, is of now.
+    """Return the graph that a model of some kind, which was built of another graph, is of now.
 
     Raises:
         ModelChanged: A module is not what any spec says.
@@ -121,7 +121,7 @@ def _check_parts(model: DenseNet, graph: Graph) -> None:
 
 
 def _parts_of(name: str) -> set[str]:
-    """Give the names of the parts that a node lies in."""
+    """Return the names of the parts that a node lies in."""
     return set(itertools.accumulate(name.split(".")[:-1], lambda *names: ".".join(names)))
 
 

@@ -39,7 +39,7 @@ LEAVES = {"gamma": "scale", "beta": "bias", "running_mean": "mean", "running_var
 
 
 def path_of(name: str) -> tuple[str, ...]:
-    """Give the path of an array in a network's state, by the array's canonical name."""
+    """Return the path of an array in a network's state, by the array's canonical name."""
     *path, leaf = name.split(".")
     return (*path, LEAVES.get(leaf, leaf))
 
@@ -71,7 +71,7 @@ def module_of(
 
 
 def kind_of(node: Node, precision: Precision) -> tuple[Any, dict[str, Any]]:
-    """Give the class of a node's module, and its settings, which it has as attributes.
+    """Return the class of a node's module, and its settings, which it has as attributes.
 
     The class is None where a function computes the node.
     """

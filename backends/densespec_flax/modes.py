@@ -48,7 +48,7 @@ class FastDenseNet(DenseNet):
         return super()._body(x, call) if modules is None else _Evaluation(self, modules, call)(x)
 
     def _fused(self) -> dict[str, Any] | None:
-        """Give the modules by their nodes' names if they can be fused."""
+        """Return the modules by their nodes' names if they can be fused."""
         types = {self.precision.dtype, self.precision.param_dtype}
         if types not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
             return None
@@ -214,7 +214,7 @@ class _Evaluation:
         )
 
     def _factor(self, dropout: Node, shape: tuple[int, ...]) -> Array:
-        """Give a dropout's factor for values of a shape: the given one, or one that it draws."""
+        """Return a dropout's factor for values of a shape: the given one, or one that it draws."""
         if dropout.name in self._call.factors:
             return self._call.factors[dropout.name]
         ones = jnp.ones(shape, self._model.precision.dtype)

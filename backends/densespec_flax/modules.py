@@ -178,7 +178,7 @@ class DenseNet(Tree):
         return Graph(self.graph.spec, nodes, outputs)
 
     def module(self, name: str) -> Any:
-        """Give the module of a node by its name; None if there is none, as for pools."""
+        """Return the module of a node by its name; None if there is none, as for pools."""
         found: Any = self
         for part in name.split("."):
             found = getattr(found, part, None)

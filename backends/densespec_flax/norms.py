@@ -33,7 +33,7 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
     def kept(self, variance: jax.Array, count: int) -> jax.Array:
-        """Give what the running variance averages, by the biased variance of ``count`` values."""
+        """Return what the running variance averages, by the biased variance of ``count`` values."""
         return variance * (_several(count) / (count - 1))
 
     def _count(self, x: jax.Array, mask: Any) -> int:
@@ -71,5 +71,5 @@ class FrozenBatchNorm(nnx.BatchNorm):
 
 
 def kept_variance(norm: nnx.BatchNorm, variance: jax.Array, count: int) -> jax.Array:
-    """Give what a norm's running variance averages, by the biased variance of a batch."""
+    """Return what a norm's running variance averages, by the biased variance of a batch."""
     return norm.kept(variance, count) if isinstance(norm, BatchNorm) else variance

@@ -75,5 +75,5 @@ def _cut(batch: Batch, part: slice) -> Batch:
 
 
 def _stacked(batch: Batch, each: int) -> Batch:
-    """Give an axis of parts to a batch of several parts of the same size."""
+    """Return an axis of parts to a batch of several parts of the same size."""
     return jax.tree.map(lambda array: array.reshape(-1, each, *array.shape[1:]), batch)

@@ -30,7 +30,7 @@ class Precision:
 
 
 def precision_of(name: str) -> Precision:
-    """Give the types that a name stands for: mixed ones keep arrays in float32.
+    """Return the types that a name stands for: mixed ones keep arrays in float32.
 
     Raises:
         ValueError: There is no such type, or JAX is set to compute in float32.

@@ -24,7 +24,7 @@ class LossScale(NamedTuple):
     steps: Any
 
     def after(self, finite: Any) -> LossScale:
-        """Give the factor for the next step."""
+        """Return the factor for the next step."""
         steps = jnp.where(finite, self.steps + 1, 0)
         grows = steps == PATIENCE
         kept = jnp.where(grows, self.factor * 2, self.factor)
@@ -32,7 +32,7 @@ class LossScale(NamedTuple):
 
 
 def first_scale() -> LossScale:
-    """Give the factor of the first step."""
+    """Return the factor of the first step."""
     return LossScale(jnp.float32(START), jnp.int32(0))
 
 

@@ -95,7 +95,7 @@ class LiveState:
         self._tree = jax.tree.structure(state)
 
     def get(self) -> Any:
-        """Give the arrays that the model has now."""
+        """Return the arrays that the model has now."""
         return jax.tree.unflatten(self._tree, [v.get_value() for v in self._variables])
 
     def set(self, state: Any) -> None:
@@ -167,7 +167,7 @@ class FlaxTrainer:
         return StepResult(loss, self._by_name(found) if gradients else {}, counted)
 
     def _placed(self, batch: Batch) -> tuple[Any, ...]:
-        """Give the parameters, the rest of the network, the state of training and a batch, on the
+        """Return the parameters, the rest of the network, the state of training and a batch, on the
         devices that compute."""
         others = self._moved.get(), self._rest.get()
         beside = Beside(self._optimizer, self._scale, self._average)
@@ -202,7 +202,7 @@ class FlaxTrainer:
         """Do nothing, as nothing is held."""
 
     def _by_name(self, state: Any) -> Arrays:
-        """Give a tree of the form of the parameters as canonical arrays."""
+        """Return a tree of the form of the parameters as canonical arrays."""
         flat = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
         names = [weight.name for weight in self._graph.weights if weight.trainable]
         return {name: to_canonical(name, flat[path_of(name)]) for name in names}
@@ -246,7 +246,7 @@ def step_by_parts(
 
 
 def _weighed(share: float, loss: Any, right: Any, gradients: Any) -> tuple[Any, Any, Any]:
-    """Give what a part adds to the loss, the number of right answers, and the gradients."""
+    """Return what a part adds to the loss, the number of right answers, and the gradients."""
     return share * loss, right, jax.tree.map(lambda gradient: share * gradient, gradients)
 
 

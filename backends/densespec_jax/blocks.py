@@ -128,7 +128,7 @@ def _unit(static: UnitConfig, unit: UnitArrays, x: Array, moments: Any) -> Array
 
 
 def _of(static: UnitConfig, unit: UnitArrays, moments: Any) -> tuple[Array, Array]:
-    """Give the statistics that a unit normalises with."""
+    """Return the statistics that a unit normalises with."""
     return (moments.mean, moments.variance) if static.batch else (unit.mean, unit.variance)
 
 
@@ -172,7 +172,7 @@ def _block_backward(config: tuple[BlockConfig, bool], residual: Any, grown: Any)
 
 
 def _zero_after(arrays: Any) -> Array:
-    """Give a zero that is known only when these arrays are.
+    """Return a zero that is known only when these arrays are.
 
     XLA chooses the order of what does not depend on each other. Left alone, it would begin the
     backward pass of every layer at once, and have the memory for all of them.

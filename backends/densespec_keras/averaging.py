@@ -54,7 +54,7 @@ class WeightAverage:
             variable.assign(array)
 
     def read(self) -> Arrays:
-        """Give the averages by canonical name."""
+        """Return the averages by canonical name."""
         return canonical(dict(zip(self._variables, self._averages.read(), strict=True)))
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -153,7 +153,7 @@ class _OnTensorFlow:
 
 
 def _own(variable: Any) -> Sequence[Any]:
-    """Give the variables of each replica, or the one that there is."""
+    """Return the variables of each replica, or the one that there is."""
     found: Sequence[Any] = getattr(variable, "values", (variable,))
     return found
 

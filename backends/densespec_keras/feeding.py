@@ -35,6 +35,6 @@ class KerasBatches(keras.utils.PyDataset):
         return None if self._batches.shuffle else self._batches.steps_per_epoch
 
     def __getitem__(self, step: int) -> LabelledBatch:
-        """Give images in the layout and int64 labels of a step, counted from ``start_step``."""
+        """Return images in the layout and int64 labels of a step, counted from ``start_step``."""
         x, y = self._batches[self._start_step + step]
         return laid_out(x, self._data_format), y

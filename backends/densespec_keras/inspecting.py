@@ -77,7 +77,7 @@ _CARRIED = (
 
 
 def graph_of(model: Any, graph: Graph) -> Graph:
-    """Give the graph that a model, which was built of another graph, is of now.
+    """Return the graph that a model, which was built of another graph, is of now.
 
     Raises:
         ModelChanged: A layer is not what any spec says.
@@ -112,7 +112,7 @@ def _check_parts(model: Any) -> None:
 
 
 def paths_of(model: Any, graph: Graph) -> Mapping[str, str]:
-    """Give the paths of the layers that compute the nodes of a model's graph, by their names.
+    """Return the paths of the layers that compute the nodes of a model's graph, by their names.
 
     Raises:
         WeightsError: As for :func:`stated_graph`.
@@ -139,7 +139,7 @@ def _stated_part(model: Any, graph: Graph) -> StatedGraph:
 
 
 def layers_of(model: Any, graph: Graph) -> dict[str, Any]:
-    """Give the layer of every node that has arrays: by its name, or by what the model states."""
+    """Return the layer of every node that has arrays: by its name, or by what the model states."""
     nodes = [node for node in graph.nodes if node.weights]
     named = {layer.name: layer for layer in model.layers}
     found = {node.name: named.get(layer_name(node.name)) for node in nodes}
@@ -150,7 +150,7 @@ def layers_of(model: Any, graph: Graph) -> dict[str, Any]:
 
 
 def leaves(model: Any) -> Iterator[Any]:
-    """Give the layers of a model and of the models in it."""
+    """Yield the layers of a model and of the models in it."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from leaves(layer)
@@ -159,21 +159,21 @@ def leaves(model: Any) -> Iterator[Any]:
 
 
 def layer_at(model: Any, path: str) -> Any:
-    """Give the layer at a path, which names the models that it is in."""
+    """Return the layer at a path, which names the models that it is in."""
     for name in path.split("/"):
         model = model.get_layer(name)
     return model
 
 
 def settings_of(layer: Any) -> tuple[Any, ...]:
-    """Give what says whether a layer computes what it did; it is read at every call."""
+    """Return what says whether a layer computes what it did; it is read at every call."""
     own = vars(layer)
     hooked = (bool(own.get(name)) for name in _HOOKS)
     return (type(layer), *map(own.get, SETTINGS), *map(own.get, _CALLED), *hooked)
 
 
 def frozen_as(model: Any, stated: StatedGraph) -> Graph:
-    """Give the graph of a model with those parts frozen whose layers are.
+    """Return the graph of a model with those parts frozen whose layers are.
 
     Raises:
         WeightsError: A layer is frozen behind one that trains, or none trains.

@@ -111,7 +111,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return math.prod(ops.cast(size, x.dtype) for size in sizes)
 
     def kept(self, variance: Any, count: Any) -> Any:
-        """Give what the running variance averages."""
+        """Return what the running variance averages."""
         return variance * (count / (count - 1))
 
 

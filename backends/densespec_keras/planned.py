@@ -84,7 +84,7 @@ class Planned(keras.Model):
         self.settings = MappingProxyType(now | dict(settings or {}))  # which Keras does not track
 
     def planned(self) -> Graph:
-        """Give what is computed: for a model from a file, what its layers state."""
+        """Return what is computed: for a model from a file, what its layers state."""
         if self.graph is None:
             self.follow(stated_graph(self).graph)
         assert self.graph is not None
@@ -269,7 +269,7 @@ class _Evaluation:
         )
 
     def _scale(self, dropout: Node, x: Any, channels: int) -> Any:
-        """Give a dropout's factor for values of a block that reads x: the given or a drawn one."""
+        """Return a dropout's factor for values of a block that reads x, given or drawn."""
         if dropout.name in self._scales:
             return self._scales[dropout.name]
         ones = keras.ops.ones((*keras.ops.shape(x)[:-1], channels), dtype=x.dtype)

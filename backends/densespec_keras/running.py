@@ -84,7 +84,7 @@ def forward(model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arr
 
 
 def caller(model: Any, x: np.ndarray) -> Callable[[], object]:
-    """Give what predicts a batch once, which lies on the device already, and copies the answer."""
+    """Return the function that predicts a batch on the device once, and copies the answer."""
     formats = formats_of(model)
     given = keras.ops.convert_to_tensor(as_input(x, formats.outer, precision_of(model)))
     return lambda: model.predict_on_batch(given)

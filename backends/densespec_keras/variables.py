@@ -36,7 +36,7 @@ def variables(model: Any, graph: Graph) -> dict[str, Any]:
 
 
 def _variable(weight: ops.Weight) -> str:
-    """Give Keras's name for an array of a node."""
+    """Return Keras's name for an array of a node."""
     return _VARIABLES.get(weight.short, weight.short)
 
 
@@ -113,13 +113,13 @@ _DOCUMENTED: Mapping[ops.Initial, Callable[[], Any]] = {
 
 
 def trainable(model: Any, graph: Graph) -> dict[str, Any]:
-    """Give the trainable variables by canonical name."""
+    """Return the trainable variables by canonical name."""
     found = variables(model, graph)
     return {w.name: found[w.name] for w in graph.weights if w.trainable}
 
 
 def running_statistics(model: Any, graph: Graph) -> list[Any]:
-    """Give the variables that training moves but no gradient does."""
+    """Return the variables that training moves but no gradient does."""
     return [
         variable
         for name, variable in variables(model, graph).items()
@@ -128,5 +128,5 @@ def running_statistics(model: Any, graph: Graph) -> list[Any]:
 
 
 def layer_policy(model: Any) -> str:
-    """Give the name of the dtype policy of a model's layers."""
+    """Return the name of the dtype policy of a model's layers."""
     return str(model.layers[-1].dtype_policy.name)

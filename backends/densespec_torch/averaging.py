@@ -60,7 +60,7 @@ class WeightAverage:
             self._fill(self._arrays, before)
 
     def read(self) -> Arrays:
-        """Give the averages by canonical name."""
+        """Return the averages by canonical name."""
         return {name: to_numpy(average) for name, average in self._averages.items()}
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:

@@ -151,7 +151,7 @@ class _BlockPass:
         self.cuts, self.scratch = chunks_of(features, widest)
 
     def chunks(self, channels: int) -> Iterator[Tensor]:
-        """Give the first channels of the features of each chunk: (samples, *spatial, channels)."""
+        """Yield the first channels of the features of each chunk: (samples, *spatial, channels)."""
         return (self.features[cut, ..., :channels] for cut in self.cuts)
 
     def convolved(
@@ -252,7 +252,7 @@ class _BlockBackward(_BlockPass):
         return first(whole), [gradient for part in reversed(found) for gradient in part]
 
     def _taken(self, start: int, end: int) -> list[Tensor]:
-        """Give the gradients of features whose readers are all done, in chunks."""
+        """Return the gradients of features whose readers are all done, in chunks."""
         own = slice(start, end)
         factor = -self.stretch[own]
         shift = -self.along[own] - self.moments.mean[own] * factor

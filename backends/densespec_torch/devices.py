@@ -19,7 +19,7 @@ def names() -> list[str]:
 
 
 def _model(kind: str, index: int) -> str:
-    """Give what the maker calls a device, where PyTorch knows it."""
+    """Return what the maker calls a device, where PyTorch knows it."""
     find = getattr(torch.get_device_module(kind), "get_device_name", None)
     return f" ({find(index)})" if find else ""
 

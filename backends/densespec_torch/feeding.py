@@ -27,7 +27,7 @@ class TorchBatches:
         return self._batches.steps_per_epoch
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Give images (batch, channels, *size) and labels: int64 (batch,), or float64
+        """Return images (batch, channels, *size) and labels: int64 (batch,), or float64
         (batch, classes).
 
         Raises:

@@ -60,7 +60,7 @@ class WithHead(nn.Module):
         return self._through(before, x)
 
     def get_classifier(self) -> nn.Module:
-        """Give the classifier."""
+        """Return the classifier."""
         return self.get_submodule(CLASSIFIER)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

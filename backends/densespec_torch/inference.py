@@ -39,7 +39,7 @@ class PreparedDenseNet(nn.Module):
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[DenseNet]:
-        """Give the network that it is made of, to be changed; the program is made anew after."""
+        """Return the network that it is made of, to be changed; the program is made anew after."""
         original = self._original[0]
         for name in self._trainable:
             original.get_parameter(name).requires_grad_()
@@ -93,7 +93,7 @@ class PreparedDenseNet(nn.Module):
         return self.program().run(x, names)
 
     def program(self) -> Program:
-        """Give the program, which is made when it is first needed."""
+        """Return the program, which is made when it is first needed."""
         if self._program is None:
             self._program = self._made()
         return self._program
@@ -206,7 +206,7 @@ class PreparedDenseNet(nn.Module):
         return f"{type(self).__name__}()"
 
     def __prepare_scriptable__(self) -> Any:
-        """Give what ``torch.jit.script`` compiles: the network that it is made of."""
+        """Return what ``torch.jit.script`` compiles: the network that it is made of."""
         return self._original[0].__prepare_scriptable__()
 
 

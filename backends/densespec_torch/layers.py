@@ -110,7 +110,7 @@ def _max_pool(op: ops.MaxPool) -> nn.Module:
 
 
 def symmetric(padding: ops.Padding) -> tuple[int, ...] | None:
-    """Give pads by dimension, as PyTorch's modules take them, if both sides have the same."""
+    """Return pads by dimension, as PyTorch's modules take them, if both sides have the same."""
     if padding == "same" or any(before != after for before, after in padding):
         return None
     return tuple(before for before, _ in padding)

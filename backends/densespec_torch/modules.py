@@ -83,7 +83,7 @@ class Part(nn.Module):
         return self.children()
 
     def __getitem__(self, place: int | slice) -> nn.Module:
-        """Give a child by its number, or several that run one after another as an
+        """Return a child by its number, or several that run one after another as an
         ``nn.Sequential`` of the same modules.
 
         Raises:
@@ -101,7 +101,7 @@ class Part(nn.Module):
         return nn.Sequential(OrderedDict((c.name, self.get_submodule(c.name)) for c in chosen))
 
     def __prepare_scriptable__(self) -> Any:
-        """Give what ``torch.jit.script`` compiles in the place of this module.
+        """Return what ``torch.jit.script`` compiles in the place of this module.
 
         TorchScript looks up no modules as it runs, so their calls are written out.
 
@@ -148,7 +148,7 @@ class Part(nn.Module):
         return self._result(values)
 
     def _result(self, values: Mapping[str, Any]) -> Any:
-        """Give what the part gives, of values by name."""
+        """Return what the part gives, of values by name."""
         given = tuple(values[name] for name in self._gives)
         return given if len(given) > 1 else given[0]
 
@@ -190,7 +190,7 @@ class DenseNet(Part, WithHead):
         return super().forward(x)
 
     def _result(self, values: Mapping[str, Any]) -> Any:
-        """Give the outputs in the order that was asked for, if any was."""
+        """Return the outputs in the order that was asked for, if any was."""
         if self._outputs:
             return tuple(values[name] for name in self._outputs)
         return super()._result(values)

@@ -125,7 +125,7 @@ class Sums:
         self.bias = _plus(self.bias, bias)
 
     def gradients(self) -> list[Tensor]:
-        """Give the gradients of gamma, beta, the kernel and the bias, as far as there are any."""
+        """Return the gradients of gamma, beta, the kernel and the bias, as far as there are any."""
         found = (self._gamma(), self.beta, self.kernel, self.bias)
         return [gradient for gradient in found if gradient is not None]
 

@@ -197,7 +197,7 @@ class Program:
         return _Segment(parts[0].reads, tuple(instructions))
 
     def _instructions(self, step: Step, *, within: bool = False) -> Iterator[_Instruction]:
-        """Give what computes a step, which may be within a dense block."""
+        """Yield what computes a step, which may be within a dense block."""
         match step:
             case Block():
                 yield from self._layers(step)
@@ -379,7 +379,7 @@ def lacks_bfloat16() -> bool:
 
 @functools.cache
 def _cache() -> int:
-    """Give the size of the processor's last cache, in bytes."""
+    """Return the size of the processor's last cache, in bytes."""
     try:
         return os.sysconf("SC_LEVEL3_CACHE_SIZE") or _CACHE_IF_UNKNOWN
     except (ValueError, OSError, AttributeError):

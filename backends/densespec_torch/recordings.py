@@ -52,7 +52,7 @@ class RecordedFunction:
 
 
 def _circumstances(x: Tensor) -> Hashable:
-    """Give what decides which kernels run, and where."""
+    """Return what decides which kernels run, and where."""
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
     settings = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
     return (*x.shape, x.stride(), torch.cuda.current_stream(), *settings, products.allow_tf32)

@@ -34,7 +34,7 @@ class Workspace(threading.local):
         self.buffer: Any = None
 
     def tensor(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Give memory of a shape (batch, channels, *spatial); what was there before is lost."""
+        """Return memory of a shape (batch, channels, *spatial); what was there before is lost."""
         if not self.reused:
             return self._shaped(self._new(math.prod(shape), like), shape)
         view = self._views.get((use, shape))
@@ -47,7 +47,7 @@ class Workspace(threading.local):
         return view
 
     def part(self, whole: Tensor, start: int, stop: int) -> Tensor:
-        """Give some channels of such memory."""
+        """Return some channels of such memory."""
         if not self.reused:
             return whole[:, start:stop]
         key = (whole.data_ptr(), whole.shape, start, stop)
@@ -59,7 +59,7 @@ class Workspace(threading.local):
         return view
 
     def safe(self, x: Tensor) -> Tensor:
-        """Give a tensor that the next use of this memory leaves alone."""
+        """Return a tensor that the next use of this memory leaves alone."""
         held = {flat.untyped_storage().data_ptr() for flat in self._held.values()}
         return x.clone() if x.untyped_storage().data_ptr() in held else x
 
@@ -86,7 +86,7 @@ class Buffer:
         self._space = space
 
     def appended(self, concat: Node) -> Callable[[Tensor, Tensor], Tensor]:
-        """Give the function of a concatenation: new features go behind those that are there."""
+        """Return the function of a concatenation: new features go behind those that are there."""
         space, count = self._space, concat.channels
 
         def start(old: Tensor, new: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Case:
     cost: float = 1.0
 
     def in_mode(self, mode: str) -> Case:
-        """Give the case as a backend in a mode is asked it."""
+        """Return the case as a backend in a mode is asked it."""
         told = self.tier_in_modes
         if mode == LAYERS or told is None:
             return self

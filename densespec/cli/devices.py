@@ -18,7 +18,7 @@ LONGEST_WAIT = 120
 
 
 def devices_of(backend: str, *, seconds: float = LONGEST_WAIT) -> list[str] | str:
-    """Give the names of a backend's devices, or a sentence that says why there are none.
+    """Return the names of a backend's devices, or a sentence that says why there are none.
 
     Args:
         backend: The name of the backend.

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def environment(*, devices: bool) -> dict[str, Any]:
-    """Give a record of JSON values of what densespec runs on.
+    """Return a record of JSON values of what densespec runs on.
 
     No framework is imported. With ``devices``, each backend's framework is started in a process of
     its own and asked.
@@ -51,7 +51,7 @@ def _processors() -> str:
 
 
 def _packages() -> dict[str, str]:
-    """Give the versions of what is installed of the packages that matter, by name, sorted."""
+    """Return the versions of what is installed of the packages that matter, by name, sorted."""
     found = {}
     for name in {*_publishers(), *_requirements()}:
         try:

@@ -32,7 +32,7 @@ def options_of(
     multiple: bool = False,
     **parsers: Parse,
 ) -> Callable[[F], F]:
-    """Give a command a flag for every field of a record; what is not said is None.
+    """Return a command a flag for every field of a record; what is not said is None.
 
     A field may name its ``flag`` and its ``metavar``; otherwise the flag is its name.
 

@@ -332,7 +332,7 @@ def _table(title: str, **options: Any) -> Table:
 
 
 def _console() -> Console:
-    """Give standard output. Only a terminal has a width: what goes elsewhere is not wrapped."""
+    """Return standard output. Only a terminal has a width: what goes elsewhere is not wrapped."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else UNBOUNDED

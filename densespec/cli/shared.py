@@ -70,7 +70,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def label(spec: str) -> str:
-    """Give the name of a variant, or that of a spec file without its suffix."""
+    """Return the name of a variant, or that of a spec file without its suffix."""
     path = Path(spec)
     return path.stem if path.suffix in SUFFIXES else spec
 

@@ -130,7 +130,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {"none": none, "cifar": cifar, "imagene
 
 
 def augmentation(name: str, dims: int) -> Augmentation:
-    """Give an augmentation by name, for images of so many spatial dimensions.
+    """Return an augmentation by name, for images of so many spatial dimensions.
 
     Raises:
         UnknownName: There is no such augmentation.

@@ -55,7 +55,7 @@ class LazyImages(Protocol):
         ...
 
     def take(self, rows: np.ndarray) -> LazyImages:
-        """Give some of the images, by their indices (count,)."""
+        """Return some of the images, by their indices (count,)."""
         ...
 
 
@@ -116,11 +116,11 @@ class Split:
         return tuple(self.x.shape[1:])
 
     def image(self, index: int) -> np.ndarray:
-        """Give one image, (channels, *sizes)."""
+        """Return one image, (channels, *sizes)."""
         return self.x[index] if isinstance(self.x, np.ndarray) else self.x.read(index)
 
     def take(self, rows: np.ndarray) -> Split:
-        """Give some of the samples, by their indices (count,)."""
+        """Return some of the samples, by their indices (count,)."""
         x = self.x[rows] if isinstance(self.x, np.ndarray) else self.x.take(rows)
         return Split(x, self.y[rows])
 
@@ -277,7 +277,7 @@ def _measured_in_part(split: Split, scale: float) -> Normalisation:
 
 
 def _moments(pixels: np.ndarray, scale: float) -> tuple[float, float]:
-    """Give the mean and the variance of one channel of images (count, *sizes)."""
+    """Return the mean and the variance of one channel of images (count, *sizes)."""
     if pixels.dtype == np.uint8:
         counts = np.zeros(256, np.int64)
         for image in pixels:

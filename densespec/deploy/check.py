@@ -157,7 +157,7 @@ def _outputs(run: Runner, x: np.ndarray) -> Sequence[np.ndarray]:
 def _largest(
     actual: Sequence[np.ndarray], reference: ReferenceModel, x: np.ndarray, shape: tuple[int, ...]
 ) -> float:
-    """Give the largest difference of any value that a network gives."""
+    """Return the largest difference of any value that a network gives."""
     names = [node.name for node in reference.graph.given]
     expected = reference.run(x.astype(np.float64), taps=names)
     pairs = zip(actual, (expected[name] for name in names), strict=True)
@@ -178,7 +178,7 @@ def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]
 def _shapes(
     graph: Graph, options: ExportOptions, least: int | None = None
 ) -> Iterator[tuple[int, ...]]:
-    """Give usual and odd sizes, and the least one with one sample and with several."""
+    """Yield usual and odd sizes, and the least one with one sample and with several."""
     spec, known = graph.spec, graph.input_size
     probes = PROBES_3D if len(known) == 3 else PROBES[spec.shrinks_early]
     least = least or smallest_size(graph)

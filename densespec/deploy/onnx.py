@@ -388,7 +388,7 @@ class _Emitter:
         return (op.stride,) * self._dims
 
     def _window(self, op: ops.Conv | ops.MaxPool) -> dict[str, Any]:
-        """Give the attributes of a window. SAME_UPPER is the rule of "same" for any size."""
+        """Return the attributes of a window. SAME_UPPER is the rule of "same" for any size."""
         window = {"kernel_shape": op.window, "strides": self._strides(op)}
         if op.padding == "same":
             return window | {"auto_pad": "SAME_UPPER"}

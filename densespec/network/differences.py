@@ -26,13 +26,13 @@ OF_HEAD = frozenset(
 
 
 def fields_of(spec: DenseNetSpec) -> dict[str, Any]:
-    """Give every field of a spec by name; a stem width that is a rule is worked out."""
+    """Return every field of a spec by name; a stem width that is a rule is worked out."""
     fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     return fields | {"stem_width": spec.stem_channels}
 
 
 def spec_differences(first: DenseNetSpec, second: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
-    """Give the fields in which two specs differ, each with the first's and the second's value.
+    """Return the fields in which two specs differ, each with the first's and the second's value.
 
     What says more of something that neither has, such as the place of a dropout, is no difference.
     """

@@ -311,11 +311,11 @@ class Graph:
         return tuple(node for node in self.nodes if node.drop_rate > 0)
 
     def nodes_of(self, *kinds: type[Op]) -> tuple[Node, ...]:
-        """Give the nodes whose op is of one of some kinds, in order."""
+        """Return the nodes whose op is of one of some kinds, in order."""
         return tuple(node for node in self.nodes if isinstance(node.op, kinds))
 
     def stages(self) -> tuple[Stage, ...]:
-        """Give the network, stage by stage, without the input."""
+        """Return the network, stage by stage, without the input."""
         groups: dict[str, list[Node]] = {}
         for node in self.nodes[1:]:
             groups.setdefault(node.stage, []).append(node)
@@ -332,16 +332,16 @@ class Graph:
         return readers
 
     def readers(self, node: Node) -> tuple[Node, ...]:
-        """Give the nodes that read a node's value, in order."""
+        """Return the nodes that read a node's value, in order."""
         return tuple(self._readers[node.name])
 
     def reader(self, node: Node) -> Node | None:
-        """Give what alone reads a node's value; None if several do, or none, or if it is given."""
+        """Return the only reader of a node's value; None for no or several readers, or an output."""
         readers = self._readers[node.name]
         return readers[0] if len(readers) == 1 and node not in self.given else None
 
     def source(self, node: Node) -> Node:
-        """Give the node whose value is read by a node with one input."""
+        """Return the node whose value is read by a node with one input."""
         (name,) = node.inputs
         return self[name]
 
@@ -579,7 +579,7 @@ def without(graph: Graph, names: Collection[str]) -> Graph:
 
 
 def head_of(spec: DenseNetSpec) -> str:
-    """Give the name of the first part of a network's head, which follows the global pool."""
+    """Return the name of the first part of a network's head, which follows the global pool."""
     return "head1" if spec.head_units else CLASSIFIER
 
 

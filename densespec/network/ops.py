@@ -64,7 +64,7 @@ class Weighted:
     __slots__ = ()
 
     def weights(self) -> tuple[Weight, ...]:
-        """Give the arrays in a fixed order."""
+        """Return the arrays in a fixed order."""
         raise NotImplementedError
 
 
@@ -355,7 +355,7 @@ Op = (
 
 
 def weights_of(op: Op) -> tuple[Weight, ...]:
-    """Give the arrays of an op, in a fixed order."""
+    """Return the arrays of an op, in a fixed order."""
     return op.weights() if isinstance(op, Weighted) else ()
 
 

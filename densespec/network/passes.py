@@ -232,7 +232,7 @@ def _summed(kernel: np.ndarray) -> np.ndarray:
 
 
 def _scale_and_shift(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Give what a norm multiplies by and adds in inference, in float64."""
+    """Return what a norm multiplies by and adds in inference, in float64."""
     assert isinstance(norm.op, BatchNorm)
     mean, variance = (_array(arrays, f"{norm.name}.running_{s}") for s in ("mean", "variance"))
     scale = 1 / np.sqrt(variance + norm.op.epsilon)
@@ -247,7 +247,7 @@ def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def _linear(arrays: Arrays, node: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Give kernel and bias of a convolution or a dense layer, in float64; zeros for no bias."""
+    """Return kernel and bias of a convolution or a dense layer, in float64; zeros for no bias."""
     kernel = np.asarray(arrays[f"{node.name}.kernel"], np.float64)
     bias = arrays.get(f"{node.name}.bias", np.zeros(len(kernel)))
     return kernel, np.asarray(bias, np.float64)

@@ -152,7 +152,7 @@ def _splits(dataset: Dataset, part: str) -> tuple[Split, ...]:
 def prepared_batches(
     prepare: Preprocessing, dataset: Dataset, splits: Sequence[Split], batch_size: int
 ) -> Iterator[LabelledBatch]:
-    """Give images (batch, channels, *spatial) as a network takes them, and their labels."""
+    """Yield images (batch, channels, *spatial) as a network takes them, and their labels."""
     for split in splits:
         if len(split.shape) == 3 and split.image(0).dtype == np.uint8:
             yield from _prepared(prepare, split, batch_size)

@@ -60,7 +60,7 @@ class Accompaniment:
     outputs: str = SOFTMAX
 
     def texts(self) -> dict[str, str]:
-        """Give what is said as metadata of a weight file."""
+        """Return what is said as metadata of a weight file."""
         texts = {}
         if self.preprocessing is not None:
             texts[PREPROCESSING] = json.dumps(self.preprocessing.to_dict())

@@ -41,7 +41,7 @@ class FetchedWeights:
     name: str
 
     def accompaniment(self) -> Accompaniment:
-        """Give what goes with it; this computes its SHA-256."""
+        """Return what goes with it; this computes its SHA-256."""
         return Accompaniment(
             preprocessing=self.row.preprocessing,
             labels=self.row.labels,
@@ -66,7 +66,7 @@ class FetchedWeights:
 
 
 def local(row: PretrainedWeights) -> FetchedWeights | None:
-    """Give a file that is here, in densespec's cache or in another program's; None if none is.
+    """Return a file that is here, in densespec's cache or in another program's; None if none is.
 
     Raises:
         WeightsError: A file in densespec's cache has a wrong digest; it is deleted.
@@ -93,7 +93,7 @@ def is_here(row: PretrainedWeights) -> bool:
 
 
 def fetch(row: PretrainedWeights) -> FetchedWeights:
-    """Give a file that is here, or fetch it. A terminal shows how far it is.
+    """Return a file that is here, or fetch it. A terminal shows how far it is.
 
     Raises:
         WeightsError: It can't be fetched; the message says from where, and where to put it by hand.

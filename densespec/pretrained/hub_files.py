@@ -36,7 +36,7 @@ class HubFile:
 
 
 def place(row: PretrainedWeights) -> Path | None:
-    """Give the path of a file in the Hub's cache; None if it is not there."""
+    """Return the path of a file in the Hub's cache; None if it is not there."""
     if not is_installed("huggingface_hub"):
         return None
     found = _hub().try_to_load_from_cache(row.repository, row.file, revision=row.revision)
@@ -44,7 +44,7 @@ def place(row: PretrainedWeights) -> Path | None:
 
 
 def cached(row: PretrainedWeights) -> HubFile | None:
-    """Give a file that is in the Hub's cache; None if it is not.
+    """Return a file that is in the Hub's cache; None if it is not.
 
     Raises:
         WeightsError: It has a wrong digest; it is deleted.

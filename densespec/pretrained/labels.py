@@ -32,7 +32,7 @@ def label_sets() -> tuple[str, ...]:
 
 @functools.cache
 def label_set(name: str) -> LabelSet:
-    """Give the classes of a data set, such as ``"imagenet"``.
+    """Return the classes of a data set, such as ``"imagenet"``.
 
     Raises:
         UnknownName: There is no such set; the message suggests near names.
@@ -47,6 +47,6 @@ def label_set(name: str) -> LabelSet:
 
 @functools.cache
 def identifiers_by_names() -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Give the identifiers of every set of labels by its names."""
+    """Return the identifiers of every set of labels by its names."""
     found = map(label_set, label_sets())
     return {labels.names: labels.identifiers for labels in found if any(labels.identifiers)}

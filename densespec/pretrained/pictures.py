@@ -24,7 +24,7 @@ image of Pillow's."""
 
 
 def pixels_of(image: ImageLike, channels: int) -> np.ndarray:
-    """Give an image as bytes (height, width, channels), its colours converted where need be.
+    """Return an image as bytes (height, width, channels), its colours converted where need be.
 
     Grey images become coloured ones and coloured ones grey, as Pillow does it; what is transparent
     loses its transparency. A file is not turned as its camera was held.

@@ -76,7 +76,7 @@ class Preprocessing:
             raise WeightsError(f"preprocessing: {shown(record)} {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every field by name, as JSON and TOML hold them."""
+        """Return every field by name, as JSON and TOML hold them."""
         return json.loads(json.dumps(asdict(self)))
 
     @property

@@ -33,7 +33,7 @@ ADAPTABLE = TRAINING_ONLY | OF_HEAD | {"in_channels", "spatial_dims"}
 
 
 def registry() -> Mapping[str, PretrainedWeights]:
-    """Give every row by its exact name, in the order of the files.
+    """Return every row by its exact name, in the order of the files.
 
     Raises:
         WeightsError: A file can't be read or is no registry; the message names it.
@@ -98,7 +98,7 @@ def _tables(*values: object) -> bool:
 
 
 def find(name: str, network: DenseNetSpec | None = None) -> PretrainedWeights | None:
-    """Give the row that a name means; None if it is the name of none.
+    """Return the row that a name means; None if it is the name of none.
 
     Args:
         name: An exact name, the publisher's own, an id of the Hub with or without ``@REVISION``,
@@ -152,7 +152,7 @@ def _or(rows: Iterable[PretrainedWeights]) -> str:
 
 
 def get_row(name: str, network: DenseNetSpec | None = None) -> PretrainedWeights:
-    """Give the row that a name means; see :func:`find`.
+    """Return the row that a name means; see :func:`find`.
 
     Raises:
         UnknownName: There is no such row; the message suggests near names.

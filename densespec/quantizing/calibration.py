@@ -42,12 +42,12 @@ class Images:
     batch: int
 
     def inputs(self, part: Part, count: int) -> Iterator[np.ndarray]:
-        """Give inputs of up to ``count`` images, drawn by a fixed seed."""
+        """Yield inputs of up to ``count`` images, drawn by a fixed seed."""
         for x, _ in self.labelled(part, count):
             yield x
 
     def labelled(self, part: Part, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Give inputs, and the labels by the network's numbers of classes where they are known.
+        """Yield inputs, and the labels by the network's numbers of classes where they are known.
 
         Only whole batches are given: a file may take no others.
 
@@ -72,7 +72,7 @@ class Images:
 
 
 def _raw(split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give images one by one, as bytes (1, height, width, channels): each has a size of its own."""
+    """Yield images one by one, as bytes (1, height, width, channels), each of its own size."""
     for index in range(len(split)):
         image = split.image(index)
         if image.dtype != np.uint8:

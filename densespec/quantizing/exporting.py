@@ -112,7 +112,7 @@ def export_int8(
 
 
 def _writer(chosen: ExportFormat) -> Int8Writer:
-    """Give what writes a format in int8, once all that is needed for it is installed."""
+    """Return what writes a format in int8, once all that is needed for it is installed."""
     if chosen.int8 is None:
         able = ", ".join(each.about for each in formats().values() if each.int8)
         raise DensespecError(f"{chosen.about} has no int8 here, but these have: {able}")

@@ -21,7 +21,7 @@ OptimizerMoments = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def moving(graph: Graph) -> list[Weight]:
-    """Give the arrays that training moves: weights, and running statistics, that are not frozen."""
+    """Return the arrays that training moves: weights and running statistics that are not frozen."""
     return [weight for node in graph.nodes if not node.frozen for weight in node.weights]
 
 
@@ -59,7 +59,7 @@ def check_moments(graph: Graph, recipe: TrainingRecipe, moments: OptimizerMoment
 def initial_moments(
     graph: Graph, recipe: TrainingRecipe, weights: Mapping[str, np.ndarray], dtype: str
 ) -> dict[str, Arrays]:
-    """Give what is kept before the first step: moments of zeros, and averages of one array each.
+    """Return what is kept before the first step: moments of zeros, and averages of one array each.
 
     Args:
         weights: The network's arrays by canonical name.
@@ -76,7 +76,7 @@ def initial_moments(
 
 
 def flat_moments(moments: OptimizerMoments) -> Arrays:
-    """Give moments as one table, by names such as ``velocity/stem.conv.kernel``."""
+    """Return moments as one table, by names such as ``velocity/stem.conv.kernel``."""
     return {
         f"{moment}/{name}": np.asarray(array)
         for moment, arrays in moments.items()
@@ -85,7 +85,7 @@ def flat_moments(moments: OptimizerMoments) -> Arrays:
 
 
 def nested_moments(arrays: Mapping[str, np.ndarray]) -> dict[str, Arrays]:
-    """Give the moments that a table of :func:`flat_moments` holds, whatever else it holds."""
+    """Return the moments that a table of :func:`flat_moments` holds, whatever else it holds."""
     found: dict[str, Arrays] = {}
     for key, array in arrays.items():
         moment, _, name = key.partition("/")

@@ -78,7 +78,7 @@ class Rule(Protocol):
     def update(
         self, constants: Constants, weight: Any, gradient: Any, moments: Moments, step: Step
     ) -> tuple[Any, dict[str, Any]]:
-        """Give the new weight and its new moments."""
+        """Return the new weight and its new moments."""
         ...
 
 

@@ -31,5 +31,5 @@ FALLING = ("cosine", "linear")
 
 
 def warmed(start: float, at: float, warmup: float) -> float:
-    """Give the share of the learning rate within the warm-up."""
+    """Return the share of the learning rate within the warm-up."""
     return start + (1 - start) * at / warmup

@@ -206,7 +206,7 @@ class BatchNormKernel:
 def through_affine(
     affine: bool, ctx: Context, dy: Array, normalised: Array
 ) -> tuple[Array, Arrays]:
-    """Give the gradient of what a norm scales and shifts, if it does, and of gamma and beta."""
+    """Return the gradient of what a norm scales and shifts, if it does, and of gamma and beta."""
     if not affine:
         return dy, {}
     axes = _but_channels(dy)
@@ -232,7 +232,7 @@ class GroupNormKernel:
         return gamma * normalised + beta
 
     def _normalised(self, op: ops.GroupNorm, ctx: Context, x: Array) -> tuple[Array, Array]:
-        """Give what is scaled and shifted, and one over the deviation of each group."""
+        """Return what is scaled and shifted, and one over the deviation of each group."""
         grouped = x.reshape(len(x), op.groups, -1)
         several = grouped.shape[2] > 1
         check_constraint(several, "O9", ctx.node, "one value per group has no deviation")
@@ -568,6 +568,6 @@ KERNELS: Mapping[type, Kernel] = {
 
 
 def log_softmax(x: Array) -> Array:
-    """Give the logarithm of the softmax over the second axis."""
+    """Return the logarithm of the softmax over the second axis."""
     shifted = x - x.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -14,7 +14,7 @@ LossAndSlope = tuple[float, Array]
 
 
 def loss_and_slope(recipe: TrainingRecipe, logits: Array, labels: Array) -> LossAndSlope:
-    """Give the loss of a recipe, and its gradient.
+    """Return the loss of a recipe, and its gradient.
 
     Args:
         logits: (batch, classes).

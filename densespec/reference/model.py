@@ -177,11 +177,11 @@ class ReferenceModel:
         return StepResult(loss, gradients)
 
     def initial_moments(self, recipe: TrainingRecipe) -> dict[str, Arrays]:
-        """Give what is kept beside the weights that there are before the first step."""
+        """Return what is kept beside the weights that there are before the first step."""
         return initial_moments(self.graph, recipe, self.weights, self.dtype.name)
 
     def averaged(self) -> ReferenceModel:
-        """Give the network of the averages, where there are any."""
+        """Return the network of the averages, where there are any."""
         weights = self.weights | self.moments.get(AVERAGE, {})
         return ReferenceModel(self.graph, weights, dtype=self.dtype, kernels=self.kernels)
 

@@ -36,7 +36,7 @@ class TimedProgram(Protocol):
     device_name: str
 
     def shape_of(self, batch: int, size: Sequence[int] | None) -> tuple[int, ...]:
-        """Give the shape (batch, channels, *spatial) of an input, or one of images.
+        """Return the shape (batch, channels, *spatial) of an input, or one of images.
 
         Raises:
             DensespecError: It takes no such input.
@@ -44,7 +44,7 @@ class TimedProgram(Protocol):
         ...
 
     def caller(self, batch: int, size: Sequence[int] | None) -> Callable[[], object]:
-        """Give what runs it once, on an input of a shape, and returns when that is computed."""
+        """Return what runs it once, on an input of a shape, and returns when that is computed."""
         ...
 
     def device_speed(self) -> float | None:
@@ -68,7 +68,7 @@ def export_to(task: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def usual_size(spec: DenseNetSpec) -> tuple[int, ...]:
-    """Give the size of images that a network is usually for."""
+    """Return the size of images that a network is usually for."""
     return (224 if spec.shrinks_early else 32,) * spec.spatial_dims
 
 

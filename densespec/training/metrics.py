@@ -44,7 +44,7 @@ class Metric:
 def _known(
     logits: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Give each class's name, logits and labels, where both values of the label occur."""
+    """Yield each class's name, logits and labels, where both values of the label occur."""
     for index, name in enumerate(names):
         known = labels[:, index] >= 0
         truth = labels[known, index] > 0.5
@@ -57,7 +57,7 @@ def _one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _mean(name: str, each: Figures) -> Figures:
-    """Give values by label, and their mean; nothing where there are none."""
+    """Return values by label, and their mean; nothing where there are none."""
     if not each:
         return {}
     of_labels = {f"{name}:{label}": value for label, value in each.items()}

@@ -21,7 +21,7 @@ def asked_for(path: Path, key: str | None) -> bool:
 
 
 def chosen(tensors: Tensors, *, averages: bool) -> tuple[Tensors, tuple[str, ...]]:
-    """Give the tensors of a file by which the network is to compute, and what to say of that.
+    """Return the tensors of a file by which the network is to compute, and what to say of that.
 
     Args:
         averages: Whether averages take the place of their arrays.

@@ -199,7 +199,7 @@ def outputs(
 
 
 def largest_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Give the largest difference over the largest magnitude; infinite for other shapes."""
+    """Return the largest difference over the largest magnitude; infinite for other shapes."""
     if actual.shape != expected.shape:
         return float("inf")
     return float(np.abs(actual - expected).max() / np.abs(expected).max())

@@ -29,7 +29,7 @@ SIZE = 16
 
 
 def stated_digests(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
-    """Give the digest of every array and every text, as the metadata of their file states them."""
+    """Return the digest of every array and every text, as the file's metadata state them."""
     return json.dumps(_digests(arrays, texts), separators=(",", ":"))
 
 

@@ -102,7 +102,7 @@ def _called(given: IdentifiedWeights) -> str:
 
 
 def stated_spec(given: GivenWeights) -> DenseNetSpec:
-    """Give the spec of the network that weights are of.
+    """Return the spec of the network that weights are of.
 
     Raises:
         WeightsError: There are none, or they have canonical names, which do not tell it.
@@ -113,7 +113,7 @@ def stated_spec(given: GivenWeights) -> DenseNetSpec:
 
 
 def accompaniment_of(given: GivenWeights) -> Accompaniment:
-    """Give what goes with weights; nothing with arrays by canonical name."""
+    """Return what goes with weights; nothing with arrays by canonical name."""
     return given.accompaniment if isinstance(given, IdentifiedWeights) else NOTHING
 
 
@@ -166,7 +166,7 @@ def _with_new_head(graph: Graph, given: GivenWeights, seed: int) -> Arrays:
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
-    """Give an array in a type of numpy's own: float32 holds every value of the shorter others."""
+    """Return an array in a type of numpy's own: float32 holds every value of the shorter others."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype.name in EXTENDED else array
 
@@ -235,7 +235,7 @@ def weights_for(
 def spec_of_file(
     weights: WeightsLike | None, reading: ReadingOptions = AS_THEY_ARE
 ) -> DenseNetSpec:
-    """Give the spec of the network in a weight file.
+    """Return the spec of the network in a weight file.
 
     Raises:
         WeightsError: There is no file, or it does not tell.

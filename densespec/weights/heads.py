@@ -161,7 +161,7 @@ def head_tensors(
     named: Collection[str],
     activation: HeadActivation | None,
 ) -> HeadTensors:
-    """Give the arrays of a head by canonical name.
+    """Return the arrays of a head by canonical name.
 
     Args:
         tensors: The arrays by full name.

@@ -14,7 +14,7 @@ from densespec.weights.tensors import Tensor, Tensors
 def canonical_tensors(
     layout: Layout, keys: Mapping[str, str], graph: Graph, tensors: Tensors
 ) -> dict[str, Tensor]:
-    """Give the tensors of a network, or of a part of one, by canonical name with canonical axes.
+    """Return the tensors of a network, or of a part of one, by canonical name with canonical axes.
 
     Args:
         keys: The layout's name of each array of the network, by its canonical name.
@@ -66,7 +66,7 @@ def _root(name: str) -> str:
 def layout_tensors(
     layout: Layout, container: str, graph: Graph, tensors: Tensors
 ) -> dict[str, Tensor]:
-    """Give everything that a layout's file of a network holds, by the names that it has there.
+    """Return everything that a layout's file of a network holds, by the names that it has there.
 
     Args:
         tensors: The network's, by canonical name.

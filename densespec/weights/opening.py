@@ -104,7 +104,7 @@ class IdentifiedWeights:
         return tuple(sorted({tensor.dtype for tensor in self.tensors.values()}))
 
     def with_classifier_bias(self) -> IdentifiedWeights:
-        """Give the same network with a bias of zeros where the classifier has none."""
+        """Return the same network with a bias of zeros where the classifier has none."""
         if not self.has_classifier or self.spec.classifier_bias:
             return self
         graph = with_spec(self.graph, self.spec.replace(classifier_bias=True))

@@ -97,7 +97,7 @@ class InterpretingOptions(Record):
     )
 
     def said(self) -> dict[str, Any]:
-        """Give what was said, by name."""
+        """Return what was said, by name."""
         fields = (field.name for field in dataclasses.fields(self))
         return {name: value for name in fields if (value := getattr(self, name)) is not None}
 
@@ -146,7 +146,7 @@ class ReadingOptions(InterpretingOptions):
     )
 
     def of_network(self) -> dict[str, Any]:
-        """Give what was said of the network that is wanted: the fields of its spec, by name."""
+        """Return what was said of the network that is wanted: the fields of its spec, by name."""
         return {name: value for name, value in self.said().items() if name in FITTED}
 
     def otherwise(self, **values: Any) -> Self:

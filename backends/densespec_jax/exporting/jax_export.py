@@ -48,7 +48,7 @@ def load(path: Path) -> ExportedProgram:
 def exported(
     graph: Graph, arrays: Arrays, options: ExportOptions, *, platforms: Sequence[str]
 ) -> Any:
-    """Give a network as ``jax.export`` does, with its arrays as constants.
+    """Return a network as ``jax.export`` does, with its arrays as constants.
 
     For several platforms the module takes one more argument, which says on which it runs.
     """

@@ -76,5 +76,5 @@ BlockOperands = Sequence[Sequence[UnitOperands]]
 
 
 def load(engine: str) -> Any:
-    """Give the functions of an engine, which is imported with them."""
+    """Return the functions of an engine, which is imported with them."""
     return importlib.import_module(f"{__name__}.{engine}")

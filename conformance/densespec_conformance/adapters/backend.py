@@ -117,7 +117,7 @@ class ConstructorBackend:
         return {"options": kept.options, "notes": (*kept.notes, built.how)}
 
     def construct(self, asked: NetworkToBuild) -> tuple[Built, Graph]:
-        """Give the network that is asked for, and its graph.
+        """Return the network that is asked for, and its graph.
 
         Raises:
             ConstructorError: Another network than the constructor's is asked for.
@@ -143,7 +143,7 @@ class ConstructorBackend:
         data_format: DataFormat,
         name: str,
     ) -> Built:
-        """Give the network these weights, or where there are none, its own."""
+        """Return the network these weights, or where there are none, its own."""
         size = tuple(n for n in graph.input_size if n is not None)
         kept = self._kept(dtype or "float32", size or natural_size(self.spec))
         kept.network.reset()
@@ -169,7 +169,7 @@ class ConstructorBackend:
         return model.network.count_parameters()
 
     def forward(self, model: Built, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-        """Give its output, and those taps that can be seen from outside.
+        """Return its output, and those taps that can be seen from outside.
 
         What a part with weights gives is a node's value, and what it reads is the value of the node
         before. So a ReLU without a module is seen by the convolution after it.
@@ -247,7 +247,7 @@ class ConstructorBackend:
 
 
 def _imported_frameworks() -> Iterator[Any]:
-    """Give the modules here that know the frameworks which this process has imported."""
+    """Yield the modules here that know the frameworks which this process has imported."""
     for framework, module in FRAMEWORKS:
         if framework in sys.modules:
             yield importlib.import_module(f"densespec_conformance.adapters.{module}")

@@ -123,7 +123,7 @@ class ExportedFileBackend:
         }
 
     def construct(self, asked: NetworkToBuild) -> tuple[ExportedFileBackend, Graph]:
-        """Give itself, and the graph of the network that is asked for.
+        """Return itself, and the graph of the network that is asked for.
 
         Raises:
             Unsupported: It is not of this size or dtype, or other weights are given than its own.
@@ -155,11 +155,11 @@ class ExportedFileBackend:
         return "channels_first"
 
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-        """Give its output, whatever else is asked for: of what is in between it shows nothing."""
+        """Return its output, whatever else is asked for: of what is in between it shows nothing."""
         return {graph.output.name: self._output(x)}
 
     def read_weights(self, model: Any, graph: Graph) -> Arrays:
-        """Give the weights that it was exported from."""
+        """Return the weights that it was exported from."""
         return select_weights(graph, self.arrays)
 
     def count_parameters(self, model: Any) -> tuple[int, int]:

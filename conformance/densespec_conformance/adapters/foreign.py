@@ -70,7 +70,7 @@ class ForeignNetwork(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
     def arrays(self) -> dict[str, ForeignArray]:
-        """Give every array but counters, by the framework's name."""
+        """Return every array but counters, by the framework's name."""
         ...
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:

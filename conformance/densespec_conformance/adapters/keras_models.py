@@ -68,7 +68,7 @@ def making(dtype: str) -> Iterator[None]:
 
 
 def adapt(made: object, dtype: str, dims: int) -> KerasNetwork | None:
-    """Give the network, or None if it is not one of Keras.
+    """Return the network, or None if it is not one of Keras.
 
     Raises:
         ConstructorError: The model is not built, or its layers' names do not tell them apart.
@@ -113,7 +113,7 @@ class KerasNetwork:
         }
 
     def variables(self, keys: Mapping[str, str]) -> dict[str, Any]:
-        """Give variables by canonical name, for the model's names of them."""
+        """Return variables by canonical name, for the model's names of them."""
         own = self._variables()
         return {name: own[key] for name, key in keys.items()}
 
@@ -160,7 +160,7 @@ class KerasNetwork:
         return see
 
     def images(self, x: np.ndarray) -> Any:
-        """Give an array, which is channels first, as the model's input.
+        """Return an array, which is channels first, as the model's input.
 
         Raises:
             Unsupported: The model takes inputs of another size.
@@ -182,7 +182,7 @@ class KerasNetwork:
 
 
 def _leaves(layer: Any) -> Iterator[Any]:
-    """Give the layers that hold variables of their own, however deep they are."""
+    """Yield the layers that hold variables of their own, however deep they are."""
     inner = list(layer._layers) if hasattr(layer, "_layers") else []
     if not inner and layer.variables:
         yield layer
@@ -203,7 +203,7 @@ def _has_format(layer: Any) -> bool:
 
 
 def _sizes(model: Any, data_format: str) -> tuple[int | None, ...]:
-    """Give the spatial sizes that the model is built for, None for any, or nothing if it does not
+    """Return the spatial sizes that the model is built for, None for any, or nothing if it does not
     say."""
     try:
         shape = tuple(model.input_shape)[1:]

@@ -65,7 +65,7 @@ class ForeignNames:
         )
 
     def fields(self) -> dict[str, Any]:
-        """Give the fields of a spec that the shapes determine.
+        """Return the fields of a spec that the shapes determine.
 
         Raises:
             WeightsError: The shapes are not those of a DenseNet.

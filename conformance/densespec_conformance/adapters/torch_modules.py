@@ -51,7 +51,7 @@ def making(dtype: str) -> Iterator[None]:
 
 
 def adapt(made: object, dtype: str, dims: int) -> TorchNetwork | None:
-    """Give the network, or None if it is not one of PyTorch.
+    """Return the network, or None if it is not one of PyTorch.
 
     Raises:
         Unsupported: PyTorch has no such dtype.
@@ -92,7 +92,7 @@ class TorchNetwork:
         return {key: _array(key, state) for key in state if not key.endswith(COUNTER)}
 
     def parameters(self, keys: Mapping[str, str]) -> dict[str, nn.Parameter]:
-        """Give parameters by canonical name, for the module's names of them."""
+        """Return parameters by canonical name, for the module's names of them."""
         own = dict(self._inner.named_parameters())
         return {name: own[key] for name, key in keys.items()}
 

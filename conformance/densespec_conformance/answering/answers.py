@@ -162,7 +162,7 @@ def graph_of(network: NetworkToBuild) -> Graph:
 
 
 def _arrays(graph: Graph, network: NetworkToBuild, file: str | None) -> Arrays:
-    """Give the weights that are asked for, or those of the target's file, or initial ones."""
+    """Return the weights that are asked for, or those of the target's file, or initial ones."""
     weights = file if network.weights is None else network.weights
     return initial_weights(graph, network.seed) if weights is None else weights_for(graph, weights)
 

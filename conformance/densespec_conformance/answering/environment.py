@@ -91,7 +91,7 @@ def settle() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of the packages that this process has imported."""
+    """Return the versions of the packages that this process has imported."""
     found = {"Python": platform.python_version(), "numpy": metadata.version("numpy")}
     for module, names in DISTRIBUTIONS.items():
         if module in sys.modules:

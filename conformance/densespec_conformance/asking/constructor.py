@@ -98,7 +98,7 @@ def is_short(text: str) -> bool:
 
 
 def _expanded(found: Constructor) -> Constructor:
-    """Give the constructor that a short form stands for."""
+    """Return the constructor that a short form stands for."""
     short = SHORT_FORMS.get(found.module)
     if short is None or found.attribute == short.function:
         return found

@@ -43,7 +43,7 @@ def exported_format(target: str) -> ExportFormat:
 
 
 def spec_of_export(target: str, weights: str | None, given: DenseNetSpec | None) -> DenseNetSpec:
-    """Give the network that a file is held to: that of the weights that it was exported from.
+    """Return the network that a file is held to: that of the weights that it was exported from.
 
     Args:
         weights: The path of those weights.

@@ -16,7 +16,7 @@ from densespec_conformance.asking.requests import Batch, Forward, NetworkToBuild
 
 
 def stream(label: str) -> np.random.Generator:
-    """Give the random stream of a label."""
+    """Return the random stream of a label."""
     return np.random.default_rng(zlib.crc32(label.encode()))
 
 
@@ -107,7 +107,7 @@ They are given for 1 to 3 dimensions. The last block still has more than one pos
 
 
 def natural_size(spec: DenseNetSpec) -> tuple[int, ...]:
-    """Give a size of inputs that the network accepts, and that is quick to compute."""
+    """Return a size of inputs that the network accepts, and that is quick to compute."""
     shrinking, others = SIDES[spec.spatial_dims - 1]
     return ((shrinking if spec.shrinks_early else others),) * spec.spatial_dims
 

@@ -89,7 +89,7 @@ def _spec(text: str) -> DenseNetSpec:
 
 
 def _named(constructor: Constructor) -> DenseNetSpec | None:
-    """Give the variant that a constructor is called after, such as ``DenseNet201``."""
+    """Return the variant that a constructor is called after, such as ``DenseNet201``."""
     name = constructor.network.lower()
     return resolve(name) if name in variants() else None
 

@@ -72,7 +72,7 @@ class _OutputRow:
 
 
 def exported_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[Case, ...]:
-    """Give the cases that say whether an exported file is the network of a spec.
+    """Return the cases that say whether an exported file is the network of a spec.
 
     Args:
         input_size: The only size to use; None stands for several, or for the file's own.

@@ -104,7 +104,7 @@ def _healthy(row: NotFiniteRow, asked: Forward) -> Forward:
 
 
 def _output(target: Target, healthy: Forward, asked: Forward) -> dict[str, np.ndarray]:
-    """Give the output for the first image, which came with the other one."""
+    """Return the output for the first image, which came with the other one."""
     answer = target.ask(replace(healthy, x=asked.x))
     return {name: value[:BAD] for name, value in answer.items()}
 

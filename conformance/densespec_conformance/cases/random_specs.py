@@ -134,7 +134,7 @@ class _Found(Exception):
         self.sample, self.failure = sample, failure
 
     def reported(self, target: str, about: str) -> Mismatch | TargetError:
-        """Give the failure with the network, and the command that shows it again."""
+        """Return the failure with the network, and the command that shows it again."""
         failure = self.failure
         text = f"{about}:\n{command(target, self.sample)}"
         if isinstance(failure, Mismatch):

@@ -21,7 +21,7 @@ FAMILIES = (*("spec", "op", "weights", "dropout", "distribution", "init", "preci
 
 @functools.cache
 def families() -> Mapping[str, tuple[Deviation, ...]]:
-    """Give every deviation, by family."""
+    """Return every deviation, by family."""
     return {
         family: importlib.import_module(f"{__name__}.{family}").DEVIATIONS for family in FAMILIES
     }
@@ -29,7 +29,7 @@ def families() -> Mapping[str, tuple[Deviation, ...]]:
 
 @functools.cache
 def catalogue() -> Mapping[str, Deviation]:
-    """Give every deviation by its id."""
+    """Return every deviation by its id."""
     found = [deviation for group in families().values() for deviation in group]
     by_id = {deviation.id: deviation for deviation in found}
     assert len(by_id) == len(found), "ids are unique"

@@ -177,7 +177,7 @@ class Norm(reference.BatchNormKernel):
     def _measure(
         self, op: ops.BatchNorm, ctx: Context, x: Array
     ) -> tuple[Array, Array, tuple[int, ...] | None]:
-        """Give mean, deviation, and the axes they were taken over, None for running ones."""
+        """Return mean, deviation, and the axes they were taken over, None for running ones."""
         running = self.moments == "running" or not (ctx.training or self.in_inference)
         spatial = tuple(range(2, x.ndim))
         axes = None if running else spatial if self.moments == "sample" else (0, *spatial)

@@ -122,7 +122,7 @@ def _rechained(graph: Graph, chain: Sequence[Node], wanted: Sequence[Node]) -> G
 
 
 def relinked(graph: Graph) -> Graph:
-    """Give the graph the channels and shapes that follow from its ops and their order."""
+    """Return the graph the channels and shapes that follow from its ops and their order."""
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
         if not node.inputs:

@@ -62,7 +62,7 @@ class Variant:
 
     @classmethod
     def of(cls, network: NetworkToBuild, size: tuple[int, ...] | None) -> Variant:
-        """Give the reference itself, for inputs of a spatial size."""
+        """Return the reference itself, for inputs of a spatial size."""
         model = densespec.build(
             network.spec,
             backend="numpy",
@@ -75,11 +75,11 @@ class Variant:
         return cls(model.densespec.graph, model.weights)
 
     def train_by(self, **changes: Any) -> Variant:
-        """Give the variant with other rules."""
+        """Return the variant with other rules."""
         return replace(self, rules=replace(self.rules, **changes))
 
     def compute_by(self, kind: type, kernel: Kernel) -> Variant:
-        """Give the variant with another kernel for a kind of op."""
+        """Return the variant with another kernel for a kind of op."""
         return replace(self, kernels={**self.kernels, kind: kernel})
 
 
@@ -111,7 +111,7 @@ class Memo:
     _arrays: dict[tuple[Any, ...], Array] = field(default_factory=dict)
 
     def get(self, key: Any, parts: Sequence[Array], compute: Callable[[], Any]) -> Any:
-        """Give a result that ``key`` and these very arrays decide."""
+        """Return a result that ``key`` and these very arrays decide."""
         key = (key, *map(id, parts))
         if key in self._known:
             return self._known[key][0]
@@ -121,7 +121,7 @@ class Memo:
         return result
 
     def same(self, array: Array) -> Array:
-        """Give an equal array that was seen before, or this one."""
+        """Return an equal array that was seen before, or this one."""
         key = array.shape, array.tobytes()
         return self._arrays.setdefault(key, array) if self.open else self._arrays.get(key, array)
 
@@ -143,7 +143,7 @@ def run(
     training: bool = False,
     masks: Mapping[str, Array] | None = None,
 ) -> Iterator[Computed]:
-    """Give each node in order; it is computed when it is asked for."""
+    """Yield each node in order; it is computed when it is asked for."""
     first, *rest = variant.graph.nodes
     values = {first.name: x}
     for node in rest:
@@ -166,7 +166,7 @@ def _compute(node: Node, kernel: Kernel, context: Context, inputs: Sequence[Arra
 def train(
     variant: Variant, request: Train, memo: Memo, seen: Sequence[StepTrace] = ()
 ) -> Iterator[tuple[str, Array]]:
-    """Give what there is to see of each step, by label, in the order in which it comes about:
+    """Yield what there is to see of each step, by label, in the order in which it comes about:
     running statistics, loss, gradients from the last to the first, moments, weights.
 
     Args:
@@ -215,7 +215,7 @@ def _norm(gradients: Arrays) -> float:
 
 
 def _moments(request: Train) -> defaultdict[str, Arrays]:
-    """Give the moments to go on from, by weight."""
+    """Return the moments to go on from, by weight."""
     found: defaultdict[str, Arrays] = defaultdict(dict)
     for moment, arrays in (request.moments or {}).items():
         for name, array in arrays.items():

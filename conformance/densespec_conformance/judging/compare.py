@@ -111,7 +111,7 @@ def assert_identical(*, actual: Mapping[str, np.ndarray], expected: Arrays) -> O
 
 
 def shown(answer: Mapping[str, np.ndarray], taps: Sequence[str]) -> list[str]:
-    """Give the taps that an answer has, and in any case the last, which is the output."""
+    """Return the taps that an answer has, and in any case the last, which is the output."""
     return [name for name in taps if name in answer or name == taps[-1]]
 
 

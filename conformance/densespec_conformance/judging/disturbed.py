@@ -89,7 +89,7 @@ class Noise:
 
 
 def _with_weights(ctx: Context, weights: Mapping[str, Array]) -> Context:
-    """Give the context other weights; statistics go where they went."""
+    """Return the context other weights; statistics go where they went."""
     return Context(ctx.node, weights, ctx.training, ctx.mask, ctx.statistics)
 
 

@@ -72,14 +72,14 @@ class Reference:
         self._known: dict[str, _Once] = {}
 
     def known(self, request: Request) -> Expectation:
-        """Give what an equal request's answer should be; one that was expected is not computed
+        """Return what an equal request's answer should be; one that was expected is not computed
         again."""
         with self._lock:
             earlier = [once for once in self._known.values() if once.is_of(request)]
         return earlier[0].of(lambda: request) if earlier else expectation(request)
 
     def expect(self, key: str, request: Callable[[], Request]) -> Expectation:
-        """Give what a request's answer should be; it is made when ``key`` is asked for the first
+        """Return what a request's answer should be; it is made when ``key`` is asked for the first
         time."""
         with self._lock:
             once = self._known.setdefault(key, _Once())

@@ -49,7 +49,7 @@ def _parts(step: StepTrace) -> Arrays:
 
 
 def spoken(moment: str) -> str:
-    """Give the name of a moment as labels have it, such as ``first moment``."""
+    """Return the name of a moment as labels have it, such as ``first moment``."""
     return moment.replace("_", " ")
 
 

@@ -74,7 +74,7 @@ def run_cases(words: Sequence[str], command: str) -> int:
 
 
 def chosen_cases(words: Sequence[str]) -> list[Case]:
-    """Give the cases that would run, or those for any backend where no target is named.
+    """Return the cases that would run, or those for any backend where no target is named.
 
     Raises:
         NothingToRun: There are none.

@@ -112,7 +112,7 @@ class CaseItem(pytest.Item):
 
 
 def cases_of(items: Iterable[pytest.Item]) -> list[Case]:
-    """Give the cases among some tests, each once, whichever targets meet it."""
+    """Return the cases among some tests, each once, whichever targets meet it."""
     found = {item.case.id: item.case for item in items if isinstance(item, CaseItem)}
     return list(found.values())
 

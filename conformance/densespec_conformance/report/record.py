@@ -239,5 +239,5 @@ def _stats(stats: Stats) -> Json:
 
 
 def number(value: float) -> float | str:
-    """Give six digits, or one of the texts "inf", "-inf" and "nan": JSON has no such numbers."""
+    """Return six digits, or one of the texts "inf", "-inf" and "nan": JSON has no such numbers."""
     return float(f"{value:.6g}") if math.isfinite(value) else str(float(value))

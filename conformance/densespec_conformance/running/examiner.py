@@ -25,7 +25,7 @@ DIAGNOSIS_SECONDS = 120.0
 
 
 def limit_of(case: Case, timeout: float | None) -> float:
-    """Give the seconds that a target's answers to a case may take."""
+    """Return the seconds that a target's answers to a case may take."""
     return max(LEAST_LIMIT, COSTS_IN_LIMIT * case.cost) if timeout is None else timeout
 
 

@@ -120,7 +120,7 @@ def expected_for(
 def unmatched(
     failures: Iterable[ExpectedFailure], cases_of: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
-    """Give a warning for each entry about one of the targets that no case of theirs matches.
+    """Return a warning for each entry about one of the targets that no case of theirs matches.
 
     Args:
         cases_of: The ids of all cases of a target, whichever of them run, by target.

@@ -25,11 +25,11 @@ class Picture:
     fill: np.ndarray
 
     def changed(self, pixels: np.ndarray) -> Picture:
-        """Give the picture with other pixels."""
+        """Return the picture with other pixels."""
         return Picture(pixels, self.fill)
 
     def colours(self) -> np.ndarray:
-        """Give the pixels, which are from 0 to 1.
+        """Return the pixels, which are from 0 to 1.
 
         Raises:
             DataError: They are not.

@@ -89,7 +89,7 @@ class ReadImages:
 
 
 def kind_of(file: BinaryIO, name: str, form: ImageForm) -> tuple[ImageReader, int]:
-    """Give what reads the images of a set, and how many sizes they have, by the first of its files.
+    """Return the reader of a set's images, and how many sizes they have, by the first file.
 
     Raises:
         DataError: It can't be read, or can't have so many channels.
@@ -105,7 +105,7 @@ def kind_of(file: BinaryIO, name: str, form: ImageForm) -> tuple[ImageReader, in
 
 
 def normalisation_of(train: Split) -> Normalisation:
-    """Give ImageNet's normalisation of grey or coloured pictures, and measure that of others."""
+    """Return ImageNet's normalisation of grey or coloured pictures, and measure that of others."""
     assert isinstance(train.x, ReadImages), "they are read from files"
     full, channels = train.x.reader.full, train.x.form.channels
     if full is not None and channels in NORMALISATIONS:

@@ -87,7 +87,7 @@ def _grey(dataset: Any, stored: np.ndarray, *, window: bool) -> np.ndarray:
 
 
 def _stored_ends(dataset: Any) -> np.ndarray:
-    """Give the lowest and the highest value that the stored bits can have."""
+    """Return the lowest and the highest value that the stored bits can have."""
     bits, signed = int(dataset.get("BitsStored", 0)), bool(dataset.get("PixelRepresentation", 0))
     if not bits and dataset.PhotometricInterpretation == INVERSE:
         raise ValueError("it shows low values bright, and does not say how many bits it stores")
@@ -96,7 +96,7 @@ def _stored_ends(dataset: Any) -> np.ndarray:
 
 
 def _windowed(dataset: Any, values: np.ndarray) -> np.ndarray:
-    """Give what eyes see through the first window of a file, from 0 to 1 (DICOM PS3.3 C.11.2)."""
+    """Return what eyes see through the first window of a file, from 0 to 1 (DICOM PS3.3 C.11.2)."""
     centre, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if centre is None or width is None:
         raise ValueError("it states no window: leave out --window, or window=True")
@@ -111,7 +111,7 @@ def _windowed(dataset: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _first(value: Any) -> float | None:
-    """Give the first of the values of an attribute, which may have one, several or none."""
+    """Return the first of the values of an attribute, which may have one, several or none."""
     if value is None or value == "":
         return None
     return float(value[0] if hasattr(value, "__len__") else value)

@@ -29,7 +29,7 @@ SPATIAL = 3
 
 
 def head_of(head: bytes) -> bytes:
-    """Give the first bytes of what a file holds, which may be packed."""
+    """Return the first bytes of what a file holds, which may be packed."""
     if not head.startswith(GZIP):
         return head
     try:

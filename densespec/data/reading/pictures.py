@@ -34,7 +34,7 @@ def read(file: BinaryIO, form: ImageForm) -> np.ndarray:
 
 
 def pixels_of(picture: Any, channels: int) -> np.ndarray:
-    """Give the pixels of a picture of Pillow's, (channels, height, width).
+    """Return the pixels of a picture of Pillow's, (channels, height, width).
 
     They are uint8; of grey pictures of sixteen bits float32, whose full intensity is 255 as well.
     How opaque a pixel is, is a fourth channel where four are wanted, and left out otherwise.

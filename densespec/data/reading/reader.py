@@ -55,14 +55,14 @@ class ImageReader:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Give how many bytes an open file has, and go to its start."""
+    """Return how many bytes an open file has, and go to its start."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Give an image (own channels, *sizes) so many channels: a single one is repeated for RGB.
+    """Return an image (own channels, *sizes) so many channels: a single one is repeated for RGB.
 
     Raises:
         ValueError: It has others.
@@ -78,7 +78,7 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def from_array(array: np.ndarray, channels: int) -> np.ndarray:
-    """Give the image (channels, *sizes) of an array that does not say where its channels are.
+    """Return the image (channels, *sizes) of an array that does not say where its channels are.
 
     They are the first axis or else the last one, whichever has as many as are wanted. Where neither
     has, all axes are sizes of a grey image if one or three channels are wanted.

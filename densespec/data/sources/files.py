@@ -44,12 +44,12 @@ class ImageFiles(ReadImages):
             return self.image(file, str(path))
 
     def take(self, rows: np.ndarray) -> ImageFiles:
-        """Give some of the images, by their indices (count,)."""
+        """Return some of the images, by their indices (count,)."""
         return replace(self, paths=tuple(self.paths[row] for row in rows))
 
 
 def image_files(root: Path, paths: Sequence[str], form: ImageForm) -> ImageFiles:
-    """Give the images of files, whose kind the first one tells.
+    """Return the images of files, whose kind the first one tells.
 
     Raises:
         DataError: The first one can't be read, or can't have so many channels.

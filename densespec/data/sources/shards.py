@@ -75,7 +75,7 @@ class ShardImages(ReadImages):
         return self.image(file, name)
 
     def take(self, rows: np.ndarray) -> ShardImages:
-        """Give some of the images, by their indices (count,)."""
+        """Return some of the images, by their indices (count,)."""
         return replace(self, places=self.places[rows])
 
 
@@ -182,7 +182,7 @@ def _add(path: Path, found: Mapping[str, _Sample], member: tarfile.TarInfo, file
 
 
 def _labels(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """Give labels: whole numbers, several numbers each, or names."""
+    """Return labels: whole numbers, several numbers each, or names."""
     try:
         rows = [[float(word) for word in text.replace(",", " ").split()] for text in texts]
     except ValueError:

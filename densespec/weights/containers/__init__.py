@@ -168,7 +168,7 @@ def _size(path: Path) -> int:
 
 
 def _by_suffix(path: Path) -> str:
-    """Give the container that a file's suffix says, which its content leaves open.
+    """Return the container that a file's suffix says, which its content leaves open.
 
     Raises:
         Refused: The suffix says nothing, or the content something else.
@@ -249,7 +249,7 @@ def _foreign(head: bytes) -> str | None:
 
 
 def container_of(path: str | os.PathLike[str]) -> str:
-    """Give the container that a path's suffix says.
+    """Return the container that a path's suffix says.
 
     Raises:
         WeightsError: its suffix is not known; the message names those that are.

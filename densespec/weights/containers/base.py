@@ -115,7 +115,7 @@ def _reason(error: Exception) -> str:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Give the type of arrays of this name.
+    """Return the type of arrays of this name.
 
     Raises:
         PackageMissing: it is one of ``ml_dtypes``, which is not installed.
@@ -250,7 +250,7 @@ class StoredBytes(ABC):
 
     @abstractmethod
     def part(self, start: int, size: int) -> np.ndarray:
-        """Give some of the bytes, of type uint8; they are fewer where the bytes end."""
+        """Return some of the bytes, of type uint8; they are fewer where the bytes end."""
 
     def take(self, start: int, size: int) -> bytes:
         """Copy some of the bytes; they are fewer where the bytes end."""
@@ -259,7 +259,7 @@ class StoredBytes(ABC):
     def array(
         self, start: int, shape: tuple[int, ...], dtype: np.dtype, order: ByteOrder = "<"
     ) -> np.ndarray:
-        """Give elements in this byte order."""
+        """Return elements in this byte order."""
         content = self.part(start, math.prod(shape) * dtype.itemsize)
         return elements(content, dtype, order).reshape(shape)
 
@@ -313,7 +313,7 @@ def mapped(file: IO[bytes]) -> np.ndarray:
 
 
 def elements(content: np.ndarray, dtype: np.dtype, order: ByteOrder) -> np.ndarray:
-    """Give bytes as elements in this byte order: a view, or a copy if they are not aligned.
+    """Return bytes as elements in this byte order: a view, or a copy if they are not aligned.
 
     Elements of ``ml_dtypes`` have no byte order of their own, so theirs is changed here.
     """
@@ -389,7 +389,7 @@ class Output:
 
 
 def little_endian_bytes(array: np.ndarray) -> memoryview:
-    """Give a C-contiguous array's elements; little-endian machines make no copy."""
+    """Return a C-contiguous array's elements; little-endian machines make no copy."""
     if sys.byteorder == "big":
         array = array.byteswap()
     return array.reshape(-1).view(np.uint8).data

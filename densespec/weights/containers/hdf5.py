@@ -101,7 +101,7 @@ def _walk(opened: Opened, file: StoredBytes, group: HDF5Object) -> Iterator[tupl
 
 
 def _below(group: HDF5Object) -> Iterator[tuple[str, HDF5Object]]:
-    """Give every group and array below a group, with its path.
+    """Yield every group and array below a group, with its path.
 
     Raises:
         Damaged: a group leads back to itself, or lies too deep.
@@ -263,7 +263,7 @@ def _layers(output: Output) -> dict[str, list[str]]:
 
 
 def _layer_of(name: str) -> str:
-    """Give the layer of a tensor of this name, if nothing else is said."""
+    """Return the layer of a tensor of this name, if nothing else is said."""
     return name.rpartition("/")[0] or name
 
 

@@ -143,7 +143,7 @@ class HDF5File:
         return int(root)
 
     def node(self, address: int) -> HDF5Object:
-        """Give the group or array at an address."""
+        """Return the group or array at an address."""
         if address not in self._nodes:
             self._nodes[address] = HDF5Object(self, address)
         return self._nodes[address]
@@ -457,7 +457,7 @@ def _records(file: HDF5File, address: int, kind: int) -> Iterator[int]:
 
 
 def _pointers(node: int, size: int, depth: int) -> list[tuple[int, int]]:
-    """Give by depth the bytes of a node's counts of records: of one child, and of all below it."""
+    """Return the bytes of a node's counts of records by depth: of a child, and of all below."""
     most = below = (node - 10) // size
     width = _width(most)
     found, total = [(width, 0)], 0

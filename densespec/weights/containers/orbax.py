@@ -76,7 +76,7 @@ def _tree(folder: Path) -> dict[str, Any]:
 
 
 def _leaves(tree: dict[str, Any]) -> Iterator[tuple[list[str], str]]:
-    """Give the keys to each leaf, and what kind of value it is."""
+    """Yield the keys to each leaf, and what kind of value it is."""
     for entry in tree["tree_metadata"].values():
         keys = [str(key["key"]) for key in entry["key_metadata"]]
         if not all(map(_NAME.fullmatch, keys)):

@@ -96,14 +96,14 @@ class StateSearch:
         return FoundState(value, entries, ".".join(path), tuple(beside), tuple(alike), modules)
 
     def entries(self, value: Any) -> dict[str, Any]:
-        """Give what a value holds by name; a module holds what its state dict would."""
+        """Return what a value holds by name; a module holds what its state dict would."""
         if id(value) not in self._entries:
             found = self._state_of(value) if is_module(value) else named_parts(value)
             self._entries[id(value)] = found
         return self._entries[id(value)]
 
     def _state_of(self, module: Any) -> dict[str, Any]:
-        """Give what the ``state_dict`` of a module would be."""
+        """Return what the ``state_dict`` of a module would be."""
         found: dict[str, Any] = {}
         for path, inner in self._walk(module):
             found |= self._prefixed(path, self._modules[id(inner)].state)
@@ -116,7 +116,7 @@ class StateSearch:
         }
 
     def _walk(self, module: Any) -> Iterator[tuple[str, Any]]:
-        """Give a module and those within it, each with what stands before its names.
+        """Yield a module and those within it, each with what stands before its names.
 
         Raises:
             Refused: they are nested deeper, or have more parts, than any network's.
@@ -241,7 +241,7 @@ def is_array(value: Any) -> bool:
 
 
 def pairs_of(value: Any) -> Sequence[Pair] | None:
-    """Give the keys and values of a dict of any class, and None for other values."""
+    """Return the keys and values of a dict of any class, and None for other values."""
     match value:
         case Dict(pairs):
             return pairs
@@ -253,7 +253,7 @@ def pairs_of(value: Any) -> Sequence[Pair] | None:
 
 
 def named_parts(value: Any) -> dict[str, Any]:
-    """Give the values of a dict whose keys are texts, or the attributes of another object."""
+    """Return the values of a dict whose keys are texts, or the attributes of another object."""
     pairs = pairs_of(value)
     if pairs is None:
         return attributes_of(value)
@@ -262,7 +262,7 @@ def named_parts(value: Any) -> dict[str, Any]:
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """Give the attributes that an object would be given."""
+    """Return the attributes that an object would be given."""
     match value:
         case Made(state=Dict() as state) | Made(state=(Dict() as state, _)):
             return named_parts(state)
@@ -311,7 +311,7 @@ class Module:
 
 
 def _attributes(module: Any) -> dict[str, Any]:
-    """Give the attributes of a module, with None for dicts that are empty, such as of no hooks."""
+    """Return the attributes of a module, with None for empty dicts, such as of no hooks."""
     found = attributes_of(module).items()
     return {name: None if _is_empty(value) else value for name, value in found}
 
@@ -322,7 +322,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _texts_in(value: Any) -> set[str]:
-    """Give the texts in a set."""
+    """Return the texts in a set."""
     match value:
         case Made(arguments=(list() as items,)) | Made(items=list() as items):
             return {item for item in items if isinstance(item, str)}

@@ -137,7 +137,7 @@ class TorchTensor:
 
 
 def storage_of(reference: Any) -> Storage:
-    """Give the storage that a pickle's persistent reference means.
+    """Return the storage that a pickle's persistent reference means.
 
     Raises:
         Damaged: it means none.
@@ -152,7 +152,7 @@ def storage_of(reference: Any) -> Storage:
 
 
 def _start(view: list[Any]) -> int:
-    """Give where a part of a storage starts, which old files have a name for."""
+    """Return where a part of a storage starts, which old files have a name for."""
     match view:
         case [] | [None]:
             return 0
@@ -162,7 +162,7 @@ def _start(view: list[Any]) -> int:
 
 
 def tensor_of(value: Any, name: str) -> TorchTensor | None:
-    """Give the tensor that a value stands for, or None if it stands for none.
+    """Return the tensor that a value stands for, or None if it stands for none.
 
     Raises:
         Refused: it stands for a tensor that is not dense, or has no values; the message names the

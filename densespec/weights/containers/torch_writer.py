@@ -117,7 +117,7 @@ def _tensor(number: int, tensor: Tensor) -> bytes:
 
 
 def _plain(value: object) -> bytes:
-    """Give the instructions that push a plain value."""
+    """Return the instructions that push a plain value."""
     return pickle.dumps(value, 2)[len(pickle.PROTO) + 1 : -len(pickle.STOP)]
 
 
@@ -130,5 +130,5 @@ def _ordered_dict() -> bytes:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Give the strides of a C-contiguous tensor, in elements."""
+    """Return the strides of a C-contiguous tensor, in elements."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

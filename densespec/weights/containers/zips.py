@@ -95,7 +95,7 @@ class Archive:
             return file.read(size)
 
     def content(self, name: str) -> np.ndarray:
-        """Give the bytes of a member, and compare it with its checksum.
+        """Return the bytes of a member, and compare it with its checksum.
 
         Raises:
             Damaged: there is no such member, or it is not what its checksum says.
@@ -126,7 +126,7 @@ class Archive:
 
 
 def names_in(path: Path) -> list[str]:
-    """Give the names of an archive's members."""
+    """Return the names of an archive's members."""
     with _opened(path, BytesOfFile(path)) as archive:
         return archive.namelist()
 

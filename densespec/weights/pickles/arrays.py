@@ -54,7 +54,7 @@ class PickledArray:
 
 
 def array_of(value: Any) -> PickledArray | None:
-    """Give the numpy array that a value stands for, or None if it is not one of numbers.
+    """Return the numpy array that a value stands for, or None if it is not one of numbers.
 
     Raises:
         PickleError: its parts contradict one another.
@@ -86,14 +86,14 @@ def _array(shape: Any, kind: Any, order: Any, content: Any) -> PickledArray | No
 
 
 def _sizes(content: memoryview | bytes | LongText) -> tuple[int, int]:
-    """Give the fewest and the most bytes of a content; UTF-8 takes one or two for each."""
+    """Return the fewest and the most bytes of a content; UTF-8 takes one or two for each."""
     if isinstance(content, LongText):
         return len(content.view) // 2, len(content.view)
     return len(content), len(content)
 
 
 def _type_of(kind: Any) -> tuple[str, Literal["<", ">"]]:
-    """Give the code of an array's type, empty if it is not numpy's own, and its byte order."""
+    """Return the code of an array's type, empty if it is not numpy's own, and its byte order."""
     match called(kind), kind:
         case "numpy.dtype", Made(arguments=(str() | memoryview() as code, *_), state=state):
             order = text_of(state[1], "latin1") if isinstance(state, tuple) and state[1:] else None
@@ -102,7 +102,7 @@ def _type_of(kind: Any) -> tuple[str, Literal["<", ">"]]:
 
 
 def _bytes_of(value: Any) -> memoryview | bytes | LongText | None:
-    """Give bytes, which Python 3 writes as a text and a call in old protocols."""
+    """Return bytes, which Python 3 writes as a text and a call in old protocols."""
     match called(value), value:
         case _, memoryview() | bytes():
             return value

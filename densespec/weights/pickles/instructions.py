@@ -59,7 +59,7 @@ class Instructions:
             raise damaged(f"{shown(str(error))} in {name}") from error
 
     def take(self, size: int) -> memoryview:
-        """Give a view of the next bytes.
+        """Return a view of the next bytes.
 
         Raises:
             PickleError: there are fewer.

@@ -84,7 +84,7 @@ class _Machine:
         return self.stack.pop()
 
     def end(self) -> Any:
-        """Give the one value that is left."""
+        """Return the one value that is left."""
         value = self.pop()
         if self.stack or self.below:
             raise damaged("it ends with more than one value")
@@ -173,7 +173,7 @@ def _build(machine: _Machine, _: None) -> None:
 
 
 def _grown(found: Sequence[Any], more: list[Any]) -> list[Any]:
-    """Give the list, once there is one, with more in it."""
+    """Return the list, once there is one, with more in it."""
     if not isinstance(found, list):
         return more
     found.extend(more)

@@ -56,13 +56,13 @@ class Made:
 
 
 def called(value: Any) -> str:
-    """Give the name of what would have made a value, empty for other values."""
+    """Return the name of what would have made a value, empty for other values."""
     named = isinstance(value, Made) and isinstance(value.function, Global)
     return value.function.path if named else ""
 
 
 def text_of(value: Any, encoding: str) -> str | None:
-    """Give a text, or Python 2's bytes as one, and None for other values."""
+    """Return a text, or Python 2's bytes as one, and None for other values."""
     match value:
         case str():
             return value

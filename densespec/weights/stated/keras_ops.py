@@ -87,11 +87,11 @@ class StatedOps:
         return [f"{layer} acts only in training, and is left out" for layer in self.left_out]
 
     def of(self, *kinds: type[Any]) -> list[StatedOp]:
-        """Give the ops of one of some kinds, in order."""
+        """Return the ops of one of some kinds, in order."""
         return [op for op in self.by_name.values() if isinstance(op.op, kinds)]
 
     def source(self, op: StatedOp) -> StatedOp:
-        """Give the first op that an op reads."""
+        """Return the first op that an op reads."""
         return self.by_name[op.sources[0]]
 
 

@@ -69,5 +69,5 @@ def check_agreement(stated: StatedNetwork, given: DenseNetSpec) -> None:
 
 
 def in_inference(graph: Graph) -> Graph:
-    """Give what of a network acts in inference: all but the dropouts."""
+    """Return what of a network acts in inference: all but the dropouts."""
     return without(graph, {node.name for node in graph.dropouts})
