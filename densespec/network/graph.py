@@ -336,7 +336,7 @@ class Graph:
         return tuple(self._readers[node.name])
 
     def reader(self, node: Node) -> Node | None:
-        """Return the only reader of a node's value; None for no or several readers, or an output."""
+        """Return the only reader of a node's value; None for none, several, or an output."""
         readers = self._readers[node.name]
         return readers[0] if len(readers) == 1 and node not in self.given else None
 
