@@ -1,4 +1,4 @@
-"""DenseNets described once, as data, and the same network in every framework.
+"""Describes DenseNets once, as data, and builds the same network in every framework.
 
     import densespec
 

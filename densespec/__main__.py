@@ -1,4 +1,4 @@
-"""The command ``densespec``, also as ``python -m densespec``."""
+"""Runs the command ``densespec``, also as ``python -m densespec``."""
 
 from densespec.cli import main as commands
 from densespec.interrupts import raise_again

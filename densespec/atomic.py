@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writes files whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNFINISHED = re.compile(r"\..+\.densespec-([0-9a-f]{8})-(\d+)-.+", re.DOTALL)
-"""The names of what is not finished: where the process runs that writes it, and its number."""
+"""Matches the names of unfinished files, which name the machine and the process that write it."""
 
 LONGEST = 40
-"""How many characters of a file's name its temporary one has: names have at most 255 bytes."""
+"""A temporary name keeps this many characters of the file's name: names have at most 255 bytes."""
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it on success and vanishes on failure.
+    """Provide a temporary path beside ``path``: it replaces it on success and vanishes on failure.
 
     As with a plain write, a link stays a link, and a file that is replaced keeps its permissions.
-    What processes that were killed have left beside it is removed.
+    Unfinished files that killed processes have left beside it are removed.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        OSError: it can't be written, or something else than a file is there; names ``path``.
+        OSError: it can't be written, or is there and not a file; the message names ``path``.
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
@@ -56,7 +56,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def folder_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder beside ``path``, which vanishes in the end.
+    """Provide a temporary folder beside ``path`` that vanishes at the end.
 
     Raises:
         FileNotFoundError: the folder that ``path`` is in does not exist.
@@ -83,7 +83,7 @@ def sweep(folder: Path) -> None:
 
 
 def unfinished_name(target: Path) -> str:
-    """A name that nothing has, for what is to take the place of ``target``."""
+    """Return a new name for what will take the place of ``target``."""
     unique = secrets.token_hex(4)
     return f".{target.name[:LONGEST]}.densespec-{_place()}-{os.getpid()}-{unique}.tmp"
 
@@ -107,7 +107,7 @@ def _runs(process: int) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _place() -> str:
-    """What tells machines, and containers of one machine, apart: each counts its own processes."""
+    """Name this machine, or this container of a machine: each counts its own processes."""
     place = socket.gethostname()
     with contextlib.suppress(OSError):
         place += f" {Path('/proc/self/ns/pid').stat().st_ino}"
@@ -116,7 +116,7 @@ def _place() -> str:
 
 @contextlib.contextmanager
 def _named(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
-    """Let errors name what the user named, rather than what is written in its stead."""
+    """Let errors name the path that the user named, rather than the one that is written."""
     try:
         yield
     except OSError as error:

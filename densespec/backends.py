@@ -1,4 +1,4 @@
-"""What a backend is, and how one is found.
+"""Defines what a backend is and finds one by its name.
 
 A backend turns a graph into a model of some framework. It is published under the entry-point group
 ``densespec.backends``, by anyone: the first-party ones have no privileges. ``docs/backends.md``
@@ -26,7 +26,7 @@ from densespec.recipes.recipe import TrainingRecipe
 GROUP = "densespec.backends"
 
 REFERENCE = "numpy"
-"""The backend that is the reference, which decides: densespec's own."""
+"""Names densespec's own backend, which is the reference: its result is the right one."""
 
 DataFormat = Literal["channels_first", "channels_last"]
 
@@ -36,16 +36,16 @@ MODES: Mapping[str, str] = {
     "efficient": "trains in little memory: activations are computed again in the backward pass",
     "inference": "prepared for inference: norms are folded; it can't be trained",
 }
-"""How a backend may run a network; every mode computes the same."""
+"""Lists the modes in which a backend may run a network. Every mode computes the same."""
 LAYERS = "layers"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model was built from; a built model carries it as its attribute ``densespec``.
+    """Records what a model was built from; a built model carries it as its attribute ``densespec``.
 
     Attributes:
-        backend: The backend's name, with the mode behind it.
+        backend: The backend's name, followed by ``+`` and the mode, if the mode is not ``layers``.
         dtype, data_format, name: What the backend was given.
         accompaniment: What goes with its weights: where they are from, what images need, labels.
     """
@@ -60,7 +60,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One training step: the loss before it, and the gradient of every trainable weight.
+    """Holds what a training step gives: the loss before it, and each trainable weight's gradient.
 
     Attributes:
         gradients: those of the loss alone, without weight decay, by canonical name and shape; empty
@@ -75,7 +75,7 @@ class StepResult:
 
 
 class Trainer(Protocol):
-    """Training steps on a model, through what users of its framework train with."""
+    """Takes training steps on a model by the means that its framework's users train with."""
 
     def step(
         self,
@@ -86,33 +86,36 @@ class Trainer(Protocol):
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
-        """One step of the recipe, in training mode; what is frozen stays in inference mode.
+        """Take one step of the recipe in training mode. Frozen parts stay in inference mode.
 
         Args:
             x: (batch, channels, *spatial).
             labels: (batch,) integers with the loss ``softmax``; where the recipe mixes images,
                 (batch, classes) shares that sum to 1; with other losses (batch, classes) numbers,
-                of which one that is not known is NaN, or negative with ``sigmoid``.
-            masks: one for each dropout node, of its shape with a batch axis before it: 1 keeps a
-                value, 0 drops it. Without masks, dropout draws its own.
+                where an unknown one is NaN, or negative with ``sigmoid``.
+            masks: one array for each dropout node, by the node's name. Its shape is the node's with
+                a batch axis before it. In it, 1 keeps a value and 0 drops it. Without masks,
+                dropout draws its own.
             gradients: whether to give the gradients, which costs time.
         """
         ...
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Logits (batch, classes) of x (batch, channels, *spatial), in inference mode.
+        """Compute the logits (batch, classes) of x (batch, channels, *spatial) in inference mode.
+
+        The averages of the weights are used where the recipe keeps averages.
 
         They are by the averages of the weights, where the recipe has them.
         """
         ...
 
     def moments(self) -> dict[str, Arrays]:
-        """What is kept beside the weights, in their shapes.
+        """Return what the optimizer keeps beside the weights, as arrays of the weights' shapes.
 
-        It is by the names of ``recipe.kept``, such as ``velocity`` or ``average``, and then by the
-        canonical name: moments of every trainable weight, averages of everything that is not
-        frozen (:func:`densespec.recipes.moments.moving`). It is empty where nothing is kept. Where
-        several processes train together, every one has to call it.
+        The outer keys are the names of ``recipe.kept``, such as ``velocity`` or ``average``. The
+        inner keys are canonical names. There are moments of every trainable weight, and averages of
+        everything that is not frozen (:func:`densespec.recipes.moments.moving`). The result is
+        empty if nothing is kept. Where several processes train together, every one has to call it.
         """
         ...
 
@@ -129,7 +132,7 @@ class Trainer(Protocol):
         ...
 
     def weights(self) -> Arrays:
-        """Every array by canonical name, running statistics as the recipe defines them.
+        """Return every array by canonical name, with running statistics as the recipe defines them.
 
         Where several processes train together, every one has to call it.
         """
@@ -142,11 +145,14 @@ class Trainer(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """How graphs run in one framework. All arrays at this interface are canonical: numpy,
-    channels first, by canonical name and shape, whatever the framework prefers inside."""
+    """Runs graphs in one framework.
+
+    All arrays at this interface are canonical, whatever the framework prefers inside: they are
+    numpy arrays, channels first, in canonical shapes and under canonical names.
+    """
 
     def data_format(self, requested: DataFormat | None) -> DataFormat:
-        """Layout of the built model's input: the requested one, or the framework's default.
+        """Choose the layout of the built model's input: as requested, or the framework's default.
 
         Raises:
             ValueError: the framework has no such layout.
@@ -162,7 +168,7 @@ class Backend(Protocol):
         data_format: DataFormat,
         name: str,
     ) -> Any:
-        """A model of the framework that computes ``graph`` with these weights.
+        """Build a model of the framework that computes ``graph`` with these weights.
 
         Args:
             dtype: such as ``"float32"``; None for the framework's default.
@@ -171,7 +177,7 @@ class Backend(Protocol):
         ...
 
     def read_weights(self, model: Any, graph: Graph) -> Arrays:
-        """Every array of the model."""
+        """Read every array of the model by canonical name, in canonical shape."""
         ...
 
     def write_weights(self, model: Any, graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
@@ -179,54 +185,54 @@ class Backend(Protocol):
         ...
 
     def count_parameters(self, model: Any) -> tuple[int, int]:
-        """Trainable parameters and running statistics, as the framework itself counts them."""
+        """Count trainable parameters and running statistics as the framework itself counts them."""
         ...
 
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-        """Outputs of the named nodes in inference mode; x is (batch, channels, *spatial)."""
+        """Compute the named nodes' outputs in inference mode; x is (batch, channels, *spatial)."""
         ...
 
     def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> Trainer:
-        """A trainer of the model by the recipe's loss and optimizer."""
+        """Make a trainer that trains the model by the recipe's loss and optimizer."""
         ...
 
 
 @runtime_checkable
 class ModalBackend(Protocol):
-    """A backend with other modes than ``layers``. Optional."""
+    """Has other modes than ``layers``. This is optional for a backend."""
 
     @property
     def modes(self) -> Sequence[str]:
-        """Those of ``MODES`` that it has."""
+        """Return the names of those ``MODES`` that it has."""
         ...
 
     def in_mode(self, mode: str) -> Backend:
-        """The backend whose models run in one of its modes."""
+        """Return the backend whose models run in one of its modes."""
         ...
 
 
 @runtime_checkable
 class InspectableBackend(Protocol):
-    """A backend that can tell what a model has become since it was built. Optional.
+    """Tells what a model has become since it was built. This is optional for a backend.
 
-    Users change models: another head, another epsilon, a hook. What a spec can say of that is
-    carried over to whatever is made of the model; the rest is refused.
+    Users change models: they set another head, another epsilon or a hook. A change that a spec can
+    state is carried over to whatever is made from the model. Any other change is refused.
     """
 
     def graph_of(self, model: Any, graph: Graph) -> Graph:
-        """The graph that the model is of now; ``graph`` is the one that it was built of.
+        """Return the model's graph as it is now; ``graph`` is the one that it was built from.
 
         Raises:
-            ModelChanged: no spec says what the model computes now; names the part.
+            ModelChanged: no spec says what the model computes now; the message names the part.
         """
         ...
 
     def rebuild(
         self, source: Any, origin: Origin, weights: Mapping[str, np.ndarray], *, trainable: bool
     ) -> Any:
-        """A new model that has what another of the same network has beyond values of arrays.
+        """Build a new model that also has what its source has beyond the values of arrays.
 
-        That is their types, their devices and whether the model is in training mode.
+        It keeps the arrays' types and devices, and whether the model is in training mode.
 
         Args:
             source: the other model.
@@ -239,34 +245,39 @@ class InspectableBackend(Protocol):
 
 @runtime_checkable
 class RecognisingBackend(Protocol):
-    """A backend that knows networks in its framework's models, whoever made those. Optional.
+    """Knows densespec's networks in its framework's models, whoever made those. Optional.
 
-    Users make models of the layers of another, and files of models forget what they were built of.
+    Users make new models from another model's layers, and files of models do not record what the
+    models were built from.
     """
 
     def recognise(self, model: Any) -> Origin | None:
-        """What a model could have been built from; None for a model of another framework.
+        """Return what a model could have been built from; None for another framework's model.
 
         Raises:
-            WeightsError: it is no network of densespec's; names what is not.
+            WeightsError: it is none of densespec's networks; the message names the part that
+                differs.
         """
         ...
 
 
 @runtime_checkable
 class ShapingBackend(Protocol):
-    """A backend whose framework knows the shapes of nodes without running them. Optional."""
+    """Knows the shapes of nodes without running them. This is optional for a backend."""
 
     def shapes(
         self, model: Any, graph: Graph, names: Sequence[str]
     ) -> Mapping[str, tuple[int | None, ...]]:
-        """Shapes of the named nodes' outputs, (channels, *spatial), as the framework says."""
+        """Return the shapes of the named nodes' outputs, as the framework has them.
+
+        A shape is (channels, *spatial); a size that the framework does not know is None.
+        """
         ...
 
 
 @runtime_checkable
 class ConfigurableBackend(Protocol):
-    """A backend whose framework reads settings once, when it starts. Optional."""
+    """Reads settings once, when its framework starts. This is optional for a backend."""
 
     def configure(self, recipe: TrainingRecipe) -> None:
         """Set what the framework has to be told before it starts to train by a recipe.
@@ -278,7 +289,7 @@ class ConfigurableBackend(Protocol):
 
 @runtime_checkable
 class DeviceBackend(Protocol):
-    """A backend that can name the devices which its framework finds. Optional."""
+    """Names the devices that its framework finds. This is optional for a backend."""
 
     def devices(self) -> Sequence[str]:
         """Start the framework and name its devices, as it does: ``["cuda:0 (...)", "cpu"]``."""
@@ -286,19 +297,19 @@ class DeviceBackend(Protocol):
 
 
 class ComputingDevice(Protocol):
-    """A device on which a framework computes, as those see it who measure it."""
+    """Represents a device on which a framework computes, for those who measure it."""
 
     @property
     def name(self) -> str:
-        """Its name, as :class:`DeviceBackend` gives it."""
+        """Return its name, as :class:`DeviceBackend` gives it."""
         ...
 
     def peak_memory(self) -> int | None:
-        """The most bytes of its memory that this process has used; None where nothing tells."""
+        """Return the most bytes of its memory that this process has used; None if it is unknown."""
         ...
 
     def product(self, side: int) -> Callable[[], object]:
-        """What multiplies two float32 matrices on it, and returns when that is done.
+        """Make a function that multiplies two float32 matrices on the device, and waits for it.
 
         Args:
             side: the rows and columns of each.
@@ -308,31 +319,31 @@ class ComputingDevice(Protocol):
 
 @runtime_checkable
 class TimeableBackend(Protocol):
-    """A backend whose models can be timed as their users run them. Optional.
+    """Has models that can be timed in the way their users run them. Optional for a backend.
 
-    Without it, what is timed is ``forward``, which copies arrays to and fro.
+    Without it, ``forward`` is timed, which also copies arrays to the device and back.
     """
 
     def device(self) -> ComputingDevice:
-        """The device that its users would take: the first accelerator, or else the CPU."""
+        """Return the device that its users would take: the first accelerator, or else the CPU."""
         ...
 
     def place(self, model: Any) -> Any:
-        """A built model, moved to that device."""
+        """Move a built model to that device, and return it."""
         ...
 
     def caller(self, model: Any, x: np.ndarray) -> Callable[[], object]:
-        """What runs a model on that device once, in inference mode, and returns when that is done.
+        """Make a function that runs a model on that device in inference mode, and waits for it.
 
         Args:
-            x: (batch, channels, *spatial); it is brought to the device before.
+            x: (batch, channels, *spatial); it is copied to the device once, before the timing.
         """
         ...
 
 
 @runtime_checkable
 class ParallelBackend(Protocol):
-    """A backend that can also train on several devices, driven from one process. Optional."""
+    """Can also train on several devices that one process drives. This is optional for a backend."""
 
     def parallel_trainer(
         self,
@@ -343,52 +354,52 @@ class ParallelBackend(Protocol):
         replicas: int,
         dtype: str | None,
     ) -> Trainer:
-        """A trainer that splits each batch among ``replicas`` devices, as the recipe defines it.
+        """Make a trainer that splits a batch among ``replicas`` devices, as the recipe defines it.
 
         All devices hold the same weights after each step.
 
         Raises:
-            ValueError: there are not so many devices; says how to have them.
+            ValueError: there are fewer devices; the message says how to get them.
         """
         ...
 
 
 class ProcessGroup(Protocol):
-    """The processes that train together, as one of them sees them."""
+    """Represents the processes that train together, as one of them sees them."""
 
     @property
     def rank(self) -> int:
-        """The number of this process, from 0."""
+        """Return the number of this process, counted from 0."""
         ...
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """Return the number of processes."""
         ...
 
     def part(self, count: int) -> slice:
-        """Which of the ``count`` samples of a batch are this process's."""
+        """Return the slice of a batch of ``count`` samples that this process computes."""
         ...
 
     def any(self, wish: bool) -> bool:
-        """Whether any process wishes something; every one has to call it."""
+        """Say whether any process wishes something. Every process has to call it."""
         ...
 
     def place(self, model: Any) -> Any:
-        """A built model, moved to this process's device."""
+        """Move a built model to this process's device, and return it."""
         ...
 
 
 @runtime_checkable
 class LaunchableBackend(Protocol):
-    """A backend that trains on several devices by a process for each. Optional.
+    """Trains on several devices with one process for each. This is optional for a backend.
 
-    A launcher starts the processes, on one machine or more, and tells each by its environment who
-    it is. All of them run the same program, each on its part of every batch.
+    A launcher starts the processes on one or more machines, and sets environment variables that
+    tell each process its number. All of them run the same program, each on its part of every batch.
     """
 
     def launcher(self, *, devices: int, nodes: int, endpoint: str | None) -> Sequence[str]:
-        """The command that runs the Python arguments after it once for each device.
+        """Return the command that runs the Python arguments after it once for each device.
 
         Args:
             devices: processes on each machine.
@@ -401,7 +412,7 @@ class LaunchableBackend(Protocol):
         ...
 
     def launched(self) -> tuple[int, int] | None:
-        """The number of this process and how many there are; None where no launcher started it."""
+        """Return this process's number and their count; None if no launcher started it."""
         ...
 
     def join(self) -> ProcessGroup:
@@ -421,7 +432,7 @@ def require_logits(graph: Graph) -> None:
     """
     if not graph.gives_logits:
         raise ValueError(
-            f"the network ends in {graph.output.name}, but the loss is of logits: build it with "
+            f"the network ends in {graph.output.name}, but the loss takes logits: build it with "
             "its classifier and without classifier_activation"
         )
 
@@ -483,20 +494,20 @@ def _check_shares(x: np.ndarray, labels: np.ndarray, classes: int) -> None:
 
 
 def backends() -> tuple[str, ...]:
-    """Names of the backends that installed packages offer; their frameworks may be absent."""
+    """List the backends that installed packages offer, by name. Their frameworks may be absent."""
     return published.names(GROUP)
 
 
 def get_backend(name: str) -> Backend:
-    """A backend by its entry-point name, or ``module:attribute`` of one that is not published.
+    """Find a backend by its entry-point name, or by ``module:attribute`` if it is not published.
 
     Args:
-        name: the backend's name; with a mode behind it, as in ``torch.nn+inference``, the backend
-            in that mode.
+        name: the backend's name. With a mode after it, as in ``torch.nn+inference``, the backend
+            runs its models in that mode.
 
     Raises:
         UnknownName: no package offers it, or it has no such mode; the message suggests near names.
-        PackageMissing: its framework is not installed; says what to install.
+        PackageMissing: its framework is not installed; the message says what to install.
         BackendUnavailable: its own module, or the attribute, is not there.
     """
     name, mode = split_mode(name)
@@ -525,27 +536,27 @@ def recognised(model: Any) -> Origin | None:
 
 
 def graph_now(backend: str, model: Any, graph: Graph) -> Graph:
-    """Give the network that a built model is of now, after whatever was changed in it.
+    """Return the network that a built model is of now, after whatever was changed in it.
 
     Args:
         backend: The name of the backend that built it.
         graph: What it was built from.
 
     Raises:
-        ModelChanged: It was changed into something that no spec says; names the part.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
     """
     engine = get_backend(backend)
     return engine.graph_of(model, graph) if isinstance(engine, InspectableBackend) else graph
 
 
 def split_mode(name: str) -> tuple[str, str]:
-    """A backend's name without its mode, and the mode: ``layers`` where none is named."""
+    """Split a backend's name into the name without a mode, and the mode (``layers`` by default)."""
     base, _, mode = name.partition("+")
     return base, mode or LAYERS
 
 
 def with_mode(name: str, mode: str | None) -> str:
-    """The name of the same backend in a mode; None for the mode that it names.
+    """Name the same backend in another mode; None keeps the mode that the name has.
 
     Raises:
         UnknownName: there is no such mode.

@@ -1,4 +1,4 @@
-"""``build`` and what moves weights into and out of built models."""
+"""Defines ``build``, and reads weights from and loads weights into built models."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from densespec.weights.opening import IdentifiedWeights
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 LOGITS = "linear"
-"""What Keras calls the activation that changes nothing."""
+"""Keras's name for the activation that changes nothing."""
 
 
 @takes_reading_options
@@ -108,7 +108,7 @@ def build(
     Raises:
         UnknownName: There is no such variant, backend, mode, part or output.
         SpecError: A spec or an input shape breaks a constraint.
-        PackageMissing: The framework is not installed; says what to install.
+        PackageMissing: The framework is not installed; the message says what to install.
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: The weights do not fit.
 
@@ -169,7 +169,7 @@ def goes_with(weights: WeightsLike | None, given: GivenWeights) -> Accompaniment
 
 
 def accompanied(model: Any, accompaniment: Accompaniment) -> Any:
-    """Give a built model what goes with its weights, as far as it is of such a network."""
+    """Give a built model what goes with its weights, as far as it concerns such a network."""
     origin = origin_of(model)
     kept = accompaniment.fitted_to(origin.graph)
     model.densespec = replace(model.densespec, accompaniment=kept)
@@ -237,7 +237,7 @@ def origin_of(model: Any) -> Origin:
 
     Raises:
         DensespecError: densespec did not build it, and its backend can't tell what it is.
-        ModelChanged: It was changed into something that no spec says; names the part.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
     """
     origin = getattr(model, "densespec", None)
     if isinstance(origin, Origin):
@@ -256,7 +256,7 @@ def feature_maps(model: Any) -> tuple[FeatureMap, ...]:
 
     Raises:
         DensespecError: densespec did not build the model.
-        ModelChanged: It was changed into something that no spec says; names the part.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
     """
     return origin_of(model).graph.feature_maps
 
@@ -266,7 +266,7 @@ def read_weights(model: Any) -> Arrays:
 
     Raises:
         DensespecError: densespec did not build the model.
-        ModelChanged: It was changed into something that no spec says; names the part.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
         WeightsError: An array was taken away, or replaced by one of another shape.
     """
     origin = origin_of(model)
@@ -341,7 +341,7 @@ def _split_shape(
 
 
 def _with_channels(reading: ReadingOptions, channels: int | None) -> ReadingOptions:
-    """The options with the channels of an input's shape.
+    """Complete the options with the channels of an input's shape.
 
     Raises:
         SpecError: It has others than the options say.
@@ -354,7 +354,7 @@ def _with_channels(reading: ReadingOptions, channels: int | None) -> ReadingOpti
 
 
 def _label(spec: SpecLike | None) -> str:
-    """What a model is called that was given no name: by its variant, or by its spec file."""
+    """Name a model that was given no name, by its variant or by its spec file."""
     return "densenet" if spec is None or isinstance(spec, DenseNetSpec) else Path(spec).stem
 
 

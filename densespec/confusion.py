@@ -1,4 +1,4 @@
-"""The figure of which classes are taken for which."""
+"""Draws which classes are taken for which."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from densespec.atomic import atomic_path
 from densespec.installed import require
 
 NAMED = 40
-"""Up to how many classes the axes name them."""
+"""The axes name the classes if there are at most this many."""
 
 NUMBERED = 15
-"""Up to how many classes each cell has its number."""
+"""Each cell shows its count if there are at most this many classes."""
 
 
 def draw_matrix(

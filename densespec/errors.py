@@ -1,4 +1,4 @@
-"""Every error densespec raises on purpose, so that callers can catch them by meaning."""
+"""Defines every error that densespec raises on purpose, so that callers catch them by meaning."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LONGEST = 200
-"""Characters of a value that an error message shows."""
+"""An error message shows at most this many characters of a value."""
 SHOWN = 5
-"""How many problems an error message names."""
+"""An error message names at most this many problems."""
 
 
 MOST_NAMES = 40
-"""How many names an error message lists where none is near."""
+"""An error message lists at most this many names where no name is near."""
 
 
 class DensespecError(Exception):
-    """Base of all errors densespec raises on purpose."""
+    """Base class of all errors that densespec raises on purpose."""
 
 
 def shown(value: object) -> str:
-    """``repr(value)``, cut short, for an error message; never an error itself."""
+    """Return ``repr(value)``, cut short, for an error message. It never raises an error."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # thousands of digits, thousands of nested lists
@@ -30,7 +30,7 @@ def shown(value: object) -> str:
 
 
 def bare(name: str) -> str:
-    """A name of someone else's, without quotes: escaped where a terminal should not print it."""
+    """Show somebody else's name without quotes, escaped where a terminal should not print it."""
     text = repr(name)[1:-1]
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
@@ -83,7 +83,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 class UnknownName(DensespecError, LookupError):
-    """A name that is not in a list of names; the message suggests near ones."""
+    """A name is not in a list of names; the message suggests near ones."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         known = sorted(known)
@@ -100,7 +100,7 @@ class PackageMissing(DensespecError, ImportError):
     """A package that something needs is not installed.
 
     Attributes:
-        package: the name by which it is imported.
+        package: the name under which it is imported.
         extra: the extra of densespec that installs it.
     """
 
@@ -116,11 +116,11 @@ class PackageMissing(DensespecError, ImportError):
 
 
 class BackendUnavailable(DensespecError, ImportError):
-    """A backend, or what one brings along, can't be loaded."""
+    """A backend, or something that it brings along, can't be loaded."""
 
 
 class Untrainable(DensespecError, ValueError):
-    """A model that is prepared for inference was to be trained."""
+    """Training was asked of a model that is prepared for inference."""
 
     def __init__(self, backend: str) -> None:
         super().__init__(
@@ -140,7 +140,7 @@ class ModelChanged(DensespecError):
         part: The name of the module or layer, such as ``features.pool0``.
         actual: What it is.
         expected: What the spec says.
-        why: Why no spec can say it, where that needs saying.
+        why: The reason why no spec can say it, if it needs one.
     """
 
     def __init__(self, part: str, actual: str, expected: str, why: str = "") -> None:
@@ -165,8 +165,8 @@ class WeightsError(DensespecError, ValueError):
 
 
 class ImageError(DensespecError, ValueError):
-    """An image can't be read, or is of another form than it should be."""
+    """An image can't be read, or has another form than it should have."""
 
 
 class WeightsWarning(UserWarning):
-    """Something was taken for granted of weights, for want of a word in them."""
+    """The weights do not state something, so densespec assumed it; the message says what."""

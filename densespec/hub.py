@@ -1,4 +1,4 @@
-"""Networks in folders as the Hugging Face Hub keeps them, here or there.
+"""Reads and writes networks in folders as the Hugging Face Hub keeps them, locally or on the Hub.
 
 A folder has ``model.safetensors`` (a canonical checkpoint), ``config.json`` (the spec, and what
 images need before the network) and ``README.md`` (a model card). Folders and files of others are
@@ -50,16 +50,16 @@ from densespec.weights.timm_folder import CONFIG, WEIGHTS, write_timm_folder
 CARD = "README.md"
 
 FolderFormat = Literal["densespec", "timm"]
-"""Whose folder it is: densespec's own, or timm's."""
+"""The format of a folder: densespec's own, or timm's."""
 
 PREFERRED = (WEIGHTS, "model.weights.h5", "pytorch_model.bin")
-"""Weight files that are taken where a folder has several."""
+"""Where a folder has several weight files, the first of these is taken."""
 
 LABELS = "id2label"
-"""Key of the names of the classes in ``config.json``, as other programs know it."""
+"""The key in ``config.json`` for the names of the classes, as other programs know it."""
 
 LONGEST_REASON = 500
-"""How many characters are shown of what the Hub says, which may repeat what it was given."""
+"""A message shows at most this many characters of the Hub's answer, which may repeat its input."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -132,7 +132,7 @@ class _Config:
 def _locate(
     path_or_hub_id: str | os.PathLike[str], revision: str | None, token: str | None
 ) -> tuple[Path, _Config | None]:
-    """The weight file, and the config beside it."""
+    """Find the weight file, and read the config beside it."""
     path = Path(path_or_hub_id)
     with _named(path, "can't be read"):
         if path.is_file() or is_folder_of_weights(path):
@@ -155,7 +155,7 @@ def _locate(
 
 @contextlib.contextmanager
 def _named(path: Path, what: str) -> Iterator[None]:
-    """Say of which path the system or the text is that does not do."""
+    """Put the path, and what is wrong with it, before an error of the system or of a text."""
     try:
         yield
     except DensespecError:
@@ -195,7 +195,7 @@ def _downloaded(repo_id: str, revision: str | None, token: str | None) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong, without what a terminal should not print, and cut."""
+    """Return the error's first line, cut short and without what a terminal should not print."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return repr(line)[1:-1][:LONGEST_REASON]
 
@@ -215,9 +215,9 @@ def _json(text: str, path: Path) -> dict[str, Any]:
 
 
 def _stated_in(config: _Config | None) -> dict[str, Any]:
-    """What a config states, ours or timm's, as options of :func:`open_weights`.
+    """Read what a config states, ours or timm's, as options of :func:`open_weights`.
 
-    Our weight files state their spec themselves, and may know better than the config.
+    Our weight files state their spec themselves, so the config's spec is not used for them.
     """
     if config is None:
         return {}
@@ -234,7 +234,7 @@ def _stated_in(config: _Config | None) -> dict[str, Any]:
 
 
 def _all_stated(found: Accompaniment, config: _Config | None) -> Accompaniment:
-    """What a weight file states to go with it, and for the rest the config beside it."""
+    """Join what the weight file states beside its arrays with what only the config states."""
     if config is None:
         return found
     stated = Accompaniment(
@@ -244,7 +244,7 @@ def _all_stated(found: Accompaniment, config: _Config | None) -> Accompaniment:
 
 
 def _stated_labels(entries: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names of the classes as transformers, or as timm has them."""
+    """Read the names of the classes as transformers or as timm writes them."""
     named, listed = entries.get(LABELS), entries.get("label_names")
     if isinstance(named, dict) and named.keys() == set(map(str, range(len(named)))):
         return tuple(str(named[str(index)]) for index in range(len(named)))
@@ -252,12 +252,12 @@ def _stated_labels(entries: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _but_first(value: object) -> object:
-    """A list without its first item; anything else as it is, to be refused by name."""
+    """Drop a list's first item. Anything else is returned as it is, to be refused by name."""
     return value[1:] if isinstance(value, list) else value
 
 
 def _stated_preprocessing(config: _Config) -> Preprocessing | None:
-    """Ours, or what timm calls ``pretrained_cfg``."""
+    """Read the preprocessing from our own entry or from timm's ``pretrained_cfg``."""
     ours, timms = (config.entries.get(key) for key in (PREPROCESSING, "pretrained_cfg"))
     if isinstance(ours, dict):
         record = ours
@@ -295,7 +295,7 @@ def save_pretrained(
 
     Args:
         preprocessing: What images need; None for what the model's weights say.
-        format: Whose folder it is to be. Timm's holds torchvision's names, and what timm's
+        format: The format of the folder. Timm's holds torchvision's names, and what timm's
             architecture can't be is refused; it loads in timm and in transformers, and densespec
             reads it too.
         labels: The names of the classes; None for what the model's weights say.
@@ -343,7 +343,7 @@ def folder_of_file(
 
 @dataclass(frozen=True)
 class _Network:
-    """What is written into a folder, and the backend that its card builds it on."""
+    """Holds what is written into a folder, and the backend on which its model card builds it."""
 
     graph: Graph
     arrays: Arrays
@@ -357,10 +357,10 @@ class _Network:
         return cls(origin.graph, read_weights(model), backend, origin.accompaniment)
 
     def said(self, preprocessing: Preprocessing | None, labels: Sequence[str] | None) -> _Network:
-        """The same with what a user says of it.
+        """Return the same network with the preprocessing and labels that a user states.
 
         Raises:
-            WeightsError: That is of another network.
+            WeightsError: They are for another network.
         """
         if preprocessing is not None:
             _check_fits(preprocessing, self.graph.spec)
@@ -379,7 +379,7 @@ def _save(
     address: str,
     format: FolderFormat = "densespec",  # noqa: A002
 ) -> None:
-    """``address`` is where the model card says to load the network from."""
+    """Write the network; its model card loads it from ``address``."""
     graph, goes_with = network.graph, network.goes_with
     if format not in get_args(FolderFormat):
         raise WeightsError(str(UnknownName("format", format, get_args(FolderFormat))))
@@ -412,7 +412,7 @@ def _check_labels(labels: Sequence[str], graph: Graph) -> None:
 
 
 def _pretrained_cfg(spec: DenseNetSpec, preprocessing: Preprocessing | None) -> dict[str, Any]:
-    """What timm calls ``pretrained_cfg``; timm has defaults of its own for what is not said."""
+    """Make timm's ``pretrained_cfg``. Timm has its own defaults for what is left out."""
     if preprocessing is None:
         return {}
     return {

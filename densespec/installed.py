@@ -1,4 +1,4 @@
-"""Whether an optional package is installed: the one place that says what to install."""
+"""Checks whether optional packages are installed: the one place that says what to install."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def require(what: str, package: str, *, extra: str) -> None:
 
     Args:
         what: what needs it, as the subject of a sentence, such as ``"backend 'jax'"``.
-        package: the name by which it is imported.
+        package: the name under which it is imported.
         extra: the extra of densespec that installs it.
 
     Raises:
@@ -25,7 +25,7 @@ def require(what: str, package: str, *, extra: str) -> None:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package can be imported, without importing it."""
+    """Say whether a package can be imported, without importing it."""
     try:
         return importlib.util.find_spec(package) is not None
     except ValueError:  # a module that was put into sys.modules by hand has no spec

@@ -1,6 +1,6 @@
-"""Ctrl-C while the command ``densespec`` is still importing.
+"""Lets Ctrl-C end the command ``densespec`` while it is still importing.
 
-Python would answer it with a traceback. A program that imports densespec is left as it is.
+Python alone would print a traceback. Nothing changes for a program that imports densespec.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def raise_again() -> None:
 
 
 def _is_command() -> bool:
-    """Whether this process runs the command, rather than a program that imports densespec."""
+    """Say whether this process runs the command, rather than a program that imports densespec."""
     script = sys.argv[0].rpartition(os.sep)[2].partition(".")[0]
     words = sys.orig_argv
     as_module = f"-m{COMMAND}" in words or ("-m", COMMAND) in itertools.pairwise(words)

@@ -1,4 +1,4 @@
-"""What installed packages publish as entry points: backends, layouts, export formats, ...
+"""Finds what installed packages publish as entry points: backends, layouts, export formats, ...
 
 Each kind has an entry-point group of its own, and the project's own packages use the same groups as
 everybody else's. Nothing is imported until it is asked for by name.
@@ -57,7 +57,7 @@ def load_all(group: str, kind: str) -> dict[str, Any]:
 
 
 def loaded(kind: str, name: str, load: Callable[[], Any]) -> Any:
-    """Give what ``load`` gives.
+    """Return what ``load`` gives.
 
     Raises:
         PackageMissing: ``load`` says so.

@@ -1,4 +1,4 @@
-"""Reading texts that people or programs wrote: regular files of UTF-8, and JSON within limits.
+"""Reads texts that people or programs wrote: regular files of UTF-8, and JSON within limits.
 
 A few megabytes of JSON can make gigabytes of objects.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 LONGEST = 16 * 2**20
-"""How many bytes a text may have."""
+"""A text may have at most this many bytes."""
 
 MOST_PARTS = 1_000_000
-"""The most lists, objects and entries of JSON; those that texts seem to have are counted too."""
+"""JSON may have at most this many lists, objects and entries, those inside texts included."""
 
 
 class JsonError(ValueError):
-    """A text is no JSON, or more than any honest file has; the message says what it is."""
+    """A text is no JSON, or has more than any honest file has; the message says which."""
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -42,7 +42,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Check that a path is that of a regular file, or a link to one.
+    """Check that a path leads to a regular file, or is a link to one.
 
     Raises:
         OSError: It is a folder, a pipe, a device or a socket, or there is nothing.

@@ -1,4 +1,4 @@
-"""Transfer learning: a trained network, another head, and which part of it trains."""
+"""Builds a trained network with another head, and chooses which part of it trains."""
 
 from __future__ import annotations
 

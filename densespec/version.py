@@ -1,3 +1,3 @@
-"""The version of densespec."""
+"""States the version of densespec."""
 
 __version__ = "0.2.0"

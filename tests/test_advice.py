@@ -167,7 +167,7 @@ TRAINING: list[tuple[str, Act, Act]] = [
         lambda path: train(out=path / "run", resume=True, data=of()),
     ),
     (
-        "Train into a new folder instead; --weights takes up the weights of any run",
+        "Train into a new folder instead; --weights starts from the weights of any run",
         lambda path: (
             trained(path),
             train(out=path / "run", resume=True, data=of(), recipe=RECIPE.replace(seed=3)),

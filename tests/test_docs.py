@@ -114,7 +114,7 @@ def test_the_error_shown_is_the_error_raised() -> None:
 
 
 def test_a_compression_rounds_as_the_page_says() -> None:
-    assert "of 100 at theta 0.29 that is 28" in SPEC
+    assert "of 100 at theta 0.29, 28 are kept" in SPEC
     assert tiny(compression=0.29).compressed(100) == 28
 
 

@@ -101,7 +101,7 @@ def test_a_file_for_one_size_is_asked_at_that_size(net: Path, tmp_path: Path) ->
     densespec.export(net, file, size=(20, 24))
     found = results(file, net)
     assert statuses(found) == PASSED | {"odd-size": "unsupported"}
-    assert found["odd-size"].message == "it takes images of 20x24 alone"
+    assert found["odd-size"].message == "it only takes images of 20x24"
     asked = results(file, net, size="32")
     assert statuses(asked) == {"one-sample": "unsupported", "three-samples": "unsupported"}
 

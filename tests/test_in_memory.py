@@ -165,7 +165,7 @@ def test_two_variables_of_one_name_are_refused() -> None:
 
 
 def test_what_says_how_to_read_needs_something_to_read() -> None:
-    with pytest.raises(WeightsError, match="prefix: say how weights are to be read, but none were"):
+    with pytest.raises(WeightsError, match="prefix: say how to read weights, but none were"):
         densespec.build(tiny(), backend="numpy", prefix="encoder.")
     with pytest.raises(WeightsError, match="arrays by canonical name need none"):
         built(random_weights(SPEC), key="state_dict")

@@ -107,9 +107,9 @@ SEEN_IN_WEIGHTS = {
 """Models of which even the weights alone tell that no spec can say them."""
 
 NOTED = {
-    "noise": "(GaussianNoise) acts in training alone",
-    "augmented": "(RandomFlip) acts in training alone",
-    "flipped": "(RandomFlip) acts in training alone",
+    "noise": "(GaussianNoise) acts only in training",
+    "augmented": "(RandomFlip) acts only in training",
+    "flipped": "(RandomFlip) acts only in training",
     "features-average": "pooling='avg'",
     "features-maximum": "pooling='max'",
     "two-heads": "a model of 2 outputs: its network is the one that ends in layer 'average'",

@@ -1,4 +1,4 @@
-"""Native JAX: graphs as ``flax.nnx`` modules, in densespec's names.
+"""Builds graphs in native JAX as ``flax.nnx`` modules, in densespec's names.
 
 Importing this package imports neither JAX nor Flax; the names below do, on first use.
 """

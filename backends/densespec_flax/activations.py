@@ -1,4 +1,4 @@
-"""A leaky ReLU with a trained slope of shape (1,), as other frameworks have it; Flax's has ()."""
+"""Defines a leaky ReLU with a trained slope of shape (1,), as in other frameworks; Flax's is ()."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flax import nnx
 
 
 class PRelu(nnx.Module):
-    """Gives x where that is positive, and its slope times x elsewhere.
+    """Returns x if it is positive, and its slope times x otherwise.
 
     Args:
         dtype: The type in which it computes.

@@ -1,4 +1,4 @@
-"""Canonical arrays and the variables of a module tree."""
+"""Converts between canonical arrays and the variables of a module tree."""
 
 from __future__ import annotations
 

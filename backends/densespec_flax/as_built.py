@@ -1,4 +1,4 @@
-"""Whether a module is as densespec built it: of the class of its node, with its settings."""
+"""Checks whether a module is as densespec built it: of its node's class, with its settings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from densespec_flax.layers import kind_of, path_of
 from densespec_flax.precision import Precision
 
 MODES = frozenset({"use_running_average", "deterministic"})
-"""Attributes that say in which mode a module is."""
+"""These attributes say in which mode a module is."""
 NUMBERS = frozenset({"epsilon", "momentum", "rate"})
-"""Attributes that are read from modules wherever they count."""
+"""These attributes are read from modules wherever they matter."""
 
 
 def difference(module: Any, node: Node, precision: Precision) -> tuple[str, str] | None:
@@ -37,7 +37,7 @@ def difference(module: Any, node: Node, precision: Precision) -> tuple[str, str]
 
 
 def flax_shape(weight: Weight) -> tuple[int, ...]:
-    """Give the shape that Flax has for an array: of kernels, (*window, in, out)."""
+    """Return the shape that Flax has for an array: of kernels, (*window, in, out)."""
     if weight.short != "kernel":
         return weight.shape
     units, features, *window = weight.shape
@@ -46,7 +46,7 @@ def flax_shape(weight: Weight) -> tuple[int, ...]:
 
 @functools.cache
 def _defaults(kind: Any) -> dict[str, Any]:
-    """Give the settings of a class that it has unless told otherwise, as attributes."""
+    """Return the settings of a class that it has unless told otherwise, as attributes."""
     parameters = inspect.signature(kind.__init__).parameters.values()
     passing = ("_init", "_metadata", "rngs")
     return {

@@ -1,4 +1,4 @@
-"""The ``flax.nnx`` backend."""
+"""Defines the ``flax.nnx`` backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FlaxBackend:
-    """Networks as ``flax.nnx`` modules, in one mode. JAX is imported on first use, not before."""
+    """Builds networks as ``flax.nnx`` modules, in one mode. It imports JAX on first use."""
 
     mode: str = LAYERS
 

@@ -1,4 +1,4 @@
-"""What network a model's modules are now, whatever was changed since they were made.
+"""Finds which network a model's modules are now, whatever was changed since they were made.
 
 Numbers that a spec has (epsilon, momentum, the rate of dropouts, the sizes of the head) are read
 from the modules. Everything else has to be what this package makes of the graph.
@@ -23,7 +23,7 @@ from densespec_flax.modules import DenseNet, Part
 
 
 def graph_of(model: DenseNet, graph: Graph, kind: type[DenseNet]) -> Graph:
-    """Give the graph that a model of some kind, which was built of another graph, is of now.
+    """Return the graph that a model of some kind, which was built of another graph, is of now.
 
     Raises:
         ModelChanged: A module is not what any spec says.
@@ -104,7 +104,7 @@ def _check(model: DenseNet, node: Node) -> None:
 
 
 def _is_new(module: Any, node: Node) -> bool:
-    """Whether a module may be a user's, who has left its types to Flax."""
+    """Say whether a module may be made by a user who left its types to Flax."""
     return in_head(node.name) and type(module) is nnx.Linear
 
 
@@ -121,12 +121,12 @@ def _check_parts(model: DenseNet, graph: Graph) -> None:
 
 
 def _parts_of(name: str) -> set[str]:
-    """Give the names of the parts that a node lies in."""
+    """Return the names of the parts that a node lies in."""
     return set(itertools.accumulate(name.split(".")[:-1], lambda *names: ".".join(names)))
 
 
 def _within(name: str, names: set[str]) -> bool:
-    """Whether a module is part of the module of a node, as what a dropout draws from is."""
+    """Say whether a module is part of a node's module, as a dropout's source of randomness is."""
     return any(name.startswith(f"{node}.") for node in names)
 
 

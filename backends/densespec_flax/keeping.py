@@ -1,4 +1,4 @@
-"""What a model takes over from another of the same network, beyond the values of its arrays."""
+"""Carries over what a model has beyond the values of its arrays to another of the same network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What computes each op: a standard module where it holds arrays or draws, else a function.
+"""Makes what computes each op: a standard module if it holds arrays or draws, else a function.
 
 Everything is (batch, *spatial, channels) here.
 """
@@ -27,19 +27,19 @@ Array = jax.Array
 
 
 class Frozen(nnx.Variable[Any]):
-    """An array that training leaves alone.
+    """Holds an array that training leaves alone.
 
-    It is no ``nnx.Param``: gradients and optimizers that take those, as they do unless told
-    otherwise, pass it by. ``nnx.state(model, densespec_flax.Frozen)`` gives all of them.
+    It is no ``nnx.Param``, so gradients and optimizers leave it out, as long as they take the usual
+    ``nnx.Param``. ``nnx.state(model, densespec_flax.Frozen)`` returns all such arrays.
     """
 
 
 LEAVES = {"gamma": "scale", "beta": "bias", "running_mean": "mean", "running_variance": "var"}
-"""What Flax calls an array of a node, where it has another name for it."""
+"""Maps names of a node's arrays to Flax's, where they differ."""
 
 
 def path_of(name: str) -> tuple[str, ...]:
-    """Give the path of an array in a network's state, by the array's canonical name."""
+    """Return the path of an array in a network's state, by the array's canonical name."""
     *path, leaf = name.split(".")
     return (*path, LEAVES.get(leaf, leaf))
 
@@ -71,7 +71,7 @@ def module_of(
 
 
 def kind_of(node: Node, precision: Precision) -> tuple[Any, dict[str, Any]]:
-    """Give the class of a node's module, and its settings, which it has as attributes.
+    """Return the class of a node's module, and its settings, which it has as attributes.
 
     The class is None where a function computes the node.
     """
@@ -119,7 +119,7 @@ def kind_of(node: Node, precision: Precision) -> tuple[Any, dict[str, Any]]:
 
 _ZEROS = {"kernel_init": nnx.initializers.zeros_init()}
 _QUICK: Mapping[Any, dict[str, Any]] = {nnx.Conv: _ZEROS, nnx.Linear: _ZEROS}
-"""Initial arrays that are never made, only traced, and that are quickest to trace."""
+"""These initial arrays are never made, only traced, and are the quickest to trace."""
 
 
 def _padding(padding: ops.Padding) -> Any:

@@ -1,4 +1,4 @@
-"""The recipe's loss, in float32 or wider."""
+"""Computes the recipe's loss, in float32 or wider."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from densespec.recipes.recipe import TrainingRecipe
 
 
 def loss_of(recipe: TrainingRecipe) -> Callable[[Any, Any], jax.Array]:
-    """Give the recipe's loss of logits (batch, classes) and labels: the mean over the batch.
+    """Return the recipe's loss of logits (batch, classes) and labels: the mean over the batch.
 
     Labels are integers (batch,) with ``softmax``, and numbers (batch, classes) otherwise, or where
     the recipe mixes images.

@@ -1,6 +1,6 @@
-"""Networks that compute several ops at a time: :class:`DenseNet`'s module tree, run otherwise.
+"""Runs :class:`DenseNet`'s module tree so that several ops are computed at a time.
 
-What goes together, :mod:`densespec.network.steps` finds; ``densespec_jax`` computes it.
+:mod:`densespec.network.steps` finds what goes together, and ``densespec_jax`` computes it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ Array = jax.Array
 
 
 class FastDenseNet(DenseNet):
-    """A DenseNet that trains faster.
+    """Represents a DenseNet that trains faster.
 
-    Before the head it computes several ops at a time. It runs module by module, with the same
-    result, where a module there is not as it was built, as when it was replaced, where norms meet
-    other devices by an ``axis_name``, and in other types than float32 or float64 alone.
+    Before the head it computes several ops at a time. In three cases it runs module by module, with
+    the same result: if a module there is not as it was built, for example because it was replaced;
+    if norms meet other devices by an ``axis_name``; and in other types than float32 alone or
+    float64 alone.
 
-    JAX can't take its derivatives in forward mode (``jax.jvp``, ``jax.hessian``); gradients of
-    gradients it can.
+    JAX can't take its derivatives in forward mode (``jax.jvp``, ``jax.hessian``), but it can take
+    gradients of gradients.
     """
 
     recompute = False
@@ -47,7 +48,7 @@ class FastDenseNet(DenseNet):
         return super()._body(x, call) if modules is None else _Evaluation(self, modules, call)(x)
 
     def _fused(self) -> dict[str, Any] | None:
-        """Give the modules by their nodes' names if they can be fused."""
+        """Return the modules by their nodes' names if they can be fused."""
         types = {self.precision.dtype, self.precision.param_dtype}
         if types not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
             return None
@@ -58,17 +59,17 @@ class FastDenseNet(DenseNet):
 
 
 class EfficientDenseNet(FastDenseNet):
-    """A :class:`FastDenseNet` that keeps of a dense block no more than its features.
+    """Represents a :class:`FastDenseNet` that keeps only the features of a dense block.
 
-    What lies between its convolutions is computed again in the backward pass. Memory grows linearly
-    with the depth.
+    Everything between its convolutions is computed again in the backward pass. Memory grows
+    linearly with the depth.
     """
 
     recompute = True
 
 
 class PreparedDenseNet(FastDenseNet):
-    """A DenseNet for inference alone. A new one is in inference mode.
+    """Represents a DenseNet for inference alone. A new one is in inference mode.
 
     Raises:
         Untrainable: It is called in training mode.
@@ -91,7 +92,7 @@ MODELS: Mapping[str, type[DenseNet]] = {
     "efficient": EfficientDenseNet,
     "inference": PreparedDenseNet,
 }
-"""What a graph is built as, by mode."""
+"""Gives the class of a graph's model, by mode."""
 
 
 class _Evaluation:
@@ -213,7 +214,7 @@ class _Evaluation:
         )
 
     def _factor(self, dropout: Node, shape: tuple[int, ...]) -> Array:
-        """Give a dropout's factor for values of a shape: the given one, or one that it draws."""
+        """Return a dropout's factor for values of a shape: the given one, or one that it draws."""
         if dropout.name in self._call.factors:
             return self._call.factors[dropout.name]
         ones = jnp.ones(shape, self._model.precision.dtype)

@@ -1,4 +1,4 @@
-"""The module tree: parts of the graph nested by name, each running its children in graph order."""
+"""Nests parts of the graph by name as modules, each of which runs its children in graph order."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ Array = jax.Array
 
 @dataclass(frozen=True)
 class Call:
-    """What goes with the input of one call, beyond the modules.
+    """Holds what goes with the input of one call, beyond the modules.
 
     Attributes:
-        factors: What stands in the place of dropouts, by the names of their nodes: factors of the
-            values (batch, *spatial, channels).
-        rngs: What the other dropouts draw from; None for their own.
-        shown: Takes the value of every node by name; None if nobody wants them.
+        factors: The factors that take the place of dropouts, (batch, *spatial, channels), by the
+            names of their nodes.
+        rngs: The source of randomness of the other dropouts; None for their own.
+        shown: The function that takes the value of every node by name; None if nobody wants the
+            values.
     """
 
     factors: Mapping[str, Array] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Child:
-    """One step of a part: its attribute of that name, if there is one, or else a function.
+    """Describes one step of a part: its attribute of that name if there is one, or a function.
 
     Attributes:
         reads: The names of the nodes whose values it reads.
@@ -52,12 +53,13 @@ class Child:
 
 
 class Tree(nnx.Module):
-    """Modules by the names of nodes, and the order in which they compute.
+    """Holds modules by the names of nodes, and the order in which they compute.
 
     Args:
         nodes: The nodes that they compute.
-        depth: How many names lead to the tree itself.
-        make: Makes the module of a node; None where a function computes it.
+        depth: The number of names that lead to the tree itself.
+        make: The function that makes the module of a node; it returns None if a function computes
+            the node.
     """
 
     def __init__(self, nodes: Sequence[Node], depth: int, make: Any) -> None:
@@ -97,7 +99,7 @@ class Tree(nnx.Module):
 
 
 class Part(Tree):
-    """A part of the network with one input and one output, such as a dense block or a layer."""
+    """Represents a part of the network with one input and one output, such as a dense block."""
 
     def __call__(self, x: Array, call: Call | None = None) -> Array:
         """Compute the part's output of its input, both (batch, *spatial, channels)."""
@@ -105,16 +107,16 @@ class Part(Tree):
 
 
 class DenseNet(Tree):
-    """A DenseNet that takes (batch, *spatial, channels) to logits or features.
+    """Represents a DenseNet that takes (batch, *spatial, channels) to logits or features.
 
-    Modules have the names of the graph's nodes, such as ``block1.layer1.conv1``. As all of Flax's,
-    a new one is in training mode: ``model.eval()`` changes that.
+    Modules have the names of the graph's nodes, such as ``block1.layer1.conv1``. Like all modules
+    of Flax, a new one is in training mode: ``model.eval()`` changes that.
 
     Args:
         arrays: Every array of the network, by canonical name.
         data_format: The layout of the input, and of feature maps that are the output. Inside,
             everything is channels last.
-        rngs: What dropouts draw from, by its stream ``dropout``.
+        rngs: The source of randomness of dropouts, by its stream ``dropout``.
     """
 
     def __init__(
@@ -169,14 +171,14 @@ class DenseNet(Tree):
 
     @property
     def body(self) -> Graph:
-        """The network before the global pool."""
+        """Return the network before the global pool."""
         nodes = tuple(itertools.takewhile(_before_head, self.graph.nodes))
         stages = {node.stage for node in nodes}
         outputs = tuple(name for name in self.graph.outputs if name in stages)
         return Graph(self.graph.spec, nodes, outputs)
 
     def module(self, name: str) -> Any:
-        """Give the module of a node by its name; None if there is none, as of pools."""
+        """Return the module of a node by its name; None if there is none, as for pools."""
         found: Any = self
         for part in name.split("."):
             found = getattr(found, part, None)

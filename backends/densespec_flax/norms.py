@@ -1,4 +1,4 @@
-"""Batch norms beyond Flax's own: of unbiased variance, and frozen."""
+"""Defines batch norms beyond Flax's own: of unbiased variance, and frozen."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from flax import nnx
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Flax's batch norm, but running variance averages variances over n - 1 values, not n.
+    """Is Flax's batch norm, but its running variance averages variances over n - 1 values, not n.
 
-    That is what the paper's Torch7 code and PyTorch do. Inference, and the normalisation of a
-    training batch, are the same in both.
+    The paper's Torch7 code and PyTorch do the same. Inference, and the normalisation of a training
+    batch, are the same in both.
     """
 
     def __call__(
@@ -33,7 +33,7 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
     def kept(self, variance: jax.Array, count: int) -> jax.Array:
-        """Give what the running variance averages, by the biased variance of ``count`` values."""
+        """Return what the running variance averages, by the biased variance of ``count`` values."""
         return variance * (_several(count) / (count - 1))
 
     def _count(self, x: jax.Array, mask: Any) -> int:
@@ -53,7 +53,7 @@ def _several(count: int) -> int:
 
 
 class GroupNorm(nnx.GroupNorm):
-    """Flax's group norm, whose variances are taken around the mean, and which knows its size."""
+    """Is Flax's group norm, but takes variances around the mean, and knows its size."""
 
     def __init__(self, num_features: int, num_groups: int, **options: Any) -> None:
         super().__init__(num_features, num_groups, use_fast_variance=False, **options)
@@ -61,7 +61,7 @@ class GroupNorm(nnx.GroupNorm):
 
 
 class FrozenBatchNorm(nnx.BatchNorm):
-    """A batch norm that computes by its running statistics, in training mode too."""
+    """Computes by its running statistics, in training mode too."""
 
     def __call__(
         self, x: Any, use_running_average: bool | None = None, *, mask: Any = None
@@ -71,5 +71,5 @@ class FrozenBatchNorm(nnx.BatchNorm):
 
 
 def kept_variance(norm: nnx.BatchNorm, variance: jax.Array, count: int) -> jax.Array:
-    """Give what a norm's running variance averages, by the biased variance of a batch."""
+    """Return what a norm's running variance averages, by the biased variance of a batch."""
     return norm.kept(variance, count) if isinstance(norm, BatchNorm) else variance

@@ -1,4 +1,4 @@
-"""The recipe's optimizer, as ``optax`` has it."""
+"""Makes the recipe's optimizer with ``optax``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from densespec.recipes.recipe import TrainingRecipe
 
 
 def optimizer_of(recipe: TrainingRecipe, learning_rate: Any = None) -> Any:
-    """Give the recipe's optimizer as an ``optax.GradientTransformation``, clipping included.
+    """Return the recipe's optimizer as an ``optax.GradientTransformation``, clipping included.
 
     It takes trees of parameters whose paths are densespec's names, such as
     ``nnx.state(model, nnx.Param)``: ``nnx.Optimizer(model, optimizer_of(recipe), wrt=nnx.Param)``.
@@ -42,7 +42,7 @@ def _direction(recipe: TrainingRecipe) -> Any:
 
 
 def schedule_of(recipe: TrainingRecipe, steps_per_epoch: int) -> optax.Schedule:
-    """Give the learning rate of a recipe by step, as :func:`optimizer_of` takes it.
+    """Return the learning rate of a recipe by step, as :func:`optimizer_of` takes it.
 
     Raises:
         ValueError: There is no step in an epoch.
@@ -60,7 +60,7 @@ _MOMENTS = {
     optax.TraceState: {"velocity": "trace"},
     optax.ScaleByAdamState: {"first_moment": "mu", "second_moment": "nu"},
 }
-"""What optax calls the moments in its states."""
+"""Names the moments in optax's states."""
 
 
 def moments_in(state: Any) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def moments_in(state: Any) -> dict[str, Any]:
 
 
 def with_moments(state: Any, moments: Mapping[str, Any], step: int) -> Any:
-    """Give a state other moments, as they were after so many steps."""
+    """Return a state other moments, as they were after so many steps."""
 
     def changed(part: Any) -> Any:
         names = _MOMENTS.get(type(part), {})
@@ -98,6 +98,6 @@ def _each(change: Callable[[str, Any, Any], Any]) -> Any:
 
 
 def _name(path: Any) -> str:
-    """Give the name of a parameter by its path in a tree of Flax's or of plain tables."""
+    """Return the name of a parameter by its path in a tree of Flax's or of plain tables."""
     parts = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
     return ".".join(part for part in parts if part != "value")

@@ -1,4 +1,4 @@
-"""Training on several devices: one program, whose batch is split among them."""
+"""Trains on several devices: one program, whose batch is split among them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from densespec_jax.devices import devices
 
 
 class ParallelFlaxTrainer(FlaxTrainer):
-    """Training steps on several devices, which all hold the whole network.
+    """Takes training steps on several devices, which all hold the whole network.
 
     With synchronised norms every op sees the whole batch, and JAX splits the work. With norms of
     each device, each computes its part by itself, and loss, gradients and statistics are joined.
 
     Raises:
-        ValueError: There are not so many devices, or the network gives no logits.
+        ValueError: There are fewer devices, or the network gives no logits.
     """
 
     def __init__(

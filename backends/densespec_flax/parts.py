@@ -1,4 +1,4 @@
-"""A batch, and its parts on several devices."""
+"""Holds a batch, and its parts on several devices."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 AXIS = "device"
-"""The name of the axis of devices in a mesh."""
+"""The axis of devices in a mesh has this name."""
 
 
 class Batch(NamedTuple):
-    """What a step is of.
+    """Holds what a step trains on.
 
     Attributes:
         x: Images (n, *spatial, channels) or (n, channels, *spatial), as the network takes them.
@@ -75,5 +75,5 @@ def _cut(batch: Batch, part: slice) -> Batch:
 
 
 def _stacked(batch: Batch, each: int) -> Batch:
-    """Give an axis of parts to a batch of several parts of the same size."""
+    """Return an axis of parts to a batch of several parts of the same size."""
     return jax.tree.map(lambda array: array.reshape(-1, each, *array.shape[1:]), batch)

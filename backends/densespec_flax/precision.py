@@ -1,4 +1,4 @@
-"""The types in which a network computes, and of its arrays."""
+"""Holds the type in which a network computes, and the types of its arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPES = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Precision:
-    """The types of a network.
+    """Holds the types of a network.
 
     Attributes:
         dtype: The type in which it computes.
@@ -25,12 +25,12 @@ class Precision:
 
     @property
     def statistics(self) -> Any:
-        """The type of running statistics."""
+        """Return the type of running statistics."""
         return jnp.promote_types(self.param_dtype, jnp.float32)
 
 
 def precision_of(name: str) -> Precision:
-    """Give the types that a name stands for: mixed ones keep arrays in float32.
+    """Return the types that a name stands for: mixed ones keep arrays in float32.
 
     Raises:
         ValueError: There is no such type, or JAX is set to compute in float32.

@@ -1,4 +1,4 @@
-"""Running a built network on canonical arrays, channels first."""
+"""Runs a built network on canonical arrays, channels first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from densespec_flax.modules import DenseNet
 
 
 def in_training(model: DenseNet, training: bool) -> DenseNet:
-    """Give a network of the same arrays that is in training mode, or in inference mode."""
+    """Return a network of the same arrays that is in training mode, or in inference mode."""
     modes = {"use_running_average": not training, "deterministic": not training}
     return nnx.with_attributes(model, raise_if_not_found=False, **modes)
 
@@ -55,7 +55,7 @@ def predict(model: DenseNet, x: np.ndarray) -> np.ndarray:
 
 
 def caller(model: DenseNet, x: np.ndarray) -> Callable[[], object]:
-    """Give what computes a model's output once, compiled, and returns when that is done."""
+    """Return what computes a model's output once, compiled, and returns when that is done."""
     graphdef, state = nnx.split(in_training(model, False))
     given = as_input(model, x)
     return lambda: jax.block_until_ready(  # type: ignore[no-untyped-call]

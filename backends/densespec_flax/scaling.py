@@ -1,4 +1,4 @@
-"""The factor on the loss with which gradients of float16 do not vanish."""
+"""Scales the loss so that gradients of float16 do not vanish."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ START, PATIENCE = 2.0**16, 2000
 
 
 class LossScale(NamedTuple):
-    """A factor on the loss, by which gradients are divided again.
+    """Holds a factor on the loss, by which gradients are divided again.
 
-    Where they overflow it is halved and the step is left out; after 2000 steps in which none did it
-    is doubled: PyTorch's rule.
+    If gradients overflow, the factor is halved and the step is left out. After 2000 steps without
+    an overflow it is doubled. This is PyTorch's rule.
 
     Attributes:
-        steps: How many steps were taken since it last changed.
+        steps: The number of steps since it last changed.
     """
 
     factor: Any
     steps: Any
 
     def after(self, finite: Any) -> LossScale:
-        """Give the factor for the next step."""
+        """Return the factor for the next step."""
         steps = jnp.where(finite, self.steps + 1, 0)
         grows = steps == PATIENCE
         kept = jnp.where(grows, self.factor * 2, self.factor)
@@ -32,7 +32,7 @@ class LossScale(NamedTuple):
 
 
 def first_scale() -> LossScale:
-    """Give the factor of the first step."""
+    """Return the factor of the first step."""
     return LossScale(jnp.float32(START), jnp.int32(0))
 
 

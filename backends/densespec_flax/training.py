@@ -1,4 +1,4 @@
-"""Training steps: a pure function of a network's arrays, compiled once."""
+"""Takes training steps by a pure function of a network's arrays, which is compiled once."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ from densespec_flax.running import as_input, in_training, predict
 from densespec_flax.scaling import LossScale, all_finite, first_scale
 
 MOVED = (nnx.BatchStat, nnx.RngCount)
-"""What training moves beside the parameters."""
+"""Training moves these variables besides the parameters."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What of a step is known when it is compiled.
+    """Holds what is known of a step when it is compiled.
 
     Attributes:
         graphdef: The network in training mode, without its arrays.
-        gradients: Whether the step gives the gradients.
-        mesh: The devices whose norms each see their own part of the batch; None where they see all.
+        gradients: Whether the step returns the gradients.
+        mesh: The devices whose norms each see their own part of the batch; None if norms see all of
+            it.
     """
 
     graphdef: Any
@@ -48,11 +49,11 @@ class Program:
 
 
 class Pace(NamedTuple):
-    """How far a step goes.
+    """Says how far a step goes.
 
     Attributes:
         rate: The learning rate.
-        share: How much of arrays their averages take up; None without averages.
+        share: The share of the arrays that their averages take up; None without averages.
     """
 
     rate: Any
@@ -60,7 +61,7 @@ class Pace(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """What is kept beside a network while it trains.
+    """Holds what is kept beside a network while it trains.
 
     Attributes:
         optimizer: The state of :func:`densespec_flax.optimizer_of`.
@@ -74,19 +75,19 @@ class Beside(NamedTuple):
 
     @property
     def factor(self) -> Any:
-        """What the loss is multiplied by while it is differentiated."""
+        """Return the factor by which the loss is multiplied while it is differentiated."""
         return 1.0 if self.scale is None else self.scale.factor
 
 
 Others = tuple[Any, Any]
-"""What training moves beside the parameters, and all else of a network."""
+"""Holds what training moves besides the parameters, and all else of a network."""
 
 
 class LiveState:
-    """The variables of a model of some kind, as trees that functions of arrays take.
+    """Gives the variables of a model of some kind, as trees that functions of arrays take.
 
     Args:
-        state: A state of the model, which says which variables.
+        state: A state of the model with the wanted variables.
     """
 
     def __init__(self, model: nnx.Module, state: Any) -> None:
@@ -94,7 +95,7 @@ class LiveState:
         self._tree = jax.tree.structure(state)
 
     def get(self) -> Any:
-        """Give the arrays that the model has now."""
+        """Return the arrays that the model has now."""
         return jax.tree.unflatten(self._tree, [v.get_value() for v in self._variables])
 
     def set(self, state: Any) -> None:
@@ -104,7 +105,7 @@ class LiveState:
 
 
 class FlaxTrainer:
-    """Training steps of a model by a recipe; see :class:`densespec.backends.Trainer`.
+    """Takes training steps of a model by a recipe; see :class:`densespec.backends.Trainer`.
 
     The model's variables hold the new arrays after each step. Its own mode is left alone.
 
@@ -127,7 +128,7 @@ class FlaxTrainer:
         self._done = 0
 
     def _averaged(self) -> dict[str, Any]:
-        """Give copies of the arrays of which averages are kept, by canonical name."""
+        """Return copies of the arrays of which averages are kept, by canonical name."""
         if self._recipe.average is None:
             return {}
         found = variables(self._model, self._graph)
@@ -166,7 +167,7 @@ class FlaxTrainer:
         return StepResult(loss, self._by_name(found) if gradients else {}, counted)
 
     def _placed(self, batch: Batch) -> tuple[Any, ...]:
-        """Give the parameters, the rest of the network, the state of training and a batch, on the
+        """Return the parameters, the rest of the network, the state of training and a batch, on the
         devices that compute."""
         others = self._moved.get(), self._rest.get()
         beside = Beside(self._optimizer, self._scale, self._average)
@@ -198,10 +199,10 @@ class FlaxTrainer:
         return read(self._model, self._graph)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, as nothing is held."""
 
     def _by_name(self, state: Any) -> Arrays:
-        """Give a tree of the form of the parameters as canonical arrays."""
+        """Return a tree of the form of the parameters as canonical arrays."""
         flat = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
         names = [weight.name for weight in self._graph.weights if weight.trainable]
         return {name: to_canonical(name, flat[path_of(name)]) for name in names}
@@ -245,7 +246,7 @@ def step_by_parts(
 
 
 def _weighed(share: float, loss: Any, right: Any, gradients: Any) -> tuple[Any, Any, Any]:
-    """Give what a part adds to the loss, the number of right answers, and the gradients."""
+    """Return what a part adds to the loss, the number of right answers, and the gradients."""
     return share * loss, right, jax.tree.map(lambda gradient: share * gradient, gradients)
 
 

@@ -1,4 +1,4 @@
-"""Functions of each value, other than a ReLU."""
+"""Defines functions of each value, other than a ReLU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def activation(op: ops.Activation, x: Array) -> Array:
 
 
 def _relu6(x: Array, slope: float) -> Array:
-    """Keep NaN, of which XLA's maximum can make 0 on CPUs."""
+    """Keep NaN, which XLA's maximum can turn into 0 on CPUs."""
     return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x))
 
 

@@ -1,4 +1,4 @@
-"""Dense blocks as one function, whose backward pass may compute activations again."""
+"""Computes dense blocks as one function, whose backward pass may compute activations again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = Any
 
 
 class UnitConfig(NamedTuple):
-    """What of a unit is no array, and so is known when a function is compiled.
+    """Holds what is known of a unit when a function is compiled: everything that is no array.
 
     Attributes:
         batch: Whether its norm normalises with the statistics of the batch.
@@ -37,12 +37,12 @@ class UnitConfig(NamedTuple):
 
 
 class UnitArrays(NamedTuple):
-    """The arrays of a unit.
+    """Holds the arrays of a unit.
 
     Attributes:
         mean, variance: The running statistics.
-        bias: None where there is none.
-        scale: The dropout behind the convolution, as a factor; None where nothing is dropped.
+        bias: The convolution's bias; None if there is none.
+        scale: The dropout behind the convolution, as a factor; None if nothing is dropped.
     """
 
     gamma: Array
@@ -55,17 +55,17 @@ class UnitArrays(NamedTuple):
 
 
 BlockConfig = tuple[tuple[UnitConfig, ...], ...]
-"""Units by layer."""
+"""Holds the units by layer."""
 
 
 class BlockOutput(NamedTuple):
-    """What a block gives.
+    """Holds what a block gives.
 
     Attributes:
         x: The features.
-        whole: Their moments; None twice where no norm takes the statistics of the batch.
-        inner: By layer and unit, the moments of what the unit reads if that lies within the layer
-            and the unit's norm takes the statistics of the batch, else None.
+        whole: The moments of the features; two None if no norm takes the statistics of the batch.
+        inner: The moments of what each unit reads, by layer and unit. A moment is None unless the
+            unit reads a value within the layer and its norm takes the statistics of the batch.
     """
 
     x: Array
@@ -128,7 +128,7 @@ def _unit(static: UnitConfig, unit: UnitArrays, x: Array, moments: Any) -> Array
 
 
 def _of(static: UnitConfig, unit: UnitArrays, moments: Any) -> tuple[Array, Array]:
-    """Give the statistics that a unit normalises with."""
+    """Return the statistics that a unit normalises with."""
     return (moments.mean, moments.variance) if static.batch else (unit.mean, unit.variance)
 
 
@@ -172,7 +172,7 @@ def _block_backward(config: tuple[BlockConfig, bool], residual: Any, grown: Any)
 
 
 def _zero_after(arrays: Any) -> Array:
-    """Give a zero that is known only when these arrays are.
+    """Return a zero that is known only when these arrays are.
 
     XLA chooses the order of what does not depend on each other. Left alone, it would begin the
     backward pass of every layer at once, and have the memory for all of them.

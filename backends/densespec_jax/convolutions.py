@@ -1,4 +1,4 @@
-"""Convolutions: those of 1x1 are matrix products."""
+"""Computes convolutions; those of 1x1 are matrix products."""
 
 from __future__ import annotations
 

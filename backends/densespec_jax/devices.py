@@ -1,4 +1,4 @@
-"""The devices that JAX has, or can have before it starts, and the one that it is timed on."""
+"""Finds the devices that JAX has, or can have before it starts, and the one to time on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 
 
 def devices(count: int) -> list[Any]:
-    """Give the first devices, of which there shall be ``count``.
+    """Return the first ``count`` devices.
 
     Raises:
         ValueError: There are not so many; the message says how to have them.
@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 
 class FirstDevice:
-    """JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
+    """Is JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
 
     @property
     def name(self) -> str:

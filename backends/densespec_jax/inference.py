@@ -1,4 +1,4 @@
-"""A network in inference mode, as one function of plain JAX, node by node."""
+"""Computes a network in inference mode, as one function of plain JAX, node by node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch norms, and the moments that they normalise with."""
+"""Computes batch norms, and the moments that they normalise with."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Array = Any
 
 
 class Moments(NamedTuple):
-    """The mean and the biased variance of each channel."""
+    """Holds the mean and the biased variance of each channel."""
 
     mean: Array
     variance: Array
 
 
 class NormConfig(NamedTuple):
-    """What of a norm is no array.
+    """Holds what a norm has besides arrays.
 
     Attributes:
         relu: Whether there is a ReLU behind it.
@@ -32,7 +32,7 @@ class NormConfig(NamedTuple):
 
 
 def axes_of(x: Array) -> tuple[int, ...]:
-    """Give all axes but that of channels."""
+    """Return all axes except the one of channels."""
     return tuple(range(x.ndim - 1))
 
 
@@ -77,7 +77,7 @@ def normalised(
 
 
 def relu(x: Array) -> Array:
-    """Keep NaN, of which XLA's maximum can make 0 on CPUs."""
+    """Keep NaN, which XLA's maximum can turn into 0 on CPUs."""
     return jnp.where(x <= 0, 0, x)
 
 

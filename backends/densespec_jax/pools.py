@@ -66,7 +66,7 @@ def _max_pool(op: ops.MaxPool, x: Array) -> Array:
 
 
 def _larger(a: Array, b: Array) -> Array:
-    """Give the larger one of each pair, or NaN, which XLA's maximum can pass over on CPUs."""
+    """Return the larger one of each pair, or NaN, which XLA's maximum can pass over on CPUs."""
     return jnp.where((a >= b) | (a != a), a, b)
 
 

@@ -1,6 +1,6 @@
-"""Keras 3 on TensorFlow, PyTorch and JAX: graphs as functional ``keras.Model``.
+"""Builds graphs as functional ``keras.Model`` in Keras 3 on TensorFlow, PyTorch and JAX.
 
-Keras takes its engine once, when it is first imported; so importing this package does not import
+Keras chooses its engine once, when it is first imported. So importing this package does not import
 Keras. The names below do, on first use:
 
     from densespec_keras import loss_of, optimizer_of

@@ -1,4 +1,4 @@
-"""Writing ``.keras`` archives, which hold a whole model: Keras has to build it and save it."""
+"""Writes ``.keras`` archives, which hold a whole model: Keras has to build it and save it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from densespec.network.graph import Graph
 from densespec_keras.backend import JAX, TENSORFLOW, TORCH, KerasBackend
 
 BACKENDS = {backend.engine: backend for backend in (TORCH, JAX, TENSORFLOW)}
-"""By engine; the first that is installed writes."""
+"""Maps engines to backends; the first installed one writes."""
 
 
 class ArchiveWriter:
-    """See :class:`densespec.weights.whole_models.ModelWriter`."""
+    """Writes archives; see :class:`densespec.weights.whole_models.ModelWriter`."""
 
     def write(self, graph: Graph, arrays: Arrays, path: Path, *, name: str) -> None:
         backend = _any_backend()
@@ -27,7 +27,7 @@ class ArchiveWriter:
 
 
 def _any_backend() -> KerasBackend:
-    """Keras on the engine that it has in this process, or is to have, or else on any.
+    """Return Keras on the engine that this process has or will have, or else on any engine.
 
     Raises:
         PackageMissing: No engine is installed.

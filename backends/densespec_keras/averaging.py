@@ -15,13 +15,14 @@ from densespec_keras.variables import canonical, from_canonical, to_numpy
 
 
 class WeightAverage:
-    """The averages of variables, by a recipe.
+    """Averages variables by a recipe.
 
     ``use_ema`` of Keras's optimizers leaves running statistics out, and begins with a copy.
 
     Args:
-        variables: those that are averaged, by canonical name.
-        compute: runs a function of no arguments on every replica; on one device it just calls it.
+        variables: the variables to average, by canonical name.
+        compute: the function that runs a function without arguments on every replica; on one device
+            it just calls it.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class WeightAverage:
             variable.assign(array)
 
     def read(self) -> Arrays:
-        """Give the averages by canonical name."""
+        """Return the averages by canonical name."""
         return canonical(dict(zip(self._variables, self._averages.read(), strict=True)))
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -114,7 +115,7 @@ class _OnTorch:
 
 
 class _OnTensorFlow:
-    """Each replica has averages of its own, as of running statistics: they are read as means."""
+    """Lets each replica have averages of its own, as with running statistics: means are read."""
 
     def __init__(self, variables: Sequence[Any], compute: Any) -> None:
         import tensorflow as tf
@@ -152,7 +153,7 @@ class _OnTensorFlow:
 
 
 def _own(variable: Any) -> Sequence[Any]:
-    """Give the variables of each replica, or the one that there is."""
+    """Return the variables of each replica, or the one that there is."""
     found: Sequence[Any] = getattr(variable, "values", (variable,))
     return found
 

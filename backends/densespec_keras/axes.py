@@ -1,4 +1,4 @@
-"""The order of axes, whatever the engine: of numpy arrays, and what turns it within models."""
+"""Orders axes on every engine: of numpy arrays, and within models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``tensorflow``, ``torch`` and ``jax`` backends: Keras 3 on each of its engines."""
+"""Defines the ``tensorflow``, ``torch`` and ``jax`` backends: Keras 3 on each of its engines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KerasBackend:
-    """Keras on one engine, in one mode. Keras is imported on first use, not before."""
+    """Builds Keras models on one engine, in one mode. It imports Keras on first use, not before."""
 
     engine: str
     mode: str = LAYERS
@@ -222,7 +222,10 @@ class KerasBackend:
 
 
 def _needs_channels_last(engine: str) -> bool:
-    """TensorFlow runs channels_first convolutions on GPUs alone (keras issues 20414, 23650)."""
+    """Say whether convolutions need channels_last: TensorFlow's do, except on GPUs.
+
+    See keras issues 20414 and 23650.
+    """
     if engine != "tensorflow":
         return False
     import tensorflow as tf

@@ -1,8 +1,8 @@
-"""TensorFlow's checkpoints and the folders of SavedModels, read by TensorFlow's own reader.
+"""Reads TensorFlow's checkpoints and the folders of SavedModels by TensorFlow's own reader.
 
-A checkpoint is an index and files of data; the path of one may be the index, a file of data, what
-their names have in common, or a folder. A SavedModel is a checkpoint beside a program, which is
-not looked at. Arrays have the names of their variables, which are those of a legacy ``.h5``.
+A checkpoint is an index and files of data. Its path may be the index, a file of data, the part that
+their names have in common, or a folder. A SavedModel is a checkpoint beside a program, which is not
+read. Arrays have the names of their variables, as in a legacy ``.h5``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from densespec_keras.engine import import_tensorflow
 INDEX = ".index"
 DATA = re.compile(r"(.+)\.data-\d{5}-of-\d{5}")
 INDEX_MAGIC = bytes.fromhex("57fb808b247547db")
-"""The last bytes of an index."""
+"""An index ends in these bytes."""
 
 SAVED_MODEL, VARIABLES, KERAS_METADATA = "saved_model.pb", "variables", "keras_metadata.pb"
 NEWEST = re.compile(r'^model_checkpoint_path: "([^"]*)"', re.MULTILINE)
 LONGEST_STATE = 2**16
 LARGEST_METADATA = 64 * 2**20
 MADE_OF_LAYERS = ("Functional", "Model", "Sequential")
-"""The classes of Keras's models whose config states their layers."""
+"""The configs of Keras's models of these classes state their layers."""
 
 NOTHING_STATED = (
     "a TensorFlow checkpoint does not tell what its program does before the first layer, such as "
@@ -43,21 +43,21 @@ VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 BESIDE = re.compile(
     r"(.*/)?(\.OPTIMIZER_SLOT/.*|_?optimizer/.*|keras_api/.*|save_counter|_metrics/.*|metrics/.*)"
 )
-"""Keys of variables that are no weights."""
+"""Matches the keys of variables that are no weights."""
 
 EXPORTED, EXPORTED_AGAIN = "variables/", "_all_variables/"
-"""Where Keras 3's exported programs keep the model's variables, and another list of the same."""
+"""Keras 3's exported programs list the model's variables under each of these."""
 
 FIRST_LEAVES = frozenset({"kernel", "gamma"})
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a checkpoint.
+    """Describes a variable of a checkpoint.
 
     Attributes:
-        key: Where its value lies in the checkpoint.
-        name: The name that it has in its model.
+        key: The key of its value in the checkpoint.
+        name: Its name in the model.
     """
 
     key: str
@@ -65,7 +65,7 @@ class Variable:
 
 
 class CheckpointReader:
-    """See :class:`densespec.weights.containers.other_packages.ContainerReader`."""
+    """Reads them; see :class:`densespec.weights.containers.other_packages.ContainerReader`."""
 
     def files(self, path: Path) -> list[Path]:
         prefix = _prefix_of(path)
@@ -99,7 +99,7 @@ READER = CheckpointReader()
 
 
 def _prefix_of(path: Path) -> Path | None:
-    """What the names of a checkpoint's files have in common; None where a path is none's."""
+    """Find what the names of a checkpoint's files have in common; None if there is none."""
     if path.is_dir():
         return _in_folder(path)
     if path.name == SAVED_MODEL:
@@ -120,7 +120,7 @@ def _in_folder(folder: Path) -> Path | None:
 
 
 def _newest(folder: Path) -> str | None:
-    """The last part of the name of the newest checkpoint in a folder, which TensorFlow notes."""
+    """Find the last part of the name of a folder's newest checkpoint, as TensorFlow notes it."""
     state = folder / "checkpoint"
     if not state.is_file() or state.stat().st_size > LONGEST_STATE:
         return None
@@ -144,7 +144,7 @@ def _is_index(path: Path) -> bool:
 
 
 class _Reader:
-    """TensorFlow's reader, and what it says of its arrays."""
+    """Wraps TensorFlow's reader, and what it says of its arrays."""
 
     def __init__(self, prefix: str) -> None:
         tensorflow = import_tensorflow("reading a TensorFlow checkpoint")
@@ -172,7 +172,7 @@ class _Reader:
         ]
 
     def _of_names(self) -> list[Variable]:
-        """Those of TensorFlow 1, whose keys are their names."""
+        """List the variables of TensorFlow 1, whose keys are their names."""
         return [Variable(key, key) for key in self._shapes if self._is_number(key)]
 
     def _is_number(self, key: str) -> bool:
@@ -189,7 +189,7 @@ def _naturally(key: str) -> list[tuple[int, str]]:
 
 
 def _names(variables: Sequence[Variable]) -> Iterable[str]:
-    """The names of variables; with the number of their layer where several have the same."""
+    """Yield the names of variables, with their layer's number where several have the same name."""
     counts = Counter(one.name for one in variables)
     if all(count == 1 for count in counts.values()):
         return [one.name for one in variables]
@@ -208,7 +208,7 @@ def _numbered(variables: Sequence[Variable]) -> Iterator[str]:
 
 
 def _stated(path: Path) -> dict[str, str]:
-    """The model's config, which Keras 2 puts beside a SavedModel."""
+    """Read the model's config, which Keras 2 puts beside a SavedModel."""
     folder = path if path.is_dir() else path.parent
     metadata = folder / KERAS_METADATA
     if not metadata.is_file() or metadata.stat().st_size > LARGEST_METADATA:
@@ -222,7 +222,7 @@ def _stated(path: Path) -> dict[str, str]:
 
 
 def _config(root: Any) -> dict[str, str]:
-    """The class and the config of a model that is made of layers; none of one that is a program."""
+    """Read the class and the config of a model that consists of layers; nothing for a program."""
     if not isinstance(root, dict) or root.get("class_name") not in MADE_OF_LAYERS:
         return {}
     entry = {key: _with_lists(root.get(key)) for key in ("class_name", "config")}
@@ -230,7 +230,7 @@ def _config(root: Any) -> dict[str, str]:
 
 
 def _with_lists(value: Any) -> Any:
-    """What stands in JSON for a tuple, as a list."""
+    """Turn what stands in JSON for a tuple into a list."""
     match value:
         case {"class_name": "__tuple__", "items": list(items)}:
             return [_with_lists(item) for item in items]

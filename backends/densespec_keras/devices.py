@@ -1,4 +1,4 @@
-"""The devices that each engine finds, and the one that it computes on."""
+"""Finds the devices of each engine, and the one that it computes on."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ NAMES: Mapping[str, Callable[[], list[str]]] = {
     "torch": _of_torch,
     "jax": _of_jax,
 }
-"""What names the devices, by engine."""
+"""Gives the function that names the devices, by engine."""
 
 
 class TensorFlowDevice:
-    """TensorFlow's first GPU, or else the CPU; see :class:`densespec.backends.ComputingDevice`."""
+    """Is TensorFlow's first GPU, or the CPU; see :class:`densespec.backends.ComputingDevice`."""
 
     @property
     def name(self) -> str:
@@ -81,4 +81,4 @@ FIRST: Mapping[str, Callable[[], ComputingDevice]] = {
     "torch": _first_of_torch,
     "jax": _first_of_jax,
 }
-"""What gives the device that Keras computes on, by engine."""
+"""Gives the function that finds the device on which Keras computes, by engine."""

@@ -1,4 +1,4 @@
-"""Graphs as functional Keras models, out of standard layers wherever those suffice."""
+"""Builds graphs as functional Keras models, from standard layers wherever those suffice."""
 
 from __future__ import annotations
 
@@ -243,12 +243,12 @@ class Emitter:
 
 
 def kind_of(model: Any) -> Any:
-    """Give the class that makes another model of the same kind; see :class:`Emitter`."""
+    """Return the class that makes another model of the same kind; see :class:`Emitter`."""
     return type(model) if "densespec" in type(model).__module__ else keras.Model
 
 
 def keras_padding(op: ops.Conv | ops.MaxPool) -> str | None:
-    """Give Keras's name for an op's padding; None if that has none and needs a layer of its own."""
+    """Return Keras's name for an op's padding; None if the padding needs a layer of its own."""
     if op.padding == "same" or (
         op.stride == 1 and op.padding == tuple(((n - 1) // 2, n // 2) for n in op.window)
     ):

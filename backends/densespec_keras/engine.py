@@ -1,4 +1,4 @@
-"""Keras's engine: chosen once in a process, told what it has to know before it starts."""
+"""Chooses Keras's engine once in a process, and sets what it has to know before it starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from densespec.errors import EngineConflict
 from densespec.installed import require
 
 WARNINGS_TOO = "2"
-"""What TensorFlow leaves out of its log: warnings too, but not errors."""
+"""With this value TensorFlow leaves warnings out of its log, but not errors."""
 
 
 def widen(engine: str) -> None:
@@ -20,7 +20,7 @@ def widen(engine: str) -> None:
 
 
 def keras_on(engine: str) -> Any:
-    """The ``keras`` module, running on ``engine``.
+    """Import the ``keras`` module, running on ``engine``.
 
     Raises:
         PackageMissing: Keras or the engine is not installed.
@@ -44,7 +44,7 @@ def keras_on(engine: str) -> Any:
 
 
 def import_tensorflow(what_for: str) -> Any:
-    """The ``tensorflow`` module, for a purpose that needs no Keras.
+    """Import the ``tensorflow`` module, for a purpose that needs no Keras.
 
     Raises:
         PackageMissing: It is not installed.

@@ -1,4 +1,4 @@
-"""Batches as Keras's ``fit``, ``evaluate`` and ``predict`` take them, on any engine."""
+"""Gives batches as Keras's ``fit``, ``evaluate`` and ``predict`` take them, on any engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from densespec_keras.axes import laid_out  # noqa: E402
 
 
 class KerasBatches(keras.utils.PyDataset):
-    """The batches of a training run: see :meth:`densespec.data.Batches.as_keras_dataset`."""
+    """Gives the batches of a training run: see :meth:`densespec.data.Batches.as_keras_dataset`."""
 
     def __init__(
         self,
@@ -31,10 +31,10 @@ class KerasBatches(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int | None:
-        """How many batches there are; None says that they have no end."""
+        """Return the number of batches; None says that they have no end."""
         return None if self._batches.shuffle else self._batches.steps_per_epoch
 
     def __getitem__(self, step: int) -> LabelledBatch:
-        """Give images in the layout and int64 labels of a step, counted from ``start_step``."""
+        """Return images in the layout and int64 labels of a step, counted from ``start_step``."""
         x, y = self._batches[self._start_step + step]
         return laid_out(x, self._data_format), y

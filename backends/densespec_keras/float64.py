@@ -1,4 +1,4 @@
-"""Float64 that stays float64 on Keras's torch and JAX engines.
+"""Keeps float64 as it is on Keras's torch and JAX engines.
 
 There, Keras's type promotion turns every float64 result into float32: a model built with
 ``dtype="float64"`` quietly computes its norms, means and losses in float32 (a relative error of
@@ -17,7 +17,7 @@ def keep_float64() -> None:
     """Stop Keras from demoting float64 in this process. Other dtypes are not touched.
 
     Raises:
-        RuntimeError: this version of Keras decides promotion elsewhere, so float64 can't be had.
+        RuntimeError: this version of Keras decides promotion elsewhere, so float64 is impossible.
     """
     module: Any = importlib.import_module(DTYPES_MODULE)
     demotions = getattr(module, "BIT64_TO_BIT32_DTYPE", None)

@@ -1,6 +1,6 @@
-"""What network a Keras model's layers are now, whatever was changed since they were made.
+"""Finds which network a Keras model's layers are now, whatever was changed since they were made.
 
-The config of the model says it, which is read as that of a file is; what a config does not say,
+The model's config says it, and is read like a file's config. A change that a config does not state,
 such as another ``call`` of a layer, is refused.
 """
 
@@ -38,24 +38,24 @@ SETTINGS = (
     "threshold",
     "use_bias",
 )
-"""Attributes of layers that say what they compute, beside numbers such as epsilon and rates."""
+"""These attributes of layers say what they compute, besides numbers such as epsilon and rates."""
 
 _CALLED = ("call", "forward", "convolution_op")
-"""Methods that calls of Keras's layers go through."""
+"""Calls of Keras's layers go through these methods."""
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-"""Where PyTorch, of whose modules Keras's layers are on that engine, has the hooks of a module."""
+"""PyTorch has the hooks of a module under these names. On PyTorch, Keras's layers are modules."""
 
 _PACKAGES = ("keras", "densespec_keras")
-"""Whose layers a model is of: what others do, no config says."""
+"""Layers come from these packages: no config says what other packages' layers do."""
 
 _PLAIN = (bool, int, float, str, tuple)
 _STATES = ("built", "training")
-"""Attributes of layers that change as they are used."""
+"""These attributes of layers change as they are used."""
 
 _CARRIED = (
     "batch_norm_epsilon",
@@ -73,11 +73,11 @@ _CARRIED = (
     "norm_groups",
     "norm_affine",
 )
-"""Fields of a spec that changes of a model change."""
+"""Changes of a model change these fields of its spec."""
 
 
 def graph_of(model: Any, graph: Graph) -> Graph:
-    """Give the graph that a model, which was built of another graph, is of now.
+    """Return the graph that a model, which was built of another graph, is of now.
 
     Raises:
         ModelChanged: A layer is not what any spec says.
@@ -98,7 +98,7 @@ def stated_graph(model: Any) -> StatedGraph:
     """Read the graph of a model from its layers, with nothing frozen, and the layer of each node.
 
     Raises:
-        StatedOtherwise: No spec says what a layer computes; names it.
+        StatedOtherwise: No spec says what a layer computes; the message names it.
         WeightsError: It is no network of densespec's kind.
     """
     _check_parts(model)
@@ -112,7 +112,7 @@ def _check_parts(model: Any) -> None:
 
 
 def paths_of(model: Any, graph: Graph) -> Mapping[str, str]:
-    """Give the paths of the layers that compute the nodes of a model's graph, by their names.
+    """Return the paths of the layers that compute the nodes of a model's graph, by their names.
 
     Raises:
         WeightsError: As for :func:`stated_graph`.
@@ -139,7 +139,7 @@ def _stated_part(model: Any, graph: Graph) -> StatedGraph:
 
 
 def layers_of(model: Any, graph: Graph) -> dict[str, Any]:
-    """Give the layer of every node that has arrays: by its name, or by what the model states."""
+    """Return the layer of every node that has arrays: by its name, or by what the model states."""
     nodes = [node for node in graph.nodes if node.weights]
     named = {layer.name: layer for layer in model.layers}
     found = {node.name: named.get(layer_name(node.name)) for node in nodes}
@@ -150,7 +150,7 @@ def layers_of(model: Any, graph: Graph) -> dict[str, Any]:
 
 
 def leaves(model: Any) -> Iterator[Any]:
-    """Give the layers of a model and of the models in it."""
+    """Yield the layers of a model and of the models in it."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from leaves(layer)
@@ -159,21 +159,21 @@ def leaves(model: Any) -> Iterator[Any]:
 
 
 def layer_at(model: Any, path: str) -> Any:
-    """Give the layer at a path, which names the models that it is in."""
+    """Return the layer at a path, which names the models that it is in."""
     for name in path.split("/"):
         model = model.get_layer(name)
     return model
 
 
 def settings_of(layer: Any) -> tuple[Any, ...]:
-    """Give what says whether a layer computes what it did; it is read at every call."""
+    """Return what says whether a layer computes what it did; it is read at every call."""
     own = vars(layer)
     hooked = (bool(own.get(name)) for name in _HOOKS)
     return (type(layer), *map(own.get, SETTINGS), *map(own.get, _CALLED), *hooked)
 
 
 def frozen_as(model: Any, stated: StatedGraph) -> Graph:
-    """Give the graph of a model with those parts frozen whose layers are.
+    """Return the graph of a model with those parts frozen whose layers are.
 
     Raises:
         WeightsError: A layer is frozen behind one that trains, or none trains.
@@ -203,7 +203,7 @@ def _class_of(model: Any) -> str:
 
 
 def _fits(layer: Any, node: Node) -> bool:
-    """Whether a layer has the number of values that a node has."""
+    """Say whether a layer has as many values as a node."""
     return layer is not None and layer.count_params() == sum(w.size for w in node.weights)
 
 

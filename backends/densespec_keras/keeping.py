@@ -1,4 +1,4 @@
-"""What a model takes over from another of the same network, beyond the values of its arrays."""
+"""Carries over what a model has beyond the values of its arrays to another of the same network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from densespec_keras.inspecting import layer_at, leaves, paths_of
 
 
 def policy_of(model: Any) -> Any:
-    """Give the dtype policy of a model's first layer that computes."""
+    """Return the dtype policy of a model's first layer that computes."""
     first, *rest = leaves(model)
     return next(iter(rest), first).dtype_policy
 
 
 def policies_of(model: Any, graph: Graph) -> dict[str, Any]:
-    """Give the dtype policies of layers, by the names that they have where densespec builds."""
+    """Return the dtype policies of layers, by the names that they have where densespec builds."""
     return {
         layer_name(node): layer.dtype_policy for node, layer in _layers_of(model, graph).items()
     }
@@ -33,7 +33,7 @@ def on_device_of(model: Any) -> AbstractContextManager[Any]:
 
 
 def _device_of(value: Any) -> str | None:
-    """Give Keras's name for the device of an array."""
+    """Return Keras's name for the device of an array."""
     match keras.config.backend():
         case "tensorflow":
             _, *parts = str(value.device).split(":")
@@ -65,6 +65,6 @@ def keep_state(model: Any, source: Any, graph: Graph, *, trainable: bool) -> Non
 
 
 def _layers_of(model: Any, graph: Graph) -> dict[str, Any]:
-    """Give the layers that compute nodes, by the names of those; the input does not."""
+    """Return the layers that compute nodes, by the names of those; the input does not."""
     paths = paths_of(model, graph)
     return {node.name: layer_at(model, paths[node.name]) for node in graph.nodes[1:]}

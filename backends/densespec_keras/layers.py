@@ -1,4 +1,4 @@
-"""What standard Keras lacks: batch norm with unbiased running variance, dropout that freezes."""
+"""Defines what standard Keras lacks, such as unbiased running variance and dropout that freezes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from densespec.network.ops import BlurPool
 
 @keras.saving.register_keras_serializable(package="densespec")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's batch norm, but running variance averages variances over n-1 values, not n.
+    """Is Keras's batch norm, but its running variance averages variances over n-1 values, not n.
 
-    That is what the paper's Torch7 code and PyTorch do. Inference, and the normalisation of a
-    training batch, are the same in both. The variance of a batch is taken around its mean, never
-    as E[x^2] - E[x]^2, which loses digits and can turn negative in float32.
+    The paper's Torch7 code and PyTorch do the same. Inference, and the normalisation of a training
+    batch, are the same in both. The variance of a batch is taken around its mean, never as E[x^2] -
+    E[x]^2, which loses digits and can turn negative in float32.
 
     One value per channel has no such variance: training on it is an error or, where TensorFlow
     learns the batch size only as it runs, makes the running variance NaN.
 
-    With ``synchronized`` (TensorFlow alone) the statistics are those of the batch over all replicas
-    of the distribution strategy.
+    With ``synchronized`` (only on TensorFlow) the statistics are taken over the batch of all
+    replicas of the distribution strategy.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +83,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.squeeze(mean, self._reduction_axes), variance, self._count(x)
 
     def _synchronised(self, x: Any) -> tuple[Any, Any, Any]:
-        """Compute the same over all replicas, each of which has a part of the batch.
+        """Compute the same over all replicas, which each have a part of the batch.
 
         Gradients go through these sums too, and replicas must meet in them in the same order. Here
         each sum needs the one before it; Keras's own synchronised norm has sums side by side, and
@@ -111,12 +111,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return math.prod(ops.cast(size, x.dtype) for size in sizes)
 
     def kept(self, variance: Any, count: Any) -> Any:
-        """Give what the running variance averages."""
+        """Return what the running variance averages."""
         return variance * (count / (count - 1))
 
 
 class BiasedSynchronised(BatchNormalization):
-    """A synchronised norm of biased running variance: ``_synchronised`` says why there is one."""
+    """Is a synchronised norm of biased running variance; ``_synchronised`` says why it exists."""
 
     def kept(self, variance: Any, count: Any) -> Any:
         return variance
@@ -124,10 +124,10 @@ class BiasedSynchronised(BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Dropout(keras.layers.Dropout):
-    """Keras's dropout, but one with ``trainable = False`` drops nothing.
+    """Is Keras's dropout, but drops nothing with ``trainable = False``.
 
     Keras's own goes on dropping in a frozen backbone, whose output then changes from step to step.
-    As with Keras's batch norm, a compiled model takes up a change once it is compiled again.
+    As with Keras's batch norm, a compiled model takes up a change when it is compiled again.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -136,7 +136,7 @@ class Dropout(keras.layers.Dropout):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class LeakyReLU(keras.layers.LeakyReLU):
-    """Keras's leaky ReLU, but exact in float64: TensorFlow's kernel has its slope in float32."""
+    """Is Keras's leaky ReLU, but exact in float64: TensorFlow's kernel has its slope in float32."""
 
     def call(self, inputs: Any) -> Any:
         return ops.where(inputs > 0, inputs, self.negative_slope * inputs)
@@ -144,7 +144,7 @@ class LeakyReLU(keras.layers.LeakyReLU):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class TanhGelu(keras.layers.Layer):
-    """GELU by the hyperbolic tangent; Keras's activation of that name is the exact one.
+    """Computes GELU by the hyperbolic tangent; Keras's activation of that name is the exact one.
 
     In float64 it is written out: TensorFlow's function has its constants in float32.
     """
@@ -161,7 +161,7 @@ class TanhGelu(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Gelu(keras.layers.Layer):
-    """GELU that is exact in float64: TensorFlow's function has its constants in float32."""
+    """Computes GELU exactly in float64: TensorFlow's function has its constants in float32."""
 
     def call(self, inputs: Any) -> Any:
         return 0.5 * inputs * (1 + ops.erf(inputs / math.sqrt(2)))
@@ -172,7 +172,7 @@ class Gelu(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class PRelu(keras.layers.Layer):
-    """A leaky ReLU with one trained slope, of shape (1,); Keras's has one a position or channel."""
+    """Is a leaky ReLU with one trained slope, of shape (1,); Keras has one for each channel."""
 
     def __init__(self, slope_initializer: Any = 0.25, **options: Any) -> None:
         super().__init__(**options)
@@ -201,11 +201,11 @@ class PRelu(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class BlurPooling(keras.layers.Layer):
-    """Binomial means over windows of a mirrored input: (batch, *spatial, channels), halved.
+    """Takes binomial means over windows of a mirrored input: (batch, *spatial, channels), halved.
 
     Args:
         pool_size: The size of the windows along each dimension.
-        strides: How far apart they are.
+        strides: The distance between windows, in positions.
         data_format: ``"channels_last"`` or ``"channels_first"``.
     """
 
@@ -250,7 +250,7 @@ class BlurPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class GlobalPooling(keras.layers.Layer):
-    """A global pool that takes both means and maxima: (batch, *spatial, channels) to (batch, n).
+    """Pools globally by both means and maxima: (batch, *spatial, channels) to (batch, n).
 
     Args:
         kind: ``"avgmax"`` for half their sum, ``"catavgmax"`` for all means and then all maxima.

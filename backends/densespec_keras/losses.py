@@ -1,4 +1,4 @@
-"""The recipe's loss as ``keras.losses``."""
+"""Makes the recipe's loss as ``keras.losses``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from densespec.recipes.recipe import TrainingRecipe
 
 @keras.saving.register_keras_serializable(package="densespec")
 class CrossEntropy(keras.losses.Loss):
-    """Cross-entropy of integer labels with what Keras's sparse one lacks: smoothing, and weights.
+    """Computes the cross-entropy of integer labels with smoothing and weights, which Keras's lacks.
 
     Args:
         shares: whether a label is the shares of all classes, rather than an integer.
-        label_smoothing: share of the target spread evenly over all classes.
-        class_weights: factors on the loss of a sample by its label, one for each class; none are 1.
+        label_smoothing: the share of the target that is spread evenly over all classes.
+        class_weights: the factors on the loss of a sample by its label, one for each class; without
+            any, each is 1.
         from_logits: whether the model gives logits, not probabilities.
         **kwargs: of ``keras.losses.Loss``.
     """
@@ -70,14 +71,14 @@ class CrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class BinaryCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of several labels a sample; those that are negative or NaN are not known.
+    """Computes the cross-entropy of several labels a sample. Negative or NaN labels are unknown.
 
-    They add nothing, and are counted in the mean.
+    Unknown labels add nothing, but count in the mean.
 
     Args:
-        label_smoothing: share of the target that becomes a half.
+        label_smoothing: the share of the target that becomes a half.
         from_logits: whether the model gives logits, not probabilities.
-        positive_weights: factors on the loss of labels that are given, one for each class.
+        positive_weights: the factors on the loss of present labels, one for each class.
         **kwargs: of ``keras.losses.Loss``.
     """
 
@@ -104,7 +105,7 @@ class BinaryCrossEntropy(keras.losses.Loss):
         return ops.mean(ops.cast(known, each.dtype) * each, axis=-1)
 
     def _surprises(self, y_pred: Any) -> tuple[Any, Any]:
-        """Minus the logarithms of a label's probability, and of its absence."""
+        """Return minus the logarithms of a label's probability, and of its absence."""
         if self.from_logits:
             return ops.softplus(-y_pred), ops.softplus(y_pred)
         least = keras.config.epsilon()
@@ -120,9 +121,9 @@ class BinaryCrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class SquaredError(keras.losses.Loss):
-    """Squared error to several numbers a sample; those that are NaN are not known.
+    """Computes the squared error to several numbers a sample. NaN numbers are unknown.
 
-    They add nothing, and are counted in the mean.
+    Unknown numbers add nothing, but count in the mean.
 
     Args:
         **kwargs: of ``keras.losses.Loss``.
@@ -138,7 +139,7 @@ class SquaredError(keras.losses.Loss):
 
 
 def loss_of(recipe: TrainingRecipe, *, from_logits: bool = True, dtype: Any = None) -> Any:
-    """The loss of a recipe: Keras's own, unless the recipe smooths, weighs or mixes labels.
+    """Make the loss of a recipe: Keras's own, unless the recipe smooths, weighs or mixes labels.
 
     Args:
         from_logits: whether the model gives logits, not probabilities.

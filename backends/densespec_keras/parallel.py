@@ -1,4 +1,4 @@
-"""Training on several devices: ``keras.distribution`` on JAX, ``tf.distribute`` on TensorFlow."""
+"""Trains on several devices by ``keras.distribution`` on JAX, ``tf.distribute`` on TensorFlow."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from densespec_keras.running import as_input
 from densespec_keras.training import Compiled, KerasTrainer
 
 Build = Callable[..., Any]
-"""``build(synchronised=...)`` gives the model to train."""
+"""Makes the model to train: it is called as ``build(synchronised=...)``."""
 
 
 class _EvenDataParallel(keras.distribution.DataParallel):
-    """Data parallelism in which every device takes the whole of a batch that does not divide."""
+    """Gives every device the whole of a batch that does not divide."""
 
     def get_data_layout(self, data_shape: Any) -> Any:
         if data_shape[0] % self.num_model_replicas == 0:
@@ -33,10 +33,10 @@ class _EvenDataParallel(keras.distribution.DataParallel):
 
 
 class JaxParallelTrainer(KerasTrainer):
-    """One program on several devices: every op sees the whole batch, so norms are synchronised.
+    """Trains one program on several devices: every op sees the whole batch, so norms synchronise.
 
     Raises:
-        ValueError: the recipe wants norms per replica, or there are not so many devices.
+        ValueError: the recipe wants norms per replica, or there are fewer devices.
     """
 
     def __init__(self, build: Build, graph: Graph, recipe: TrainingRecipe, replicas: int) -> None:
@@ -66,10 +66,10 @@ def _jax_devices(count: int) -> list[str]:
 
 
 class TensorFlowParallelTrainer(KerasTrainer):
-    """A replica of the model on each device, in step by ``tf.distribute.MirroredStrategy``.
+    """Trains a replica of the model on each device, in step by ``tf.distribute.MirroredStrategy``.
 
     Raises:
-        ValueError: there are not so many devices.
+        ValueError: there are fewer devices.
     """
 
     def __init__(self, build: Build, graph: Graph, recipe: TrainingRecipe, replicas: int) -> None:
@@ -140,7 +140,7 @@ class TensorFlowParallelTrainer(KerasTrainer):
         return loss, correct
 
     def _on_one_replica(self, count: Any, *shard: Any) -> tuple[Any, Any]:
-        """Its part of the loss of the whole batch, and of the right answers."""
+        """Compute a replica's part of the loss of the whole batch, and of the right answers."""
         import tensorflow as tf
 
         *inputs, labels = shard
@@ -159,7 +159,7 @@ class TensorFlowParallelTrainer(KerasTrainer):
         return loss, tf.reduce_sum(tf.cast(right, "int32"))
 
     def _average_statistics(self) -> None:
-        """Each replica keeps running statistics of its own; the recipe's are their mean.
+        """Average the running statistics of the replicas: the recipe's statistics are the mean.
 
         Averaging when they are read is the same as at every step: updates are linear, and training
         reads none.

@@ -1,9 +1,9 @@
-"""Models that compute several ops at a time, as :mod:`densespec.network.steps` finds them.
+"""Defines models that compute several ops at a time, as :mod:`densespec.network.steps` finds.
 
-They are functional models of the same layers as in mode ``layers``, and so have the same weights
-under the same names, the same files and the same ``trainable``; only ``call`` does not go through
-the layers one by one. A value in between can be had as of any functional model; what it costs is
-that the layers then run one by one.
+They are functional models of the same layers as in mode ``layers``. So they have the same weights
+under the same names, the same files and the same ``trainable``. Only ``call`` does not go through
+the layers one by one. As with any functional model, a value in between can be asked for, but then
+the layers run one by one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from densespec_keras.layers import move_statistics, require_several
 
 
 class Planned(keras.Model):
-    """A functional model of a graph that computes it step by step.
+    """Is a functional model of a graph that computes it step by step.
 
     Attributes:
         mode: The name of the mode.
         recompute: Whether activations are computed again in the backward pass.
-        graph: What is computed, where that is known.
-        settings: What the layers said when they computed it, by their names.
-        shown: Names of nodes whose values the model gives, channels last, in place of its output,
-            as far as they are values of steps; None for the output.
+        graph: The graph that is computed, if it is known.
+        settings: The settings of the layers when they computed it, by their names.
+        shown: The names of nodes whose values the model gives in place of its output, channels
+            last, as far as steps give them; None for the output.
     """
 
     mode = "fast"
@@ -54,11 +54,11 @@ class Planned(keras.Model):
         return _Evaluation(self, layers, bool(training)).outputs(*tensors)
 
     def is_fused(self) -> bool:
-        """Whether the engine's kernels compute what the layers do.
+        """Say whether the engine's kernels compute what the layers do.
 
-        Mixed precision casts between layers, synchronised norms meet other replicas, layers that a
-        user has changed compute something else, and of several outputs a file does not tell which
-        they are: such models run layer by layer.
+        Some models run layer by layer: mixed precision casts between layers, synchronised norms
+        meet other replicas, changed layers compute something else, and a file does not tell which
+        of several outputs is which.
         """
         if self.graph is None and len(self.outputs) > 1:
             return False
@@ -84,7 +84,7 @@ class Planned(keras.Model):
         self.settings = MappingProxyType(now | dict(settings or {}))  # which Keras does not track
 
     def planned(self) -> Graph:
-        """Give what is computed: for a model from a file, what its layers state."""
+        """Return what is computed: for a model from a file, what its layers state."""
         if self.graph is None:
             self.follow(stated_graph(self).graph)
         assert self.graph is not None
@@ -92,8 +92,11 @@ class Planned(keras.Model):
 
     @functools.cached_property
     def steps(self) -> Callable[[frozenset[str], frozenset[str]], tuple[Step, ...]]:
-        """Finds the steps of the model, and keeps them, for the names of the dropouts that drop
-        nothing and of the norms that take the statistics of the batch."""
+        """Return a function that finds the steps of the model, and keeps them.
+
+        Its arguments are the names of the dropouts that drop nothing, and of the norms that take
+        the statistics of the batch.
+        """
         graph = self.planned()
 
         def find(idle: frozenset[str], batch: frozenset[str]) -> tuple[Step, ...]:
@@ -104,12 +107,12 @@ class Planned(keras.Model):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Fast(Planned):
-    """A model in mode ``fast``."""
+    """Is a model in mode ``fast``."""
 
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Efficient(Planned):
-    """A model in mode ``efficient``."""
+    """Is a model in mode ``efficient``."""
 
     mode = "efficient"
     recompute = True
@@ -117,7 +120,7 @@ class Efficient(Planned):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Inference(Planned):
-    """A model in mode ``inference``."""
+    """Is a model in mode ``inference``."""
 
     mode = "inference"
 
@@ -266,7 +269,7 @@ class _Evaluation:
         )
 
     def _scale(self, dropout: Node, x: Any, channels: int) -> Any:
-        """Give a dropout's factor for values of a block that reads x: the given or a drawn one."""
+        """Return a dropout's factor for values of a block that reads x, given or drawn."""
         if dropout.name in self._scales:
             return self._scales[dropout.name]
         ones = keras.ops.ones((*keras.ops.shape(x)[:-1], channels), dtype=x.dtype)

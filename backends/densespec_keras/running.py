@@ -1,4 +1,4 @@
-"""Running a built Keras model on canonical arrays, channels first."""
+"""Runs a built Keras model on canonical arrays, channels first."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from densespec_keras.variables import to_numpy
 
 @dataclass(frozen=True)
 class Formats:
-    """Layouts of a built model: of its input, and of the layers within."""
+    """Holds the layouts of a built model: of its input, and of the layers within."""
 
     outer: DataFormat
     inner: DataFormat
 
 
 def formats_of(model: Any) -> Formats:
-    """A model of dense layers alone has no maps: either format is right."""
+    """Return a model's layouts. A model of dense layers alone has no maps, so either is right."""
     stated = (getattr(layer, "data_format", None) for layer in leaves(model))
     inner: DataFormat = next(filter(None, stated), "channels_last")
     permuted = any(layer.name == TO_CHANNELS_LAST for layer in leaves(model))
@@ -36,26 +36,27 @@ def formats_of(model: Any) -> Formats:
 
 
 def precision_of(model: Any) -> str:
-    """``float64`` for models that compute in it, else ``float32``: of inputs, losses and rates.
+    """Return the precision of inputs, losses and rates: ``float64`` or else ``float32``.
 
-    Models of lower precision round what they are given themselves.
+    It is ``float64`` for models that compute in it. Models of lower precision round their inputs
+    themselves.
     """
     return "float64" if model.inputs[0].dtype == "float64" else "float32"
 
 
 def as_input(x: np.ndarray, data_format: str, dtype: str) -> np.ndarray:
-    """A channels-first array in a model's layout and dtype."""
+    """Convert a channels-first array to a model's layout and dtype."""
     ordered = x if data_format == "channels_first" else np.moveaxis(x, 1, -1)
     return np.ascontiguousarray(ordered).astype(dtype)
 
 
 def channels_first(y: np.ndarray, data_format: str) -> np.ndarray:
-    """A layer's output, channels first; (batch, channels) as it is."""
+    """Transpose a layer's output to channels first; (batch, channels) stays as it is."""
     return y if data_format == "channels_first" else np.moveaxis(y, -1, 1)
 
 
 def shapes(model: Any, names: Sequence[str]) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of the named nodes' outputs, channels first, without the batch."""
+    """Return the shapes of the named nodes' outputs, channels first, without the batch."""
     inner = formats_of(model).inner
     found = {name: tuple(model.get_layer(layer_name(name)).output.shape[1:]) for name in names}
     if inner == "channels_first":
@@ -64,7 +65,7 @@ def shapes(model: Any, names: Sequence[str]) -> dict[str, tuple[int | None, ...]
 
 
 def forward(model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-    """Outputs of the named nodes in inference mode, of those that the model really computes."""
+    """Compute the named nodes' outputs in inference mode, as far as the model computes them."""
     formats = formats_of(model)
     x = as_input(x, formats.outer, precision_of(model))
     given = [node.name for node in graph.given]
@@ -83,16 +84,16 @@ def forward(model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arr
 
 
 def caller(model: Any, x: np.ndarray) -> Callable[[], object]:
-    """Give what predicts a batch once, which lies on the device already, and copies the answer."""
+    """Return the function that predicts a batch on the device once, and copies the answer."""
     formats = formats_of(model)
     given = keras.ops.convert_to_tensor(as_input(x, formats.outer, precision_of(model)))
     return lambda: model.predict_on_batch(given)
 
 
 def _showing(model: Any, graph: Graph, taps: Sequence[str]) -> Any:
-    """A model of the same layers that gives the values of nodes by name.
+    """Make a model of the same layers that gives the values of nodes by name.
 
-    The layers of a head that a user made have other names; its output can be had all the same.
+    The layers of a head that a user made have other names, but its output can still be asked for.
     """
     named = {layer.name: layer for layer in model.layers}
     outputs = {name: named[layer_name(name)].output for name in taps if layer_name(name) in named}

@@ -1,4 +1,4 @@
-"""Where a compiled model's training stands, so that its run can go on in any framework."""
+"""States how far a compiled model's training has come, so that any framework can continue it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from densespec_keras.running import formats_of
 
 
 def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
-    """Where the training of a model stands that was compiled with an optimizer of densespec's.
+    """Say how far the training of a model has come that was compiled with densespec's optimizer.
 
     ``densespec.save(model, path, training=training_state(model, recipe))`` keeps it beside the
     weights: ``densespec train --resume`` goes on from there on any backend.
@@ -32,8 +32,8 @@ def training_state(model: Any, recipe: TrainingRecipe) -> TrainingState:
         recipe: the recipe that it is trained by.
 
     Raises:
-        WeightsError: the model is none of densespec's, has another optimizer, or freezes other
-            layers than leading ones.
+        WeightsError: densespec did not build the model, or it has another optimizer, or freezes
+            other layers than leading ones.
     """
     origin, optimizer = _recognised(model), _optimizer_of(model)
     graph = _trained_graph(model, origin.graph)
@@ -62,9 +62,9 @@ def restore_training_state(model: Any, state: TrainingState) -> None:
 
 
 def recognise(model: Any) -> Any:
-    """The same model, with the attribute ``densespec`` that a ``.keras`` file does not keep.
+    """Give a model the attribute ``densespec``, which ``.keras`` files do not keep; return it.
 
-    ``densespec.save``, ``read_weights`` and all else that takes built models then takes it too.
+    Then ``densespec.save``, ``read_weights`` and all other functions for built models take it.
 
     Raises:
         WeightsError: densespec did not build it.
@@ -74,10 +74,10 @@ def recognise(model: Any) -> Any:
 
 
 def slots(optimizer: Any, trained: Mapping[str, Any], kind: str) -> Arrays:
-    """Arrays that an optimizer keeps for each variable, such as ``velocities``.
+    """Return the arrays that an optimizer keeps for each variable, such as ``velocities``.
 
     Args:
-        trained: variables by canonical name.
+        trained: the trained variables by canonical name.
     """
     kept = getattr(optimizer, kind)
     arrays = {
@@ -88,16 +88,16 @@ def slots(optimizer: Any, trained: Mapping[str, Any], kind: str) -> Arrays:
 
 
 def moments_of(optimizer: RecipeOptimizer, trained: Mapping[str, Any]) -> dict[str, Arrays]:
-    """The moments of every variable by canonical name; zeros before the first step.
+    """Return the moments of every variable by canonical name; zeros before the first step.
 
-    None of SGD without momentum.
+    SGD without momentum has none.
     """
     plain = getattr(optimizer, "momentum", None) == 0
     return {} if plain else {kind: slots(optimizer, trained, kind) for kind in optimizer.moments}
 
 
 def steps_of(optimizer: RecipeOptimizer) -> int:
-    """How many steps an optimizer has taken, on one device or in step on several."""
+    """Return how many steps an optimizer has taken, on one device or in step on several."""
     return int(variables.to_numpy(optimizer.iterations))
 
 
@@ -114,7 +114,7 @@ def restore_moments(
 
 
 def _optimizer_of(model: Any) -> RecipeOptimizer:
-    """The optimizer that a model was compiled with, without Keras's scaling of the loss."""
+    """Return the optimizer that a model was compiled with, without Keras's scaling of the loss."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -133,10 +133,10 @@ def _optimizer_of(model: Any) -> RecipeOptimizer:
 
 
 def recognised(model: Any) -> Origin:
-    """What a model that has no attribute ``densespec`` could have been built from.
+    """Return what a model without the attribute ``densespec`` could have been built from.
 
     Raises:
-        WeightsError: it is none of densespec's.
+        WeightsError: densespec did not build it.
     """
     stated = _stated(model)
     try:
@@ -167,11 +167,11 @@ def _stated(model: Any) -> StatedGraph:
     try:
         return stated_graph(model)
     except WeightsError as error:
-        raise WeightsError(f"the model is none of densespec's: {error}") from error
+        raise WeightsError(f"densespec did not build the model: {error}") from error
 
 
 def _trained_graph(model: Any, graph: Graph) -> Graph:
-    """The graph of a model with those parts frozen whose layers are.
+    """Return the graph of a model, with the parts frozen whose layers are frozen.
 
     Raises:
         WeightsError: as for :func:`training_state`.

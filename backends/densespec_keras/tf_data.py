@@ -1,4 +1,4 @@
-"""Batches as a ``tf.data.Dataset``; Keras takes no part in it."""
+"""Gives batches as a ``tf.data.Dataset``, without Keras."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from densespec_keras.axes import laid_out  # noqa: E402
 def tf_dataset(
     batches: Batches, epochs: Sequence[int] = (0,), *, data_format: DataFormat = "channels_last"
 ) -> tf.data.Dataset:
-    """Give the batches of some epochs, one after another: see :meth:`Batches.as_tf_dataset`."""
+    """Return the batches of some epochs, one after another: see :meth:`Batches.as_tf_dataset`."""
 
     def generate() -> Iterator[LabelledBatch]:
         for epoch in epochs:

@@ -1,4 +1,4 @@
-"""Training steps through ``compile`` and ``train_on_batch``, as Keras's users train."""
+"""Takes training steps by ``compile`` and ``train_on_batch``, as Keras's users do."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from densespec_keras.variables import layer_policy, read, trainable, variables
 
 
 class Compiled(NamedTuple):
-    """What a model was compiled for: given masks, and watched gradients."""
+    """Says what a model was compiled for: given masks, and watched gradients."""
 
     masked: bool
     watched: bool
 
 
 class KerasTrainer:
-    """Training steps on a model.
+    """Takes training steps on a model.
 
-    With masks, on a twin of it that shares its layers and takes the masks as inputs. The model is
-    compiled at the first step, and again when gradients or masks are wanted that were not before.
+    With masks, it trains a twin of the model that shares its layers and takes the masks as inputs.
+    The model is compiled at the first step, and again when gradients or masks are wanted for the
+    first time.
     """
 
     def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
@@ -94,7 +95,7 @@ class KerasTrainer:
         return np.asarray(logits).astype(self._dtype, copy=False)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        """The averages in place of the weights, where there are any."""
+        """Put the averages in place of the weights for a while, if there are averages."""
         return contextlib.nullcontext() if self._average is None else self._average.in_place()
 
     def moments(self) -> dict[str, Arrays]:
@@ -122,10 +123,10 @@ class KerasTrainer:
         return read(self._model, self._graph)
 
     def close(self) -> None:
-        """Nothing is held: engines keep their devices until the process ends."""
+        """Do nothing, as nothing is held: engines keep their devices until the process ends."""
 
     def _settings(self) -> contextlib.AbstractContextManager[None]:
-        """Keras's settings while it builds and runs."""
+        """Provide Keras's settings while it builds and runs."""
         return _floatx(self._dtype)
 
     def _compile(self, wanted: Compiled) -> None:
@@ -170,7 +171,7 @@ class KerasTrainer:
     def _run_parts(
         self, inputs: list[np.ndarray], labels: np.ndarray, gradients: bool
     ) -> tuple[float, int, Arrays]:
-        """Loss, number of right answers, and gradients of one step if they are wanted.
+        """Return the loss, the number of right answers, and the gradients of one step if wanted.
 
         Keras's optimizers take the mean of the gradients of as many batches as the recipe has
         parts; samples are weighed so that it is the mean over all.
@@ -189,13 +190,13 @@ class KerasTrainer:
     def _run(
         self, inputs: list[np.ndarray], labels: np.ndarray, weights: np.ndarray | None
     ) -> tuple[float, int]:
-        """Loss and number of right answers of one part of a batch."""
+        """Return the loss and the number of right answers of one part of a batch."""
         x = inputs if len(inputs) > 1 else inputs[0]
         logs = self._compiled.train_on_batch(x, labels, sample_weight=weights, return_dict=True)
         return float(logs["loss"]), round(float(logs.get("accuracy", 0)) * len(labels))
 
     def _scales(self, masks: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """What each dropout's input is multiplied by; frozen ones have no masks."""
+        """Return the factors on each dropout's input; frozen dropouts have no masks."""
         given = [name for name in self._dropouts if name in masks]
         if given and given != self._dropouts:
             raise ValueError(
@@ -212,7 +213,7 @@ class KerasTrainer:
 
 @contextlib.contextmanager
 def _floatx(dtype: str) -> Iterator[None]:
-    """Keras keeps losses, metrics and learning rates in ``floatx``, whatever the model's dtype."""
+    """Set ``floatx``: Keras keeps losses, metrics and rates in it, whatever the model's dtype."""
     before = keras.config.floatx()
     keras.config.set_floatx(dtype if dtype == "float64" else before)
     try:

@@ -1,4 +1,4 @@
-"""Canonical arrays and the variables of a Keras model: names, order of axes, initializers."""
+"""Connects canonical arrays and a Keras model's variables: names, axes, initializers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from densespec_keras.inspecting import layers_of
 
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
 _NUMPY_DTYPES = {"bfloat16": "float32"}
-"""Where numpy lacks a dtype, the one to convert to it from."""
+"""Maps dtypes that numpy lacks to the ones to convert from."""
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
@@ -36,7 +36,7 @@ def variables(model: Any, graph: Graph) -> dict[str, Any]:
 
 
 def _variable(weight: ops.Weight) -> str:
-    """Give Keras's name for an array of a node."""
+    """Return Keras's name for an array of a node."""
     return _VARIABLES.get(weight.short, weight.short)
 
 
@@ -113,13 +113,13 @@ _DOCUMENTED: Mapping[ops.Initial, Callable[[], Any]] = {
 
 
 def trainable(model: Any, graph: Graph) -> dict[str, Any]:
-    """Give the trainable variables by canonical name."""
+    """Return the trainable variables by canonical name."""
     found = variables(model, graph)
     return {w.name: found[w.name] for w in graph.weights if w.trainable}
 
 
 def running_statistics(model: Any, graph: Graph) -> list[Any]:
-    """Give the variables that training moves but no gradient does."""
+    """Return the variables that training moves but no gradient does."""
     return [
         variable
         for name, variable in variables(model, graph).items()
@@ -128,5 +128,5 @@ def running_statistics(model: Any, graph: Graph) -> list[Any]:
 
 
 def layer_policy(model: Any) -> str:
-    """Give the name of the dtype policy of a model's layers."""
+    """Return the name of the dtype policy of a model's layers."""
     return str(model.layers[-1].dtype_policy.name)

@@ -1,4 +1,6 @@
-"""Native PyTorch: graphs as plain ``torch.nn`` modules, channels first, in torchvision's names.
+"""Builds graphs in native PyTorch as plain ``torch.nn`` modules, channels first.
+
+Modules have torchvision's names.
 
 Importing this package does not import PyTorch; the names below do, on first use.
 """

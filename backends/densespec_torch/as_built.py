@@ -1,7 +1,7 @@
-"""Whether a module is as densespec built it: of the kind of its op, and without hooks.
+"""Checks whether a module is as densespec built it: of the kind of its op, and without hooks.
 
-A module that a user replaced, patched or watches has to be called. What only sets its numbers, such
-as another epsilon, is read from it, and does not count here.
+A module that a user replaced, patched or watches has to be called. A change of its numbers, such as
+another epsilon, is read from it and does not count here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from densespec_torch.layers import AVG_POOL, CONV, Concat
 from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout
 
 _CALLED = ("forward", "_conv_forward", "_check_input_dim", "_call_impl", "_result")
-"""Methods that calls of densespec's modules go through."""
+"""Calls of densespec's modules go through these methods."""
 
 
 class GivenMask:
-    """A hook that scales what a dropout reads by a given factor, in place of what it drops.
+    """Scales what a dropout reads by a given factor, in place of what it drops, as a hook.
 
-    Unlike other hooks it leaves a dense block fused: what it does to ones says all.
+    Unlike other hooks it leaves a dense block fused, because its effect on ones says everything.
     """
 
     def __init__(self, factor: Tensor) -> None:
@@ -33,12 +33,12 @@ class GivenMask:
 
 
 def masked(module: nn.Module) -> bool:
-    """Whether a dropout has been given a mask."""
+    """Say whether a dropout has been given a mask."""
     return any(isinstance(hook, GivenMask) for hook in module._forward_hooks.values())
 
 
 def untouched(module: nn.Module) -> bool:
-    """Whether calling a module is no more than its class's computation."""
+    """Say whether calling a module is no more than its class's computation."""
     return not module._forward_hooks and _unpatched(module)
 
 
@@ -59,8 +59,10 @@ def _unpatched(module: nn.Module) -> bool:
 
 
 def computes(module: Any, op: ops.Op) -> bool:
-    """Whether a module computes an op as what is fused does in its place; of an op that is never
-    fused, none does."""
+    """Say whether a module computes an op as the fused function does in its place.
+
+    No module does so for an op that is never fused.
+    """
     known = _COMPUTES.get(type(op))
     return known is not None and known(module)
 
@@ -77,7 +79,7 @@ def _is_relu(module: Any) -> bool:
 
 
 def _is_conv(module: Any) -> bool:
-    """Whether a module is a convolution of stride 1, padded with zeros on both sides alike."""
+    """Say whether a module is a convolution of stride 1, padded with zeros on both sides alike."""
     if type(module) not in _CONVS or not untouched(module):
         return False
     strides = {*module.stride, *module.dilation, module.groups}
@@ -85,7 +87,7 @@ def _is_conv(module: Any) -> bool:
 
 
 def _is_dropout(module: Any) -> bool:
-    """Whether a module drops, or scales by a mask, and does nothing else."""
+    """Say whether a module drops, or scales by a mask, and does nothing else."""
     if type(module) not in DROPOUTS or not _unpatched(module):
         return False
     return all(isinstance(hook, GivenMask) for hook in module._forward_hooks.values())
@@ -102,7 +104,7 @@ def _is_max_pool(module: Any) -> bool:
 
 
 def _is_avg_pool(module: Any) -> bool:
-    """Whether a module is the average pool of a transition, of windows of 2 that do not overlap."""
+    """Say whether a module is a transition's average pool, of windows of 2 that do not overlap."""
     if type(module) not in _AVG_POOLS or not untouched(module):
         return False
     sizes = {*_each(module.kernel_size), *_each(module.stride)}

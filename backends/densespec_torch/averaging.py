@@ -19,14 +19,14 @@ from densespec_torch.tensors import from_numpy, to_numpy, unwrapped
 
 
 class WeightAverage:
-    """The averages of everything in a model that training moves, by a recipe.
+    """Averages everything in a model that training moves, by a recipe.
 
-    ``torch.optim.swa_utils.AveragedModel`` means the same with ``use_buffers=True``, but for its
-    first update, which copies, and without a warm-up.
+    ``torch.optim.swa_utils.AveragedModel`` does the same with ``use_buffers=True``, except that its
+    first update copies, and that it has no warm-up.
 
     Args:
         model: a module with densespec's names; ``torch.compile`` may have wrapped it.
-        graph: what it computes.
+        graph: the graph that the model computes.
     """
 
     def __init__(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> None:
@@ -38,7 +38,7 @@ class WeightAverage:
 
     @property
     def statistics(self) -> list[Tensor]:
-        """The averages of running statistics."""
+        """Return the averages of running statistics."""
         return [a for name, a in self._averages.items() if ".running_" in name]
 
     def update(self, number: int) -> None:
@@ -60,7 +60,7 @@ class WeightAverage:
             self._fill(self._arrays, before)
 
     def read(self) -> Arrays:
-        """Give the averages by canonical name."""
+        """Return the averages by canonical name."""
         return {name: to_numpy(average) for name, average in self._averages.items()}
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:

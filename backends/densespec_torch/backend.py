@@ -1,4 +1,4 @@
-"""The ``torch.nn`` backend."""
+"""Defines the ``torch.nn`` backend."""
 
 from __future__ import annotations
 
@@ -196,11 +196,11 @@ MODELS: dict[str, type[DenseNet] | type[PreparedDenseNet]] = {
     "efficient": EfficientDenseNet,
     "inference": PreparedDenseNet,
 }
-"""What a graph is built as, by mode."""
+"""Gives the class of a graph's model, by mode."""
 
 
 def _floating(dtype: str) -> torch.dtype:
-    """The type of weights; mixed ones keep them in float32."""
+    """Return the type of weights; mixed precisions keep them in float32."""
     kind = torch.float32 if dtype.startswith("mixed_") else getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise ValueError(

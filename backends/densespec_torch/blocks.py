@@ -1,10 +1,10 @@
-"""A dense block as one differentiable function, channels last, in one buffer of features.
+"""Computes a dense block as one differentiable function, channels last, in one buffer of features.
 
 The layers of a block read the same features, and their norms the same statistics. So the features
-stand in one buffer, in which nothing is concatenated; the statistics of each are taken once; and
-in the backward pass one buffer gathers the gradients, where the parts that come from statistics are
-applied once for all readers of a feature. What norms and ReLUs give is computed again in the
-backward pass; so is, if asked for, what a bottleneck's first convolution gives.
+stand in one buffer, in which nothing is concatenated; the statistics of each are taken once; and in
+the backward pass one buffer gathers the gradients, where the parts that come from statistics are
+applied once for all readers of a feature. The outputs of norms and ReLUs are computed again in the
+backward pass, and so is, if asked for, the output of a bottleneck's first convolution.
 
 For readers c of a feature x with mean m, inverse deviation i and n values, and t_c the gradient at
 the norm's output, masked by the ReLU::
@@ -44,12 +44,12 @@ from densespec_torch.primitives import (
 
 @dataclass(frozen=True)
 class UnitConfig:
-    """How a unit is computed: a norm, its ReLU, a convolution of stride 1 and, at times, a dropout.
+    """Says how a unit is computed: a norm, its ReLU, a stride-1 convolution and perhaps a dropout.
 
     Attributes:
         padding: The padding of each dimension, on both sides.
-        kept: What the dropout keeps, (n, *spatial, c); None stands for everything.
-        scale: What the dropout multiplies that by.
+        kept: The values that the dropout keeps, (n, *spatial, c); None stands for all.
+        scale: The factor of the dropout on these values.
     """
 
     epsilon: float
@@ -71,7 +71,7 @@ class UnitConfig:
 
 @dataclass(frozen=True)
 class TailConfig:
-    """How that is computed which alone reads a block: a norm, and with a transition more."""
+    """Says how the only reader of a block is computed: a norm, and with a transition more."""
 
     epsilon: float
     relu: bool
@@ -80,11 +80,11 @@ class TailConfig:
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """How a block and its tail are computed.
+    """Says how a block and its tail are computed.
 
     Attributes:
         layers: The units of each layer: one or, with a bottleneck, two.
-        keep: Whether what first convolutions give is kept for the backward pass.
+        keep: Whether the outputs of first convolutions are kept for the backward pass.
     """
 
     layers: tuple[tuple[UnitConfig, ...], ...]
@@ -151,7 +151,7 @@ class _BlockPass:
         self.cuts, self.scratch = chunks_of(features, widest)
 
     def chunks(self, channels: int) -> Iterator[Tensor]:
-        """Give the first channels of the features of each chunk: (samples, *spatial, channels)."""
+        """Yield the first channels of the features of each chunk: (samples, *spatial, channels)."""
         return (self.features[cut, ..., :channels] for cut in self.cuts)
 
     def convolved(
@@ -252,7 +252,7 @@ class _BlockBackward(_BlockPass):
         return first(whole), [gradient for part in reversed(found) for gradient in part]
 
     def _taken(self, start: int, end: int) -> list[Tensor]:
-        """Give the gradients of features whose readers are all done, in chunks."""
+        """Return the gradients of features whose readers are all done, in chunks."""
         own = slice(start, end)
         factor = -self.stretch[own]
         shift = -self.along[own] - self.moments.mean[own] * factor

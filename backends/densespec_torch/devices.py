@@ -1,4 +1,4 @@
-"""The devices that PyTorch finds, and the one that a model is timed on."""
+"""Finds the devices of PyTorch, and the one that a model is timed on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def names() -> list[str]:
 
 
 def _model(kind: str, index: int) -> str:
-    """Give what the maker calls a device, where PyTorch knows it."""
+    """Return what the maker calls a device, where PyTorch knows it."""
     find = getattr(torch.get_device_module(kind), "get_device_name", None)
     return f" ({find(index)})" if find else ""
 
 
 class FirstDevice:
-    """The first accelerator, or else the CPU; see :class:`densespec.backends.ComputingDevice`."""
+    """Is the first accelerator, or the CPU; see :class:`densespec.backends.ComputingDevice`."""
 
     @functools.cached_property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class FirstDevice:
 
     @property
     def place(self) -> str:
-        """What PyTorch calls it."""
+        """Return PyTorch's name for it."""
         return self.name.partition(" ")[0]
 
     @functools.cached_property

@@ -1,7 +1,8 @@
-"""Training on several processes: who is here, and who computes what.
+"""Coordinates training on several processes: who is here, and who computes what.
 
-Processes come from PyTorch's own launcher, ``torchrun``, which tells each by its environment who it
-is. :func:`setup_from_environment` joins them; after that a trainer works on its part of a batch.
+Processes come from PyTorch's own launcher, ``torchrun``, which sets environment variables that tell
+each process its number. :func:`setup_from_environment` joins them; after that a trainer works on
+its part of a batch.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ LAUNCHED = "TORCHELASTIC_RUN_ID"
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: a :class:`densespec.backends.ProcessGroup`.
+    """Represents this process among all: a :class:`densespec.backends.ProcessGroup`.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
+        rank: its number, counted from 0.
+        size: the number of processes.
         device: the device that it computes on.
     """
 
@@ -44,7 +45,7 @@ class World:
 
 
 def launched() -> tuple[int, int] | None:
-    """The number of this process and how many there are; None where ``torchrun`` started none."""
+    """Return this process's number and their count; None if ``torchrun`` started none."""
     if LAUNCHED not in os.environ:
         return None
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -81,7 +82,7 @@ def _own_device(local_rank: int) -> torch.device:
 
 
 def is_distributed() -> bool:
-    """Whether this process has joined others."""
+    """Say whether this process has joined others."""
     return distributed.is_available() and distributed.is_initialized()
 
 
@@ -93,15 +94,17 @@ def rank_world() -> tuple[int, int]:
 
 
 def shard(count: int, rank: int, size: int) -> slice:
-    """Which of ``count`` samples are a process's: consecutive ones, the first processes' parts
-    larger by one where they do not divide."""
+    """Choose which of ``count`` samples belong to a process: consecutive ones.
+
+    If they do not divide, the first processes' parts are larger by one.
+    """
     share, left = divmod(count, size)
     start = rank * share + min(rank, left)
     return slice(start, start + share + (rank < left))
 
 
 def total(values: Sequence[float]) -> list[float]:
-    """Sums over all processes, given to each; every one must call it."""
+    """Sum up values over all processes, for each of them; every one must call it."""
     if not is_distributed():
         return [float(value) for value in values]
     numbers = torch.tensor(values, dtype=torch.float64, device=_communicating())
@@ -141,7 +144,7 @@ def leave() -> NoReturn:
 
 
 def launcher(devices: int = 1, nodes: int = 1, endpoint: str | None = None) -> list[str]:
-    """The command that runs the Python arguments after it once for each device of each machine.
+    """Return the command that runs the Python arguments after it once for each device.
 
     Args:
         devices: processes on each machine.
@@ -160,6 +163,6 @@ def launcher(devices: int = 1, nodes: int = 1, endpoint: str | None = None) -> l
 
 
 def _communicating() -> torch.device:
-    """The device whose tensors the processes exchange."""
+    """Return the device whose tensors the processes exchange."""
     nccl = distributed.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")

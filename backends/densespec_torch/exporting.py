@@ -1,4 +1,4 @@
-"""``torch.export`` programs of the modules."""
+"""Writes the modules as ``torch.export`` programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 TRACED_BATCH, TRACED_SIZE = 2, 67
-"""The batch and size at which a network of any batch and size is traced: not 0 or 1."""
+"""A network of any batch and size is traced at these: neither of them may be 0 or 1."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:

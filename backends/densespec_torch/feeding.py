@@ -1,4 +1,4 @@
-"""Batches as PyTorch's ``DataLoader`` takes them. They are the very numbers of ``Batches``."""
+"""Gives batches as PyTorch's ``DataLoader`` takes them, with the very numbers of ``Batches``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from densespec.data import Batches
 
 
 class TorchBatches:
-    """A map-style dataset of PyTorch whose items are the batches of an epoch, channels first.
+    """Is a map-style dataset of PyTorch whose items are an epoch's batches, channels first.
 
     The epoch is in shared memory, so that workers which outlive an epoch are told of it.
     """
@@ -27,7 +27,7 @@ class TorchBatches:
         return self._batches.steps_per_epoch
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Give images (batch, channels, *size) and labels: int64 (batch,), or float64
+        """Return images (batch, channels, *size) and labels: int64 (batch,), or float64
         (batch, classes).
 
         Raises:

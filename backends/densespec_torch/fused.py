@@ -1,6 +1,6 @@
-"""Modules of a network that are computed as one function: a dense block, or the end of a stem.
+"""Computes several modules as one function: a dense block, or the end of a stem.
 
-The modules keep what they hold and what they are set to; only their computation is another.
+The modules keep their arrays and settings; only their computation differs.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ REASON = "fused already; where fullgraph=True is needed, compile a network of mo
 
 
 class _Fused:
-    """What both kinds have."""
+    """Holds what both kinds have in common."""
 
     @property
     def norms(self) -> list[_BatchNorm]:
-        """The norms among the modules."""
+        """Return the norms among the modules."""
         raise NotImplementedError
 
     @property
     def arrays(self) -> list[Any]:
-        """The parameters of the modules, in the order in which the function takes them."""
+        """Return the parameters of the modules, in the order in which the function takes them."""
         raise NotImplementedError
 
     def suits(self, x: Tensor) -> bool:
-        """Whether the function computes what the modules do for an input, in training mode."""
+        """Say whether, in training mode, the function computes what the modules do for an input."""
         single = x.numel() <= x.shape[1]  # batch norm refuses that
         trains = all(norm.training for norm in self.norms)
         return trains and not single and all(array.dtype == x.dtype for array in self.arrays)
@@ -68,7 +68,7 @@ class _Fused:
 
 @dataclass(frozen=True)
 class UnitModules:
-    """The modules of a unit of a dense layer; its ReLU has no state."""
+    """Holds the modules of a unit of a dense layer; its ReLU has no state."""
 
     norm: _BatchNorm
     conv: Any
@@ -77,7 +77,7 @@ class UnitModules:
 
 @dataclass(frozen=True)
 class TailModules:
-    """The modules that follow a block: a transition's, or the norm after the last block.
+    """Holds the modules that follow a block: a transition's, or the norm after the last block.
 
     Attributes:
         relu, pool: Whether a ReLU, and then an average pool, come next and are fused.
@@ -92,19 +92,19 @@ class TailModules:
 
 @dataclass(frozen=True)
 class BlockModules(_Fused):
-    """The modules of a dense block, and those of what follows it where that is fused with it."""
+    """Holds the modules of a dense block, and those after it that are fused with it."""
 
     layers: tuple[tuple[UnitModules, ...], ...]
     tail: TailModules | None = None
 
     @property
     def takes(self) -> int:
-        """How many children of the network these are."""
+        """Return how many children of the network these are."""
         return 2 if self.tail else 1
 
     @property
     def units(self) -> Iterator[UnitModules]:
-        """The units of all layers, in order."""
+        """Yield the units of all layers, in order."""
         return itertools.chain.from_iterable(self.layers)
 
     @property
@@ -121,7 +121,7 @@ class BlockModules(_Fused):
 
     @uncompiled
     def run(self, x: Tensor, keep: bool) -> Tensor:
-        """Compute the block, and what follows it where that is fused, in training mode.
+        """Compute the block, and what follows it if that is fused, in training mode.
 
         Args:
             x: (n, c, *spatial).
@@ -151,7 +151,7 @@ class BlockModules(_Fused):
 
 @dataclass(frozen=True)
 class PoolModules(_Fused):
-    """The modules at the end of a stem: a norm, a ReLU, which has no state, and a max pool."""
+    """Holds the modules at the end of a stem: a norm, a ReLU (without state) and a max pool."""
 
     norm: _BatchNorm
     pool: nn.MaxPool2d
@@ -205,7 +205,7 @@ def _unit_of(unit: UnitModules, x: Tensor) -> UnitConfig:
 
 
 def _mask(dropout: nn.Dropout | None, x: Tensor, channels: int) -> tuple[Any, Any]:
-    """What a dropout keeps of (n, *spatial, channels), and the factor: what it makes of ones."""
+    """Return what a dropout keeps of (n, *spatial, channels), and the factor on it."""
     if dropout is None or not (dropout.training or masked(dropout)):
         return None, None
     with torch.no_grad():

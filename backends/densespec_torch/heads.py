@@ -1,4 +1,4 @@
-"""The head of a network, by the names that timm gives its methods."""
+"""Defines the head of a network, by the names that timm gives its methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POOL = "global_pool"
 
 
 class WithHead(nn.Module):
-    """A network that is one child after another, the last of which are its head.
+    """Is a network of children that run one after another, the last of which are its head.
 
     Attributes:
         num_features: The number of channels that :meth:`forward_features` gives.
@@ -60,7 +60,7 @@ class WithHead(nn.Module):
         return self._through(before, x)
 
     def get_classifier(self) -> nn.Module:
-        """Give the classifier."""
+        """Return the classifier."""
         return self.get_submodule(CLASSIFIER)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Preprocessing as a module: bytes of any size in, what the network takes out."""
+"""Does preprocessing as a module: it takes bytes of any size, and gives a network's input."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from densespec.deploy.resampling import resampled
 from densespec.pretrained.preprocessing import Preprocessing
 
 FULL = 255
-"""The value of a byte at full intensity."""
+"""A byte at full intensity has this value."""
 
 
 class OnImages(nn.Module):
-    """A network behind what its images need, which is Pillow's resizing to the bit.
+    """Prepares images before a network, with Pillow's resizing to the bit.
 
     Args:
-        network: It takes (batch, channels, height, width).
+        network: The network, which takes (batch, channels, height, width).
         preprocessing: What its images need.
     """
 

@@ -1,4 +1,4 @@
-"""Networks prepared for inference: what a DenseNet computes, run by a program."""
+"""Runs networks that are prepared for inference by a program."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from densespec_torch.training import read_weights
 
 
 class PreparedDenseNet(nn.Module):
-    """A network that runs as :func:`densespec.network.passes.prepare` rewrites it.
+    """Runs as :func:`densespec.network.passes.prepare` rewrites the network.
 
-    It has the state of the network that it is made of, under the same names, but no modules, and
-    its parameters and buffers can only be read: what it computes can't differ from what it shows.
-    Loading a state and moving it to another type or device work as for every module. Where
-    gradients of the input are wanted, or where PyTorch traces, transforms or compiles, the modules
-    of the network compute.
+    It has the state of the network that it is made from, under the same names, but no modules. Its
+    parameters and buffers can only be read, so what it computes can't differ from what it shows.
+    Loading a state, and moving it to another type or device, work as for every module. If gradients
+    of the input are wanted, or if PyTorch traces, transforms or compiles, the modules of the
+    network compute.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -39,7 +39,7 @@ class PreparedDenseNet(nn.Module):
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[DenseNet]:
-        """Give the network that it is made of, to be changed; the program is made anew after."""
+        """Return the network that it is made of, to be changed; the program is made anew after."""
         original = self._original[0]
         for name in self._trainable:
             original.get_parameter(name).requires_grad_()
@@ -54,7 +54,7 @@ class PreparedDenseNet(nn.Module):
         """Stay in inference mode.
 
         Raises:
-            RuntimeError: The model is to be trained.
+            RuntimeError: Training mode is asked for.
         """
         if mode:
             raise RuntimeError(
@@ -73,7 +73,7 @@ class PreparedDenseNet(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """The number of channels that :meth:`forward_features` gives."""
+        """Return the number of channels that :meth:`forward_features` gives."""
         return self._original[0].num_features
 
     def forward_features(self, x: Tensor) -> Any:
@@ -93,7 +93,7 @@ class PreparedDenseNet(nn.Module):
         return self.program().run(x, names)
 
     def program(self) -> Program:
-        """Give the program, which is made when it is first needed."""
+        """Return the program, which is made when it is first needed."""
         if self._program is None:
             self._program = self._made()
         return self._program
@@ -206,7 +206,7 @@ class PreparedDenseNet(nn.Module):
         return f"{type(self).__name__}()"
 
     def __prepare_scriptable__(self) -> Any:
-        """Give what ``torch.jit.script`` compiles: the network that it is made of."""
+        """Return what ``torch.jit.script`` compiles: the network that it is made of."""
         return self._original[0].__prepare_scriptable__()
 
 
@@ -219,7 +219,7 @@ def _refuse(name: str) -> NoReturn:
 
 
 def _transformed(x: Tensor) -> bool:
-    """Whether more is wanted of an input than the values that a program gives."""
+    """Say whether more is wanted of an input than the values that a program gives."""
     return bool(
         (torch.is_grad_enabled() and x.requires_grad)
         or torch.compiler.is_compiling()
@@ -230,7 +230,7 @@ def _transformed(x: Tensor) -> bool:
 
 
 class Folded(nn.Module):
-    """A program as a module, with the folded arrays as buffers."""
+    """Runs a program as a module, with the folded arrays as buffers."""
 
     def __init__(self, program: Program) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What network a model's modules are now, whatever was changed since they were made.
+"""Finds which network a model's modules are now, whatever was changed since they were made.
 
 Numbers that a spec has (epsilon, momentum, the rate of dropouts, the layers of the head) are read
 from the modules. Everything else has to be what this package makes of the graph.
@@ -28,16 +28,16 @@ from densespec_torch.modules import Part
 from densespec_torch.norms import NORM, FrozenDropout, FrozenNorm, SynchronisedNorm
 
 _ACTIVATIONS = {nn.Softmax: "softmax", nn.Sigmoid: "sigmoid"}
-"""What may end a network behind its head: the name of its node, by the kind of its module."""
+"""Maps the modules that may end a network behind its head to the names of their nodes."""
 
 NORMS = (BatchNorm, GroupNorm)
 
 IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
-"""Attributes of modules that change no value that is computed."""
+"""These attributes of modules change no value that is computed."""
 
 
 def graph_of(model: nn.Module, graph: Graph, kind: Callable[[Graph], nn.Module]) -> Graph:
-    """Give the graph that a model of some kind, which was built of another graph, is of now.
+    """Return the graph that a model of some kind, which was built of another graph, is of now.
 
     Raises:
         ModelChanged: A module is not what any spec says.
@@ -69,7 +69,7 @@ def check_infers(model: nn.Module) -> None:
 
 
 def keys_of(model: nn.Module, graph: Graph) -> dict[str, str]:
-    """Give the key in a model's ``state_dict`` of every array of its graph, by canonical name."""
+    """Return the key in a model's ``state_dict`` of every array of its graph, by canonical name."""
     paths = _head_paths(model, graph)
     return state_keys(graph, key_of(lambda node: paths.get(node) or module_path(node)))
 
@@ -167,7 +167,7 @@ def _with_head(
 
 
 def _head(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Give the layers of the head, in order, with their paths; a Sequential counts as its own."""
+    """Yield the layers of the head, in order, with their paths; a Sequential counts as its own."""
     for name, module in model.named_children():
         if _in_head(name):
             yield from _flat(name, module)
@@ -183,7 +183,7 @@ def _flat(path: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _head_paths(model: nn.Module, graph: Graph) -> dict[str, str]:
-    """Give the path of the module of each node of the head."""
+    """Return the path of the module of each node of the head."""
     nodes = [node.name for node in graph.nodes if _in_head(node.name)]
     return dict(zip(nodes, (path for path, _ in _head(model)), strict=False))
 
@@ -192,7 +192,7 @@ def _head_paths(model: nn.Module, graph: Graph) -> dict[str, str]:
 
 
 def _backbone(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Give the model itself and all modules before the head, by name, which may be shared.
+    """Yield the model itself and all modules before the head, by name, which may be shared.
 
     Dropouts that drop nothing are left out: no spec has them.
     """
@@ -276,7 +276,7 @@ def _same_settings(actual: nn.Module, expected: nn.Module) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Give one number for a tuple of the same ones: PyTorch takes either."""
+    """Return one number for a tuple of the same ones: PyTorch takes either."""
     if isinstance(value, tuple) and len(set(value)) == 1:
         return _plain(value[0])
     return value

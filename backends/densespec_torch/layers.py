@@ -1,4 +1,4 @@
-"""The leaves of the module tree: one module for each op, standard ones wherever they fit.
+"""Defines the leaves of the module tree: one module for each op, standard ones if they fit.
 
 State is kept under the standard modules' names, so a ``state_dict`` does not show which were used.
 No module works in place: what a hook has seen stays as it was.
@@ -110,7 +110,7 @@ def _max_pool(op: ops.MaxPool) -> nn.Module:
 
 
 def symmetric(padding: ops.Padding) -> tuple[int, ...] | None:
-    """Give pads by dimension, as PyTorch's modules take them, if both sides have the same."""
+    """Return pads by dimension, as PyTorch's modules take them, if both sides have the same."""
     if padding == "same" or any(before != after for before, after in padding):
         return None
     return tuple(before for before, _ in padding)
@@ -220,7 +220,7 @@ def _blurred(x: Tensor, axis: int, factors: List[float], stride: int) -> Tensor:
 
 
 class PaddedMaxPool(nn.Module):
-    """A max pool whose padding differs between the sides, or depends on the size of the input."""
+    """Is a max pool whose padding differs between the sides or depends on the input's size."""
 
     def __init__(self, window: tuple[int, ...], stride: int, padding: ops.Padding) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class PaddedMaxPool(nn.Module):
 
 
 class _PaddedConv:
-    """A convolution whose padding differs between the sides or depends on the input's size."""
+    """Is a convolution whose padding differs between the sides or depends on the input's size."""
 
     pads: ops.Padding
     kernel_size: tuple[int, ...]
@@ -255,4 +255,4 @@ class PaddedConv3d(_PaddedConv, nn.Conv3d): ...
 _PADDED_CONV: dict[int, Any] = {1: PaddedConv1d, 2: PaddedConv2d, 3: PaddedConv3d}
 
 PADDED = (PaddedMaxPool, *_PADDED_CONV.values())
-"""Modules that pad by themselves."""
+"""These modules pad by themselves."""

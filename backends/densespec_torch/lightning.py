@@ -1,9 +1,9 @@
-"""A network and a recipe as a ``LightningModule``.
+"""Makes a ``LightningModule`` from a network and a recipe.
 
     module = DenseNetModule("densenet121", recipe, classes=10)
     lightning.Trainer(**trainer_options(recipe)).fit(module, train_loader, validation_loader)
 
-Needs the extra ``densespec[lightning]``.
+It needs the extra ``densespec[lightning]``.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _STEPS = "densespec_steps"
 
 
 def trainer_options(recipe: TrainingRecipe, *, devices: int = 1) -> dict[str, Any]:
-    """What ``lightning.Trainer`` needs to be told of a recipe: epochs, precision, devices.
+    """Return what ``lightning.Trainer`` has to be told of a recipe: epochs, precision, devices.
 
-    On several devices each gives the loader's ``batch_size``, so that it should be the recipe's
-    divided by ``devices``, and by ``accumulate``: a batch of Lightning's is a part.
+    On several devices, each takes batches of the loader's ``batch_size``. So this should be the
+    recipe's divided by ``devices`` and by ``accumulate``: a batch of Lightning is one part.
     """
     options: dict[str, Any] = {
         "max_epochs": recipe.epochs,
@@ -79,9 +79,9 @@ def trainer_options(recipe: TrainingRecipe, *, devices: int = 1) -> dict[str, An
 class DenseNetModule(lightning.LightningModule):
     """Trains a network by a recipe: its loss, optimizer, schedule and kind of norm.
 
-    Batches are ``(x, labels)``, x of shape (batch, channels, *spatial). Logged are
-    ``train_loss``, ``train_accuracy``, ``learning_rate``, and ``val_`` and ``test_`` likewise. What
-    is frozen in the network stays so. ``predict`` gives logits.
+    Batches are ``(x, labels)``, x of shape (batch, channels, *spatial). It logs ``train_loss``,
+    ``train_accuracy`` and ``learning_rate``, and figures of ``val_`` and ``test_`` in the same way.
+    What is frozen in the network stays so. ``predict`` gives logits.
 
     Args:
         model: a spec, or anything :func:`densespec.build` takes for one, which is then built with
@@ -125,17 +125,17 @@ class DenseNetModule(lightning.LightningModule):
     def from_checkpoint(
         cls, path: str | os.PathLike[str], recipe: TrainingRecipe | None = None
     ) -> DenseNetModule:
-        """A module from a canonical checkpoint, which goes on where a training run stopped.
+        """Make a module from a canonical checkpoint, which continues where a training run stopped.
 
-        ``fit`` then begins at the epoch that comes next there; give ``Trainer`` the number of all
-        epochs, as :func:`trainer_options` does.
+        ``fit`` then begins at the run's next epoch. Give ``Trainer`` the number of all epochs, as
+        :func:`trainer_options` does.
 
         Args:
             recipe: the recipe, for weights without a training run; with one, it replaces the
                 run's own.
 
         Raises:
-            WeightsError: no such checkpoint.
+            WeightsError: there is no such checkpoint.
             ValueError: there is no recipe.
         """
         found = read_checkpoint(path)
@@ -163,7 +163,7 @@ class DenseNetModule(lightning.LightningModule):
             DensespecError: the model is not of densespec.
         """
         if self.graph is None:
-            raise DensespecError("canonical checkpoints are of models that densespec built")
+            raise DensespecError("only models that densespec built have canonical checkpoints")
         self._average_statistics()
         if self.global_rank == 0:
             state = TrainingState(
@@ -206,7 +206,7 @@ class DenseNetModule(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimizer and its course of the learning rate, from where the run stands."""
+        """Make the recipe's optimizer and its learning rates, from where the run stands."""
         recipe, done = self.recipe, self._epochs_done()
         optimizer = self._optimizer = self._new_optimizer()
         if self._resumed is not None and self.graph is not None:
@@ -322,7 +322,7 @@ def _model(model: Any, recipe: TrainingRecipe, options: Mapping[str, Any]) -> nn
 
 
 def _graph_of(model: nn.Module, recipe: TrainingRecipe) -> Graph | None:
-    """The graph of a model that densespec built."""
+    """Return the graph of a model that densespec built."""
     origin = getattr(unwrapped(model), "densespec", None)
     if not isinstance(origin, Origin):
         return None
@@ -336,7 +336,7 @@ def _graph_of(model: nn.Module, recipe: TrainingRecipe) -> Graph | None:
 
 
 def _plain(graph: Graph | None, recipe: TrainingRecipe) -> dict[str, Any]:
-    """What builds the module again, as plain data."""
+    """Describe as plain data what builds the module again."""
     plain: dict[str, Any] = {"recipe": recipe.to_dict()}
     if graph is None:
         return plain

@@ -1,4 +1,4 @@
-"""The recipe's loss as a module, by PyTorch's own functions where they mean the same."""
+"""Makes the recipe's loss as a module, by PyTorch's own functions where they mean the same."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from densespec.recipes.recipe import TrainingRecipe
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Cross-entropy whose samples count by the weights of their labels, or of their shares of them.
+    """Computes cross-entropy with samples weighted by their labels, or by their shares of them.
 
-    ``nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch, so that the
-    loss of a batch is not the mean of those of its parts.
+    ``nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch. So with it
+    the loss of a batch is not the mean of its parts' losses.
     """
 
     def __init__(self, weights: Sequence[float], smoothing: float) -> None:
@@ -31,7 +31,7 @@ class WeightedCrossEntropy(nn.Module):
 
 
 class BinaryCrossEntropy(nn.Module):
-    """Cross-entropy of several labels a sample; those that are negative or NaN are not known."""
+    """Computes the cross-entropy of several labels a sample. Negative or NaN labels are unknown."""
 
     def __init__(self, weights: Sequence[float], smoothing: float) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class BinaryCrossEntropy(nn.Module):
 
 
 class SquaredError(nn.Module):
-    """Squared error to several numbers a sample; those that are NaN are not known."""
+    """Computes the squared error to several numbers a sample. NaN numbers are unknown."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         target = torch.where(torch.isnan(labels), logits.detach(), labels.to(logits.dtype))
@@ -57,10 +57,10 @@ class SquaredError(nn.Module):
 
 
 def loss_of(recipe: TrainingRecipe) -> nn.Module:
-    """The recipe's loss of logits (batch, classes) and labels, as the recipe says them.
+    """Make the recipe's loss of logits (batch, classes) and labels, as the recipe defines them.
 
-    These are integers (batch,) with ``softmax``, and numbers (batch, classes) otherwise, or where
-    the recipe mixes images.
+    Labels are integers (batch,) with ``softmax``. Otherwise, and if the recipe mixes images, they
+    are numbers (batch, classes).
     """
     if recipe.loss == "sigmoid":
         return BinaryCrossEntropy(recipe.positive_weights, recipe.label_smoothing)

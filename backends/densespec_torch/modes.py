@@ -1,7 +1,7 @@
-"""Networks that train faster or in less memory: :class:`DenseNet`'s module tree, run otherwise.
+"""Runs :class:`DenseNet`'s module tree faster or in less memory.
 
-Where a dense block can be fused, it and the norm after it are computed as one function
-(:mod:`densespec_torch.blocks`); where not, their modules run as in a plain :class:`DenseNet`.
+If a dense block can be fused, it and the norm after it are computed as one function
+(:mod:`densespec_torch.blocks`). If not, their modules run as in a plain :class:`DenseNet`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 class FastDenseNet(DenseNet):
-    """A DenseNet that trains faster.
+    """Is a DenseNet that trains faster.
 
     Dense blocks are fused with the norm after them, and transitions pool before they convolve. A
     block runs as its plain modules, with the same result, where
@@ -48,9 +48,9 @@ class FastDenseNet(DenseNet):
 
 
 class EfficientDenseNet(FastDenseNet):
-    """A :class:`FastDenseNet` that keeps of a dense block no more than its features.
+    """Is a :class:`FastDenseNet` that keeps only the features of a dense block.
 
-    What a bottleneck's first convolution gives is computed again in the backward pass. Memory
+    The output of a bottleneck's first convolution is computed again in the backward pass. Memory
     grows linearly with the depth. Blocks are fused on accelerators too, which takes longer there.
     """
 
@@ -58,10 +58,10 @@ class EfficientDenseNet(FastDenseNet):
 
 
 class Features(Part):
-    """The part of the network before the head, with fused blocks.
+    """Is the part of the network before the head, with fused blocks.
 
     Args:
-        keep: Whether what a bottleneck's first convolution gives is kept for the backward pass.
+        keep: Whether the output of a bottleneck's first convolution is kept for the backward pass.
     """
 
     def __init__(self, graph: Graph, members: Placed, depth: int, *, keep: bool) -> None:
@@ -106,8 +106,7 @@ class Features(Part):
         return x
 
     def _built(self, nodes: Sequence[Node]) -> dict[str, Any] | None:
-        """The modules of some nodes by the nodes' names, if those and the parts that they stand in
-        are as they were built."""
+        """Return the modules of some nodes by name, if they and their parents are as built."""
         found: dict[str, Any] = {}
         parts: dict[tuple[str, ...], Any] = {(): self}
         for node in nodes:
@@ -133,7 +132,7 @@ _LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def _can_fuse(x: Tensor) -> bool:
-    """Whether modules may be fused for an input, whichever they are."""
+    """Say whether modules may be fused for an input, whichever modules they are."""
     if x.dtype not in _DTYPES or _is_cast(x.device.type):
         return False
     transformed = torch._C._are_functorch_transforms_active()
@@ -141,7 +140,7 @@ def _can_fuse(x: Tensor) -> bool:
 
 
 def _is_cast(device: str) -> bool:
-    """Whether autocast is at work on a kind of device; some have none."""
+    """Say whether autocast is at work on a kind of device; some have none."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
@@ -153,7 +152,7 @@ Built = Callable[[Sequence[Node]], dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class _Turn:
-    """Children of the network that run one after another.
+    """Groups children of the network that run one after another.
 
     Attributes:
         gives: The name of the node whose value they give.
@@ -165,13 +164,13 @@ class _Turn:
     transition: tuple[Node, ...] = ()
 
     def fused(self, built: Built) -> BlockModules | PoolModules | None:
-        """The modules that can be one function; None where the children run one by one."""
+        """Return the modules that can be one function; None if the children run one by one."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PoolTurn(_Turn):
-    """The end of a stem."""
+    """Is the end of a stem."""
 
     norm: Node
     relu: Node
@@ -184,11 +183,11 @@ class _PoolTurn(_Turn):
 
 @dataclass(frozen=True, kw_only=True)
 class _BlockTurn(_Turn):
-    """A dense block, and the norm or the transition behind it.
+    """Groups a dense block, and the norm or the transition behind it.
 
     Attributes:
         nodes: The nodes of the block.
-        units: The units of each layer of it.
+        units: The units of each of its layers.
         behind: The steps behind the block.
     """
 
@@ -238,7 +237,7 @@ def _turns(
 
 
 def _fuse(step: Step, behind: Step) -> bool:
-    """Whether a step and the one behind it, of other children, can be one function."""
+    """Say whether a step and the one behind it, of other children, can be one function."""
     match step, behind:
         case (Block(), NormRelu()) | (NormRelu(), Single(node=Node(op=ops.MaxPool()))):
             return True
@@ -259,7 +258,7 @@ def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
 
 
 def _units(block: Block) -> tuple[tuple[Unit, ...], ...]:
-    """The units of each layer of a block; none where it has other norms or activations."""
+    """Return the units of each layer of a block; none if it has other norms or activations."""
     try:
         return tuple(layer.units for layer in block.layers)
     except ValueError:
@@ -267,7 +266,7 @@ def _units(block: Block) -> tuple[tuple[Unit, ...], ...]:
 
 
 def _transition(behind: Sequence[Step]) -> tuple[Node, ...]:
-    """The nodes of a transition, the pool before the convolution; none where they do not commute"""
+    """Return a transition's nodes, with the pool first; none if the two do not commute."""
     match behind:
         case [NormRelu() as first, Convolution(conv=conv, pool=Node() as pool)]:
             return (*first.nodes, pool, conv)

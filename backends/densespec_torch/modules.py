@@ -1,4 +1,4 @@
-"""The module tree: parts of the graph nested by name, each running its children in graph order."""
+"""Nests parts of the graph by name as modules, each of which runs its children in graph order."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from densespec_torch.norms import SynchronisedNorm
 from densespec_torch.scripting import require_scriptable, require_size
 
 Placed = Sequence[tuple[list[str], Node]]
-"""Nodes, each behind the names that lead to its module."""
+"""Holds nodes, each after the names that lead to its module."""
 
 
 @dataclass(frozen=True)
 class _Child:
-    """A child: it reads values by name and gives some, after which others are needed no more."""
+    """Holds a child: it reads values by name and gives some, after which others are not needed."""
 
     name: str
     reads: tuple[str, ...]
@@ -34,14 +34,15 @@ class _Child:
 
 
 class Part(nn.Module):
-    """A part of the network with one input, such as a dense block or a layer.
+    """Is a part of the network with one input, such as a dense block or a layer.
 
-    It gives one value, or a tuple of those within it that the network gives, and of its last.
+    It gives one value, or a tuple of the values within it that the network gives, and of its last
+    value.
 
     Args:
         graph: The network.
         placed: The nodes of the part.
-        depth: How many names lead to the part itself.
+        depth: The number of names that lead to the part itself.
     """
 
     def __init__(self, graph: Graph, placed: Placed, depth: int) -> None:
@@ -82,7 +83,7 @@ class Part(nn.Module):
         return self.children()
 
     def __getitem__(self, place: int | slice) -> nn.Module:
-        """Give a child by its number, or several that run one after another as an
+        """Return a child by its number, or several that run one after another as an
         ``nn.Sequential`` of the same modules.
 
         Raises:
@@ -100,7 +101,7 @@ class Part(nn.Module):
         return nn.Sequential(OrderedDict((c.name, self.get_submodule(c.name)) for c in chosen))
 
     def __prepare_scriptable__(self) -> Any:
-        """Give what ``torch.jit.script`` compiles in the place of this module.
+        """Return what ``torch.jit.script`` compiles in the place of this module.
 
         TorchScript looks up no modules as it runs, so their calls are written out.
 
@@ -147,7 +148,7 @@ class Part(nn.Module):
         return self._result(values)
 
     def _result(self, values: Mapping[str, Any]) -> Any:
-        """Give what the part gives, of values by name."""
+        """Return what the part gives, of values by name."""
         given = tuple(values[name] for name in self._gives)
         return given if len(given) > 1 else given[0]
 
@@ -170,8 +171,9 @@ def _with_lifetimes(children: Sequence[_Child], kept: Collection[str]) -> tuple[
 
 
 class DenseNet(Part, WithHead):
-    """A DenseNet as a plain module, which takes (batch, channels, *spatial) to logits or features,
-    or to a tuple of the outputs that it was built with.
+    """Is a DenseNet as a plain module, which takes (batch, channels, *spatial).
+
+    It gives logits or features, or a tuple of the outputs that it was built with.
 
     Module names are torchvision's, such as ``features.denseblock1.denselayer1.norm1``.
     """
@@ -188,7 +190,7 @@ class DenseNet(Part, WithHead):
         return super().forward(x)
 
     def _result(self, values: Mapping[str, Any]) -> Any:
-        """Give the outputs in the order that was asked for, if any was."""
+        """Return the outputs in the order that was asked for, if any was."""
         if self._outputs:
             return tuple(values[name] for name in self._outputs)
         return super()._result(values)

@@ -1,4 +1,4 @@
-"""Batch norms beyond PyTorch's own: of biased variance, frozen, and over several processes.
+"""Defines batch norms beyond PyTorch's: of biased variance, frozen, and over several processes.
 
 All keep PyTorch's names for their state.
 """
@@ -14,10 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 
 class FrozenNorm(_NormBase):
-    """A batch norm that computes by its running statistics, in training mode too.
+    """Computes by its running statistics, in training mode too.
 
-    It is no ``BatchNorm2d`` for ``isinstance``, so that nothing that looks for norms in a model,
-    such as PyTorch's conversion to synchronised ones, makes it train again.
+    It is no ``BatchNorm2d`` for ``isinstance``. So nothing that looks for norms in a model, such as
+    PyTorch's conversion to synchronised norms, makes it train again.
     """
 
     weight: nn.Parameter
@@ -40,7 +40,7 @@ class FrozenNorm(_NormBase):
 
 
 class FrozenDropout(nn.Dropout):
-    """A dropout that drops nothing, in training mode either."""
+    """Is a dropout that drops nothing, not even in training mode."""
 
     def __init__(self, p: float) -> None:
         super().__init__(p)
@@ -67,10 +67,10 @@ class _Counting:
 
 
 class _BiasedNorm(_Counting):
-    """A batch norm whose running variance averages variances over n values, as Keras's does.
+    """Is a batch norm whose running variance averages variances over n values, as in Keras.
 
-    PyTorch's averages them over n - 1. It is given an empty average to put the batch's variance
-    into: the buffer itself may be saved for the backward pass, and must not change before that.
+    PyTorch averages them over n - 1. So PyTorch's norm gets an empty average for the batch's
+    variance: the buffer itself may be saved for the backward pass, and must not change before that.
     """
 
     weight: Any
@@ -106,10 +106,10 @@ BIASED_NORM: dict[int, Any] = {1: BiasedNorm1d, 2: BiasedNorm2d, 3: BiasedNorm3d
 
 
 class SynchronisedNorm(_Counting, _BatchNorm):
-    """A batch norm by the statistics of the whole batch, whose parts are on several processes.
+    """Is a batch norm over the whole batch, whose parts are on several processes.
 
-    PyTorch's ``SyncBatchNorm`` runs on GPUs only and keeps the unbiased variance only. This one
-    runs on any device that ``torch.distributed`` has a group for, and keeps either.
+    PyTorch's ``SyncBatchNorm`` runs only on GPUs and keeps only the unbiased variance. This one
+    runs on any device that ``torch.distributed`` has a group for, and keeps either variance.
 
     Attributes:
         biased: Whether the running variance averages variances over n values, not n - 1.

@@ -1,4 +1,4 @@
-"""Training on several processes of this machine, driven from this one.
+"""Trains on several processes of this machine, which this one drives.
 
 Each process runs :mod:`densespec_torch.replica` and holds the whole network. They are plain
 subprocesses: a daemonic process may have those, and the caller's main module is not imported again.
@@ -31,7 +31,7 @@ from densespec_torch.distributed import shard
 
 @dataclass(frozen=True)
 class Start:
-    """What a replica begins with.
+    """Holds what a replica begins with.
 
     Attributes:
         meeting: a file that does not exist yet, by which the replicas find each other.
@@ -52,7 +52,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Call:
-    """A method of the replica's trainer to call."""
+    """Describes a method of the replica's trainer to call."""
 
     method: str
     arguments: Sequence[Any] = ()
@@ -60,8 +60,10 @@ class Call:
 
 
 class ReplicatedTrainer:
-    """A :class:`densespec.backends.Trainer` on several devices: a process for each GPU if there are
-    enough, otherwise processes on the CPU."""
+    """Is a :class:`densespec.backends.Trainer` on several devices.
+
+    It has a process for each GPU if there are enough, and otherwise processes on the CPU.
+    """
 
     def __init__(
         self,
@@ -136,7 +138,7 @@ class ReplicatedTrainer:
         return [shard(count, rank, len(self._replicas)) for rank in range(len(self._replicas))]
 
     def _ask(self, requests: Any) -> list[Any]:
-        """The answers of all replicas; where one fails, the others would wait for it for ever."""
+        """Return the answers of all replicas. If one fails, the others would wait for ever."""
         if self._closed:
             raise RuntimeError("the training has ended: it was closed, or a process of it failed")
         asked = [
@@ -152,7 +154,7 @@ class ReplicatedTrainer:
 
 
 class _Replica:
-    """One process: pickled requests go in and answers come out, of our own making only."""
+    """Drives one process: pickled requests go in and answers come out, of our own making only."""
 
     def __init__(self, rank: int, size: int) -> None:
         self._rank = rank

@@ -1,7 +1,7 @@
-"""The end of a stem as one differentiable function: a norm, a ReLU and a max pool.
+"""Computes the end of a stem as one differentiable function: a norm, a ReLU and a max pool.
 
 The maps before the pool are the largest of a network. The ReLU comes after the pool here, which
-gives the same, and what the norm gives is computed again in the backward pass.
+gives the same result. The output of the norm is computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from densespec_torch.primitives import (
 
 @dataclass(frozen=True)
 class NormPool:
-    """How a norm, a ReLU and a max pool of two dimensions are computed."""
+    """Says how a norm, a ReLU and a max pool of two dimensions are computed."""
 
     epsilon: float
     window: tuple[int, int]

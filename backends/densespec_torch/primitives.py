@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 
 CHUNK = 7 * 2**20
-"""Bytes in a chunk of samples: what a chunk's passes share should stay in cache."""
+"""A chunk of samples has this many bytes, so that what its passes share stays in the cache."""
 
 _IMAGE = 1024
-"""Positions of an image in 1x1 convolutions. oneDNN's weight gradients are slow for larger ones."""
+"""An image has at most this many positions in 1x1 convolutions: oneDNN is slow for more."""
 
 _LINE = 16
-"""The fewest positions that an image is cut into."""
+"""An image is cut into pieces of at least this many positions."""
 
 _STEADY = 64.0
-"""How much larger than gamma beta may be for dgamma to be derived from the kernel's gradient."""
+"""Up to this ratio of beta to gamma, dgamma is derived from the kernel's gradient."""
 
 
 class UnitArrays(NamedTuple):
@@ -34,7 +34,7 @@ class UnitArrays(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The mean and the biased variance of each channel."""
+    """Holds the mean and the biased variance of each channel."""
 
     mean: Tensor
     variance: Tensor
@@ -44,7 +44,7 @@ class Moments(NamedTuple):
 
 
 class NormAffine(NamedTuple):
-    """A norm as a scale and a shift of each channel, with the moments that it came from."""
+    """Holds a norm as a scale and a shift of each channel, with the moments that it came from."""
 
     scale: Tensor
     shift: Tensor
@@ -76,7 +76,7 @@ class NormAffine(NamedTuple):
 
 
 class Scratch:
-    """A buffer for what is needed for a moment: fresh memory costs more than the passes over it."""
+    """Holds a buffer for what is needed for a moment: fresh memory costs more than its use."""
 
     def __init__(self, like: Tensor, size: int) -> None:
         self._buffer = like.new_empty(size)
@@ -125,7 +125,7 @@ class Sums:
         self.bias = _plus(self.bias, bias)
 
     def gradients(self) -> list[Tensor]:
-        """Give the gradients of gamma, beta, the kernel and the bias, as far as there are any."""
+        """Return the gradients of gamma, beta, the kernel and the bias, as far as there are any."""
         found = (self._gamma(), self.beta, self.kernel, self.bias)
         return [gradient for gradient in found if gradient is not None]
 

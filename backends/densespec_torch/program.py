@@ -1,12 +1,12 @@
-"""A network rewritten for inference, run op by op with few passes over memory.
+"""Runs a network that was rewritten for inference, op by op with few passes over memory.
 
 The features of a dense block are written side by side into one buffer, and each layer reads the
-first of them: nothing is concatenated. Where maps are large, the batch goes through a block a few
-samples at a time, so that they stay in the processor's cache. On processors, convolutions are
+first of them. So nothing is concatenated. Where maps are large, the batch goes through a block a
+few samples at a time, so that they stay in the processor's cache. On processors, convolutions are
 oneDNN's, with kernels in its own layout and the ReLU within. On GPUs, calls are recorded.
 
-That ReLU makes 0 of NaN, which every other operation passes on. It is used within dense blocks
-alone, where NaN in a layer's input goes past the layer too, and with kernels without NaN.
+That ReLU turns NaN into 0, while every other operation passes NaN on. It is used within dense
+blocks alone, where NaN in a layer's input goes past the layer too, and with kernels without NaN.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ _CACHE_IF_UNKNOWN = 32 * 2**20
 
 _PACKED_BYTES = 256 * 2**20
 _MOST_SHAPES = 8
-"""Kernels are kept in the layouts of so many shapes of input, or fewer where they take more memory,
-but of one at least."""
+"""Kernels are kept in the layouts of at most this many shapes of input.
+
+There are fewer if they take more memory, but there is at least one.
+"""
 
 
 @dataclass(frozen=True)
@@ -78,30 +80,30 @@ class _Instruction:
 
 @dataclass(frozen=True)
 class _Segment:
-    """What a few samples go through together: a dense block and what follows it."""
+    """Holds what a few samples go through together: a dense block and what follows it."""
 
     reads: str
     instructions: tuple[_Instruction, ...]
 
     @property
     def gives(self) -> str:
-        """The name of the node whose value leaves the segment."""
+        """Return the name of the node whose value leaves the segment."""
         return self.instructions[-1].name
 
     @property
     def names(self) -> set[str]:
-        """The names of the nodes whose values it computes."""
+        """Return the names of the nodes whose values it computes."""
         return {instruction.name for instruction in self.instructions}
 
 
 class Program:
-    """A network rewritten for inference and its arrays, ready to run.
+    """Holds a network rewritten for inference and its arrays, ready to run.
 
     Args:
-        arrays: The canonical arrays of the network as it was.
+        arrays: The canonical arrays of the original network.
         like: A tensor of the dtype and on the device of the model.
-        traced: Whether PyTorch is to trace the program, which then consists of plain operators,
-            which PyTorch can rewrite.
+        traced: Whether PyTorch will trace the program. It then consists of plain operators, which
+            PyTorch can rewrite.
     """
 
     def __init__(self, graph: Graph, arrays: Arrays, like: Tensor, *, traced: bool = False) -> None:
@@ -195,7 +197,7 @@ class Program:
         return _Segment(parts[0].reads, tuple(instructions))
 
     def _instructions(self, step: Step, *, within: bool = False) -> Iterator[_Instruction]:
-        """Give what computes a step, which may be within a dense block."""
+        """Yield what computes a step, which may be within a dense block."""
         match step:
             case Block():
                 yield from self._layers(step)
@@ -257,7 +259,7 @@ class Program:
         raise TypeError(f"no step for {node.op!r}")
 
     def _is_finite(self, node: Node) -> bool:
-        """Whether no array of a node has NaN or infinity."""
+        """Say whether no array of a node has NaN or infinity."""
         return all(bool(self.tensors[w.name].isfinite().all()) for w in node.weights)
 
     def _weight(self, node: Node, short: str) -> Tensor:
@@ -354,7 +356,7 @@ _PACKED_OPS = ("_reorder_convolution_weight", "_convolution_pointwise")
 
 
 def _packs(like: Tensor, dims: int) -> bool:
-    """Whether oneDNN's own convolutions are there for such tensors."""
+    """Say whether oneDNN's own convolutions are there for such tensors."""
     onednn: Any = torch.backends.mkldnn
     return bool(
         dims > 1
@@ -367,7 +369,7 @@ def _packs(like: Tensor, dims: int) -> bool:
 
 
 def lacks_bfloat16() -> bool:
-    """Whether the processor is known to have no instructions for products of bfloat16 numbers."""
+    """Say whether the processor is known to lack instructions for products of bfloat16 numbers."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -377,7 +379,7 @@ def lacks_bfloat16() -> bool:
 
 @functools.cache
 def _cache() -> int:
-    """Give the size of the processor's last cache, in bytes."""
+    """Return the size of the processor's last cache, in bytes."""
     try:
         return os.sysconf("SC_LEVEL3_CACHE_SIZE") or _CACHE_IF_UNKNOWN
     except (ValueError, OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""Tensors that can be read and not written: what a prepared network shows of what it holds."""
+"""Defines tensors that can only be read: a prepared network shows its arrays by them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _IN_PLACE = frozenset(
 
 
 class ReadOnly(Tensor):
-    """A tensor, and views of it, that refuse whatever would change their values or settings.
+    """Is a tensor, or a view of it, that refuses whatever would change its values or settings.
 
-    Copies are plain tensors, and so is what is pickled.
+    Copies are plain tensors, and so are pickled ones.
     """
 
     @classmethod
@@ -77,7 +77,7 @@ def _plain(tensor: ReadOnly) -> Tensor:
 
 
 def _writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a function of PyTorch is to write into a tensor that can only be read."""
+    """Say whether a function of PyTorch will write into a tensor that can only be read."""
     name = getattr(func, "__name__", "").partition(".")[0]
     in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
     return _holds(kwargs.get("out")) or bool(in_place and args and _holds(args[0]))
@@ -90,7 +90,7 @@ def _holds(value: Any) -> bool:
 
 
 def _guarded(result: Any, args: tuple[Any, ...]) -> Any:
-    """Guard those of a function's results that share memory with what can only be read."""
+    """Guard those of a function's results that share memory with tensors that can only be read."""
     if isinstance(result, list | tuple) and type(result) in (list, tuple):
         return type(result)(_guarded(each, args) for each in result)
     if isinstance(result, np.ndarray):

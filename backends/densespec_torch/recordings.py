@@ -1,4 +1,4 @@
-"""CUDA graphs: the kernels of a call are recorded once, and launched all together from then on.
+"""Records the kernels of a call once as a CUDA graph, and then launches them all together.
 
 A small batch leaves a GPU waiting for Python, which launches hundreds of kernels one by one.
 """
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 _MOST_RECORDINGS = 8
-"""A recording holds the memory that its call needs, so only those last used are kept."""
+"""A recording holds the memory that its call needs, so only this many of the last used are kept."""
 
 _WARM_UPS = 3
 """Calls before a recording, in which libraries choose kernels and allocate what they keep."""
 
 
 class RecordedFunction:
-    """A function of one tensor on a GPU that is recorded the second time that it gets a shape.
+    """Records a function of one tensor on a GPU the second time that it gets a shape.
 
     Args:
-        function: It computes a tensor, or a tuple of tensors, without waiting for the GPU, and
-            what it reads beside its argument never changes.
+        function: The function, which computes a tensor, or a tuple of tensors, without waiting for
+            the GPU. What it reads beside its argument never changes.
     """
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
@@ -52,14 +52,14 @@ class RecordedFunction:
 
 
 def _circumstances(x: Tensor) -> Hashable:
-    """Give what decides which kernels run, and where."""
+    """Return what decides which kernels run, and where."""
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
     settings = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32)
     return (*x.shape, x.stride(), torch.cuda.current_stream(), *settings, products.allow_tf32)
 
 
 class _Recording:
-    """One call's kernels, and the tensors that they read and write."""
+    """Holds one call's kernels, and the tensors that they read and write."""
 
     def __init__(self, function: Callable[[Tensor], Any], x: Tensor) -> None:
         with torch.inference_mode(mode=False), torch.no_grad():

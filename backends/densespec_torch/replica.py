@@ -1,4 +1,4 @@
-"""One process of :class:`densespec_torch.parallel.ReplicatedTrainer`: ``python -m`` this module."""
+"""Runs one process of :class:`densespec_torch.parallel.ReplicatedTrainer`, by ``python -m``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _started(start: Start) -> TorchTrainer:
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that can be pickled, with where it came from if it is none of the caller's."""
+    """Return an error that can be pickled, with its origin if it is none of the caller's."""
     if isinstance(error, ValueError):
         return ValueError(str(error))
     told = RuntimeError(f"{type(error).__name__}: {error}")

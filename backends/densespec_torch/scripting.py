@@ -1,4 +1,7 @@
-"""What ``torch.jit.script`` needs of networks: which modules it can compile, and a check."""
+"""Knows what ``torch.jit.script`` needs of networks: which modules it can compile.
+
+It also checks that.
+"""
 
 from __future__ import annotations
 

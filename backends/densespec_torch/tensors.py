@@ -1,4 +1,4 @@
-"""What leads from numpy to tensors and back, and from a wrapped model to the model."""
+"""Converts from numpy to tensors and back, and from a wrapped model to the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def like(x: np.ndarray, model: nn.Module) -> Tensor:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Give the module inside ``torch.compile`` and data-parallel wrappers, without key prefixes."""
+    """Return the module inside ``torch.compile`` and data-parallel wrappers.
+
+    The names in it have no prefixes of the wrappers.
+    """
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module

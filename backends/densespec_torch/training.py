@@ -1,4 +1,4 @@
-"""The trainer: PyTorch's optimizers, by the recipe's rules, alone or on several processes."""
+"""Trains by PyTorch's optimizers and the recipe's rules, alone or on several processes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ SLOTS = {
     "first_moment": "exp_avg",
     "second_moment": "exp_avg_sq",
 }
-"""What PyTorch's optimizers call the moments in their state."""
+"""Names the moments in the states of PyTorch's optimizers."""
 STEP = "step"
-"""The number of the last step in the state of a weight, for optimizers that correct bias."""
+"""The state of a weight holds the number of the last step under this name, to correct bias."""
 
 # Each process keeps its own running statistics. PyTorch 2.13 has renamed the option.
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -47,7 +47,7 @@ _MIXED = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}
 
 
 def trainable_parameters(model: nn.Module, graph: Graph) -> dict[str, nn.Parameter]:
-    """A model's trainable parameters by canonical name."""
+    """Return a model's trainable parameters by canonical name."""
     parameters, keys = dict(unwrapped(model).named_parameters()), state_keys(graph)
     return {w.name: parameters[keys[w.name]] for w in graph.weights if w.trainable}
 
@@ -55,11 +55,11 @@ def trainable_parameters(model: nn.Module, graph: Graph) -> dict[str, nn.Paramet
 def optimizer_of(
     parameters: Mapping[str, nn.Parameter], recipe: TrainingRecipe
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer of parameters by canonical name; PyTorch's own mean the same.
+    """Make the recipe's optimizer of parameters by canonical name; PyTorch's own mean the same.
 
-    Those with the same weight decay and learning rate are a group; its ``factor`` is what the
-    recipe's ``layer_rates`` multiply its learning rate by. Clipping is not part of it:
-    :func:`clip_gradients`.
+    Parameters with the same weight decay and learning rate are a group. Its ``factor`` is the
+    factor of the recipe's ``layer_rates`` on its learning rate. Clipping is not part of the
+    optimizer: see :func:`clip_gradients`.
     """
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in parameters.items():
@@ -121,7 +121,7 @@ def moments_of(
     parameters: Mapping[str, nn.Parameter],
     recipe: TrainingRecipe,
 ) -> dict[str, Arrays]:
-    """The moments of every parameter by canonical name; zeros before the first step."""
+    """Return the moments of every parameter by canonical name; zeros before the first step."""
     return {
         moment: {
             name: to_numpy(optimizer.state[p].get(SLOTS[moment], torch.zeros_like(p)))
@@ -149,7 +149,7 @@ def restore_moments(
 
 
 class TorchTrainer:
-    """Steps of a model by a recipe.
+    """Takes training steps of a model by a recipe.
 
     Where this process has joined others (:mod:`densespec_torch.distributed`), the model is wrapped
     in ``DistributedDataParallel``; each process then gives :meth:`step` its part of the batch,
@@ -157,7 +157,7 @@ class TorchTrainer:
 
     Args:
         model: a module with densespec's names; ``torch.compile`` may have wrapped it.
-        graph: what it computes.
+        graph: the graph that the model computes.
 
     Raises:
         ValueError: the network gives no logits.
@@ -189,7 +189,7 @@ class TorchTrainer:
         return DistributedDataParallel(model, device_ids=devices, **OWN_BUFFERS)
 
     def shard(self, count: int) -> slice:
-        """Which samples of a batch are this process's; all of them if it is alone."""
+        """Choose which samples of a batch are this process's; all of them if it is alone."""
         return shard(count, self._rank, self._size)
 
     def step(
@@ -201,11 +201,11 @@ class TorchTrainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
-        """One step; see :class:`densespec.backends.Trainer`.
+        """Take one step; see :class:`densespec.backends.Trainer`.
 
         Raises:
-            ValueError: no samples, or fewer than parts, or labels that are no classes; nothing has
-                changed then.
+            ValueError: there are no samples, or fewer samples than parts, or labels that are no
+                classes. Nothing has changed then.
         """
         recipe = self._recipe
         check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
@@ -236,7 +236,7 @@ class TorchTrainer:
         return StepResult(sums[0], taken, round(sums[1]) if self._counts else None)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Logits in inference mode, by the running statistics of this process."""
+        """Compute the logits in inference mode, by the running statistics of this process."""
         averaged = contextlib.nullcontext() if self._average is None else self._average.in_place()
         with averaged, mode(self._modules, training=False), torch.no_grad(), self._precision():
             logits = self._given(like(x, self._inner))
@@ -258,7 +258,7 @@ class TorchTrainer:
         self._done = step
 
     def weights(self) -> Arrays:
-        """Every array by canonical name.
+        """Return every array by canonical name.
 
         Where norms are per replica, running statistics become their means over the processes, in
         the model as well. Every process must call it.
@@ -273,7 +273,7 @@ class TorchTrainer:
             average([] if self._average is None else self._average.statistics)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, as nothing is held."""
 
     def _loss(self, x: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Mean loss, and how many logits are highest at the label, of one label a sample."""
@@ -299,20 +299,20 @@ class TorchTrainer:
         return {name: to_numpy(g) for name, g in gradients.items() if g is not None}
 
     def _whole(self, count: int) -> int:
-        """Samples of the whole batch, of which this process has ``count``."""
+        """Count the samples of the whole batch, of which this process has ``count``."""
         if self._size == 1:
             return count
         return int(self._total(torch.tensor(count, device=self._device)))
 
     def _total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Sum up a tensor over all processes."""
         if self._size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
     @contextlib.contextmanager
     def _masked(self, masks: Mapping[str, np.ndarray]) -> Iterator[None]:
-        """Given masks in place of what dropouts draw; frozen ones drop nothing."""
+        """Put given masks in place of what dropouts draw for a while; frozen ones drop nothing."""
         with contextlib.ExitStack() as stack:
             for name, mask in masks.items():
                 node = self._graph[name]
@@ -337,20 +337,20 @@ def average_statistics(model: nn.Module) -> None:
 
 
 def read_weights(model: nn.Module, graph: Graph) -> Arrays:
-    """Every array of a model by canonical name."""
+    """Read every array of a model by canonical name."""
     model = unwrapped(model)
     state = model.state_dict()
     return {name: to_numpy(state[key]) for name, key in keys_of(model, graph).items()}
 
 
 def _widened(logits: Tensor) -> Tensor:
-    """At least float32, in which the loss is taken."""
+    """Convert logits to float32 at least, in which the loss is taken."""
     return logits.float() if logits.dtype in _MIXED.values() else logits
 
 
 @contextlib.contextmanager
 def mode(modules: Iterable[nn.Module], *, training: bool) -> Iterator[Any]:
-    """Training or inference mode for a while, but for what is frozen; then each is in its own."""
+    """Set training or inference mode for a while, except for what is frozen; then restore it."""
     switched = [
         module
         for module in modules

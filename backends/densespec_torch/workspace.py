@@ -1,4 +1,4 @@
-"""Memory that is used again from call to call, and the buffer of a dense block within it."""
+"""Keeps memory for use from call to call, and the buffer of a dense block within it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor
 from densespec.network.graph import Node
 
 MOST_VIEWS = 10_000
-"""So many views are kept; with inputs of ever new sizes there would be no end of them."""
+"""At most this many views are kept: inputs of ever new sizes would need ever more."""
 
 
 class Workspace(threading.local):
-    """Memory that each run of a thread uses again: to be given new memory costs more than to
-    compute what is written there.
+    """Keeps memory that each run of a thread uses again.
+
+    Getting new memory costs more than computing what is written there.
 
     Attributes:
-        reused: Whether memory is used again; else each piece is new.
+        reused: Whether memory is used again; if not, each piece is new.
         buffer: The features of the dense block that is being run.
     """
 
@@ -33,7 +34,7 @@ class Workspace(threading.local):
         self.buffer: Any = None
 
     def tensor(self, use: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Give memory of a shape (batch, channels, *spatial); what was there before is lost."""
+        """Return memory of a shape (batch, channels, *spatial); what was there before is lost."""
         if not self.reused:
             return self._shaped(self._new(math.prod(shape), like), shape)
         view = self._views.get((use, shape))
@@ -46,7 +47,7 @@ class Workspace(threading.local):
         return view
 
     def part(self, whole: Tensor, start: int, stop: int) -> Tensor:
-        """Give some channels of such memory."""
+        """Return some channels of such memory."""
         if not self.reused:
             return whole[:, start:stop]
         key = (whole.data_ptr(), whole.shape, start, stop)
@@ -58,7 +59,7 @@ class Workspace(threading.local):
         return view
 
     def safe(self, x: Tensor) -> Tensor:
-        """Give a tensor that the next use of this memory leaves alone."""
+        """Return a tensor that the next use of this memory leaves alone."""
         held = {flat.untyped_storage().data_ptr() for flat in self._held.values()}
         return x.clone() if x.untyped_storage().data_ptr() in held else x
 
@@ -74,7 +75,7 @@ class Workspace(threading.local):
 
 
 class Buffer:
-    """The memory in which the features of a dense block are written side by side.
+    """Holds the memory in which the features of a dense block are written side by side.
 
     Args:
         concats: The concatenations of the block, in order.
@@ -85,7 +86,7 @@ class Buffer:
         self._space = space
 
     def appended(self, concat: Node) -> Callable[[Tensor, Tensor], Tensor]:
-        """Give the function of a concatenation: new features go behind those that are there."""
+        """Return the function of a concatenation: new features go behind those that are there."""
         space, count = self._space, concat.channels
 
         def start(old: Tensor, new: Tensor) -> Tensor:

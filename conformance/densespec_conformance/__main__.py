@@ -39,11 +39,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 TYPED = "densespec_conformance.typed"
-"""The key of what was typed in click's context."""
+"""The key in click's context for what was typed."""
 
 
 class Suite(click.Group):
-    """A group of commands, of which ``run`` is meant where none is named."""
+    """Groups commands. If none is named, ``run`` is meant."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[TYPED] = shlex.join(["python", "-m", "densespec_conformance", *args])

@@ -14,10 +14,10 @@ from densespec_conformance.judging.outcome import Outcome
 Tier = Literal["quick", "full"]
 
 TierByMode = Mapping[str, Tier]
-"""The tier in some modes; in the others it is the case's own."""
+"""Gives the tier in some modes; in the other modes the tier is the case's own."""
 
 BACKWARD_ONLY: TierByMode = {"efficient": "full"}
-"""The mode that computes forward what ``fast`` does, and differs in the backward pass alone."""
+"""The mode ``efficient`` differs from ``fast`` only in the backward pass."""
 
 Check = Callable[[Target, Reference], Outcome]
 """A check raises ``Mismatch`` where the claim does not hold, and ``Unsupported`` where it can't be
@@ -26,16 +26,16 @@ asked."""
 
 @dataclass(frozen=True)
 class Case:
-    """One claim that a backend has to meet.
+    """Describes one claim that a backend has to meet.
 
     Attributes:
         id: The unique name ``group/what-is-special``, which reads as a phrase.
         claim: The claim as a sentence.
         check: The function that checks it.
         tier: The tier: ``quick`` cases run always, ``full`` ones on request.
-        tier_in_modes: The tier for backends in another mode than ``layers``, if it is another:
-            what a mode leaves as it is need not be asked again each time. By mode, or in all.
-        cost: Roughly the seconds that it takes the slowest backend; cheap cases run first.
+        tier_in_modes: The tier for backends in other modes than ``layers``, if it differs, by mode
+            or for all. What a mode does not change need not be asked again each time.
+        cost: The rough number of seconds that the slowest backend takes; cheap cases run first.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Case:
     cost: float = 1.0
 
     def in_mode(self, mode: str) -> Case:
-        """Give the case as a backend in a mode is asked it."""
+        """Return the case as a backend in a mode is asked it."""
         told = self.tier_in_modes
         if mode == LAYERS or told is None:
             return self

@@ -40,25 +40,25 @@ from densespec_conformance.judging.expected import Expectation, Reference, expec
 from densespec_conformance.judging.measure import parts_of_steps, spoken
 
 FORMAT = 1
-"""Version of the format, the ``format`` of ``index.json``."""
+"""States the version of the format, which ``index.json`` has as ``format``."""
 INDEX = "index.json"
 LARGEST = 16 * 2**20
-"""Bytes of a question's weights in float64; cases with larger ones are left out."""
+"""Cases whose questions have more bytes of float64 weights than this are left out."""
 
 Contents = dict[str, bytes]
-"""Files of a question by name."""
+"""Holds the files of a question by name."""
 
 
 class ExportError(DensespecError, ValueError):
-    """The folder can't be written to."""
+    """Cases can't be exported to the folder."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Describes what was written.
 
     Attributes:
-        left_out: ids of cases that are too large, or that the reference can't answer.
+        left_out: the ids of cases that are too large, or that the reference can't answer.
     """
 
     questions: int
@@ -165,7 +165,7 @@ class _LeftOut(Exception):
 
 
 class _Recorder:
-    """A target that answers as the reference does, and keeps what it was asked."""
+    """Answers as the reference does, and keeps what it was asked."""
 
     name = "the reference"
 
@@ -195,7 +195,7 @@ class _Recorder:
 
 
 class _Remembered(Reference):
-    """A reference that computes a request once, however it is asked."""
+    """Computes a request once, however it is asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -332,7 +332,7 @@ def _bounds(expected: Expectation) -> bytes:
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], *, as_they_are: bool = False) -> bytes:
-    """A safetensors file; of float64, but for integers, unless ``as_they_are``."""
+    """Write a safetensors file in float64, integers excepted, unless ``as_they_are``."""
     from safetensors.numpy import save
 
     def stored(array: np.ndarray) -> np.ndarray:

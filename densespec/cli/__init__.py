@@ -1,4 +1,4 @@
-"""The command line: ``densespec``, or ``python -m densespec``.
+"""Defines the command line: ``densespec``, or ``python -m densespec``.
 
 A command is a function ``NAME_command`` in a file of this folder and a row of the table below. Its
 file is imported when the command is called, so that each pays for no other's imports.
@@ -46,11 +46,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("weights", "Say whether two weight files are the same network."),
     "weights": ("pretrained", "List trained weights that have names, or fetch them."),
 }
-"""The file of each command in this folder, and what the list of commands says of it."""
+"""Gives the file of each command in this folder, and its line in the list of commands."""
 
 
 class Commands(click.Group):
-    """The commands of the table. Their expected errors end in a message and exit code 1."""
+    """Holds the commands of the table. Their expected errors end in a message and exit code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -88,7 +88,7 @@ class Commands(click.Group):
 
 @contextlib.contextmanager
 def _notes_on_stderr() -> Iterator[None]:
-    """Show what is taken for granted of weights as notes, not as warnings of a program."""
+    """Show what is assumed of weights as notes, not as warnings of a program."""
     with warnings.catch_warnings():
         others = warnings.showwarning
 

@@ -1,4 +1,4 @@
-"""``densespec bench``."""
+"""Defines ``densespec bench``."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def bench_command(
 def _network_of(
     network: str, targets: tuple[str, ...], weights: str | None, dtype: str | None
 ) -> tuple[TimedNetwork, tuple[str, ...]]:
-    """Find the network that is meant, and name the targets, of which it may itself be one."""
+    """Find the network that is meant, and name the targets; the network may also be a target."""
     if is_exported(network):
         return TimedNetwork(dtype=dtype), (network, *targets)
     if network in variants() or Path(network).suffix in SUFFIXES:

@@ -1,4 +1,4 @@
-"""``densespec build``."""
+"""Defines ``densespec build``."""
 
 from __future__ import annotations
 

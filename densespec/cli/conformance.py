@@ -1,4 +1,4 @@
-"""``densespec conformance``: the command of the suite, which is a package of its own."""
+"""Defines ``densespec conformance``: the command of the suite, which is a package of its own."""
 
 from __future__ import annotations
 

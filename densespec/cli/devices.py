@@ -1,7 +1,7 @@
-"""The devices that a backend's framework finds, asked in a process of its own.
+"""Asks a backend's framework in a process of its own which devices it finds.
 
-Frameworks take seconds to start, print, and may hang or crash where a driver is broken; Keras runs
-on one engine in a process. ``python -m densespec.cli.devices BACKEND`` is that process.
+Frameworks take seconds to start, print messages, and may hang or crash if a driver is broken. Keras
+runs on one engine in a process. ``python -m densespec.cli.devices BACKEND`` is that process.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from densespec.backends import DeviceBackend, get_backend
 from densespec.errors import DensespecError, bare
 
 LONGEST_WAIT = 120
-"""Seconds that a framework has to start and to say what it finds."""
+"""A framework has this many seconds to start and to say what it finds."""
 
 
 def devices_of(backend: str, *, seconds: float = LONGEST_WAIT) -> list[str] | str:
-    """Give the names of a backend's devices, or a sentence that says why there are none.
+    """Return the names of a backend's devices, or a sentence that says why there are none.
 
     Args:
         backend: The name of the backend.

@@ -1,4 +1,4 @@
-"""``densespec env``: what an issue about densespec has to state."""
+"""Defines ``densespec env``: it prints what an issue about densespec has to state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``densespec export``."""
+"""Defines ``densespec export``."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ from densespec.weights.reading import ReadingOptions
 @click.option(
     "--calibrate",
     metavar="NAME[:PLACE]",
-    help="Images of which int8 takes the ranges of values, as --data of densespec train.",
+    help="Images from which int8 takes the ranges of values, as for --data of densespec train.",
 )
 @click.option(
     "--least-agreement",
     type=click.FloatRange(0, 1),
     default=LEAST,
     show_default=True,
-    help="The part of held-out images whose likeliest class int8 has to leave as it is.",
+    help="The part of held-out images whose likeliest class has to stay the same in int8.",
 )
 @options_of(ReadingOptions)
 @click.option(
@@ -157,7 +157,7 @@ _FLOATS: Mapping[str, Any] = {
     "optimize": True,
     "check": True,
 }
-"""Options that int8 leaves no choice of, and what they are then."""
+"""In int8 these options have no other choice than these values."""
 
 
 def _check_int8(options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What densespec runs on: versions, threads, and the devices that each framework finds."""
+"""Finds what densespec runs on: versions, threads, and the devices of each framework."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SETTINGS = (
     *("JAX_ENABLE_X64", "CUDA_VISIBLE_DEVICES", "TF_ENABLE_ONEDNN_OPTS", "NVIDIA_TF32_OVERRIDE"),
     *("HF_HOME", "HF_HUB_OFFLINE"),
 )
-"""The environment variables that change what is computed, on what, or where files are sought."""
+"""These environment variables change what is computed, on what, or where files are sought."""
 
 _OF_DEVELOPERS = re.compile(r"extra\s*==\s*['\"](dev|docs|test)['\"]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def environment(*, devices: bool) -> dict[str, Any]:
-    """Give a record of JSON values of what densespec runs on.
+    """Return a record of JSON values of what densespec runs on.
 
     No framework is imported. With ``devices``, each backend's framework is started in a process of
     its own and asked.
@@ -51,7 +51,7 @@ def _processors() -> str:
 
 
 def _packages() -> dict[str, str]:
-    """Give the versions of what is installed of the packages that matter, by name, sorted."""
+    """Return the versions of what is installed of the packages that matter, by name, sorted."""
     found = {}
     for name in {*_publishers(), *_requirements()}:
         try:

@@ -1,4 +1,4 @@
-"""Commands about networks as they are described: in the catalogue, in a spec file, in a figure."""
+"""Defines the commands about networks as described: in the catalogue, in spec files, in figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that ask trained networks about images."""
+"""Defines the commands that ask trained networks about images."""
 
 from __future__ import annotations
 

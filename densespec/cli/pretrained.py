@@ -1,4 +1,4 @@
-"""``densespec weights``: trained weights by name."""
+"""Defines ``densespec weights``: trained weights by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from densespec.pretrained.registry import get_row, registry
 from densespec.pretrained.row import PretrainedWeights
 
 NORMS = frozenset({"batch_norm_epsilon", "batch_norm_momentum", "running_variance"})
-"""Fields in which a publisher's network may differ from the variant that it is known as."""
+"""A publisher's network may differ in these fields from the variant that it is known as."""
 
 
 @click.group("weights", invoke_without_command=True)
@@ -88,6 +88,6 @@ def _values(row: PretrainedWeights) -> int:
 
 
 def _network(row: PretrainedWeights) -> str:
-    """The variant that the network is, whatever its norms; or else what its publisher calls it."""
+    """Name the network's variant, whatever its norms are, or else the publisher's name for it."""
     name, differences = nearest_variant(row.spec)
     return name if name and differences.keys() <= NORMS else row.key

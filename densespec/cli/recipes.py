@@ -1,4 +1,4 @@
-"""``densespec recipes``."""
+"""Defines ``densespec recipes``."""
 
 from __future__ import annotations
 

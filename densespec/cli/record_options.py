@@ -1,4 +1,4 @@
-"""Flags of a command from the fields of a record, which say what they hold and what they mean."""
+"""Makes a command's flags from the fields of a record, which say what they hold and mean."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def options_of(
     multiple: bool = False,
     **parsers: Parse,
 ) -> Callable[[F], F]:
-    """Give a command a flag for every field of a record; what is not said is None.
+    """Return a command a flag for every field of a record; what is not said is None.
 
     A field may name its ``flag`` and its ``metavar``; otherwise the flag is its name.
 
@@ -75,7 +75,7 @@ def _help(field: dataclasses.Field[Any]) -> str:
 
 
 def _attributes(domain: Domain) -> dict[str, Any]:
-    """How click reads a value of a domain."""
+    """Say how click reads a value of a domain."""
     match domain:
         case OrNone():
             return _attributes(domain.domain)

@@ -1,4 +1,4 @@
-"""What the command line shows: records for programs (JSON), and tables for people."""
+"""Shows results on the command line: as JSON for programs, and as tables for people."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 UNBOUNDED = 10_000
-"""How many columns output has that is no terminal: nothing is wrapped or cut."""
+"""Output that goes to no terminal has this many columns, so that nothing is wrapped or cut."""
 
 WIDE = 140
-"""How many columns a terminal has in which the catalogue is easy to read as one table."""
+"""A terminal with this many columns shows the catalogue well as one table."""
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
@@ -332,7 +332,7 @@ def _table(title: str, **options: Any) -> Table:
 
 
 def _console() -> Console:
-    """Give standard output. Only a terminal has a width: what goes elsewhere is not wrapped."""
+    """Return standard output. Only a terminal has a width: what goes elsewhere is not wrapped."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else UNBOUNDED

@@ -1,4 +1,4 @@
-"""What several commands share: options, and how they speak to people and to programs."""
+"""Defines what several commands share: options, and output for people and for programs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from densespec.network.files import SUFFIXES
 from densespec.network.spec import GLOBAL_POOLS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-"""The dtypes that arrays can have in memory and in files."""
+"""Arrays in memory and in files can have these dtypes."""
 
 LONGEST = 3000
-"""How many characters of an error are shown."""
+"""At most this many characters of an error are shown."""
 
 
 def printable(text: str) -> str:
@@ -34,7 +34,7 @@ def shortened(text: str) -> str:
 
 
 class Failure(click.ClickException):
-    """Something that a user can put right. It is shown as one line, without a traceback."""
+    """A user can put this error right. It is shown as one line, without a traceback."""
 
     def show(self, file: Any = None) -> None:
         click.echo(f"error: {printable(shortened(self.format_message()))}", file=file, err=True)
@@ -70,7 +70,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def label(spec: str) -> str:
-    """Give the name of a variant, or that of a spec file without its suffix."""
+    """Return the name of a variant, or that of a spec file without its suffix."""
     path = Path(spec)
     return path.stem if path.suffix in SUFFIXES else spec
 

@@ -1,4 +1,4 @@
-"""Sizes and shapes of inputs, as they are typed: ``224x224`` and ``3x224x224``."""
+"""Reads sizes and shapes of inputs as they are typed: ``224x224`` and ``3x224x224``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from densespec.network.graph import Graph, lower
 from densespec.network.spec import DenseNetSpec
 
 InputShape = tuple[int, ...]
-"""Channels, then the size of each spatial dimension."""
+"""Holds the channels, then the size of each spatial dimension."""
 
 
 def parse_sizes(

@@ -1,4 +1,4 @@
-"""``densespec train``."""
+"""Defines ``densespec train``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ COURSE = (
     *("epochs", "learning_rate", "milestones", "gamma", "schedule", "rate_per"),
     *("warmup_epochs", "warmup_steps", "warmup_start", "final_rate"),
 )
-"""The fields of a recipe that its course of the learning rate tells of."""
+"""These fields of a recipe state its course of the learning rate."""
 _SGD, _ADAM = ("momentum", "nesterov"), ("beta1", "beta2", "epsilon")
 OTHER_OPTIMIZERS = {"sgd": _ADAM, "adam": _SGD, "adamw": _SGD}
-"""The fields of a recipe that have no meaning with an optimizer."""
+"""These fields of a recipe have no meaning with an optimizer."""
 
 
 ENDPOINT = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\]):(\d{1,5})")
@@ -137,7 +137,7 @@ def train_command(
 
 
 def _change(text: str) -> tuple[str, Any]:
-    """A field and its value, which is TOML or else a text."""
+    """Split a change into a field and its value, which is TOML or else a text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise click.UsageError(f"--set {text!r} should be FIELD=VALUE, such as learning_rate=0.05")

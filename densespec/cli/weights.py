@@ -1,4 +1,4 @@
-"""Commands that inspect, convert and compare weight files."""
+"""Defines the commands that inspect, convert and compare weight files."""
 
 from __future__ import annotations
 
@@ -161,10 +161,10 @@ def verify_command(
 
 
 def _of_both(said: Mapping[str, tuple[Any, ...]]) -> tuple[ReadingOptions, ReadingOptions]:
-    """What is said of the first and of the second file, by what was said once or twice.
+    """Return what is said of the first file, and of the second; one spec holds for both.
 
     Raises:
-        click.UsageError: Something was said more often.
+        click.UsageError: Something was said more than twice.
     """
     if often := [name for name, values in said.items() if len(values) > 2]:
         raise click.UsageError(f"--{often[0]}: say it of the first file, and of the second")
@@ -190,7 +190,7 @@ def _check(source: Path, done: Conversion, reading: ReadingOptions) -> float | N
 
 
 def _fixes_all(done: Conversion) -> bool:
-    """Whether the target's implementation leaves nothing open that arrays do not tell."""
+    """Say whether the target's implementation fixes all that arrays do not tell."""
     return "activation" in done.layout.implements
 
 

@@ -1,4 +1,4 @@
-"""Data to train on: where they are from, in which order they come, how they are prepared.
+"""Loads data to train on, puts them in an order, and prepares them.
 
     from densespec import data
 
@@ -9,8 +9,8 @@
         ...
     masks = data.dropout_masks(graph, seed=0, step=0, batch=len(y))
 
-Everything that is random follows from a seed and is drawn by numpy on the host, so that every
-framework trains on the same numbers, and a run that goes on from anywhere goes on with them.
+Everything that is random follows from a seed and is drawn by numpy on the host. So every framework
+trains on the same numbers, and a run that is continued anywhere goes on with them.
 """
 
 from densespec.data.augment import AUGMENTATIONS as AUGMENTATIONS

@@ -1,10 +1,10 @@
-"""What is done to images before a network sees them.
+"""Augments images before a network sees them.
 
-Each augmentation is addressed, not consumed: what happens to an image depends on the seed, the
-epoch and the image's index in its split alone, so batches of any size, workers and a resumed run
-give the same. Below, ``r[0], r[1], ...`` are the numbers of an image with index ``i``: those of the
-stream ``(seed, "augmentation", position = epoch)`` of :mod:`densespec.data.draws` from number
-``4 i`` (cifar) or ``24 i`` (imagenet) on. ``u[j]`` is ``(r[j] >> 11) * 2**-53``, in [0, 1).
+What happens to an image depends only on the seed, the epoch and the image's index in its split. So
+batches of any size, any number of workers and a resumed run give the same. Below, ``r[0], r[1],
+...`` are the numbers of an image with index ``i``: those of the stream ``(seed, "augmentation",
+position = epoch)`` of :mod:`densespec.data.draws` from number ``4 i`` (cifar) or ``24 i``
+(imagenet) on. ``u[j]`` is ``(r[j] >> 11) * 2**-53``, in [0, 1).
 
 ``none``
     The image as it is, or brought to ``size`` as for evaluation.
@@ -55,23 +55,23 @@ from densespec.installed import require_pillow
 STREAM = "augmentation"
 PADDING = 4
 NUMBERS = 24
-"""How many numbers an image has in ``imagenet``; the last one is not used."""
+"""In ``imagenet`` an image has this many numbers; the last one is not used."""
 ATTEMPTS = 10
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 SHORT_SIDE = 8 / 7
 COLOURS = 3
 LONGEST = 100
-"""How many times longer than wide an image may be to be resized as for evaluation."""
+"""An image may be at most this many times longer than wide to be resized as for evaluation."""
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Which images of a split to prepare, and how.
+    """Says which images of a split to prepare, and how.
 
     Attributes:
         rows: The indices of the images within the split, (count,).
-        size: The size that they are to have.
+        size: The size that they will have.
     """
 
     split: Split
@@ -84,7 +84,7 @@ class ImageRequest:
 
 
 Augmentation = Callable[[ImageRequest], np.ndarray]
-"""It gives normalised images, (count, channels, *size)."""
+"""Makes normalised images, (count, channels, *size)."""
 
 
 def none(request: ImageRequest) -> np.ndarray:
@@ -130,7 +130,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {"none": none, "cifar": cifar, "imagene
 
 
 def augmentation(name: str, dims: int) -> Augmentation:
-    """Give an augmentation by name, for images of so many spatial dimensions.
+    """Return an augmentation by name, for images of so many spatial dimensions.
 
     Raises:
         UnknownName: There is no such augmentation.

@@ -46,7 +46,7 @@ LabelledBatch = tuple[np.ndarray, np.ndarray]
 DTYPES = ("float32", "float64")
 
 MOST_WORKERS = 8
-"""Threads that prepare batches where nobody says how many: more of them wait for each other."""
+"""By default at most this many threads prepare batches: more of them wait for each other."""
 
 
 @dataclass(frozen=True, eq=False)

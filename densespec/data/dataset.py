@@ -1,8 +1,8 @@
-"""What a data set is: images and labels to train on and to test on, checked when they are put in.
+"""Defines data sets: images and labels to train and to test on, checked when they are put in.
 
 Images are (count, channels, *sizes), unsigned bytes or floats, or read one by one when they are
-needed. Labels are int64, from 0 to below the number of classes; where an image has several, they
-are float64, a number for each class, which is NaN where it is not known.
+needed. Labels are int64, from 0 to below the number of classes. If an image has several labels,
+they are float64 with a number for each class, and an unknown label is NaN.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from densespec.network.ops import Shape
 from densespec.network.spec import MOST_CLASSES, DenseNetSpec
 
 BYTE = 255.0
-"""The value of a byte at full intensity."""
+"""A byte at full intensity has this value."""
 
 FLOATS = ("float16", "float32", "float64")
 DIMS = (1, 2, 3)
-"""How many spatial dimensions images may have."""
+"""Images may have one of these numbers of spatial dimensions."""
 
 TESTED = 5
 """If data come in one piece, one sample in this many of each class is kept for the test."""
 
 MEASURED = 64
-"""How many images are read to measure their pixels."""
+"""The pixels of this many images are read to measure them."""
 
 CHUNK = 1 << 24
-"""How many values a check looks at together, which bounds the memory that it takes."""
+"""A check reads this many values at a time, which bounds its memory."""
 
 
 class DataError(DensespecError, ValueError):
@@ -43,11 +43,11 @@ class DataError(DensespecError, ValueError):
 
 @runtime_checkable
 class LazyImages(Protocol):
-    """Images that are read when they are needed."""
+    """Reads images when they are needed."""
 
     @property
     def shape(self) -> Shape:
-        """The shape (count, channels, *sizes); a size is None if images differ in it."""
+        """Return the shape (count, channels, *sizes); a size is None if images differ in it."""
         ...
 
     def read(self, index: int) -> np.ndarray:
@@ -55,27 +55,27 @@ class LazyImages(Protocol):
         ...
 
     def take(self, rows: np.ndarray) -> LazyImages:
-        """Give some of the images, by their indices (count,)."""
+        """Return some of the images, by their indices (count,)."""
         ...
 
 
 @runtime_checkable
 class GroupedImages(LazyImages, Protocol):
-    """Images of which those of a group are best read one soon after another."""
+    """Reads images in groups: those of one group are best read one soon after another."""
 
     @property
     def groups(self) -> np.ndarray:
-        """The group of each image, (count,), whole numbers from 0."""
+        """Return the group of each image, (count,), as whole numbers from 0."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels.
+    """Holds images and their labels.
 
     Attributes:
-        x: The images (count, channels, *sizes), uint8 or floats, or what reads them when they are
-            needed.
+        x: The images (count, channels, *sizes), uint8 or floats, or an object that reads them when
+            they are needed.
         y: The labels (count,), int64; or (count, classes), float64.
 
     Raises:
@@ -112,15 +112,15 @@ class Split:
 
     @property
     def shape(self) -> Shape:
-        """The shape of one image, (channels, *sizes); a size is None if images differ in it."""
+        """Return the shape of one image, (channels, *sizes); None stands for differing sizes."""
         return tuple(self.x.shape[1:])
 
     def image(self, index: int) -> np.ndarray:
-        """Give one image, (channels, *sizes)."""
+        """Return one image, (channels, *sizes)."""
         return self.x[index] if isinstance(self.x, np.ndarray) else self.x.read(index)
 
     def take(self, rows: np.ndarray) -> Split:
-        """Give some of the samples, by their indices (count,)."""
+        """Return some of the samples, by their indices (count,)."""
         x = self.x[rows] if isinstance(self.x, np.ndarray) else self.x.take(rows)
         return Split(x, self.y[rows])
 
@@ -151,7 +151,7 @@ def _several(labels: np.ndarray) -> np.ndarray:
 
 
 def _label_advice(labels: np.ndarray) -> str:
-    """What to do about labels of another form, where that loses nothing."""
+    """Say what to do about labels of another form, if that loses nothing."""
     if labels.ndim != 1 or labels.dtype.kind not in "bf" or not labels.size:
         return ""
     whole = bool((labels == np.floor(labels)).all())
@@ -176,7 +176,7 @@ def _check_array(x: np.ndarray) -> None:
 
 
 def _pixel_advice(x: np.ndarray) -> str:
-    """What to do about pixels of another type, where that loses nothing."""
+    """Say what to do about pixels of another type, if that loses nothing."""
     if x.dtype.kind not in "iu" or not x.size:
         return ""
     if x.min() >= 0 and x.max() <= BYTE:
@@ -186,7 +186,7 @@ def _pixel_advice(x: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How pixels become numbers: ``(pixel / scale - mean) / std``, channel by channel.
+    """Turns pixels into numbers, channel by channel: ``(pixel / scale - mean) / std``.
 
     It is computed in float64 and rounded once.
 
@@ -194,7 +194,7 @@ class Normalisation:
         mean: The mean of each channel, where full intensity is 1.
         std: The standard deviation of each channel.
         scale: The value of a pixel at full intensity.
-        source: Where these numbers are from.
+        source: The source of these numbers.
         is_share: Whether a pixel is a share of full intensity, and not a measurement in some unit.
     """
 
@@ -277,7 +277,7 @@ def _measured_in_part(split: Split, scale: float) -> Normalisation:
 
 
 def _moments(pixels: np.ndarray, scale: float) -> tuple[float, float]:
-    """Give the mean and the variance of one channel of images (count, *sizes)."""
+    """Return the mean and the variance of one channel of images (count, *sizes)."""
     if pixels.dtype == np.uint8:
         counts = np.zeros(256, np.int64)
         for image in pixels:
@@ -293,14 +293,14 @@ def _moments(pixels: np.ndarray, scale: float) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images to train on and to test on.
+    """Holds images to train on and to test on.
 
     Attributes:
-        name: What messages and reports call it.
-        classes: What each label means.
-        train: What the network learns from.
-        test: What the network is judged by.
-        normalisation: How pixels become numbers.
+        name: Its name in messages and reports.
+        classes: The name of the class of each label.
+        train: The images to train on.
+        test: The images to test on.
+        normalisation: The normalisation that turns pixels into numbers.
 
     Raises:
         DataError: Labels are out of range, or the parts do not go together.
@@ -331,14 +331,14 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """How many channels every image has."""
+        """Return the number of channels of every image."""
         channels = self.train.shape[0]
         assert channels is not None, "channels are always known"
         return channels
 
     @property
     def has_several(self) -> bool:
-        """Whether an image has a label for each class, rather than one."""
+        """Say whether an image has a label for each class, rather than one."""
         return self.train.y.ndim == 2
 
     def check_loss(self, loss: str) -> None:
@@ -372,7 +372,7 @@ class Dataset:
 
     @property
     def size(self) -> tuple[int, ...] | None:
-        """The size of every image; None if images differ."""
+        """Return the size of every image; None if images differ."""
         sizes = tuple(size for size in self.train.shape[1:] if size is not None)
         return sizes if len(sizes) == len(self.train.shape) - 1 else None
 

@@ -1,4 +1,4 @@
-"""Resizing of images of any number of dimensions, axis by axis.
+"""Resizes images of any number of dimensions, axis by axis.
 
 A new value is the mean of the old ones, weighted by a triangle as wide as the distance of two new
 values, or of two old ones where an axis grows: Pillow's ``BILINEAR``, along each axis in turn, in
@@ -23,7 +23,7 @@ def interpolated(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _weights(old: int, new: int) -> np.ndarray:
-    """Give the share of each old value in each new one, (new, old)."""
+    """Return the share of each old value in each new one, (new, old)."""
     step = old / new
     centres = (np.arange(new) + 0.5) * step - 0.5
     apart = np.abs(np.arange(old) - centres[:, None]) / max(step, 1.0)

@@ -1,4 +1,4 @@
-"""What classes are called where nobody says it, and labels that are names as numbers."""
+"""Names classes that nobody names, and turns labels that are names into numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from densespec.errors import shown
 
 
 def told(labels: Sequence[np.ndarray]) -> Sequence[str]:
-    """Give the names of classes that labels tell: themselves where they are names, or numbers."""
+    """Return the names of classes that labels tell: themselves where they are names, or numbers."""
     if all(part.dtype.kind == "U" for part in labels):
         return sorted(set(np.concatenate(labels).tolist()))
     several = labels[0].ndim == 2
@@ -23,13 +23,13 @@ def told(labels: Sequence[np.ndarray]) -> Sequence[str]:
 
 
 def numbered(labels: np.ndarray, names: Sequence[str], what: str) -> np.ndarray:
-    """Give labels as numbers.
+    """Return labels as numbers.
 
     Args:
         what: What has the labels, in messages.
 
     Raises:
-        DataError: A label is none of the names.
+        DataError: A label is not among the names.
     """
     if labels.dtype.kind != "U" or labels.ndim != 1:
         return labels

@@ -1,4 +1,4 @@
-"""Exporting networks to what others run: ``densespec.export``, and a check of every file."""
+"""Exports networks to what other programs run (``densespec.export``), and checks every file."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """Describes what was written.
 
     Attributes:
         path: Where it was written.
         format: The format that was chosen.
         graph: The network as it was before it was rewritten for inference.
-        options: How it was written.
-        bytes: The size of the file, or that of all files in the folder.
-        measured: How far it is from the reference; None if it was not checked.
-        unchecked: Why it could not be checked; None if it could, or was not to be.
+        options: The options with which it was written.
+        bytes: The size in bytes of the file, or of all files in the folder.
+        measured: The difference from the reference; None if it was not checked.
+        unchecked: Why it could not be checked; None if it was checked, or was not to be checked.
     """
 
     path: Path
@@ -73,8 +73,8 @@ def export(
             ``seed`` a variant's name or another spec, with initial weights.
         path: The path of the file, or of the folder for a SavedModel.
         format: A name of :func:`densespec.deploy.formats`; None to go by the path's suffix.
-        size: The spatial size of the input, such as (224, 224); None for any size, or for that of
-            the built model.
+        size: The spatial size of the input, such as (224, 224); None for any size, or for the built
+            model's size.
         batch: The one batch size that it takes; None for any.
         dtype: The type of arrays, inputs and outputs.
         optimize: Whether the network is rewritten for inference: norms are folded, and so on.
@@ -94,7 +94,7 @@ def export(
         ValueError: Options do not go together.
 
     Warns:
-        WeightsWarning: Something is taken for granted of a weight file, or left out.
+        WeightsWarning: Something is assumed of a weight file, or left out.
     """
     path = Path(path)
     said = ReadingOptions(**reading)

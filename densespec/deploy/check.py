@@ -1,4 +1,4 @@
-"""The check that an exported file computes what the reference does."""
+"""Checks that an exported file computes what the reference does."""
 
 from __future__ import annotations
 
@@ -20,32 +20,36 @@ from densespec.network.graph import Graph
 from densespec.reference.model import ReferenceModel
 
 TOLERANCES: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2}
-"""How far an output may be from the reference, as a part of the largest value: float32 rounds by
-6e-8, float16 by 5e-4, once in each of some hundred layers."""
+"""An output may be this far from the reference, as a part of the largest value.
+
+Float32 rounds by 6e-8 and float16 by 5e-4, once in each of some hundred layers.
+"""
 
 PROBES: Mapping[bool, tuple[tuple[int, ...], ...]] = {
     True: ((64, 64, 64), (61, 75, 67)),
     False: ((32, 32, 32), (29, 37, 31)),
 }
-"""The sizes that a network of any size is run at, by whether its stem makes maps smaller."""
+"""A network of any size is run at these sizes, by whether its stem makes maps smaller."""
 PROBES_3D: tuple[tuple[int, ...], ...] = ((32, 32, 32), (33, 35, 37))
 DISTURBANCE = 2.0**-8
-"""How far inputs of a given model are moved, as a part of each value: where the model rounds as
-coarsely as bfloat16, all of its roundings are others then."""
+"""A given model's inputs are moved this far, as a part of each value.
+
+Where the model rounds as coarsely as bfloat16, all of its roundings are different then.
+"""
 DISTURBED, ROUGHEST = 4, 4.0
-"""How often that is done, and how many times what it shows a rounding may be."""
+"""The inputs are moved this often, and a rounding may be this many times what the moves show."""
 
 COMPARED = 2
-"""How many samples of a batch are compared: the reference takes its time."""
+"""This many samples of a batch are compared, as the reference takes its time."""
 
 
 class WrongExport(DensespecError):
-    """What was written does not compute what the network, or the given model, does."""
+    """What was written does not compute what the network, or the given model, computes."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How far an exported file is from the reference.
+    """Tells how far an exported file is from the reference.
 
     Attributes:
         difference: The largest difference, as a part of the largest value of the reference.
@@ -108,8 +112,8 @@ def check_model(model: GivenModel) -> None:
 def _roughness(model: GivenModel, x: np.ndarray) -> float:
     """Measure how coarsely a model rounds, whatever types it and its device compute in.
 
-    Between f(x - d), f(x) and f(x + d) a network is nearly straight, and what is not is rounding,
-    which is another one at each of them. A model that computes something else is as straight.
+    Between f(x - d), f(x) and f(x + d) a network is nearly straight. The rest is rounding, which
+    differs at each of them. A model that computes something else is as straight.
     """
     middle, random = model.run(x), np.random.default_rng(0)
     found = 0.0
@@ -153,7 +157,7 @@ def _outputs(run: Runner, x: np.ndarray) -> Sequence[np.ndarray]:
 def _largest(
     actual: Sequence[np.ndarray], reference: ReferenceModel, x: np.ndarray, shape: tuple[int, ...]
 ) -> float:
-    """Give the largest difference of any value that a network gives."""
+    """Return the largest difference of any value that a network gives."""
     names = [node.name for node in reference.graph.given]
     expected = reference.run(x.astype(np.float64), taps=names)
     pairs = zip(actual, (expected[name] for name in names), strict=True)
@@ -174,7 +178,7 @@ def _difference(actual: np.ndarray, expected: np.ndarray, shape: tuple[int, ...]
 def _shapes(
     graph: Graph, options: ExportOptions, least: int | None = None
 ) -> Iterator[tuple[int, ...]]:
-    """Give usual and odd sizes, and the least one with one sample and with several."""
+    """Yield usual and odd sizes, and the least one with one sample and with several."""
     spec, known = graph.spec, graph.input_size
     probes = PROBES_3D if len(known) == 3 else PROBES[spec.shrinks_early]
     least = least or smallest_size(graph)

@@ -1,4 +1,4 @@
-"""The check of a file that prepares images itself: images of several forms, and the reference."""
+"""Checks a file that prepares images itself: it is compared on images of several forms."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from densespec.reference.model import ReferenceModel
 
 
 class WidthFirst(Preprocessing):
-    """Preprocessing that resizes one axis after the other, as exported files do.
+    """Resizes one axis after the other, as exported files do.
 
-    Pillow rounds to bytes in between. From version 13 on it begins with the height where that loses
-    more than twice as many rows as the width loses columns; before, it began with the width.
+    Pillow rounds to bytes in between. Before version 13 it began with the width. Since then it
+    begins with the height if resizing takes away more than twice as many rows as columns.
     """
 
     def resized(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -61,7 +61,7 @@ def measure_on_images(
 
 
 def _shapes(preprocessing: Preprocessing, options: ExportOptions) -> tuple[tuple[int, ...], ...]:
-    """Larger and smaller images than the network takes, lying and standing."""
+    """Choose shapes of larger and smaller images than the network takes, both wide and tall."""
     height, width = preprocessing.size
     sizes = ((2 * height + 3, 3 * width + 1), (height, width - 1), (height // 2 + 1, width // 3))
     batch = options.batch or 2

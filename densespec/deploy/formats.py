@@ -1,8 +1,9 @@
-"""What an export format is, and how one is found.
+"""Defines what an export format is, and finds one by its name.
 
 A format is published under the entry-point group ``densespec.formats``, by anyone: a package that
-brings a backend can bring the formats of its framework. Each has a module of its own, which is
-imported to learn its suffix, so such a module imports its framework only where it writes or runs.
+brings a backend can bring the formats of its framework. Each format has a module of its own, which
+is imported to learn its suffix. So such a module imports its framework only in the functions that
+write or run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from densespec.network.graph import Graph
 GROUP = "densespec.formats"
 
 Loader = Callable[[], Runner]
-"""It reads back what was written, and gives what runs it."""
+"""Reads back what was written, and returns a function that runs it."""
 
 Writer = Callable[[Graph, Arrays, Path, ExportOptions], Loader]
 """It writes a network with its canonical arrays to a path: a file, or a folder that is empty.
@@ -33,11 +34,11 @@ The loader that it returns is called while the file is still at this path."""
 
 @dataclass(frozen=True)
 class Int8Writer:
-    """What writes files of a format in int8.
+    """Writes files of a format in int8.
 
     Attributes:
-        write: Writes a float32 file anew; it takes the file, the new path, and inputs as the file
-            takes them, of which the ranges of values are taken.
+        write: The function that writes a float32 file again in int8. It takes the file, the new
+            path, and inputs of the file, from which it takes the ranges of values.
         package: The package that it needs.
         extra: The extra of densespec that installs it.
     """
@@ -49,26 +50,28 @@ class Int8Writer:
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A format that networks are exported to.
+    """Describes a format that networks are exported to.
 
     Attributes:
-        name: The name that users type, and that it is published under.
-        about: What messages call it.
-        suffixes: The suffixes that its paths have; ``""`` is that of a path without one.
-        write: What writes a network.
+        name: The name that users type, under which it is also published.
+        about: Its name in messages.
+        suffixes: The suffixes that its paths have; ``""`` stands for a path without a suffix.
+        write: The function that writes a network.
         packages: The packages that ``write`` needs.
         runtime: The package that runs a file to check it.
         extra: The extra of densespec that installs all of them.
-        dtypes: The dtypes that it is offered in.
+        dtypes: The dtypes in which it can be written.
         layout: The order of axes of inputs and feature maps.
         has_opsets: Whether users choose a version of its set of operations, as ONNX has them.
-        least_size: Gives the least size of an input that a file for any size takes.
-        takes_images: Whether it can hold what images need, and take images then.
-        marker: A file that every folder of this format has, by which an older one is known; None
-            for a format that is a file.
-        beside: The suffixes of further files that it writes, which have the name of the first.
-        load: What reads any file of the format; None where a file alone can't be run.
-        int8: What writes files in int8; None where nothing does.
+        least_size: The function that returns the least size of an input that a file for any size
+            takes.
+        takes_images: Whether a file can hold the preprocessing, and then take images.
+        marker: A file that every folder of this format has, so that an older export is recognised;
+            None for a format that is a file.
+        beside: The suffixes of the further files that it writes; they have the name of the first
+            file.
+        load: The function that reads any file of the format; None if a file alone can't be run.
+        int8: The writer of int8 files; None if there is none.
     """
 
     name: str
@@ -122,11 +125,11 @@ def get_format(name: str) -> ExportFormat:
 
 
 def format_of(path: Path, name: str | None) -> ExportFormat:
-    """Find the format of a name, or else that of a path's suffix.
+    """Find the format by its name, or else by a path's suffix.
 
     Raises:
         UnknownName: There is no format of the name.
-        DensespecError: The suffix is no format's, or that of several; the message lists them.
+        DensespecError: The suffix belongs to no format, or to several; the message lists them.
     """
     if name is not None:
         return get_format(name)

@@ -1,4 +1,4 @@
-"""What is exported: a network and its arrays, from a weight file, a built model or a seed."""
+"""Prepares what is exported: a network and its arrays, from weights, a built model or a seed."""
 
 from __future__ import annotations
 
@@ -29,20 +29,19 @@ from densespec.weights.opening import open_weights
 from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
 Runner = Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]]
-"""It takes (batch, channels, *spatial) and gives what the network gives, channels first: one value,
-or several in order."""
+"""Takes (batch, channels, *spatial) and returns one value, or several in order, channels first."""
 
 
 @dataclass(frozen=True)
 class ExportedProgram:
-    """An exported file that was read and can be run.
+    """Holds an exported file that was read and can be run.
 
     Attributes:
-        run: What runs it.
-        dtype: The type of its input, by numpy's name; ``"uint8"`` is that of images.
+        run: The function that runs it.
+        dtype: The type of its input, by numpy's name; ``"uint8"`` stands for images.
         shape: The shape of its input: (batch, channels, *spatial), or (batch, height, width,
             channels) of images. None stands for any size.
-        device: Where it runs, as its runtime calls it.
+        device: The device on which it runs, as its runtime names it.
     """
 
     run: Runner
@@ -56,20 +55,21 @@ SIZE_NAMES: Mapping[int, Sequence[str]] = {
     2: ("height", "width"),
     3: ("depth", "height", "width"),
 }
-"""What the dimensions of an input of unknown size are called, by how many there are."""
+"""The dimensions of an input of unknown size have these names, by the number of dimensions."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a network is written.
+    """Says how a network is written.
 
     Attributes:
         batch: The one batch size that it takes; None for any.
         dtype: The type of arrays, inputs and outputs.
         optimize: Whether it is rewritten for inference first.
         opset: The version of ONNX's operations; None for the default.
-        preprocessing: What it does to images, which are its input then; None if it does nothing.
-        metadata: Texts to keep in the file, where it can hold some.
+        preprocessing: The preprocessing in the file, whose input is images then; None if it has
+            none.
+        metadata: Texts to keep in the file, if it can hold any.
     """
 
     batch: int | None = None
@@ -82,11 +82,11 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class GivenModel:
-    """A model that a network was read from, as its framework runs it.
+    """Holds a model that a network was read from, as its framework runs it.
 
     Attributes:
-        graph, arrays: What the model is of; what is exported may end elsewhere.
-        run: What runs the model, and gives all that it gives, in order.
+        graph, arrays: The model's own network and arrays; what is exported may end elsewhere.
+        run: The function that runs the model and returns all of its outputs in order.
     """
 
     graph: Graph
@@ -96,10 +96,10 @@ class GivenModel:
 
 @dataclass(frozen=True)
 class WeightedGraph:
-    """A graph and its canonical arrays.
+    """Holds a graph and its canonical arrays.
 
     Attributes:
-        model: The model that they come from; None where there is none.
+        model: The model that they come from; None if there is none.
         accompaniment: What goes with the arrays.
     """
 
@@ -111,12 +111,12 @@ class WeightedGraph:
 
 @dataclass(frozen=True)
 class WantedEnds:
-    """Where a network is to begin and to end; None is for what the source has.
+    """Says where a network has to begin and to end. None means that it does as its source.
 
     Attributes:
-        size: The spatial size of its input, with None in it for any.
-        include_top, pooling, softmax: Its end, as in :func:`densespec.build`.
-        outputs: The parts whose values it is to give; empty for what the source gives.
+        size: The spatial size of its input; a None in it stands for any size.
+        include_top, pooling, softmax: How it ends, as in :func:`densespec.build`.
+        outputs: The parts whose values it has to give; empty if it gives what the source gives.
     """
 
     size: Sequence[int | None] | None = None
@@ -162,16 +162,16 @@ def network_of(
         source: The path of a weight file, a model that densespec built, a
             :class:`WeightedGraph`, or with ``seed`` a spec.
         wanted: Where the network is to begin and to end.
-        reading: What the user says of how a weight file is to be read.
+        reading: What the user says of how to read a weight file.
         seed: The seed of initial weights.
 
     Raises:
-        DensespecError: densespec did not build the model, the file can't be read, or there is none
-            of which it could be said how to read it.
+        DensespecError: densespec did not build the model, the file can't be read, or it is said how
+            to read a file although there is none.
     """
     if (said := reading.said()) and (seed is not None or not _is_path(source)):
         raise DensespecError(
-            f"{' and '.join(said)}: say how a weight file is to be read, but none is given"
+            f"{' and '.join(said)}: say how to read a weight file, but none is given"
         )
     found = _found(source, wanted, reading, seed)
     graph = wanted.of(found.graph)
@@ -271,7 +271,7 @@ def optimized(graph: Graph, arrays: Arrays, *, norms: bool = True) -> tuple[Grap
 
 
 def smallest_size(graph: Graph) -> int:
-    """Find the smallest size in each dimension of which something is left at the end."""
+    """Find the smallest size in each dimension that leaves something at the end."""
 
     def fits(size: int) -> bool:
         try:

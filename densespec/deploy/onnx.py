@@ -1,4 +1,4 @@
-"""ONNX: a graph written node by node, and run by ONNX Runtime.
+"""Writes a graph as ONNX, node by node, and runs it by ONNX Runtime.
 
 No framework takes part, so the file is the same byte for byte wherever the weights come from. Nodes
 and the values they give have the graph's names, initializers those of its arrays.
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import onnx
 
 OPSETS = (13, 25)
-"""The first and the last opset that can be asked for: the ops used mean the same in all."""
+"""Users may choose an opset from the first to the last of these: the ops mean the same in all."""
 DEFAULT_OPSET = 17
 LARGEST = 2**31 - 2**20
-"""How many bytes of arrays a protobuf message can hold, with room for the nodes."""
+"""A protobuf message can hold this many bytes of arrays, with room for the nodes."""
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -41,7 +41,7 @@ DTYPES = {
     "tensor(double)": "float64",
     "tensor(uint8)": "uint8",
 }
-"""The types of inputs, by what ONNX Runtime calls them."""
+"""Maps ONNX Runtime's names of input types to dtypes."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
@@ -143,11 +143,11 @@ def proto(
 
 
 _NEUTRAL = {"ones": 1.0, "zeros": 0.0}
-"""The scale and the shift of a norm that has none, by the ends of their names."""
+"""A norm without a scale or a shift gets these values, by the ends of their names."""
 
 
 class _Emitter:
-    """What collects the nodes and initializers of one graph, in order."""
+    """Collects the nodes and initializers of one graph, in order."""
 
     def __init__(
         self, graph: Graph, arrays: Mapping[str, np.ndarray], dtype: np.dtype[Any]
@@ -388,7 +388,7 @@ class _Emitter:
         return (op.stride,) * self._dims
 
     def _window(self, op: ops.Conv | ops.MaxPool) -> dict[str, Any]:
-        """Give the attributes of a window. SAME_UPPER is the rule of "same" for any size."""
+        """Return the attributes of a window. SAME_UPPER is the rule of "same" for any size."""
         window = {"kernel_shape": op.window, "strides": self._strides(op)}
         if op.padding == "same":
             return window | {"auto_pad": "SAME_UPPER"}

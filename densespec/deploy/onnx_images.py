@@ -1,4 +1,4 @@
-"""Preprocessing as ONNX operations: bytes of any size in, what the network takes out.
+"""Writes preprocessing as ONNX operations: they take bytes of any size, and give a network's input.
 
 Resizing is Pillow's, to the bit, as :mod:`densespec.deploy.resampling` has it. ONNX's own Resize
 rounds otherwise.
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import onnx
 
 IMAGES = "images"
-"""The name of the input: bytes (batch, height, width, channels)."""
+"""The input has this name. It takes bytes of shape (batch, height, width, channels)."""
 
 PREFIX = "preprocessing"
 
 
 class ImageNodes:
-    """What collects the nodes and initializers that prepare images, in order."""
+    """Collects the nodes and initializers that prepare images, in order."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
@@ -52,7 +52,7 @@ class ImageNodes:
         self.nodes.append(helper.make_node("Cast", [normal], [output], name=output, to=kind))
 
     def _resized_sizes(self, sides: Sequence[str]) -> list[str]:
-        """The height and width before the crop; see ``Preprocessing.resized_size``."""
+        """Add the height and width before the crop; see ``Preprocessing.resized_size``."""
         target = self.preprocessing.resize_target
         if self.preprocessing.resize == "squash":
             return [self._constant(np.array([side], np.int64)) for side in target]
@@ -76,7 +76,7 @@ class ImageNodes:
         return self._bytes(self._("MatMul", rows, pixels))
 
     def _weights(self, side: str, size: str) -> str:
-        """The weights of every pixel (of ``side``) in every new one (of ``size``)."""
+        """Add the weights of every pixel (of ``side``) in every new one (of ``size``)."""
         scale = self._("Div", self._cast(side, "float64"), self._cast(size, "float64"))
         wide = self._("Div", np.array([1.0]), self._("Max", scale, np.array([1.0])))
         centres = self._("Mul", self._("Add", self._range(size, (-1, 1)), np.float64(0.5)), scale)
@@ -90,7 +90,7 @@ class ImageNodes:
         return self._("Where", self._("Less", weights, np.float64(0)), down, up)
 
     def _filter(self, t: str) -> str:
-        """The filter's weight at a distance."""
+        """Add the filter's weight at a distance."""
         weight = self._constant(np.float64(0))
         for reach, factors in reversed(FILTERS[self.preprocessing.interpolation]):
             near = self._("Less", t, np.float64(reach))
@@ -98,14 +98,14 @@ class ImageNodes:
         return weight
 
     def _polynomial(self, t: str, factors: Sequence[float]) -> str:
-        """By Horner's rule, the highest power first."""
+        """Add a polynomial by Horner's rule, with the highest power first."""
         value = self._constant(np.float64(factors[0]))
         for factor in factors[1:]:
             value = self._("Add", self._("Mul", value, t), np.float64(factor))
         return value
 
     def _bytes(self, sums: str) -> str:
-        """Sums of weighted pixels as bytes, in float64."""
+        """Add the sums of weighted pixels as bytes, in float64."""
         half = self._("Add", sums, np.float64(PRECISION / 2))
         whole = self._("Floor", self._("Div", half, np.float64(PRECISION)))
         return self._("Min", self._("Max", whole, np.float64(0)), np.float64(255))
@@ -129,7 +129,7 @@ class ImageNodes:
         return pixels
 
     def _range(self, size: str, shape: Sequence[int]) -> str:
-        """0, 1, 2, ... below a size, in float64."""
+        """Add the numbers 0, 1, 2, ... below a size, in float64."""
         scalar = self._("Squeeze", self._cast(size, "float64"), np.array([0], np.int64))
         numbers = self._("Range", np.float64(0), scalar, np.float64(1))
         return self._("Reshape", numbers, np.array(shape, np.int64))

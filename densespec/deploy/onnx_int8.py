@@ -1,4 +1,4 @@
-"""ONNX files in int8, by ONNX Runtime's static quantisation."""
+"""Writes ONNX files in int8 by ONNX Runtime's static quantisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 QUANTIZED = ("Conv", "Gemm")
-"""What computes in int8: nearly all of the work. Norms and concatenations stay in float32."""
+"""These ops compute in int8, nearly all of the work. Norms and concatenations stay float32."""
 
 
 def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
@@ -19,7 +19,7 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
     Args:
         source: The float32 file.
         path: Where the new one is written.
-        inputs: Inputs as the file takes them, of which the ranges of values are taken.
+        inputs: Inputs as the file takes them; the ranges of values are taken from them.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static

@@ -1,4 +1,4 @@
-"""OpenVINO IR: our own ONNX graph, as OpenVINO converts it. It is two files, of one name."""
+"""Writes OpenVINO IR, which OpenVINO converts from our own ONNX graph: two files with one name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 
 IN_FULL = {"INFERENCE_PRECISION_HINT": "f32"}
-"""The setting that has float32 computed in float32: some processors would take bfloat16."""
+"""With this setting float32 is computed in float32; some processors would take bfloat16."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:

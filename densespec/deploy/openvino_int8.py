@@ -1,4 +1,4 @@
-"""OpenVINO IR in int8, by NNCF."""
+"""Writes OpenVINO IR in int8 by NNCF."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
     Args:
         source: The float32 network.
         path: Where the new one is written.
-        inputs: Inputs as the network takes them, of which the ranges of values are taken.
+        inputs: Inputs as the network takes them; the ranges of values are taken from them.
     """
     import nncf
     import openvino

@@ -1,4 +1,4 @@
-"""Where exported files and folders take their places, whole or not at all."""
+"""Puts exported files and folders in their places, whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from densespec.errors import DensespecError
 
 @contextlib.contextmanager
 def placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
-    """Give a temporary file or folder that takes its place on success and vanishes on failure."""
+    """Return a temporary file or folder that takes its place on success and vanishes on failure."""
     if chosen.beside:
         with _placed_together(path, chosen) as temporary:
             yield temporary
@@ -42,7 +42,7 @@ def placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _placed_together(path: Path, chosen: ExportFormat) -> Iterator[Path]:
-    """Give a temporary path, from which a file and those beside it take their places on success.
+    """Return a temporary path, from which a file and those beside it take their places on success.
 
     The file itself comes last: where there was none, it is there only once the others are.
     """

@@ -1,11 +1,11 @@
-"""Pillow's resampling, as numbers: what every exported file that prepares images computes.
+"""States Pillow's resampling as numbers, for every exported file that prepares images.
 
-A new pixel is a weighted sum of old ones. The weight of one at a distance t is that of a filter,
-which is a polynomial of t in each of its pieces; weights are made whole numbers of 22 bits. So
-resizing is a product with a matrix of whole numbers along each axis, and rounding to bytes after
-each. Whole numbers below 2**53 are exact in float64, in which all of it is computed.
+A new pixel is a weighted sum of old ones. A filter gives the weight of an old pixel at the distance
+t; in each of its pieces the filter is a polynomial of t. The weights are rounded to whole numbers
+of 22 bits. So resizing multiplies by a matrix of whole numbers along each axis, and rounds to bytes
+after each axis. Everything is computed in float64, in which whole numbers below 2**53 are exact.
 
-The functions are written for any framework whose functions have numpy's names.
+The functions work with any framework whose functions have numpy's names.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from densespec.errors import DensespecError
 from densespec.pretrained.preprocessing import Preprocessing
 
 PRECISION = 2.0**22
-"""What weights of old pixels are multiplied by to be whole numbers."""
+"""Weights of old pixels are multiplied by this number, which makes them whole numbers."""
 
 _A = -0.5
-"""The parameter of Pillow's cubic."""
+"""Pillow's cubic filter has this parameter."""
 
 NEAREST = "nearest"
-"""The kind of resizing that has no filter: it takes old pixels as they are."""
+"""This kind of resizing has no filter: it takes old pixels as they are."""
 
 FILTERS: Mapping[str, tuple[tuple[float, tuple[float, ...]], ...]] = {
     "bilinear": ((1.0, (-1.0, 1.0)),),
@@ -33,7 +33,7 @@ FILTERS: Mapping[str, tuple[tuple[float, tuple[float, ...]], ...]] = {
         (2.0, (_A, -5 * _A, 8 * _A, -4 * _A)),
     ),
 }
-"""The pieces of each filter: up to which distance, and the factors of the powers, highest first."""
+"""States each filter's pieces: how far each goes, and its factors, highest power first."""
 
 
 def check_exportable(preprocessing: Preprocessing, kinds: Collection[str] = FILTERS) -> None:
@@ -94,7 +94,7 @@ def resized_sizes(np: Any, sides: Sequence[Any], said: Preprocessing) -> Sequenc
 
 
 def _weights(np: Any, positions: Any, side: Any, size: Any, kept: int, kind: str) -> Any:
-    """The weights of every old pixel in every new one that the crop keeps."""
+    """Compute the weights of every old pixel in every new one that the crop keeps."""
     scale = side / size
     wide = np.where(scale > 1, scale, scale * 0 + 1)
     new = np.arange(kept, dtype=np.float64) + np.round((size - kept) / 2)
@@ -111,7 +111,7 @@ def _weights(np: Any, positions: Any, side: Any, size: Any, kept: int, kind: str
 
 
 def _nearest(np: Any, pixels: Any, sides: Sequence[Any], said: Preprocessing) -> Any:
-    """The old pixels that are nearest to those of a known size."""
+    """Choose the old pixels that are nearest to those of a known size."""
     rows, columns = (
         _places(np, side / size, size)[(start := round((size - kept) / 2)) : start + kept]
         for side, size, kept in zip(sides, said.resize_target, said.size, strict=True)
@@ -120,7 +120,7 @@ def _nearest(np: Any, pixels: Any, sides: Sequence[Any], said: Preprocessing) ->
 
 
 def _places(np: Any, scale: Any, size: int) -> Any:
-    """Which old pixel each new one takes. Pillow adds up, and rounds each time."""
+    """Choose the old pixel that each new one takes. Pillow adds steps up, and rounds each time."""
     centres = itertools.accumulate(itertools.repeat(scale, size - 1), initial=scale * 0.5)
     return np.asarray(np.floor(np.stack(list(centres))), dtype=np.int64)
 

@@ -1,1 +1,1 @@
-"""A DenseNet as data: its spec, the named variants, and the graph that a spec is lowered to."""
+"""Describes a DenseNet as data: its spec, the named variants, and the graph of a spec."""

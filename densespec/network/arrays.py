@@ -1,8 +1,8 @@
-"""Arrays by canonical name, and whether they fit a network.
+"""Names arrays canonically, and checks whether they fit a network.
 
-The canonical name of an array is its node's name and its own: ``block1.layer3.conv2.kernel``.
-Canonical shapes: convolution kernels (out, in, *window), the classifier's kernel (out, in), and
-vectors of channels.
+The canonical name of an array is its node's name and its own: ``block1.layer3.conv2.kernel``. Its
+canonical shape is (out, in, *window) for the kernel of a convolution and (out, in) for that of the
+classifier. Every other array is a vector, mostly with one value for each channel.
 """
 
 from __future__ import annotations

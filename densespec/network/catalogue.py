@@ -1,4 +1,4 @@
-"""The named variants of ``variants.toml`` and where their numbers come from."""
+"""Reads the named variants from ``variants.toml``, which says where their numbers come from."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ SpecLike = str | os.PathLike[str] | DenseNetSpec
 
 @dataclass(frozen=True)
 class Variant:
-    """One named network.
+    """Describes one named network.
 
     Attributes:
-        source: where its numbers come from.
-        parameters: published trainable parameters: exact (int), rounded (such as ``"1.0M"``),
-            or none published.
-        errors: published top-1 errors in % by data set; ``+`` is with augmentation.
+        source: the paper or the program that its numbers come from.
+        parameters: the published number of trainable parameters, exact (an int) or rounded (such as
+            ``"1.0M"``); None if none is published.
+        errors: the published top-1 errors in percent, by data set; a ``+`` means that training used
+            augmentation.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Variant:
 
 @functools.cache
 def catalogue() -> Mapping[str, Variant]:
-    """Every named variant, by name."""
+    """Read every named variant, by name."""
     tables = read_tables(Path(__file__).with_name("variants.toml"))
     families = tables["family"]
     variants = {}
@@ -56,29 +57,29 @@ def catalogue() -> Mapping[str, Variant]:
 SPECS = NamedRecords(
     "variant", DenseNetSpec, lambda: {name: variant.spec for name, variant in catalogue().items()}
 )
-"""The specs of the variants."""
+"""Finds the specs of the variants by name."""
 
 
 def variants() -> tuple[str, ...]:
-    """Names of the variants, in the order of the catalogue."""
+    """List the names of the variants, in the order of the catalogue."""
     return tuple(catalogue())
 
 
 def get(name: str) -> DenseNetSpec:
-    """The spec of a named variant.
+    """Find the spec of a named variant.
 
     Raises:
-        UnknownName: no such variant; the message suggests near names.
+        UnknownName: there is no such variant; the message suggests near names.
     """
     return SPECS.get(name)
 
 
 def resolve(spec: SpecLike) -> DenseNetSpec:
-    """A spec from whatever a user may give for one: name, spec, or path of a spec file.
+    """Find the spec that a user means by a variant's name, a spec, or the path of a spec file.
 
     Raises:
-        UnknownName: neither a variant nor a path that ends in ``.toml`` or ``.json``.
+        UnknownName: it is neither a variant nor a path that ends in ``.toml`` or ``.json``.
         SpecFileError: the file can't be read.
-        TypeError: something else altogether.
+        TypeError: it is something else.
     """
     return SPECS.resolve(spec)

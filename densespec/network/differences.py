@@ -1,4 +1,4 @@
-"""What two specs differ in, and which named variant a spec is or is nearest to."""
+"""Compares two specs, and finds the named variant that a spec is or is nearest to."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ TRAINING_ONLY = frozenset(
         "running_variance",
     }
 )
-"""Fields that change training, but nothing that given weights compute in inference."""
+"""These fields change training, but nothing that given weights compute in inference."""
 
 OF_HEAD = frozenset(
     {"classes", "head_units", "head_dropout_rate", "classifier_bias", "global_pool"}
 )
-"""Fields that say nothing of what comes before the global pool."""
+"""These fields change only what comes after the global pool."""
 
 
 def fields_of(spec: DenseNetSpec) -> dict[str, Any]:
-    """Give every field of a spec by name; a stem width that is a rule is worked out."""
+    """Return every field of a spec by name; a stem width that is a rule is worked out."""
     fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     return fields | {"stem_width": spec.stem_channels}
 
 
 def spec_differences(first: DenseNetSpec, second: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
-    """Give the fields in which two specs differ, each with the first's and the second's value.
+    """Return the fields in which two specs differ, each with the first's and the second's value.
 
     What says more of something that neither has, such as the place of a dropout, is no difference.
     """
@@ -72,5 +72,5 @@ def nearest_variant(spec: DenseNetSpec) -> tuple[str | None, dict[str, tuple[Any
 
 
 def _plain(spec: DenseNetSpec) -> DenseNetSpec:
-    """The spec without what a variant leaves open, and the 2k rule worked out."""
+    """Set aside what a variant leaves open, and work out the 2k rule."""
     return spec.replace(stem_width=spec.stem_channels, classes=1, in_channels=1)

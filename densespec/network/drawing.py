@@ -1,10 +1,10 @@
-"""A network's architecture as a figure: stages from left to right, read off its graph.
+"""Draws a network's architecture as a figure, with its stages from left to right.
 
-A stage's height falls by the same step with each halving of the spatial size. A dense block is a
-row of slices, its input and then what each layer adds, as wide as they have channels; the block
-itself grows with the square root of its channels. Arcs join each layer to those it reads. Under
-each stage stand its operations, the shape of its output, and its parameters with running
-statistics.
+Everything is read from the graph. A stage's height falls by the same step with each halving of the
+spatial size. A dense block is a row of slices: first its input, then what each layer adds. Each
+slice is as wide as it has channels, and the block is as wide as the square root of its channels.
+Arcs join each layer to the layers that it reads. Under each stage stand its operations, the shape
+of its output, and its parameters with running statistics.
 
 All lengths are inches.
 """
@@ -53,7 +53,7 @@ GAP, MARGIN = 0.15, 0.3
 
 ARC = 0.5
 ARC_ENDS = 13
-"""Slices of a block that arcs join at most, so that blocks of any depth stay legible."""
+"""Arcs join at most this many slices of a block, so that blocks of any depth stay legible."""
 
 INK, MUTED, RULE = "#1d2733", "#66727f", "#d5dbe1"
 GREY, AMBER, SLATE = "#c3cbd4", "#e3a857", "#4a5866"
@@ -78,7 +78,7 @@ LINE = 0.155
 
 @dataclass(frozen=True)
 class _DrawnStage:
-    """One stage as it is drawn.
+    """Holds one stage as it is drawn.
 
     Attributes:
         cells: texts under it, one for each of ``ROWS``.
@@ -102,7 +102,7 @@ def draw(graph: Graph, path: str | os.PathLike[str], *, title: str | None = None
 
     Raises:
         ValueError: another suffix.
-        PackageMissing: matplotlib is not installed; says what to install.
+        PackageMissing: matplotlib is not installed; the message says what to install.
     """
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
@@ -130,7 +130,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def _totals(graph: Graph) -> str:
-    """What stands under the title."""
+    """Count what the whole network has, for the line under the title."""
     count = graph.parameters
     parts = [
         f"{count.trainable:,} trainable parameters and {count.non_trainable:,} running statistics"
@@ -183,7 +183,7 @@ def _slices(graph: Graph, nodes: Sequence[Node]) -> tuple[int, ...]:
 
 
 def _heading(name: str) -> str:
-    """``global_pool`` and ``block3`` in words."""
+    """Put a stage's name, such as ``global_pool`` or ``block3``, in words."""
     letters = name.rstrip("0123456789")
     return f"{letters} {name[len(letters) :]}".replace("_", " ").strip()
 
@@ -207,7 +207,7 @@ def _operations(nodes: Sequence[Node], slices: Sequence[int]) -> str:
 
 
 def _operation(node: Node) -> str:
-    """The operations that a reader of a figure looks for."""
+    """Describe those operations that a reader of a figure looks for."""
     match node.op:
         case Conv(window=window, stride=stride):
             return f"{_window_text(window)} conv" + f", /{stride}" * (stride > 1)
@@ -237,7 +237,7 @@ _GLOBAL_POOLS = {
 
 
 def _between(node: Node) -> str:
-    """What stands between convolutions, as a stage says that has none."""
+    """Describe what stands between convolutions, for a stage that has none."""
     match node.op:
         case BatchNorm():
             return "norm"
@@ -407,14 +407,14 @@ def _blend(fraction: float) -> tuple[float, ...]:
 
 
 def _spread(values: Sequence[float], count: int) -> list[float]:
-    """At most ``count`` of the values: the first, and equal steps back from the last."""
+    """Choose at most ``count`` of the values: the first, and equal steps back from the last."""
     last = len(values) - 1
     step = math.ceil(last / (count - 1))
     return [values[index] for index in sorted({0, *range(last, 0, -step)})]
 
 
 def _write(axes: Axes, x: float, y: float, text: str, size: float, **style: Any) -> None:
-    """Lines of text around a height, their baselines where they would be for any letters."""
+    """Write lines of text around a height. Their baselines do not depend on the letters."""
     lines = text.split("\n")
     style = {"ha": "center", "va": "baseline", "color": INK} | style
     for index, line in enumerate(lines):

@@ -21,11 +21,11 @@ from densespec.errors import SpecError, UnknownName
 
 
 class Domain(Protocol):
-    """The values that a field may hold."""
+    """Defines the values that a field may hold."""
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words, for error messages."""
+        """Say in words which values are allowed, for error messages."""
         ...
 
     def parse(self, value: Any) -> Any:
@@ -33,7 +33,7 @@ class Domain(Protocol):
         ...
 
     def schema(self) -> dict[str, Any]:
-        """The same rule as JSON Schema."""
+        """State the same rule as JSON Schema."""
         ...
 
 
@@ -43,10 +43,10 @@ def _reject_unless(condition: bool) -> None:
 
 
 LINE = 100
-"""Characters of a line of documentation."""
+"""The documentation has at most this many characters in a line."""
 
 LIMIT = 2**31
-"""Integers stay below it: sizes are 32-bit in places of every framework."""
+"""Integers stay below this number: sizes are 32-bit in places of every framework."""
 
 
 def _integer(value: Any, minimum: int, maximum: int | None) -> int:
@@ -65,13 +65,13 @@ def _integer_schema(minimum: int, maximum: int | None) -> dict[str, Any]:
 
 
 def _items(value: Any) -> Iterable[Any]:
-    """The items of a list or anything like one; a text, a set or a table has no such items."""
+    """Check that a value is a list or anything like one; a text, a set or a table is not."""
     _reject_unless(not isinstance(value, str | bytes | bytearray | Mapping | Set))
     return cast("Iterable[Any]", value)
 
 
 def _at_most(count: int, items: Iterable[Any]) -> tuple[Any, ...]:
-    """These items, of which there may be so many; more are not looked at."""
+    """Check that there are at most ``count`` items, without looking at any more."""
     found = tuple(itertools.islice(items, count + 1))
     _reject_unless(len(found) <= count)
     return found
@@ -96,7 +96,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Integers:
-    """A sequence of integers, not empty unless said otherwise, and no longer than ``most``."""
+    """Allows a list of integers: not empty unless said otherwise, and not longer than ``most``."""
 
     minimum: int
     may_be_empty: bool = False
@@ -125,7 +125,7 @@ class Integers:
 
 @dataclass(frozen=True)
 class Milestones:
-    """Ascending points of a run: all fractions of it, or all counts of epochs."""
+    """Allows ascending points of a run: all as fractions of it, or all as counts of epochs."""
 
     most: int = 1000
 
@@ -154,7 +154,7 @@ class Milestones:
 
 @dataclass(frozen=True)
 class ByName:
-    """Values of one domain by name, kept as pairs so that a record stays hashable."""
+    """Allows one domain's values by name, kept as pairs so that a record stays hashable."""
 
     values: Domain
     most: int = 1000
@@ -183,7 +183,7 @@ class ByName:
 
 @dataclass(frozen=True)
 class Interval:
-    """A finite real number between two bounds, each inclusive unless said otherwise."""
+    """Allows a finite real number between two bounds, each inclusive unless said otherwise."""
 
     lower: float
     upper: float
@@ -211,7 +211,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A list of numbers of one interval, which may be empty."""
+    """Allows a list of numbers of one interval, which may be empty."""
 
     values: Interval
     most: int = 100_000
@@ -245,7 +245,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """Some of these texts, each at most once; they may be none."""
+    """Allows some of these texts, or none of them, each at most once."""
 
     options: tuple[str, ...]
 
@@ -289,7 +289,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Instance:
-    """Values of some classes, taken as they are."""
+    """Allows values of some classes, taken as they are."""
 
     allowed: str
     classes: tuple[type, ...]
@@ -305,7 +305,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Either:
-    """The first of two domains that accepts the value."""
+    """Allows what one of two domains allows; the first that accepts the value decides."""
 
     first: Domain
     second: Domain
@@ -326,7 +326,10 @@ class Either:
 
 @dataclass(frozen=True)
 class OrNone:
-    """A domain, or None. TOML has no null, and an absent key says None: let that be the default."""
+    """Allows a domain's values, or None.
+
+    Make None the default: TOML has no null, so an absent key means None.
+    """
 
     domain: Domain
 
@@ -351,14 +354,14 @@ def constrained(
     silent: bool = False,
     **more: Any,
 ) -> Any:
-    """A dataclass field that obeys constraint ``number``: it holds a value of ``domain``.
+    """Define a dataclass field that obeys constraint ``number``: it holds a value of ``domain``.
 
     Args:
-        meaning: what people are told of the field, a phrase without a full stop.
-        key: what files call the field; None for its name.
-        silent: whether files state it only where it is not its default, so that those of records
-            without it stay what they were before there was the field.
-        more: what else is to be known of the field, such as the flag that sets it.
+        meaning: what the documentation says of the field, as a phrase without a full stop.
+        key: the field's key in files; None takes its name.
+        silent: whether files leave the field out while it has its default, so that older records'
+            files stay as they were before the field existed.
+        more: further facts of the field, such as the flag that sets it.
     """
     about = {"constraint": number, "domain": domain, "meaning": meaning, "key": key}
     about |= {"silent": silent, **more}
@@ -366,7 +369,7 @@ def constrained(
 
 
 def stated(domain: Domain, meaning: str, *, default: Any = dataclasses.MISSING, **more: Any) -> Any:
-    """A dataclass field whose constraint has no number; see :func:`constrained`."""
+    """Define a dataclass field whose constraint has no number; see :func:`constrained`."""
     return constrained("", domain, meaning, default=default, **more)
 
 
@@ -391,10 +394,10 @@ def parse_fields(record: Any) -> None:
 
 
 class Record:
-    """Base of frozen dataclasses whose fields are all constrained: checked when they are made.
+    """Base class of frozen dataclasses that check all their fields when they are made.
 
     Attributes:
-        NOUN: what errors and schemas call such a record.
+        NOUN: the word for such a record in errors and schemas.
     """
 
     __slots__ = ()
@@ -405,17 +408,17 @@ class Record:
         parse_fields(self)
 
     def replace(self, **changes: Any) -> Self:
-        """This record with some fields changed, checked again.
+        """Return this record with some fields changed and checked again.
 
         Raises:
-            UnknownName: a field that does not exist.
-            SpecError: a value that is not allowed.
+            UnknownName: a field does not exist.
+            SpecError: a value is not allowed.
         """
         _check_names(type(self), changes, [field.name for field in _fields(type(self))])
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by its key, as plain JSON values; see ``silent`` in :func:`constrained`."""
+        """Return the fields by key, as plain JSON values; see ``silent`` in :func:`constrained`."""
         return {
             key_of(field): plain(field.metadata["domain"], getattr(self, field.name))
             for field in _fields(type(self))
@@ -424,11 +427,11 @@ class Record:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The record whose fields are given by key; absent ones take their defaults.
+        """Make the record whose fields are given by key. Absent fields take their defaults.
 
         Raises:
-            UnknownName: a field that does not exist.
-            SpecError: a value that is not allowed, or a required field that is absent.
+            UnknownName: a field does not exist.
+            SpecError: a value is not allowed, or a required field is absent.
         """
         own = {key_of(field): field for field in _fields(cls)}
         _check_names(cls, fields, own)
@@ -441,7 +444,7 @@ class Record:
 
 @dataclass(frozen=True)
 class RecordOf:
-    """A record within a record."""
+    """Allows a record within a record."""
 
     record: type[Record]
 
@@ -464,7 +467,7 @@ class RecordOf:
 
 @dataclass(frozen=True)
 class RecordsOf:
-    """A list of records of one class."""
+    """Allows a list of records of one class."""
 
     record: type[Record]
 
@@ -483,14 +486,14 @@ class RecordsOf:
 
 
 def plain(domain: Domain, value: Any) -> Any:
-    """A value of a domain as JSON and TOML write it."""
+    """Convert a domain's value to what JSON and TOML write."""
     if isinstance(domain, ByName | RecordOf | RecordsOf):
         return domain.plain(value)
     return list(value) if isinstance(value, tuple) else value
 
 
 def key_of(field: dataclasses.Field[Any]) -> str:
-    """What files call a field."""
+    """Return the field's key in files."""
     return field.metadata["key"] or field.name
 
 
@@ -505,7 +508,7 @@ def _check_names(record: type, names: Iterable[str], known: Iterable[str]) -> No
 
 
 def described(fields: Iterable[dataclasses.Field[Any]]) -> str:
-    """What each field means, as the arguments of a docstring."""
+    """Describe what each field means, as the arguments of a docstring."""
     texts = [
         f"{field.name}: {field.metadata['meaning']}. Allowed: {field.metadata['domain'].allowed}."
         for field in fields

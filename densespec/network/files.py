@@ -1,4 +1,4 @@
-"""Reading and writing records, such as specs and recipes, as TOML or JSON; their JSON Schema."""
+"""Reads and writes records, such as specs and recipes, as TOML or JSON with a JSON Schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from densespec.network.spec import DenseNetSpec
 from densespec.texts import JsonError, parsed_json, read_text
 
 FORMAT = 1
-"""Version of the file format, the ``format`` key of every file written."""
+"""States the version of the file format, which every file has under the key ``format``."""
 
 SUFFIXES = (".toml", ".json")
 
@@ -23,23 +23,23 @@ R = TypeVar("R", bound=Record)
 
 
 class SpecFileError(DensespecError, ValueError):
-    """A spec file can't be read: where, and why."""
+    """A spec file can't be read; the message says where and why."""
 
 
 def to_json(record: Record) -> str:
-    """A record as JSON, every field stated."""
+    """Write a record as a JSON text that states every field."""
     return json.dumps({"format": FORMAT} | record.to_dict(), indent=2) + "\n"
 
 
 def to_toml(record: Record) -> str:
-    """A record as TOML, every field stated but those that are none (TOML has no null)."""
+    """Write a record as a TOML text. It leaves out fields that are None, as TOML has no null."""
     import tomli_w
 
     return tomli_w.dumps({"format": FORMAT} | _stated(record.to_dict()))
 
 
 def _stated(table: dict[str, Any]) -> dict[str, Any]:
-    """A table without what is none, in it and in the tables within."""
+    """Leave out whatever is None, in the table and in the tables within it."""
     return {
         name: _stated(value) if isinstance(value, dict) else value
         for name, value in table.items()
@@ -48,10 +48,11 @@ def _stated(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_json(text: str, kind: type[R]) -> R:
-    """The inverse of :func:`to_json`.
+    """Read a record from the JSON text that :func:`to_json` writes.
 
     Raises:
-        SpecError, UnknownName, SpecFileError: the text is no record of that kind; says why.
+        SpecError, UnknownName, SpecFileError: the text is no record of that kind; the message says
+            why.
     """
     try:
         table = parsed_json(text, "the text")
@@ -61,10 +62,11 @@ def from_json(text: str, kind: type[R]) -> R:
 
 
 def from_toml(text: str, kind: type[R]) -> R:
-    """The inverse of :func:`to_toml`.
+    """Read a record from the TOML text that :func:`to_toml` writes.
 
     Raises:
-        SpecError, UnknownName, SpecFileError: the text is no record of that kind; says why.
+        SpecError, UnknownName, SpecFileError: the text is no record of that kind; the message says
+            why.
     """
     import tomllib
 
@@ -76,25 +78,25 @@ def from_toml(text: str, kind: type[R]) -> R:
 
 
 def names_a_file(given: str | os.PathLike[str]) -> bool:
-    """Whether what a user gives for a record is the path of a file rather than a name."""
+    """Say whether what a user gives for a record is a file's path rather than a name."""
     return isinstance(given, os.PathLike) or Path(given).suffix in SUFFIXES
 
 
 def spec_from_json(text: str) -> DenseNetSpec:
-    """The spec that a JSON text states; raises as :func:`from_json`."""
+    """Read the spec that a JSON text states. It raises the errors of :func:`from_json`."""
     return from_json(text, DenseNetSpec)
 
 
 def spec_from_toml(text: str) -> DenseNetSpec:
-    """The spec that a TOML text states; raises as :func:`from_toml`."""
+    """Read the spec that a TOML text states. It raises the errors of :func:`from_toml`."""
     return from_toml(text, DenseNetSpec)
 
 
 def from_table(table: Any, kind: type[R]) -> R:
-    """The record that a parsed file states.
+    """Read the record that a parsed file states.
 
     Raises:
-        SpecError, UnknownName, SpecFileError: it states none of that kind; says why.
+        SpecError, UnknownName, SpecFileError: it states none of that kind; the message says why.
     """
     if not isinstance(table, dict):
         raise SpecFileError(f"a {kind.NOUN} is a table of fields, not {type(table).__name__}")
@@ -109,10 +111,11 @@ def from_table(table: Any, kind: type[R]) -> R:
 
 
 def read_record(path: str | os.PathLike[str], kind: type[R]) -> R:
-    """The record in a ``.toml`` or ``.json`` file.
+    """Read the record in a ``.toml`` or ``.json`` file.
 
     Raises:
-        SpecFileError: the file is absent, of another kind, or states none; names the file.
+        SpecFileError: the file is absent, of another kind, or states no record; the message names
+            the file.
     """
     path = _checked(path, kind)
     parse = from_toml if path.suffix == ".toml" else from_json
@@ -144,10 +147,11 @@ def _checked(path: str | os.PathLike[str], kind: type[Record]) -> Path:
 
 
 def read_spec(path: str | os.PathLike[str]) -> DenseNetSpec:
-    """The spec in a ``.toml`` or ``.json`` file.
+    """Read the spec in a ``.toml`` or ``.json`` file.
 
     Raises:
-        SpecFileError: the file is absent, of another kind, or not a spec; names the file.
+        SpecFileError: the file is absent, of another kind, or not a spec; the message names the
+            file.
     """
     return read_record(path, DenseNetSpec)
 
@@ -162,9 +166,10 @@ def write_spec(spec: DenseNetSpec, path: str | os.PathLike[str]) -> None:
 
 
 def schema(kind: type[Record] = DenseNetSpec) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of spec or recipe files; ``docs/*.schema.json`` are copies.
+    """Make the JSON Schema (draft 2020-12) of spec or recipe files.
 
-    It states constraints on one value each; those across (S22, S23, S26) are checked on loading.
+    It states the constraints on single values. Constraints on several values (S22, S23, S26) are
+    checked on loading. The files ``docs/*.schema.json`` are copies of it.
     """
     properties: dict[str, Any] = {"$schema": {"type": "string"}, "format": {"const": FORMAT}}
     required = []

@@ -1,4 +1,4 @@
-"""The graph of a network, and the one lowering from a spec to it.
+"""Defines the graph of a network, and the one function that lowers a spec to a graph.
 
 Everything else (counts, ``describe``, drawings, weight layouts, the reference and every backend)
 reads the graph; nothing else knows what a DenseNet looks like.
@@ -51,15 +51,15 @@ _ACTIVATIONS: dict[str, Op] = {"softmax": Softmax(), "sigmoid": Sigmoid()}
 ACTIVATIONS = tuple(_ACTIVATIONS)
 
 CLASSIFIER = "classifier"
-"""The name of the classifier's node."""
+"""The classifier's node has this name."""
 HEAD_DROPOUT = "head_dropout"
-"""The name of the node of the dropout right before the classifier."""
+"""The node of the dropout right before the classifier has this name."""
 _HIDDEN = re.compile(rf"(head\d+|{HEAD_DROPOUT})$")
-"""Stages within a head, whose values no network gives: a head is whole or is not there."""
+"""Matches the stages within a head. No network gives their values: a head is whole or absent."""
 _HEAD = re.compile(rf"(head\d+|{HEAD_DROPOUT}|{CLASSIFIER})(\.|$)")
 
 ConvRole = Literal["stem", "inner", "last"]
-"""Whose convolution it is: the stem's, a dense layer's last one, or one in between."""
+"""Says which convolution it is: the stem's, a dense layer's last one, or one in between."""
 
 _DROPOUT_AFTER: dict[str, tuple[ConvRole, ...]] = {
     "conv": ("inner", "last"),
@@ -70,15 +70,15 @@ _DROPOUT_AFTER: dict[str, tuple[ConvRole, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One op in its place.
+    """Describes one op and its place in the network.
 
     Attributes:
         name: The dotted name, which no other node of the graph has.
         op: What the node computes.
-        inputs: The names of the nodes it reads, all of which come earlier in the graph.
+        inputs: The names of the nodes that it reads. All of them come earlier in the graph.
         shape: The shape of its output, (channels, *spatial); None stands for an unknown size.
-        frozen: Whether training leaves it alone: its arrays are not trainable, and it computes
-            what it does in inference, with running statistics and without dropout.
+        frozen: Whether training leaves the node as it is. Its arrays are not trainable then, and it
+            computes as in inference, with running statistics and without dropout.
     """
 
     name: str
@@ -89,24 +89,24 @@ class Node:
 
     @property
     def stage(self) -> str:
-        """The first component of the name, such as ``block1``."""
+        """Return the first component of the name, such as ``block1``."""
         return self.name.partition(".")[0]
 
     @property
     def channels(self) -> int:
-        """The number of channels of its output, which is always known."""
+        """Return the number of channels of its output, which is always known."""
         channels = self.shape[0]
         assert channels is not None
         return channels
 
     @property
     def drop_rate(self) -> float:
-        """The probability with which the node drops a value in training; 0 if it never does."""
+        """Return the probability that the node drops a value in training; 0 if it never does."""
         return self.op.rate if isinstance(self.op, Dropout) and not self.frozen else 0.0
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        """The node's arrays under their canonical names, such as ``stem.conv.kernel``."""
+        """Return the node's arrays under their canonical names, such as ``stem.conv.kernel``."""
         return tuple(
             replace(
                 weight,
@@ -118,60 +118,60 @@ class Node:
 
     @property
     def multiply_adds(self) -> int | None:
-        """The multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
         return multiply_adds(self.op, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The number of values in a set of arrays: in trainable ones, and in running statistics."""
+    """Counts the values in a set of arrays: in trainable ones, and in running statistics."""
 
     trainable: int
     non_trainable: int
 
     @property
     def total(self) -> int:
-        """The sum of both."""
+        """Return the sum of both."""
         return self.trainable + self.non_trainable
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Consecutive nodes under one first name: the stem, a block, a transition, ..."""
+    """Groups consecutive nodes with the same first name: the stem, a block, a transition, ..."""
 
     name: str
     nodes: tuple[Node, ...]
 
     @property
     def output(self) -> Node:
-        """The node whose value leaves the stage."""
+        """Return the node whose value leaves the stage."""
         return self.nodes[-1]
 
     @property
     def shape(self) -> Shape:
-        """The shape of the stage's output, (channels, *spatial)."""
+        """Return the shape of the stage's output, (channels, *spatial)."""
         return self.output.shape
 
     @property
     def parameters(self) -> Count:
-        """The number of values in the stage's arrays."""
+        """Return the number of values in the stage's arrays."""
         return _count([weight for node in self.nodes for weight in node.weights])
 
     @property
     def multiply_adds(self) -> int | None:
-        """The multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
         return _total(self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureMap:
-    """One value that a network gives.
+    """Describes one value that a network gives.
 
     Attributes:
         name: The stage that it comes from, such as ``block2``.
         channels: The number of its channels.
-        stride: How many positions of the input there are to one of the map, in each dimension;
-            None behind the global pool, where there are no positions.
+        stride: The number of the input's positions for each position of the map, in every
+            dimension; None behind the global pool, where there are no positions.
     """
 
     name: str
@@ -189,12 +189,12 @@ def _stride_behind(op: Op, before: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network: nodes in an order in which they can be computed; the last is the output.
+    """Represents a network: its nodes in an order in which they can be computed, the output last.
 
     Attributes:
-        spec: What the network was lowered from.
-        outputs: The stages whose values the network gives, as a tuple in this order; without any,
-            it gives the value of its last node.
+        spec: The spec that the network was lowered from.
+        outputs: The stages whose values the network gives, as a tuple in this order. If it is
+            empty, the network gives the value of its last node.
     """
 
     spec: DenseNetSpec
@@ -203,12 +203,12 @@ class Graph:
 
     @property
     def input(self) -> Node:
-        """The first node."""
+        """Return the first node."""
         return self.nodes[0]
 
     @property
     def output(self) -> Node:
-        """The last node."""
+        """Return the last node."""
         return self.nodes[-1]
 
     @functools.cached_property
@@ -225,13 +225,13 @@ class Graph:
 
     @functools.cached_property
     def given(self) -> tuple[Node, ...]:
-        """The nodes whose values the network gives: its last one, or those of its outputs."""
+        """Return the nodes whose values the network gives: its outputs' nodes, or its last one."""
         last = {node.stage: node for node in self.nodes}
         return tuple(last[name] for name in self.outputs) or (self.output,)
 
     @functools.cached_property
     def feature_maps(self) -> tuple[FeatureMap, ...]:
-        """What the network gives, stage by stage, with channels and strides."""
+        """Describe what the network gives, stage by stage, with channels and strides."""
         strides: dict[str, int | None] = {}
         for node in self.nodes:
             before = [strides[source] for source in node.inputs]
@@ -242,38 +242,38 @@ class Graph:
 
     @property
     def input_size(self) -> Shape:
-        """The spatial size of the input; None stands for any size."""
+        """Return the spatial size of the input; None stands for any size."""
         return self.input.shape[1:]
 
     @property
     def spatial_dims(self) -> int:
-        """The number of spatial dimensions of the input."""
+        """Return the number of spatial dimensions of the input."""
         return len(self.input_size)
 
     @property
     def has_classifier(self) -> bool:
-        """Whether the classifier is part of the network, as with ``include_top=True``."""
+        """Say whether the classifier is part of the network, as with ``include_top=True``."""
         return CLASSIFIER in self
 
     @property
     def gives_logits(self) -> bool:
-        """Whether the output is what losses take: the classifier's, with nothing after it."""
+        """Say whether the output is what losses take: the classifier's, with nothing after it."""
         return isinstance(self.output.op, Dense) and not self.outputs
 
     @property
     def pooling(self) -> Pooling | None:
-        """The global pool that ends a network without a classifier: ``lower``'s argument."""
+        """Return the global pool of a network without a classifier, as :func:`lower` takes it."""
         op = self.output.op
         return op.kind if isinstance(op, GlobalPool) else None
 
     @property
     def classifier_activation(self) -> str | None:
-        """What follows the classifier: ``lower``'s argument."""
+        """Return the activation after the classifier, as :func:`lower` takes it."""
         return self.output.name if isinstance(self.output.op, Softmax | Sigmoid) else None
 
     @property
     def ends(self) -> dict[str, Any]:
-        """The arguments of :func:`lower` with which a network ends as this one does."""
+        """Return the arguments of :func:`lower` with which a network ends as this one does."""
         return {
             "include_top": self.has_classifier,
             "pooling": self.pooling,
@@ -285,37 +285,37 @@ class Graph:
 
     @functools.cached_property
     def weights(self) -> tuple[Weight, ...]:
-        """Every array of the network under its canonical name, in order."""
+        """Return every array of the network under its canonical name, in order."""
         return tuple(weight for node in self.nodes for weight in node.weights)
 
     @property
     def parameters(self) -> Count:
-        """The number of values in the network's arrays."""
+        """Return the number of values in the network's arrays."""
         return _count(self.weights)
 
     @property
     def multiply_adds(self) -> int | None:
-        """The multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
         return _total(self.nodes)
 
     @property
     def trainable_from(self) -> str | None:
-        """The name of the first node that trains; None where every one does."""
+        """Return the name of the first node that trains; None where every one does."""
         if not any(node.frozen for node in self.nodes):
             return None
         return next(node.name for node in self.nodes[1:] if not node.frozen)
 
     @property
     def dropouts(self) -> tuple[Node, ...]:
-        """The dropouts that drop values in training, which frozen ones never do."""
+        """Return the dropouts that drop values in training, which frozen ones never do."""
         return tuple(node for node in self.nodes if node.drop_rate > 0)
 
     def nodes_of(self, *kinds: type[Op]) -> tuple[Node, ...]:
-        """Give the nodes whose op is of one of some kinds, in order."""
+        """Return the nodes whose op is of one of some kinds, in order."""
         return tuple(node for node in self.nodes if isinstance(node.op, kinds))
 
     def stages(self) -> tuple[Stage, ...]:
-        """Give the network, stage by stage, without the input."""
+        """Return the network, stage by stage, without the input."""
         groups: dict[str, list[Node]] = {}
         for node in self.nodes[1:]:
             groups.setdefault(node.stage, []).append(node)
@@ -332,16 +332,16 @@ class Graph:
         return readers
 
     def readers(self, node: Node) -> tuple[Node, ...]:
-        """Give the nodes that read a node's value, in order."""
+        """Return the nodes that read a node's value, in order."""
         return tuple(self._readers[node.name])
 
     def reader(self, node: Node) -> Node | None:
-        """Give what alone reads a node's value; None if several do, or none, or if it is given."""
+        """Return the only reader of a node's value; None for none, several, or an output."""
         readers = self._readers[node.name]
         return readers[0] if len(readers) == 1 and node not in self.given else None
 
     def source(self, node: Node) -> Node:
-        """Give the node whose value is read by a node with one input."""
+        """Return the node whose value is read by a node with one input."""
         (name,) = node.inputs
         return self[name]
 
@@ -579,12 +579,12 @@ def without(graph: Graph, names: Collection[str]) -> Graph:
 
 
 def head_of(spec: DenseNetSpec) -> str:
-    """Give the name of the first part of a network's head, which follows the global pool."""
+    """Return the name of the first part of a network's head, which follows the global pool."""
     return "head1" if spec.head_units else CLASSIFIER
 
 
 def in_head(name: str) -> bool:
-    """Whether a part, a node or an array of such a name belongs to the head of its network."""
+    """Say whether the part, node or array with this name belongs to its network's head."""
     return _HEAD.match(name) is not None
 
 

@@ -1,6 +1,6 @@
-"""Initial weights from one numpy seed, so that every backend starts bit-identical.
+"""Draws initial weights from one numpy seed, so that every backend starts bit-identical.
 
-What each array starts with, its op says (``Weight.initial``):
+The op says with which values each of its arrays starts (``Weight.initial``):
 
 | array                        | initial value                                              |
 | ---------------------------- | ---------------------------------------------------------- |
@@ -30,7 +30,7 @@ Sizes = tuple[int, ...]
 
 
 def initial_weights(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every array of the graph by canonical name, float32."""
+    """Draw every array of the graph in float32, by canonical name and in canonical shape."""
     return {
         weight.name: DRAWN[weight.initial](
             np.random.default_rng([seed, zlib.crc32(weight.name.encode())]), weight.shape

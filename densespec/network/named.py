@@ -16,7 +16,7 @@ R = TypeVar("R", bound=Record)
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file that densespec ships."""
+    """Read the tables of a TOML file that densespec ships."""
     import tomllib
 
     return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ class NamedRecords(Generic[R]):
     table: Callable[[], Mapping[str, R]]
 
     def get(self, name: str) -> R:
-        """The record of a name.
+        """Find the record with this name.
 
         Raises:
             UnknownName: no record has the name; the message suggests near ones.
@@ -48,12 +48,12 @@ class NamedRecords(Generic[R]):
         return known[name]
 
     def resolve(self, given: str | os.PathLike[str] | R) -> R:
-        """The record that a user means by its name, by itself, or by the path of a file.
+        """Find the record that a user means by its name, by itself, or by the path of a file.
 
         Raises:
-            UnknownName: neither a name nor a path that ends in ``.toml`` or ``.json``.
+            UnknownName: it is neither a name nor a path that ends in ``.toml`` or ``.json``.
             SpecFileError: the file can't be read, or states no such record.
-            TypeError: something else altogether.
+            TypeError: it is something else.
         """
         if isinstance(given, self.record):
             return given

@@ -1,4 +1,4 @@
-"""The op kinds of a graph: what each computes, ``densespec/reference`` documents op by op.
+"""Defines the op kinds of a graph; ``densespec/reference`` documents what each computes.
 
 An op is a value: it knows its parameters, and from the shapes of its inputs it works out the
 shape of its output, its weights and its multiply-adds. It knows nothing of other ops.
@@ -22,15 +22,15 @@ Padding = Pads | Literal["same"]
 GlobalPoolKind = Literal["avg", "max", "avgmax", "catavgmax"]
 
 Initial = Literal["zeros", "ones", "quarter", "he-normal", "uniform"]
-"""What an array starts with; ``initial.py`` says how each is drawn."""
+"""Names what an array starts with; ``initial.py`` says how each is drawn."""
 
 ActivationKind = Literal["leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "relu6"]
-"""A function of each value; the reference says what each is."""
+"""Names a function of each value; the reference says what each computes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One array of an op or, under its canonical name, of a node.
+    """Describes one array of an op or, under its canonical name, of a node.
 
     Attributes:
         name: ``kernel``, ``bias``, ``gamma``, ``beta``, ``running_mean``, ``running_variance``,
@@ -39,7 +39,7 @@ class Weight:
             ``stem.conv.kernel``.
         shape: Convolution kernels are (out, in, *window), the classifier's is (out, in).
         trainable: False for running statistics.
-        initial: What it starts with.
+        initial: The kind of values that it starts with.
     """
 
     name: str
@@ -49,22 +49,22 @@ class Weight:
 
     @property
     def short(self) -> str:
-        """The name without the node's: ``kernel`` of ``stem.conv.kernel``."""
+        """Return the name without the node's: ``kernel`` for ``stem.conv.kernel``."""
         return self.name.rpartition(".")[2]
 
     @property
     def size(self) -> int:
-        """The number of values."""
+        """Return the number of values."""
         return math.prod(self.shape)
 
 
 class Weighted:
-    """An op that has arrays."""
+    """Base class of ops that have arrays."""
 
     __slots__ = ()
 
     def weights(self) -> tuple[Weight, ...]:
-        """Give the arrays in a fixed order."""
+        """Return the arrays in a fixed order."""
         raise NotImplementedError
 
 
@@ -78,7 +78,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Conv(Weighted):
-    """Convolution (cross-correlation) with a kernel of shape (filters, in_channels, *window)."""
+    """Convolves (cross-correlates) with a kernel of shape (filters, in_channels, *window)."""
 
     in_channels: int
     filters: int
@@ -89,12 +89,12 @@ class Conv(Weighted):
 
     @property
     def pads_nothing(self) -> bool:
-        """Whether every value that the convolution reads is one of its input's."""
+        """Say whether every value that the convolution reads is one of its input's."""
         return self.padding != "same" and not any(map(any, self.padding))
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether each position of the output comes from the same one of the input."""
+        """Say whether each position of the output comes from the same one of the input."""
         return set(self.window) == {1} and self.stride == 1 and self.pads_nothing
 
     def output(self, x: Shape) -> Shape:
@@ -108,11 +108,11 @@ class Conv(Weighted):
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm(Weighted):
-    """Batch normalisation over all axes but the channels.
+    """Normalises each channel over the batch and all positions.
 
-    ``momentum`` is the weight of the new value in running statistics; ``unbiased`` says whether
-    the running variance averages variances over n-1 or n values; ``affine`` says whether a scale
-    and a shift of each channel are trained.
+    ``momentum`` is the weight of the new value in running statistics; ``unbiased`` says whether the
+    running variance averages variances over n-1 or n values; ``affine`` says whether a scale and a
+    shift of each channel are trained.
     """
 
     channels: int
@@ -135,9 +135,9 @@ class BatchNorm(Weighted):
 
 @dataclass(frozen=True, slots=True)
 class GroupNorm(Weighted):
-    """Normalisation of each sample over groups of channels, in training and in inference alike.
+    """Normalises each sample over groups of channels, in training and in inference alike.
 
-    With a group for each channel it is instance normalisation.
+    With one channel in each group it is instance normalisation.
     """
 
     channels: int
@@ -158,7 +158,7 @@ def _gamma_and_beta(shape: tuple[int, ...]) -> tuple[Weight, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Affine(Weighted):
-    """A scale and a shift of each channel: what batch norm is in inference."""
+    """Scales and shifts each channel, as batch norm does in inference."""
 
     channels: int
 
@@ -194,9 +194,9 @@ class Relu:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A function of each value, other than a ReLU, that has no arrays.
+    """Applies a function to each value; it has no arrays, and is no ReLU.
 
-    ``slope`` is that of a leaky ReLU below zero; the others have none.
+    ``slope`` is the slope of a leaky ReLU below zero; the other functions have none.
     """
 
     kind: ActivationKind
@@ -208,7 +208,7 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class PRelu(Weighted):
-    """A leaky ReLU whose slope below zero is trained, one for all channels."""
+    """Applies a leaky ReLU whose slope below zero is trained: one slope for all channels."""
 
     def output(self, x: Shape) -> Shape:
         return x
@@ -219,7 +219,10 @@ class PRelu(Weighted):
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
-    """In training, zero with probability ``rate`` and divide the rest by ``1 - rate``."""
+    """Sets values to zero with probability ``rate``, and divides the rest by ``1 - rate``.
+
+    This happens only in training.
+    """
 
     rate: float
 
@@ -229,7 +232,7 @@ class Dropout:
 
 @dataclass(frozen=True, slots=True)
 class Concat:
-    """Concatenation on channels, in the order of the inputs."""
+    """Concatenates its inputs on channels, in their order."""
 
     def output(self, *xs: Shape) -> Shape:
         return (sum(x[0] or 0 for x in xs), *xs[0][1:])
@@ -237,7 +240,7 @@ class Concat:
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """Maximum over windows; padding never wins (it is minus infinity, not zero)."""
+    """Takes the maximum over windows. Padding never wins: it is minus infinity, not zero."""
 
     window: tuple[int, ...]
     stride: int
@@ -249,7 +252,7 @@ class MaxPool:
 
 @dataclass(frozen=True, slots=True)
 class AvgPool:
-    """Mean over unpadded windows; what does not fill a window is left out."""
+    """Takes the mean over unpadded windows, and leaves out what does not fill a window."""
 
     window: tuple[int, ...]
     stride: int
@@ -260,10 +263,10 @@ class AvgPool:
 
 @dataclass(frozen=True, slots=True)
 class BlurPool:
-    """Binomial means over windows, such as 1/4, 1/2, 1/4 along each dimension.
+    """Takes binomial means over windows, such as 1/4, 1/2, 1/4 along each dimension.
 
-    The input is mirrored around its first and last positions, (n - 1) / 2 of them for windows of n:
-    each dimension has more positions than that.
+    The input is first extended by (n - 1) / 2 positions at each end for a window of n, mirrored
+    around its first and last positions. So each dimension has to have more positions than that.
     """
 
     window: tuple[int, ...]
@@ -271,12 +274,12 @@ class BlurPool:
 
     @property
     def pads(self) -> Pads:
-        """How many positions are mirrored before and after."""
+        """Return how many positions are mirrored before and after."""
         return tuple(((width - 1) // 2, (width - 1) // 2) for width in self.window)
 
     @property
     def factors(self) -> tuple[tuple[float, ...], ...]:
-        """The factors of the positions of a window along each dimension; they sum to 1."""
+        """Return the factors of the positions of a window along each dimension; they sum to 1."""
         return tuple(
             tuple(math.comb(width - 1, place) / 2 ** (width - 1) for place in range(width))
             for width in self.window
@@ -290,9 +293,9 @@ class BlurPool:
 
 @dataclass(frozen=True, slots=True)
 class GlobalPool:
-    """Mean (``"avg"``) or maximum (``"max"``) over all spatial positions, or both.
+    """Takes the mean (``"avg"``) or maximum (``"max"``) over all spatial positions, or both.
 
-    ``"avgmax"`` is the mean of the two, ``"catavgmax"`` has the means and then the maxima.
+    ``"avgmax"`` takes the mean of the two, ``"catavgmax"`` gives all means and then all maxima.
     """
 
     kind: GlobalPoolKind
@@ -303,7 +306,7 @@ class GlobalPool:
 
 @dataclass(frozen=True, slots=True)
 class Dense(Weighted):
-    """Linear layer with a kernel of shape (units, features)."""
+    """Multiplies the features by a kernel of shape (units, features)."""
 
     features: int
     units: int
@@ -352,7 +355,7 @@ Op = (
 
 
 def weights_of(op: Op) -> tuple[Weight, ...]:
-    """Give the arrays of an op, in a fixed order."""
+    """Return the arrays of an op, in a fixed order."""
     return op.weights() if isinstance(op, Weighted) else ()
 
 

@@ -1,4 +1,4 @@
-"""Rewriting a network for inference: the same function with less to compute.
+"""Rewrites a network for inference: it computes the same function with less work.
 
 A node of the rewritten graph computes exactly what the node of the same name did before; a node
 that computes something else has a name of its own. The rules, in the order in which they are used:
@@ -31,8 +31,11 @@ SMALLEST_SCALE = 1e-19
 It adds nothing that float32 could tell from 0."""
 
 LARGEST_SHIFT = 64.0
-"""The op behind a norm takes up shifts to this size. Its bias takes back what a channel adds, and
-of two such sums that cancel, float32 leaves an error of 1e-7 times the shift: 1e-5 at most."""
+"""The op behind a norm takes up shifts up to this size.
+
+Its bias takes back what a channel adds. Where two such sums cancel, float32 leaves an error of 1e-7
+times the shift: 1e-5 at most.
+"""
 
 Rounded = Callable[[np.ndarray], np.ndarray]
 """Gives the nearest values of some dtype, in float64."""
@@ -42,11 +45,12 @@ Fold = Callable[[Arrays, Rounded], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network rewritten for inference.
+    """Holds a network rewritten for inference.
 
     Attributes:
         graph: The rewritten network, frozen throughout; its arrays are named after its own nodes.
-        folds: What gives the arrays that each rewriting changed, of those before it.
+        folds: The functions that compute the arrays changed by each rewriting from the arrays
+            before it, in order.
     """
 
     graph: Graph
@@ -58,8 +62,9 @@ class Prepared:
         They are computed in float64 and given in it, where they have changed.
 
         Args:
-            rounded: Rounds as the network that gets them will. What a clip holds at its bound must
-                vanish after the op behind it, so that op's bias is that of the rounded bound.
+            rounded: Rounds as the network that gets them will. A value that a clip holds at its
+                bound must vanish after the op behind it, so that op's bias is computed from the
+                rounded bound.
         """
         known = dict(arrays)
         for fold in self.folds:
@@ -95,7 +100,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Change:
-    """One place of a network, rewritten.
+    """Holds the rewriting of one place of a network.
 
     Attributes:
         nodes: The new nodes, by the name of the node whose place each takes; None where there is
@@ -227,7 +232,7 @@ def _summed(kernel: np.ndarray) -> np.ndarray:
 
 
 def _scale_and_shift(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Give what a norm multiplies by and adds in inference, in float64."""
+    """Return what a norm multiplies by and adds in inference, in float64."""
     assert isinstance(norm.op, BatchNorm)
     mean, variance = (_array(arrays, f"{norm.name}.running_{s}") for s in ("mean", "variance"))
     scale = 1 / np.sqrt(variance + norm.op.epsilon)
@@ -242,14 +247,14 @@ def _array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def _linear(arrays: Arrays, node: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Give kernel and bias of a convolution or a dense layer, in float64; zeros for no bias."""
+    """Return kernel and bias of a convolution or a dense layer, in float64; zeros for no bias."""
     kernel = np.asarray(arrays[f"{node.name}.kernel"], np.float64)
     bias = arrays.get(f"{node.name}.bias", np.zeros(len(kernel)))
     return kernel, np.asarray(bias, np.float64)
 
 
 def _along(vector: np.ndarray, kernel: np.ndarray, axis: int) -> np.ndarray:
-    """Shape a vector so that it multiplies one axis of a kernel."""
+    """Shape a vector so that it multiplies along one axis of a kernel."""
     return vector.reshape([-1 if d == axis else 1 for d in range(kernel.ndim)])
 
 

@@ -1,9 +1,9 @@
-"""``DenseNetSpec``: everything that makes one DenseNet differ from another, and nothing else.
+"""Defines ``DenseNetSpec``: everything that makes one DenseNet differ from another, no more.
 
 Each field has a numbered constraint (S1, S2, ...); error messages cite the number, and
-``docs/spec.md`` explains it. Defaults describe the plain DenseNet of the paper's section 3
-(Huang et al., "Densely Connected Convolutional Networks", CVPR 2017): no bottleneck (B), no
-compression (C), a 3x3 stem; everything beyond that is opted into.
+``docs/spec.md`` explains it. Defaults describe the plain DenseNet of the paper's section 3 (Huang
+et al., "Densely Connected Convolutional Networks", CVPR 2017): no bottleneck (B), no compression
+(C), a 3x3 stem; everything else has to be chosen.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ ACTIVATION_KINDS = ("relu", "leaky-relu", "elu", "silu", "gelu", "gelu-tanh", "r
 NORMS = ("batch", "instance", "group", "none")
 
 MOST_LAYERS = 10_000
-"""Dense layers that a network may have; the deepest that was published has 125."""
+"""A network has at most this many dense layers; the deepest published one has 125."""
 MOST_CLASSES = 1_000_000
 WIDEST = 1000
-"""Pixels that a window of the stem may have, or step over."""
+"""A window of the stem spans at most this many pixels, and moves by at most as many."""
 MOST_HEADS = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseNetSpec(Record):
-    """A DenseNet as data: frozen, hashable, checked when it is made.
+    """Describes a DenseNet as data: frozen, hashable, and checked when it is made.
 
     Raises:
-        SpecError: A value is not allowed; the message names the field, its value and what is.
+        SpecError: A value is not allowed; the message names the field, its value and the allowed
+            values.
     """
 
     NOUN: ClassVar[str] = "spec"
@@ -250,13 +251,16 @@ class DenseNetSpec(Record):
 
     @property
     def stem_channels(self) -> int:
-        """The feature maps that the stem gives, with the ``2k`` rule worked out."""
+        """Return the number of feature maps after the stem, with the ``2k`` rule worked out."""
         return 2 * self.growth_rate if self.stem_width == "2k" else self.stem_width
 
     @property
     def shrinks_early(self) -> bool:
-        """Whether the stem makes images smaller: such networks are for large ones, as ImageNet's,
-        and the others for small ones, as CIFAR's."""
+        """Say whether the stem makes images smaller.
+
+        Such networks are for large images, as in ImageNet, and the others for small ones, as in
+        CIFAR.
+        """
         return self.stem_stride > 1 or self.stem_pool is not None
 
     def compressed(self, channels: int) -> int:
@@ -265,7 +269,7 @@ class DenseNetSpec(Record):
 
     @property
     def depth(self) -> int:
-        """The number of layers as the paper counts them: convolutions and the classifier."""
+        """Count the layers as the paper does: the convolutions and the classifier."""
         per_layer = 1 if self.bottleneck_width is None else 2
         stem = 3 if self.stem_kind == "deep" else 1
         return stem + per_layer * sum(self.blocks) + len(self.blocks)

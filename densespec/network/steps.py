@@ -1,11 +1,11 @@
-"""What of a network can be computed together: the one place that finds it.
+"""Finds what can be computed together in a network, and is the one place that does so.
 
 Outside of dense layers every value of a DenseNet passes through one node at a time, so a network is
-a chain of steps, each of which reads what the step before it gave. A step is one node, or several
-that can be one computation: a norm with the ReLU behind it, a convolution with what can become part
-of it, or the dense layers of a block, whose features can stand side by side in memory.
+a chain of steps. Each step reads what the step before it gave. A step is one node, or several that
+can be one computation: a norm with the ReLU behind it, a convolution with what can become part of
+it, or the dense layers of a block, whose features can stand side by side in memory.
 
-Dropouts that drop nothing stand in between for nothing: take them out first, with
+Dropouts that drop nothing would only stand in between. Take them out first, with
 :func:`densespec.network.graph.without`.
 """
 
@@ -34,23 +34,23 @@ class _Together:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes of the step, in order."""
+        """Return the nodes of the step, in order."""
         raise NotImplementedError
 
     @property
     def reads(self) -> str:
-        """The name of the node whose value the step reads."""
+        """Return the name of the node whose value the step reads."""
         return self.nodes[0].inputs[0]
 
     @property
     def output(self) -> Node:
-        """The node whose value the step gives."""
+        """Return the node whose value the step gives."""
         return self.nodes[-1]
 
 
 @dataclass(frozen=True)
 class Single(_Together):
-    """A node by itself."""
+    """Holds a node that is computed by itself."""
 
     node: Node
 
@@ -61,7 +61,7 @@ class Single(_Together):
 
 @dataclass(frozen=True)
 class NormRelu(_Together):
-    """A norm, and the ReLU behind it if there is one."""
+    """Groups a norm with the ReLU behind it, if there is one."""
 
     norm: Node
     relu: Node | None
@@ -73,14 +73,14 @@ class NormRelu(_Together):
 
 @dataclass(frozen=True)
 class Convolution(_Together):
-    """A convolution and what can become part of it.
+    """Groups a convolution with what can become part of it.
 
     Attributes:
-        norm: The norm behind it, where that computes by its running statistics: it is another
-            kernel and bias.
+        norm: The norm behind it, if that norm uses its running statistics. It can then be replaced
+            by another kernel and bias.
         relu: The ReLU behind those.
-        pool: The average pool behind a 1x1 convolution. Both commute, and pooled first the
-            convolution has fewer positions.
+        pool: The average pool behind a 1x1 convolution. The two commute, and the convolution has
+            fewer positions if the pool comes first.
     """
 
     conv: Node
@@ -95,7 +95,7 @@ class Convolution(_Together):
 
 @dataclass(frozen=True)
 class Unit:
-    """The composite function of the paper: a norm, a ReLU and a convolution, and then dropout.
+    """Groups the paper's composite function: a norm, a ReLU, a convolution and then dropout.
 
     Attributes:
         relu, dropout: None where there is none.
@@ -112,7 +112,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Layer:
-    """A dense layer: steps one after another, and the concatenation that ends it.
+    """Groups the steps of a dense layer and the concatenation that ends it.
 
     The first step and the concatenation both read the features that came before.
     """
@@ -122,12 +122,12 @@ class Layer:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes of the layer, in order."""
+        """Return the nodes of the layer, in order."""
         return (*_nodes(self.steps), self.concat)
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
-        """The layer as one unit after another.
+        """Return the layer as one unit after another.
 
         Raises:
             ValueError: The layer has none, as in networks that were rewritten for inference.
@@ -137,7 +137,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Block(_Together):
-    """Dense layers one after another; the features of each lie behind those that it reads."""
+    """Groups dense layers that follow each other; each layer's features lie behind its input."""
 
     layers: tuple[Layer, ...]
 
@@ -147,7 +147,7 @@ class Block(_Together):
 
     @functools.cached_property
     def is_of_units(self) -> bool:
-        """Whether every layer is units, as fused blocks want; else its steps run one by one."""
+        """Say whether all layers consist of units, as fused blocks need; else steps run singly."""
         try:
             return all(layer.units for layer in self.layers)
         except ValueError:
@@ -155,7 +155,7 @@ class Block(_Together):
 
     @property
     def concats(self) -> tuple[Node, ...]:
-        """The concatenation of each layer."""
+        """Return the concatenation of each layer."""
         return tuple(layer.concat for layer in self.layers)
 
 
@@ -206,12 +206,12 @@ def pool_behind(graph: Graph, conv: Node) -> Node | None:
 
 @dataclass(frozen=True)
 class LinearBehind:
-    """A linear op behind a norm, of which the norm can become part.
+    """Groups a norm with the linear op behind it, of which the norm can become part.
 
     Attributes:
         relu: The ReLU between the two.
-        pools: Average pools between the two, behind the ReLU.
-        node: The convolution, which pads nothing, or dense layer.
+        pools: The average pools between the two, behind the ReLU.
+        node: The linear op: a convolution that pads nothing, or a dense layer.
     """
 
     relu: Node | None
@@ -239,7 +239,7 @@ def _averages(op: Op) -> bool:
 
 
 def _is_linear(op: Op) -> bool:
-    """Whether a scale and a shift before an op can become part of it: pads would be shifted too."""
+    """Say whether a scale and a shift before an op can become part of it: not if it pads."""
     return isinstance(op, Dense) or (isinstance(op, Conv) and op.pads_nothing)
 
 
@@ -305,7 +305,7 @@ def _units(nodes: Sequence[Node]) -> Iterator[Unit]:
 
 
 def _is_batch_norm(node: Node) -> bool:
-    """Whether a node is a batch norm with a scale and a shift, as those are that go with others."""
+    """Say whether a node is a batch norm with a scale and a shift: only such ones join others."""
     return isinstance(node.op, BatchNorm) and node.op.affine
 
 

@@ -1,4 +1,4 @@
-"""What trained networks say of images: their classes, and how often that is right.
+"""Says which classes images have by trained networks, and how often that is right.
 
 from densespec.predicting import predict, evaluate
 

@@ -1,4 +1,4 @@
-"""A network that classifies images: built, with what its images need and what its classes are."""
+"""Builds a network that classifies images, with its preprocessing and its classes' names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.reading import AS_THEY_ARE, InterpretingOptions
 
 IMAGENET = "imagenet"
-"""The weights that a variant's name means where none are given."""
+"""A variant's name means these weights if no others are given."""
 
 NetworkLike = Any
 """A model that densespec built; the name of a variant, with ImageNet's weights; the path of a
@@ -29,12 +29,12 @@ weight file or of a folder of the Hub; or the name of trained weights."""
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that classifies images.
+    """Holds a network that classifies images.
 
     Attributes:
         model: The built model.
-        origin: What it was built from.
-        preprocessing: What its images need.
+        origin: The record of what it was built from.
+        preprocessing: What its images need before it.
     """
 
     model: Any
@@ -43,18 +43,18 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What its classes are called; their numbers where nobody says it."""
+        """Return the names of its classes; their numbers if nobody names them."""
         known = self.origin.accompaniment.labels
         return known or tuple(map(str, range(self.origin.graph.spec.classes)))
 
     @property
     def identifiers(self) -> tuple[str, ...]:
-        """What its classes are called elsewhere, such as their WordNet ids; empty where nowhere."""
+        """Return other identifiers of its classes, such as WordNet ids; empty if there are none."""
         return identifiers_by_names().get(self.labels, ("",) * len(self.labels))
 
     @property
     def tells_one(self) -> bool:
-        """Whether an image has one class, rather than several at once."""
+        """Say whether an image has one class, rather than several at once."""
         graph, outputs = self.origin.graph, self.origin.accompaniment.outputs
         return (graph.classifier_activation or outputs) != SIGMOID
 
@@ -91,11 +91,11 @@ def classifier(
         weights: The weights of a variant, as :func:`densespec.build` takes them; None for those
             that ``imagenet`` means.
         preprocessing: What images need; None for what the weights say.
-        reading: How the weights are to be read.
+        reading: The options of how to read the weights.
 
     Raises:
         DensespecError: It has no classifier, or nothing says what its images need; or it is built,
-            but it is said how weights are to be read.
+            but it is said how to read weights.
         WeightsError: There are no such weights, or they do not fit.
     """
     model = _built(network, backend, weights, reading.said())
@@ -115,7 +115,7 @@ def _built(network: NetworkLike, backend: str, weights: Any, reading: dict[str, 
     if not isinstance(network, str | os.PathLike):
         if reading:
             words = " and ".join(reading)
-            raise DensespecError(f"{words}: say how weights are to be read, but the model is built")
+            raise DensespecError(f"{words}: say how to read weights, but the model is built")
         return network
     if weights is not None or str(network) in variants():
         return build(network, backend=backend, weights=weights or IMAGENET, **reading)

@@ -1,4 +1,4 @@
-"""The figure of an evaluation: which classes are taken for which."""
+"""Draws an evaluation's confusion matrix: which classes are taken for which."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
 
 
 def _shown(evaluation: Evaluation) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The counts, without the column of other classes where nothing is in it."""
+    """Return the counts, without the column of other classes if it is empty."""
     if evaluation.confusion[:, -1].any():
         return evaluation.confusion, (*evaluation.classes, "another")
     return evaluation.confusion[:, :-1], evaluation.classes

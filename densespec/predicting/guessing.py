@@ -1,4 +1,4 @@
-"""The likeliest classes of images."""
+"""Finds the likeliest classes of images."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Guess:
-    """A class that an image may be of.
+    """Describes a class that an image may have.
 
     Attributes:
-        label: What the class is called.
+        label: The name of the class.
         index: Its number.
-        probability: How likely the network takes it to be.
-        identifier: What it is called elsewhere, such as its WordNet id; empty where nowhere.
+        probability: The probability that the network gives it, from 0 to 1.
+        identifier: Another identifier of the class, such as its WordNet id; empty if there is none.
     """
 
     label: str
@@ -40,11 +40,11 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of an image.
+    """Holds what a network says of an image.
 
     Attributes:
-        image: The image as it was given; a file of a folder as its path.
-        guesses: The likeliest classes, the likeliest first.
+        image: The image as it was given; for a file in a given folder, its path.
+        guesses: The likeliest classes in order; the first is the likeliest.
     """
 
     image: ImageLike
@@ -78,7 +78,7 @@ def predict(
         {reading}
 
     Raises:
-        ImageError: An image can't be read; names it.
+        ImageError: An image can't be read; the message names it.
         DensespecError: The network has no classifier, or nothing says what its images need.
     """
     built = classifier(
@@ -97,7 +97,7 @@ def predict(
 
 
 def _each(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
-    """Every image, those of folders one by one."""
+    """Yield every image; the images of folders come one by one."""
     one = isinstance(images, str | os.PathLike | np.ndarray) or hasattr(images, "convert")
     several: Any = [images] if one else images
     for image in several:
@@ -120,7 +120,7 @@ def files_in(folder: Path) -> Sequence[Path]:
 
 
 def _guesses(built: Classifier, probabilities: np.ndarray, top: int) -> tuple[Guess, ...]:
-    """The likeliest classes that have names: of some networks not every output has one."""
+    """Return the likeliest classes that have names. In some networks an output has none."""
     labels, identifiers = built.labels, built.identifiers
     order = [int(index) for index in np.argsort(-probabilities, kind="stable") if labels[index]]
     return tuple(

@@ -1,4 +1,4 @@
-"""How well a network classifies a data set."""
+"""Measures how well a network classifies a data set."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.reading import InterpretingOptions, takes_options_of
 
 LEAST = np.finfo(np.float64).tiny
-"""What a probability of nothing is taken for in the loss."""
+"""The loss takes a probability of zero for this number."""
 
 TOP = 5
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a network classifies images.
+    """Tells how well a network classifies images.
 
     Attributes:
-        data: What the data set is called.
+        data: The name of the data set.
         classes: The names of the data set's classes.
-        count: How many images were looked at.
+        count: The number of images.
         loss: The mean cross-entropy.
-        top1: The part of the images whose class is the likeliest one.
-        top5: The part of the images whose class is among the five likeliest.
-        confusion: How many images of each class (row) are taken for each class (column); the last
-            column is for classes that the data set does not have.
+        top1: The part of the images, from 0 to 1, whose class is the likeliest one.
+        top5: The part of the images, from 0 to 1, whose class is among the five likeliest.
+        confusion: The number of images of each class (row) that are taken for each class (column);
+            the last column is for classes that the data set does not have.
     """
 
     data: str
@@ -126,7 +126,7 @@ def class_places(labels: Sequence[str], dataset: Dataset) -> np.ndarray:
     unknown = next(name for name in dataset.classes if name not in labels)
     if len(dataset.classes) != len(labels):
         raise DataError(
-            f"{dataset.name}: the network tells {len(labels)} classes apart, of which none "
+            f"{dataset.name}: the network tells {len(labels)} classes apart, but none "
             f"is called {unknown!r}: name the classes as the network does, or train a new head"
         )
     warnings.warn(
@@ -152,7 +152,7 @@ def _splits(dataset: Dataset, part: str) -> tuple[Split, ...]:
 def prepared_batches(
     prepare: Preprocessing, dataset: Dataset, splits: Sequence[Split], batch_size: int
 ) -> Iterator[LabelledBatch]:
-    """Give images (batch, channels, *spatial) as a network takes them, and their labels."""
+    """Yield images (batch, channels, *spatial) as a network takes them, and their labels."""
     for split in splits:
         if len(split.shape) == 3 and split.image(0).dtype == np.uint8:
             yield from _prepared(prepare, split, batch_size)

@@ -1,4 +1,4 @@
-"""A contact sheet: images in rows, each with what a network says of it."""
+"""Draws a contact sheet: images in rows, each with what a network says of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from densespec.pretrained.pictures import pixels_of
 
 SIDE, GAP, LINE = 200, 16, 18
 COLUMNS = 5
-"""How many images stand side by side."""
+"""This many images stand side by side."""
 
 SHOWN = 3
-"""How many classes stand below each image."""
+"""This many classes stand below each image."""
 
 PAPER, INK, PALE, BAR = "#ffffff", "#1d2733", "#dfe5ec", "#2f6db3"
 
@@ -67,7 +67,7 @@ def _name(prediction: Prediction, index: int) -> str:
 
 
 def _fitting(draw: Any, font: Any, text: str, room: float) -> str:
-    """A text, cut short where it is too long."""
+    """Cut a text short if it is too long for its place."""
     if draw.textlength(text, font) <= room:
         return text
     while text and draw.textlength(f"{text}...", font) > room:

@@ -1,4 +1,4 @@
-"""What goes with weights: where they are from, what their images need, what their classes are."""
+"""Describes what goes with weights: their source, what their images need, and their classes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ PREPROCESSING, LABELS, PROVENANCE, ACTIVATION = (
     "provenance",
     "output_activation",
 )
-"""The keys of the parts in the metadata of weight files."""
+"""The metadata of weight files have the parts under these keys."""
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Which published file weights are, or started from.
+    """Says which published file weights are, or started from.
 
     Attributes:
         name: Its name in the registry.
         address: Where it is published.
         digest: The SHA-256 of the file that was read.
-        licence: What its row says of its licence.
+        licence: The licence that its row states.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Accompaniment:
-    """What goes with the weights of a network; None is what nobody says.
+    """Holds what goes with a network's weights; a part that nobody states is None.
 
     Attributes:
         preprocessing: What images need before the network.
         labels: The names of the classes, in the order of the outputs.
         provenance: The published file that the weights are, or started from.
-        outputs: What makes probabilities of logits: ``"softmax"`` if an image has one class,
-            ``"sigmoid"`` if it may have several.
+        outputs: The function that turns logits into probabilities: ``"softmax"`` if an image has
+            one class, ``"sigmoid"`` if it may have several.
     """
 
     preprocessing: Preprocessing | None = None
@@ -60,7 +60,7 @@ class Accompaniment:
     outputs: str = SOFTMAX
 
     def texts(self) -> dict[str, str]:
-        """Give what is said as metadata of a weight file."""
+        """Return what is said as metadata of a weight file."""
         texts = {}
         if self.preprocessing is not None:
             texts[PREPROCESSING] = json.dumps(self.preprocessing.to_dict())
@@ -112,7 +112,7 @@ class Accompaniment:
 
 
 NOTHING = Accompaniment()
-"""What goes with weights of which nothing is known."""
+"""Weights of which nothing is known have this accompaniment."""
 
 
 def _parsed(metadata: Mapping[str, str], key: str) -> Any:

@@ -1,4 +1,4 @@
-"""Digests by which published files are known, whole or by their first digits."""
+"""Checks published files by their digests, whole or by their first digits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from densespec.errors import WeightsError, shown
 
 ALGORITHMS = ("sha256", "sha1", "md5")
 SHORTEST = 8
-"""Hexadecimal digits that a digest has at least."""
+"""A digest has at least this many hexadecimal digits."""
 
 
 @dataclass(frozen=True)
 class PublishedDigest:
-    """A digest as it is published.
+    """Holds a digest as it is published.
 
     Attributes:
         algorithm: How it is computed, such as ``"sha256"``.
-        digits: All of it, or its first digits, in hexadecimal.
+        digits: All of its hexadecimal digits, or only the first ones.
     """
 
     algorithm: str

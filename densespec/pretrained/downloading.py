@@ -1,4 +1,4 @@
-"""Downloading one file: with a bar, again where a transfer breaks, and on from where it broke."""
+"""Downloads one file with a progress bar, and resumes where a transfer broke."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from densespec.errors import DensespecError
 from densespec.installed import require
 
 RETRIES = 2
-"""How often a transfer that broke is tried again, each time after a longer pause."""
+"""A broken transfer is tried again this often, each time after a longer pause."""
 
 CHUNK = 1 << 16
 PARTIAL = 206
-"""What a server answers that sends the part that was asked for."""
+"""A server answers with this status when it sends the part that was asked for."""
 
 FINAL = range(400, 500)
-"""What a server answers that will not answer otherwise the next time."""
+"""With these statuses a server says that trying again will not help."""
 
 
 class TransferFailed(DensespecError):
@@ -40,7 +40,7 @@ def download(address: str, place: Path, *, resumes: bool) -> bool:
         Whether it went on with some of that.
 
     Raises:
-        TransferFailed: It can't be had; says why.
+        TransferFailed: It can't be downloaded; the message says why.
         PackageMissing: pooch is not installed.
     """
     require("fetching trained weights", "pooch", extra="pretrained")
@@ -65,12 +65,12 @@ def download(address: str, place: Path, *, resumes: bool) -> bool:
 
 @dataclass
 class _Transfer:
-    """What pooch calls to download a file.
+    """Downloads a file for pooch, which calls it.
 
     Attributes:
-        part: What it has brought so far.
-        resumes: Whether to go on with that.
-        went_on: Whether it has.
+        part: What it has downloaded so far.
+        resumes: Whether to resume after that.
+        went_on: Whether it has resumed.
     """
 
     part: Path
@@ -119,7 +119,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the errors that wrap it."""
+    """Say what went wrong, without the errors that wrap it."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     inner = getattr(error, "reason", None) or next(
@@ -132,7 +132,7 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _bar(name: str, start: int) -> Iterator[Any]:
-    """A bar on a terminal's stderr, as pooch tells it; elsewhere nothing is shown."""
+    """Provide a bar on a terminal's stderr, as pooch uses it; elsewhere nothing is shown."""
     if not sys.stderr.isatty():
         yield False
         return
@@ -146,7 +146,7 @@ def _bar(name: str, start: int) -> Iterator[Any]:
 
 
 class _Bar:
-    """What pooch asks of a bar: it sets its total and tells it what has come."""
+    """Lets pooch set the bar's total and tell it what has come."""
 
     def __init__(self, progress: Any, task: Any, start: int) -> None:
         self._progress, self._task, self._start, self._came = progress, task, start, 0
@@ -164,4 +164,4 @@ class _Bar:
         self._came = 0
 
     def close(self) -> None:
-        """Pooch closes bars; this one ends with its block."""
+        """Do nothing: pooch closes bars, but this one ends with its block."""

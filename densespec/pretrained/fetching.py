@@ -1,7 +1,7 @@
-"""Getting the file of a row: from where it lies already, or from where it is published.
+"""Gets the file of a row from where it already lies, or from where it is published.
 
-A file is what it should be if its digest is, which is computed whenever it is asked for. One
-process fetches a file at a time; what comes of it takes its place when it is whole.
+A file's digest is computed whenever the file is asked for, and tells whether it is the right one.
+Only one process fetches a file at a time, and the file takes its place once it is whole.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from densespec.pretrained.row import PretrainedWeights
 
 @dataclass(frozen=True)
 class FetchedWeights:
-    """A file of trained weights that is here, with the digest that it should have.
+    """Describes a local file of trained weights with the digest that it should have.
 
     Attributes:
-        row: What is known of it.
+        row: The row that describes it.
         path: Where it lies.
         address: Where it is published.
         name: Its exact name, with its commit on the Hub.
@@ -41,7 +41,7 @@ class FetchedWeights:
     name: str
 
     def accompaniment(self) -> Accompaniment:
-        """Give what goes with it; this computes its SHA-256."""
+        """Return what goes with it; this computes its SHA-256."""
         return Accompaniment(
             preprocessing=self.row.preprocessing,
             labels=self.row.labels,
@@ -56,7 +56,7 @@ class FetchedWeights:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What is taken for granted of it, in sentences."""
+        """Say in sentences what is assumed of the file."""
         if self.row.digest is not None or self.row.repository is not None:
             return ()
         return (
@@ -66,7 +66,7 @@ class FetchedWeights:
 
 
 def local(row: PretrainedWeights) -> FetchedWeights | None:
-    """Give a file that is here, in densespec's cache or that of another program; None if none is.
+    """Return a file that is here, in densespec's cache or in another program's; None if none is.
 
     Raises:
         WeightsError: A file in densespec's cache has a wrong digest; it is deleted.
@@ -93,12 +93,12 @@ def is_here(row: PretrainedWeights) -> bool:
 
 
 def fetch(row: PretrainedWeights) -> FetchedWeights:
-    """Give a file that is here, or fetch it. A terminal shows how far it is.
+    """Return a file that is here, or fetch it. A terminal shows how far it is.
 
     Raises:
-        WeightsError: It can't be fetched; says from where, and where to put it by hand. Or it has a
-            wrong digest; it is deleted then.
-        PackageMissing: What fetches files is not installed; says what to install.
+        WeightsError: It can't be fetched; the message says from where, and where to put it by hand.
+            Or it has a wrong digest; it is deleted then.
+        PackageMissing: What fetches files is not installed; the message says what to install.
     """
     if (found := local(row)) is not None:
         return found
@@ -157,7 +157,7 @@ def _check(path: Path, row: PretrainedWeights) -> None:
 
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """Hold the lock of a file that is to be fetched, so that one process does it."""
+    """Hold the lock of a file to fetch, so that only one process fetches it."""
     require("fetching trained weights", "filelock", extra="pretrained")
     import filelock
 

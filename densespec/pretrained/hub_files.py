@@ -1,7 +1,7 @@
-"""Files of the Hugging Face Hub, in its own cache.
+"""Finds files of the Hugging Face Hub in the Hub's own cache.
 
-The Hub names a large file in its cache by its SHA-256, by which it is known: also where there is no
-network, and where another program has fetched it.
+In its cache, the Hub names a large file by its SHA-256. So the file is known without a network, and
+also if another program has fetched it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of the Hub that is here.
+    """Describes a file of the Hub that is in the local cache.
 
     Attributes:
         path: Where it lies.
-        commit: The commit of its repository that it is of.
+        commit: The commit of its repository that it comes from.
         address: Where it is published.
     """
 
@@ -36,7 +36,7 @@ class HubFile:
 
 
 def place(row: PretrainedWeights) -> Path | None:
-    """Give the path of a file in the Hub's cache; None if it is not there."""
+    """Return the path of a file in the Hub's cache; None if it is not there."""
     if not is_installed("huggingface_hub"):
         return None
     found = _hub().try_to_load_from_cache(row.repository, row.file, revision=row.revision)
@@ -44,7 +44,7 @@ def place(row: PretrainedWeights) -> Path | None:
 
 
 def cached(row: PretrainedWeights) -> HubFile | None:
-    """Give a file that is in the Hub's cache; None if it is not.
+    """Return a file that is in the Hub's cache; None if it is not.
 
     Raises:
         WeightsError: It has a wrong digest; it is deleted.
@@ -57,7 +57,7 @@ def fetched(row: PretrainedWeights) -> HubFile:
     """Fetch a file of the Hub into its cache.
 
     Raises:
-        WeightsError: It can't be fetched, or has a wrong digest; says what to do.
+        WeightsError: It can't be fetched, or has a wrong digest; the message says what to do.
         PackageMissing: huggingface_hub is not installed.
     """
     require(f"{row.name} is on the Hugging Face Hub, which", "huggingface_hub", extra="hub")
@@ -79,10 +79,10 @@ def _hub() -> ModuleType:
 
 
 def _checked(row: PretrainedWeights, path: Path) -> HubFile:
-    """The file, if it has the digest by which the Hub names it.
+    """Return the file, if it has the digest by which the Hub names it.
 
     Raises:
-        WeightsError: It has not; it is deleted.
+        WeightsError: It has another digest; the file is deleted.
     """
     blob = path.resolve()
     digest = file_digest(blob)

@@ -13,11 +13,12 @@ FOLDER = Path(__file__).with_name("label_sets")
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The classes of a data set.
+    """Describes the classes of a data set.
 
     Attributes:
-        names: What each class is called.
-        identifiers: What each is called elsewhere, such as its WordNet id; empty texts if nowhere.
+        names: The names of the classes.
+        identifiers: Other identifiers of the classes, such as WordNet ids; an empty text if a class
+            has none.
     """
 
     names: tuple[str, ...]
@@ -31,7 +32,7 @@ def label_sets() -> tuple[str, ...]:
 
 @functools.cache
 def label_set(name: str) -> LabelSet:
-    """Give the classes of a data set, such as ``"imagenet"``.
+    """Return the classes of a data set, such as ``"imagenet"``.
 
     Raises:
         UnknownName: There is no such set; the message suggests near names.
@@ -46,6 +47,6 @@ def label_set(name: str) -> LabelSet:
 
 @functools.cache
 def identifiers_by_names() -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Give the identifiers of every set of labels by its names."""
+    """Return the identifiers of every set of labels by its names."""
     found = map(label_set, label_sets())
     return {labels.names: labels.identifiers for labels in found if any(labels.identifiers)}

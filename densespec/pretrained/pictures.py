@@ -1,4 +1,4 @@
-"""Images as users have them, as arrays of bytes."""
+"""Turns images as users have them into arrays of bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 MODES = {1: "L", 3: "RGB"}
 WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-"""Pillow's modes of more than eight bits a channel."""
+"""Pillow's modes with more than eight bits a channel."""
 
 ImageLike = str | os.PathLike[str] | np.ndarray | Any
 """The path of an image file, an array (height, width) or (height, width, channels) of bytes, or an
@@ -24,7 +24,7 @@ image of Pillow's."""
 
 
 def pixels_of(image: ImageLike, channels: int) -> np.ndarray:
-    """Give an image as bytes (height, width, channels), its colours converted where need be.
+    """Return an image as bytes (height, width, channels), its colours converted where need be.
 
     Grey images become coloured ones and coloured ones grey, as Pillow does it; what is transparent
     loses its transparency. A file is not turned as its camera was held.

@@ -1,4 +1,4 @@
-"""Where files of trained weights lie: in densespec's cache, and in those of other programs."""
+"""Says where files of trained weights lie: in densespec's cache, and in those of other programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CACHE = "DENSESPEC_CACHE"
 
 
 def cache_folder() -> Path:
-    """Give the folder of the cache, which need not be there.
+    """Return the folder of the cache, which need not be there.
 
     Raises:
         PackageMissing: platformdirs is not installed, and ``DENSESPEC_CACHE`` names no folder.
@@ -28,21 +28,21 @@ def cache_folder() -> Path:
 
 
 def own_place(row: PretrainedWeights) -> Path:
-    """Give the path at which densespec keeps a file, be it there or not."""
+    """Return the path at which densespec keeps a file, be it there or not."""
     return cache_folder() / "pretrained" / row.publisher / row.file
 
 
 def archive_place(row: PretrainedWeights) -> Path:
-    """Give the path at which a download is put: that of the file, or of the archive of it."""
+    """Return the path at which a download is put: that of the file, or of the archive of it."""
     place = own_place(row)
     return place.with_name(f"{place.name}.{row.archive}") if row.archive else place
 
 
 def other_places(row: PretrainedWeights) -> Iterator[Path]:
-    """Give the paths at which other programs may keep a file.
+    """Yield the paths at which other programs may keep a file.
 
-    Folders are as a row states them, with variables of the environment; those of which one is not
-    set are left out.
+    Folders are as a row states them, with variables of the environment; folders whose variables are
+    not set are left out.
     """
     for folder in row.elsewhere:
         expanded = os.path.expandvars(folder)

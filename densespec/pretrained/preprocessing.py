@@ -1,4 +1,4 @@
-"""What images need before a network: as data, and done in numpy."""
+"""Describes what images need before a network as data, and does it in numpy."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 RESIZES = ("shorter", "squash")
 
 FULL = np.float32(255)
-"""The value of a byte at full intensity."""
+"""A byte at full intensity has this value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What images need before a network.
+    """Describes what images need before a network, and does it when it is called with an image.
 
-    They are resized to ``size / crop``, cropped to ``size`` at the centre, scaled to [0, 1], and
-    normalised: ``(x - mean) / std``, by channel. An object of this class does it: it is called
-    with an image.
+    Images are resized to ``size / crop``, cropped to ``size`` at the centre, scaled to [0, 1], and
+    normalised by channel: ``(x - mean) / std``.
 
     Attributes:
         mean: The mean of each channel, where full intensity is 1.
         std: The standard deviation of each channel.
-        size: The height and width that the network is given.
-        interpolation: How images are resized, in Pillow's words.
+        size: The height and width of the network's input, in pixels.
+        interpolation: The interpolation of the resizing, by Pillow's name for it.
         crop: The part of each side that the crop at the centre keeps.
         resize: ``"shorter"`` brings the shorter side to its size and keeps the image's form;
             ``"squash"`` brings each side to its own.
 
     Raises:
-        WeightsError: A value is out of place; says which and what it should be.
+        WeightsError: A value is not allowed; the message says which one, and what is allowed.
     """
 
     mean: tuple[float, ...]
@@ -77,12 +76,12 @@ class Preprocessing:
             raise WeightsError(f"preprocessing: {shown(record)} {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every field by name, as JSON and TOML hold them."""
+        """Return every field by name, as JSON and TOML hold them."""
         return json.loads(json.dumps(asdict(self)))
 
     @property
     def channels(self) -> int:
-        """How many channels the network takes."""
+        """Return the number of channels that the network takes."""
         return len(self.mean)
 
     def __call__(
@@ -133,7 +132,7 @@ class Preprocessing:
 
     @property
     def resize_target(self) -> tuple[int, ...]:
-        """The sizes to which the sides, or the shorter one, are brought before the crop."""
+        """Return the sizes of the sides, or of the shorter one alone, before the crop."""
         return tuple(math.floor(side / self.crop) for side in self.size)
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
@@ -174,4 +173,4 @@ def _misplaced(name: str, value: object, expected: str) -> WeightsError:
 
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=(224, 224))
-"""What torchvision's networks, and most that started from them, were trained with."""
+"""Torchvision's networks, and most that started from them, were trained with this preprocessing."""

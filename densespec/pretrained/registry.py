@@ -1,4 +1,4 @@
-"""The registry: the rows of every file, and what a user means by a name.
+"""Reads the rows of every registry file, and finds what a user means by a name.
 
 A file states its ``publisher``, where its fields are from (``[sources]``), what its rows have in
 common (``[common]``), and a table for each row (``[weights.KEY]``). densespec's own are in
@@ -29,14 +29,14 @@ FILES = "DENSESPEC_PRETRAINED"
 FOLDER = Path(__file__).with_name("rows")
 
 ADAPTABLE = TRAINING_ONLY | OF_HEAD | {"in_channels", "spatial_dims"}
-"""Fields in which a network may differ from the one that its trained weights are of."""
+"""A network may differ in these fields from the one that its trained weights are for."""
 
 
 def registry() -> Mapping[str, PretrainedWeights]:
-    """Give every row by its exact name, in the order of the files.
+    """Return every row by its exact name, in the order of the files.
 
     Raises:
-        WeightsError: A file can't be read or is no registry; names it.
+        WeightsError: A file can't be read or is no registry; the message names it.
     """
     return _rows(tuple(_files()))
 
@@ -84,7 +84,7 @@ def _row(
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with what all rows have; the fields of its tables are merged one by one."""
+    """Join a row with what all rows have in common, field by field also within its tables."""
     both = {
         name: common[name] | own[name]
         for name in common.keys() & own.keys()
@@ -98,7 +98,7 @@ def _tables(*values: object) -> bool:
 
 
 def find(name: str, network: DenseNetSpec | None = None) -> PretrainedWeights | None:
-    """Give the row that a name means; None if it is the name of none.
+    """Return the row that a name means; None if it is the name of none.
 
     Args:
         name: An exact name, the publisher's own, an id of the Hub with or without ``@REVISION``,
@@ -106,7 +106,8 @@ def find(name: str, network: DenseNetSpec | None = None) -> PretrainedWeights | 
         network: The network that the weights are for.
 
     Raises:
-        WeightsError: The name means several rows, or none for this network; says which there are.
+        WeightsError: The name means several rows, or none for this network; the message says which
+            there are.
     """
     rows = registry()
     if name in rows:
@@ -151,7 +152,7 @@ def _or(rows: Iterable[PretrainedWeights]) -> str:
 
 
 def get_row(name: str, network: DenseNetSpec | None = None) -> PretrainedWeights:
-    """Give the row that a name means; see :func:`find`.
+    """Return the row that a name means; see :func:`find`.
 
     Raises:
         UnknownName: There is no such row; the message suggests near names.

@@ -1,4 +1,4 @@
-"""A row of the registry: what is known of one published file of weights."""
+"""Describes one published file of weights as a row of the registry."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from densespec.pretrained.preprocessing import Preprocessing
 HUB = "https://huggingface.co"
 
 HUB_PREFIXES = ("", "hf_hub:", "hf-hub:")
-"""How programs write the id of a repository of the Hub."""
+"""Programs write the id of a Hub repository with these prefixes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedWeights:
-    """One published file of trained weights.
+    """Describes one published file of trained weights.
 
     Attributes:
-        publisher: Who publishes it, such as ``torchvision``.
-        key: What the publisher calls it.
-        spec: The network that it is of, as its publisher computes it.
-        data: What it was trained on.
-        layout: Whose names its arrays have.
+        publisher: The publisher, such as ``torchvision``.
+        key: The publisher's name for it.
+        spec: The network that it is for, as its publisher computes it.
+        data: The data that it was trained on.
+        layout: The layout that names its arrays.
         licence: Its licence, or its publisher's.
         address: Where it can be fetched; None for a file on the Hub.
         repository: The id of its repository on the Hugging Face Hub.
         revision: The commit of that repository; None for the newest.
         file: The name of the file.
         archive: ``"zip"`` if the address is that of an archive with the file in it.
-        digest: By which the file is known; None if nobody publishes one.
-        megabytes: Its size as it is published.
-        errors: Published errors in %, ``top1`` and ``top5``.
-        classifier: Whether it has one.
-        preprocessing: What its images need; None if its publisher does not say.
-        labels: The names of its classes; None if its publisher does not say.
-        activation: What makes probabilities of its logits, ``"softmax"`` or ``"sigmoid"``.
-        tags: Names by which it is meant where its network is given beside, such as ``imagenet``.
+        digest: The digest of the file; None if nobody publishes one.
+        megabytes: Its published size in megabytes.
+        errors: The published errors in percent, ``top1`` and ``top5``.
+        classifier: Whether it has a classifier.
+        preprocessing: What its images need; None if its publisher does not say so.
+        labels: The names of its classes; None if its publisher does not list them.
+        activation: The function that turns its logits into probabilities, ``"softmax"`` or
+            ``"sigmoid"``.
+        tags: Short names that mean it if its network is given too, such as ``imagenet``.
         elsewhere: The folders in which other programs keep it.
-        sources: Where each of these is from, by its name.
+        sources: The source of each of these facts, by its name.
     """
 
     publisher: str
@@ -85,18 +86,18 @@ class PretrainedWeights:
 
     @property
     def name(self) -> str:
-        """Its one exact name, such as ``torchvision:DenseNet121_Weights.IMAGENET1K_V1``."""
+        """Return its one exact name, such as ``torchvision:DenseNet121_Weights.IMAGENET1K_V1``."""
         return f"{self.publisher}:{self.key}"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that means it alone."""
+        """List every name that means this file alone."""
         ids = [f"{prefix}{self.repository}" for prefix in HUB_PREFIXES] if self.repository else []
         return (self.name, self.key, *ids)
 
     @property
     def source(self) -> str:
-        """The address of the file."""
+        """Return the address of the file."""
         if self.repository is None:
             return str(self.address)
         return f"{HUB}/{self.repository}/resolve/{self.revision or 'main'}/{self.file}"
@@ -153,7 +154,7 @@ _READERS: Mapping[str, Any] = {
     "tags": tuple,
     "elsewhere": tuple,
 }
-"""What makes of a value in a file the value of a field."""
+"""These functions turn a value of a file into the value of a field."""
 
 
 def _read(name: str, read: Any, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Exporting networks in int8, calibrated on a user's images and compared with float32.
+"""Exports networks in int8, calibrated on a user's images and compared with float32.
 
 from densespec.quantizing import export_int8
 

@@ -1,4 +1,4 @@
-"""The images that a network is calibrated on, and those that are held out to compare on."""
+"""Chooses the images that a network is calibrated on, and others for the comparison."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from densespec.predicting.scoring import class_places, prepared_batches
 from densespec.pretrained.preprocessing import Preprocessing
 
 BATCH = 8
-"""How many images are computed together where a file takes any number."""
+"""This many images are computed together if a file takes any number."""
 
 Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a data set, as an exported network takes them.
+    """Gives the images of a data set as an exported network takes them.
 
     Attributes:
-        dataset: The images: calibrated on are those to train on, held out are those to test on.
-        preprocessing: What is done to them before the network.
-        classes: Which of the network's classes each class of the data is; None where nobody says.
-        inside: Whether the file prepares images itself.
-        batch: How many are computed together.
+        dataset: The images. The network is calibrated on the training images, and compared on the
+            test images.
+        preprocessing: The preprocessing of the images before the network.
+        classes: The network's class for each class of the data; None if nobody states it.
+        inside: Whether the file itself does the preprocessing.
+        batch: The number of images that are computed together.
     """
 
     dataset: Dataset
@@ -41,12 +42,12 @@ class Images:
     batch: int
 
     def inputs(self, part: Part, count: int) -> Iterator[np.ndarray]:
-        """Give inputs of up to ``count`` images, drawn by a fixed seed."""
+        """Yield inputs of up to ``count`` images, drawn by a fixed seed."""
         for x, _ in self.labelled(part, count):
             yield x
 
     def labelled(self, part: Part, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Give inputs, and the labels by the network's numbers of classes where they are known.
+        """Yield inputs, and the labels by the network's numbers of classes where they are known.
 
         Only whole batches are given: a file may take no others.
 
@@ -71,7 +72,7 @@ class Images:
 
 
 def _raw(split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give images one by one, as bytes (1, height, width, channels): each has a size of its own."""
+    """Yield images one by one, as bytes (1, height, width, channels), each of its own size."""
     for index in range(len(split)):
         image = split.image(index)
         if image.dtype != np.uint8:

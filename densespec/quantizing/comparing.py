@@ -1,4 +1,4 @@
-"""How far a network in int8 is from the same in float32, and how much faster."""
+"""Compares a network in int8 with the same one in float32, and times both."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from densespec.errors import DensespecError
 from densespec.quantizing.calibration import Images
 
 TIMED = (1, 8)
-"""The sizes of batches that are timed, where a file takes any."""
+"""Batches of these sizes are timed if a file takes any size."""
 
 ROUNDS = 9
 
 
 class Int8Disagrees(DensespecError):
-    """A network in int8 gives other classes than in float32, for too many images.
+    """A network in int8 gives other classes than in float32 for too many images.
 
     Attributes:
-        comparison: What was found.
+        comparison: The comparison that shows it.
     """
 
     def __init__(self, comparison: Comparison, least: float) -> None:
         super().__init__(
-            f"in int8 the likeliest class is that of float32 for {comparison.agreement:.2%} of "
-            f"{comparison.count:,} held-out images, where {least:.2%} were wanted: nothing was "
+            f"in int8 the likeliest class is the same as in float32 for {comparison.agreement:.2%} "
+            f"of {comparison.count:,} held-out images, where {least:.2%} were wanted: nothing was "
             f"written. {comparison.in_words()}. Calibrate on images that are more like those in "
             "use, or on more of them, or say how much is enough (--least-agreement)"
         )
@@ -41,16 +41,16 @@ class Int8Disagrees(DensespecError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A network in int8 beside the same in float32, on held-out images.
+    """Compares a network in int8 with the same one in float32, on held-out images.
 
     Attributes:
-        count: How many images.
-        largest: The largest difference of an output, as a part of the largest output of float32.
-        mean: The mean difference, likewise.
+        count: The number of images.
+        largest: The largest difference of an output, as a part of the largest output in float32.
+        mean: The mean difference, as a part of the same.
         agreement: The part of the images whose likeliest class is the same.
         accuracy: The part of the images whose likeliest class is the right one, in float32 and in
             int8; None where the right ones are not known.
-        seconds: Median seconds in float32 and in int8, by the size of the batch.
+        seconds: The median seconds in float32 and in int8, by the size of the batch.
     """
 
     count: int
@@ -62,7 +62,7 @@ class Comparison:
 
     @property
     def ratios(self) -> dict[int, float]:
-        """The time in int8 as a part of that in float32, by the size of the batch."""
+        """Return the time in int8 as a part of the time in float32, by the size of the batch."""
         return {batch: int8 / full for batch, (full, int8) in self.seconds.items()}
 
     def in_words(self) -> str:

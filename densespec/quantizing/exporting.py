@@ -1,4 +1,4 @@
-"""An export in int8: in float32 first, which is checked, and then again."""
+"""Exports a network in int8: first in float32, which is checked, and then again."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from densespec.quantizing.comparing import Comparison, Int8Disagrees, compare
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 
 CALIBRATED = 300
-"""How many images ranges of values are taken of."""
+"""The ranges of values are taken from this many images."""
 
 COMPARED = 1000
-"""How many held-out images are looked at."""
+"""This many held-out images are compared."""
 
 LEAST = 0.95
-"""The part of held-out images whose likeliest class has to stay the same."""
+"""At least this part of the held-out images has to keep its likeliest class."""
 
 
 @dataclass(frozen=True)
 class Int8Result:
-    """What was written in int8.
+    """Describes what was written in int8.
 
     Attributes:
         path: Where it was written.
-        bytes: Its size.
+        bytes: Its size in bytes.
         full: The same network in float32, which was written first, and checked.
-        comparison: Both side by side, on held-out images.
+        comparison: The comparison of both on held-out images.
     """
 
     path: Path
@@ -112,7 +112,7 @@ def export_int8(
 
 
 def _writer(chosen: ExportFormat) -> Int8Writer:
-    """Give what writes a format in int8, once all that is needed for it is installed."""
+    """Return what writes a format in int8, once all that is needed for it is installed."""
     if chosen.int8 is None:
         able = ", ".join(each.about for each in formats().values() if each.int8)
         raise DensespecError(f"{chosen.about} has no int8 here, but these have: {able}")

@@ -1,1 +1,1 @@
-"""Training recipes as data: what each term of a training step means, and the named recipes."""
+"""Describes training recipes as data: each term of a training step, and the named recipes."""

@@ -1,4 +1,4 @@
-"""What is kept beside the weights: the optimizer's moments, and averages, by the weights' names."""
+"""Names what is kept beside the weights: the optimizer's moments, and averages."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from densespec.recipes.optimizers import OPTIMIZERS
 from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 
 MOMENTS = frozenset(moment for rule in OPTIMIZERS.values() for moment in rule.moments) | {AVERAGE}
-"""The names of the moments of all optimizers, and of the averages."""
+"""Lists the names of the moments of all optimizers, and of the averages."""
 
 OptimizerMoments = Mapping[str, Mapping[str, np.ndarray]]
-"""Arrays by the name of the moment, such as ``velocity`` or ``average``, and the canonical name of
-the weight."""
+"""Holds arrays by the name of the moment, such as ``velocity``, and the weight's canonical name."""
 
 
 def moving(graph: Graph) -> list[Weight]:
-    """Give the arrays that training moves: weights, and running statistics, that are not frozen."""
+    """Return the arrays that training moves: weights and running statistics that are not frozen."""
     return [weight for node in graph.nodes if not node.frozen for weight in node.weights]
 
 
 def _kept(graph: Graph, recipe: TrainingRecipe) -> dict[str, list[Weight]]:
-    """Give the arrays of which each moment is kept."""
+    """Return the arrays of which each moment is kept."""
     trainable = [weight for weight in graph.weights if weight.trainable]
     return {moment: moving(graph) if moment == AVERAGE else trainable for moment in recipe.kept}
 
@@ -60,7 +59,7 @@ def check_moments(graph: Graph, recipe: TrainingRecipe, moments: OptimizerMoment
 def initial_moments(
     graph: Graph, recipe: TrainingRecipe, weights: Mapping[str, np.ndarray], dtype: str
 ) -> dict[str, Arrays]:
-    """Give what is kept before the first step: moments of zeros, and averages of one array each.
+    """Return what is kept before the first step: moments of zeros, and averages of one array each.
 
     Args:
         weights: The network's arrays by canonical name.
@@ -77,7 +76,7 @@ def initial_moments(
 
 
 def flat_moments(moments: OptimizerMoments) -> Arrays:
-    """Give moments as one table, by names such as ``velocity/stem.conv.kernel``."""
+    """Return moments as one table, by names such as ``velocity/stem.conv.kernel``."""
     return {
         f"{moment}/{name}": np.asarray(array)
         for moment, arrays in moments.items()
@@ -86,7 +85,7 @@ def flat_moments(moments: OptimizerMoments) -> Arrays:
 
 
 def nested_moments(arrays: Mapping[str, np.ndarray]) -> dict[str, Arrays]:
-    """Give the moments that a table of :func:`flat_moments` holds, whatever else it holds."""
+    """Return the moments that a table of :func:`flat_moments` holds, whatever else it holds."""
     found: dict[str, Arrays] = {}
     for key, array in arrays.items():
         moment, _, name = key.partition("/")
@@ -96,5 +95,5 @@ def nested_moments(arrays: Mapping[str, np.ndarray]) -> dict[str, Arrays]:
 
 
 def names_a_moment(key: str) -> bool:
-    """Whether an array of this name is a moment in a table of :func:`flat_moments`."""
+    """Say whether an array of this name is a moment in a table of :func:`flat_moments`."""
     return key.partition("/")[0] in MOMENTS

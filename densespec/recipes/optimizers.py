@@ -1,4 +1,4 @@
-"""The rules of the optimizers: how one weight moves in a step, in arithmetic alone.
+"""Defines the rules of the optimizers: how one weight moves in a step, in arithmetic alone.
 
 For every weight w with gradient g, weight decay d and learning rate r, in step t, counted from 1:
 
@@ -30,11 +30,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Moments = Mapping[str, Any]
-"""What an optimizer keeps of one weight, by the name of the moment."""
+"""Holds what an optimizer keeps of one weight, by the name of the moment."""
 
 
 class Constants(Protocol):
-    """The constants of all optimizers, as a recipe has them."""
+    """Holds the constants of all optimizers, as a recipe has them."""
 
     @property
     def momentum(self) -> float: ...
@@ -54,7 +54,7 @@ class Constants(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What a rule is told of a step of one weight.
+    """Holds what a rule is told of a step of one weight.
 
     Attributes:
         rate: The learning rate, times the weight's own factor.
@@ -68,17 +68,17 @@ class Step:
 
 
 class Rule(Protocol):
-    """How one weight moves."""
+    """Says how one weight moves."""
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """The names of the moments that are kept of each weight, zero at first."""
+        """Return the names of the moments that are kept of each weight, zero at first."""
         ...
 
     def update(
         self, constants: Constants, weight: Any, gradient: Any, moments: Moments, step: Step
     ) -> tuple[Any, dict[str, Any]]:
-        """Give the new weight and its new moments."""
+        """Return the new weight and its new moments."""
         ...
 
 
@@ -95,7 +95,7 @@ class _SGD:
 
 
 class _Descent:
-    """SGD without momentum, which keeps nothing."""
+    """Moves weights by SGD without momentum, which keeps nothing."""
 
     moments = ()
 
@@ -131,7 +131,7 @@ OPTIMIZERS: Mapping[str, Rule] = {
     "adam": _Adam(decoupled=False),
     "adamw": _Adam(decoupled=True),
 }
-"""The optimizers by the names that recipes have for them."""
+"""Gives the optimizers by the names that recipes have for them."""
 
 DESCENT: Rule = _Descent()
-"""What SGD is without momentum."""
+"""Without momentum, SGD is this rule."""

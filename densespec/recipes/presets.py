@@ -1,4 +1,4 @@
-"""The named recipes of ``recipes.toml``, and recipe files."""
+"""Reads the named recipes of ``recipes.toml``, and recipe files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ RecipeLike = str | os.PathLike[str] | TrainingRecipe
 
 @dataclass(frozen=True)
 class Preset:
-    """One named recipe.
+    """Describes one named recipe.
 
     Attributes:
-        about: what it is for, in a line.
-        source: where its numbers come from.
+        about: its purpose, in a line.
+        source: the paper or the program that its numbers come from.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Preset:
 
 @functools.cache
 def presets() -> Mapping[str, Preset]:
-    """Every named recipe, by name."""
+    """Read every named recipe, by name."""
     tables = read_tables(Path(__file__).with_name("recipes.toml"))
     return MappingProxyType(
         {
@@ -52,25 +52,26 @@ def presets() -> Mapping[str, Preset]:
 RECIPES = NamedRecords(
     "recipe", TrainingRecipe, lambda: {n: p.recipe for n, p in presets().items()}
 )
-"""The named recipes."""
+"""Finds the named recipes."""
 
 
 def get_recipe(given: RecipeLike) -> TrainingRecipe:
-    """A recipe from whatever a user may give for one: name, recipe, or path of a recipe file.
+    """Find the recipe that a user means by a name, a recipe, or the path of a recipe file.
 
     Raises:
-        UnknownName: neither a named recipe nor a path that ends in ``.toml`` or ``.json``.
+        UnknownName: it is neither a named recipe nor a path that ends in ``.toml`` or ``.json``.
         SpecFileError: the file can't be read, or states no recipe.
-        TypeError: something else altogether.
+        TypeError: it is something else.
     """
     return RECIPES.resolve(given)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> TrainingRecipe:
-    """The recipe in a ``.toml`` or ``.json`` file.
+    """Read the recipe in a ``.toml`` or ``.json`` file.
 
     Raises:
-        SpecFileError: the file is absent, of another kind, or states no recipe; names the file.
+        SpecFileError: the file is absent, of another kind, or states no recipe; the message names
+            the file.
     """
     return read_record(path, TrainingRecipe)
 

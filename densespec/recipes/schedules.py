@@ -1,6 +1,6 @@
-"""The schedules of the learning rate: its course over a run, in plain numbers.
+"""Defines the schedules of the learning rate: its course over a run, in plain numbers.
 
-Of a run of T steps, W of which warm it up, step t, counted from 0, has the rate
+In a run of T steps whose first W steps warm it up, step t, counted from 0, has the rate
 
     r * (f + (1 - f) * t / W)                          while t < W, from the share f on
     end + (r - end) * shape((t - W) / (T - W))         afterwards
@@ -20,16 +20,16 @@ SHAPES: Mapping[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "constant": lambda done: 1.0,
 }
-"""The share of the learning rate that is left where this part of the run is done, by schedule."""
+"""Gives the share of the learning rate that is left after this part of the run, by schedule."""
 
 STEPS = "steps"
-"""The schedule whose rate drops at milestones."""
+"""With this schedule the rate drops at milestones."""
 
 SCHEDULES = (STEPS, *SHAPES)
 FALLING = ("cosine", "linear")
-"""Those that fall with each epoch or step, and so with the length of the run."""
+"""With these schedules the rate falls with each epoch or step, down to the end of the run."""
 
 
 def warmed(start: float, at: float, warmup: float) -> float:
-    """Give the share of the learning rate within the warm-up."""
+    """Return the share of the learning rate within the warm-up."""
     return start + (1 - start) * at / warmup

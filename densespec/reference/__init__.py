@@ -1,1 +1,1 @@
-"""The reference: every op in plain numpy, forward and backward, in float64."""
+"""Computes every op in plain numpy, forward and backward, in float64: the reference."""

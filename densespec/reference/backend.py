@@ -1,4 +1,4 @@
-"""The ``numpy`` backend: the reference as one backend among others, no framework needed."""
+"""Offers the reference as the backend ``numpy``, which needs no framework."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DTYPES = ("float64", "float32", "float16")
 
 
 class NumpyTrainer:
-    """Steps of the reference.
+    """Takes training steps of the reference.
 
     Attributes:
-        replicas: devices that a batch is split among, one after the other.
+        replicas: the number of devices that a batch is split among, one after the other.
     """
 
     def __init__(self, model: ReferenceModel, recipe: TrainingRecipe) -> None:
@@ -48,7 +48,7 @@ class NumpyTrainer:
         )
 
     def _drawn(self, batch: int) -> dict[str, np.ndarray]:
-        """Masks that nobody gave: the reference draws none itself."""
+        """Draw masks that nobody gave: the reference draws none itself."""
         return {
             node.name: self._random.random((batch, *filter(None, node.shape))) >= node.drop_rate
             for node in self._model.graph.dropouts
@@ -75,7 +75,7 @@ class NumpyTrainer:
         return {name: array.copy() for name, array in self._model.weights.items()}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, as nothing is held."""
 
 
 class NumpyBackend:
@@ -119,10 +119,10 @@ class NumpyBackend:
     def shapes(
         self, model: ReferenceModel, graph: Graph, names: Sequence[str]
     ) -> Mapping[str, Shape]:
-        """The shapes that a batch of no samples has there, which takes no time.
+        """Return the shapes that a batch of no samples has there, which takes no time.
 
         Raises:
-            OpError: the graph is of inputs of any size.
+            OpError: the graph takes inputs of any size.
         """
         known = (size for size in graph.input.shape if size is not None)
         values = model.run(np.zeros((0, *known)), taps=names)

@@ -1,9 +1,10 @@
-"""The arbiter: every op in plain numpy, forward and backward, written to be read.
+"""Computes every op in plain numpy, forward and backward, in code that is written to be read.
 
-Arrays are channels-first, ``x[n, c, *spatial]``, in any number of spatial dimensions, and float64
-unless said otherwise. For an op with inputs x and weights w, ``forward`` gives y; ``backward``
-takes dL/dy and gives dL/dx for each input and dL/dw for each weight by name. Each op class below
-states its semantics; constraints on its inputs are numbered (O1, O2, ...) and checked.
+These functions decide what is right. Arrays are channels-first, ``x[n, c, *spatial]``, in any
+number of spatial dimensions, and float64 unless said otherwise. For an op with inputs x and weights
+w, ``forward`` returns y; ``backward`` takes dL/dy and returns dL/dx for each input and dL/dw for
+each weight by name. Each op class below states its semantics; constraints on its inputs are
+numbered (O1, O2, ...) and checked.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from densespec.network.arrays import Arrays
 Array = np.ndarray
 
 Gradients = tuple[list[Array], Arrays]
-"""The gradients of an op's inputs, in order, and of its own arrays, by short name."""
+"""Holds the gradients of an op's inputs, in order, and of its own arrays, by short name."""
 
 
 class OpError(DensespecError, ValueError):
@@ -39,7 +40,7 @@ def check_constraint(condition: bool, constraint: str, node: str, message: str) 
 
 @dataclass
 class Context:
-    """What an op sees besides its inputs.
+    """Holds what an op sees besides its inputs.
 
     Attributes:
         weights: the op's arrays by short name, such as ``kernel``.
@@ -56,16 +57,19 @@ class Context:
 
 
 class Kernel(Protocol):
-    """How one op kind is computed."""
+    """Computes one op kind."""
 
     @property
     def forward(self) -> Callable[..., Array]:
-        """``(op, ctx, *inputs)`` to the output."""
+        """Return the function from ``(op, ctx, *inputs)`` to the output."""
         ...
 
     @property
     def backward(self) -> Callable[..., Gradients]:
-        """``(op, ctx, dy, *inputs)`` to gradients of the inputs, and of weights by short name."""
+        """Return the function from ``(op, ctx, dy, *inputs)`` to gradients.
+
+        The gradients are those of the inputs, and of weights by short name.
+        """
         ...
 
 
@@ -102,7 +106,7 @@ def windows_of(x: Array, window: Sequence[int], stride: int) -> Array:
 def offsets_of(
     window: Sequence[int], positions: Sequence[int], stride: int
 ) -> Iterable[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Each place in a window, with the slices of the input it visits over all positions."""
+    """Yield each place in a window, with the slices of the input that it visits."""
     for place in itertools.product(*map(range, window)):
         reach = [
             slice(start, start + stride * (count - 1) + 1, stride)
@@ -202,7 +206,7 @@ class BatchNormKernel:
 def through_affine(
     affine: bool, ctx: Context, dy: Array, normalised: Array
 ) -> tuple[Array, Arrays]:
-    """Give the gradient of what a norm scales and shifts, if it does, and of gamma and beta."""
+    """Return the gradient of what a norm scales and shifts, if it does, and of gamma and beta."""
     if not affine:
         return dy, {}
     axes = _but_channels(dy)
@@ -228,7 +232,7 @@ class GroupNormKernel:
         return gamma * normalised + beta
 
     def _normalised(self, op: ops.GroupNorm, ctx: Context, x: Array) -> tuple[Array, Array]:
-        """Give what is scaled and shifted, and one over the deviation of each group."""
+        """Return what is scaled and shifted, and one over the deviation of each group."""
         grouped = x.reshape(len(x), op.groups, -1)
         several = grouped.shape[2] > 1
         check_constraint(several, "O9", ctx.node, "one value per group has no deviation")
@@ -295,7 +299,7 @@ class ActivationKernel:
     - ``gelu-tanh``: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2
     - ``relu6``: x between 0 and 6, else the nearer of both
 
-    The gradient is that of the branch that the formula takes; that of ``relu6`` is 0 at 0 and 6.
+    The gradient is the one of the branch that the formula takes; for ``relu6`` it is 0 at 0 and 6.
     """
 
     def forward(self, op: ops.Activation, ctx: Context, x: Array) -> Array:
@@ -539,7 +543,7 @@ FUNCTIONS: Mapping[str, Callable[[Array, float], tuple[Array, Array]]] = {
     "gelu-tanh": _gelu_tanh,
     "relu6": _relu6,
 }
-"""What gives the values and the derivatives of an activation, of its input and its slope."""
+"""Computes the values and the derivatives of an activation, from its input and its slope."""
 
 
 KERNELS: Mapping[type, Kernel] = {
@@ -564,6 +568,6 @@ KERNELS: Mapping[type, Kernel] = {
 
 
 def log_softmax(x: Array) -> Array:
-    """Give the logarithm of the softmax over the second axis."""
+    """Return the logarithm of the softmax over the second axis."""
     shifted = x - x.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""The losses of logits, and their gradients, as :mod:`densespec.recipes.recipe` defines them."""
+"""Computes the losses of logits and their gradients as :mod:`densespec.recipes.recipe` defines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array, check_constraint, log_softmax
 
 LossAndSlope = tuple[float, Array]
-"""A loss, and its gradient by the logits, (batch, classes)."""
+"""Holds a loss, and its gradient by the logits, (batch, classes)."""
 
 
 def loss_and_slope(recipe: TrainingRecipe, logits: Array, labels: Array) -> LossAndSlope:
-    """Give the loss of a recipe, and its gradient.
+    """Return the loss of a recipe, and its gradient.
 
     Args:
         logits: (batch, classes).
@@ -132,4 +132,4 @@ LOSSES: Mapping[str, Callable[[TrainingRecipe, Array, Array], LossAndSlope]] = {
     ),
     "squared": lambda recipe, logits, labels: squared_error(logits, labels),
 }
-"""The losses by the names that recipes have for them."""
+"""Maps the names that recipes have for losses to the losses."""

@@ -1,4 +1,4 @@
-"""A network run by numpy: its values, gradients and training steps."""
+"""Runs a network by numpy: its values, gradients and training steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from densespec.reference.losses import loss_and_slope
 
 
 def _weighted(tables: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
-    """Weighted sums of arrays of the same name."""
+    """Sum up arrays of the same name, each times its share."""
     return {
         name: sum(
             (share * table[name] for share, table in zip(shares[1:], tables[1:], strict=True)),
@@ -36,7 +36,7 @@ def _weighted(tables: Sequence[Arrays], shares: Sequence[float]) -> Arrays:
 
 
 def _norm(arrays: Iterable[Array]) -> float:
-    """The norm of arrays as one vector."""
+    """Compute the norm of arrays as one vector."""
     return float(np.sqrt(sum(float(np.square(array).sum()) for array in arrays)))
 
 
@@ -44,16 +44,16 @@ PLAIN = TrainingRecipe()
 
 
 class ReferenceModel:
-    """A graph run by numpy.
+    """Runs a graph by numpy.
 
     Attributes:
         graph: the network.
         weights: every array by canonical name.
-        moments: what is kept beside the weights, by the name of the moment and of the weight; none
-            before the first step.
-        steps: how many steps it has taken.
-        dtype: of all arithmetic; float64 unless asked otherwise.
-        kernels: how each op kind is computed.
+        moments: the arrays that are kept beside the weights, by the name of the moment and of the
+            weight; empty before the first step.
+        steps: the number of steps that it has taken.
+        dtype: the dtype of all arithmetic; float64 unless asked otherwise.
+        kernels: the computation of each op kind.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class ReferenceModel:
         self.weights = {name: np.array(array, self.dtype) for name, array in weights.items()}
 
     def __call__(self, x: Array) -> Any:
-        """Output in inference mode for ``x`` of shape (batch, channels, *spatial).
+        """Compute the output in inference mode for ``x`` of shape (batch, channels, *spatial).
 
-        Gives (batch, classes), or features (batch, channels, *spatial) without a classifier; a
-        tuple of such where the graph has ``outputs``.
+        The output is (batch, classes), or features (batch, channels, *spatial) without a
+        classifier. It is a tuple of such arrays if the graph has ``outputs``.
         """
         names = [node.name for node in self.graph.given]
         values = self.run(x, taps=names)
@@ -99,10 +99,10 @@ class ReferenceModel:
         training: bool = False,
         masks: Mapping[str, Array] | None = None,
     ) -> Arrays:
-        """Values of the nodes named in ``taps``. Keeps no others longer than they are read.
+        """Compute the values of the nodes named in ``taps``. Other values are not kept.
 
         Raises:
-            UnknownName: a tap that is no node; the message suggests near names.
+            UnknownName: a tap is no node; the message suggests near names.
         """
         names = dict.fromkeys(node.name for node in self.graph.nodes)
         keep = set(taps)
@@ -119,15 +119,15 @@ class ReferenceModel:
         masks: Mapping[str, Array] | None = None,
         recipe: TrainingRecipe = PLAIN,
     ) -> tuple[float, Arrays, Arrays]:
-        """Loss in training mode, the gradient of every trainable weight, new running statistics.
+        """Compute the loss in training mode, all trainable weights' gradients, and new statistics.
 
-        O6: the network ends in its classifier, without softmax: the loss is of logits.
+        O6: the network ends in its classifier, without softmax, because the loss takes logits.
 
         Args:
             x: (batch, channels, *spatial).
-            labels: such as the recipe's loss takes.
-            masks: for each dropout node, an array of its input's shape: 1 keeps, 0 drops.
-            recipe: what says the loss.
+            labels: labels as the recipe's loss takes them.
+            masks: an array for each dropout node, with the shape of its input: 1 keeps, 0 drops.
+            recipe: the recipe that states the loss.
         """
         output = self.graph.output
         logits = self.graph.gives_logits
@@ -155,10 +155,10 @@ class ReferenceModel:
         masks: Mapping[str, Array] | None = None,
         replicas: int = 1,
     ) -> StepResult:
-        """One step by :mod:`densespec.recipes.recipe`, which updates the statistics once.
+        """Take one step by :mod:`densespec.recipes.recipe`, and update the statistics once.
 
         Args:
-            replicas: devices among which the batch is split.
+            replicas: the number of devices among which the batch is split.
         """
         learning_rate = float(learning_rate)  # a numpy float64 would widen a float32 model
         apart = replicas if recipe.batch_norm == "per-replica" else 1
@@ -177,11 +177,11 @@ class ReferenceModel:
         return StepResult(loss, gradients)
 
     def initial_moments(self, recipe: TrainingRecipe) -> dict[str, Arrays]:
-        """Give what is kept beside the weights that there are before the first step."""
+        """Return what is kept beside the weights that there are before the first step."""
         return initial_moments(self.graph, recipe, self.weights, self.dtype.name)
 
     def averaged(self) -> ReferenceModel:
-        """Give the network of the averages, where there are any."""
+        """Return the network of the averages, where there are any."""
         weights = self.weights | self.moments.get(AVERAGE, {})
         return ReferenceModel(self.graph, weights, dtype=self.dtype, kernels=self.kernels)
 
@@ -199,7 +199,7 @@ class ReferenceModel:
         recipe: TrainingRecipe,
         replicas: int,
     ) -> tuple[float, Arrays]:
-        """Means over the parts of a batch, each of which moves running statistics on."""
+        """Average over the parts of a batch. Each part updates the running statistics."""
         losses, gradients, shares = [], [], []
         for part in np.array_split(np.arange(len(x)), recipe.accumulate):
             own = {name: mask[part] for name, mask in masks.items()}
@@ -222,7 +222,7 @@ class ReferenceModel:
         recipe: TrainingRecipe,
         count: int,
     ) -> tuple[float, Arrays, Arrays]:
-        """Means over shards: of loss and gradients over samples, of statistics over shards."""
+        """Average over shards: loss and gradients by samples, statistics by shards."""
         parts = np.array_split(np.arange(len(x)), count)
         results = [
             self.loss_and_gradients(
@@ -278,7 +278,10 @@ class ReferenceModel:
         return {w.name: gradients[w.name] for w in self.graph.weights if w.trainable}
 
     def check_input(self, x: Array) -> None:
-        """O5: the input has the shape of the graph's, with a batch axis before it."""
+        """Check that an input fits the graph.
+
+        O5: the input has the shape of the graph's, with a batch axis before it.
+        """
         expected = self.graph.input.shape
         fits = x.ndim == 1 + len(expected) and all(
             size is None or size == actual

@@ -1,7 +1,7 @@
-"""How fast what a user has runs on this machine: models of backends, and exported files.
+"""Measures how fast backends' models and exported files run on this machine.
 
-Each candidate runs in a process of its own, as in use: it starts, answers once, and then takes
-turns with the others, so that a machine whose speed drifts slows all of them.
+Each candidate runs in a process of its own, as it does in use. It starts, answers once, and then
+takes turns with the others. So a machine whose speed drifts slows all of them.
 """
 
 from densespec.timing.candidates import Candidate as Candidate

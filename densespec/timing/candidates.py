@@ -1,4 +1,4 @@
-"""What is timed: a backend in a mode, an exported file, or a format that is exported to first."""
+"""Names what is timed: a backend in a mode, an exported file, or a format to export to first."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from densespec.installed import is_installed
 Work = Literal["inference", "training"]
 
 BEST: dict[Work, str] = {"inference": "inference", "training": "fast"}
-"""The mode in which a backend does some work, where it has that mode."""
+"""A backend does some work in this mode, if it has the mode."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to be timed.
+    """Describes something to be timed.
 
     Attributes:
-        name: What the user calls it.
+        name: The user's name for it.
         backend: The backend, with its mode; None for a file.
         path: The exported file; None for a backend, and for a format.
-        format: The name of the format of a file, or of that which is exported to; None for a
-            backend.
+        format: The name of the file's format, or of the format to export to; None for a backend.
     """
 
     name: str
@@ -49,7 +48,7 @@ def candidate_of(name: str) -> Candidate:
     """Find what a user means by the name of a backend or of a format, or by the path of a file.
 
     Raises:
-        UnknownName: It is none of them; the message suggests near names.
+        UnknownName: It is neither; the message suggests near names.
         DensespecError: It is a file of a format that can't be run.
     """
     if ":" in name or split_mode(name)[0] in backends():
@@ -73,13 +72,13 @@ def is_exported(path: str) -> bool:
 
 
 def candidates_of(names: Sequence[str], work: Work) -> tuple[Candidate, ...]:
-    """Find what is to be timed: what is named, or else every backend and format.
+    """Find what to time: what is named, or else every backend and format.
 
     Of every backend but the reference it is the mode that is meant for the work. Whether what they
     need is installed, their processes tell.
 
     Raises:
-        UnknownName: A name is none of a backend, a format or a file.
+        UnknownName: A name is no backend, no format and no file.
         DensespecError: A file can't be run, or can't be trained.
     """
     if not names:

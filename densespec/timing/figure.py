@@ -1,4 +1,4 @@
-"""The figure of timings: samples a second by the size of the batch, a line for each candidate."""
+"""Draws timings: samples a second by the size of the batch, with a line for each candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine that figures are of: its processor, and how fast that multiplies matrices."""
+"""Describes the machine that is measured: its processor, and how fast that multiplies matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 SIDE = 1024
-"""Rows and columns of the matrices that are multiplied."""
+"""The matrices that are multiplied have this many rows and columns."""
 
 PRODUCTS = 9
 

@@ -1,4 +1,4 @@
-"""Taking the figures: candidates start one after another, and then take turns."""
+"""Takes the measurements: candidates start one after another, and then take turns."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from densespec.timing.candidates import Candidate, Work
 from densespec.timing.process import TimingFailed, TimingProcess
 
 Progress = Callable[[str], None]
-"""It is told what is being done."""
+"""Is told what is being done."""
 
 
 @dataclass(frozen=True)
 class TimedNetwork:
-    """The network that is timed.
+    """Describes the network that is timed.
 
     Attributes:
-        spec: A variant's name or the path of a spec file, whose weights are initial ones; None for
-            that of the weights.
+        spec: A variant's name or the path of a spec file, which gets initial weights; None takes
+            the spec of the weights.
         weights: A weight file, or the name of trained weights; None for initial ones.
-        dtype: The type that models are built in; None for each framework's default.
+        dtype: The dtype of the models; None takes each framework's default.
     """
 
     spec: str | None = None
@@ -39,16 +39,16 @@ class TimedNetwork:
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """What is measured of each candidate.
+    """Says what is measured of each candidate.
 
     Attributes:
-        work: Whether answers are timed, or training steps.
-        batches: How many samples are computed together.
-        sizes: The spatial sizes of inputs; None for the network's own.
-        threads: How many processors may be used; None for all.
-        rounds: How often each candidate has its turn.
-        warm_up: How many calls come before the first turn with inputs of a shape.
-        starts: How often each candidate is started anew.
+        work: The work that is timed: answers (inference) or training steps.
+        batches: The numbers of samples that are computed together.
+        sizes: The spatial sizes of inputs; None takes the network's own.
+        threads: The numbers of processors that may be used; None stands for all.
+        rounds: The number of turns of each candidate.
+        warm_up: The number of calls before the first turn with inputs of a shape.
+        starts: The number of times that each candidate is started.
         cpu: Whether GPUs are hidden.
     """
 
@@ -95,7 +95,7 @@ def _task(
 
 
 class _Figures:
-    """What collects the figures of several candidates."""
+    """Collects the measurements of several candidates."""
 
     def __init__(self, plan: TimingPlan, progress: Progress) -> None:
         self._plan, self._progress = plan, progress
@@ -185,7 +185,7 @@ class _Figures:
 
 
 _PLACE = ("candidate", "threads", "batch", "size")
-"""What tells of which figure a record is."""
+"""These fields of a record say what it measures."""
 
 
 def _summary(about: Mapping[str, Any]) -> dict[str, Any]:

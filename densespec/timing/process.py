@@ -1,4 +1,4 @@
-"""The process of a candidate, as the one that measures sees it."""
+"""Runs a candidate's process for the one that measures."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from densespec.errors import DensespecError
 from densespec.timing.machine import usable_processors
 
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-"""Environment in which frameworks find no GPU."""
+"""In this environment frameworks find no GPU."""
 
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-"""Environment in which frameworks take no more of a GPU's memory than they need: several share it,
-and what they need is to be told."""
+"""In this environment frameworks take only as much of a GPU's memory as they need."""
 
 
 class TimingFailed(DensespecError):
     """A candidate can't be measured.
 
     Attributes:
-        missing: Whether that is for a package that is not installed.
+        missing: Whether the reason is that a package is not installed.
     """
 
     def __init__(self, message: str, missing: bool = False) -> None:
@@ -35,14 +34,14 @@ class TimingFailed(DensespecError):
 
 
 class TimingProcess:
-    """A process that runs a candidate.
+    """Runs a candidate in a process of its own.
 
     Args:
-        threads: How many processors it may use; None for all.
+        threads: The number of processors that it may use; None stands for all.
         cpu: Whether GPUs are hidden from it.
 
     Attributes:
-        began: When it was started, by ``time.perf_counter``.
+        began: The time at which it was started, by ``time.perf_counter``.
     """
 
     def __init__(self, *, threads: int | None, cpu: bool) -> None:
@@ -91,7 +90,7 @@ class TimingProcess:
 
 @contextlib.contextmanager
 def _processors(threads: int | None) -> Iterator[None]:
-    """Have processes that start within it use no more than some processors, where that is known.
+    """Limit processes that start within it to some processors, where that is possible.
 
     Most frameworks make as many threads as there are processors that they may use.
     """

@@ -1,4 +1,4 @@
-"""A target as it runs in its process: a built model, or an exported file that was loaded."""
+"""Runs a target in its process: a built model, or an exported file that was loaded."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.timing.machine import speed_of
 
 ON_DEVICE = 8192
-"""Rows and columns of the matrices that a device other than a CPU multiplies."""
+"""A device other than a CPU multiplies matrices of this many rows and columns."""
 
 LEARNING_RATE = 1e-3
 
 
 class TimedProgram(Protocol):
-    """A target that has started.
+    """Represents a target that has started.
 
     Attributes:
-        device: Where it computes; None where nothing tells.
-        device_name: What that is called.
+        device: The device on which it computes; None if that is unknown.
+        device_name: The name of the device.
     """
 
     device: ComputingDevice | None
     device_name: str
 
     def shape_of(self, batch: int, size: Sequence[int] | None) -> tuple[int, ...]:
-        """Give the shape (batch, channels, *spatial) of an input, or one of images.
+        """Return the shape (batch, channels, *spatial) of an input, or one of images.
 
         Raises:
             DensespecError: It takes no such input.
@@ -44,7 +44,7 @@ class TimedProgram(Protocol):
         ...
 
     def caller(self, batch: int, size: Sequence[int] | None) -> Callable[[], object]:
-        """Give what runs it once, on an input of a shape, and returns when that is computed."""
+        """Return what runs it once, on an input of a shape, and returns when that is computed."""
         ...
 
     def device_speed(self) -> float | None:
@@ -68,12 +68,12 @@ def export_to(task: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def usual_size(spec: DenseNetSpec) -> tuple[int, ...]:
-    """Give the size of images that a network is usually for."""
+    """Return the size of images that a network is usually for."""
     return (224 if spec.shrinks_early else 32,) * spec.spatial_dims
 
 
 class TimedModel:
-    """A model that a backend built, on the device that its users would take."""
+    """Runs a model that a backend built, on the device that its users would take."""
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self._backend = get_backend(task["backend"])
@@ -120,7 +120,7 @@ class TimedModel:
 
 
 class TimedFile:
-    """An exported file in its runtime."""
+    """Runs an exported file in its runtime."""
 
     device: ComputingDevice | None = None
 

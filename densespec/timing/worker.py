@@ -1,7 +1,7 @@
-"""The process of one target: ``python -m densespec.timing.worker``.
+"""Runs the process of one target: ``python -m densespec.timing.worker``.
 
-It reads a line of JSON for each thing that it is asked, on its standard input, and answers by a
-line. What frameworks print goes to the standard error output.
+It reads one line of JSON for each request from its standard input, and answers with one line. What
+frameworks print goes to the standard error output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from densespec.errors import DensespecError, PackageMissing
 from densespec.timing.programs import TimedProgram, export_to, program_of
 
 ENOUGH = 0.1
-"""Seconds after which no further call of a turn is timed."""
+"""A turn times no further call after this many seconds."""
 
 MOST_CALLS = 200
 """Calls that are timed in a turn at most."""
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _text_of(error: Exception) -> str:
-    """Give the message of an error; its first line where it is not one of densespec's."""
+    """Return the message of an error; its first line where it is not one of densespec's."""
     if isinstance(error, DensespecError):
         return str(error)
     first = next(iter(str(error).strip().splitlines()), "")
@@ -55,11 +55,11 @@ def _text_of(error: Exception) -> str:
 
 @dataclass
 class _Worker:
-    """What a process is asked.
+    """Answers what its process is asked.
 
     Attributes:
         program: The target, once it has started.
-        call: What runs it once.
+        call: The function that runs it once.
     """
 
     program: TimedProgram | None = None
@@ -85,7 +85,7 @@ class _Worker:
         return {"shape": list(self.program.shape_of(batch, size))}
 
     def turn(self) -> list[float]:
-        """Give the seconds of each of some calls."""
+        """Return the seconds of each of some calls."""
         for _ in range(SETTLING):
             self.call()
         taken: list[float] = []
@@ -97,7 +97,7 @@ class _Worker:
         return taken
 
     def memory(self) -> dict[str, int | None]:
-        """Give the bytes that the process and its device have needed at most."""
+        """Return the bytes that the process and its device have needed at most."""
         device = self.program and self.program.device
         return {
             "memory": _peak_memory(),
@@ -105,12 +105,12 @@ class _Worker:
         }
 
     def device_speed(self) -> float | None:
-        """Give the GFLOP/s of products of float32 matrices on the device; None for a CPU's."""
+        """Return the GFLOP/s of products of float32 matrices on the device; None for a CPU's."""
         return self.program.device_speed() if self.program else None
 
 
 def _peak_memory() -> int | None:
-    """Give the most bytes of memory that this process has had; None where no system tells."""
+    """Return the most bytes of memory that this process has had; None where no system tells."""
     status = Path("/proc/self/status")
     if status.exists():  # where getrusage counts what the parent had as well
         lines = status.read_text(encoding="utf-8").splitlines()

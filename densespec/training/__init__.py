@@ -1,4 +1,4 @@
-"""Training runs: a folder that is whole at every moment, on any backend, and across them.
+"""Trains networks in folders that are whole at every moment, on any backend and across them.
 
 from densespec.training import train
 
@@ -36,7 +36,7 @@ def train(said: dict[str, Any]) -> RunResult:
         {options}
 
     Raises:
-        TrainingError: the run can't be made or resumed so; says what to do.
+        TrainingError: the run can't be made or resumed so; the message says what to do.
         Diverged: the loss is not finite; the last good checkpoint stays.
         DensespecError: a spec, a recipe, data or weights that are not what they should be.
     """

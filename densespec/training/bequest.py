@@ -1,4 +1,4 @@
-"""What a run leaves behind with its weights: classes, what images need, and where it started."""
+"""Writes what a run leaves with its weights: classes, preprocessing, and where it started."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from densespec.weights.given import WeightsLike, opened
 from densespec.weights.reading import ReadingOptions
 
 BYTE = 255
-"""The value of a byte that preprocessing takes for full intensity: data may say another."""
+"""Preprocessing takes a byte of this value for full intensity; data may state another value."""
 
 KEPT = 7 / 8
-"""The part of each side that is kept of images that are brought to a size."""
+"""This part of each side is kept of images that are brought to a size."""
 
 
 def bequest_of(
@@ -30,7 +30,7 @@ def bequest_of(
     Args:
         graph: The network at the size of the images.
         weights: What the run starts from.
-        reading: How it is to be read.
+        reading: The options of how to read it.
 
     Raises:
         WeightsError: The weights can't be read; or it is said how, but there are none.

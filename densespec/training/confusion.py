@@ -1,4 +1,4 @@
-"""Which classes a run's network takes for which, as a table and a figure beside its log."""
+"""Draws which classes a run's network takes for which, as a table and a figure beside its log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from densespec.confusion import draw_matrix
 FIGURE, TABLE = "confusion.png", "confusion.csv"
 
 MOST = 200
-"""Up to how many classes they are counted and drawn."""
+"""At most this many classes are counted and drawn."""
 
 
 def write_confusion(

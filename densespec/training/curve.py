@@ -1,4 +1,4 @@
-"""The figure of a run: loss, accuracy and metrics over the epochs, the learning rate, backends."""
+"""Draws a run: loss, accuracy and metrics over the epochs, the learning rate, and backends."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 TRAINING, VALIDATION, RULE, INK = "#2f6db3", "#d9822b", "#9aa5b1", "#1d2733"
 DOTS_PER_INCH = 130
 MARKED = 12
-"""Learning rates of a run that are still marked one by one."""
+"""At most this many learning rates of a run are marked one by one."""
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Say whether matplotlib is installed."""
     return is_installed("matplotlib")
 
 
@@ -86,7 +86,7 @@ def _draw_metrics(
     *,
     marker: str | None,
 ) -> None:
-    """What else networks are judged by on the test images, the means over classes."""
+    """Draw the further metrics of the test images, as means over classes."""
     for name in names:
         known = [row for row in ends if name in row["metrics"]]
         x = [row["step"] / steps_per_epoch for row in known]
@@ -97,7 +97,7 @@ def _draw_metrics(
 
 
 def _draw_rate(loss: Axes, x: Sequence[float], rates: Sequence[Any]) -> None:
-    """A learning rate that changes often, as a line with an axis of its own."""
+    """Draw a learning rate that changes often, as a line with an axis of its own."""
     axes = loss.twinx()
     axes.plot(x, rates, color=RULE, linewidth=1, zorder=0)
     axes.set(ylabel="learning rate")
@@ -105,12 +105,12 @@ def _draw_rate(loss: Axes, x: Sequence[float], rates: Sequence[Any]) -> None:
 
 
 def _few(value: float) -> bool:
-    """Whether a minor tick of a logarithmic axis bears its value: one in three would crowd it."""
+    """Say whether a minor tick of a logarithmic axis shows its value: all would crowd it."""
     return f"{value:e}"[0] in "25"
 
 
 def _mark(loss: Axes, accuracy: Axes, steps: Sequence[LogLine], steps_per_epoch: int) -> None:
-    """Where the learning rate or the backend changes, named at the top of each panel."""
+    """Mark where the learning rate or the backend changes, with names at the top of each panel."""
     for axes, value, dashes, text in (
         (loss, "learning_rate", ":", "rate {:g}"),
         (accuracy, "backend", "--", "{}"),

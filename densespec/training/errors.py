@@ -1,4 +1,4 @@
-"""Errors of training runs."""
+"""Defines the errors of training runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from densespec.errors import DensespecError
 
 
 class TrainingError(DensespecError, RuntimeError):
-    """A run can't start or go on; says what to do. What its folder held is as it was."""
+    """A run can't start or go on. The message says what to do, and the folder is as it was."""
 
 
 class Diverged(TrainingError):
     """The loss or a weight is no longer a finite number.
 
     Attributes:
-        step: the steps that were done, this one included.
+        step: the number of steps that were done, including this one.
     """
 
     def __init__(self, step: int, message: str) -> None:

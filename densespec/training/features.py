@@ -1,7 +1,7 @@
-"""The feature cache: what is frozen is run once over the data, and what trains sees its output.
+"""Caches features: runs the frozen part once over the data, and trains the rest on its output.
 
-Everything frozen computes in training what it does in inference, image by image, so that without
-augmentation an image gives the same features in every epoch. The head trained on them is the head
+In training, everything frozen computes what it does in inference, image by image. So without
+augmentation an image gives the same features in every epoch, and a head trained on them is the head
 trained behind the frozen part.
 """
 
@@ -27,7 +27,7 @@ from densespec.weights.containers import open_file, write_file
 from densespec.weights.tensors import Tensor
 
 LARGEST = 2 << 30
-"""Bytes of features that are cached without being asked for."""
+"""Features of at most this many bytes are cached without being asked for."""
 
 Advance = Callable[[int, int], None]
 """Is told how many of how many images are done."""
@@ -35,11 +35,11 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Cut:
-    """A network in two.
+    """Holds the two parts of a network.
 
     Attributes:
         before: the frozen part; its output is the features.
-        after: the part that trains; its input is named as the output of ``before``.
+        after: the part that trains; its input has the name of the output of ``before``.
     """
 
     before: Graph
@@ -47,12 +47,12 @@ class Cut:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """This is the shape that the features of one image have."""
+        """Return the shape of the features of one image."""
         return tuple(size for size in self.before.output.shape if size is not None)
 
 
 def cut(graph: Graph) -> Cut:
-    """A network cut before the first node that trains.
+    """Cut a network before the first node that trains.
 
     Raises:
         ValueError: nothing is frozen, or the border lies inside a layer.
@@ -63,7 +63,7 @@ def cut(graph: Graph) -> Cut:
 
 
 def why_not(graph: Graph, recipe: TrainingRecipe, devices: int) -> str | None:
-    """Why the features of a run can't be cached; None where they can."""
+    """Say why the features of a run can't be cached; None if they can."""
     if recipe.changes_images:
         return (
             f"augmentation is {recipe.augmentation!r}, or the recipe changes images otherwise, so "
@@ -71,7 +71,7 @@ def why_not(graph: Graph, recipe: TrainingRecipe, devices: int) -> str | None:
             "'none' and nothing else, or leave the cache out"
         )
     if devices > 1:
-        return f"the run is on {devices} devices: cache on one, where the head is quick enough"
+        return f"the run is on {devices} devices: use one device, where the head is quick enough"
     try:
         cut(graph)
     except ValueError as error:
@@ -82,14 +82,15 @@ def why_not(graph: Graph, recipe: TrainingRecipe, devices: int) -> str | None:
 def may_cache(
     choice: bool | str, graph: Graph, recipe: TrainingRecipe, devices: int, images: int
 ) -> tuple[bool, str | None]:
-    """Whether to cache, and what to say about it.
+    """Decide whether to cache features, and what to say about it.
 
     Args:
-        choice: True, False, or ``"auto"`` for where it can be done and is small.
+        choice: True, False, or ``"auto"``, which caches features if that is possible and they are
+            small.
         images: the number of images of the data set.
 
     Raises:
-        TrainingError: it is asked for and can't be done; says why.
+        TrainingError: it is asked for and impossible; the message says why.
     """
     if choice is False or (choice == "auto" and graph.trainable_from is None):
         return False, None
@@ -109,11 +110,11 @@ def may_cache(
 
 @dataclass(frozen=True, eq=False)
 class FeatureBatches:
-    """The batches of a split with features in the place of images.
+    """Gives the batches of a split with features in the place of images.
 
     Attributes:
-        batches: the batches of images, which say the order.
-        features: those of each image of the split, in the split's order.
+        batches: the batches of images, which decide the order.
+        features: the features of each image of the split, in the split's order.
     """
 
     batches: Batches
@@ -123,7 +124,7 @@ class FeatureBatches:
         return len(self.batches)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[LabelledBatch]:
-        """The batches of an epoch from a step on."""
+        """Yield the batches of an epoch, beginning at a step."""
         for step in range(start_step, len(self)):
             rows = self.batches.rows(epoch, step)
             yield self.features[rows], self.batches.split.y[rows]
@@ -150,7 +151,7 @@ def cached(
     dtype: str,
     advance: Advance,
 ) -> Arrays:
-    """Features of some splits by name, from the file at ``path`` if they are those of ``key``."""
+    """Return the features of some splits, from the file at ``path`` if ``key`` is theirs."""
     known = _read(path, key)
     if known.keys() >= batches.keys():
         return known

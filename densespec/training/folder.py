@@ -1,9 +1,9 @@
-"""The folder of a run, whole at every moment.
+"""Keeps the folder of a run, which is whole at every moment.
 
 | file | |
 | --- | --- |
 | ``run.toml`` | what is trained: spec, recipe, data, and which backends took which steps |
-| ``last.safetensors`` | the last checkpoint: weights, moments, and the step they are of |
+| ``last.safetensors`` | the last checkpoint: weights, moments, and their step |
 | ``best.safetensors`` | the checkpoint of the best epoch by validation accuracy or another metric |
 | ``epoch-0012.safetensors`` | checkpoints of some last epochs, where they are kept |
 | ``log.jsonl`` | a line for every step and every epoch |
@@ -12,9 +12,9 @@
 | ``features.safetensors`` | what the frozen part gives for each image, where that is cached |
 | ``lock`` | held while a process trains into the folder |
 
-The checkpoint is the truth, and replacing it is what takes a run forward: the log's lines are on
-the disk before it and those after its step are dropped on resuming, and ``best`` is put right from
-the two. ``run.toml`` is the last file of a new run to be written.
+The checkpoint decides how far a run has come, and replacing it takes the run forward. The log's
+lines are on the disk before it. On resuming, lines after its step are dropped, and ``best`` is
+corrected from the two. ``run.toml`` is the last file of a new run to be written.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ LAST, BEST, FEATURES = "last.safetensors", "best.safetensors", "features.safeten
 
 
 class RunFolder:
-    """The folder of a run that this process trains into.
+    """Represents the folder of a run that this process trains into.
 
     Attributes:
         path: the path of the folder.
         run: what is trained.
-        log: open at the last checkpoint's step.
+        log: the log, open at the last checkpoint's step.
         bequest: what goes with the weights in its checkpoints.
     """
 
@@ -163,10 +163,10 @@ def old_folder(
 
 
 def read_last(path: Path, run: TrainingRun) -> tuple[Checkpoint, TrainingState]:
-    """The last checkpoint of a run, which has to be of that run.
+    """Read the last checkpoint of a run, which has to belong to that run.
 
     Raises:
-        TrainingError: it is of another one.
+        TrainingError: it belongs to another run.
         WeightsError: it is absent or damaged.
     """
     checkpoint = read_checkpoint(path / LAST)
@@ -185,7 +185,7 @@ def read_last(path: Path, run: TrainingRun) -> tuple[Checkpoint, TrainingState]:
 
 
 def best_of(epochs: Sequence[LogLine], judged_by: str) -> LogLine | None:
-    """The first of the epochs that is best by a metric; None where none is judged by it."""
+    """Find the first epoch that is best by a metric; None if no epoch is judged by it."""
     known = [(value, epoch) for epoch in epochs if (value := worth(epoch, judged_by)) is not None]
     return max(known, key=lambda pair: pair[0], default=(0.0, None))[1]
 
@@ -213,7 +213,7 @@ def _check_finite(arrays: Arrays, state: TrainingState, last: Path) -> None:
 
 
 def advice(last: Path) -> str:
-    """What to do about a run that diverged."""
+    """Say what to do about a run that diverged."""
     return (
         f"{last} is the last good checkpoint, and nothing has replaced it. Go on from it with "
         f"another recipe in a new folder, such as a lower learning rate: --weights {last} --set "
@@ -299,7 +299,7 @@ def _write_run(path: Path, run: TrainingRun) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """The file again under another name: no link, so that damage to one spares the other."""
+    """Copy the file under another name. A link would not protect one from damage to the other."""
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
 

@@ -1,4 +1,4 @@
-"""Functions whose keywords are the options of a run."""
+"""Gives functions keywords that are the options of a run."""
 
 from __future__ import annotations
 

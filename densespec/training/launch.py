@@ -1,7 +1,7 @@
-"""Starting a launcher that starts the processes of a run, and stopping the run through it.
+"""Starts a launcher that starts a run's processes, and stops the run through it.
 
-A launcher answers a signal by ending its processes. So it is kept out of the terminal's reach, and
-a wish to stop goes to the process that holds the folder, which agrees with the others and saves.
+A launcher answers a signal by ending its processes. So the terminal's signals do not reach it. A
+wish to stop goes to the process that holds the folder, which agrees with the others and saves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from densespec.training.stop import SIGNALS
 
 
 def launch(command: Sequence[str], folder: Path, devices: int) -> int:
-    """Run a launcher, and give its exit status, or that of a signal that stopped the run.
+    """Run a launcher, and return its exit status, or the one of a signal that stopped the run.
 
     Args:
         command: starts the launcher.

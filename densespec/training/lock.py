@@ -1,8 +1,8 @@
-"""One process at a time in a folder.
+"""Lets one process at a time into a folder.
 
-The lock is the operating system's on an open file, so that it goes with its process, however that
-ends; the file says which process it is, for whoever is refused. Windows has no such lock, and some
-network file systems have none: there the user is told.
+The operating system locks an open file, so the lock ends with its process, however that ends. The
+file says which process it is, for those who are refused. Windows and some network file systems have
+no such lock: a note tells the user.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def locked(path: Path, note: Callable[[str], None]) -> Iterator[None]:
         note: is told where there can be no lock.
 
     Raises:
-        FolderInUse: another process holds it; says which.
+        FolderInUse: another process holds it; the message says which.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -66,12 +66,12 @@ def _flock(handle: int) -> None:
 
 
 def _said_in(path: Path) -> str:
-    """What the file says of who held the lock last; empty if that process let it go."""
+    """Read what the file says of the last holder of the lock; empty if it let the lock go."""
     return path.read_text(errors="replace").strip()
 
 
 def holder(path: Path) -> int | None:
-    """The process of this machine that holds a lock, by what the file says; None if none does."""
+    """Find the process of this machine that holds a lock, by what the file says; None for none."""
     try:
         number, _, host = _said_in(path).partition(" on ")
     except OSError:

@@ -1,7 +1,7 @@
-"""The log of a run: one JSON object a line, in ``log.jsonl``.
+"""Keeps the log of a run: one JSON object a line, in ``log.jsonl``.
 
-Lines are appended whole, in one write each; a line that a crash tore is dropped on reading. Lines
-of steps are ``{"kind": "step", ...}``, those of epochs ``{"kind": "epoch", ...}``.
+Each line is appended whole, in one write. A line that a crash tore is dropped on reading. Lines of
+steps are ``{"kind": "step", ...}``, those of epochs ``{"kind": "epoch", ...}``.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from densespec.texts import JsonError, check_regular, parsed_json
 from densespec.training.errors import TrainingError
 
 LogLine = dict[str, Any]
-"""A line that was read, by the names of :class:`StepLine` or :class:`EpochLine`, and its kind."""
+"""Holds a line that was read: its kind, and what :class:`StepLine` or :class:`EpochLine` has."""
 
 
 @dataclass(frozen=True)
 class StepLine:
-    """One training step.
+    """Describes one training step.
 
     Attributes:
-        time: when it was done, as an ISO date.
-        epoch: counted from 1.
-        step: steps done, this one included.
+        time: the time at which it was done, as an ISO date.
+        epoch: the number of the epoch, counted from 1.
+        step: the number of steps done, including this one.
         loss: the loss of this batch, before the step.
-        accuracy: the accuracy on this batch, in training mode; None where the backend does not
-            count it.
-        epoch_loss, epoch_accuracy: means over the samples of the epoch so far.
+        accuracy: the accuracy on this batch, in training mode; None if the backend does not count
+            it.
+        epoch_loss, epoch_accuracy: the means over the samples of the epoch so far.
         learning_rate: the learning rate of this step.
-        images_per_second: how fast this step was.
+        images_per_second: the speed of this step.
         backend: the backend that took it.
     """
 
@@ -58,19 +58,19 @@ class StepLine:
 
 @dataclass(frozen=True)
 class EpochLine:
-    """One epoch.
+    """Describes one epoch.
 
     Attributes:
-        time: when it was done, as an ISO date.
-        epoch: counted from 1.
-        step: steps done, the whole epoch included.
-        loss, accuracy: means over the samples of the epoch, in training mode.
-        metrics: what else was asked for, over the test images, by name; see
+        time: the time at which it was done, as an ISO date.
+        epoch: the number of the epoch, counted from 1.
+        step: the number of steps done, including the whole epoch.
+        loss, accuracy: the means over the samples of the epoch, in training mode.
+        metrics: the further metrics that were asked for, over the test images, by name; see
             :mod:`densespec.training.metrics`.
-        validation_loss, validation_accuracy: over the test images, in inference mode; None
+        validation_loss, validation_accuracy: the same over the test images, in inference mode; None
             without validation.
         learning_rate: the learning rate of its last step.
-        seconds: it took in this process, validation included.
+        seconds: the seconds that it took in this process, including validation.
         backend: the backend that ended it.
     """
 
@@ -99,16 +99,16 @@ FIELD_TYPES: Mapping[Any, tuple[type, ...]] = {
     "float | None": (int, float, type(None)),
     "dict[str, float]": (dict,),
 }
-"""What JSON holds of a field, by its annotation."""
+"""Gives the types in JSON of a field, by its annotation."""
 
 
 def read_log(path: str | os.PathLike[str]) -> list[LogLine]:
-    """The records of a log; of a torn line at its end, nothing. No file is an empty log."""
+    """Read the records of a log, without a torn line at its end. No file is an empty log."""
     return [record for record in _lines(Path(path)) if record is not None]
 
 
 def _lines(path: Path) -> list[LogLine | None]:
-    """The lines of a log; None for each that can't be read."""
+    """Read the lines of a log; None for each that can't be read."""
     try:
         check_regular(path)
         content = path.read_bytes()
@@ -137,16 +137,16 @@ def _is_whole(record: LogLine) -> bool:
 
 
 def as_lines(records: Sequence[LogLine]) -> bytes:
-    """Records as a log holds them."""
+    """Write records as the lines of a log."""
     return b"".join(json.dumps(record, allow_nan=False).encode() + b"\n" for record in records)
 
 
 class Log:
-    """A log that is written to.
+    """Writes a log.
 
     Attributes:
-        records: every one it holds.
-        unreadable: how many lines could not be read when it was opened.
+        records: all records that it holds.
+        unreadable: the number of lines that could not be read when it was opened.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Log:
         os.fsync(self._handle)
 
     def epochs(self) -> list[LogLine]:
-        """The lines of epochs."""
+        """Return the lines of epochs."""
         return [record for record in self.records if record["kind"] == "epoch"]
 
     def close(self) -> None:

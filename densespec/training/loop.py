@@ -1,4 +1,4 @@
-"""The loop: steps, validation, checkpoints, and stopping well."""
+"""Runs the training loop: steps, validation and checkpoints, and stops well."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from densespec.training.tensorboard import FOLDER, TensorBoard
 from densespec.weights.checkpoint import TrainingState
 
 REDRAWN = 30.0
-"""Seconds between drawings of the curve, which is also drawn at the end."""
+"""The curve is drawn again after this many seconds, and at the end."""
 
 
 def _trainer(
@@ -59,7 +59,7 @@ def _trainer(
     state: TrainingState,
     group: ProcessGroup,
 ) -> Trainer:
-    """What trains a graph as planned, on one device or several, from a state on."""
+    """Make the planned trainer of a graph, on one device or several, from a state on."""
     engine, recipe = plan.engine, state.recipe
     own = {weight.name: arrays[weight.name] for weight in graph.weights}
     if plan.devices > 1 and group.size == 1:
@@ -86,12 +86,12 @@ def _parallel(plan: TrainingPlan) -> ParallelBackend:
 
 
 class _Session:
-    """One process's part of a run.
+    """Holds one process's part of a run.
 
     Attributes:
-        step: steps done.
-        closed: epochs that are done, validation included.
-        folder: None in a process that writes nothing.
+        step: the number of steps done.
+        closed: the number of epochs that are done, including validation.
+        folder: the run's folder; None in a process that writes nothing.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class _Session:
     def _inputs(
         self, arrays: Mapping[str, np.ndarray]
     ) -> tuple[Graph, Batches | features.FeatureBatches, Batches | features.FeatureBatches]:
-        """What trains, and on what: the network on images, or what is not frozen on features."""
+        """Choose what trains on what: the network on images, or its unfrozen part on features."""
         plan = self.plan
         if not plan.caches:
             return plan.graph, plan.training, plan.validation
@@ -160,7 +160,7 @@ class _Session:
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are done, or no more are wanted: none was better for long."""
+        """Say whether all epochs are done, or no epoch was better for too long."""
         return self.closed >= self.recipe.epochs or self._exhausted()
 
     def _exhausted(self) -> bool:
@@ -173,7 +173,7 @@ class _Session:
         return self.folder.log.epochs() if self.folder is not None else []
 
     def _log(self) -> list[LogLine]:
-        """The log up to the checkpoint, which every process has to know."""
+        """Return the log up to the checkpoint, which every process has to know."""
         if self.folder is not None:
             return self.folder.log.records
         records = read_log(self.plan.folder / LOG) if self.step else []
@@ -185,13 +185,13 @@ class _Session:
 
     @property
     def _last_step(self) -> LogLine | None:
-        """The log's last line, if it is of the step that the checkpoint stands at."""
+        """Return the log's last line, if it belongs to the checkpoint's step."""
         last = self._records[-1] if self._records else None
         here = last is not None and last["kind"] == "step" and last["step"] == self.step
         return last if here else None
 
     def _means_so_far(self) -> Means:
-        """The means of a checkpoint's epoch go on from the log's last line."""
+        """Continue the means of a checkpoint's epoch from the log's last line."""
         samples = min(
             (self.step - self.closed * self.per_epoch) * self.recipe.batch_size,
             len(self.plan.dataset.train),
@@ -247,11 +247,11 @@ class _Session:
         self.listener.step(line)
 
     def _rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return self.recipe.rate_of_step(step, self.per_epoch)
 
     def _masks(self, count: int) -> dict[str, np.ndarray] | None:
-        """Masks of the next step; None where the framework draws them, or nothing is dropped."""
+        """Draw the next step's masks; None if the framework draws them, or nothing is dropped."""
         if self.plan.run.dropout != "exact":
             return None
         return dropout_masks(self.graph, self.recipe.seed, self.step, count) or None
@@ -353,7 +353,7 @@ def carry_out(plan: TrainingPlan) -> RunResult:
     """Train as planned. SIGINT and SIGTERM end it after the step it is at, with a checkpoint.
 
     Raises:
-        TrainingError: it can't start or go on; says what to do.
+        TrainingError: it can't start or go on; the message says what to do.
         Diverged: the loss is not finite.
     """
     told = listener(plan.progress if plan.rank == 0 else False)
@@ -390,7 +390,7 @@ def _carried_out(plan: TrainingPlan, told: ProgressListener, stop: Stop) -> RunR
 def _folder(
     plan: TrainingPlan, told: ProgressListener
 ) -> Iterator[tuple[RunFolder | None, Arrays, TrainingState]]:
-    """The run's folder, open, and where it stands; no folder in processes that do not write."""
+    """Open the run's folder and read its state. Processes that do not write have no folder."""
     if plan.rank > 0:
         if plan.start is not None:
             yield None, *plan.start

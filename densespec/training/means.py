@@ -1,4 +1,4 @@
-"""Loss and accuracy over the samples of an epoch."""
+"""Averages loss and accuracy over the samples of an epoch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 @dataclass
 class Means:
-    """What is known of the samples of an epoch so far. The mean itself is kept, so that it goes on
-    from the log as it stood.
+    """Holds what is known of the samples of an epoch so far.
+
+    It keeps the mean itself, so that it goes on from the log as it stood.
 
     Attributes:
-        loss: mean of each sample's.
-        correct: how many samples are classified rightly; None where that is not counted.
+        loss: the mean of the samples' losses.
+        correct: the number of samples that are classified rightly; None if that is not counted.
     """
 
     samples: int = 0

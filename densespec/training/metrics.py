@@ -1,7 +1,7 @@
-"""What networks are judged by after each epoch, from their outputs on the host.
+"""Judges networks after each epoch, from their outputs on the host.
 
-Accuracy and loss need nothing; the others are scikit-learn's. A label that is not known counts in
-none of them.
+Accuracy and loss need no other package; the other metrics are scikit-learn's. An unknown label
+counts in none of them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from densespec.training.means import Means
 LOSS, ACCURACY = "loss", "accuracy"
 
 Figures = dict[str, float]
-"""Values by name; one of a single label has the label's name behind a colon."""
+"""Holds values by name. The value of a single label has the label's name after a colon."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One way to judge.
+    """Describes one way to judge.
 
     Attributes:
-        losses: The losses of the recipes whose outputs it is of.
-        of: What gives it, of logits (images, classes), labels, and the names of the classes.
-        sign: 1 where more is better, -1 where less is.
+        losses: The losses of the recipes whose outputs it can judge.
+        of: The function that computes it from logits (images, classes), labels, and the names of
+            the classes.
+        sign: 1 if more is better, -1 if less is better.
     """
 
     losses: tuple[str, ...]
@@ -43,7 +44,7 @@ class Metric:
 def _known(
     logits: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Give each class's name, logits and labels, where both values of the label occur."""
+    """Yield each class's name, logits and labels, where both values of the label occur."""
     for index, name in enumerate(names):
         known = labels[:, index] >= 0
         truth = labels[known, index] > 0.5
@@ -56,7 +57,7 @@ def _one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _mean(name: str, each: Figures) -> Figures:
-    """Give values by label, and their mean; nothing where there are none."""
+    """Return values by label, and their mean; nothing where there are none."""
     if not each:
         return {}
     of_labels = {f"{name}:{label}": value for label, value in each.items()}
@@ -110,10 +111,10 @@ METRICS: Mapping[str, Metric] = {
     "f1": Metric(("softmax", "sigmoid"), _f1),
     "error": Metric(("squared",), _error, sign=-1),
 }
-"""The metrics beyond loss and accuracy, by name."""
+"""Lists the metrics beyond loss and accuracy, by name."""
 
 OWN_BEST = {"softmax": ACCURACY, "sigmoid": LOSS, "squared": LOSS}
-"""What tells the best epoch of a run, by the recipe's loss, unless it is said."""
+"""By default, this metric tells the best epoch of a run, by the recipe's loss."""
 
 
 def check_metrics(recipe: TrainingRecipe, metrics: Sequence[str], best: str | None) -> None:
@@ -152,14 +153,14 @@ def worth(line: Mapping[str, object], best: str) -> float | None:
 
 @dataclass
 class Judgement:
-    """What comes of a network's outputs on the test images.
+    """Judges a network's outputs on the test images.
 
     Attributes:
-        recipe: What it is trained by.
+        recipe: The recipe by which the network is trained.
         metrics: The names of the metrics beyond loss and accuracy.
         classes: The names of the classes.
-        confusion: How many images of each class (row) are taken for each class (column), where an
-            image has one and there are not too many.
+        confusion: The number of images of each class (row) that are taken for each class (column),
+            if an image has one class and there are not too many classes.
     """
 
     recipe: TrainingRecipe
@@ -184,18 +185,18 @@ class Judgement:
 
     @property
     def loss(self) -> float | None:
-        """The mean loss, without label smoothing; None where it is not finite."""
+        """Return the mean loss, without label smoothing; None if it is not finite."""
         return self.means.loss if math.isfinite(self.means.loss) else None
 
     @property
     def accuracy(self) -> float | None:
-        """The share of labels that are told rightly; None of numbers."""
+        """Return the share of labels that are told rightly; None if labels are numbers."""
         if self.recipe.loss != "sigmoid":
             return self.means.accuracy
         return _accuracy(*self._all(), self.classes).get(ACCURACY)
 
     def figures(self) -> Figures:
-        """The metrics by name; those that nothing can be said of are left out."""
+        """Compute the metrics by name, without those that these labels leave undefined."""
         if not self.metrics or not all(np.isfinite(logits).all() for logits, _ in self._kept):
             return {}
         logits, labels = self._all()

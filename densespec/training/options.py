@@ -1,4 +1,4 @@
-"""What may be said of a training run, declared once.
+"""Declares once what may be said of a training run.
 
 The keywords of :func:`densespec.train`, the flags of ``densespec train`` and what ``run.toml``
 keeps of them follow from the fields here.
@@ -42,7 +42,7 @@ from densespec.weights.given import WeightsLike
 from densespec.weights.reading import InterpretingOptions, ReadingOptions
 
 DIGITS = "digits"
-"""The data, and the recipe for them, where none are given: scikit-learn's."""
+"""If no data are given, these data and their recipe are used: scikit-learn's digits."""
 
 AUTO = "auto"
 
@@ -52,7 +52,7 @@ DataLike = str | os.PathLike[str] | Dataset
 
 @dataclass(frozen=True)
 class Folder:
-    """The path of a folder, which need not be there."""
+    """Allows the path of a folder, which need not exist."""
 
     allowed = "the path of a folder"
 
@@ -69,7 +69,7 @@ def _path_or(allowed: str, *classes: type) -> Domain:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Record):
-    """What a run keeps to, whichever process takes its steps."""
+    """Holds what a run keeps to, whichever process takes its steps."""
 
     trainable_from: str | None = stated(
         OrNone(Text()),
@@ -130,13 +130,13 @@ class RunSettings(Record):
     )
 
     def settings(self) -> dict[str, Any]:
-        """These settings alone, by name."""
+        """Return only these settings, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(RunSettings)}
 
 
 @dataclass(frozen=True)
 class Invocation(Record):
-    """What else one call may say."""
+    """Holds what else one call may say."""
 
     spec: SpecLike | None = stated(
         _path_or("a variant's name, a spec, or the path of a spec file", DenseNetSpec),
@@ -156,7 +156,7 @@ class Invocation(Record):
     )
     recipe: RecipeLike | None = stated(
         _path_or("a recipe's name, a recipe, or the path of a recipe file", TrainingRecipe),
-        "what to train by; without any, the recipe of the digits, where the data are those",
+        "the recipe to train by; without one, the recipe of the digits if the data are the digits",
         default=None,
         metavar="NAME|FILE",
     )
@@ -238,17 +238,17 @@ class Invocation(Record):
 
 @dataclass(frozen=True)
 class RunOptions(InterpretingOptions, RunSettings, Invocation):
-    """All that may be said of a run: the keywords of :func:`densespec.train`.
+    """Holds all that may be said of a run: the keywords of :func:`densespec.train`.
 
     Raises:
-        TrainingError: a value that is not allowed; names the option.
+        TrainingError: a value is not allowed; the message names the option.
     """
 
     NOUN: ClassVar[str] = "set of options"
 
     @property
     def reading(self) -> ReadingOptions:
-        """How the weights are to be read."""
+        """Return the options of how the weights are read."""
         names = (field.name for field in dataclasses.fields(InterpretingOptions))
         return ReadingOptions(**{name: getattr(self, name) for name in names})
 

@@ -1,4 +1,4 @@
-"""What a run would do, worked out and checked before anything is written."""
+"""Plans what a run would do, and checks it before anything is written."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ from densespec.weights.reading import FITTED
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingPlan:
-    """Everything that a run will do, worked out and checked.
+    """Holds everything that a run will do, worked out and checked.
 
     Attributes:
         folder: the folder of the run.
-        run: what is trained.
-        dataset: what on.
-        graph: the network at the size of the images, frozen where the run says.
-        training: batches to train on.
-        validation: batches that the network is judged by after each epoch.
+        run: the description of what is trained.
+        dataset: the data set that it is trained on.
+        graph: the network at the size of the images, frozen as the run says.
+        training: the batches to train on.
+        validation: the batches on which the network is judged after each epoch.
         backend: the name of the backend that goes on.
         engine: the backend itself.
-        devices: how many it uses.
-        rank: the number of this process; 0 where no launcher started it.
+        devices: the number of devices that it uses.
+        rank: the number of this process; 0 if no launcher started it.
         launched: whether a launcher started this process.
         caches: whether the features of the frozen part are cached.
-        start: weights and state of a new run; None for one that is resumed.
-        bequest: what goes with the weights of a new run.
-        step: where it begins.
-        notes: what a user should know, in sentences.
-        progress: whether to show it on stderr; or what to tell it to.
+        start: the weights and the state of a new run; None for a resumed run.
+        bequest: the accompaniment of the weights of a new run.
+        step: the step at which it begins.
+        notes: sentences that say what a user should know.
+        progress: whether to show progress on stderr, or the listener that is told.
     """
 
     folder: Path
@@ -83,20 +83,20 @@ class TrainingPlan:
 
     @property
     def course(self) -> Course:
-        """How long the run is, and where it stands."""
+        """Say how long the run is, and how far it has come."""
         return Course(self.run.recipe.epochs, len(self.training), self.step)
 
 
 @takes_options
 def plan_of(said: dict[str, Any]) -> TrainingPlan:
-    """What :func:`densespec.train` would do if it were given these options.
+    """Plan what :func:`densespec.train` would do with these options.
 
     Args:
         {options}
 
     Raises:
-        TrainingError: the run can't be made or resumed so.
-        DensespecError: a spec, a recipe, data or weights that are not what they should be.
+        TrainingError: the run can't be made or resumed like this.
+        DensespecError: a spec, a recipe, data or weights are not what they should be.
     """
     return _resumed(said) if said.get("resume") else _new(RunOptions(**said))
 
@@ -237,7 +237,7 @@ def _check_parts(dataset: Dataset, recipe: TrainingRecipe, devices: int) -> None
 
 
 def _initial(graph: Graph, options: RunOptions, seed: int) -> Arrays:
-    """Where training starts: given weights, with a new head where theirs does not fit."""
+    """Return the first weights: the given ones, with a new head if theirs does not fit."""
     reading = options.reading.replace(**{name: getattr(graph.spec, name) for name in FITTED})
     with opened(options.weights, graph.spec, reading) as given:
         if given is None:
@@ -246,7 +246,7 @@ def _initial(graph: Graph, options: RunOptions, seed: int) -> Arrays:
 
 
 def _check_same(options: RunOptions, stored: TrainingRun, here: TrainingRun) -> None:
-    """Refuse to go on with a run as another one.
+    """Refuse to continue a run as a different one.
 
     Raises:
         TrainingError: lists what differs.
@@ -256,18 +256,18 @@ def _check_same(options: RunOptions, stored: TrainingRun, here: TrainingRun) -> 
         differing.append("weights are given, but the run has its own")
     if differing:
         raise TrainingError(
-            f"{options.out} is another run, which can't go on so: {'; '.join(differing)}. Train "
-            "into a new folder instead; --weights takes up the weights of any run"
+            f"{options.out} is another run, which can't go on like this: {'; '.join(differing)}. "
+            "Train into a new folder instead; --weights starts from the weights of any run"
         )
 
 
 def _new_epochs(before: TrainingRecipe, after: TrainingRecipe) -> list[str]:
-    """What to tell of another number of epochs."""
+    """Say what a user should know of another number of epochs."""
     if after.epochs == before.epochs:
         return []
     notes = [f"{after.epochs} epochs, not {before.epochs}"]
     if after.schedule in FALLING:
-        notes.append("the course of the learning rate is that of a run of so many epochs from here")
+        notes.append("from here, the learning rate follows the course of a run of so many epochs")
     old, new = ([e for e in r.drop_epochs() if e < r.epochs] for r in (before, after))
     if old != new:
         notes.append(
@@ -284,7 +284,7 @@ def _listed(epochs: Sequence[int]) -> str:
 
 
 def _new_place(options: RunOptions, stored: TrainingRun) -> list[str]:
-    """What to tell of another backend, or another number of devices."""
+    """Say what a user should know of another backend, or another number of devices."""
     last, notes = stored.stretches[-1], []
     if options.backend != last.backend:
         notes.append(f"goes on in {options.backend}, after {last.backend}")

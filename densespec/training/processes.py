@@ -1,4 +1,4 @@
-"""The processes of a run: a backend's, which a launcher started, or this one alone."""
+"""Finds the processes of a run: a backend's, which a launcher started, or this one alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from densespec.backends import Backend, LaunchableBackend, ProcessGroup
 
 @dataclass(frozen=True)
 class Alone:
-    """A group of this process alone: see :class:`densespec.backends.ProcessGroup`."""
+    """Is a group of this process alone: see :class:`densespec.backends.ProcessGroup`."""
 
     rank: int = 0
     size: int = 1
@@ -26,10 +26,10 @@ class Alone:
 
 
 def launched(engine: Backend) -> tuple[int, int] | None:
-    """The number of this process and how many there are; None where no launcher started it."""
+    """Return this process's number and their count; None if no launcher started it."""
     return engine.launched() if isinstance(engine, LaunchableBackend) else None
 
 
 def joined(engine: Backend) -> ProcessGroup:
-    """The processes that train together, this one among them; waits for all."""
+    """Join the processes that train together, and wait for all of them."""
     return engine.join() if isinstance(engine, LaunchableBackend) else Alone()

@@ -1,4 +1,4 @@
-"""How a run tells what it does: bars on a terminal, plain lines elsewhere, or nothing."""
+"""Tells what a run does: by bars on a terminal, by plain lines elsewhere, or not at all."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, Protocol
 from densespec.training.log import EpochLine, StepLine
 
 EVERY = 10.0
-"""Seconds between plain lines within an epoch."""
+"""Within an epoch, plain lines are this many seconds apart."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """How long a run is, and where it stands.
+    """Says how long a run is, and how far it has come.
 
     Attributes:
         epochs: the number of epochs of the whole run.
-        steps_per_epoch: steps of each.
-        step: steps that are done.
+        steps_per_epoch: the number of steps of each epoch.
+        step: the number of steps that are done.
     """
 
     epochs: int
@@ -29,7 +29,7 @@ class Course:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Return the number of steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
 
@@ -37,31 +37,31 @@ class ProgressListener(Protocol):
     """Is told what a run does, as it does it."""
 
     def begin(self, course: Course) -> None:
-        """Training starts."""
+        """Hear that training starts."""
         ...
 
     def note(self, text: str) -> None:
-        """Something the user should know, a sentence."""
+        """Hear something the user should know, in a sentence."""
         ...
 
     def features(self, done: int, total: int) -> None:
-        """Images whose features are there."""
+        """Hear how many images have their features."""
         ...
 
     def step(self, line: StepLine) -> None:
-        """A step was done."""
+        """Hear that a step was done."""
         ...
 
     def validation(self, done: int, total: int) -> None:
-        """Batches that were validated on."""
+        """Hear how many batches were validated on."""
         ...
 
     def epoch(self, line: EpochLine) -> None:
-        """An epoch was done."""
+        """Hear that an epoch was done."""
         ...
 
     def end(self) -> None:
-        """There is nothing more to tell. Called however a run ends."""
+        """Hear that there is nothing more to tell. It is called however a run ends."""
         ...
 
 
@@ -119,7 +119,7 @@ class Both:
 
 
 class Plain(Silent):
-    """Lines on stderr: one an epoch, and in long epochs one every ten seconds."""
+    """Writes lines to stderr: one for each epoch, and in long epochs one every ten seconds."""
 
     def __init__(self) -> None:
         self._said = time.monotonic()
@@ -155,7 +155,7 @@ class Plain(Silent):
 
 
 class Bars(Silent):
-    """A bar for the epochs and one for the steps of this epoch, on a terminal."""
+    """Shows a bar for the epochs and one for the steps of this epoch, on a terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -234,7 +234,7 @@ class Bars(Silent):
 
 
 def listener(progress: bool | ProgressListener) -> ProgressListener:
-    """What a run reports to: True for bars on a terminal and lines elsewhere."""
+    """Choose what a run reports to: True means bars on a terminal and lines elsewhere."""
     if not isinstance(progress, bool):
         return progress
     if not progress:
@@ -243,7 +243,7 @@ def listener(progress: bool | ProgressListener) -> ProgressListener:
 
 
 def in_words(line: EpochLine) -> str:
-    """An epoch's figures."""
+    """Put an epoch's figures in words."""
     text = f"loss {line.loss:.4f}, accuracy {_percent(line.accuracy)}"
     if line.validation_loss is not None:
         text += (

@@ -1,4 +1,4 @@
-"""What the words of the options mean: the network, the recipe and the data of a run."""
+"""Resolves the options to the network, the recipe and the data of a run."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from densespec.transfer_learning import trained_part
 from densespec.weights.given import spec_of_file
 
 SAMPLED = 16
-"""Images of each split that the fingerprint of data looks at."""
+"""The fingerprint of data looks at this many images of each split."""
 
 
 @dataclass(frozen=True, eq=False)
 class Resolved:
-    """What is trained, on what.
+    """Holds what is trained, and on what.
 
     Attributes:
-        run: the run as it is written down, before anyone has taken a step.
-        dataset: its data.
-        graph: the network at the size of the images, frozen where the run says.
-        notes: what the user should know, in sentences.
+        run: the run as it is written down, before its first step.
+        dataset: its data set.
+        graph: the network at the size of the images, frozen as the run says.
+        notes: sentences that say what the user should know.
     """
 
     run: TrainingRun
@@ -106,7 +106,7 @@ def _dataset(data: DataLike, channels: int, *, window: bool) -> Dataset:
 
 
 def _source(data: DataLike) -> str | None:
-    """What is written down of the data: a path is made one that holds from anywhere."""
+    """Return what is written down of the data. A path becomes an absolute one."""
     if isinstance(data, Dataset):
         return None
     name, colon, place = str(data).partition(":")
@@ -116,7 +116,7 @@ def _source(data: DataLike) -> str | None:
 def _adapted(
     spec: DenseNetSpec, options: RunOptions, dataset: Dataset
 ) -> tuple[DenseNetSpec, list[str]]:
-    """The network, with what the data tell of it where it was only named; and notes."""
+    """Adapt a network that was only named to the data, and return notes of it."""
     said = _said_of_network(options)
     spec = spec.replace(**said)
     if not _is_named(options.spec):
@@ -139,13 +139,13 @@ def _adapted(
 
 
 def _said_of_network(options: RunOptions) -> dict[str, Any]:
-    """What was said of the network beside its spec."""
+    """Return what was said of the network beside its spec."""
     names = ("head_units", "classes", "in_channels")
     return {name: said for name in names if (said := getattr(options, name)) is not None}
 
 
 def _is_named(spec: SpecLike | None) -> bool:
-    """Whether a network is given by a name, or by its weights, rather than field by field."""
+    """Say whether a network is given by a name, or by its weights, rather than field by field."""
     return spec is None or (isinstance(spec, str) and not names_a_file(spec))
 
 
@@ -158,7 +158,7 @@ def _label(options: RunOptions) -> str:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """A digest of a data set's labels, shapes, normalisation and first images."""
+    """Compute a digest of a data set's labels, shapes, normalisation and first images."""
     norm = dataset.normalisation
     digest = hashlib.sha256(repr((dataset.classes, norm.mean, norm.std, norm.scale)).encode())
     for part in (dataset.train, dataset.test):

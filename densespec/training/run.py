@@ -1,4 +1,4 @@
-"""What a run trains, as ``run.toml`` in its folder states it."""
+"""Describes what a run trains, as ``run.toml`` in its folder states it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUN = "run.toml"
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch(Record):
-    """Steps that one process took."""
+    """Describes the steps that one process took."""
 
     NOUN: ClassVar[str] = "stretch of steps"
 
@@ -48,7 +48,7 @@ class Stretch(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun(RunSettings):
-    """What is trained: what ``run.toml`` holds."""
+    """Describes what is trained, as ``run.toml`` holds it."""
 
     NOUN: ClassVar[str] = "run"
 
@@ -70,11 +70,11 @@ class TrainingRun(RunSettings):
 
     @property
     def judged_by(self) -> str:
-        """The metric that the best epoch is told by."""
+        """Return the metric that tells the best epoch."""
         return self.best or OWN_BEST[self.recipe.loss]
 
     def begun(self, backend: str, devices: int, step: int) -> TrainingRun:
-        """The run as another process goes on with it, which drops what it takes again."""
+        """Return the run as another process continues it, without the steps that it takes again."""
         stretch = Stretch(
             backend=backend, from_step=step, devices=devices, time=now(), version=__version__
         )
@@ -82,7 +82,7 @@ class TrainingRun(RunSettings):
         return self.replace(stretches=(*before, stretch))
 
     def words(self) -> dict[str, Any]:
-        """The options with which the run goes on as it is."""
+        """Return the options with which the run goes on as it is."""
         last = self.stretches[-1]
         return self.settings() | {
             "spec": self.spec,
@@ -94,9 +94,9 @@ class TrainingRun(RunSettings):
         }
 
     def differences(self, other: TrainingRun) -> list[str]:
-        """In what another run is not this one gone on with, in words.
+        """Say in words how another run differs from this one, so that it does not continue it.
 
-        The number of epochs may change, and what has no effect on the weights.
+        The number of epochs may change, and so may everything that has no effect on the weights.
         """
         fixed = ("size", "trainable_from", "dropout")
         ours, theirs = ({name: getattr(run, name) for name in fixed} for run in (self, other))
@@ -112,19 +112,19 @@ def _but_epochs(recipe: TrainingRecipe) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Which values differ of those by the same name, in words."""
+    """Say in words which values of the same name differ."""
     return in_words(
         {name: (value, here[name]) for name, value in there.items() if value != here[name]}
     )
 
 
 def now() -> str:
-    """The time as an ISO date, to the millisecond."""
+    """Return the time as an ISO date, to the millisecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def read_run(folder: str | os.PathLike[str]) -> TrainingRun:
-    """What a folder's run trains.
+    """Read what the run in a folder trains.
 
     Raises:
         TrainingError: there is no run in it, or ``run.toml`` is damaged.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which the loop looks at between steps."""
+"""Takes Ctrl-C and SIGTERM as a wish to stop, which the loop looks at between steps."""
 
 from __future__ import annotations
 

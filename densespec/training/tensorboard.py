@@ -1,4 +1,4 @@
-"""The figures of a run for TensorBoard, written by tensorboardX as they come."""
+"""Writes the figures of a run for TensorBoard through tensorboardX, as they come."""
 
 from __future__ import annotations
 

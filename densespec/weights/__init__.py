@@ -1,1 +1,1 @@
-"""Weight files: a container holds named arrays, a layout says what the names mean."""
+"""Reads and writes weight files: a container holds named arrays, a layout says what they mean."""

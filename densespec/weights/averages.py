@@ -16,15 +16,15 @@ _BESIDE = (
 
 
 def asked_for(path: Path, key: str | None) -> bool:
-    """Whether a key means the averages in one of our checkpoints."""
+    """Say whether a key means the averages in one of our checkpoints."""
     return key == AVERAGE and path.suffix == ".safetensors"
 
 
 def chosen(tensors: Tensors, *, averages: bool) -> tuple[Tensors, tuple[str, ...]]:
-    """Give the tensors of a file by which the network is to compute, and what to say of that.
+    """Return the tensors of a file by which the network is to compute, and what to say of that.
 
     Args:
-        averages: Whether averages take the place of the arrays that they are of.
+        averages: Whether averages take the place of their arrays.
 
     Raises:
         WeightsError: The file has no averages.

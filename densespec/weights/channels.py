@@ -1,4 +1,4 @@
-"""Weights of a network for images of another number of channels."""
+"""Adapts a network's weights to images with another number of channels."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def fitted_arrays(
 
 
 def _told(had: int, channels: int) -> str:
-    """A note of what is done.
+    """Make a note of what is done.
 
     Raises:
-        WeightsError: There is no rule for it.
+        WeightsError: There is no rule for these numbers of channels.
     """
     if channels != 1 and had not in (1, RGB):
         raise WeightsError(

@@ -1,10 +1,10 @@
-"""The canonical checkpoint: a safetensors file of canonical names that describes itself.
+"""Reads and writes canonical checkpoints: safetensors files of canonical names and a spec.
 
-Its metadata holds ``densespec`` (the version of this layout), ``spec`` (the spec as JSON) and
-``classifier`` (whether the classifier's arrays are there), and ``digests`` of its arrays and texts.
-A checkpoint of a training run also has the optimizer's moments and the averages of its arrays,
-named by the moment, a slash and the canonical name, such as ``velocity/stem.conv.kernel`` or
-``average/stem.conv.kernel``, and ``training`` in its metadata. Reading one executes nothing.
+A checkpoint's metadata holds ``densespec`` (the version of this layout), ``spec`` (the spec as
+JSON), ``classifier`` (whether the classifier's arrays are there), and ``digests`` of its arrays and
+texts. A checkpoint of a training run also has the optimizer's moments and the averages of its
+arrays, named by the moment, a slash and the canonical name, such as ``velocity/stem.conv.kernel``
+or ``average/stem.conv.kernel``, and ``training`` in its metadata. Reading one executes nothing.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ TRAINING_KEY = "training"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training run stands.
+    """Says how far a training run has come.
 
     Attributes:
-        step: How many steps are done.
+        step: The number of steps that are done.
         recipe: The recipe that the run follows.
-        moments: What is kept beside the weights, by the name of the moment, such as ``velocity``
-            or ``average``, and the canonical name of the weight.
-        trainable_from: The first part that trains, everything before it being frozen; None if all
-            of it does.
+        moments: The arrays that are kept beside the weights, by the name of the moment, such as
+            ``velocity`` or ``average``, and then by the canonical name of the weight.
+        trainable_from: The first part that trains, with everything before it frozen; None if
+            everything trains.
 
-    Order, augmentation and dropout are drawn from the recipe's seed and the step, so that the step
-    is the position of every random stream as well.
+    Order, augmentation and dropout are drawn from the recipe's seed and the step, so the step also
+    tells the position of every random stream.
     """
 
     step: int
@@ -63,13 +63,13 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a canonical checkpoint holds.
+    """Holds the content of a canonical checkpoint.
 
     Attributes:
         spec: The spec of the network that the arrays belong to.
         include_top: Whether the classifier's arrays are among them.
         arrays: The network's arrays by canonical name.
-        training: Where the training run stands that wrote it; None for weights alone.
+        training: The state of the training run that wrote it; None for weights alone.
         accompaniment: What goes with the arrays.
     """
 
@@ -121,7 +121,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a canonical checkpoint, and check it by its digests where it has any.
 
     Raises:
-        WeightsError: The file is absent, damaged, or not a densespec checkpoint; names the file.
+        WeightsError: The file is absent, damaged, or not a densespec checkpoint; the message names
+            the file.
     """
     path = _checked(path)
     with open_weights(path, layout="densespec") as found:

@@ -1,4 +1,4 @@
-"""Comparing weights: their specs, their arrays, and what a network computes from them."""
+"""Compares weights: their specs, their arrays, and what a network computes from them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from densespec.weights.opening import IdentifiedWeights, open_weights
 from densespec.weights.reading import AS_THEY_ARE, ReadingOptions
 
 PROBE_SIZE = 64
-"""Side of the seeded input on which networks are compared."""
+"""Networks are compared on a seeded input whose sides have this many positions."""
 
 
 @dataclass(frozen=True)
 class WeightsComparison:
-    """Two weight files, side by side.
+    """Compares two weight files.
 
     Attributes:
         spec_differences: The fields that differ, each with the first's and the second's value.
-        only_first: Canonical names of arrays that only the first has.
-        only_second: Canonical names of arrays that only the second has.
+        only_first: The canonical names of arrays that only the first has.
+        only_second: The canonical names of arrays that only the second has.
         tensor_differences: The largest absolute difference of each array that both have.
-        activations: What follows the first's and the second's classifier, None for nothing.
-        output_difference: The largest relative difference at the output, which is the feature map
-            where one has no classifier; None if one network can't hold the other's arrays.
+        activations: The activation after the first's and the second's classifier; None if there is
+            none.
+        output_difference: The largest relative difference at the output, or at the feature map if
+            one of them has no classifier; None if one network can't hold the other's arrays.
     """
 
     first: IdentifiedWeights
@@ -48,19 +49,19 @@ class WeightsComparison:
 
     @property
     def assumed_of_both(self) -> dict[str, Any]:
-        """The fields of the spec that were taken for granted of both files, with their values."""
+        """Return the spec's fields that were assumed for both files, with their values."""
         theirs = self.second.assumed
         return {name: value for name, value in self.first.assumed.items() if name in theirs}
 
     @property
     def same_tensors(self) -> bool:
-        """Whether both have the same arrays, value by value."""
+        """Say whether both have the same arrays, value by value."""
         identical = not any(self.tensor_differences.values())
         return identical and not self.only_first and not self.only_second
 
     @property
     def same_network(self) -> bool:
-        """Whether both have the same arrays and compute the same from them."""
+        """Say whether both have the same arrays and compute the same from them."""
         same_ends = self.activations[0] == self.activations[1]
         return self.same_tensors and same_ends and self.output_difference == 0.0
 
@@ -115,7 +116,7 @@ def exact(weights: IdentifiedWeights) -> Arrays:
 
 
 def _ends(first: Graph, second: Graph, logits: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where two networks are compared: at their outputs, or before heads that only one has."""
+    """Choose where to compare two networks: at the outputs, or before a head that only one has."""
     heads = [graph.spec.head_units if graph.has_classifier else None for graph in (first, second)]
     if None in heads or heads[0] != heads[1]:
         return {"include_top": False}, {"include_top": False}
@@ -128,12 +129,12 @@ def _ends(first: Graph, second: Graph, logits: bool) -> tuple[dict[str, Any], di
 
 @dataclass(frozen=True)
 class Effect:
-    """What another spec makes of given weights.
+    """Tells what another spec changes in the output of given weights.
 
     Attributes:
         difference: The largest relative difference at the feature map.
-        rounding: What float32 itself makes of the network there, likewise; 0 where something
-            changes that is not seen there.
+        rounding: The relative difference that float32 rounding alone makes there; 0 if the change
+            can't be seen there.
     """
 
     difference: float
@@ -141,7 +142,7 @@ class Effect:
 
     @property
     def is_rounding(self) -> bool:
-        """Whether float32 can't tell the two networks apart."""
+        """Say whether float32 can't tell the two networks apart."""
         return self.difference < self.rounding
 
 
@@ -198,7 +199,7 @@ def outputs(
 
 
 def largest_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Give the largest difference over the largest magnitude; infinite for other shapes."""
+    """Return the largest difference over the largest magnitude; infinite for other shapes."""
     if actual.shape != expected.shape:
         return float("inf")
     return float(np.abs(actual - expected).max() / np.abs(expected).max())

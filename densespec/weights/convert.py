@@ -1,4 +1,4 @@
-"""Weights from any layout to any other, tensor by tensor, where the target can mean the same."""
+"""Converts weights from any layout to any other, tensor by tensor, if the target can hold them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ DEFAULT_LAYOUTS = {
     "keras-legacy": "keras-applications",
     "msgpack": "flax",
 }
-"""The layout that is written into a container if none is asked for."""
+"""A container gets this layout if none is asked for."""
 
 Differences = Mapping[str, tuple[Any, Any]]
-"""Fields of a spec, each with the source's value and the target's."""
+"""Maps fields of a spec to the source's value and the target's value."""
 
 Progress = Callable[[int, int], None]
-"""Told the number of bytes that are written, and of all that are to be."""
+"""Is told the number of bytes that are written, and of all that will be written."""
 
 
 class DifferentNetwork(WeightsError):
@@ -47,17 +47,17 @@ class DifferentNetwork(WeightsError):
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """Describes what a conversion did.
 
     Attributes:
-        differences: Fields in which the target's implementation is another network, each with the
-            source's value and the target's.
-        effect: What they change, measured; None if there are none, or the target can't hold the
-            weights.
-        training_differences: Fields in which the target only trains otherwise.
-        not_finite: Canonical names of arrays with NaN or infinite values.
-        notes: What the target can't say of the source, and differences that float32 can't tell, in
-            sentences.
+        differences: The fields in which the target's implementation is another network, each with
+            the source's value and the target's.
+        effect: The measured effect of these differences; None if there are none, or if the target
+            can't hold the weights.
+        training_differences: The fields in which the target only trains differently.
+        not_finite: The canonical names of arrays with NaN or infinite values.
+        notes: Sentences that say what the target can't state of the source, and which differences
+            are too small for float32.
     """
 
     source: IdentifiedWeights
@@ -74,7 +74,7 @@ class Conversion:
 
     @property
     def is_another(self) -> bool:
-        """Whether the target's implementation is a network that float32 tells from the source's."""
+        """Say whether the target's implementation computes more than a rounding apart."""
         return bool(self.differences) and not (self.effect and self.effect.is_rounding)
 
 
@@ -101,8 +101,8 @@ def convert(
 
     Raises:
         WeightsError: The source can't be read or does not fit, or the target can't be written.
-        DifferentNetwork: The target's implementation is another network; says in what, and what it
-            changes, measured.
+        DifferentNetwork: The target's implementation is another network; the message says in what,
+            and what it changes, measured.
     """
     target = Path(target)
     container = container_of(target)
@@ -142,7 +142,7 @@ def convert(
 
 
 def _arguments(graph: Graph, layout: Layout) -> Iterator[str]:
-    """A note of what a file can't say and whoever builds the network has to."""
+    """Yield a note of what a file can't state, so that whoever builds the network has to."""
     fields = fields_of(graph.spec)
     said = ("activation", "norm", "batch_norm_epsilon")
     usual = {"norm": "batch"} | {n: v for n, v in layout.usual.items() if v is not None}
@@ -231,7 +231,7 @@ def _write(
 
 
 def _there_and_here(differences: Differences) -> list[str]:
-    """What the target has there, and the source here."""
+    """Say what the target has there, and the source has here."""
     return in_words({name: (theirs, ours) for name, (ours, theirs) in differences.items()})
 
 
@@ -255,7 +255,7 @@ def _effect(found: IdentifiedWeights, differences: Differences) -> Effect | None
 
 
 def _below_rounding(differences: Differences, effect: Effect | None) -> Iterator[str]:
-    """A note of differences that are not worth a refusal."""
+    """Yield a note of differences that are too small for a refusal."""
     if differences and effect and effect.is_rounding:
         apart = "; ".join(in_words(differences, "in the source", "in the target"))
         yield (

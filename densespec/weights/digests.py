@@ -1,6 +1,6 @@
-"""Digests of arrays and texts, kept beside them, by which a damaged file is known.
+"""Computes digests of arrays and texts, which are kept beside them, to detect damaged files.
 
-They tell damage, not forgery: whoever can change the arrays can change the digests.
+They detect damage, but not forgery: whoever can change the arrays can change the digests.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from densespec.texts import JsonError, parsed_json
 from densespec.weights.tensors import Tensor, Tensors
 
 KEY = "digests"
-"""The metadata that holds them, as JSON."""
+"""The metadata has the digests under this key, as JSON."""
 
 VERSION = "densespec"
-"""The metadata that only this package's files have: other people may call theirs digests, too."""
+"""Only this package's files have this key: other programs may also use ``digests``."""
 
 SIZE = 16
-"""How many bytes a digest has."""
+"""A digest has this many bytes."""
 
 
 def stated_digests(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
-    """Give the digest of every array and every text, as the metadata of their file states them."""
+    """Return the digest of every array and every text, as the file's metadata state them."""
     return json.dumps(_digests(arrays, texts), separators=(",", ":"))
 
 
 def checked(path: Path, tensors: Tensors, texts: Mapping[str, str]) -> Tensors:
-    """Give the tensors of a file, each of which is compared with its digest when it is read.
+    """Return the tensors of a file. Each of them is compared with its digest when it is read.
 
     Args:
         path: The file's, for messages.
         texts: The file's metadata; where they hold no digests, nothing is compared.
 
     Raises:
-        WeightsError: Names or texts are not those of which digests were taken; names the first
+        WeightsError: Names or texts differ from those with digests; the message names the first
             ones. So does reading an array that is not what it was.
     """
     if not {KEY, VERSION} <= texts.keys():

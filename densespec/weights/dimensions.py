@@ -1,4 +1,4 @@
-"""Weights of a network for inputs of another number of dimensions, such as volumes for images."""
+"""Adapts a network's weights to inputs with other dimensions, such as volumes for images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from densespec.network.graph import Graph, with_spec
 from densespec.weights.tensors import Tensor, Tensors
 
 SMALLEST = 3
-"""The fewest axes of a convolution's kernel: a dense layer's has two."""
+"""A convolution's kernel has at least this many axes; a dense layer's kernel has two."""
 
 
 def fitted_window(kernel: np.ndarray, dims: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def _fitted(tensor: Tensor, dims: int) -> Tensor:
 
 
 def _told(had: int, dims: int) -> str:
-    """A note of what is done."""
+    """Make a note of what is done."""
     how = "repeated along new axes and divided by the extent"
     if dims < had:
         how = "summed over their first axes"

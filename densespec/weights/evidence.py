@@ -1,4 +1,4 @@
-"""Working out a network from the shapes of its arrays.
+"""Works out a network from the shapes of its arrays.
 
 Shapes tell the blocks, the growth rate, the widths, the classes, which norms there are and whether
 convolutions have biases. They do not tell strides, pools, padding or epsilon: those come from the
@@ -20,15 +20,15 @@ Shape = tuple[int, ...]
 
 
 class Contradiction(WeightsError):
-    """Arrays have shapes that the implementation can't have whose names they have."""
+    """Arrays have shapes that are impossible in the implementation whose names they have."""
 
 
 class NoNetwork(WeightsError):
-    """Arrays have so few of the names of a network that they make none."""
+    """Arrays have too few of a network's names to make a network."""
 
 
 class KernelShape(NamedTuple):
-    """A kernel among the arrays: what it is called there, and its canonical shape."""
+    """Describes a kernel among the arrays: its name there, and its canonical shape."""
 
     key: str
     shape: Shape
@@ -36,7 +36,7 @@ class KernelShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What shapes say, in the order of the graph.
+    """Holds what shapes tell, in the order of the graph.
 
     Attributes:
         convs: The convolutions' kernels, (out, in, *window).
@@ -45,7 +45,8 @@ class Evidence:
         final_norm: Whether a norm comes after the last block.
         classifier: The classifier's kernel, (classes, features); None without a classifier.
         head: The kernels of the dense layers before the classifier, (units, features).
-        told: Other fields of a spec that names tell, such as ``activation`` by a trained slope.
+        told: Other fields of a spec that names tell, such as ``activation`` if there is a trained
+            slope.
         scaled: Whether norms have a scale and a shift.
 
     Raises:
@@ -79,22 +80,22 @@ class Evidence:
 
     @property
     def tells_norms(self) -> bool:
-        """Whether norms have arrays, so that there are none where none are found."""
+        """Say whether norms have arrays, so that a network without such arrays has no norms."""
         return self.scaled or "norm" in self.told
 
     @property
     def deep(self) -> bool:
-        """Whether the stem has three convolutions."""
+        """Say whether the stem has three convolutions."""
         return is_deep(self.convs)
 
     @property
     def body(self) -> tuple[KernelShape, ...]:
-        """The convolutions' kernels from the stem's last one on."""
+        """Return the convolutions' kernels from the stem's last one on."""
         return self.convs[2:] if self.deep else self.convs
 
     @property
     def dense(self) -> tuple[KernelShape, ...]:
-        """The kernels of all dense layers; the classifier's is the last."""
+        """Return the kernels of all dense layers; the last is the classifier's."""
         return (*self.head, self.classifier) if self.classifier else self.head
 
 
@@ -111,7 +112,7 @@ def is_deep(convs: Sequence[KernelShape]) -> bool:
 
 
 def _is_window(shape: tuple[int, ...], dims: int) -> bool:
-    """Say whether a shape is that of a convolution's kernel."""
+    """Say whether a shape is a convolution kernel's."""
     return len(shape) == dims and all(shape)
 
 
@@ -153,7 +154,7 @@ def _any_of(find: Find, norm: str) -> KernelShape | None:
 
 
 def _told(find: Find) -> dict[str, Any]:
-    """The fields of a spec that the names of arrays tell: running statistics are a batch norm's."""
+    """Find the spec's fields that arrays' names tell: running statistics belong to a batch norm."""
     told: dict[str, Any] = {}
     if find("block1.layer1.norm1.running_mean"):
         scaled = find("block1.layer1.norm1.gamma") is not None
@@ -200,7 +201,7 @@ def inferred_fields(evidence: Evidence) -> dict[str, Any]:
     """Work out the fields of a spec that shapes determine.
 
     Raises:
-        WeightsError: The shapes belong to no DenseNet; says at which convolution.
+        WeightsError: The shapes belong to no DenseNet; the message says at which convolution.
     """
     return body_fields(evidence) | head_fields(evidence)
 
@@ -209,7 +210,7 @@ def body_fields(evidence: Evidence) -> dict[str, Any]:
     """Work out the fields of a spec that the shapes of the body determine.
 
     Raises:
-        WeightsError: The shapes belong to no DenseNet; says at which convolution.
+        WeightsError: The shapes belong to no DenseNet; the message says at which convolution.
     """
     found = _blocks(evidence.body)
     stem, width = evidence.convs[0].shape, evidence.body[0].shape[0]
@@ -285,7 +286,7 @@ class _Blocks:
 
     @property
     def norms(self) -> tuple[int, ...]:
-        """The channels of the norms inside blocks and transitions, in order."""
+        """Return the channels of the norms inside blocks and transitions, in order."""
         width = () if self.bottleneck_width is None else (self.bottleneck_width * self.growth_rate,)
         channels, found = self.stem, []
         for block, layers in enumerate(self.layers):
@@ -335,7 +336,7 @@ def _blocks(convs: Sequence[KernelShape]) -> _Blocks:
 
 
 def _layer(channels: int, growth: int, bottleneck: int | None, dims: int) -> tuple[Shape, ...]:
-    """Shapes of the kernels of a dense layer that reads this many channels."""
+    """Return the shapes of the kernels of a dense layer that reads this many channels."""
     last = (3,) * dims
     if bottleneck is None:
         return ((growth, channels, *last),)
@@ -379,7 +380,7 @@ def check_implemented(fields: Mapping[str, Any], implemented: Mapping[str, Any])
     """Check that an implementation can have fields that were inferred.
 
     Raises:
-        Contradiction: It can't; says in which field.
+        Contradiction: It can't; the message says in which field.
     """
     for name, value in implemented.items():
         if name in fields and fields[name] != value:

@@ -1,4 +1,4 @@
-"""Finding the network among named arrays: under which prefix it lies, and whose names it has."""
+"""Finds the network among named arrays: under which prefix it lies, and whose names it has."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from densespec.weights.layouts.parts import Part, whole
 from densespec.weights.tensors import Tensors
 
 AVERAGES = frozenset({"ema", "swa", "average", "averaged"})
-"""Words of a prefix under which programs keep averages of a network's weights."""
+"""Programs keep averages of a network's weights under prefixes with these words."""
 
 WRAPPERS = re.compile(
     r"(?<![^./])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)[./]"
 )
-"""What PyTorch puts into names wherever a part of a model is compiled, sharded or recomputed."""
+"""Matches what PyTorch inserts into names where a part is compiled, sharded or recomputed."""
 
 MOST_NETWORKS = 16
-"""The most networks of one layout that may be in a file."""
+"""A file may have at most this many networks of one layout."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a layout takes for a network among named arrays.
+    """Describes what a layout takes for a network among named arrays.
 
     Attributes:
         layout: The layout whose names the network may have.
-        prefix: What stands before its names.
-        tensors: Those under the prefix, by their names in the layout.
-        outside: The others, by the names that they have.
-        others: The prefixes of other networks there.
+        prefix: The text before its names.
+        tensors: The arrays under the prefix, by their names in the layout.
+        outside: The other arrays, by their own names.
+        others: The prefixes of other networks in the same place.
     """
 
     layout: Layout
@@ -47,7 +47,7 @@ class Claim:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the other networks, in sentences."""
+        """Say in sentences what a user should know of the other networks."""
         return tuple(map(_told, self.others))
 
     def without(self, names: Collection[str]) -> Claim:
@@ -140,7 +140,7 @@ def _claim(layout: Layout, part: Part, tensors: Tensors) -> Claim:
 
 
 def _alone(claim: Claim, prefixes: Iterable[str]) -> Claim:
-    """A claim without the networks under further prefixes."""
+    """Take the networks under further prefixes out of a claim."""
     others = tuple(prefix for prefix in prefixes if prefix != claim.prefix)
     inner = tuple(
         other.removeprefix(claim.prefix) for other in others if other.startswith(claim.prefix)
@@ -162,9 +162,9 @@ def _likeliest_first(claims: list[Claim]) -> list[Claim]:
 
 
 def _chosen(claims: Mapping[str, Claim]) -> str:
-    """The prefix of the one of several networks that is meant.
+    """Choose the prefix of the one network that is meant.
 
-    That is the one that the others lie within, or the one that the others are averages of.
+    The others lie within that network, or are averages of it.
     """
     plain = [prefix for prefix in claims if not _is_average(prefix)] or list(claims)
     outer = [prefix for prefix in plain if all(other.startswith(prefix) for other in plain)]
@@ -188,7 +188,7 @@ def _is_average(prefix: str) -> bool:
 
 
 def _twins(claims: Mapping[str, Claim], prefixes: list[str]) -> list[str]:
-    """The prefixes if they are of one network that was saved several times; the fullest first."""
+    """Return the prefixes, fullest first, if they are copies of one network; else nothing."""
     fullest, *others = sorted(prefixes, key=lambda prefix: -len(claims[prefix].tensors))
     tensors = claims[fullest].tensors
     same = all(_same(claims[other].tensors, tensors) for other in others)
@@ -196,7 +196,7 @@ def _twins(claims: Mapping[str, Claim], prefixes: list[str]) -> list[str]:
 
 
 def _same(some: Tensors, more: Tensors) -> bool:
-    """Whether arrays are also among more of them."""
+    """Say whether arrays are also among more of them."""
     return all(
         name in more
         and (tensor.shape, tensor.dtype) == (more[name].shape, more[name].dtype)

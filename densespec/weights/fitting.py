@@ -1,4 +1,4 @@
-"""Fitting named arrays into a network: its body by names, its head by shapes, the rest noted."""
+"""Fits named arrays into a network: its body by names, its head by shapes, the rest with notes."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ from densespec.weights.tensors import Tensor, Tensors
 
 @dataclass(frozen=True, kw_only=True)
 class FittedNetwork:
-    """A network whose arrays were found.
+    """Describes a network whose arrays were found.
 
     Attributes:
         graph: The network; it has a classifier only if the arrays have one.
         tensors: Its arrays by canonical name, with canonical axes.
         extra: The other arrays that were there.
-        assumptions: What was taken for granted, for want of a word, in sentences.
-        remarks: What else a user should know, in sentences.
-        headless: Why no classifier was told, if linear layers are there; empty otherwise.
-        assumed: The fields of the spec that were taken for granted.
+        assumptions: Sentences that say what was assumed because nothing states it.
+        remarks: Sentences that say what else a user should know.
+        headless: The reason why no classifier was recognised although there are linear layers;
+            empty otherwise.
+        assumed: The fields of the spec that were assumed.
     """
 
     graph: Graph
@@ -55,15 +56,15 @@ class FittedNetwork:
 
 @dataclass(frozen=True)
 class _Body:
-    """A network up to its features.
+    """Holds a network up to its features.
 
     Attributes:
-        keys: The layout's name of each array by its canonical name, those of a head included if
+        keys: The layout's name of each array by its canonical name. A head's names are included if
             arrays have such names.
-        tensors: By canonical name.
+        tensors: The arrays by canonical name.
         ignored: Arrays that are nobody's weights, such as counters.
         rest: The other arrays, by their full names.
-        inside: Those names of them that are under the network's prefix.
+        inside: The names of these other arrays that are under the network's prefix.
     """
 
     inferred: InferredBody
@@ -80,7 +81,7 @@ class _Body:
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """The numbers of features that the global pool may give, the likeliest first."""
+        """Return the possible numbers of features after the global pool, the likeliest first."""
         return self.channels, 2 * self.channels
 
 
@@ -146,10 +147,10 @@ def fit(
 
 
 def _known(told: Mapping[str, Any], options: ReadingOptions) -> dict[str, Any]:
-    """The fields of the spec that modules or a user tell.
+    """Return the spec's fields that modules or a user state.
 
     Raises:
-        StatedOtherwise: Modules tell other values than the user.
+        StatedOtherwise: Modules state other values than the user.
     """
     given = fields_of(resolve(options.spec)) if options.spec is not None else {}
     said = given | dict(options.assume or ())
@@ -194,7 +195,7 @@ def _body(
 
 
 def _as_named(inferred: InferredBody, evidence: Evidence) -> Graph:
-    """The network with as much of a head as arrays have the layout's own names for."""
+    """Lower the network with as much of a head as the arrays name in the layout's own way."""
     if evidence.classifier is None:
         return lower(inferred.spec, include_top=False)
     if inferred.stated:
@@ -205,7 +206,7 @@ def _as_named(inferred: InferredBody, evidence: Evidence) -> Graph:
 
 
 def _head(claim: Claim, body: _Body, named: frozenset[str]) -> FoundHead:
-    """The head, by the shapes of what is under the network's prefix, or else of all there is.
+    """Find the head by the shapes of the arrays under the network's prefix, or else of all arrays.
 
     Raises:
         WeightsError: It has the layout's own names, but does not fit the body.
@@ -255,10 +256,10 @@ _DOUBLED = (
 
 
 def _graph(inferred: InferredBody, head: HeadTensors, evident: Mapping[str, Any]) -> Graph:
-    """The network with its head.
+    """Lower the network with its head.
 
     Args:
-        evident: What the shapes of the head tell of other fields.
+        evident: The other fields that the shapes of the head tell.
     """
     if head.classes is None:
         return _graph_of_body(inferred)
@@ -270,7 +271,7 @@ def _graph(inferred: InferredBody, head: HeadTensors, evident: Mapping[str, Any]
 
 
 def _module_paths(claim: Claim, body: _Body, head: FoundHead, graph: Graph) -> dict[str, str]:
-    """The path of the module of each node that has arrays, by the node's name."""
+    """Find the path of the module of each node that has arrays, by the node's name."""
     own = {weight.name: claim.prefix + body.keys.get(weight.name, "") for weight in graph.weights}
     paths = {name.rpartition(".")[0]: key.rpartition(".")[0] for name, key in own.items()}
     linears = [node.name for node in graph.nodes if node.weights and in_head(node.name)]
@@ -278,10 +279,10 @@ def _module_paths(claim: Claim, body: _Body, head: FoundHead, graph: Graph) -> d
 
 
 def _as_told(graph: Graph, told: Told, *, stated: bool) -> Graph:
-    """The network with what modules say of it.
+    """Change the network to what modules say of it.
 
     Args:
-        stated: Whether a file or a user says what the epsilon is.
+        stated: Whether a file or a user states the epsilon.
 
     Raises:
         StatedOtherwise: Modules have another epsilon than was stated.
@@ -297,7 +298,7 @@ def _as_told(graph: Graph, told: Told, *, stated: bool) -> Graph:
 
 
 def _graph_of_body(inferred: InferredBody) -> Graph:
-    """The network without a head; it gives the outputs that are stated, if none is of a head."""
+    """Lower the network without a head, but with the stated outputs, if none is in a head."""
     outputs = inferred.ends.get("outputs", ())
     behind = any(in_head(name) or name in ACTIVATIONS for name in outputs)
     pooled: Pooling | None = inferred.spec.global_pool if "global_pool" in outputs else None
@@ -308,10 +309,10 @@ def _graph_of_body(inferred: InferredBody) -> Graph:
 
 
 def _of_graph(graph: Graph, tensors: Tensors) -> dict[str, Tensor]:
-    """The tensors of a graph, in its order.
+    """Return the tensors of a graph, in its order.
 
     Raises:
-        WeightsError: Some are missing, or of another shape.
+        WeightsError: Some are missing, or have another shape.
     """
     problems = []
     for weight in graph.weights:
@@ -325,7 +326,7 @@ def _of_graph(graph: Graph, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _left_out(names: Iterable[str], networks: tuple[str, ...]) -> tuple[str, ...]:
-    """A note of what is part of no network, by the outermost part of the names."""
+    """Make a note of what is part of no network, by the outermost parts of the names."""
     names = [name for name in names if not name.startswith(networks)]
     parts = Counter(_outermost(name) for name in names)
     told = [bare(name) for name in names if parts[_outermost(name)] == 1]

@@ -1,4 +1,4 @@
-"""The weights that users give: a file of any layout, or arrays or a model in memory."""
+"""Opens the weights that users give: a file of any layout, or arrays or a model in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ canonical name, or by the names of any program, such as a ``state_dict``; or a m
 ``state_dict`` or Keras's ``weights``."""
 
 GivenWeights = IdentifiedWeights | Mapping[str, np.ndarray] | None
-"""What was given once it is open; None for nothing."""
+"""Holds what a user gave after it was opened; None if nothing was given."""
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def opened(
 ) -> Iterator[GivenWeights]:
     """Open the weights that a user gave; a file can be read until the block ends.
 
-    What is taken for granted of them, and what is left out, is said in a
+    What is assumed of them, and what is left out, is said in a
     :class:`densespec.errors.WeightsWarning`.
 
     Args:
@@ -72,7 +72,7 @@ def _of_canonical_names(
 ) -> Mapping[str, np.ndarray] | None:
     if said := [name for name in reading.said() if name not in FITTED]:
         what = "arrays by canonical name need none" if arrays is not None else "none were given"
-        raise WeightsError(f"{' and '.join(said)}: say how weights are to be read, but {what}")
+        raise WeightsError(f"{' and '.join(said)}: say how to read weights, but {what}")
     if arrays is None:
         return None
     fits = {"in_channels": channels.fitted_arrays, "spatial_dims": dimensions.fitted_arrays}
@@ -84,7 +84,7 @@ def _of_canonical_names(
 
 
 def warn_of(given: IdentifiedWeights, *, with_head: bool = False) -> None:
-    """Warn of what was taken for granted of weights, and of what was left out.
+    """Warn of what was assumed of weights, and of what was left out.
 
     Args:
         with_head: Whether a head that was left out was wanted, so that it is missed.
@@ -102,7 +102,7 @@ def _called(given: IdentifiedWeights) -> str:
 
 
 def stated_spec(given: GivenWeights) -> DenseNetSpec:
-    """Give the spec of the network that weights are of.
+    """Return the spec of the network that weights are of.
 
     Raises:
         WeightsError: There are none, or they have canonical names, which do not tell it.
@@ -113,7 +113,7 @@ def stated_spec(given: GivenWeights) -> DenseNetSpec:
 
 
 def accompaniment_of(given: GivenWeights) -> Accompaniment:
-    """Give what goes with weights; nothing with arrays by canonical name."""
+    """Return what goes with weights; nothing with arrays by canonical name."""
     return given.accompaniment if isinstance(given, IdentifiedWeights) else NOTHING
 
 
@@ -125,8 +125,9 @@ def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) ->
             it; None refuses such weights.
 
     Raises:
-        WeightsError: None were given, or they do not fit; names the first that are missing,
-            unexpected or of another shape, or the fields in which the file's network differs.
+        WeightsError: None were given, or they do not fit; the message names the first that are
+            missing, unexpected or of another shape, or the fields in which the file's network
+            differs.
 
     Warns:
         WeightsWarning: The head is new.
@@ -144,7 +145,7 @@ def fitted(graph: Graph, given: GivenWeights, *, new_head: int | None = None) ->
 
 
 def has_head_of(graph: Graph, given: GivenWeights) -> bool:
-    """Whether weights have the head that a network has, by its shapes; no head is one, too."""
+    """Say whether weights have a network's head, by its shapes; neither having one counts, too."""
     if isinstance(given, IdentifiedWeights) and graph.spec.classifier_bias:
         given = given.with_classifier_bias()
     arrays = given.tensors if isinstance(given, IdentifiedWeights) else given or {}
@@ -165,7 +166,7 @@ def _with_new_head(graph: Graph, given: GivenWeights, seed: int) -> Arrays:
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
-    """Give an array in a type of numpy's own: float32 holds every value of the shorter others."""
+    """Return an array in a type of numpy's own: float32 holds every value of the shorter others."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype.name in EXTENDED else array
 
@@ -192,7 +193,7 @@ def _check_same_network(graph: Graph, given: IdentifiedWeights) -> None:
 
 
 def _advice(spec: DenseNetSpec, fields: Collection[str]) -> str:
-    """What to do about weights of a network that differs in some fields."""
+    """Say what to do about weights of a network that differs in some fields."""
     if set(FITTED).issuperset(fields):
         words = " and ".join(f"{name}={getattr(spec, name)}" for name in FITTED if name in fields)
         return f"; {words} {'fits' if len(fields) == 1 else 'fit'} them"
@@ -205,7 +206,7 @@ def _advice(spec: DenseNetSpec, fields: Collection[str]) -> str:
 
 
 def _is_rounding(given: IdentifiedWeights, apart: Mapping[str, tuple[Any, Any]]) -> bool:
-    """Whether float32 can't tell a network from the one that is wanted; a warning says so."""
+    """Say whether float32 can't tell a network from the wanted one, and warn if so."""
     changes = {name: here for name, (_, here) in apart.items()}
     effect = effect_of(changes, given.spec, exact(given))
     if effect is None or not effect.is_rounding:
@@ -234,7 +235,7 @@ def weights_for(
 def spec_of_file(
     weights: WeightsLike | None, reading: ReadingOptions = AS_THEY_ARE
 ) -> DenseNetSpec:
-    """Give the spec of the network in a weight file.
+    """Return the spec of the network in a weight file.
 
     Raises:
         WeightsError: There is no file, or it does not tell.

@@ -1,4 +1,4 @@
-"""The head of a network, found by the shapes of linear layers, whatever their names are."""
+"""Finds the head of a network by the shapes of linear layers, whatever their names are."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from densespec.weights.tensors import Tensor, Tensors
 HeadActivation = Literal["relu", "none"]
 
 Linear = tuple[Tensor, Tensor]
-"""The kernel of a linear layer, (units, features), and its bias."""
+"""Holds the kernel of a linear layer, (units, features), and its bias."""
 
 
 @dataclass(frozen=True)
 class FoundHead:
-    """What follows the global pool of a network.
+    """Holds what follows the global pool of a network.
 
     Attributes:
-        layers: Its linear layers in order, the classifier last; empty where none was told.
-        missing: Why none was told, if linear layers are there.
+        layers: Its linear layers in order, the classifier last; empty if none was recognised.
+        missing: The reason why none was recognised although there are linear layers.
     """
 
     layers: tuple[LayerArrays, ...] = ()
@@ -36,27 +36,26 @@ class FoundHead:
 
     @property
     def features(self) -> int | None:
-        """The number of features that its first layer reads; None where there is none."""
+        """Return the number of features that its first layer reads; None if it has no layer."""
         return self.layers[0].shapes["kernel"][1] if self.layers else None
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
-        """The full names of its arrays."""
+        """Return the full names of its arrays."""
         return frozenset(name for layer in self.layers for name in layer.all_names)
 
 
 @dataclass(frozen=True)
 class HeadTensors:
-    """The arrays of a head.
+    """Holds the arrays of a head.
 
     Attributes:
-        tensors: Each by its canonical name.
-        units: The units of each dense layer before the classifier.
-        classes: The outputs of the classifier; None without one.
-        bias: Whether the classifier has a bias; where it has none, one of zeros is among the
-            tensors.
-        assumptions: What was taken for granted, for want of a word in the names.
-        notes: What else a user should know.
+        tensors: The arrays by canonical name.
+        units: The number of units of each dense layer before the classifier.
+        classes: The number of outputs of the classifier; None without a classifier.
+        bias: Whether the classifier has a bias. If not, the tensors contain one of zeros.
+        assumptions: Sentences that say what was assumed because the names do not state it.
+        notes: Sentences that say what else a user should know.
     """
 
     tensors: Tensors
@@ -122,7 +121,7 @@ def _head_among(
 
 
 def _in_order(linears: Sequence[LayerArrays], given: int) -> Sequence[LayerArrays] | None:
-    """All of them as they come, if each reads what the one before it gives."""
+    """Keep the given order, if each linear layer reads what the one before it gives."""
     for layer in linears:
         units, reads = layer.shapes["kernel"]
         if reads != given:
@@ -132,7 +131,7 @@ def _in_order(linears: Sequence[LayerArrays], given: int) -> Sequence[LayerArray
 
 
 def _by_shape(linears: Sequence[LayerArrays], given: int) -> Sequence[LayerArrays] | None:
-    """All of them, in the one order in which each reads what the one before it gives."""
+    """Find the only order in which each linear layer reads what the one before it gives."""
     reading: dict[int, list[LayerArrays]] = {}
     for layer in linears:
         reading.setdefault(layer.shapes["kernel"][1], []).append(layer)
@@ -162,7 +161,7 @@ def head_tensors(
     named: Collection[str],
     activation: HeadActivation | None,
 ) -> HeadTensors:
-    """Give the arrays of a head by canonical name.
+    """Return the arrays of a head by canonical name.
 
     Args:
         tensors: The arrays by full name.
@@ -227,7 +226,7 @@ def _canonical(layers: Sequence[Linear]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _composed(layers: Sequence[Linear]) -> Linear:
-    """One linear layer that computes what several do, one after the other."""
+    """Compose several linear layers into one that computes the same."""
     last, (_, first_reads) = layers[-1][0], layers[0][0].shape
 
     def product(which: int) -> np.ndarray:

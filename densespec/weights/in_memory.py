@@ -1,6 +1,6 @@
-"""Weights in memory: a ``state_dict``, a tree of variables, or a model of any framework.
+"""Reads weights in memory: a ``state_dict``, a tree of variables, or a model of any framework.
 
-No framework is imported: what its models and arrays can be asked is enough.
+It imports no framework, and only asks models and arrays for their attributes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from densespec.weights.stated.torch_modules import KEY, as_text, facts
 from densespec.weights.tensors import Tensor, Tensors
 
 DEEPEST = 16
-"""The most tables within tables that are opened."""
+"""At most this many tables within tables are opened."""
 
 
 @runtime_checkable
 class Built(Protocol):
-    """What a model was built from, which one that densespec built has as ``densespec``."""
+    """Describes what a model was built from, as densespec keeps it in the model's ``densespec``."""
 
     @property
     def backend(self) -> str: ...
@@ -39,14 +39,14 @@ class Built(Protocol):
 
 @runtime_checkable
 class HasState(Protocol):
-    """A model as PyTorch has it."""
+    """Is a model with a ``state_dict``, as PyTorch has it."""
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
 
 @runtime_checkable
 class HasWeights(Protocol):
-    """A model as Keras has it."""
+    """Is a model with a list of ``weights``, as Keras has it."""
 
     @property
     def weights(self) -> list[Any]: ...
@@ -72,7 +72,7 @@ def identified_in_memory(
 
 
 def _named(given: Any, key: str | None) -> tuple[Tensors, Mapping[str, str], str]:
-    """Arrays by name, texts that come with them, and the kind of file that has such names."""
+    """Return arrays by name, the texts beside them, and the kind of file with such names."""
     built = getattr(given, "densespec", None)
     if isinstance(built, Built):
         graph = graph_now(built.backend, given, built.graph)
@@ -92,7 +92,7 @@ def _named(given: Any, key: str | None) -> tuple[Tensors, Mapping[str, str], str
 
 
 def _unwrapped(table: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
-    """The table within tables that has the arrays: a checkpoint keeps its state under a key.
+    """Find the table with the arrays within tables: a checkpoint keeps its state under a key.
 
     Raises:
         WeightsError: There is no table under a key.
@@ -107,7 +107,7 @@ def _unwrapped(table: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
 
 
 def _wraps(table: Mapping[str, Any], key: str) -> bool:
-    """Whether a table has another under a key, and is no tree of Flax's."""
+    """Say whether a table has another under a key, and is no tree of Flax's."""
     return isinstance(table.get(key), Mapping) and "batch_stats" not in table
 
 
@@ -126,7 +126,7 @@ def _variables(model: HasWeights) -> dict[str, Any]:
 
 
 def _stated(model: HasWeights) -> dict[str, str]:
-    """The config of a model, if its class has one."""
+    """Return the config of a model, if its class has one."""
     try:
         return {"config": model.to_json()}
     except (NotImplementedError, TypeError, ValueError):
@@ -134,7 +134,7 @@ def _stated(model: HasWeights) -> dict[str, str]:
 
 
 def _modules(model: HasState) -> dict[str, str]:
-    """What the modules of a model say, if it is one of PyTorch's."""
+    """Describe the modules of a model, if it is one of PyTorch's."""
     named: Iterable[tuple[str, object]] = getattr(model, "named_modules", tuple)()
     modules = {path: facts(_kind(module), vars(module)) for path, module in named}
     return {KEY: as_text(modules)} if modules else {}
@@ -145,7 +145,7 @@ def _kind(module: object) -> str:
 
 
 def _container(tensors: Tensors) -> str:
-    """The kind of file that has such names."""
+    """Name the kind of file that has such names."""
     if any("/vars/" in name for name in tensors):
         return "keras-weights"
     if any(name.startswith(("params/", "batch_stats/")) for name in tensors):
@@ -163,7 +163,7 @@ def _tensors(table: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _flat(table: Mapping[str, Any], path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """The arrays of a table within tables, under paths joined by "/"; other things are left out."""
+    """Yield the arrays in nested tables under paths joined by "/"; other things are left out."""
     for name, value in table.items():
         if isinstance(value, Mapping) and depth:
             yield from _flat(value, f"{path}{name}/", depth - 1)
@@ -177,10 +177,10 @@ def _tensor(name: str, value: Any) -> Tensor:
 
 
 def _array(name: str, value: Any, dtype: str) -> np.ndarray:
-    """The numbers of an array of any framework, on any device.
+    """Read the numbers of an array of any framework, on any device.
 
     Raises:
-        WeightsError: They can't be had as numpy.
+        WeightsError: They can't be converted to numpy.
     """
     if hasattr(value, "get_value"):  # a variable of Flax's
         value = value.get_value()

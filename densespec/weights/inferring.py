@@ -1,4 +1,4 @@
-"""Which network a set of arrays belongs to, by what is stated, given, and evident from shapes."""
+"""Infers which network arrays belong to, by what is stated, given, and evident from shapes."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ NOT_IN_SHAPES = frozenset(
         "transition_pool_kind",
     }
 )
-"""Fields that change what given weights compute, but that their shapes do not tell."""
+"""These fields change what given weights compute, but shapes do not tell them."""
 
 ASKED = ("activation", "batch_norm_epsilon")
-"""What is said to be assumed of files of a program that asks its users for the norm, as MONAI."""
+"""These fields are named as assumed if a program asks its users for the norm, as MONAI does."""
 
 STEM = frozenset({"stem_kind", "stem_kernel", "conv_bias", "final_norm"})
-"""Fields that shapes tell, and by which the catalogue's families are told apart."""
+"""Shapes tell these fields, and they tell the catalogue's families apart."""
 
 OPEN = ("classes", "in_channels")
-"""Fields that users change without calling the network another one."""
+"""Users change these fields, and still call the network the same."""
 
 
 @dataclass(frozen=True)
 class InferredBody:
-    """A network that was worked out, but for its head.
+    """Describes a network that was worked out, except for its head.
 
     Attributes:
-        spec: The network's. Its head is the file's only where it is stated.
+        spec: The network's spec. Its head is right only if ``stated`` is true.
         stated: Whether a file or a user states the spec, the head included.
-        ends: The arguments of ``lower`` that say how it ends, beside ``include_top``.
-        assumptions: What was taken for granted, in sentences.
-        notes: What else a user should know of how it was worked out, in sentences.
-        assumed: The fields of the spec that were taken for granted.
+        ends: The arguments of ``lower`` that say how it ends, besides ``include_top``.
+        assumptions: Sentences that say what was assumed.
+        notes: Sentences that say what else a user should know of how it was worked out.
+        assumed: The fields of the spec that were assumed.
     """
 
     spec: DenseNetSpec
@@ -76,12 +76,12 @@ def infer_body(
     otherwise: SpecLike | None,
     known: Mapping[str, Any],
 ) -> InferredBody:
-    """Work out the network of a layout's arrays, but for its head.
+    """Work out the network of a layout's arrays, except for its head.
 
-    What is stated decides, and a given spec has to agree; then a given spec, then the layout's
-    implementation with the shapes of the arrays; where that leaves something open, the spec to
-    take otherwise, or what the catalogue's networks with such shapes, or at least such a stem, all
-    have. Channels are those of the arrays.
+    A stated network decides, and a given spec has to agree with it. Without one, a given spec
+    decides, and then the layout's implementation with the shapes of the arrays. If these leave
+    something open, ``otherwise`` decides, or what all of the catalogue's networks with such shapes,
+    or at least such a stem, have in common. The arrays decide the channels.
 
     Args:
         tensors: The network's, by the layout's names.
@@ -151,14 +151,14 @@ def _with_arguments(
 
 
 def _assumed(layout: Layout, fields: Mapping[str, Any], told: Collection[str]) -> dict[str, Any]:
-    """The fields that nothing told, of those that users of the program are asked for."""
+    """Return the fields that nothing states, of those that users of the program are asked for."""
     if layout.usual.get("norm", "") is not None:
         return {}
     return {name: fields[name] for name in ASKED if name not in told}
 
 
 def said_of(assumed: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence of the fields of a spec that were taken for granted."""
+    """Yield a sentence about the fields of a spec that were assumed."""
     if assumed:
         values = " and ".join(f"{name} = {value!r}" for name, value in assumed.items())
         yield (
@@ -167,7 +167,7 @@ def said_of(assumed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
-    """A few bytes of metadata can state a network that no memory holds: refuse to lower it."""
+    """Refuse to lower a stated network that no memory holds: a few bytes can state one."""
     layers = sum(stated.blocks)
     if layers > len(tensors):
         raise WeightsError(
@@ -177,7 +177,7 @@ def _check_extent(stated: DenseNetSpec, tensors: Tensors) -> None:
 
 
 def _with_evident_ends(spec: DenseNetSpec, evidence: Evidence) -> DenseNetSpec:
-    """The spec with the classes and channels that the arrays have, as users expect of a name."""
+    """Set the classes and channels that the arrays have, as users expect of a variant's name."""
     changes = {"in_channels": evidence.convs[0].shape[1]}
     if evidence.classifier is not None:
         changes["classes"] = evidence.classifier.shape[0]
@@ -185,7 +185,7 @@ def _with_evident_ends(spec: DenseNetSpec, evidence: Evidence) -> DenseNetSpec:
 
 
 def _named(spec: DenseNetSpec) -> DenseNetSpec:
-    """The catalogue's spec where the network is a variant's: its stem width may be a rule."""
+    """Return the catalogue's spec if the network is a variant: its stem width may be a rule."""
     variant = variant_of(spec)
     if variant is None:
         return spec
@@ -193,7 +193,7 @@ def _named(spec: DenseNetSpec) -> DenseNetSpec:
 
 
 def _from_catalogue(fields: Mapping[str, Any]) -> tuple[DenseNetSpec, str]:
-    """The spec of these fields, with the rest as the catalogue has it, and a note that says so.
+    """Complete these fields as the catalogue has them, and make a note that says so.
 
     Raises:
         WeightsError: The catalogue has no such network, or several that shapes can't tell apart.

@@ -1,4 +1,4 @@
-"""Arrays that belong to one layer by their names, and what kind of layer they make it."""
+"""Groups arrays by the layer that their names belong to, and finds each layer's kind."""
 
 from __future__ import annotations
 
@@ -25,26 +25,27 @@ LEAVES = {
     "moving_variance": "variance",
     "var": "variance",
 }
-"""What an array is in its layer, by the last part of its name. A norm's scale is its kernel."""
+"""The last part of a name tells what the array is in its layer. A norm's scale is its kernel."""
 
 NUMBERED = {"0": "kernel", "1": "bias", "2": "mean", "3": "variance"}
-"""What the arrays of a layer are where Keras 3 numbers them."""
+"""States what the arrays of a layer are where Keras 3 numbers them."""
 
 COLLECTIONS = ("params/", "batch_stats/")
-"""Where Flax's trees keep arrays, before the path of their layer."""
+"""Flax's trees keep arrays under these names, before the path of their layer."""
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class LayerArrays:
-    """The arrays of one layer.
+    """Holds the arrays of one layer.
 
     Attributes:
-        path: What their names have in common.
-        names: The full name of each, by what it is in the layer.
-        shapes: The shape of each, likewise; a kernel's is (out, in, *window).
-        others: The shapes of those that are nothing known, by full name.
+        path: The part that their names have in common.
+        names: The full name of each array, by its role in the layer.
+        shapes: The shape of each array, by its role in the layer; a kernel's shape is (out, in,
+            *window).
+        others: The shapes of the arrays without a known role, by full name.
     """
 
     path: str
@@ -54,7 +55,7 @@ class LayerArrays:
 
     @functools.cached_property
     def kind(self) -> LayerKind:
-        """What the layer computes: nothing where it only keeps constants."""
+        """Say what the layer computes: nothing if it only keeps constants."""
         kernel = self.shapes.get("kernel", ())
         dims = 0 if 0 in kernel else len(kernel)
         if any(len(shape) > 1 and "weight" in name for name, shape in self.others.items()):
@@ -66,7 +67,7 @@ class LayerArrays:
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """The full names of all its arrays."""
+        """Return the full names of all its arrays."""
         return (*self.names.values(), *self.others)
 
 
@@ -90,7 +91,7 @@ def layers_of(tensors: Tensors, axes: Axes) -> list[LayerArrays]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """The path of an array's layer, and what it is there; empty if that is not known."""
+    """Split a name into its layer's path and its role in the layer; empty if that is unknown."""
     for collection in COLLECTIONS:
         name = name.removeprefix(collection)
     path, _, leaf = name.rpartition("/" if "/" in name else ".")

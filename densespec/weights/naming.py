@@ -1,4 +1,4 @@
-"""Each array of a network by its canonical name, and back by the layout's."""
+"""Names each array of a network canonically from the layout's name, and the other way round."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from densespec.weights.tensors import Tensor, Tensors
 def canonical_tensors(
     layout: Layout, keys: Mapping[str, str], graph: Graph, tensors: Tensors
 ) -> dict[str, Tensor]:
-    """Give the tensors of a network, or of a part of one, by canonical name with canonical axes.
+    """Return the tensors of a network, or of a part of one, by canonical name with canonical axes.
 
     Args:
         keys: The layout's name of each array of the network, by its canonical name.
@@ -22,8 +22,8 @@ def canonical_tensors(
         tensors: Tensors by the layout's names.
 
     Raises:
-        WeightsError: Some are missing, or of another shape, or others lie among them; names the
-            first ones.
+        WeightsError: Some are missing, or of another shape, or others lie among them; the message
+            names the first ones.
     """
     found, problems = {}, []
     for weight in graph.weights:
@@ -56,7 +56,7 @@ def canonical_tensors(
 
 
 def _root(name: str) -> str:
-    """The outermost part of a network that an array lies in, such as ``features``."""
+    """Return the outermost part of a network that an array lies in, such as ``features``."""
     for collection in COLLECTIONS:
         name = name.removeprefix(collection)
     parts = name.split("/" if "/" in name else ".")
@@ -66,7 +66,7 @@ def _root(name: str) -> str:
 def layout_tensors(
     layout: Layout, container: str, graph: Graph, tensors: Tensors
 ) -> dict[str, Tensor]:
-    """Give everything that a layout's file of a network holds, by the names that it has there.
+    """Return everything that a layout's file of a network holds, by the names that it has there.
 
     Args:
         tensors: The network's, by canonical name.

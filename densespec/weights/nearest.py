@@ -1,4 +1,4 @@
-"""What to say of arrays whose names no layout knows: whose are nearest, and what would help."""
+"""Explains names that no layout knows: which layout is nearest, and what would help."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ PROBE = DenseNetSpec(
     stem_kind="conv-norm-relu",
     stem_width=8,
 )
-"""A network that has every kind of name."""
+"""This network has every kind of name."""
 
 MOST_TRIED = 20
-"""The most first parts of names under which a network is looked for."""
+"""A network is looked for under at most this many first parts of names."""
 
 MOST_NAMES = 10_000
-"""The most names that are compared with those of layouts."""
+"""At most this many names are compared with those of layouts."""
 
 LONGEST_NAME = 300
-"""The most characters of such a name; no layout has longer ones."""
+"""Such a name has at most this many characters; no layout has longer ones."""
 
 MOST_PARTS = 16
-"""The most last parts of such a name that may be a layout's name; the others stand before it."""
+"""At most this many last parts of such a name may be a layout's; the others stand before it."""
 
 NEAR = 1 / 3
-"""The least share of a layout's kinds of names that makes it near."""
+"""A layout is near if at least this share of its kinds of names is there."""
 
 
 def no_known_layout(tensors: Tensors) -> str:
@@ -64,12 +64,12 @@ def nearest_to(tensors: Tensors) -> str:
 
 @dataclass(frozen=True)
 class _Likeness:
-    """How far the names under a prefix are a layout's.
+    """Tells how far the names under a prefix are a layout's.
 
     Attributes:
         layouts: The layouts that have such names.
-        missing: A name of each kind that the layout has and that is not there.
-        unknown: A name of each kind that is under the prefix and that the layout has not.
+        missing: A name of each kind that the layout has, but that is not under the prefix.
+        unknown: A name of each kind that is under the prefix, but that the layout does not have.
     """
 
     layouts: str
@@ -88,7 +88,7 @@ class _Likeness:
 
 @dataclass(frozen=True)
 class _Kinds:
-    """A name of each kind that is there, by its kind: without its numbers, which count layers."""
+    """Holds one name of each kind: kinds are names without the numbers that count layers."""
 
     examples: Mapping[str, str]
 
@@ -102,7 +102,7 @@ class _Kinds:
 
     @functools.cached_property
     def prefixes(self) -> dict[str, list[str]]:
-        """What stands before each end of a name, by the kind of the end."""
+        """Return what stands before each end of a name, by the kind of the end."""
         found: dict[str, list[str]] = defaultdict(list)
         for name in self.examples.values():
             starts = [0, *(match.end() for match in re.finditer(r"[./]", name))]
@@ -111,12 +111,12 @@ class _Kinds:
         return found
 
     def shares(self, known: Collection[str]) -> list[tuple[float, str]]:
-        """The prefix under which most of some kinds are, with the share of them that are there."""
+        """Find the prefix under which most of some kinds are, with the share that is there."""
         counts = Counter(p for kind in known for p in set(self.prefixes.get(kind, ())))
         return [(count / len(known), prefix) for prefix, count in counts.most_common(1)]
 
     def under(self, prefix: str) -> dict[str, str]:
-        """A name of each kind under a prefix, by the kind without it."""
+        """Return a name of each kind under a prefix, by the kind without the prefix."""
         inside = (name for name in self.examples.values() if name.startswith(prefix))
         return {_kind(name[len(prefix) :]): name for name in inside}
 
@@ -144,14 +144,14 @@ def _nearest(tensors: Tensors) -> _Likeness | None:
 
 
 def _known_kinds(layout: Layout) -> Iterator[dict[str, str]]:
-    """A name of each kind that a layout has for a body, by the kind, in each of its containers."""
+    """Yield a name of each kind that a layout has for a body, by kind, container by container."""
     graph = lower(PROBE.replace(**layout.implements), include_top=False)
     for container in layout.containers:
         yield {_kind(key): key for key in layout.keys(graph, container).values()}
 
 
 def _length(known: Mapping[str, str]) -> int:
-    """The length of all names: of two layouts that are as near, the one with plainer names is."""
+    """Sum up the length of all names: of two equally near layouts, the plainer names win."""
     return sum(map(len, known.values()))
 
 
@@ -163,7 +163,7 @@ def _kind(name: str) -> str:
 
 
 def _told_of_order(tensors: Tensors) -> str:
-    """Which option reads arrays that are a DenseNet in the order in which they are there."""
+    """Say which option reads arrays that make a DenseNet in the order in which they are."""
     starts = dict.fromkeys(match[0] for name in tensors if (match := re.match(r"[^./]+[./]", name)))
     for prefix in ("", *list(starts)[:MOST_TRIED]):
         inside = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

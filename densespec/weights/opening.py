@@ -1,4 +1,4 @@
-"""Opening weights: whose layout they have, which network they are of, and its arrays by name."""
+"""Opens weights: finds whose layout they have, which network they make, and its arrays by name."""
 
 from __future__ import annotations
 
@@ -39,22 +39,24 @@ from densespec.weights.tensors import OpenFile, Tensors
 
 @dataclass(frozen=True, kw_only=True)
 class IdentifiedWeights:
-    """Arrays of which it is known what network they are of, and which of its arrays each is.
+    """Describes arrays whose network is known, as is the role of each array in it.
 
     Attributes:
-        container: The kind of file, or in memory the kind whose names the arrays have.
-        layout: Whose names they have.
-        spec: The network's. What shapes leave open is as the layout's implementation has it.
+        container: The kind of file; for arrays in memory, the kind of file that has such names.
+        layout: The layout whose names they have.
+        spec: The network's spec. What shapes leave open is as in the layout's implementation.
         graph: The network, which ends as the file states; it has a classifier only if the arrays
             have one.
-        tensors: The network's arrays by canonical name, with canonical axes, read when needed.
-        extra: What else is there, such as an optimizer's state, by its name in the layout.
+        tensors: The network's arrays by canonical name, with canonical axes. They are read when
+            needed.
+        extra: The other arrays, such as an optimizer's state, by their names in the layout.
         metadata: The texts that a file has beside its arrays.
-        assumptions: What was taken for granted, for want of a word in the file, in sentences.
-        remarks: What else a user should know of how the arrays were read, in sentences.
-        headless: Why no classifier was told, if linear layers are there; empty otherwise.
-        assumed: The fields of the spec that were taken for granted, with their values.
-        path: The file's; None for arrays in memory.
+        assumptions: Sentences that say what was assumed because the file does not state it.
+        remarks: Sentences that say what else a user should know of how the arrays were read.
+        headless: The reason why no classifier was recognised although there are linear layers;
+            empty otherwise.
+        assumed: The fields of the spec that were assumed, with their values.
+        path: The path of the file; None for arrays in memory.
         accompaniment: What goes with the arrays: where they are from, what images need, labels.
     """
 
@@ -74,22 +76,22 @@ class IdentifiedWeights:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Everything that a user should know of how the arrays were read, in sentences."""
+        """Say in sentences all that a user should know of how the arrays were read."""
         return (*_unwrapped(self.metadata), *self.remarks, *self.of_head, *self.assumptions)
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """The notes of what could be wrong, or may be missed: not that of where the arrays lay."""
+        """Return the notes of what could be wrong or be missed, but not of where the arrays lay."""
         return (*self.remarks, *self.assumptions)
 
     @property
     def of_head(self) -> tuple[str, ...]:
-        """A note of why there is no classifier, though linear layers are there."""
+        """Make a note of why there is no classifier, if there are linear layers."""
         return (f"the head is left out: {self.headless}",) if self.headless else ()
 
     @property
     def variant(self) -> str | None:
-        """The spec's name in the catalogue, whatever its classes and channels; None without one."""
+        """Name the spec's variant, whatever its classes and channels are; None for no variant."""
         return variant_of(self.spec)
 
     @property
@@ -98,11 +100,11 @@ class IdentifiedWeights:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes that the network's arrays have, in alphabetical order."""
+        """List the dtypes of the network's arrays in alphabetical order."""
         return tuple(sorted({tensor.dtype for tensor in self.tensors.values()}))
 
     def with_classifier_bias(self) -> IdentifiedWeights:
-        """Give the same network with a bias of zeros where the classifier has none."""
+        """Return the same network with a bias of zeros where the classifier has none."""
         if not self.has_classifier or self.spec.classifier_bias:
             return self
         graph = with_spec(self.graph, self.spec.replace(classifier_bias=True))
@@ -134,8 +136,8 @@ def open_weights(
         {reading}
 
     Raises:
-        WeightsError: The file can't be read, or its arrays do not fit the network; names the file
-            and the first arrays that are missing, unexpected or of another shape.
+        WeightsError: The file can't be read, or its arrays do not fit the network; the message
+            names the file and the first arrays that are missing, unexpected or of another shape.
     """
     options = ReadingOptions(**reading)
     trained = _trained(os.fspath(path), options.spec or otherwise)
@@ -167,10 +169,11 @@ def open_weights(
 
 
 def _trained(name: str, otherwise: SpecLike | None) -> FetchedWeights | None:
-    """The file of the trained weights that a name means; None for a path.
+    """Fetch the file of the trained weights that a name means; None for a path.
 
     Raises:
-        WeightsError: The name means several, or none of this network; or it can't be fetched.
+        WeightsError: The name means several files, or none for this network; or the file can't be
+            fetched.
     """
     if Path(name).is_file() or is_folder_of_weights(Path(name)):
         return None
@@ -209,7 +212,7 @@ def _with_trained(
 
 
 def _stated_accompaniment(identified: IdentifiedWeights) -> Accompaniment:
-    """What one of our files states to go with it."""
+    """Read what one of our files states to go with its arrays."""
     if "densespec" not in identified.metadata:
         return NOTHING
     try:
@@ -264,17 +267,17 @@ def identify(
 
 
 def _of_inner_models(metadata: Mapping[str, str]) -> str:
-    """What reads a model alone that lies within the one of a Keras file."""
+    """Say how to read only a model that lies within the model of a Keras file."""
     if not (names := models_in(metadata)):
         return ""
     inner = " or ".join(f"--prefix {bare(name)}" for name in names[:SHOWN])
-    return f"; of the models within it, one is read alone by its name ({inner})"
+    return f"; of the models within it, one can be read by its name ({inner})"
 
 
 def _first_that_fits(
     claims: Sequence[Claim], metadata: Mapping[str, str], *place: Any, **given: Any
 ) -> IdentifiedWeights:
-    """What the arrays are by the first claim that their shapes do not contradict."""
+    """Identify the arrays by the first claim that their shapes do not contradict."""
     *likelier, last = claims
     ruled_out = []
     for claim in likelier:

@@ -1,4 +1,4 @@
-"""Home-made names: arrays are taken in the order in which they are there, and shapes checked."""
+"""Reads home-made names: takes arrays in their order, and checks their shapes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from densespec.weights.layouts import Axes, Layout, torch_names
 from densespec.weights.tensors import Tensors
 
 ORDER = "order"
-"""What stands for a layout's name where there is none."""
+"""This stands for a layout's name where there is none."""
 
 LEAVES = {
     ops.Conv: {"kernel": "kernel", "bias": "bias"},
@@ -27,7 +27,7 @@ LEAVES = {
         "running_variance": "variance",
     },
 }
-"""What the arrays of a layer are called here, by their canonical names in a node."""
+"""Names the arrays of a layer here by their canonical names in a node."""
 
 
 def layout_in_order(tensors: Tensors) -> Layout:
@@ -64,7 +64,7 @@ def fields_in_order(tensors: Tensors) -> dict[str, Any]:
 
 
 def _axes(tensors: Tensors) -> Axes:
-    """The order of axes in which the kernels make a DenseNet; PyTorch's if neither does."""
+    """Find the order of axes in which kernels make a DenseNet; PyTorch's if neither order does."""
     try:
         body_fields(evidence_of(layers_of(tensors, "window_in_out")))
     except WeightsError:
@@ -105,7 +105,7 @@ def _keys(graph: Graph, layers: Sequence[LayerArrays]) -> Iterator[tuple[str, st
 
 
 def _keys_of(node: Node, layer: LayerArrays) -> Iterator[tuple[str, str]]:
-    """Names of the arrays of a node; a word that is no name for one that the layer lacks."""
+    """Yield names of a node's arrays; an array that the layer lacks gets a word that is no name."""
     for weight in node.weights:
         leaf = LEAVES[type(node.op)][weight.short]
         yield weight.name, layer.names.get(leaf, f"the {leaf} of {layer.path} ({weight.name})")
@@ -116,7 +116,7 @@ def _warning(layers: Sequence[LayerArrays]) -> str:
     counts = Counter(conv.shapes["kernel"] for conv in convs)
     certain = sum(counts[conv.shapes["kernel"]] == 1 for conv in convs)
     return (
-        "ORDER WAS ALL THAT THERE WAS: each array was taken for the one in its place, and every "
+        "ONLY THE ORDER COULD TELL: each array was taken for the one in its place, and every "
         f"shape fits, but of {len(convs)} convolutions only {certain} have a shape that no other "
         "has. Compare outputs with those of the program that saved it: if it uses its layers in "
         "another order, these are wrong"

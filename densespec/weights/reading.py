@@ -1,7 +1,7 @@
-"""How weights are to be read, where they do not tell enough themselves.
+"""Defines what users may say of how weights are read, if the weights do not tell enough.
 
-What may be said is declared once, in the fields here: the keywords of the functions and the flags
-of the commands that read weights follow from them.
+The fields here declare it once. The keywords of functions and the flags of commands that read
+weights follow from them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from densespec.network.fields import (
 from densespec.network.spec import DenseNetSpec
 
 FITTED = ("in_channels", "spatial_dims")
-"""The fields of a spec to which weights of another network are fitted."""
+"""Weights of another network are adapted to these fields of a spec."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class SpecFields:
-    """Fields of a spec by name, or as a text such as ``norm=group,norm_groups=8``."""
+    """Allows fields of a spec by name, or as a text such as ``norm=group,norm_groups=8``."""
 
     allowed = "fields of a spec with values that they may have, such as activation=elu"
 
@@ -49,7 +49,7 @@ class SpecFields:
 
 
 def _table_of(text: str) -> dict[str, Any]:
-    """The names and values of a text; a value that is no JSON is a text itself."""
+    """Parse the names and values of a text. A value that is no JSON is a text itself."""
     table = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -62,7 +62,7 @@ def _table_of(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class InterpretingOptions(Record):
-    """What a user says of arrays, whichever network is wanted: where they are, and whose names."""
+    """Holds what a user says of arrays of any network: where they are, and whose names they are."""
 
     NOUN: ClassVar[str] = "set of options"
 
@@ -77,7 +77,8 @@ class InterpretingOptions(Record):
     key: str | None = stated(
         OrNone(Text()),
         "where a PyTorch file keeps them, such as state_dict_ema; keys within keys are joined by "
-        "dots; in checkpoints of our training, average for the averages; found otherwise",
+        "dots; in checkpoints of our training, average for the averages; without it, they are "
+        "searched for",
         default=None,
         metavar="KEY",
     )
@@ -96,17 +97,17 @@ class InterpretingOptions(Record):
     )
 
     def said(self) -> dict[str, Any]:
-        """Give what was said, by name."""
+        """Return what was said, by name."""
         fields = (field.name for field in dataclasses.fields(self))
         return {name: value for name in fields if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions(InterpretingOptions):
-    """What a user says of weights that are read; None is what nobody says.
+    """Holds what a user says of weights that are read. None means that nothing was said.
 
     Raises:
-        SpecError: A value is not allowed; names the option.
+        SpecError: A value is not allowed; the message names the option.
     """
 
     spec: SpecLike | None = stated(
@@ -116,7 +117,7 @@ class ReadingOptions(InterpretingOptions):
                 (str, os.PathLike, DenseNetSpec),
             )
         ),
-        "the network that they are of, but for its classes and channels; worked out otherwise",
+        "the network of the arrays, except for classes and channels; worked out by default",
         default=None,
         metavar="SPEC",
     )
@@ -145,7 +146,7 @@ class ReadingOptions(InterpretingOptions):
     )
 
     def of_network(self) -> dict[str, Any]:
-        """Give what was said of the network that is wanted: the fields of its spec, by name."""
+        """Return what was said of the network that is wanted: the fields of its spec, by name."""
         return {name: value for name, value in self.said().items() if name in FITTED}
 
     def otherwise(self, **values: Any) -> Self:
@@ -161,7 +162,7 @@ class ReadingOptions(InterpretingOptions):
 
 
 AS_THEY_ARE = ReadingOptions()
-"""What nobody says anything of."""
+"""These options say nothing, so that weights are read as they are."""
 
 
 def takes_options_of(record: type[InterpretingOptions]) -> Callable[[F], F]:

@@ -1,4 +1,4 @@
-"""Named arrays that are read when they are needed: what containers give and take."""
+"""Defines named arrays that are read when they are needed, as containers give and take them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tensor:
-    """One array of a file, one in memory, or one to be written.
+    """Describes one array of a file, one in memory, or one to be written.
 
     Attributes:
         shape: The array's shape.
         dtype: The dtype's name, such as ``float32`` or ``bfloat16`` (which ``ml_dtypes`` has).
-        read: Gives the array; each call may read it from the file anew.
+        read: The function that returns the array as numpy, in ``shape`` and ``dtype``. Each call
+            may read the file again.
     """
 
     shape: tuple[int, ...]
@@ -30,20 +31,20 @@ class Tensor:
 
 
 Tensors = Mapping[str, Tensor]
-"""Tensors by name, in an order that means something where names do not tell enough."""
+"""Holds tensors by name. Their order matters where names do not tell enough."""
 
 
 class OpenFile(Protocol):
-    """An open file, whose tensors can be read until it is closed.
+    """Represents an open file, whose tensors can be read until it is closed.
 
-    Arrays that were read stay when it is closed. They may be read-only views of the file.
+    Arrays that were read remain usable after it is closed. They may be read-only views of the file.
 
     Attributes:
         container: The kind of file, such as ``safetensors`` or ``keras-weights``.
-        naming: The container whose names its arrays have: its own, or one that layouts know.
+        naming: The container that decides how arrays are named: its own, or one that layouts know.
         tensors: The file's tensors by name, in the order of the file.
-        metadata: The texts that the file has beside them.
-        notes: What a user should know of how the file was read, a sentence each.
+        metadata: The texts that the file has beside the tensors.
+        notes: Sentences that say what a user should know of how the file was read.
     """
 
     @property

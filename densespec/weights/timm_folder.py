@@ -1,4 +1,4 @@
-"""A network as timm keeps it on the Hub: its weights under torchvision's names, and its config."""
+"""Writes a network as timm keeps it on the Hub: with torchvision's names and timm's config."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from densespec.weights.tensors import Tensor
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 TEXTS = {"format": "pt"}
-"""What transformers wants to read in a file of PyTorch's names."""
+"""Transformers looks for this entry in a file with PyTorch's names."""
 
 
 def write_timm_folder(
@@ -68,7 +68,7 @@ def write_timm_folder(
 
 
 def _differences(graph: Graph, arrays: Arrays) -> tuple[str, ...]:
-    """What timm's implementation does otherwise; see :func:`write_timm_folder`."""
+    """Say where timm's implementation differs; see :func:`write_timm_folder`."""
     apart = get_layout("timm").differences(graph.spec)
     training = {name: apart[name] for name in apart if name in TRAINING_ONLY}
     lasting = {name: apart[name] for name in apart if name not in TRAINING_ONLY}

@@ -1,4 +1,4 @@
-"""Files that hold a whole model, which only its framework can write.
+"""Writes whole-model files, which only their framework can write.
 
 Any package can offer a writer under the entry-point group ``densespec.model_writers``, by the name
 of the layout whose models it writes.
@@ -20,7 +20,7 @@ GROUP = "densespec.model_writers"
 
 
 class ModelWriter(Protocol):
-    """What writes the whole-model files of one layout."""
+    """Writes the whole-model files of one layout."""
 
     def write(self, graph: Graph, arrays: Arrays, path: Path, *, name: str) -> None:
         """Build a network and write it to a path, which has the suffix of the user's.
@@ -30,7 +30,7 @@ class ModelWriter(Protocol):
             name: The model's, if the file has one.
 
         Raises:
-            PackageMissing: The framework is not installed; says what to install.
+            PackageMissing: The framework is not installed; the message says what to install.
         """
         ...
 
@@ -58,7 +58,7 @@ def write_model(layout: Layout, target: Path, graph: Graph, arrays: Arrays, *, n
 
     Raises:
         WeightsError: No installed package writes such models, or the file can't be written.
-        PackageMissing: The framework is not installed; says what to install.
+        PackageMissing: The framework is not installed; the message says what to install.
     """
     writer = writer_of(layout, target)
     try:

@@ -94,7 +94,7 @@ def test_what_keras_applications_does_otherwise_is_seen(
 
 
 def test_model_of_one_input_size_is_asked_for_no_other() -> None:
-    with pytest.raises(Unsupported, match="takes inputs of 32x32 alone"):
+    with pytest.raises(Unsupported, match="only takes inputs of 32x32"):
         run_case(f"{OWN}:nested(32)", SMALL, "forward/odd-input-size")
 
 

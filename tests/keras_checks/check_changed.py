@@ -294,5 +294,5 @@ def test_a_loaded_model_needs_no_telling(tmp_path: Path) -> None:
 
 
 def test_what_is_no_network_of_a_spec_says_why() -> None:
-    with pytest.raises(WeightsError, match="none of densespec's: it states a model without conv"):
+    with pytest.raises(WeightsError, match="the model: it states a model without conv"):
         densespec.read_weights(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))

@@ -139,7 +139,7 @@ def test_the_network_of_a_file_is_chosen_by_its_prefix(photos: Path, tmp_path: P
     )
     expected = densespec.predict(model, photos)
     assert [each.guesses[0].index for each in found] == [e.guesses[0].index for e in expected]
-    with pytest.raises(DensespecError, match="prefix: say how weights are to be read, but the m"):
+    with pytest.raises(DensespecError, match="prefix: say how to read weights, but the m"):
         densespec.predict(model, photos, prefix="two.")
 
 
@@ -200,7 +200,7 @@ def test_classes_of_other_names_are_taken_in_order_with_a_warning() -> None:
 
 
 def test_other_classes_are_refused() -> None:
-    with pytest.raises(DataError, match="tells 5 classes apart, of which none is called 'fox'"):
+    with pytest.raises(DataError, match="tells 5 classes apart, but none is called 'fox'"):
         densespec.evaluate(NAME, arrays(("ant", "fox")))
 
 

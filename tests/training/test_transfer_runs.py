@@ -91,10 +91,10 @@ def test_a_run_starts_from_the_network_of_a_file_that_is_chosen(tmp_path: Path) 
 
 def test_how_weights_are_read_is_said_of_weights_alone(tmp_path: Path) -> None:
     said: dict[str, Any] = {"out": tmp_path / "run", "data": data(tmp_path), "backend": "numpy"}
-    with pytest.raises(WeightsError, match="prefix: say how weights are to be read, but none"):
+    with pytest.raises(WeightsError, match="prefix: say how to read weights, but none"):
         plan_of(SPEC, recipe=PLAIN, prefix="teacher.", **said)
     run(tmp_path, recipe=PLAIN, progress=StopsAt(STEPS))
-    with pytest.raises(WeightsError, match="key: say how weights are to be read, but none"):
+    with pytest.raises(WeightsError, match="key: say how to read weights, but none"):
         resumed(tmp_path, key="ema")
 
 

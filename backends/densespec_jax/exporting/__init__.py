@@ -1,4 +1,4 @@
-"""The export formats that need JAX alone, a format a file, and what they share."""
+"""Holds the export formats that need JAX alone, one in each file, and what they share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preprocessing as StableHLO: bytes of any size in, what the network takes out."""
+"""Writes preprocessing as StableHLO: it takes bytes of any size, and gives a network's input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def exported_on_images(
     batch: int | None,
     platforms: Sequence[str],
 ) -> Any:
-    """Give a network behind what its images need, as ``jax.export`` does.
+    """Return a network behind what its images need, as ``jax.export`` does.
 
     Args:
         run: What computes the network, of (batch, height, width, channels).

@@ -1,4 +1,4 @@
-"""StableHLO as ``jax.export`` serializes it."""
+"""Writes StableHLO as ``jax.export`` serializes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from densespec_jax.exporting import channels_first
 from densespec_jax.exporting.images import exported_on_images, on_images
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""The platforms that JAX may run a serialized network on."""
+"""JAX may run a serialized network on these platforms."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
@@ -48,7 +48,7 @@ def load(path: Path) -> ExportedProgram:
 def exported(
     graph: Graph, arrays: Arrays, options: ExportOptions, *, platforms: Sequence[str]
 ) -> Any:
-    """Give a network as ``jax.export`` does, with its arrays as constants.
+    """Return a network as ``jax.export`` does, with its arrays as constants.
 
     For several platforms the module takes one more argument, which says on which it runs.
     """

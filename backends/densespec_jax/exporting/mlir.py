@@ -1,4 +1,4 @@
-"""StableHLO as text."""
+"""Writes StableHLO as text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
 
 
 def _comments(texts: Mapping[str, str]) -> str:
-    """What goes with the network, which StableHLO has no other place for."""
+    """Write what goes with the network as comments, as StableHLO has no other place for it."""
     return "".join(f"// densespec.{name}: {text}\n" for name, text in texts.items())
 
 

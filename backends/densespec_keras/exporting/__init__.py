@@ -1,4 +1,4 @@
-"""The export formats of Keras's engines, a format a file, and what they share."""
+"""Holds the export formats of Keras's engines, one in each file, and what they share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LiteRT's files, which were TensorFlow Lite's."""
+"""Writes LiteRT's files, which were TensorFlow Lite's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from densespec_keras.exporting import built, channels_first
 from densespec_keras.exporting.litert_int8 import write as write_int8
 
 MOST_DIMS = 2
-"""The spatial dimensions that its operators have at most."""
+"""LiteRT's operators have at most this many spatial dimensions."""
 
 
 def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> Loader:
@@ -39,7 +39,7 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
 
 
 def _converted(model: Any, shape: tuple[int | None, ...], dtype: str) -> bytes:
-    """Convert a model by way of a SavedModel, of which the file takes the names of its inputs."""
+    """Convert a model by way of a SavedModel, which names the file's inputs."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2 as with_constants,

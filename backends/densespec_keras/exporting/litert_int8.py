@@ -1,4 +1,4 @@
-"""LiteRT's files in int8, by its quantizer, which takes the float32 file."""
+"""Writes LiteRT's files in int8 by its quantizer, which takes the float32 file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
     Args:
         source: The float32 file.
         path: Where the new one is written.
-        inputs: Inputs, channels first, of which the ranges of values are taken.
+        inputs: Inputs, channels first; the ranges of values are taken from them.
     """
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe

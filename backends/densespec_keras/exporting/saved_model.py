@@ -1,4 +1,4 @@
-"""TensorFlow SavedModels."""
+"""Writes TensorFlow's SavedModels."""
 
 from __future__ import annotations
 

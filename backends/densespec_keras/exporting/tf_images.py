@@ -1,4 +1,4 @@
-"""Preprocessing as TensorFlow's operations: bytes of any size in, what the network takes out.
+"""Writes preprocessing as TensorFlow's operations: it takes bytes, and gives a network's input.
 
 Resizing is Pillow's, as :mod:`densespec.deploy.resampling` has it.
 """
@@ -21,7 +21,7 @@ from densespec.deploy.resampling import (
 from densespec.pretrained.preprocessing import Preprocessing
 
 IMAGES = "images"
-"""The name of the input: bytes (batch, height, width, channels)."""
+"""The input has this name. It takes bytes of shape (batch, height, width, channels)."""
 
 
 def prepared(images: Any, preprocessing: Preprocessing) -> Any:
@@ -44,7 +44,7 @@ def prepared(images: Any, preprocessing: Preprocessing) -> Any:
 
 
 def _functions() -> SimpleNamespace:
-    """TensorFlow's functions by numpy's names."""
+    """Collect TensorFlow's functions by numpy's names."""
     import tensorflow as tf
 
     return SimpleNamespace(

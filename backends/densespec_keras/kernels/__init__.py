@@ -1,7 +1,7 @@
-"""What the planned modes compute with: a module for each engine, all with the same functions.
+"""Holds what the planned modes compute with: a module for each engine, with the same functions.
 
-``load(engine)`` gives the module. Every array in it is (batch, *spatial, channels), and kernels are
-(*window, in, out), as Keras's channels_last layers have them:
+``load(engine)`` returns the module. Every array in it is (batch, *spatial, channels), and kernels
+are (*window, in, out), as Keras's channels_last layers have them:
 
 - ``norm(x, norm, relu)``: a batch norm, and the ReLU behind it if there is one
 - ``relu(x)``, which keeps NaN; a ReLU within a block need not, whose input passes it by
@@ -23,7 +23,7 @@ from densespec.network import ops
 
 
 class FeatureMaps(NamedTuple):
-    """Feature maps, and their mean and biased variance of each channel where those are known."""
+    """Holds feature maps, and the mean and biased variance of each channel if they are known."""
 
     x: Any
     mean: Any = None
@@ -32,12 +32,13 @@ class FeatureMaps(NamedTuple):
 
 @dataclass(frozen=True)
 class NormOperands:
-    """What a batch norm computes with, in a step of training or in inference.
+    """Holds what a batch norm computes with, in a step of training or in inference.
 
     Attributes:
         mean, variance: The running statistics.
         batch: Whether it normalises with the statistics of the batch.
-        record: Takes their mean, biased variance and number of values in that case.
+        record: The function that takes their mean, biased variance and number of values in that
+            case.
     """
 
     gamma: Any
@@ -51,13 +52,14 @@ class NormOperands:
 
 @dataclass(frozen=True)
 class UnitOperands:
-    """What a unit of a dense layer computes with: a norm, a ReLU, and a convolution that keeps the
-    size.
+    """Holds what a unit of a dense layer computes with: a norm, a ReLU, and a convolution.
+
+    The convolution keeps the size.
 
     Attributes:
         relu: Whether there is a ReLU.
-        bias: None where there is none.
-        scale: The dropout behind the convolution, as a factor; None where nothing is dropped.
+        bias: The convolution's bias; None if there is none.
+        scale: The dropout behind the convolution, as a factor; None if nothing is dropped.
         folded: Whether the norm becomes part of the convolution of the unit before.
     """
 
@@ -74,5 +76,5 @@ BlockOperands = Sequence[Sequence[UnitOperands]]
 
 
 def load(engine: str) -> Any:
-    """Give the functions of an engine, which is imported with them."""
+    """Return the functions of an engine, which is imported with them."""
     return importlib.import_module(f"{__name__}.{engine}")

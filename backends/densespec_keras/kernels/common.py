@@ -1,4 +1,4 @@
-"""What Keras's own operations do well enough on every engine."""
+"""Holds what Keras's own operations do well enough on every engine."""
 
 from __future__ import annotations
 

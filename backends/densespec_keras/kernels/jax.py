@@ -1,4 +1,4 @@
-"""On JAX: the functions of ``densespec_jax``, which Flax's modules compute with too."""
+"""Computes on JAX with the functions of ``densespec_jax``, which Flax's modules use too."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""On TensorFlow: batch norm as the one kernel that it has for float32, and a block's derivative
-that keeps the features alone, if asked for."""
+"""Computes batch norm on TensorFlow as its one kernel for float32, and blocks with little memory.
+
+If asked for, a block's derivative keeps the features alone.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,7 @@ def _folded(kernel: Array, bias: Array, norm: NormOperands) -> tuple[Array, Arra
 
 
 def _clips(unit: UnitOperands) -> bool:
-    """Whether a norm and its ReLU become a clip, as in ``densespec.network.passes``."""
+    """Say whether a norm and its ReLU become a clip, as in ``densespec.network.passes``."""
     return unit.relu and not unit.norm.batch and unit.op.is_pointwise
 
 

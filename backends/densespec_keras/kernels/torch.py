@@ -1,7 +1,7 @@
-"""On PyTorch: the kernels of ``torch.nn``'s own modes, which the same package has.
+"""Computes on PyTorch with the kernels of ``torch.nn``'s own modes, which ``densespec_torch`` has.
 
-(batch, *spatial, channels) is what PyTorch calls channels_last of (batch, channels, *spatial): the
-axes are named anew, and nothing is moved.
+PyTorch calls the layout (batch, *spatial, channels) channels_last of (batch, channels, *spatial).
+So the axes get other names, and nothing is moved.
 """
 
 from __future__ import annotations

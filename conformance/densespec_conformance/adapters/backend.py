@@ -43,7 +43,7 @@ def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> 
         target: The text ``module:callable``, or a short form; see
             :mod:`densespec_conformance.asking.constructor`.
         spec: The network that the constructor makes.
-        weights: The file with the weights that the network has where none are given.
+        weights: The file with the weights that the network has if none are given.
 
     Raises:
         ConstructorError: The target can't be imported.
@@ -58,7 +58,7 @@ def backend_for(target: str, spec: DenseNetSpec, weights: str | None = None) -> 
 
 @dataclass(frozen=True)
 class Built:
-    """A network of the constructor that is about to be asked something."""
+    """Holds a network of the constructor that is about to be asked something."""
 
     network: ForeignNetwork
     graph: Graph
@@ -70,7 +70,7 @@ class Built:
 
     @property
     def how(self) -> str:
-        """The way in which its arrays were told, or the reason why they could not be."""
+        """Say how its arrays were recognised, or why they could not be."""
         try:
             return self.match.how
         except WeightsError as error:
@@ -78,7 +78,7 @@ class Built:
 
     @functools.cached_property
     def part_of(self) -> dict[str, str]:
-        """The module or layer of every node that has weights; it is empty for another network."""
+        """Return the module or layer of every node with weights; nothing for another network."""
         try:
             keys = self.match.keys
         except WeightsError:
@@ -88,7 +88,7 @@ class Built:
 
 @dataclass
 class _Kept:
-    """A network that was made once and is used for many questions."""
+    """Keeps a network that was made once for many questions."""
 
     network: ForeignNetwork
     names: ForeignNames
@@ -97,7 +97,7 @@ class _Kept:
 
 
 class ConstructorBackend:
-    """A backend of the one network that a constructor makes.
+    """Is a backend of the one network that a constructor makes.
 
     Each network is made once for a dtype and, where it has a fixed one, an input size. It is reset
     before every question.
@@ -117,7 +117,7 @@ class ConstructorBackend:
         return {"options": kept.options, "notes": (*kept.notes, built.how)}
 
     def construct(self, asked: NetworkToBuild) -> tuple[Built, Graph]:
-        """Give the network that is asked for, and its graph.
+        """Return the network that is asked for, and its graph.
 
         Raises:
             ConstructorError: Another network than the constructor's is asked for.
@@ -143,7 +143,7 @@ class ConstructorBackend:
         data_format: DataFormat,
         name: str,
     ) -> Built:
-        """Give the network these weights, or where there are none, its own."""
+        """Return the network these weights, or where there are none, its own."""
         size = tuple(n for n in graph.input_size if n is not None)
         kept = self._kept(dtype or "float32", size or natural_size(self.spec))
         kept.network.reset()
@@ -169,7 +169,7 @@ class ConstructorBackend:
         return model.network.count_parameters()
 
     def forward(self, model: Built, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-        """Give its output, and those taps that can be seen from outside.
+        """Return its output, and those taps that can be seen from outside.
 
         What a part with weights gives is a node's value, and what it reads is the value of the node
         before. So a ReLU without a module is seen by the convolution after it.
@@ -247,7 +247,7 @@ class ConstructorBackend:
 
 
 def _imported_frameworks() -> Iterator[Any]:
-    """Give the modules here that know the frameworks which this process has imported."""
+    """Yield the modules here that know the frameworks which this process has imported."""
     for framework, module in FRAMEWORKS:
         if framework in sys.modules:
             yield importlib.import_module(f"densespec_conformance.adapters.{module}")
@@ -278,7 +278,7 @@ def _options(names: ForeignNames, output: np.ndarray) -> dict[str, Any]:
 
 
 SUM_TO_ONE = 1e-2
-"""The distance from 1 that the sum of a softmax may have, in any dtype."""
+"""A softmax may have a sum that differs from 1 by this much, in any dtype."""
 
 
 def _is_softmax(output: np.ndarray) -> bool:

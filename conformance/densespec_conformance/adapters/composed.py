@@ -1,4 +1,4 @@
-"""Networks that users compose themselves: a backbone, and a classifier on it."""
+"""Makes networks that users compose themselves: a backbone, and a classifier on it."""
 
 from __future__ import annotations
 

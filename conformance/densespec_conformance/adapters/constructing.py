@@ -20,12 +20,11 @@ from densespec_conformance.asking.constructor import ENGINES, Constructor, Const
 COMPOSED = {
     "keras_hub.models:DenseNetImageClassifier": "densespec_conformance.adapters.composed",
 }
-"""Constructors that take another network, and for each the module that has a constructor of the
-same name which makes both."""
+"""Maps constructors that take another network to modules with a constructor that makes both."""
 
 WITHOUT_DOWNLOAD: Mapping[str, Any] = {"weights": None, "pretrained": False}
 LOGITS: Mapping[str, Any] = {"classifier_activation": None}
-"""The values that parameters of these names get unless the text gives others."""
+"""Parameters with these names get these values unless the text gives others."""
 
 FROM_SPEC: Mapping[str, Callable[[DenseNetSpec], Any]] = {
     "spatial_dims": lambda spec: spec.spatial_dims,
@@ -35,15 +34,17 @@ FROM_SPEC: Mapping[str, Callable[[DenseNetSpec], Any]] = {
     "classes": lambda spec: spec.classes,
     "stackwise_num_repeats": lambda spec: list(spec.blocks),
 }
-"""What parameters of these names are given of the spec if they have no default."""
+"""Parameters with these names get these values from the spec if they have no default."""
 
 IMAGE_SHAPE = ("input_shape", "image_shape")
-"""The names of parameters of Keras's constructors that take sizes and channels."""
+"""Keras's constructors have these names for parameters that take sizes and channels."""
 
 
 def choose_engine(constructor: Constructor) -> None:
-    """Settle Keras's engine before anything imports Keras: it is the target's own, or else the one
-    in ``KERAS_BACKEND``, or else the first that is installed."""
+    """Choose Keras's engine before anything imports Keras.
+
+    It is the target's own, or else the one in ``KERAS_BACKEND``, or else the first installed one.
+    """
     installed = (name for name in ENGINES if importlib.util.find_spec(name) is not None)
     if constructor.engine is not None:
         os.environ["KERAS_BACKEND"] = constructor.engine
@@ -107,7 +108,7 @@ def import_module(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Made:
-    """A network that a constructor made, and the arguments that were added to the text's."""
+    """Holds a network that a constructor made, and the arguments that were added to the text's."""
 
     network: Any
     added: Mapping[str, Any]

@@ -34,17 +34,17 @@ ENDS: tuple[Mapping[str, Any], ...] = (
     {"include_top": False, "pooling": "avg"},
     {"include_top": False, "pooling": "max"},
 )
-"""How a network may end: options of ``densespec.build``."""
+"""A network may end in these ways: they are options of ``densespec.build``."""
 
 Size = tuple[int, ...]
 
 
 class ExportedFileBackend:
-    """A backend of the one network that an exported file is.
+    """Is a backend of the one network that an exported file holds.
 
     Args:
         path: The file, or the folder.
-        spec: The network that it is held to.
+        spec: The network that it has to be.
         weights: The weights that it was exported from.
     """
 
@@ -53,10 +53,10 @@ class ExportedFileBackend:
 
     @functools.cached_property
     def program(self) -> ExportedProgram:
-        """The file, read by its runtime.
+        """Read the file by its runtime.
 
         Raises:
-            ExportedFileError: It takes something else than feature maps of the spec.
+            ExportedFileError: It takes something else than inputs of the spec.
         """
         load = exported_format(self.path).load
         assert load is not None, "a format without it was refused"
@@ -75,15 +75,15 @@ class ExportedFileBackend:
 
     @functools.cached_property
     def arrays(self) -> Arrays:
-        """The canonical arrays of the weights that it was exported from."""
+        """Read the canonical arrays of the weights that it was exported from."""
         with open_weights(self.weights, otherwise=self.spec) as found:
             if found.graph.spec != self.spec:
-                raise WeightsError(f"{self.weights} is of another network than the spec")
+                raise WeightsError(f"{self.weights} belongs to another network than the spec")
             return dict(found.arrays())
 
     @functools.cached_property
     def options(self) -> Mapping[str, Any]:
-        """The end that fits its output best: of the shapes it may have, and then the values."""
+        """Choose the end that fits its output best: by its shapes, and then by its values."""
         size = tuple(
             known or usual
             for known, usual in zip(self.program.shape[2:], natural_size(self.spec), strict=True)
@@ -123,7 +123,7 @@ class ExportedFileBackend:
         }
 
     def construct(self, asked: NetworkToBuild) -> tuple[ExportedFileBackend, Graph]:
-        """Give itself, and the graph of the network that is asked for.
+        """Return itself, and the graph of the network that is asked for.
 
         Raises:
             Unsupported: It is not of this size or dtype, or other weights are given than its own.
@@ -143,7 +143,7 @@ class ExportedFileBackend:
         sizes = self.program.shape[2:]
         wanted = size or sizes
         if any(known not in (None, side) for known, side in zip(sizes, wanted, strict=True)):
-            raise Unsupported(f"it takes images of {_shape(sizes)} alone")
+            raise Unsupported(f"it only takes images of {_shape(sizes)}")
 
     def _has(self, weights: Mapping[str, np.ndarray]) -> bool:
         own = self.arrays
@@ -155,11 +155,11 @@ class ExportedFileBackend:
         return "channels_first"
 
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-        """Give its output, whatever else is asked for: of what is in between it shows nothing."""
+        """Return its output, whatever else is asked for: of what is in between it shows nothing."""
         return {graph.output.name: self._output(x)}
 
     def read_weights(self, model: Any, graph: Graph) -> Arrays:
-        """Give the weights that it was exported from."""
+        """Return the weights that it was exported from."""
         return select_weights(graph, self.arrays)
 
     def count_parameters(self, model: Any) -> tuple[int, int]:

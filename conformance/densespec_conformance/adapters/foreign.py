@@ -1,4 +1,4 @@
-"""What the suite needs of somebody else's network, whichever framework it is in."""
+"""Defines what the suite needs of somebody else's network, whichever framework it is in."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from densespec_conformance.asking.requests import Unsupported
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen of one run in inference mode, channels first.
+    """Holds what was seen of one run in inference mode, channels first.
 
     Attributes:
-        output: What the network gave.
-        inputs: What each watched part read, by the part's name, in the order in which they ran.
-        outputs: What each watched part gave, likewise.
+        output: The output of the network.
+        inputs: The input of each watched part, by the part's name, in the order in which they ran.
+        outputs: The output of each watched part, in the same way.
     """
 
     output: np.ndarray
@@ -35,12 +35,12 @@ class Observation:
 
 @dataclass(frozen=True)
 class ForeignArray:
-    """One array of a network.
+    """Describes one array of a network.
 
     Attributes:
         tensor: The array in the framework's order of axes.
         part: The name of the module or layer that holds it.
-        leaf: Its canonical name without the node's, such as ``gamma``; empty where that is unknown.
+        leaf: Its canonical name without the node's, such as ``gamma``; empty if that is unknown.
     """
 
     tensor: Tensor
@@ -49,13 +49,13 @@ class ForeignArray:
 
 
 class ForeignNetwork(Protocol):
-    """A network of a framework.
+    """Represents somebody else's network in a framework.
 
     Attributes:
         axes: The order of axes of its kernels.
         containers: The kinds of weight file whose layouts may know its names.
         any_size: Whether it takes inputs of any size.
-        notes: What a user should know of how it is run.
+        notes: Sentences that say what a user should know of how it is run.
     """
 
     axes: Axes
@@ -70,7 +70,7 @@ class ForeignNetwork(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
     def arrays(self) -> dict[str, ForeignArray]:
-        """Give every array but counters, by the framework's name."""
+        """Return every array but counters, by the framework's name."""
         ...
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -116,11 +116,11 @@ def canonical_arrays(network: ForeignNetwork, keys: Mapping[str, str]) -> Arrays
 
 
 class ForeignTrainer:
-    """What trainers of somebody else's network have in common; frameworks add the steps.
+    """Holds what trainers of somebody else's network have in common; frameworks add the steps.
 
     Raises:
         ValueError: The network gives no logits.
-        Unsupported: The recipe keeps averages or accumulates, which is none of the network's doing.
+        Unsupported: The recipe keeps averages or accumulates, which a network alone does not do.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class ForeignTrainer:
     ) -> None:
         require_logits(graph)
         if recipe.average is not None or recipe.accumulate > 1:
-            raise Unsupported("averages and parts of batches are of networks that densespec built")
+            raise Unsupported("only networks that densespec built average and accumulate")
         self._network, self._keys = network, keys
         self._graph, self._recipe = graph, recipe
 

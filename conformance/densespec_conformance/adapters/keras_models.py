@@ -1,4 +1,4 @@
-"""Networks that are a ``keras.Model``, on the engine that Keras runs on in this process."""
+"""Represents a ``keras.Model`` as a network, on the engine that Keras runs on in this process."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ LEAVES = {
 def computing_in(dtype: str) -> Iterator[None]:
     """Make models, and train them, in a dtype for a while.
 
-    Keras keeps losses in ``floatx``, whatever the model's dtype, and layers that name no dtype take
-    that of its global policy.
+    Keras keeps losses in ``floatx``, whatever the model's dtype, and layers without a dtype take
+    the one of its global policy.
 
     Raises:
         Unsupported: Keras has no such dtype.
@@ -68,7 +68,7 @@ def making(dtype: str) -> Iterator[None]:
 
 
 def adapt(made: object, dtype: str, dims: int) -> KerasNetwork | None:
-    """Give the network, or None if it is not one of Keras.
+    """Return the network, or None if it is not one of Keras.
 
     Raises:
         ConstructorError: The model is not built, or its layers' names do not tell them apart.
@@ -77,7 +77,7 @@ def adapt(made: object, dtype: str, dims: int) -> KerasNetwork | None:
 
 
 class KerasNetwork:
-    """A model, nested or not, whose layers are told apart by their names."""
+    """Represents a model, nested or not, whose layers are told apart by their names."""
 
     containers = ("keras-weights", "keras", "keras-legacy")
     axes: Axes = "window_in_out"
@@ -113,7 +113,7 @@ class KerasNetwork:
         }
 
     def variables(self, keys: Mapping[str, str]) -> dict[str, Any]:
-        """Give variables by canonical name, for the model's names of them."""
+        """Return variables by canonical name, for the model's names of them."""
         own = self._variables()
         return {name: own[key] for name, key in keys.items()}
 
@@ -160,7 +160,7 @@ class KerasNetwork:
         return see
 
     def images(self, x: np.ndarray) -> Any:
-        """Give an array, which is channels first, as the model's input.
+        """Return an array, which is channels first, as the model's input.
 
         Raises:
             Unsupported: The model takes inputs of another size.
@@ -168,7 +168,7 @@ class KerasNetwork:
         if not all(size in (None, got) for size, got in zip(self._sizes, x.shape[2:], strict=True)):
             sizes = "x".join(str(size or "any") for size in self._sizes)
             raise Unsupported(
-                f"the model takes inputs of {sizes} alone, and its constructor has no parameter "
+                f"the model only takes inputs of {sizes}, and its constructor has no parameter "
                 "input_shape: ask for that size with --input"
             )
         ordered = x if self._format == "channels_first" else np.moveaxis(x, 1, -1)
@@ -182,7 +182,7 @@ class KerasNetwork:
 
 
 def _leaves(layer: Any) -> Iterator[Any]:
-    """Give the layers that hold variables of their own, however deep they are."""
+    """Yield the layers that hold variables of their own, however deep they are."""
     inner = list(layer._layers) if hasattr(layer, "_layers") else []
     if not inner and layer.variables:
         yield layer
@@ -203,7 +203,7 @@ def _has_format(layer: Any) -> bool:
 
 
 def _sizes(model: Any, data_format: str) -> tuple[int | None, ...]:
-    """Give the spatial sizes that the model is built for, None for any, or nothing if it does not
+    """Return the spatial sizes that the model is built for, None for any, or nothing if it does not
     say."""
     try:
         shape = tuple(model.input_shape)[1:]

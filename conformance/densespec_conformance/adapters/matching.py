@@ -18,12 +18,12 @@ from densespec.weights.tensors import Tensor
 from densespec_conformance.adapters.foreign import ForeignArray
 
 LEGACY = "keras-legacy"
-"""The container in which Keras's layouts use the names of layers, as live models have them."""
+"""In this container, Keras's layouts use the names of layers, as live models have them."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The names of a network's arrays by canonical name, and how they were found."""
+    """Holds the names of a network's arrays by canonical name, and says how they were found."""
 
     keys: Mapping[str, str]
     how: str
@@ -31,7 +31,7 @@ class Match:
 
 @dataclass(frozen=True)
 class ForeignNames:
-    """What the names and shapes of a network's arrays tell, whatever network it should be.
+    """Holds what the names and shapes of a network's arrays tell, whatever network it should be.
 
     Attributes:
         layout: The layout that knows the names; None if none does.
@@ -65,7 +65,7 @@ class ForeignNames:
         )
 
     def fields(self) -> dict[str, Any]:
-        """Give the fields of a spec that the shapes determine.
+        """Return the fields of a spec that the shapes determine.
 
         Raises:
             WeightsError: The shapes are not those of a DenseNet.
@@ -101,7 +101,7 @@ def match(graph: Graph, names: ForeignNames) -> Match:
     """Find every array of a graph in a network.
 
     Raises:
-        WeightsError: The network is another one than the graph's; the message says in what.
+        WeightsError: The network differs from the graph's; the message says in what.
     """
     by_layout = names.layout is not None
     found, problems = _by_layout(graph, names) if by_layout else _by_order(graph, names)
@@ -160,8 +160,7 @@ def _by_order(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[s
 
 
 class _Parts:
-    """The parts of a network by kind, in order; each is a table of names of arrays by canonical
-    leaf."""
+    """Holds a network's parts by kind, in order: each is a table of names by canonical leaf."""
 
     def __init__(self, names: ForeignNames) -> None:
         self._names = names
@@ -191,7 +190,7 @@ class _Parts:
 
 
 def _another(spec: DenseNetSpec, names: ForeignNames, problems: Sequence[str]) -> str:
-    """Say why a network is another one: by the fields that tell it, or else by its arrays."""
+    """Say why a network differs: by the fields that tell it, or else by its arrays."""
     try:
         theirs = names.fields()
     except WeightsError:

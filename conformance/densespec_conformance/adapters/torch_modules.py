@@ -1,4 +1,4 @@
-"""Networks that are a ``torch.nn.Module``, compiled or not."""
+"""Represents a ``torch.nn.Module`` as a network, compiled or not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def making(dtype: str) -> Iterator[None]:
 
 
 def adapt(made: object, dtype: str, dims: int) -> TorchNetwork | None:
-    """Give the network, or None if it is not one of PyTorch.
+    """Return the network, or None if it is not one of PyTorch.
 
     Raises:
         Unsupported: PyTorch has no such dtype.
@@ -65,7 +65,7 @@ def adapt(made: object, dtype: str, dims: int) -> TorchNetwork | None:
 
 
 class TorchNetwork:
-    """A module. What ``torch.compile`` wraps is read and written within, and run compiled."""
+    """Represents a module. A compiled one is read and written within, but runs compiled."""
 
     containers = ("torch",)
     axes: Axes = "out_in_window"
@@ -81,7 +81,7 @@ class TorchNetwork:
 
     @property
     def _is_open(self) -> bool:
-        """Whether its parts run as modules, which can be watched."""
+        """Say whether its parts run as modules, which can be watched."""
         return self._inner is self._module
 
     def _state(self) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class TorchNetwork:
         return {key: _array(key, state) for key in state if not key.endswith(COUNTER)}
 
     def parameters(self, keys: Mapping[str, str]) -> dict[str, nn.Parameter]:
-        """Give parameters by canonical name, for the module's names of them."""
+        """Return parameters by canonical name, for the module's names of them."""
         own = dict(self._inner.named_parameters())
         return {name: own[key] for name, key in keys.items()}
 
@@ -181,7 +181,7 @@ def _array(key: str, state: Mapping[str, Tensor]) -> ForeignArray:
 
 
 class ForeignTorchTrainer(ForeignTrainer):
-    """Steps of a module with the loss and the optimizer that the ``torch.nn`` backend has."""
+    """Trains a module with the loss and the optimizer of the ``torch.nn`` backend."""
 
     def __init__(
         self, network: TorchNetwork, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe

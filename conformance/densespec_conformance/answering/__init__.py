@@ -1,1 +1,1 @@
-"""A target's own process, in which frameworks are imported and requests answered."""
+"""Runs a target's own process, in which frameworks are imported and requests answered."""

@@ -1,4 +1,4 @@
-"""What a target answers: its backend does what a request asks, in this process."""
+"""Answers what a target is asked: its backend does what a request asks, in this process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from densespec_conformance.asking.subject import Subject, SubjectError
 OfOneNetwork = ConstructorBackend | ExportedFileBackend
 
 NAME = "densenet"
-"""The name of models, where models have names."""
+"""Models have this name if they have names."""
 
 
 def handle(target: str | Subject | Backend, request: Request) -> Answer:
@@ -162,7 +162,7 @@ def graph_of(network: NetworkToBuild) -> Graph:
 
 
 def _arrays(graph: Graph, network: NetworkToBuild, file: str | None) -> Arrays:
-    """Give the weights that are asked for, or those of the target's file, or initial ones."""
+    """Return the weights that are asked for, or those of the target's file, or initial ones."""
     weights = file if network.weights is None else network.weights
     return initial_weights(graph, network.seed) if weights is None else weights_for(graph, weights)
 
@@ -202,7 +202,7 @@ def _train_on_several_devices(backend: Any, request: Train) -> list[StepTrace]:
     if not isinstance(backend, ParallelBackend):
         raise Unsupported("this backend trains on one device: it has no parallel_trainer")
     network = request.network
-    assert network.weights is not None, "the question is of given weights"
+    assert network.weights is not None, "the question is about given weights"
     try:
         trainer = backend.parallel_trainer(
             graph_of(network),

@@ -1,4 +1,4 @@
-"""How a target's process sets frameworks up, and what it computes with."""
+"""Sets frameworks up in a target's process, and says what it computes with."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from importlib import metadata
 from typing import Any
 
 ALLOW_TF32 = "DENSESPEC_TF32"
-"""The name of an environment variable. If it is 1, TF32 is left as the frameworks have it: its
-mantissa has 10 bits, and some use it for float32 on GPUs unless told otherwise."""
+"""If this environment variable is 1, TF32 is left as the frameworks have it.
+
+Its mantissa has 10 bits, and some use it for float32 on GPUs unless told otherwise.
+"""
 
 # Read by frameworks when they are imported: less chatter, float64 where it is asked for, and no
 # more of a GPU's memory than is used, as several processes may share it.
@@ -38,7 +40,7 @@ DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
 }
-"""The distributions of packages whose versions are stated, by module."""
+"""States the distributions of packages whose versions are reported, by module."""
 
 
 def set_defaults(threads: int) -> None:
@@ -89,7 +91,7 @@ def settle() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of the packages that this process has imported."""
+    """Return the versions of the packages that this process has imported."""
     found = {"Python": platform.python_version(), "numpy": metadata.version("numpy")}
     for module, names in DISTRIBUTIONS.items():
         if module in sys.modules:
@@ -159,10 +161,10 @@ OUT_OF_MEMORY = (
     *("not enough memory", "can't allocate memory", "cannot allocate memory"),
     *("out of memory", "resource_exhausted", "bad_alloc"),
 )
-"""What frameworks say, in lower case, when memory is short."""
+"""Frameworks say one of these, in lower case, if memory is short."""
 
 MEMORY_ERRORS = ("MemoryError", "OutOfMemoryError", "ResourceExhaustedError")
-"""The names of exceptions that mean nothing else."""
+"""Exceptions with these names mean nothing else."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

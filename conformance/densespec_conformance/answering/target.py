@@ -1,4 +1,4 @@
-"""A target under test, seen from the suite: a process that may answer, fail, crash or hang."""
+"""Drives a target under test: a process that may answer, fail, crash or hang."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from densespec_conformance.asking.subject import input_size_of as input_size_of
 from densespec_conformance.asking.subject import subject_of as subject_of
 
 LOG_LINES = 15
-"""How much of a dead worker's output an error quotes."""
+"""An error quotes at most this many lines of a dead worker's output."""
 
 Failure = Literal["error", "crashed", "timeout", "out of memory"]
 
@@ -63,29 +63,30 @@ class TargetOutOfMemory(TargetError):
 
 
 class Target(Protocol):
-    """Whatever answers requests under a name."""
+    """Answers requests under a name."""
 
     name: str
 
     def ask(self, request: Request) -> Any:
-        """The answer.
+        """Ask the target, and return its answer.
 
         Raises:
-            TargetError: there is none.
+            TargetError: there is no answer.
             Unsupported: the target can't be asked that.
         """
         ...
 
 
 class ProcessTarget:
-    """A target in a process of its own, started on first use and again after it died.
+    """Runs a target in a process of its own, which starts on first use and again after it died.
 
     Args:
-        name: as :func:`subject_of` takes it.
-        timeout: seconds that one request may take; all of a case's, after :meth:`start_case`.
-        threads: that the framework's kernels may use, where it asks OpenMP.
-        spec: the network that it is held to; None for a backend, which builds any.
-        weights: file whose weights it has, where the request gives none.
+        name: the target's name, as :func:`subject_of` takes it.
+        timeout: the seconds that one request may take, or, after :meth:`start_case`, all requests
+            of a case.
+        threads: the threads that the framework's kernels may use, if it asks OpenMP.
+        spec: the network that it has to be; None for a backend, which builds any.
+        weights: the file whose weights it has, if the request gives none.
     """
 
     def __init__(
@@ -117,11 +118,11 @@ class ProcessTarget:
         self._folder.cleanup()
 
     def start_case(self) -> None:
-        """From now on, the time limit is for all requests together."""
+        """Start a case: from now on, the time limit is for all requests together."""
         self._left = self.timeout
 
     def describe(self) -> Description:
-        """What the target runs on, as its process sees it."""
+        """Ask what the target runs on, as its process sees it."""
         answer: Description = self.ask(
             About(NetworkToBuild(self.subject.spec or get("densenet121")))
         )
@@ -132,7 +133,7 @@ class ProcessTarget:
         return (self._for_several_devices() if several else self)._ask(request)
 
     def _for_several_devices(self) -> ProcessTarget:
-        """A process of its own: frameworks are told of their devices before they do anything."""
+        """Return a process of its own: frameworks learn of devices before they do anything."""
         if self._apart is None:
             apart = ProcessTarget(self.name, self.timeout, self.threads)
             apart.subject = self.subject
@@ -231,13 +232,13 @@ _open_targets: weakref.WeakSet[ProcessTarget] = weakref.WeakSet()
 
 @atexit.register
 def _end_targets() -> None:
-    """Worker processes may have children, so they are no daemons: nobody else ends them."""
+    """End worker processes: they may have children, so they are no daemons."""
     for target in list(_open_targets):
         target.interrupt()
 
 
 class LocalTarget:
-    """A target in this process: for backends that need no framework, and for debugging."""
+    """Runs a target in this process: for backends that need no framework, and for debugging."""
 
     def __init__(
         self, name: str, *, spec: DenseNetSpec | None = None, weights: Path | None = None

@@ -1,18 +1,18 @@
-"""Texts of a target, such as its errors, made fit to be shown: a page of each at most."""
+"""Makes a target's texts, such as its errors, fit to be shown: a page of each at most."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 LONGEST = 4000
-"""How many characters of a text are shown: the first half of them and the last."""
+"""At most this many characters of a text are shown: the first half of them and the last."""
 
 WRITTEN = 64 * 1024
-"""How many bytes at the end of an output are looked at."""
+"""At most this many bytes at the end of an output are read."""
 
 
 def shown_text(text: object) -> str:
-    """A text cut to a page, with its control characters escaped: terminals obey them."""
+    """Cut a text to a page, and escape its control characters: terminals would obey them."""
     whole = str(text)
     half = LONGEST // 2
     if len(whole) > LONGEST:
@@ -22,7 +22,7 @@ def shown_text(text: object) -> str:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of an output, fit to be shown.
+    """Read the last lines of an output, fit to be shown.
 
     Raises:
         OSError: it can't be read.

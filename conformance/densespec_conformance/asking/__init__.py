@@ -1,1 +1,1 @@
-"""What a target is and what it can be asked, as plain data; and seeded inputs."""
+"""Defines as plain data what a target is and what it can be asked, and makes seeded inputs."""

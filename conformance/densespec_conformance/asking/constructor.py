@@ -24,11 +24,11 @@ class ConstructorError(DensespecError):
 
 @dataclass(frozen=True)
 class Constructor:
-    """A callable that makes a network, and what it is called with.
+    """Describes a callable that makes a network, and what it is called with.
 
     Attributes:
         text: The constructor as it was typed.
-        engine: The engine of Keras that it is to run on; None leaves it to ``KERAS_BACKEND``.
+        engine: The engine of Keras on which it runs; None leaves the choice to ``KERAS_BACKEND``.
     """
 
     text: str
@@ -44,14 +44,14 @@ class Constructor:
 
     @property
     def network(self) -> str:
-        """The network's name: the attribute, or the name in a registry of models."""
+        """Return the network's name: the attribute, or the name in a registry of models."""
         by_name = self.attribute in {short.function for short in SHORT_FORMS.values()}
         return str(self.arguments[0]) if by_name and self.arguments else self.attribute
 
 
 @dataclass(frozen=True)
 class _Short:
-    """What ``package:NAME`` stands for: an attribute of a module, or a function of the name."""
+    """Says what ``package:NAME`` stands for: a module's attribute, or a function of the name."""
 
     module: str
     function: str | None = None
@@ -98,7 +98,7 @@ def is_short(text: str) -> bool:
 
 
 def _expanded(found: Constructor) -> Constructor:
-    """Give the constructor that a short form stands for."""
+    """Return the constructor that a short form stands for."""
     short = SHORT_FORMS.get(found.module)
     if short is None or found.attribute == short.function:
         return found

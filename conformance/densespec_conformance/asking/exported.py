@@ -1,4 +1,4 @@
-"""Exported files, as targets that are typed by their paths."""
+"""Recognises exported files as targets that are typed by their paths."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def exported_format(target: str) -> ExportFormat:
 
 
 def spec_of_export(target: str, weights: str | None, given: DenseNetSpec | None) -> DenseNetSpec:
-    """Give the network that a file is held to: that of the weights that it was exported from.
+    """Return the network that a file is held to: that of the weights that it was exported from.
 
     Args:
         weights: The path of those weights.
-        given: The spec that was typed; None for that of the weights.
+        given: The spec that was typed; None takes the one of the weights.
 
     Raises:
         ExportedFileError: No weights are given.

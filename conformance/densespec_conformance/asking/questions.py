@@ -1,4 +1,4 @@
-"""Seeded inputs, weights and questions. Nothing is at its initial value, so nothing can hide."""
+"""Makes seeded inputs, weights and questions. No value is an initial one, so errors can't hide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from densespec_conformance.asking.requests import Batch, Forward, NetworkToBuild
 
 
 def stream(label: str) -> np.random.Generator:
-    """Give the random stream of a label."""
+    """Return the random stream of a label."""
     return np.random.default_rng(zlib.crc32(label.encode()))
 
 
@@ -100,18 +100,20 @@ def _known(shape: Shape) -> tuple[int, ...]:
 
 
 SIDES = ((64, 32), (64, 32), (32, 16))
-"""The sides of inputs that are quick to compute, for networks that shrink early and for others, in
-1 to 3 dimensions. The last block still has more than one position."""
+"""Inputs with these sides are quick to compute, for networks that shrink early and for others.
+
+They are given for 1 to 3 dimensions. The last block still has more than one position.
+"""
 
 
 def natural_size(spec: DenseNetSpec) -> tuple[int, ...]:
-    """Give a size of inputs that the network accepts, and that is quick to compute."""
+    """Return a size of inputs that the network accepts, and that is quick to compute."""
     shrinking, others = SIDES[spec.spatial_dims - 1]
     return ((shrinking if spec.shrinks_early else others),) * spec.spatial_dims
 
 
 SAMPLES, STEPS = 2, 2
-"""The samples in a batch and the steps of training, in questions that any network can be asked."""
+"""Questions for any network have this many samples in a batch and steps of training."""
 
 
 def forward_request(spec: DenseNetSpec, size: tuple[int, ...]) -> Forward:

@@ -1,4 +1,4 @@
-"""What a target can be asked, and what it answers: plain data that crosses to its process and back.
+"""Defines requests and answers: plain data that crosses to a target's process and back.
 
 All arrays are canonical: numpy, channels first, by canonical name and shape.
 """
@@ -25,7 +25,7 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class NetworkToBuild:
-    """A network to build.
+    """Describes a network to build.
 
     Attributes:
         input_size: The spatial size that it is built for; None stands for any size.
@@ -50,19 +50,19 @@ class About:
 
 @dataclass(frozen=True)
 class Description:
-    """A target as its own process sees it.
+    """Describes a target as its own process sees it.
 
     Attributes:
         versions: The versions of the frameworks that it imported, by package.
         device: The device that it computes on.
-        threads: The number of threads of its kernels; None where the framework does not say.
+        threads: The number of threads of its kernels; None if the framework does not say.
         tensor_float_32: Whether float32 products may be rounded to TF32 where the device can.
         options: The options of ``densespec.build`` with which it is the network: ``include_top`` is
             false for a backbone, say.
-        notes: How the target was understood, where that is not obvious.
+        notes: Sentences that say how the target was understood, if that is not obvious.
         dtype: The one dtype that it computes in; None for any.
-        input_size: The spatial size that it takes, with None for any in it; None if it is built for
-            the size that is asked for.
+        input_size: The spatial size that it takes, in which None stands for any size; None if it is
+            built for the size that is asked for.
     """
 
     versions: Mapping[str, str]
@@ -88,7 +88,7 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Inspected:
-    """Trainable and other parameters as the framework counts them, and shapes by node."""
+    """Holds the framework's counts of trainable and other parameters, and shapes by node."""
 
     trainable: int
     non_trainable: int
@@ -113,12 +113,12 @@ class ReadWeights:
 
 @dataclass(frozen=True)
 class Batch:
-    """The input of one training step.
+    """Holds the input of one training step.
 
     Attributes:
         x: Images of shape (batch, channels, *spatial).
-        labels: Integers of shape (batch,); or shares of classes where the recipe mixes images, or
-            numbers with a loss of several labels, of shape (batch, classes).
+        labels: Integers of shape (batch,). If the recipe mixes images, they are shares of classes
+            of shape (batch, classes), and with a loss of several labels, numbers of that shape.
         learning_rate: The learning rate of the step.
         masks: A mask for each dropout node, by name: 1 keeps a value, 0 drops it.
     """
@@ -165,13 +165,13 @@ class ReadMoments:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """All there is to see of one training step.
+    """Holds all that can be seen of one training step.
 
     Attributes:
         loss: The loss before the step.
         gradients: The gradients of the loss alone, by trainable weight.
-        moments: What the optimizer keeps after the step, by moment and trainable weight.
-        weights: All arrays after the step, running statistics included.
+        moments: The arrays that the optimizer keeps after the step, by moment and trainable weight.
+        weights: All arrays after the step, including running statistics.
     """
 
     loss: float

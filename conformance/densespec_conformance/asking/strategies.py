@@ -1,4 +1,4 @@
-"""Random specs for hypothesis, which are small enough to build and run in a moment."""
+"""Draws random specs for hypothesis, which are small enough to build and run in a moment."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FIELDS: Mapping[str, st.SearchStrategy[Any]] = {
     "norm_groups": st.sampled_from((1, 2)),
     "norm_affine": st.just(True) | st.booleans(),
 }
-"""What each field of a spec is drawn from."""
+"""Gives the strategy that draws each field of a spec."""
 
 
 @st.composite
@@ -72,7 +72,7 @@ def specs(draw: st.DrawFn) -> DenseNetSpec:
 
 @dataclass(frozen=True)
 class Sample:
-    """A network, and an input size that it accepts."""
+    """Holds a network, and an input size that it accepts."""
 
     spec: DenseNetSpec
     size: tuple[int, ...]

@@ -1,5 +1,4 @@
-"""What is under test, as a user types it: a backend, a constructor or an exported file, and the
-network it is."""
+"""Understands what a user types as a target: a backend, a constructor or a file."""
 
 from __future__ import annotations
 
@@ -18,17 +17,17 @@ SubjectKind = Literal["backend", "constructor", "exported file"]
 
 
 class SubjectError(DensespecError, ValueError):
-    """A target, or the network it is held to, can't be understood."""
+    """A target, or the network that it has to be, can't be understood."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is under test.
+    """Describes what is under test.
 
     Attributes:
         name: The target as it was typed.
-        spec: The network that it is held to; None stands for a backend, which builds any.
-        weights: The file whose weights it has; None stands for those it is built with.
+        spec: The network that it has to be; None stands for a backend, which builds any.
+        weights: The file whose weights it has; None stands for those that it is built with.
         kind: The kind of target. ``module:attribute`` with a spec is a constructor until its
             process has imported it: it may turn out to be a backend, and answers the same.
     """
@@ -81,7 +80,7 @@ def _checked(subject: Subject) -> Subject:
             "(see `densespec list`), a spec file, or a spec as JSON"
         )
     if subject.spec is None and subject.weights is not None:
-        raise SubjectError(f"{subject.name}: weights are of one network: give its --spec too")
+        raise SubjectError(f"{subject.name}: weights belong to one network: give its --spec too")
     return subject
 
 
@@ -90,7 +89,7 @@ def _spec(text: str) -> DenseNetSpec:
 
 
 def _named(constructor: Constructor) -> DenseNetSpec | None:
-    """Give the variant that a constructor is called after, such as ``DenseNet201``."""
+    """Return the variant that a constructor is called after, such as ``DenseNet201``."""
     name = constructor.network.lower()
     return resolve(name) if name in variants() else None
 

@@ -13,7 +13,7 @@ from densespec_conformance.case import Case
 
 
 def all_cases(mode: str = LAYERS) -> tuple[Case, ...]:
-    """Give every case of every module, the cheap ones first.
+    """Return every case of every module, the cheap ones first.
 
     Args:
         mode: The mode of the backend that is asked, which decides about some tiers.

@@ -1,4 +1,4 @@
-"""Fifty steps of a whole recipe, and the same run stopped half-way and taken up again.
+"""Asks for fifty steps of a whole recipe, and for the same run stopped half-way and continued.
 
 Images are augmented, dropout masks drawn, batches shuffled and the learning rate dropped as a
 training run does it. The run that is taken up again goes through a checkpoint file, written from

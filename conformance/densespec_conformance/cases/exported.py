@@ -54,7 +54,7 @@ def _compare(
 
 @dataclass(frozen=True)
 class _OutputRow:
-    """One case: what is special about it, and what it asks."""
+    """Describes one case: what is special about it, and what it asks."""
 
     name: str
     where: str
@@ -72,10 +72,10 @@ class _OutputRow:
 
 
 def exported_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[Case, ...]:
-    """Give the cases that say whether an exported file is the network of a spec.
+    """Return the cases that say whether an exported file is the network of a spec.
 
     Args:
-        input_size: The only size to use; None stands for several, or for that of the file.
+        input_size: The only size to use; None stands for several, or for the file's own.
 
     Raises:
         SpecError: The network does not accept that size.

@@ -1,4 +1,4 @@
-"""A float32 training step, where no ReLU is undecided.
+"""Asks for a float32 training step in which no ReLU is undecided.
 
 In float32 training curves part after a few steps, on one backend from one run to another as well
 as between backends. The cause is one op: rounding moves a ReLU's input across zero, and its
@@ -29,7 +29,7 @@ from densespec_conformance.judging.outcome import Outcome
 SPEC, SIZE = SMALL.replace(blocks=(1, 2)), (16, 16)
 RECIPE = TrainingRecipe(epochs=1, learning_rate=0.05)
 MARGIN = 1e-4
-"""The least distance from zero of any ReLU's input: a thousand times float32's rounding."""
+"""Every ReLU's input is at least this far from zero: a thousand times float32's rounding."""
 
 
 def _distance_from_zero(request: Train) -> float:

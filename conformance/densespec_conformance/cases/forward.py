@@ -1,4 +1,4 @@
-"""Inference in float64 equals the reference, op by op, for every field of the spec."""
+"""Asks for inference in float64 equal to the reference, op by op, for every field of the spec."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ SMALL = DenseNetSpec(
     stem_stride=2,
     stem_pool=3,
 )
-"""A small ImageNet network; the rows below each change what they are about."""
+"""Describes a small ImageNet network. Each row below changes the field that it is about."""
 
 PREACTIVATION = {"stem_kind": "norm-relu-conv", "conv_bias": True, "final_norm": False}
 PLAIN = {"bottleneck_width": None, "compression": 1.0, "stem_kind": "conv", "stem_width": 16}
 UNPOOLED = {"blocks": (2,), "stem_pool": None}
-"""A network without three-dimensional pools, for which TensorFlow has no float64 kernels."""
+"""Describes a network without 3-D pools, for which TensorFlow has no float64 kernels."""
 CIFAR_STEM = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": None}
 
 DEEP = {"stem_kind": "deep", "stem_kernel": 3}
@@ -49,12 +49,12 @@ BLURS = {"stem_pool_kind": "max-blur", "transition_pool_kind": "blur"}
 
 @dataclass(frozen=True)
 class ForwardRow:
-    """One network, and the input size at which it is run.
+    """Describes one network, and the input size at which it is run.
 
     Attributes:
         variance: The factor on running variances; outputs stay of the same size.
         signs: Whether gammas have either sign, or are 0.
-        tier_in_modes: The tier in modes, which need not be asked again about a mere number.
+        tier_in_modes: The tier in modes, which need not be asked again about a number alone.
     """
 
     name: str

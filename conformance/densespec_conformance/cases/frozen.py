@@ -24,7 +24,7 @@ DROPOUT = {"dropout_rate": 0.4, "dropout_place": "every-conv"}
 
 @dataclass(frozen=True)
 class FrozenRow:
-    """One network, the part that it trains from, and what is changed of the recipe."""
+    """Describes a network, the part that it trains from, and what is changed in the recipe."""
 
     name: str
     trainable_from: str

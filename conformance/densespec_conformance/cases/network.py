@@ -57,7 +57,7 @@ BATCH = 2
 
 @dataclass(frozen=True)
 class Question:
-    """One network at one input size.
+    """Holds one network at one input size.
 
     Attributes:
         samples: The number of images in inference.
@@ -68,7 +68,7 @@ class Question:
     samples: int = 2
 
     def network(self, target: Target, dtype: str) -> NetworkToBuild:
-        """Give the network as the target has it, which may end in its features or a softmax."""
+        """Return the network as the target has it, which may end in its features or a softmax."""
         network = NetworkToBuild(self.spec, input_size=self.size, dtype=dtype)
         about: Description = target.ask(About(network))
         return replace(network, options=about.options)
@@ -168,7 +168,7 @@ def _moments(question: Question, target: Target, reference: Reference) -> Outcom
 
 
 def _trainable(question: Question, target: Target) -> tuple[NetworkToBuild, Graph]:
-    """Give a network that can be trained, and its graph.
+    """Return a network that can be trained, and its graph.
 
     Raises:
         Unsupported: The target gives no logits.
@@ -189,20 +189,20 @@ def _smoothing(graph: Graph) -> TrainingRecipe:
 
 
 def _by_layer(graph: Graph) -> TrainingRecipe:
-    """Give the first and the last part that train learning rates of their own."""
+    """Return the first and the last part that train learning rates of their own."""
     parts = [stage.name for stage in graph.stages() if stage.parameters.trainable]
     rates = ((parts[0], 0.5), (parts[-1], 2.0))
     return TrainingRecipe(epochs=1, learning_rate=0.05, layer_rates=rates)
 
 
 def odd(size: Size) -> Size:
-    """Give another size, whose sides are odd and differ, so that no padding works out evenly."""
+    """Return another size, whose sides are odd and differ, so that no padding works out evenly."""
     return tuple(side + 3 + 4 * index for index, side in enumerate(size))
 
 
 @dataclass(frozen=True)
 class _NetworkRow:
-    """One case: what it claims, and the question that it asks."""
+    """Describes one case: what it claims, and the question that it asks."""
 
     id: str
     claim: str
@@ -218,7 +218,7 @@ class _NetworkRow:
 
 
 def network_cases(spec: DenseNetSpec, input_size: Size | None = None) -> tuple[Case, ...]:
-    """Give the cases that say whether a target is the network of a spec.
+    """Return the cases that say whether a target is the network of a spec.
 
     Args:
         input_size: The only size to use; None stands for several.

@@ -21,12 +21,12 @@ from densespec_conformance.judging.expected import Reference, given_in
 from densespec_conformance.judging.outcome import Outcome
 
 BAD = 1
-"""The sample that is not finite."""
+"""This sample is not finite."""
 
 
 @dataclass(frozen=True)
 class NotFiniteRow:
-    """One network, and what stands in the place of every value of an image, or of every weight."""
+    """Describes a network, and what replaces every value of an image, or of every weight."""
 
     name: str
     value: float
@@ -104,7 +104,7 @@ def _healthy(row: NotFiniteRow, asked: Forward) -> Forward:
 
 
 def _output(target: Target, healthy: Forward, asked: Forward) -> dict[str, np.ndarray]:
-    """Give the output for the first image, which came with the other one."""
+    """Return the output for the first image, which came with the other one."""
     answer = target.ask(replace(healthy, x=asked.x))
     return {name: value[:BAD] for name, value in answer.items()}
 

@@ -1,4 +1,4 @@
-"""Networks that give the values of several parts, as detectors and U-Nets read them."""
+"""Asks networks for the values of several parts, as detectors and U-Nets read them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import Outcome
 
 PYRAMID = ("stem", "block1", "block2", "block3", "final")
-"""What timm's ``features_only`` gives of a network of four blocks."""
+"""Timm's ``features_only`` gives these values of a network of four blocks."""
 
 
 @dataclass(frozen=True)
 class OutputsRow:
-    """One network, and the parts whose values it is to give."""
+    """Describes a network, and the parts whose values it has to give."""
 
     name: str
     outputs: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Training on two devices is what the recipe defines it to be."""
+"""Asks whether training on two devices is what the recipe defines."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ STEPS, SIZE, DEVICES = 4, (20, 17), 2
 
 @dataclass(frozen=True)
 class ParallelRow:
-    """One network, whose statistics its norms use, how many samples a batch has, and what is
-    changed of the recipe."""
+    """Describes a network, the scope of its norms, its batch's size, and changes of the recipe."""
 
     name: str
     batch_norm: str
@@ -34,7 +33,7 @@ class ParallelRow:
 
     @property
     def tier_in_modes(self) -> Tier:
-        """Norms that are synchronised are what modes have to do otherwise, and no optimizers."""
+        """Return the tier in modes: synchronised norms are their own work, optimizers are not."""
         synchronised = self.batch_norm == "synchronised"
         return self.tier if synchronised and not self.recipe_changes else "full"
 

@@ -28,13 +28,13 @@ QUICK = (
     "preactivation-stem-odd-size",
     "variances-as-small-as-epsilon",
 )
-"""The rows of ``forward`` that are run in every dtype always; the full tier runs the others."""
+"""These rows of ``forward`` are always run in every dtype; the full tier runs the others."""
 POOLS_OF_THREE_DIMENSIONS = "three-dimensions-with-pools"
-"""A row that PyTorch has no 16-bit kernels for, as TensorFlow has none in float64."""
+"""PyTorch has no 16-bit kernels for this row, as TensorFlow has none in float64."""
 
 
 def _tier_in_modes(dtype: str) -> TierByMode:
-    """Modes for training fuse nothing in 16 bits."""
+    """Return the tier in modes: modes for training fuse nothing in 16 bits."""
     return BACKWARD_ONLY if dtype == "float32" else {"fast": "full", "efficient": "full"}
 
 

@@ -32,7 +32,7 @@ from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import EXACT, Outcome
 
 SHRINKING = 20.0
-"""The seconds that are spent on finding a smaller network that fails."""
+"""This many seconds are spent on finding a smaller network that fails."""
 
 Compare = Callable[[Sample, Target, Reference], Outcome]
 
@@ -55,7 +55,7 @@ def _compare_training(sample: Sample, target: Target, reference: Reference) -> O
 
 
 def _has_wide_convolutions(sample: Sample) -> bool:
-    """Whether every convolution gives several feature maps.
+    """Say whether every convolution gives several feature maps.
 
     PyTorch 2.13 refuses the float64 gradient of a convolution to one map whose kernel was permuted,
     as Keras permutes it: a plain ``keras.layers.Conv2D`` with one filter of 3x3 can't train there.
@@ -127,14 +127,14 @@ class _Search:
 
 
 class _Found(Exception):
-    """A failure with the network that shows it, which hypothesis makes smaller."""
+    """Carries a failure with the network that shows it, which hypothesis makes smaller."""
 
     def __init__(self, sample: Sample, failure: Mismatch | TargetError) -> None:
         super().__init__(str(failure))
         self.sample, self.failure = sample, failure
 
     def reported(self, target: str, about: str) -> Mismatch | TargetError:
-        """Give the failure with the network, and the command that shows it again."""
+        """Return the failure with the network, and the command that shows it again."""
         failure = self.failure
         text = f"{about}:\n{command(target, self.sample)}"
         if isinstance(failure, Mismatch):

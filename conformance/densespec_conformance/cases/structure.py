@@ -63,7 +63,7 @@ def _check(variant: Variant, target: Target, reference: Reference) -> Outcome:
 
 
 def sample_size(variant: Variant) -> tuple[int, ...]:
-    """Give the input size that the variant was published for: ImageNet's or CIFAR's.
+    """Return the input size that the variant was published for: ImageNet's or CIFAR's.
 
     Volumes, for which none was published, are small.
     """

@@ -49,7 +49,7 @@ ADAMW = {**ADAM, "optimizer": "adamw"}
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One network, and what is changed of the recipe."""
+    """Describes a network, and what is changed in the recipe."""
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class TrainingRow:
 
     @property
     def tier_in_modes(self) -> Tier:
-        """Modes run networks otherwise, but train them by the same loss and optimizer."""
+        """Return the tier in modes, which run networks differently, but train them alike."""
         return "full" if self.recipe_changes else "quick"
 
     @property

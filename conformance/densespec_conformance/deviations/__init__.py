@@ -1,4 +1,4 @@
-"""Known ways in which implementations of a DenseNet differ, as data.
+"""Describes known ways in which implementations of a DenseNet differ, as data.
 
 Each module here is a family of them, with a tuple ``DEVIATIONS``. A deviation is tried on the
 reference; if it then computes what a target does, that is what the target does differently
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from densespec_conformance.deviations.deviation import Deviation
 
 FAMILIES = (*("spec", "op", "weights", "dropout", "distribution", "init", "precision"),)
-"""The families in the order in which they are tried and named: what is more common comes first."""
+"""Lists the families in the order in which they are tried and named: the most common come first."""
 
 
 @functools.cache
 def families() -> Mapping[str, tuple[Deviation, ...]]:
-    """Give every deviation, by family."""
+    """Return every deviation, by family."""
     return {
         family: importlib.import_module(f"{__name__}.{family}").DEVIATIONS for family in FAMILIES
     }
@@ -29,7 +29,7 @@ def families() -> Mapping[str, tuple[Deviation, ...]]:
 
 @functools.cache
 def catalogue() -> Mapping[str, Deviation]:
-    """Give every deviation by its id."""
+    """Return every deviation by its id."""
     found = [deviation for group in families().values() for deviation in group]
     by_id = {deviation.id: deviation for deviation in found}
     assert len(by_id) == len(found), "ids are unique"

@@ -13,22 +13,22 @@ Change = Callable[[Variant], Variant]
 
 
 class NotApplicable(ValueError):
-    """A deviation has no meaning for a network, such as one of transitions where there are none."""
+    """A deviation has no meaning for a network, such as one of transitions if there are none."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """One way in which an implementation may differ from the spec.
+    """Describes one way in which an implementation may differ from the spec.
 
     Attributes:
         id: The unique name.
         phrase: The words that complete "matches the reference if ...".
         source: The implementations that do it.
         change: The function that makes the reference do it.
-        dtype: The dtype of the arithmetic, where that is what differs: the values are then those of
-            the reference within what this type rounds.
-        recognises: The function that tells whether initial weights are of its kind, where that is
-            what differs.
+        dtype: The dtype of the arithmetic, if it is the difference. The values are then the
+            reference's within the rounding of this dtype.
+        recognises: The function that tells whether initial weights are of its kind, if they are the
+            difference.
     """
 
     id: str

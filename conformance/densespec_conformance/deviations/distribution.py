@@ -1,4 +1,4 @@
-"""Training on several devices that is put together otherwise."""
+"""Lists deviations in how training on several devices is put together."""
 
 from __future__ import annotations
 

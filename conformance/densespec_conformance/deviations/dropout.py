@@ -1,4 +1,4 @@
-"""Dropout that does something in inference."""
+"""Lists deviations of dropout in inference."""
 
 from __future__ import annotations
 

@@ -18,19 +18,18 @@ Shape = tuple[int, ...]
 Form = Literal["normal", "uniform", "truncated"]
 
 ABSOLUTE_MEAN: dict[Form, float] = {"normal": 0.7979, "truncated": 0.8217, "uniform": 0.8660}
-"""The mean magnitude over the deviation, by the form of a distribution; truncated at two
-deviations."""
+"""Gives the mean magnitude by the deviation, for each form; truncated at two deviations."""
 
 SURE = 5.0
-"""How many deviations an estimate may be off by: one in a million is further."""
+"""An estimate may be off by this many deviations: one in a million is further off."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How convolution kernels are drawn.
+    """Says how convolution kernels are drawn.
 
     Attributes:
-        deviation: The function that gives the deviation of a kernel's values, for its shape.
+        deviation: The function that returns the deviation of a kernel's values, for its shape.
         form: The form of the distribution.
     """
 

@@ -1,4 +1,4 @@
-"""Ops as other implementations compute them, to be put in the place of the reference's."""
+"""Computes ops as other implementations do, to replace the reference's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from densespec.reference.kernels import Array, Context, Gradients, Kernel
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """An op that is left out."""
+    """Represents an op that is left out."""
 
     def output(self, x: ops.Shape) -> ops.Shape:
         return x
@@ -23,7 +23,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Reversed:
-    """An op that reverses the channels."""
+    """Reverses the channels."""
 
     def output(self, x: ops.Shape) -> ops.Shape:
         return x
@@ -31,7 +31,7 @@ class Reversed:
 
 @dataclass(frozen=True, slots=True)
 class Turned:
-    """An op that exchanges the first two spatial axes."""
+    """Exchanges the first two spatial axes."""
 
     def output(self, x: ops.Shape) -> ops.Shape:
         return (x[0], x[2], x[1], *x[3:])
@@ -39,7 +39,7 @@ class Turned:
 
 @dataclass(frozen=True, slots=True)
 class PartialPool:
-    """An average pool whose last windows may reach over the edge.
+    """Averages over windows, the last of which may reach over the edge.
 
     Attributes:
         divisor: Whether such a window averages what is ``there``, or counts zeros for the rest.
@@ -55,7 +55,7 @@ class PartialPool:
 
 @dataclass(frozen=True, slots=True)
 class LateFirst:
-    """A concatenation that puts new feature maps right behind the first ones."""
+    """Concatenates so that new feature maps come right after the first ones."""
 
     first: int
 
@@ -125,7 +125,7 @@ class LateFirstKernel:
 
 @dataclass(frozen=True)
 class Norm(reference.BatchNormKernel):
-    """Batch norm with its choices as fields, whose defaults are the reference's.
+    """Is a batch norm with its choices as fields, whose defaults are the reference's.
 
     Attributes:
         moments: Whether training normalises by the ``batch``, by each ``sample``, or by what is
@@ -133,9 +133,9 @@ class Norm(reference.BatchNormKernel):
         in_inference: Whether inference normalises by the batch too.
         corrected: Whether the variance that normalises divides by n - 1.
         constant: Whether no gradient flows through mean and variance.
-        updates: How often a step updates the running statistics.
-        updated: The last part of the names of the norms that this is so of; empty stands for all.
-        epsilon: Whether it is added to the ``variance`` or to the ``deviation``.
+        updates: The number of times that a step updates the running statistics.
+        updated: The last part of the names of these norms; empty stands for all norms.
+        epsilon: Where epsilon is added: to the ``variance`` or to the ``deviation``.
         root: Whether the square root is taken of the variance.
     """
 
@@ -177,7 +177,7 @@ class Norm(reference.BatchNormKernel):
     def _measure(
         self, op: ops.BatchNorm, ctx: Context, x: Array
     ) -> tuple[Array, Array, tuple[int, ...] | None]:
-        """Give mean, deviation, and the axes they were taken over, None for running ones."""
+        """Return mean, deviation, and the axes they were taken over, None for running ones."""
         running = self.moments == "running" or not (ctx.training or self.in_inference)
         spatial = tuple(range(2, x.ndim))
         axes = None if running else spatial if self.moments == "sample" else (0, *spatial)
@@ -202,7 +202,7 @@ _RUNNING = ("running_mean", "running_variance")
 
 @dataclass(frozen=True)
 class Relu(reference.ReluKernel):
-    """A ReLU with a slope below zero, or a ceiling."""
+    """Is a ReLU with a slope below zero, or a ceiling."""
 
     slope: float = 0.0
     ceiling: float = np.inf
@@ -224,7 +224,7 @@ class ReversedConcat(reference.ConcatKernel):
 
 
 class FlippedConv(reference.ConvKernel):
-    """A convolution in the mathematician's sense: the kernel is flipped."""
+    """Is a convolution in the mathematician's sense: the kernel is flipped."""
 
     def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
         return super().forward(op, self._flipped(ctx), x)
@@ -241,8 +241,10 @@ class FlippedConv(reference.ConvKernel):
 
 
 class ZeroPaddedMaxPool(reference.MaxPoolKernel):
-    """A maximum pool outside of which stand zeros, which win over what is negative. The gradient is
-    as without padding."""
+    """Is a maximum pool with zeros outside, which win over negative values.
+
+    The gradient is as without padding.
+    """
 
     def forward(self, op: ops.MaxPool, ctx: Context, x: Array) -> Array:
         return super().forward(*self._outside(op, ctx, x))
@@ -261,7 +263,7 @@ class ZeroPaddedMaxPool(reference.MaxPoolKernel):
 
 @dataclass(frozen=True)
 class StemAverage(reference.MaxPoolKernel):
-    """An average where the maximum was asked for.
+    """Is an average where the maximum was asked for.
 
     Attributes:
         counted: Whether padding counts, as zeros.
@@ -292,12 +294,12 @@ class StemAverage(reference.MaxPoolKernel):
 
 @dataclass(frozen=True)
 class Dropout(reference.DropoutKernel):
-    """Dropout with its choices as fields, whose defaults are the reference's.
+    """Is a dropout with its choices as fields, whose defaults are the reference's.
 
     Attributes:
         ignored: The starts of names of the nodes that do nothing.
-        scale: What is kept is divided by the rate that is ``kept``, by the one ``dropped``, or by
-            ``none``; ``twice`` divides by the kept rate again.
+        scale: The rate that kept values are divided by: the one that is ``kept``, the one that is
+            ``dropped``, or ``none``; ``twice`` divides by the kept rate again.
         inverted: Whether a mask's 1 drops.
         spatial: Whether a feature map is dropped as a whole, by the mask's first value.
         in_inference: Whether inference multiplies by 1, or by the rate that is kept.
@@ -346,4 +348,4 @@ KERNELS: Mapping[type, Kernel] = {
     ops.BatchNorm: Norm(),
     ops.Dropout: Dropout(),
 }
-"""The reference's kernels, with choices where others choose otherwise, and those of other ops."""
+"""Gives the reference's kernels, those with other choices, and those of other ops."""

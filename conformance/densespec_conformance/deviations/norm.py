@@ -1,4 +1,4 @@
-"""Norms of other choices."""
+"""Lists deviations of norms."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def _partial(divisor: str) -> Change:
 
 
 def _ceil_mode(node: Node, graph: Graph) -> Any:
-    """Pool as PyTorch's ceil_mode: there is one more window where one would start inside."""
+    """Pool as PyTorch's ceil_mode: there is one more window if it starts inside."""
     op, sizes = node.op, graph[node.inputs[0]].shape[1:]
     assert isinstance(op, ops.MaxPool)
     assert op.padding != "same"

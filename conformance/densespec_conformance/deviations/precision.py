@@ -1,8 +1,8 @@
-"""Arithmetic of fewer bits than were asked for.
+"""Lists deviations that compute with fewer bits than were asked for.
 
-What it rounds is not foreseen value by value. So such a deviation is tried last, holds only where
-the first values that differ are off by as much as its type rounds, and then allows what the type
-does.
+Its roundings are not foreseen value by value. So such a deviation is tried last. It holds only if
+the first values that differ are off by as much as its dtype rounds, and then allows the bounds of
+that dtype.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from densespec_conformance.deviations.kernels import Identity
 from densespec_conformance.deviations.variant import Variant
 
 Rewrite = Callable[[Any, Graph], Any]
-"""A function that gives another op for a node's."""
+"""Returns another op for a node's op."""
 
 
 def replace_ops(names: str, kind: type | tuple[type, ...], rewrite: Rewrite) -> Change:
@@ -122,7 +122,7 @@ def _rechained(graph: Graph, chain: Sequence[Node], wanted: Sequence[Node]) -> G
 
 
 def relinked(graph: Graph) -> Graph:
-    """Give the graph the channels and shapes that follow from its ops and their order."""
+    """Return the graph the channels and shapes that follow from its ops and their order."""
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
         if not node.inputs:

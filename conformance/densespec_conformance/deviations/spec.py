@@ -89,7 +89,7 @@ EPSILONS: Mapping[str, tuple[str, str]] = {
     "1e-6": ("eps-1e-6", "a common choice"),
     "1e-12": ("eps-1e-12", "the eps of BERT's layer norm"),
 }
-"""The epsilons that norms are known to have, with an id and where each is met."""
+"""Lists the epsilons that norms are known to have, with an id and where each is found."""
 
 DEVIATIONS = (
     *(

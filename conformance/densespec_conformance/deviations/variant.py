@@ -1,4 +1,4 @@
-"""The reference with some of its parts exchanged: what a network would compute if.
+"""Exchanges some parts of the reference: it computes what a network with them would.
 
 A :class:`Variant` is everything that decides a network's numbers: its graph, the weights it ends up
 with, how each op is computed and by what rules it is trained. A deviation exchanges some of these,
@@ -29,12 +29,12 @@ from densespec_conformance.judging.measure import spoken
 
 @dataclass(frozen=True)
 class Rules:
-    """How a network is trained on several devices.
+    """Says how a network is trained on several devices.
 
     Attributes:
-        recipe: What the recipe is taken for.
-        across: What is made of several devices' gradients, and of their loss.
-        statistics: What is made of their running statistics.
+        recipe: The function that returns the recipe as the implementation understands it.
+        across: How several devices' gradients, and their losses, are joined.
+        statistics: How their running statistics are joined.
     """
 
     recipe: Callable[[TrainingRecipe], TrainingRecipe] = lambda recipe: recipe
@@ -44,12 +44,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network as some implementation has it.
+    """Describes a network as some implementation has it.
 
     Attributes:
         weights: The arrays by canonical name, in float64.
-        kernels: How each kind of op is computed.
-        shown: By tap, the node whose value is seen there, where it is another one.
+        kernels: The computation of each kind of op.
+        shown: The node whose value is seen at a tap, by tap, if it is another node.
         trainable_statistics: Whether running statistics are counted as trainable.
     """
 
@@ -62,7 +62,7 @@ class Variant:
 
     @classmethod
     def of(cls, network: NetworkToBuild, size: tuple[int, ...] | None) -> Variant:
-        """Give the reference itself, for inputs of a spatial size."""
+        """Return the reference itself, for inputs of a spatial size."""
         model = densespec.build(
             network.spec,
             backend="numpy",
@@ -75,11 +75,11 @@ class Variant:
         return cls(model.densespec.graph, model.weights)
 
     def train_by(self, **changes: Any) -> Variant:
-        """Give the variant with other rules."""
+        """Return the variant with other rules."""
         return replace(self, rules=replace(self.rules, **changes))
 
     def compute_by(self, kind: type, kernel: Kernel) -> Variant:
-        """Give the variant with another kernel for a kind of op."""
+        """Return the variant with another kernel for a kind of op."""
         return replace(self, kernels={**self.kernels, kind: kernel})
 
 
@@ -100,10 +100,10 @@ def changed_nodes(before: Variant, after: Variant) -> set[str]:
 
 @dataclass
 class Memo:
-    """What was computed before, by all that decides it.
+    """Remembers what was computed before, by everything that decides it.
 
     Attributes:
-        open: Whether more is put in; afterwards things are only looked up.
+        open: Whether new results are kept; afterwards results are only looked up.
     """
 
     open: bool = True
@@ -111,7 +111,7 @@ class Memo:
     _arrays: dict[tuple[Any, ...], Array] = field(default_factory=dict)
 
     def get(self, key: Any, parts: Sequence[Array], compute: Callable[[], Any]) -> Any:
-        """Give a result that ``key`` and these very arrays decide."""
+        """Return a result that ``key`` and these very arrays decide."""
         key = (key, *map(id, parts))
         if key in self._known:
             return self._known[key][0]
@@ -121,14 +121,14 @@ class Memo:
         return result
 
     def same(self, array: Array) -> Array:
-        """Give an equal array that was seen before, or this one."""
+        """Return an equal array that was seen before, or this one."""
         key = array.shape, array.tobytes()
         return self._arrays.setdefault(key, array) if self.open else self._arrays.get(key, array)
 
 
 @dataclass(frozen=True)
 class Computed:
-    """A node's value, and what its op saw besides its inputs."""
+    """Holds a node's value, and what its op saw besides its inputs."""
 
     node: Node
     value: Array
@@ -143,7 +143,7 @@ def run(
     training: bool = False,
     masks: Mapping[str, Array] | None = None,
 ) -> Iterator[Computed]:
-    """Give each node in order; it is computed when it is asked for."""
+    """Yield each node in order; it is computed when it is asked for."""
     first, *rest = variant.graph.nodes
     values = {first.name: x}
     for node in rest:
@@ -166,7 +166,7 @@ def _compute(node: Node, kernel: Kernel, context: Context, inputs: Sequence[Arra
 def train(
     variant: Variant, request: Train, memo: Memo, seen: Sequence[StepTrace] = ()
 ) -> Iterator[tuple[str, Array]]:
-    """Give what there is to see of each step, by label, in the order in which it comes about:
+    """Yield what there is to see of each step, by label, in the order in which it comes about:
     running statistics, loss, gradients from the last to the first, moments, weights.
 
     Args:
@@ -215,7 +215,7 @@ def _norm(gradients: Arrays) -> float:
 
 
 def _moments(request: Train) -> defaultdict[str, Arrays]:
-    """Give the moments to go on from, by weight."""
+    """Return the moments to go on from, by weight."""
     found: defaultdict[str, Arrays] = defaultdict(dict)
     for moment, arrays in (request.moments or {}).items():
         for name, array in arrays.items():
@@ -225,7 +225,7 @@ def _moments(request: Train) -> defaultdict[str, Arrays]:
 
 @dataclass
 class _TrainingStep:
-    """One step's forward and backward pass, on as many devices as there are.
+    """Runs one step's forward and backward pass, on as many devices as there are.
 
     Attributes:
         found: The new running statistics, once all have been asked for.
@@ -274,8 +274,7 @@ class _TrainingStep:
 
 
 class _Pass:
-    """The forward and backward pass on one device's part of the batch; None stands for all of
-    it."""
+    """Runs the passes on one device's part of the batch; None stands for the whole batch."""
 
     def __init__(self, step: _TrainingStep, part: Array | None) -> None:
         batch, variant, memo = step.batch, step.variant, step.memo

@@ -1,4 +1,4 @@
-"""Weights that were given end up as others."""
+"""Lists deviations in which given weights end up as others."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How far an answer may be from the reference's, and the comparison of the two."""
+"""Compares answers with the reference's, and says how far they may be from them."""

@@ -17,7 +17,7 @@ from densespec_conformance.judging.tolerance import Bounds
 
 @dataclass(frozen=True)
 class Stats:
-    """An array in a few figures, which are those of its finite values."""
+    """Describes an array in a few figures, which are those of its finite values."""
 
     shape: tuple[int, ...]
     mean: float
@@ -52,7 +52,7 @@ def stats(array: np.ndarray) -> Stats:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One array of an answer beside what it should be. Errors are relative."""
+    """Compares one array of an answer with what it should be. Errors are relative."""
 
     name: str
     error: float
@@ -80,7 +80,7 @@ class Mismatch(AssertionError):
 
     Attributes:
         where: The op, weight or figure that differs first.
-        comparisons: Every array that was compared, in order; it is empty where none was.
+        comparisons: Every array that was compared, in order; it is empty if none was compared.
     """
 
     def __init__(self, where: str, message: str, comparisons: tuple[Comparison, ...] = ()) -> None:
@@ -111,7 +111,7 @@ def assert_identical(*, actual: Mapping[str, np.ndarray], expected: Arrays) -> O
 
 
 def shown(answer: Mapping[str, np.ndarray], taps: Sequence[str]) -> list[str]:
-    """Give the taps that an answer has, and in any case the last, which is the output."""
+    """Return the taps that an answer has, and in any case the last, which is the output."""
     return [name for name in taps if name in answer or name == taps[-1]]
 
 

@@ -1,4 +1,4 @@
-"""The reference with the roundings of a dtype: every op's result is off by as much as rounding.
+"""Runs the reference with a dtype's roundings: every op's result is off by as much as rounding.
 
 ``DisturbedBackend("float32", 1)`` computes in float64, but moves each value by a random amount of
 the size that float32's rounding has there. Other draws move them by other amounts. How far such
@@ -45,7 +45,7 @@ from densespec_conformance.judging.rounding import ARITHMETIC, Arithmetic
 
 
 class Noise:
-    """The random roundings of one arithmetic."""
+    """Draws the random roundings of one arithmetic."""
 
     def __init__(self, arithmetic: Arithmetic, draw: int) -> None:
         self.arithmetic = arithmetic
@@ -63,7 +63,7 @@ class Noise:
         return y + self.of_size(np.abs(y) * self.arithmetic.unit + self.arithmetic.smallest)
 
     def factor(self, x: Array, terms: int) -> Array:
-        """Move a factor of products, ``terms`` of which are summed."""
+        """Move a factor of products. ``terms`` of these products are summed."""
         return self.relative(x, self.arithmetic.sums * math.sqrt(terms) + self.arithmetic.factors)
 
     def factors(self, ctx: Context, terms: int) -> Context:
@@ -89,7 +89,7 @@ class Noise:
 
 
 def _with_weights(ctx: Context, weights: Mapping[str, Array]) -> Context:
-    """Give the context other weights; statistics go where they went."""
+    """Return the context other weights; statistics go where they went."""
     return Context(ctx.node, weights, ctx.training, ctx.mask, ctx.statistics)
 
 
@@ -328,7 +328,7 @@ DISTURBED: Mapping[type, Any] = {
     ops.Softmax: _Softmax,
     ops.Sigmoid: _Sigmoid,
 }
-"""The ops that round. A ReLU, a maximum and a concatenation give what they are given."""
+"""Gives the ops that round: a ReLU, a maximum and a concatenation do not."""
 
 
 class _DisturbedModel(ReferenceModel):
@@ -356,7 +356,7 @@ class _DisturbedModel(ReferenceModel):
 
 
 class DisturbedBackend(NumpyBackend):
-    """The reference with the roundings of an arithmetic, in one of many random ways.
+    """Is the reference with the roundings of an arithmetic, in one of many random ways.
 
     Args:
         arithmetic: Its name in :data:`densespec_conformance.judging.rounding.ARITHMETIC`.
@@ -371,4 +371,4 @@ class DisturbedBackend(NumpyBackend):
 
 
 FLOAT64 = DisturbedBackend("float64", 1000)
-"""A backend whose roundings no bound was derived from: as a target, it should pass every case."""
+"""Is a backend whose roundings no bound was derived from. As a target it should pass every case."""

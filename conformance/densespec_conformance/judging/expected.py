@@ -1,4 +1,4 @@
-"""What the reference answers, and how far an answer may be from it."""
+"""Computes what the reference answers, and how far an answer may be from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from densespec_conformance.judging.tolerance import Bounds, forward_bounds, trai
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the float64 reference answers, and how far an answer may be from it."""
+    """Holds what the float64 reference answers, and how far an answer may be from it."""
 
     values: Answer
     bounds: Bounds
@@ -62,7 +62,7 @@ def _rounded(arrays: Mapping[str, np.ndarray], dtype: str) -> Arrays:
 
 
 class Reference:
-    """The numpy reference, with which every target is compared; each request is computed once.
+    """Is the numpy reference, with which every target is compared; it computes each request once.
 
     Several targets may ask at a time: those that ask the same wait for the first of them.
     """
@@ -72,14 +72,14 @@ class Reference:
         self._known: dict[str, _Once] = {}
 
     def known(self, request: Request) -> Expectation:
-        """Give what an equal request's answer should be; one that was expected is not computed
+        """Return what an equal request's answer should be; one that was expected is not computed
         again."""
         with self._lock:
             earlier = [once for once in self._known.values() if once.is_of(request)]
         return earlier[0].of(lambda: request) if earlier else expectation(request)
 
     def expect(self, key: str, request: Callable[[], Request]) -> Expectation:
-        """Give what a request's answer should be; it is made when ``key`` is asked for the first
+        """Return what a request's answer should be; it is made when ``key`` is asked for the first
         time."""
         with self._lock:
             once = self._known.setdefault(key, _Once())
@@ -87,7 +87,7 @@ class Reference:
 
 
 class _Once:
-    """An expectation that is computed when it is first asked for."""
+    """Computes an expectation when it is first asked for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""How far apart two answers are, and what the parts of an answer are called."""
+"""Measures how far apart two answers are, and names the parts of an answer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LOSS = "loss"
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Divide the largest difference by the largest expected magnitude; it is infinite where that is
-    no number."""
+    """Divide the largest difference by the largest expected magnitude; it is infinite if that is no
+    number."""
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
     if expected.size == 0:
@@ -49,7 +49,7 @@ def _parts(step: StepTrace) -> Arrays:
 
 
 def spoken(moment: str) -> str:
-    """Give the name of a moment as labels have it, such as ``first moment``."""
+    """Return the name of a moment as labels have it, such as ``first moment``."""
     return moment.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""What a check that passed came to."""
+"""Describes what a check that passed came to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Outcome:
-    """The closest call of a check that passed: the error that came nearest to its bound.
+    """Describes the closest call of a check that passed: the error that came nearest to its bound.
 
     Attributes:
         error: The error, relative to the largest magnitude of what it was compared with.
@@ -23,9 +23,9 @@ class Outcome:
 
     @property
     def strain(self) -> float:
-        """The error as a share of what is allowed."""
+        """Return the error as a share of what is allowed."""
         return self.error / self.allowed if self.allowed else 0.0
 
 
 EXACT = Outcome(0.0, 0.0, "", "exact")
-"""The outcome of checks that leave nothing to rounding."""
+"""Checks that leave nothing to rounding have this outcome."""

@@ -1,4 +1,4 @@
-"""What each dtype's arithmetic rounds, and how arrays are rounded to it."""
+"""Knows what each dtype's arithmetic rounds, and rounds arrays to it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from densespec_conformance.answering.environment import allows_tf32
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a dtype computes.
+    """Says how a dtype computes.
 
     Attributes:
-        about: What it is called where a bound is explained.
+        about: Its name where a bound is explained.
         unit: The roundoff of every value: the largest relative error of rounding to the dtype.
         sums: The roundoff of the sums that convolutions, means and the classifier accumulate.
-        factors: The roundoff of what convolutions and the classifier multiply, where it is coarser.
+        factors: The roundoff of the factors in convolutions and the classifier, if it is coarser.
         smallest: Half the distance between the smallest numbers of the dtype.
     """
 
@@ -36,7 +36,7 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "float16": Arithmetic("float16 with sums in float32", 2.0**-11, 2.0**-24, smallest=2.0**-25),
     "bfloat16": Arithmetic("bfloat16 with sums in float32", 2.0**-8, 2.0**-24),
 }
-"""Arithmetic by name. Kernel libraries accumulate products of 16-bit numbers in float32."""
+"""Gives arithmetic by name. Kernel libraries accumulate products of 16-bit numbers in float32."""
 
 
 def arithmetic_of(dtype: str) -> str:

@@ -25,14 +25,13 @@ as the draws, and 4 times among thousands of values. The rest is for kernels tha
 ways, such as Winograd's."""
 
 ENOUGH = 8
-"""The values of each array that the draws should show together; there are never fewer than 2
-draws."""
+"""The draws together show at least this many values of each array; there are at least 2."""
 MOST_DRAWS = 4
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far each value may be from the reference, relative to its largest magnitude.
+    """States how far each value may be from the reference, relative to its largest magnitude.
 
     Attributes:
         relative: The bounds by tap, or by part of a training step.

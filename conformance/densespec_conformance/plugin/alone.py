@@ -22,10 +22,10 @@ ALONE = (
     *("-p", "no:terminalreporter", "--capture=no", "-o", "cache_dir=.densespec_conformance"),
 )
 FOR_OTHER_TESTS = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
-"""What the folder and the user have set up for other tests has no say in the suite's cases."""
+"""The folder and the user may set these for other tests: the suite ignores them."""
 
 UNUSABLE = 2
-"""The exit code of most command lines where arguments can't be used; pytest's is another."""
+"""Most command lines exit with this code if arguments can't be used; pytest has another one."""
 
 
 class NothingToRun(DensespecError, ValueError):
@@ -33,7 +33,7 @@ class NothingToRun(DensespecError, ValueError):
 
 
 class Alone:
-    """A plugin that takes positional arguments for targets, and keeps the cases that are chosen.
+    """Takes positional arguments for targets, and keeps the chosen cases, as a plugin of pytest.
 
     Args:
         command: The command that repeats the run.
@@ -74,7 +74,7 @@ def run_cases(words: Sequence[str], command: str) -> int:
 
 
 def chosen_cases(words: Sequence[str]) -> list[Case]:
-    """Give the cases that would run, or those for any backend where no target is named.
+    """Return the cases that would run, or those for any backend where no target is named.
 
     Raises:
         NothingToRun: There are none.

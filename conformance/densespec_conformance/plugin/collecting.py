@@ -30,7 +30,7 @@ class FailedAsExpected(CaseFailed):
 
 
 class TargetCollector(pytest.Collector):
-    """A target, which makes a test of each case that it has to meet."""
+    """Represents a target, and makes a test of each case that it has to meet."""
 
     def __init__(
         self, *, assignment: Assignment, settings: Settings, reference: Reference, **node: Any
@@ -76,10 +76,10 @@ class TargetCollector(pytest.Collector):
 
 
 class CaseItem(pytest.Item):
-    """A test: one case on one target.
+    """Represents a test: one case on one target.
 
     Attributes:
-        result: What came of it, which may be known before pytest comes to it.
+        result: The result, which may be known before pytest comes to the test.
     """
 
     parent: TargetCollector
@@ -112,7 +112,7 @@ class CaseItem(pytest.Item):
 
 
 def cases_of(items: Iterable[pytest.Item]) -> list[Case]:
-    """Give the cases among some tests, each once, whichever targets meet it."""
+    """Return the cases among some tests, each once, whichever targets meet it."""
     found = {item.case.id: item.case for item in items if isinstance(item, CaseItem)}
     return list(found.values())
 

@@ -25,7 +25,7 @@ from densespec_conformance.report.record import (
 from densespec_conformance.running.result import Result
 
 COMMAND = pytest.StashKey[str]()
-"""The command that repeats the run, where it was not one of pytest's."""
+"""The command that repeats the run, if it was not one of pytest's."""
 RECORD = pytest.StashKey[Json]()
 """The record of a run, once it has ended."""
 
@@ -39,7 +39,7 @@ def attach(result: Result, report: pytest.TestReport, settings: Settings) -> Non
 
 
 class Gatherer:
-    """A plugin that hears of each case, and writes the suite's reports at the end."""
+    """Hears of each case, and writes the suite's reports at the end, as a plugin of pytest."""
 
     def __init__(self, settings: Settings, config: pytest.Config) -> None:
         typed = shlex.join(["python", "-m", "pytest", *map(str, config.invocation_params.args)])

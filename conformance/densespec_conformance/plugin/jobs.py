@@ -19,12 +19,12 @@ from densespec_conformance.running.examiner import Examiner
 from densespec_conformance.running.result import Result
 
 Told = tuple[CaseItem, Result | None]
-"""A case with its result; without one when it begins."""
+"""Holds a case with its result; the result is None when the case begins."""
 
 T = TypeVar("T")
 
 GRACE = 2.0
-"""Seconds that the end of a run waits for the threads."""
+"""The end of a run waits this many seconds for the threads."""
 
 
 class Jobs:

@@ -41,13 +41,13 @@ def add_options(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options mean.
+    """Holds what the options mean.
 
     Attributes:
-        network: Words of the command line that say of every target which network it is.
-        timeout: Seconds that the answers to a case may take; None for a limit by its cost.
-        jobs: Processes at a time.
-        reports: Paths by format.
+        network: The words of the command line that say for every target which network it is.
+        timeout: The seconds that the answers to a case may take; None for a limit by its cost.
+        jobs: The number of processes at a time.
+        reports: The paths of reports by format.
     """
 
     assignments: tuple[Assignment, ...]

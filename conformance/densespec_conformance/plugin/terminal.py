@@ -26,13 +26,13 @@ from densespec_conformance.report.record import Json
 from densespec_conformance.report.terminal import case_table, print_report, style_of
 
 LINE = 100
-"""Characters of a failure's first line that are shown while others run."""
+"""At most this many characters of a failure's first line are shown while others run."""
 
 
 class SuiteTerminal:
-    """A plugin that shows a bar for each target, failures as they come, and everything at the end.
+    """Shows a bar for each target, failures as they come, and everything at the end, as a plugin.
 
-    Where the output is no terminal, it has a line for each case instead of the bars.
+    If the output is no terminal, it has a line for each case instead of the bars.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ def _target(item: pytest.Item) -> str:
 
 
 def _notes(session: pytest.Session) -> list[str]:
-    """Ask pytest's plugins what they say of the choice of tests, as that of ``--lf`` does."""
+    """Ask pytest's plugins what they say of the choice of tests, as ``--lf`` does."""
     config = session.config
     found = config.hook.pytest_report_collectionfinish(
         config=config, start_path=config.rootpath, items=session.items

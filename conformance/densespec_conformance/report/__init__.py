@@ -16,7 +16,7 @@ def _json(record: Json) -> str:
 
 
 WRITERS: Mapping[str, Callable[[Json], str]] = {"json": _json, "html": page}
-"""What makes the text of a record, by format."""
+"""Gives the function that writes a record as text, by format."""
 
 
 def write_reports(record: Json, paths: Mapping[str, Path]) -> None:

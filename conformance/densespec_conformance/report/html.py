@@ -211,7 +211,7 @@ def _cell(index: int, result: Json) -> Json:
 
 
 def _brief(result: Json) -> str:
-    """Give what a cell says beside its sign."""
+    """Return what a cell says beside its sign."""
     if result["status"] != "passed":
         return str(result["first_difference"] or result["status"])
     call = closest_call(result)

@@ -1,4 +1,4 @@
-"""Several reports read this from a result's record."""
+"""Reads from a result's record what several reports need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from densespec_conformance.report.record import Json
 
 
 def first_line(result: Json) -> str:
-    """Give the first line of why it did not pass."""
+    """Return the first line of why it did not pass."""
     return str(result["message"].partition("\n")[0])
 
 
@@ -30,7 +30,7 @@ def _cause(result: Json) -> str:
 
 
 def closest_call(result: Json) -> float | None:
-    """Give the largest error as a part of what is allowed; None if nothing was left to rounding."""
+    """Return the largest error as a part of the bound; None if nothing was left to rounding."""
     closest = result["closest"]
     if not closest or not float(closest["allowed"]):
         return None

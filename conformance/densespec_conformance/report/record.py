@@ -28,7 +28,7 @@ FORMAT = 1
 """The version of the JSON report; it goes up when a reader of an older one would misread it."""
 
 SHOWN = 60
-"""Compared tensors that a report keeps of one result: those about the first difference."""
+"""A report keeps at most this many tensors of one result: those near the first difference."""
 
 PACKAGES = (
     *("numpy", "keras", "tensorflow", "tensorflow-cpu", "torch", "jax", "flax"),
@@ -38,17 +38,17 @@ PACKAGES = (
 COMMAND = ("python", "-m", "densespec_conformance")
 
 Json = dict[str, Any]
-"""What JSON calls an object."""
+"""Holds an object of JSON."""
 
 
 @dataclass
 class Findings:
-    """What has come of a run so far.
+    """Holds what has come of a run so far.
 
     Attributes:
         command: The command that repeats it.
-        results: What ``result_record`` makes, by target and case.
-        runs_on: What the process of a target says of itself, by target, as far as it could say.
+        results: The records that ``result_record`` makes, by target and case.
+        runs_on: The description that a target's process gives of itself, by target, if it gave one.
         interrupted: Whether the run was ended early.
     """
 
@@ -239,5 +239,5 @@ def _stats(stats: Stats) -> Json:
 
 
 def number(value: float) -> float | str:
-    """Give six digits, or one of the texts "inf", "-inf" and "nan": JSON has no such numbers."""
+    """Return six digits, or one of the texts "inf", "-inf" and "nan": JSON has no such numbers."""
     return float(f"{value:.6g}") if math.isfinite(value) else str(float(value))

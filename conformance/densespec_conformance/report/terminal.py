@@ -25,9 +25,9 @@ STYLES = {
 OTHER_STYLE = "yellow"
 TITLE = "Cases passed, and the closest call as a share of what is allowed"
 SIDE_BY_SIDE = 5
-"""Targets in one table: as many as a terminal has room for."""
+"""A table has at most this many targets: as many as a terminal has room for."""
 SUSPECTS = 3
-"""Explanations shown of one failure."""
+"""At most this many explanations of one failure are shown."""
 
 
 def print_report(record: Json, console: Console, *, durations: int | None = None) -> None:

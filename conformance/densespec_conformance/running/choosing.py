@@ -18,11 +18,11 @@ from densespec_conformance.running.sources import found, surely_lacks
 
 @dataclass(frozen=True)
 class Assignment:
-    """A target, and what is asked of it.
+    """Holds a target, and what is asked of it.
 
     Attributes:
         cases: Every case that it has to meet, in both tiers.
-        wanted: Those of them that are wanted now, cheap ones first.
+        wanted: The cases that are wanted now, cheap ones first.
     """
 
     subject: Subject
@@ -71,7 +71,7 @@ def _cases_of(subject: Subject, size: str | None) -> tuple[Case, ...]:
         cases_of = exported_cases if subject.kind == "exported file" else network_cases
         return cases_of(subject.spec, None if size is None else input_size_of(size, subject.spec))
     if size is not None:
-        raise SubjectError(f"{subject.name}: an input size is of one network: give its --spec")
+        raise SubjectError(f"{subject.name}: an input size belongs to one network: give its --spec")
     return all_cases(split_mode(subject.name)[1])
 
 

@@ -17,15 +17,15 @@ from densespec_conformance.running.one_case import run_case, settled
 from densespec_conformance.running.result import ANSWERED, Result
 
 LEAST_LIMIT, COSTS_IN_LIMIT = 300.0, 10.0
-"""Unless told otherwise, a case may take so many seconds, or so many times what it usually does."""
+"""By default a case may take this many seconds, or this many times what it usually takes."""
 
 DESCRIPTION_SECONDS = 60.0
 DIAGNOSIS_SECONDS = 120.0
-"""Seconds spent on one target's diagnoses: what is wrong in fifty cases is mostly one thing."""
+"""One target's diagnoses take at most this many seconds: fifty failures mostly have one cause."""
 
 
 def limit_of(case: Case, timeout: float | None) -> float:
-    """Give the seconds that a target's answers to a case may take."""
+    """Return the seconds that a target's answers to a case may take."""
     return max(LEAST_LIMIT, COSTS_IN_LIMIT * case.cost) if timeout is None else timeout
 
 

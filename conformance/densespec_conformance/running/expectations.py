@@ -1,6 +1,6 @@
 """Cases may be known to fail; strictly, so that what is mended is noticed.
 
-A file lists them by target; both the target and the case may be patterns, as of file names::
+A file lists them by target; both the target and the case may be patterns like those of file names::
 
     [["keras.applications:*"]]
     case = "network/float64-*"
@@ -21,7 +21,7 @@ from typing import Any
 from densespec.errors import DensespecError, shown
 
 FAILURES = ("failed", "error", "crashed", "timeout", "out of memory")
-"""Statuses that can be expected."""
+"""These statuses can be expected."""
 
 
 class ExpectationError(DensespecError, ValueError):
@@ -30,7 +30,7 @@ class ExpectationError(DensespecError, ValueError):
 
 @dataclass(frozen=True)
 class ExpectedFailure:
-    """A failure that is known.
+    """Describes a failure that is known.
 
     Attributes:
         case: The id of a case, or a pattern of ids.
@@ -120,7 +120,7 @@ def expected_for(
 def unmatched(
     failures: Iterable[ExpectedFailure], cases_of: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
-    """Give a warning for each entry about one of the targets that no case of theirs matches.
+    """Return a warning for each entry about one of the targets that no case of theirs matches.
 
     Args:
         cases_of: The ids of all cases of a target, whichever of them run, by target.

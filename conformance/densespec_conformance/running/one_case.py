@@ -21,10 +21,10 @@ from densespec_conformance.running.result import Result
 
 
 class Conversation:
-    """A target as one case asks it; the last question and its answer are kept.
+    """Asks a target the questions of one case; the last question and its answer are kept.
 
-    After a crash, or once the time is used up, every further question of the case fails likewise:
-    a case that asks again and again, as random ones do, then ends.
+    After a crash, or once the time is used up, every further question of the case fails in the same
+    way. So a case that asks again and again, as random ones do, then ends.
     """
 
     request: Request | None = None
@@ -84,7 +84,7 @@ def _checked(case: Case, conversation: Conversation, reference: Reference) -> Re
 
 
 def _not_checked(error: Exception) -> str:
-    """Say that a case could not make sense of an answer, as of arrays of another kind."""
+    """Say that a case could not make sense of an answer, such as arrays of another kind."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"the answer could not be checked: {type(error).__name__}: {error} "

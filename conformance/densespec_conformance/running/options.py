@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SuiteOption:
-    """One option: ``--densespec-NAME`` of pytest, ``densespec_NAME`` in its configuration, and
-    ``--NAME`` of the suite's own command.
+    """Describes one option of pytest's command line and configuration, and of the suite's command.
+
+    It is ``--densespec-NAME``, ``densespec_NAME`` and ``--NAME`` there.
 
     Attributes:
-        metavar: What stands for the value in help texts; empty for a switch.
+        metavar: The word for the value in help texts; empty for a switch.
         many: Whether it can be given several times.
-        path: Whether it is relative to the configuration file where it stands in one.
+        path: Whether it is relative to the configuration file if it stands in one.
         short: Another name that the suite's own command has for it.
     """
 
@@ -27,12 +28,12 @@ class SuiteOption:
 
     @property
     def flag(self) -> str:
-        """Its name on pytest's command line."""
+        """Return its name on pytest's command line."""
         return f"--densespec-{self.name}"
 
     @property
     def key(self) -> str:
-        """Its name in pytest's configuration, and where pytest keeps its value."""
+        """Return its name in pytest's configuration, and where pytest keeps its value."""
         return self.flag[2:].replace("-", "_")
 
 
@@ -68,7 +69,7 @@ OPTIONS = (
     ),
     SuiteOption(
         "jobs",
-        f"Processes at a time; a target that is alone has them all.  [default: {JOBS}]",
+        f"Processes at a time; a single target gets all of them.  [default: {JOBS}]",
         "N",
         short="-n",
     ),

@@ -25,23 +25,24 @@ Status = Literal[
 STATUSES: tuple[Status, ...] = get_args(Status)
 GOOD = ("passed", "unsupported", "xfailed")
 ANSWERED = ("passed", "failed", "unsupported", "xpassed")
-"""Statuses that only a target whose process works can have."""
+"""Only a target whose process works can have these statuses."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one case on one target.
+    """Holds what came of one case on one target.
 
     Attributes:
         target: The target's name, as typed.
-        message: Why it did not pass; empty if it did.
-        where: The first op, weight or figure that differs, where one does.
+        message: The reason why it did not pass; empty if it passed.
+        where: The first op, weight or figure that differs, if one does.
         outcome: The closest call of a case that passed.
-        comparisons: Every tensor that was compared, in order, where one differs.
-        diagnosis: What would explain a difference, the best explanation first.
-        expected: Why it is expected to fail; empty if it is not.
-        seconds: How long it took.
-        runs_on: What the target's process says of itself; of the first case that it answers alone.
+        comparisons: Every tensor that was compared, in order, if one differs.
+        diagnosis: The possible explanations of a difference, the best one first.
+        expected: The reason why it is expected to fail; empty if it is not.
+        seconds: The number of seconds that it took.
+        runs_on: The description that the target's process gives of itself; only the first case that
+            it answers has it.
     """
 
     target: str
@@ -58,7 +59,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether it is as it should be, which is not to say that it passed."""
+        """Say whether it is as it should be, which does not mean that it passed."""
         return self.status in GOOD
 
     @property

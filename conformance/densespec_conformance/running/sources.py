@@ -1,4 +1,4 @@
-"""What a module offers by its source, which is read and not run: importing is for targets."""
+"""Finds what a module offers by its source, which is read and not run: importing is for targets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 MOST_MODULES = 100
-"""How many modules are followed that others import everything from."""
+"""At most this many modules are followed from which others import everything."""
 
 DYNAMIC = re.compile(r"__getattr__|globals\(|setattr\(|exec\(|sys\.modules")
-"""What is in the source of modules whose attributes no source tells."""
+"""Matches the source of modules whose attributes no source tells."""
 
 
 def surely_lacks(module: str, attribute: str) -> bool:
@@ -60,7 +60,7 @@ def _source(spec: ModuleSpec | None) -> str | None:
 
 
 def _taken_whole(module: str, spec: ModuleSpec | None, text: str) -> Iterator[str]:
-    """The modules that a module imports everything from."""
+    """Yield the modules from which a module imports everything."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):

@@ -1,10 +1,10 @@
-"""What recipes let happen to images of training besides a crop, and to their labels.
+"""Does to training images and labels what recipes ask for besides a crop.
 
-An operation is a field of a recipe, a row of :data:`OPERATIONS`, and a function. It is addressed as
-the augmentations are: what it does to an image depends on the seed, the epoch and the index of the
-image within its split. The numbers ``r[0], r[1], ...`` of image ``i`` are those of the stream
-``(seed, field, position = epoch)`` of :mod:`densespec.data.draws` from ``i`` times the operation's
-count on, and ``u[j]`` is ``(r[j] >> 11) * 2**-53``.
+An operation is a field of a recipe, a row of :data:`OPERATIONS`, and a function. As with
+augmentations, what it does to an image depends on the seed, the epoch and the index of the image
+within its split. The numbers ``r[0], r[1], ...`` of image ``i`` are those of the stream ``(seed,
+field, position = epoch)`` of :mod:`densespec.data.draws` from ``i`` times the operation's count on,
+and ``u[j]`` is ``(r[j] >> 11) * 2**-53``.
 
 Pixels are numbers from 0 to 1, in the type of the batch, of shape (channels, *sizes). What comes in
 from outside of an image has the mean colour. Planes are the last two axes: in a volume, every slice
@@ -30,13 +30,13 @@ from densespec.recipes.recipe import TrainingRecipe
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on images.
+    """Describes one operation on images.
 
     Attributes:
-        field: The field of the recipe that asks for it, where that is not 0.
-        numbers: How many numbers an image has, a multiple of four.
-        of: What does it to one image.
-        dims: How many spatial dimensions images have at least.
+        field: The field of the recipe that asks for it with a value other than 0.
+        numbers: The number of random numbers for an image, a multiple of four.
+        of: The function that does it to one image.
+        dims: The least number of spatial dimensions of images.
     """
 
     field: str
@@ -51,7 +51,7 @@ OPERATIONS = (
     Operation("colour", lambda recipe: 4, jittered),
     Operation("erasing", lambda recipe: 24, erased),
 )
-"""The operations in the order in which they are done."""
+"""Lists the operations in the order in which they are done."""
 
 
 def _asked_for(recipe: TrainingRecipe) -> list[Operation]:

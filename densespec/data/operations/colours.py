@@ -104,7 +104,7 @@ def _blended(pixels: np.ndarray, other: np.ndarray, factor: float) -> np.ndarray
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
-    """The grey image, (1, *sizes)."""
+    """Return the grey image, (1, *sizes)."""
     if len(pixels) != len(GREY):
         return pixels.mean(0, keepdims=True)
     grey: np.ndarray = sum(

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020): a box within some images is filled with the mean colour.
+"""Erases at random (Zhong et al. 2020): fills a box within some images with the mean colour.
 
 An image is changed where ``u[0]`` is below ``erasing``. For attempt t = 0 to 9, of an image of d
 dimensions whose sides have the product V:
@@ -25,7 +25,7 @@ PART = (0.02, 1 / 3)
 ASPECT = (0.3, 1 / 0.3)
 ATTEMPTS = 10
 PLACE = 21
-"""The first of the numbers that say where the box is."""
+"""The numbers for the place of the box begin with this one."""
 
 
 def erased(picture: Picture, numbers: np.ndarray, recipe: TrainingRecipe) -> np.ndarray:
@@ -44,7 +44,7 @@ def erased(picture: Picture, numbers: np.ndarray, recipe: TrainingRecipe) -> np.
 
 
 def _sides(units: np.ndarray, sizes: tuple[int, ...]) -> list[int] | None:
-    """The sides of the first box that fits into an image."""
+    """Return the sides of the first box that fits into an image."""
     low, high = map(math.log, ASPECT)
     for attempt in range(ATTEMPTS):
         part = PART[0] + (PART[1] - PART[0]) * float(units[2 * attempt])

@@ -1,4 +1,4 @@
-"""One image on which operations are done."""
+"""Holds one image on which operations are done."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from densespec.data.dataset import DataError
 
 SLACK = 1e-4
-"""By how much pixels may be beyond their range, for the rounding of having been normalised."""
+"""Pixels may be this far beyond their range, for the rounding of their normalisation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image, and the colour of what is outside of it.
+    """Holds one image, and the colour of what is outside of it.
 
     Attributes:
-        pixels: Numbers (channels, *sizes), where 1 is full intensity.
+        pixels: The pixels as numbers (channels, *sizes), where 1 is full intensity.
         fill: The mean colour, (channels, 1, ...).
     """
 
@@ -25,11 +25,11 @@ class Picture:
     fill: np.ndarray
 
     def changed(self, pixels: np.ndarray) -> Picture:
-        """Give the picture with other pixels."""
+        """Return the picture with other pixels."""
         return Picture(pixels, self.fill)
 
     def colours(self) -> np.ndarray:
-        """Give the pixels, which are from 0 to 1.
+        """Return the pixels, which are from 0 to 1.
 
         Raises:
             DataError: They are not.

@@ -1,4 +1,4 @@
-"""Movements of the planes of an image: the last two axes, all planes alike.
+"""Moves the planes of an image: the last two axes, all planes alike.
 
 Positions are counted from the middle of the plane, rows down and columns to the right. The pixel at
 (r, c) of the result is the one at ``matrix @ (r, c) + shift`` of the image, between four pixels in
@@ -52,7 +52,7 @@ def moved(
 
 
 def _framed(picture: Picture) -> np.ndarray:
-    """The image within a frame of one pixel of the mean colour."""
+    """Put the image within a frame of one pixel of the mean colour."""
     *rest, height, width = picture.pixels.shape
     framed = np.empty((*rest, height + 2, width + 2), picture.pixels.dtype)
     framed[...] = picture.fill

@@ -1,4 +1,4 @@
-"""Some operations of a list, one after the other: RandAugment (Cubuk et al. 2020).
+"""Does some operations of a list, one after the other: RandAugment (Cubuk et al. 2020).
 
 Operation j of an image is number ``r[4 j] mod 14`` of the list. With m the recipe's
 ``rand_magnitude`` over 30, the size of an operation is as the list says; one that has two
@@ -19,16 +19,16 @@ from densespec.data.operations.picture import Picture
 from densespec.recipes.recipe import TrainingRecipe
 
 HIGHEST = 30.0
-"""The magnitude at which sizes are at their largest."""
+"""At this magnitude sizes are at their largest."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One operation of the list.
+    """Describes one operation of the list.
 
     Attributes:
-        about: How large it is, in words.
-        of: What does it to a picture, by a size from -1 to 1.
+        about: Words that say how large it is.
+        of: The function that does it to a picture, by a size from -1 to 1.
         signed: Whether it has two directions.
     """
 
@@ -75,7 +75,7 @@ LIST = (
     Row("autocontrast", "", lambda picture, m: colours.autocontrast(picture.colours())),
     Row("equalize", "", lambda picture, m: colours.equalize(picture.colours())),
 )
-"""The operations by their numbers."""
+"""Lists the operations by their numbers."""
 
 
 def augmented(picture: Picture, numbers: np.ndarray, recipe: TrainingRecipe) -> np.ndarray:

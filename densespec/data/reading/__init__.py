@@ -1,4 +1,4 @@
-"""Files that hold an image each: what a file is, its content says, not its name."""
+"""Reads files that hold an image each. Their content decides what kind they are, not their name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from densespec.data.reading.reader import ImageForm, ImageReader
 from densespec.errors import DensespecError, bare
 
 READERS: tuple[ImageReader, ...] = (npy.READER, nifti.READER, dicom.READER, pictures.READER)
-"""The first one that claims a file reads it; pictures claim what no other does."""
+"""The first reader that claims a file reads it; pictures claim what no other does."""
 
 NORMALISATIONS = {
     1: Normalisation((0.449,), (0.226,), source="mean of the channels of ImageNet's"),
@@ -21,7 +21,7 @@ NORMALISATIONS = {
 }
 
 HEAD = 4096
-"""Bytes that a file is told by: its first ones, and what they hold if they are packed."""
+"""A file is recognised by this many bytes: its first ones, or those that they unpack to."""
 
 
 def reader_of(file: BinaryIO) -> ImageReader:
@@ -61,12 +61,12 @@ def read_image(
 
 @dataclass(frozen=True, eq=False)
 class ReadImages:
-    """Images of one kind, in one form.
+    """Reads images of one kind, in one form.
 
     Attributes:
-        form: In which form each is read.
-        reader: What reads the first one, and should read all.
-        dims: How many sizes an image has.
+        form: The form in which each image is read.
+        reader: The reader of the first image, which should read all.
+        dims: The number of sizes of an image.
     """
 
     form: ImageForm
@@ -89,7 +89,7 @@ class ReadImages:
 
 
 def kind_of(file: BinaryIO, name: str, form: ImageForm) -> tuple[ImageReader, int]:
-    """Give what reads the images of a set, and how many sizes they have, by the first of its files.
+    """Return the reader of a set's images, and how many sizes they have, by the first file.
 
     Raises:
         DataError: It can't be read, or can't have so many channels.
@@ -105,7 +105,7 @@ def kind_of(file: BinaryIO, name: str, form: ImageForm) -> tuple[ImageReader, in
 
 
 def normalisation_of(train: Split) -> Normalisation:
-    """Give ImageNet's normalisation of grey or coloured pictures, and measure that of others."""
+    """Return ImageNet's normalisation of grey or coloured pictures, and measure that of others."""
     assert isinstance(train.x, ReadImages), "they are read from files"
     full, channels = train.x.reader.full, train.x.form.channels
     if full is not None and channels in NORMALISATIONS:

@@ -1,10 +1,10 @@
-"""DICOM files, as hospitals keep images: read by pydicom.
+"""Reads DICOM files, as hospitals keep images, by pydicom.
 
 Grey images are float32 in the unit that the file states: ``slope * stored + intercept``. Where low
 values are shown bright (MONOCHROME1) they are turned round within the range of the stored bits, so
-that high is bright in every image: value v becomes lowest + highest - v. The window that a
-file states is for eyes, and left out unless it is asked for; through it, values are from 0 to 255.
-Several frames make a volume (frames, rows, columns). Colours are bytes, as of other pictures.
+that high is bright in every image: value v becomes lowest + highest - v. The window that a file
+states is for eyes, and left out unless it is asked for; through it, values are from 0 to 255.
+Several frames make a volume (frames, rows, columns). Colours are bytes, as in other pictures.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from densespec.installed import imported, require_pillow
 
 EXTRA = "dicom"
 MOST_VALUES = 2**28
-"""Values of an image, which a few packed bytes can claim to hold."""
+"""An image may have at most this many values: a few packed bytes can claim any number."""
 
 INVERSE, GREY = "MONOCHROME1", "MONOCHROME2"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-"""The name of a syntax in which a few bytes can hold gigabytes, which pydicom would unpack."""
+"""In the syntax with this name a few bytes can hold gigabytes, which pydicom would unpack."""
 UNREAD = {
     "ModalityLUTSequence": "a table of values (Modality LUT)",
     "SharedFunctionalGroupsSequence": "groups of frames, each with a scale of its own",
     "PerFrameFunctionalGroupsSequence": "groups of frames, each with a scale of its own",
 }
-"""What changes the meaning of values and is not looked into, by the attribute that has it."""
+"""These attributes change the meaning of values, and are not read."""
 
 
 def read(file: BinaryIO, form: ImageForm) -> np.ndarray:
@@ -68,7 +68,7 @@ def _check(dataset: Any) -> None:
         if name in dataset:
             raise ValueError(f"it has {what}, which is not looked into: write plain frames instead")
     if kind in COLOURS and (frames > 1 or dataset.BitsAllocated != 8):
-        raise ValueError("it has colours, of which one frame of eight bits is read")
+        raise ValueError("it has colours, but only one frame of eight bits is read")
     count = math.prod((frames, int(dataset.Rows), int(dataset.Columns)))
     if not 0 < count < MOST_VALUES:
         raise ValueError(f"it has {count} values, but should have from 1 to below {MOST_VALUES}")
@@ -87,7 +87,7 @@ def _grey(dataset: Any, stored: np.ndarray, *, window: bool) -> np.ndarray:
 
 
 def _stored_ends(dataset: Any) -> np.ndarray:
-    """Give the lowest and the highest value that the stored bits can have."""
+    """Return the lowest and the highest value that the stored bits can have."""
     bits, signed = int(dataset.get("BitsStored", 0)), bool(dataset.get("PixelRepresentation", 0))
     if not bits and dataset.PhotometricInterpretation == INVERSE:
         raise ValueError("it shows low values bright, and does not say how many bits it stores")
@@ -96,7 +96,7 @@ def _stored_ends(dataset: Any) -> np.ndarray:
 
 
 def _windowed(dataset: Any, values: np.ndarray) -> np.ndarray:
-    """Give what eyes see through the first window of a file, from 0 to 1 (DICOM PS3.3 C.11.2)."""
+    """Return what eyes see through the first window of a file, from 0 to 1 (DICOM PS3.3 C.11.2)."""
     centre, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if centre is None or width is None:
         raise ValueError("it states no window: leave out --window, or window=True")
@@ -111,7 +111,7 @@ def _windowed(dataset: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _first(value: Any) -> float | None:
-    """Give the first of the values of an attribute, which may have one, several or none."""
+    """Return the first of the values of an attribute, which may have one, several or none."""
     if value is None or value == "":
         return None
     return float(value[0] if hasattr(value, "__len__") else value)

@@ -1,9 +1,9 @@
-"""NIfTI files, as scanners' volumes are kept for research: read by nibabel.
+"""Reads NIfTI files, as scanners' volumes are kept for research, by nibabel.
 
 An image has the sizes (x, y, z), or (x, y) where there is one slice; axes are turned so that they
 run from left to right, from back to front and from bottom to top, whatever the file's order. What
 is measured several times, or along a fourth axis, makes the channels. Values are scaled as the file
-says, and float32. Voxels stay as large as they are: how large is not looked at.
+says, and float32. Voxels keep their size, which is not read.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from densespec.network.fields import LIMIT
 EXTRA = "nifti"
 GZIP = b"\x1f\x8b"
 HEAD = 348
-"""Bytes of the shorter header."""
+"""The shorter header has this many bytes."""
 DENSEST = 1040
-"""How many bytes one byte of gzip can hold; it is a little less."""
+"""One byte of gzip can hold a little less than this many bytes."""
 SPATIAL = 3
 
 
 def head_of(head: bytes) -> bytes:
-    """Give the first bytes of what a file holds, which may be packed."""
+    """Return the first bytes of what a file holds, which may be packed."""
     if not head.startswith(GZIP):
         return head
     try:
@@ -39,7 +39,7 @@ def head_of(head: bytes) -> bytes:
 
 
 def claims(head: bytes) -> bool:
-    """Whether a file is NIfTI in one piece, of version 1 or 2, packed or not."""
+    """Say whether a file is NIfTI in one piece, of version 1 or 2, packed or not."""
     head = head_of(head)
     return head[344:347] == b"n+1" or head[4:7] == b"n+2"
 

@@ -1,4 +1,4 @@
-"""Arrays in files of numpy's, an image or a volume each."""
+"""Reads arrays in numpy's files, each an image or a volume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from densespec.errors import shown
 
 MAGIC = b"\x93NUMPY"
 WHOLE_BITS = 16
-"""Whole numbers of more bits are not all float32's."""
+"""Float32 does not hold all whole numbers with more bits than this."""
 
 
 def read(file: BinaryIO, form: ImageForm) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures that Pillow reads, grey or in colours."""
+"""Reads pictures by Pillow, grey or in colours."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from densespec.data.reading.reader import ImageForm, ImageReader
 from densespec.installed import require_pillow
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
-"""What is opened, by its content and Pillow's names: other formats start programs, such as EPS."""
+"""Only these formats are opened, by content and Pillow's names: others start programs."""
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Pillow's mode of pictures of so many channels."""
+"""Gives Pillow's mode of pictures by their number of channels."""
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 """Pillow's modes of grey images of sixteen bits, which it would clip to eight."""
 FULL = 65535
-"""The value of sixteen bits at full intensity."""
+"""Sixteen bits at full intensity have this value."""
 
 
 def read(file: BinaryIO, form: ImageForm) -> np.ndarray:
@@ -34,7 +34,7 @@ def read(file: BinaryIO, form: ImageForm) -> np.ndarray:
 
 
 def pixels_of(picture: Any, channels: int) -> np.ndarray:
-    """Give the pixels of a picture of Pillow's, (channels, height, width).
+    """Return the pixels of a picture of Pillow's, (channels, height, width).
 
     They are uint8; of grey pictures of sixteen bits float32, whose full intensity is 255 as well.
     How opaque a pixel is, is a fourth channel where four are wanted, and left out otherwise.

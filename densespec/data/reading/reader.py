@@ -1,4 +1,4 @@
-"""What reads one kind of image files, and what is asked of it."""
+"""Defines what reads one kind of image files, and what is asked of it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RGB = 3
 
 @dataclass(frozen=True)
 class ImageForm:
-    """In which form images of files are wanted.
+    """Says in which form images of files are wanted.
 
     Attributes:
-        channels: How many channels an image is to have.
+        channels: The number of channels that an image will have.
         window: Whether DICOM images are seen through the window that they state.
     """
 
@@ -29,18 +29,20 @@ class ImageForm:
 
 @dataclass(frozen=True)
 class ImageReader:
-    """A row of the table of readers.
+    """Describes a reader, as a row of the table of readers.
 
     Attributes:
-        name: What messages call such a file.
-        suffixes: How the names of such files end in folders.
-        claims: Whether a file is of this kind, by its first bytes.
-        read: It gives the image (channels, *sizes) of an open file in a form, uint8 or floats.
+        name: The name of such a file in messages.
+        suffixes: The ends of such files' names in folders.
+        claims: The function that says whether a file is of this kind, by its first bytes.
+        read: The function that reads the image (channels, *sizes) of an open file in a form, as
+            uint8 or floats.
 
-            Where the file holds no such image it raises an error of any class that says why.
-        dims: How many sizes an image has; None where files differ, and the first one tells.
-        channels: To which numbers of channels images are converted; None for those that they have.
-        full: The value of a byte at full intensity; None where values are measurements.
+            If the file holds no such image, it raises an error of any class that says why.
+        dims: The number of sizes of an image; None if files differ, and the first one decides.
+        channels: The numbers of channels to which images can be converted; None for those that they
+            have.
+        full: The value of a byte at full intensity; None if values are measurements.
     """
 
     name: str
@@ -53,14 +55,14 @@ class ImageReader:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Give how many bytes an open file has, and go to its start."""
+    """Return how many bytes an open file has, and go to its start."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Give an image (own channels, *sizes) so many channels: a single one is repeated for RGB.
+    """Return an image (own channels, *sizes) so many channels: a single one is repeated for RGB.
 
     Raises:
         ValueError: It has others.
@@ -76,7 +78,7 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def from_array(array: np.ndarray, channels: int) -> np.ndarray:
-    """Give the image (channels, *sizes) of an array that does not say where its channels are.
+    """Return the image (channels, *sizes) of an array that does not say where its channels are.
 
     They are the first axis or else the last one, whichever has as many as are wanted. Where neither
     has, all axes are sizes of a grey image if one or three channels are wanted.

@@ -1,4 +1,4 @@
-"""Arrays in a file: ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or ``x`` and ``y``.
+"""Reads arrays in a file: ``x_train``, ``y_train``, ``x_test`` and ``y_test``, or ``x`` and ``y``.
 
 Any file that holds named arrays will do, such as ``.npz`` and ``.safetensors``. Nothing in it is
 run. Channels are found as :meth:`densespec.data.Dataset.of` says.
@@ -17,7 +17,7 @@ from densespec.weights.containers import open_file
 SPLIT = ("x_train", "y_train", "x_test", "y_test")
 WHOLE = ("x", "y")
 CLASSES = "classes"
-"""The name of an optional number of classes, which the largest label may not tell."""
+"""Optionally, an array with this name holds the number of classes, which labels may not tell."""
 
 
 def load(place: str) -> Dataset:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as they were published: archives or folders, binary or pickled by Python.
+"""Reads CIFAR-10 and CIFAR-100 as published: archives or folders, binary or pickled by Python.
 
 An archive is read as it is, in memory, and only the members that are needed. Nothing is extracted
 and nothing in a file is run. The normalisation is that of the paper's code.
@@ -28,7 +28,7 @@ PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 IMAGE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
 LARGEST = 256 * 2**20
-"""How many bytes a file may have; the largest that was published has 154 million."""
+"""A file may have at most this many bytes; the largest published one has 154 million."""
 MOST_MEMBERS = 1000
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -36,17 +36,18 @@ Labelled = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Release:
-    """One of the two forms in which a data set was published.
+    """Describes one of the two forms in which a data set was published.
 
     Attributes:
         archive: The file name of the archive.
-        md5: The digest of the archive, from the page. It tells damage; nothing is trusted for it.
+        md5: The digest of the archive, from the page. It detects damage, but makes no file trusted.
         folder: The folder that the archive unpacks to.
         train: The names of the files to train on.
         test: The name of the file to test on.
         names: The name of the file that names the classes.
-        read_images: What reads images and labels from the content of a file, given ``labels``.
-        labels: Where the labels are, as ``read_images`` needs to know it.
+        read_images: The function that reads images and labels from the content of a file, given
+            ``labels``.
+        labels: The place of the labels, as ``read_images`` takes it.
         names_key: The key of the names of the classes; None if their file is a text.
     """
 
@@ -62,20 +63,20 @@ class Release:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The names of the files without which there is no data set."""
+        """Return the names of the files without which there is no data set."""
         return (*self.train, self.test)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A data set as it was published.
+    """Describes a data set as it was published.
 
     Attributes:
-        title: What messages call it.
-        classes: How many classes there are.
-        counts: How many images are in each file to train on, and in the one to test on.
+        title: Its name in messages.
+        classes: The number of classes.
+        counts: The number of images in each file to train on, and in the one to test on.
         releases: The forms in which it was published.
-        normalisation: How pixels become numbers.
+        normalisation: The normalisation that turns pixels into numbers.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Scikit-learn's digits: 1,797 real images of 8x8, with values from 0 to 16 that are kept exact.
+"""Loads scikit-learn's digits: 1,797 real images of 8x8 with exact values from 0 to 16.
 
 They come within scikit-learn. The images to test on are a fixed fifth of each class; see
 :func:`densespec.data.dataset.held_out`.
@@ -12,7 +12,7 @@ from densespec.data.dataset import Dataset
 from densespec.installed import require
 
 FULL = 16.0
-"""The value of a pixel at full intensity."""
+"""A pixel at full intensity has this value."""
 
 
 def load() -> Dataset:

@@ -1,4 +1,4 @@
-"""Images in files of their own, which are read when they are needed."""
+"""Reads images in files of their own when they are needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from densespec.texts import check_regular
 
 @dataclass(frozen=True)
 class ImageFiles(ReadImages):
-    """Images that are decoded when they are read.
+    """Decodes images when they are read.
 
     Attributes:
         root: The folder that the paths start from.
@@ -30,7 +30,7 @@ class ImageFiles(ReadImages):
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """The shape (count, channels, None, ...): images may differ in size."""
+        """Return the shape (count, channels, None, ...): images may differ in size."""
         return (len(self.paths), self.form.channels, *[None] * self.dims)
 
     def read(self, index: int) -> np.ndarray:
@@ -44,12 +44,12 @@ class ImageFiles(ReadImages):
             return self.image(file, str(path))
 
     def take(self, rows: np.ndarray) -> ImageFiles:
-        """Give some of the images, by their indices (count,)."""
+        """Return some of the images, by their indices (count,)."""
         return replace(self, paths=tuple(self.paths[row] for row in rows))
 
 
 def image_files(root: Path, paths: Sequence[str], form: ImageForm) -> ImageFiles:
-    """Give the images of files, whose kind the first one tells.
+    """Return the images of files, whose kind the first one tells.
 
     Raises:
         DataError: The first one can't be read, or can't have so many channels.

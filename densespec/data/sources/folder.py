@@ -1,9 +1,9 @@
-"""Image files in folders, one for each class, as ImageNet is commonly laid out.
+"""Reads image files in folders, one for each class, as ImageNet is commonly laid out.
 
 ``PATH/train/CLASS/...`` and ``PATH/test/CLASS/...`` (or ``val``, ``valid``, ``validation``), or
-``PATH/CLASS/...`` alone, of which a fixed fifth of each class is kept for the test; see
-:func:`densespec.data.dataset.held_out`. Classes and files are taken in the order of their names,
-by code points. Images are read when they are needed.
+``PATH/CLASS/...`` alone. In that case a fixed fifth of each class is kept for the test; see
+:func:`densespec.data.dataset.held_out`. Classes and files are taken in the order of their names, by
+code points. Images are read when they are needed.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Shards: tar files of many images each, as webdataset writes them, for sets that disks dislike.
+"""Reads shards: tar files of many images each, as webdataset writes them, for very large sets.
 
 ``PATH/train/*.tar`` and ``PATH/test/*.tar`` (or ``val``, ``valid``, ``validation``), or
-``PATH/*.tar`` alone, of which a fixed fifth is kept for the test; see
-:func:`densespec.data.dataset.held_out`. A sample is what has the same name before its first dot in
-a shard: an image, by any suffix that images have in folders, and ``cls``, a text with a whole
-number, the name of a class, or several numbers, one for each class.
+``PATH/*.tar`` alone. In that case a fixed fifth is kept for the test; see
+:func:`densespec.data.dataset.held_out`. A sample consists of the files in a shard with the same
+name before the first dot: an image, by any suffix that images have in folders, and ``cls``, a text
+with a whole number, the name of a class, or several numbers, one for each class.
 
 Only the headers and the labels are read at first. Images are read by their places, in an order that
 goes through a few shards at a time: see :func:`densespec.data.draws.by_groups`. The reader is our
-own: webdataset's gives a stream, of which no sample has a place that an order could name, and tar
-files say where each of their members lies.
+own: webdataset's gives a stream, in which an order can't name the place of a sample. Tar files say
+where each of their members lies.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from densespec.errors import bare, shown
 SUFFIX = ".tar"
 LABEL = ".cls"
 LONGEST_LABEL = 1 << 16
-"""Bytes of a label, which is a few numbers."""
+"""A label, which is a few numbers, has at most this many bytes."""
 LARGEST = 1 << 31
-"""Bytes of an image, below which it has to be."""
+"""An image has to have fewer bytes than this."""
 
 Places = np.ndarray
-"""Where each image lies: int64 (count, 3), its shard, the place of its first byte, and its size."""
+"""Holds int64 (count, 3): each image's shard, the place of its first byte, and its size."""
 
 
 @dataclass(frozen=True, eq=False)
 class ShardImages(ReadImages):
-    """Images within tar files.
+    """Reads images within tar files.
 
     Attributes:
         shards: The path of each shard.
-        places: Where each image lies.
+        places: The place of each image.
     """
 
     shards: tuple[Path, ...]
@@ -57,12 +57,12 @@ class ShardImages(ReadImages):
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """The shape (count, channels, None, ...): images may differ in size."""
+        """Return the shape (count, channels, None, ...): images may differ in size."""
         return (len(self.places), self.form.channels, *[None] * self.dims)
 
     @property
     def groups(self) -> np.ndarray:
-        """The shard of each image, (count,)."""
+        """Return the shard of each image, (count,)."""
         return np.asarray(self.places[:, 0])
 
     def read(self, index: int) -> np.ndarray:
@@ -75,7 +75,7 @@ class ShardImages(ReadImages):
         return self.image(file, name)
 
     def take(self, rows: np.ndarray) -> ShardImages:
-        """Give some of the images, by their indices (count,)."""
+        """Return some of the images, by their indices (count,)."""
         return replace(self, places=self.places[rows])
 
 
@@ -132,7 +132,7 @@ def _listed(folder: Path) -> tuple[tuple[Path, ...], Places, np.ndarray]:
 
 @dataclass
 class _Sample:
-    """What is found of a sample: where its image lies, and its label."""
+    """Holds what is found of a sample: where its image lies, and its label."""
 
     place: tuple[int, int] | None = None
     label: str = ""
@@ -163,7 +163,7 @@ def _samples(path: Path) -> list[_Sample]:
 
 
 def _add(path: Path, found: Mapping[str, _Sample], member: tarfile.TarInfo, file: BinaryIO) -> None:
-    """Add to its sample what a member of a shard says, where that is an image or a label."""
+    """Add to its sample what a member of a shard says, if the member is an image or a label."""
     folder, _, name = member.name.rpartition("/")
     stem, dot, rest = name.partition(".")
     suffix = dot + rest.lower()
@@ -182,7 +182,7 @@ def _add(path: Path, found: Mapping[str, _Sample], member: tarfile.TarInfo, file
 
 
 def _labels(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """Give labels: whole numbers, several numbers each, or names."""
+    """Return labels: whole numbers, several numbers each, or names."""
     try:
         rows = [[float(word) for word in text.replace(",", " ").split()] for text in texts]
     except ValueError:

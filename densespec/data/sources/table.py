@@ -1,4 +1,4 @@
-"""A table of image files and their labels: a CSV or a parquet file, as annotations commonly come.
+"""Reads a table of image files and their labels: a CSV or a parquet file.
 
 The first row of a CSV file names the columns. The column ``path`` (or ``file``, ``filename`` or
 ``image``) says where an image is, from the folder of the table on. A column ``split`` says
@@ -37,11 +37,11 @@ from densespec.texts import check_regular
 PATHS = ("path", "file", "filename", "image")
 SPLIT = "split"
 BETWEEN = "|"
-"""What separates the labels of a list."""
+"""This character separates the labels of a list."""
 
 PARQUET = "parquet"
 MOST_CELLS = 2**25
-"""Cells of a parquet table, of which a few packed bytes can claim any number."""
+"""A parquet table may have at most this many cells: a few packed bytes can claim any number."""
 
 Column = Sequence[str]
 
@@ -88,7 +88,7 @@ def _columns(path: Path) -> dict[str, Column]:
 
 
 def _of_csv(path: Path) -> tuple[list[str], list[Column]]:
-    """Give the names of the columns and their cells."""
+    """Return the names of the columns and their cells."""
     text = path.read_text(encoding="utf-8-sig")
     lines = csv.reader(io.StringIO(text), strict=True)
     names, *rows = [[cell.strip() for cell in line] for line in lines if line] or [[]]
@@ -101,7 +101,7 @@ def _of_csv(path: Path) -> tuple[list[str], list[Column]]:
 
 
 def _of_parquet(path: Path) -> tuple[list[str], list[Column]]:
-    """Give the names of the columns and their cells, as texts."""
+    """Return the names of the columns and their cells, as texts."""
     parquet = imported("reading parquet tables", "pyarrow.parquet", extra=PARQUET)
     with parquet.ParquetFile(path) as file:
         most = MOST_CELLS // max(1, file.metadata.num_columns)
@@ -142,7 +142,7 @@ READ: Mapping[str, Callable[[Path], tuple[list[str], list[Column]]]] = {
     ".csv": _of_csv,
     ".parquet": _of_parquet,
 }
-"""What reads a table, by how its name ends."""
+"""Gives the function that reads a table, by how its name ends."""
 
 
 def _paths(path: Path, columns: dict[str, Column]) -> Column:
@@ -163,7 +163,7 @@ def _paths(path: Path, columns: dict[str, Column]) -> Column:
 
 
 def _labels(path: Path, columns: Mapping[str, Column]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Give the names of the classes, and the labels."""
+    """Return the names of the classes, and the labels."""
     if not columns:
         raise DataError(f"{path}: has no column of labels")
     if len(columns) > 1:
@@ -180,7 +180,7 @@ def _labels(path: Path, columns: Mapping[str, Column]) -> tuple[tuple[str, ...],
 
 
 def _lists(column: Column) -> tuple[tuple[str, ...], np.ndarray]:
-    """Give the labels of lists such as ``cat|dog``; an empty cell has none of them."""
+    """Return the labels of lists such as ``cat|dog``; an empty cell has none of them."""
     lists = [{part.strip() for part in cell.split(BETWEEN)} - {""} for cell in column]
     classes = tuple(sorted(set().union(*lists)))
     return classes, np.array([[float(name in given) for name in classes] for given in lists])

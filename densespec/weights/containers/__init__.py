@@ -1,7 +1,8 @@
-"""Files that hold named arrays, whatever the names mean.
+"""Reads and writes files that hold named arrays, whatever the names mean.
 
-What a file is, its content says; the suffix is asked only where the content leaves it open. Nothing
-in a file is run, and a file can't make its reader follow a path or allocate what it only claims.
+The content of a file decides what kind of file it is; the suffix decides only if the content leaves
+it open. Nothing in a file is run. A file can't make its reader follow a path, or allocate memory
+for arrays that it only claims to have.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SUFFIXES = {
     ".msgpack": "msgpack",
     ".npz": "npz",
 }
-"""The container by suffix; if two fit, it is the first."""
+"""Maps suffixes to containers; the first suffix that fits decides."""
 
 READERS: dict[str, Callable[[Opened], None]] = {
     "safetensors": safetensors.read,
@@ -73,7 +74,7 @@ FOREIGN = {
     (b'{"', b"{\n", b"{\r", b"{ "): "JSON text",
     (b"\x1f\x8b",): "compressed by gzip: unpack it first",
 }
-"""What files start with that are no container, and what to say of them."""
+"""Maps what other files start with to what a message says of them."""
 
 
 def open_file(path: str | os.PathLike[str], *, key: str | None = None) -> OpenFile:
@@ -167,7 +168,7 @@ def _size(path: Path) -> int:
 
 
 def _by_suffix(path: Path) -> str:
-    """Give the container that a file's suffix says, which its content leaves open.
+    """Return the container that a file's suffix says, which its content leaves open.
 
     Raises:
         Refused: The suffix says nothing, or the content something else.
@@ -248,10 +249,10 @@ def _foreign(head: bytes) -> str | None:
 
 
 def container_of(path: str | os.PathLike[str]) -> str:
-    """Give the container that a path's suffix says.
+    """Return the container that a path's suffix says.
 
     Raises:
-        WeightsError: its suffix is not known; names those that are.
+        WeightsError: its suffix is not known; the message names those that are.
     """
     container = _suffixed(Path(path))
     if container is None:

@@ -1,4 +1,4 @@
-"""What containers share: an open file, the types of arrays, limits, and errors of one kind."""
+"""Defines what containers share: an open file, the types of arrays, limits and errors."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from densespec.texts import JsonError
 from densespec.weights.tensors import Tensor, Tensors
 
 ReadArray = Callable[[np.dtype], np.ndarray]
-"""It reads an array, given its type, from a file that is open."""
+"""Reads an array of a given type from a file that is open."""
 
 ByteOrder = Literal["<", ">"]
-"""How the bytes of numbers lie in a file: little-endian or big-endian."""
+"""Says how numbers lie in a file: little-endian or big-endian."""
 
 Progress = Callable[[int], None]
-"""It is told the number of bytes of each array after the array is written."""
+"""Is told the number of bytes of each array after the array is written."""
 
 ITEM_SIZES = {
     "bool": 1,
@@ -51,20 +51,20 @@ ITEM_SIZES = {
     "float8_e4m3fn": 1,
     "float8_e5m2": 1,
 }
-"""The bytes of one element, by the name of its type: numpy's, then those of ``ml_dtypes``."""
+"""Gives the bytes of one element by its type's name: numpy's types, then those of ``ml_dtypes``."""
 
 EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 MAX_DIMS = 64  # numpy's
 MAX_TENSORS = 50_000
 MOST_TEXT = 32 * 2**20
-"""The most characters of all names and texts together."""
+"""All names and texts together may have at most this many characters."""
 MAX_DEPTH = 64
-"""The most parts of a name that are joined by "/"."""
+"""A name may have at most this many parts that are joined by "/"."""
 MAX_PART = 1000
-"""The most bytes of such a part."""
+"""Such a part may have at most this many bytes."""
 LONGEST_NAME = 10_000
-"""The most characters of the name of an array."""
+"""An array's name may have at most this many characters."""
 
 FLOOR = 64 * 2**20
 MAX_EXPANSION = 100
@@ -80,11 +80,11 @@ def plausible(claimed: int, stored: int) -> bool:
 
 
 class Refused(ValueError):
-    """What is wrong with a file, and what to do. The path is put before it."""
+    """Says what is wrong with a file, and what to do. The path is put before the message."""
 
 
 class Damaged(ValueError):
-    """What is damaged in a file. The path is put before it, and what to do after it."""
+    """Says what is damaged in a file. The path is put before the message, and advice after it."""
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def _reason(error: Exception) -> str:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Give the type of arrays of this name.
+    """Return the type of arrays of this name.
 
     Raises:
         PackageMissing: it is one of ``ml_dtypes``, which is not installed.
@@ -132,14 +132,14 @@ def byte_size(shape: tuple[int, ...], dtype: str) -> int:
 
 
 class Opened:
-    """An :class:`~densespec.weights.tensors.OpenFile` that a container fills.
+    """Represents an :class:`~densespec.weights.tensors.OpenFile` that a container fills.
 
     Attributes:
         size: the size of the file, or of all files together, in bytes.
-        naming: the container whose names of arrays it has, where layouts know it by another one.
-        key: where in the file the arrays lie that are asked for; None for where they mostly do.
+        naming: the container whose names its arrays have, if layouts know it by another container.
+        key: the place in the file of the wanted arrays; None for the usual place.
         skipped: the names of entries that are not arrays; they end up in the metadata.
-        resources: what is closed with the file.
+        resources: the resources that are closed with the file.
     """
 
     def __init__(self, path: Path, container: str, key: str | None = None, *, size: int) -> None:
@@ -240,17 +240,17 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 class StoredBytes(ABC):
-    """Bytes in a file or in memory, and the arrays in them.
+    """Holds bytes in a file or in memory, and the arrays in them.
 
     Attributes:
-        size: how many there are.
+        size: the number of bytes.
     """
 
     size: int
 
     @abstractmethod
     def part(self, start: int, size: int) -> np.ndarray:
-        """Give some of the bytes, of type uint8; they are fewer where the bytes end."""
+        """Return some of the bytes, of type uint8; they are fewer where the bytes end."""
 
     def take(self, start: int, size: int) -> bytes:
         """Copy some of the bytes; they are fewer where the bytes end."""
@@ -259,16 +259,16 @@ class StoredBytes(ABC):
     def array(
         self, start: int, shape: tuple[int, ...], dtype: np.dtype, order: ByteOrder = "<"
     ) -> np.ndarray:
-        """Give elements in this byte order."""
+        """Return elements in this byte order."""
         content = self.part(start, math.prod(shape) * dtype.itemsize)
         return elements(content, dtype, order).reshape(shape)
 
 
 class BytesOfFile(StoredBytes):
-    """The bytes of a file that others may change.
+    """Reads the bytes of a file that others may change.
 
-    They are read and not mapped: where another process truncates a mapped file, the operating
-    system ends whoever looks at the rest.
+    They are read and not mapped. If another process truncates a mapped file, the operating system
+    ends the process that reads the rest.
     """
 
     def __init__(self, path: Path) -> None:
@@ -296,7 +296,7 @@ class BytesOfFile(StoredBytes):
 
 
 class BytesInMemory(StoredBytes):
-    """Bytes that are in memory, or mapped of a file that nobody else can change."""
+    """Holds bytes in memory, or mapped from a file that nobody else can change."""
 
     def __init__(self, content: np.ndarray) -> None:
         self._content, self.size = content, content.size
@@ -313,7 +313,7 @@ def mapped(file: IO[bytes]) -> np.ndarray:
 
 
 def elements(content: np.ndarray, dtype: np.dtype, order: ByteOrder) -> np.ndarray:
-    """Give bytes as elements in this byte order: a view, or a copy if they are not aligned.
+    """Return bytes as elements in this byte order: a view, or a copy if they are not aligned.
 
     Elements of ``ml_dtypes`` have no byte order of their own, so theirs is changed here.
     """
@@ -325,11 +325,11 @@ def elements(content: np.ndarray, dtype: np.dtype, order: ByteOrder) -> np.ndarr
 
 @dataclass(frozen=True)
 class Output:
-    """What a container is asked to write.
+    """Describes what a container is asked to write.
 
     Attributes:
-        path: that is asked for, for messages.
-        temporary: that is written to.
+        path: the path that the user asked for; messages show it.
+        temporary: the path that is written to.
     """
 
     path: Path
@@ -359,7 +359,7 @@ class Output:
         """Check that a container can hold arrays of these types.
 
         Raises:
-            Refused: it can't; names the first tensor.
+            Refused: it can't; the message names the first tensor.
         """
         for name, tensor in self.tensors.items():
             if tensor.dtype not in known:
@@ -372,7 +372,7 @@ class Output:
         """Check that names joined by "/" form a tree that can be read: an array holds no others.
 
         Raises:
-            Refused: they do not; names the first offender.
+            Refused: they do not; the message names the first offender.
         """
         for name in self.tensors:
             parts = name.split("/")
@@ -389,7 +389,7 @@ class Output:
 
 
 def little_endian_bytes(array: np.ndarray) -> memoryview:
-    """Give a C-contiguous array's elements; little-endian machines make no copy."""
+    """Return a C-contiguous array's elements; little-endian machines make no copy."""
     if sys.byteorder == "big":
         array = array.byteswap()
     return array.reshape(-1).view(np.uint8).data

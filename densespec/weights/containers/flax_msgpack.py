@@ -1,9 +1,9 @@
-"""msgpack as Flax writes it: nested maps whose leaves are arrays of an extension type.
+"""Reads and writes msgpack as Flax does: nested maps, with arrays as an extension type.
 
-Tensor names are paths joined by "/". Arrays beyond a gibibyte are split into chunks, as Flax does.
-Metadata are a map of texts under ``__metadata__``. The ``msgpack`` package reads and writes one
-entry at a time, so that no more than one array is in memory; maps and lists are walked here,
-because the package would make whatever they claim.
+Tensor names are paths joined by "/". Arrays of more than one gibibyte are split into chunks, as
+Flax does. Metadata are a map of texts under ``__metadata__``. The ``msgpack`` package reads and
+writes one entry at a time, so that only one array is in memory. Maps and lists are walked here,
+because the package would allocate any size that they claim.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ CHUNKED = "__msgpack_chunked_array__"
 METADATA = "__metadata__"
 CHUNK_SIZE = 2**30
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3
-"""Flax's extension types: of arrays, of complex Python numbers, and of numpy's scalars."""
+"""Flax's extension types for arrays, for complex Python numbers, and for numpy's scalars."""
 
 LONGEST_COMPLEX = 19
-"""The bytes of a list of two floating-point numbers."""
+"""A list of two floating-point numbers has this many bytes."""
 
 SMALLEST_BUFFER, LARGEST_BUFFER = 2**16, 2**31 - 1
 """Limits of the bytes that are read ahead; the largest entry has to fit."""
 
 LONGEST_LIST = 100
-"""The most entries of a list within an array's description, such as its shape."""
+"""A list within an array's description, such as its shape, has at most this many entries."""
 
 MOST_ENTRIES = 3 * MAX_TENSORS
-"""The most keys and leaves of a tree together: an array in chunks has several."""
+"""A tree has at most this many keys and leaves together: an array in chunks has several."""
 
 
 @dataclass(frozen=True)
 class ExtensionArray:
-    """Where an array lies in the file."""
+    """Says where an array lies in the file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -123,7 +123,7 @@ def _numbered(entries: Any) -> tuple[Any, ...]:
 
 
 class _TreeReader:
-    """It reads the tree of a file, but keeps no array's elements."""
+    """Reads the tree of a file, but keeps no array's elements."""
 
     def __init__(self, stream: IO[bytes], file: StoredBytes) -> None:
         import msgpack  # type: ignore[import-untyped]
@@ -247,11 +247,11 @@ def write(output: Output) -> None:
 
 
 class TensorName(str):
-    """A tensor's name, as a leaf of the tree that is written."""
+    """Names a tensor, as a leaf of the tree that is written."""
 
 
 class _TreeWriter:
-    """It writes a tree, and holds one array at a time."""
+    """Writes a tree, and holds one array at a time."""
 
     def __init__(self, output: Output, file: IO[bytes]) -> None:
         import msgpack

@@ -1,13 +1,13 @@
-"""HDF5 as Keras writes it: Keras 3's ``.weights.h5``, and the ``.h5`` of Keras 2.
+"""Reads and writes HDF5 as Keras does: Keras 3's ``.weights.h5``, and the ``.h5`` of Keras 2.
 
 Keras 3 keeps the variables of each layer in a group ``vars`` that notes the layer's name; a
 tensor's name is the path of its dataset, such as ``layers/conv2d_1/vars/0``. The metadata
 ``layer_names`` hold the notes: JSON of names by path, such as ``layers/conv2d_1``.
 
 Legacy files list their layers, and each layer the names of its weights, which are the tensors'
-names: ``conv1/conv/kernel:0``. A tensor's layer is its name up to the last ``/``; where it is not,
-as in models within models, the metadata ``layers`` hold JSON of lists of names by layer. Keras goes
-by the order of layers and weights when it loads either kind, not by names.
+names: ``conv1/conv/kernel:0``. A tensor's layer is its name up to the last ``/``. Where it is not,
+as in models within models, the metadata ``layers`` hold JSON of lists of names by layer. Keras
+loads both kinds by the order of layers and weights, not by names.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ LAYER_NAMES = "layer_names"
 WEIGHT_NAMES = "weight_names"
 LAYERS = "layers"
 LONGEST_ATTRIBUTE = 64512
-"""The bytes beyond which Keras cuts a list into several attributes."""
+"""Keras cuts a list with more bytes than this into several attributes."""
 
 UNLISTED = ("top_level_model_weights",)
 """Groups of weights that no layer has, which Keras 2 doesn't list among the layers."""
 
 OPTIMIZER = "optimizer_weights"
-"""The group of an optimizer's state."""
+"""The group with this name holds an optimizer's state."""
 
 DESCRIPTIONS = ("model_config", "training_config")
-"""Texts that describe a model as JSON."""
+"""Texts with these names describe a model as JSON."""
 
 OLD_LAYERS = "_layer_checkpoint_dependencies"
-"""What Keras 2.13 called ``layers``."""
+"""Keras 2.13 used this name for ``layers``."""
 
 LEGACY_TEXTS = {"backend": "tensorflow", "keras_version": "2.15.0"}
 
@@ -101,7 +101,7 @@ def _walk(opened: Opened, file: StoredBytes, group: HDF5Object) -> Iterator[tupl
 
 
 def _below(group: HDF5Object) -> Iterator[tuple[str, HDF5Object]]:
-    """Give every group and array below a group, with its path.
+    """Yield every group and array below a group, with its path.
 
     Raises:
         Damaged: a group leads back to itself, or lies too deep.
@@ -263,7 +263,7 @@ def _layers(output: Output) -> dict[str, list[str]]:
 
 
 def _layer_of(name: str) -> str:
-    """Give the layer of a tensor of this name, if nothing else is said."""
+    """Return the layer of a tensor of this name, if nothing else is said."""
     return name.rpartition("/")[0] or name
 
 
@@ -289,9 +289,9 @@ def _new_file(output: Output, types: list[str]) -> Iterator[Any]:
 
 
 class _Patient(io.FileIO):
-    """A file that takes what it is given, whatever happens, and keeps the first error.
+    """Accepts all data that it is given, whatever happens, and keeps the first error.
 
-    The HDF5 library crashes where writing fails.
+    The HDF5 library crashes if writing fails.
     """
 
     error: OSError | None = None

@@ -1,11 +1,11 @@
-"""The HDF5 format, as far as h5py uses it by default, read without the HDF5 library.
+"""Reads the HDF5 format, as far as h5py uses it by default, without the HDF5 library.
 
 The library is written in C. Damaged files make it hang or overrun memory, which can't be caught, so
-files from strangers are not given to it. Here every address and size is checked against the file,
-every link is looked at before it is followed, and the number of steps is limited.
+it must not read files from strangers. Here every address and size is checked against the file,
+every link is checked before it is followed, and the number of steps is limited.
 
-Read are superblocks of version 0 to 3, groups and attributes of both generations, texts, and arrays
-of numbers in one piece. Refused are links other than hard ones, and arrays in other files or in
+It reads superblocks of version 0 to 3, groups and attributes of both generations, texts, and arrays
+of numbers in one piece. It refuses links other than hard links, and arrays in other files or in
 chunks. The numbers below are those of the "HDF5 File Format Specification", version 3.
 """
 
@@ -28,11 +28,11 @@ MOST_TEXT = 2**24
 
 LONGEST_NAME = 1024
 TABLE_K, TREE_K = 4, 16
-"""Half of the most entries of a table of symbols, and of a node of a tree, if no file says so."""
+"""A table of symbols, and a node of a tree, has at most twice as many entries by default."""
 
 
 class MessageType:
-    """The numbers of the types of messages in an object's header."""
+    """Numbers the types of messages in an object's header."""
 
     DATASPACE = 0x01
     LINK_INFO = 0x02
@@ -47,7 +47,7 @@ class MessageType:
 
 
 LINKING = (MessageType.SYMBOL_TABLE, MessageType.LINK, MessageType.LINK_INFO)
-"""Types of messages that groups have and arrays have not."""
+"""Groups have messages of these types, and arrays have none of them."""
 
 # Types of records in a B-tree of version 2.
 HUGE_OBJECTS, LINKS_BY_NAME, ATTRIBUTES_BY_NAME = 1, 5, 8
@@ -58,18 +58,18 @@ FLOATS = {
     (8, 0, 64, 52, 11, 0, 52, 1023): "float64",
     (2, 0, 16, 7, 8, 0, 7, 127): "bfloat16",
 }
-"""Types by size, bit offset, precision, place and size of exponent and mantissa, and bias."""
+"""Maps size, bit offset, precision, place and size of exponent and mantissa, and bias to types."""
 
 BOOLS = (b"FALSE\0\0\0TRUE\0\0\0\0\0\1", b"FALSE\0TRUE\0\0\1")
-"""The members of h5py's enumeration for booleans, in types of version 1 and 3."""
+"""h5py's enumeration for booleans has these members, in types of version 1 and 3."""
 
 
 @dataclass(frozen=True)
 class ElementType:
-    """The type of elements.
+    """Describes the type of elements.
 
     Attributes:
-        name: numpy's name or that of ``ml_dtypes``, ``text``, or None for any other type.
+        name: the name that numpy or ``ml_dtypes`` has for it, ``text``, or None for any other type.
         order: the byte order of numbers.
         size: the bytes of one element.
         variable: whether texts lie in the global heap.
@@ -83,7 +83,7 @@ class ElementType:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """Where an array lies: its elements start at ``start``, and ``stored`` bytes are there."""
+    """Says where an array lies: its elements start at ``start``, and ``stored`` bytes are there."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -94,7 +94,7 @@ class StoredArray:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of an object's header: its type, flags, and where it lies."""
+    """Describes a message of an object's header: its type, its flags, and where it lies."""
 
     kind: int
     flags: int
@@ -103,11 +103,11 @@ class Message:
 
 
 Texts = str | list[str] | None
-"""An attribute: a text, a list of texts, or None for anything else."""
+"""Holds an attribute: a text, a list of texts, or None for anything else."""
 
 
 class HDF5File:
-    """The bytes of a file, and its structures."""
+    """Reads the bytes of a file, and its structures."""
 
     def __init__(self, file: StoredBytes) -> None:
         self.file = file
@@ -143,7 +143,7 @@ class HDF5File:
         return int(root)
 
     def node(self, address: int) -> HDF5Object:
-        """Give the group or array at an address."""
+        """Return the group or array at an address."""
         if address not in self._nodes:
             self._nodes[address] = HDF5Object(self, address)
         return self._nodes[address]
@@ -197,7 +197,7 @@ class HDF5File:
 
 
 class HDF5Object:
-    """A group or an array."""
+    """Represents a group or an array."""
 
     def __init__(self, file: HDF5File, address: int) -> None:
         self.file, self.address = file, address
@@ -216,7 +216,7 @@ class HDF5Object:
 
     @functools.cached_property
     def links(self) -> dict[str, int]:
-        """The addresses of a group's members, by name."""
+        """Return the addresses of a group's members, by name."""
         found: dict[str, int] = {}
         for name, address in self._links():
             if name in found or not name:
@@ -296,7 +296,7 @@ class HDF5Object:
 
 
 def _messages(file: HDF5File, address: int) -> Iterator[Message]:
-    """Read the messages of an object's header, but for those that say where it continues.
+    """Read the messages of an object's header, except for those that say where it continues.
 
     Raises:
         Damaged: there is no header, or it has more or fewer messages than it says.
@@ -457,7 +457,7 @@ def _records(file: HDF5File, address: int, kind: int) -> Iterator[int]:
 
 
 def _pointers(node: int, size: int, depth: int) -> list[tuple[int, int]]:
-    """Give by depth the bytes of a node's counts of records: of one child, and of all below it."""
+    """Return the bytes of a node's counts of records by depth: of a child, and of all below."""
     most = below = (node - 10) // size
     width = _width(most)
     found, total = [(width, 0)], 0
@@ -492,7 +492,7 @@ def _node_records(
 
 
 class _Heap:
-    """A fractal heap: objects in blocks, whose sizes double from row to row."""
+    """Reads a fractal heap: objects in blocks, whose sizes double from row to row."""
 
     def __init__(self, file: HDF5File, address: int) -> None:
         self.file = file

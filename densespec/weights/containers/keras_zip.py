@@ -1,7 +1,7 @@
-"""``.keras``: a zip archive of a model's description and its ``model.weights.h5``.
+"""Reads ``.keras``, a zip archive of a model's description and its ``model.weights.h5``.
 
-It is only read here: the description can't be written without the model. It is text here, and stays
-so: nothing in it is loaded or run.
+The format is only read here, because the description can't be written without the model. The
+description is kept as text: nothing in it is loaded or run.
 """
 
 from __future__ import annotations

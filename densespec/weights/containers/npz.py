@@ -1,4 +1,4 @@
-"""numpy's ``.npz``: a zip archive of ``.npy`` files.
+"""Reads and writes numpy's ``.npz``, a zip archive of ``.npy`` files.
 
 bfloat16 is written as ``numpy.savez`` writes it, as elements of two bytes without a type, and such
 elements are read as bfloat16. Metadata are kept as JSON in the archive's comment, where numpy does
@@ -35,11 +35,11 @@ from densespec.weights.containers.zips import Archive, leaves_archive
 SUFFIX = ".npy"
 LONGEST_COMMENT = 65535
 LONGEST_HEADER = 2**16
-"""The bytes in which a member's header is looked for; numpy reads none of more than 10,000."""
+"""A member's header has to lie in this many bytes; numpy reads none of more than 10,000."""
 
 TYPES = {name: np.dtype(name).newbyteorder("<").str for name in ITEM_SIZES if name not in EXTENDED}
 TYPES |= {"bfloat16": "<V2"}
-"""How headers spell the name of each type."""
+"""Maps each type to its name in headers."""
 
 
 def read(opened: Opened) -> None:
@@ -73,7 +73,7 @@ def _add(opened: Opened, archive: Archive, member: str) -> None:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a member says of its array, and where the elements start."""
+    """Holds what a member says of its array, and where the elements start."""
 
     shape: tuple[int, ...]
     dtype: str

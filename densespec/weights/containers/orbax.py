@@ -1,8 +1,8 @@
-"""Folders of Orbax, which hold the checkpoints of JAX programs; tensorstore reads their arrays.
+"""Reads folders of Orbax, which hold the checkpoints of JAX programs. Tensorstore reads arrays.
 
-A folder's ``_METADATA`` lists the leaves of the tree. What manages several steps has a folder for
-each, and within it one for each item that was saved. Names of arrays are the keys of the tree,
-joined by "/".
+A folder's ``_METADATA`` lists the leaves of the tree. A manager of several steps keeps a folder for
+each step, and in it a folder for each saved item. Names of arrays are the keys of the tree, joined
+by "/".
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from densespec.weights.containers.base import Damaged, Opened, Refused
 METADATA = "_METADATA"
 LARGEST_METADATA = 64 * 2**20
 ARRAYS = ("jax.Array", "np.ndarray")
-"""What leaves are called that are arrays."""
+"""Leaves that are arrays have these types."""
 
 _NAME = re.compile(r"(?!\.\.?$)[^/\\]+")
-"""A key; it can't lead to another folder."""
+"""Matches a key, which must not lead to another folder."""
 
 
 class OrbaxReader:
-    """See :class:`densespec.weights.containers.other_packages.ContainerReader`."""
+    """Reads Orbax; see :class:`densespec.weights.containers.other_packages.ContainerReader`."""
 
     def files(self, path: Path) -> list[Path]:
         folder = _item_in(path)
@@ -76,7 +76,7 @@ def _tree(folder: Path) -> dict[str, Any]:
 
 
 def _leaves(tree: dict[str, Any]) -> Iterator[tuple[list[str], str]]:
-    """Give the keys to each leaf, and what kind of value it is."""
+    """Yield the keys to each leaf, and what kind of value it is."""
     for entry in tree["tree_metadata"].values():
         keys = [str(key["key"]) for key in entry["key_metadata"]]
         if not all(map(_NAME.fullmatch, keys)):
@@ -85,7 +85,7 @@ def _leaves(tree: dict[str, Any]) -> Iterator[tuple[list[str], str]]:
 
 
 class _Store:
-    """The arrays of a folder, which tensorstore finds by their names."""
+    """Finds the arrays of a folder by their names, through tensorstore."""
 
     def __init__(self, folder: Path, tree: dict[str, Any]) -> None:
         what = "reading an Orbax checkpoint"

@@ -1,7 +1,7 @@
-"""Kinds of file, or of folder, that other packages read.
+"""Reads kinds of file, or of folder, that other packages know.
 
-Any package can offer one under the entry-point group ``densespec.containers``, by the name of the
-kind. It is asked what none of the kinds here is.
+Any package can offer a reader under the entry-point group ``densespec.containers``, by the name of
+the kind. It is asked about paths that are none of the kinds here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GROUP = "densespec.containers"
 
 
 class ContainerReader(Protocol):
-    """What reads the arrays of one kind of file or folder."""
+    """Reads the arrays of one kind of file or folder."""
 
     def files(self, path: Path) -> list[Path]:
         """List the files that hold what a path stands for; it need not be a file's own.
@@ -31,7 +31,8 @@ class ContainerReader(Protocol):
 
         Raises:
             Refused: It is damaged, or can't be read; the path is put before what is said.
-            PackageMissing: The framework that reads it is not installed; says what to install.
+            PackageMissing: The framework that reads it is not installed; the message says what to
+                install.
         """
         ...
 

@@ -1,8 +1,8 @@
-"""safetensors: a JSON header with types, shapes and offsets, then the elements.
+"""Reads and writes safetensors: a JSON header with types, shapes and offsets, then the elements.
 
-It is read and written here rather than by the ``safetensors`` package, which copies every array
-that it reads, needs all of them in memory to write them, and makes gigabytes of a hostile header.
-The rules for headers are the package's.
+The ``safetensors`` package is not used. It copies every array that it reads, needs all arrays in
+memory to write them, and needs gigabytes for a hostile header. The rules for headers are the
+package's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arrays in several files, which an index beside them lists: ``model.safetensors.index.json``."""
+"""Reads arrays in several files, which an index lists: ``model.safetensors.index.json``."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ KINDS: Mapping[str, tuple[str, Callable[[Opened], None]]] = {
     ".safetensors": ("safetensors", safetensors.read),
     ".bin": ("torch", torch_pickle.read),
 }
-"""The container of the files, and what reads it, by what their names end in."""
+"""Maps the ends of names to the container of the files and to the function that reads it."""
 
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
 _NAME = re.compile(r"(?!\.\.?$)[^/\\\0]+")
-"""A name of a file; it can't lead to another folder."""
+"""Matches the name of a file, which must not lead to another folder."""
 
 
 def index_of(path: Path) -> Path | None:
-    """Find the index that a path leads to: itself, one in a folder, or that of one of its files."""
+    """Find the index that a path leads to: itself, one in a folder, or the one of its file."""
     if path.is_dir():
         found = [one for suffix in KINDS for one in sorted(path.glob(f"*{suffix}{INDEX}"))]
         return found[0] if found else None
@@ -81,10 +81,10 @@ def _add(opened: Opened, name: str, tensor: Tensor) -> None:
 
 
 def _listed(index: Path) -> dict[str, str]:
-    """The file of each array.
+    """Return the file of each array.
 
     Raises:
-        Damaged: It is no index.
+        Damaged: The value is no index.
     """
     if index.stat().st_size > LARGEST_INDEX:
         raise Refused(f"{index.name} is larger than any index")

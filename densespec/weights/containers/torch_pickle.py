@@ -1,8 +1,8 @@
-"""PyTorch's files: a pickled dict of tensors, in a zip archive or, before PyTorch 1.6, bare.
+"""Reads PyTorch's files: a dict of tensors in a pickle, which is in a zip archive or bare.
 
-Pickles can run code. They are read by a machine that runs nothing: what stands for a tensor is read
-as an array, what stands for anything else is named and left alone. Storages lie outside of the
-pickle, and are read when one of their tensors is.
+PyTorch before 1.6 wrote bare pickles. Pickles can run code, so a machine that runs nothing reads
+them. It reads a stand-in for a tensor as an array, and names a stand-in for anything else and
+leaves it alone. Storages lie outside of the pickle, and are read with one of their tensors.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from densespec.weights.stated.torch_modules import KEY, as_text
 ZIP = b"PK\3\4"
 PICKLE = "data.pkl"
 LARGEST_PICKLE = 64 * 2**20
-"""The most bytes of a compressed pickle, or of those that a file starts with."""
+"""A compressed pickle, or the pickles that a file starts with, may have at most this many bytes."""
 
 MOST_NOTED = 3
-"""How many of a kind a note names."""
+"""A note names at most this many things of a kind."""
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
-"""In the first two pickles of a file that is not an archive."""
+"""The first two pickles of a file that is not an archive hold this number."""
 
 NOT_TORCH = (
     "a pickle that torch.save did not write, or damaged; pickles can run code, so it was not "
@@ -61,10 +61,10 @@ NOT_TORCH = (
 
 @dataclass(frozen=True)
 class PickledFile:
-    """What a file's pickle holds, and where its storages are.
+    """Holds what a file's pickle contains, and where its storages are.
 
     Attributes:
-        content: gives the bytes of a storage by its key.
+        content: the function that returns the bytes of a storage by its key.
         order: the byte order of the numbers in them.
     """
 

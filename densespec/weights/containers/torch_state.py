@@ -1,4 +1,4 @@
-"""The state dict in the object of a PyTorch file, which may lie within wrappers or be a module."""
+"""Finds the state dict in the object of a PyTorch file, which may have wrappers or be a module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from densespec.weights.pickles.standins import Dict, Made, Pair, called, describ
 from densespec.weights.stated.torch_modules import ModuleFacts, Modules, facts
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "module", "params")
-"""Keys under which training scripts keep the state dict."""
+"""Training scripts keep the state dict under these keys."""
 
 AVERAGED = (
     "state_dict_ema",
@@ -24,32 +24,32 @@ AVERAGED = (
     "model_ema_state_dict",
     "ema",
 )
-"""Keys under which they keep averages of it."""
+"""Training scripts keep averages of the state dict under these keys."""
 
 DEEPEST = 4
-"""The most wrappers within wrappers that are opened."""
+"""At most this many wrappers within wrappers are opened."""
 
 NAME = 100
-"""About the bytes of an entry of a dict, its name aside."""
+"""An entry of a dict takes about this many bytes, without its name."""
 
 DICTS = ("builtins.dict", "collections.OrderedDict", "collections.defaultdict")
 
 RESAVE = (
     "Nothing in it was run. If you trust whoever made it, load it in the program that saved it and "
-    "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
+    "save only its weights: torch.save(model.state_dict(), 'weights.pth')"
 )
 
 
 @dataclass(frozen=True)
 class FoundState:
-    """A state dict.
+    """Describes a state dict that was found.
 
     Attributes:
-        value: what stands for it in the pickle.
-        entries: its tensors and what else it has, by name.
+        value: its stand-in in the pickle.
+        entries: its tensors and other values, by name.
         place: the keys under which it lies, joined by dots; empty where it is the whole file.
         left: the names of what lies beside it, with the keys above them.
-        alike: those of them that are state dicts with arrays of the same names.
+        alike: those names in ``left`` that are state dicts with arrays of the same names.
         modules: the modules of a model that was saved whole, by path.
     """
 
@@ -62,7 +62,7 @@ class FoundState:
 
 
 class StateSearch:
-    """A search in a pickle's values, each of which is looked at once however often it is there."""
+    """Searches a pickle's values, and looks at each of them once however often it is there."""
 
     def __init__(self) -> None:
         self._entries: dict[int, dict[str, Any]] = {}
@@ -96,14 +96,14 @@ class StateSearch:
         return FoundState(value, entries, ".".join(path), tuple(beside), tuple(alike), modules)
 
     def entries(self, value: Any) -> dict[str, Any]:
-        """Give what a value holds by name; a module holds what its state dict would."""
+        """Return what a value holds by name; a module holds what its state dict would."""
         if id(value) not in self._entries:
             found = self._state_of(value) if is_module(value) else named_parts(value)
             self._entries[id(value)] = found
         return self._entries[id(value)]
 
     def _state_of(self, module: Any) -> dict[str, Any]:
-        """Give what the ``state_dict`` of a module would be."""
+        """Return what the ``state_dict`` of a module would be."""
         found: dict[str, Any] = {}
         for path, inner in self._walk(module):
             found |= self._prefixed(path, self._modules[id(inner)].state)
@@ -116,7 +116,7 @@ class StateSearch:
         }
 
     def _walk(self, module: Any) -> Iterator[tuple[str, Any]]:
-        """Give a module and those within it, each with what stands before its names.
+        """Yield a module and those within it, each with what stands before its names.
 
         Raises:
             Refused: they are nested deeper, or have more parts, than any network's.
@@ -241,7 +241,7 @@ def is_array(value: Any) -> bool:
 
 
 def pairs_of(value: Any) -> Sequence[Pair] | None:
-    """Give the keys and values of a dict of any class, and None for other values."""
+    """Return the keys and values of a dict of any class, and None for other values."""
     match value:
         case Dict(pairs):
             return pairs
@@ -253,7 +253,7 @@ def pairs_of(value: Any) -> Sequence[Pair] | None:
 
 
 def named_parts(value: Any) -> dict[str, Any]:
-    """Give the values of a dict whose keys are texts, or the attributes of another object."""
+    """Return the values of a dict whose keys are texts, or the attributes of another object."""
     pairs = pairs_of(value)
     if pairs is None:
         return attributes_of(value)
@@ -262,7 +262,7 @@ def named_parts(value: Any) -> dict[str, Any]:
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """Give the attributes that an object would be given."""
+    """Return the attributes that an object would be given."""
     match value:
         case Made(state=Dict() as state) | Made(state=(Dict() as state, _)):
             return named_parts(state)
@@ -284,10 +284,10 @@ def is_module(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Module:
-    """A ``torch.nn.Module``.
+    """Describes a ``torch.nn.Module``.
 
     Attributes:
-        state: what its state dict has of its own, by name.
+        state: its own entries of the state dict, by name.
         children: the modules within it, by name.
     """
 
@@ -311,7 +311,7 @@ class Module:
 
 
 def _attributes(module: Any) -> dict[str, Any]:
-    """Give the attributes of a module, with None for dicts that are empty, such as of no hooks."""
+    """Return the attributes of a module, with None for empty dicts, such as of no hooks."""
     found = attributes_of(module).items()
     return {name: None if _is_empty(value) else value for name, value in found}
 
@@ -322,7 +322,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _texts_in(value: Any) -> set[str]:
-    """Give the texts in a set."""
+    """Return the texts in a set."""
     match value:
         case Made(arguments=(list() as items,)) | Made(items=list() as items):
             return {item for item in items if isinstance(item, str)}

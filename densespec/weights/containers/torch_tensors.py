@@ -1,4 +1,4 @@
-"""PyTorch's tensors, from the stand-ins of a pickle: views of storages, which lie outside of it."""
+"""Makes PyTorch's tensors from the stand-ins of a pickle: views of storages outside of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STORAGES = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-"""The types of elements by the names of PyTorch's classes of storages; the last holds any bytes."""
+"""Maps PyTorch's classes of storages to types of elements; the last holds any bytes."""
 
 PARAMETERS = (
     "torch.nn.parameter.Parameter",
@@ -43,21 +43,21 @@ PARAMETERS = (
 )
 SUBCLASSES = ("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2")
 REBUILDING = "torch._utils._rebuild_"
-"""What the names of all functions that make tensors start with."""
+"""The names of all functions that make tensors start with this."""
 
 MOST_WRAPPERS = 8
-"""The most calls around a call that makes a tensor, such as a parameter's."""
+"""A call that makes a tensor may lie within at most this many calls, such as a parameter's."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Elements that lie outside of a pickle.
+    """Describes elements that lie outside of a pickle.
 
     Attributes:
-        key: the name of what holds them.
-        dtype: the type of its elements; a name of PyTorch's where it is one that is not read.
+        key: the name of the file or record that holds them.
+        dtype: the type of its elements; PyTorch's name for it if densespec does not read the type.
         size: the number of its elements.
-        start: the first of them that is meant.
+        start: the position of the first element that is meant.
     """
 
     key: str
@@ -67,12 +67,12 @@ class Storage:
 
     @property
     def item_size(self) -> int:
-        """The bytes of an element; 0 where its type is not read."""
+        """Return the bytes of an element; 0 if its type is not read."""
         return ITEM_SIZES.get(self.dtype, 0)
 
     @property
     def bytes_before(self) -> int:
-        """The bytes before the first element that is meant."""
+        """Return the number of bytes before the first element that is meant."""
         return self.start * self.item_size
 
     @property
@@ -82,10 +82,10 @@ class Storage:
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """A view of a storage.
+    """Describes a view of a storage.
 
     Attributes:
-        offset: where it starts, in elements.
+        offset: the position at which it starts, in elements.
         strides: the steps along each axis, in elements.
         conjugate: whether its elements are the conjugates of what is stored.
         negative: whether its elements are the negatives of what is stored.
@@ -103,7 +103,7 @@ class TorchTensor:
         """Check that it lies within its storage.
 
         Raises:
-            Damaged: it does not; names the tensor.
+            Damaged: it does not; the message names the tensor.
         """
         numbers = (self.offset, *self.strides)
         if any(type(number) is not int or number < 0 for number in numbers) or (
@@ -137,7 +137,7 @@ class TorchTensor:
 
 
 def storage_of(reference: Any) -> Storage:
-    """Give the storage that a pickle's persistent reference means.
+    """Return the storage that a pickle's persistent reference means.
 
     Raises:
         Damaged: it means none.
@@ -152,7 +152,7 @@ def storage_of(reference: Any) -> Storage:
 
 
 def _start(view: list[Any]) -> int:
-    """Give where a part of a storage starts, which old files have a name for."""
+    """Return where a part of a storage starts, which old files have a name for."""
     match view:
         case [] | [None]:
             return 0
@@ -162,10 +162,11 @@ def _start(view: list[Any]) -> int:
 
 
 def tensor_of(value: Any, name: str) -> TorchTensor | None:
-    """Give the tensor that a value stands for, or None if it stands for none.
+    """Return the tensor that a value stands for, or None if it stands for none.
 
     Raises:
-        Refused: it stands for a tensor that is not dense, or has no values; names the tensor.
+        Refused: it stands for a tensor that is not dense, or has no values; the message names the
+            tensor.
     """
     for _ in range(MOST_WRAPPERS):
         match called(value), getattr(value, "arguments", None):

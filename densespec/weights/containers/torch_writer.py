@@ -1,7 +1,8 @@
-"""PyTorch's files, written tensor by tensor: ``torch.save`` needs all of them in memory.
+"""Writes PyTorch's files tensor by tensor; ``torch.save`` would need all of them in memory.
 
-A ``.ckpt`` is Lightning's: ``load_from_checkpoint`` of a module that keeps the network as its
-attribute ``model``, as most do, loads it strictly. Other arguments of the module are the caller's.
+A ``.ckpt`` file is a checkpoint of Lightning. A module that keeps the network as its attribute
+``model``, as most do, loads it strictly with ``load_from_checkpoint``. The caller has to pass the
+module's other arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ STORAGE_NAMES = {
     for name, dtype in STORAGES.items()
     if name not in ("UntypedStorage", "TypedStorage")
 }
-"""The names of PyTorch's classes of storages by the type of their elements."""
+"""Maps types of elements to PyTorch's classes of storages."""
 
 FOLDER = "archive"
 ALIGNMENT = 64
@@ -30,10 +31,10 @@ PADDING_ID = b"FB"  # PyTorch's own
 
 LIGHTNING = ".ckpt"
 LIGHTNING_ENTRIES = {"pytorch-lightning_version": "2.0.0", "epoch": 0, "global_step": 0}
-"""What Lightning wants to find beside a state dict, of which of its versions above all."""
+"""Lightning looks for these entries beside a state dict, above all for its version."""
 
 ATTRIBUTE = "model."
-"""What Lightning's modules mostly have before the names of their network."""
+"""Lightning's modules mostly put this before the names of their network."""
 
 
 def write(output: Output) -> None:
@@ -116,7 +117,7 @@ def _tensor(number: int, tensor: Tensor) -> bytes:
 
 
 def _plain(value: object) -> bytes:
-    """Give the instructions that push a plain value."""
+    """Return the instructions that push a plain value."""
     return pickle.dumps(value, 2)[len(pickle.PROTO) + 1 : -len(pickle.STOP)]
 
 
@@ -129,5 +130,5 @@ def _ordered_dict() -> bytes:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Give the strides of a C-contiguous tensor, in elements."""
+    """Return the strides of a C-contiguous tensor, in elements."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

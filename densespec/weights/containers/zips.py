@@ -1,7 +1,7 @@
-"""Zip archives that are read without trusting what they say of themselves. Nothing is extracted.
+"""Reads zip archives without trusting what they say of themselves. It extracts nothing.
 
-Members that are stored as they are are read, others are unpacked to disk and mapped. Whatever is
-read of an archive is compared with its checksum once.
+Members that are stored without compression are read in place. Other members are unpacked to disk
+and mapped. Everything that is read is compared with its checksum once.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from densespec.weights.containers.base import (
 )
 
 MOST_UNPACKED = 16 * 2**30
-"""The most bytes of a compressed member."""
+"""A compressed member may have at most this many bytes."""
 
 LARGEST_DIRECTORY = 8 * 2**20
-"""The most bytes of an archive's list of its members, of which each takes a hundred times more."""
+"""An archive's list of members may have at most this many bytes, and takes a hundred times more."""
 
 LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 LOCATOR = 20
 LARGE_END = 56 + LOCATOR
-"""The bytes that large archives have between the directory and its usual end."""
+"""Large archives have this many bytes between the directory and its usual end."""
 
 LONGEST_END = LARGE_END + 22 + 2**16 - 1
-"""The most bytes of what follows the directory: its end, in two spellings, and a comment."""
+"""At most this many bytes follow the directory: its end, in two spellings, and a comment."""
 
 UTF8 = 0x800
-"""The flag of members whose names are in UTF-8."""
+"""Members whose names are in UTF-8 have this flag."""
 
 
 class Archive:
-    """An archive of named members.
+    """Represents an archive of named members.
 
     Attributes:
-        members: what its directory says of each member, by name.
+        members: the entries of its directory, by the names of members.
         comment: bytes that belong to the archive as a whole.
     """
 
@@ -95,7 +95,7 @@ class Archive:
             return file.read(size)
 
     def content(self, name: str) -> np.ndarray:
-        """Give the bytes of a member, and compare it with its checksum.
+        """Return the bytes of a member, and compare it with its checksum.
 
         Raises:
             Damaged: there is no such member, or it is not what its checksum says.
@@ -126,7 +126,7 @@ class Archive:
 
 
 def names_in(path: Path) -> list[str]:
-    """Give the names of an archive's members."""
+    """Return the names of an archive's members."""
     with _opened(path, BytesOfFile(path)) as archive:
         return archive.namelist()
 

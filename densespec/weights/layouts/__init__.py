@@ -1,4 +1,4 @@
-"""Layouts: what a framework's files call each array, in which order of axes, and what it computes.
+"""Defines layouts: how files name each array and order its axes, and what an implementation fixes.
 
 A layout is published under the entry-point group ``densespec.layouts``, by anyone. It maps the
 weights of a graph to names; it knows nothing of files, which are containers' concern.
@@ -41,27 +41,33 @@ def _as_they_are(tensors: Tensors) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one implementation keeps its weights, and what it computes from them.
+    """Says how one implementation keeps its weights, and what it computes from them.
 
     Attributes:
-        name: as users type it.
+        name: its name, as users type it.
         about: whose layout it is, in a few words.
-        containers: kinds of file it lives in.
-        keys: name of every array in a container, by canonical name.
-        axes: order of axes of kernels.
-        implements: fields of the spec that its implementation fixes; others are free.
-        usual: fields that it has so unless it is told otherwise, or that another implementation
-            of the same names may be told; None where whoever reads a file is asked.
-        parts: finds where in a file networks of such names lie, whatever stands before the names.
-        claims: whether the names under which one lies, and a file's metadata, are this layout's.
-        evidence: what the shapes of normalised tensors say of the network.
-        normalise: gives names in old spellings the layout's own.
-        constants: arrays that files have besides the network's, such as counters.
-        ignored: names in files that are no weights, such as optimizer state.
-        metadata: what files say beside their arrays.
-        stated_network: the network that a file's metadata state, if they do.
-        notes: what is taken for granted of a file of these metadata, for want of a word in it.
-        names_tell: whether names tell where an array belongs, so that more of them are too many.
+        containers: the kinds of file that have this layout.
+        keys: the function that returns every array's name in a container, by canonical name.
+        axes: the order of the axes of kernels.
+        implements: the fields of the spec that its implementation fixes; other fields are free.
+        usual: the usual values of fields that users of the implementation, or of another one with
+            the same names, may change; None if whoever reads a file has to state the field.
+        parts: the function that finds where in a file networks with such names lie, whatever stands
+            before the names.
+        claims: the function that says whether a network's names, and a file's metadata, are this
+            layout's.
+        evidence: the function that reads what the shapes of normalised tensors say of the network.
+        normalise: the function that changes names in old spellings to the layout's own.
+        constants: the function that makes the arrays that files have besides the network's, such as
+            counters.
+        ignored: the function that says which names in files are no weights, such as an optimizer's
+            state.
+        metadata: the function that writes what files say beside their arrays.
+        stated_network: the function that reads the network that a file's metadata state, if they
+            state one.
+        notes: the function that says what is assumed of a file with these metadata because it does
+            not state it.
+        names_tell: whether names tell where an array belongs, so that further arrays are an error.
     """
 
     name: str
@@ -83,7 +89,10 @@ class Layout:
     names_tell: bool = True
 
     def differences(self, spec: DenseNetSpec) -> dict[str, tuple[Any, Any]]:
-        """Fields in which this implementation is another network: (the spec's value, its own)."""
+        """Return the fields in which this implementation is another network.
+
+        The values are pairs: the spec's value, and the implementation's own.
+        """
         fields = fields_of(spec)
         return {
             name: (fields[name], value)
@@ -93,12 +102,12 @@ class Layout:
 
 
 def layouts() -> dict[str, Layout]:
-    """Every layout that installed packages offer, by name."""
+    """Load every layout that installed packages offer, by name."""
     return published.load_all(GROUP, "layout")
 
 
 def get_layout(name: str) -> Layout:
-    """A layout by name.
+    """Find a layout by its name.
 
     Raises:
         UnknownName: no package offers it; the message suggests near names.
@@ -110,7 +119,7 @@ def get_layout(name: str) -> Layout:
 
 
 def renamed(tensors: Tensors, rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """The same tensors under other names.
+    """Give the same tensors other names.
 
     Raises:
         WeightsError: two of them would have one name.
@@ -125,22 +134,22 @@ def renamed(tensors: Tensors, rename: Callable[[str], str]) -> dict[str, Tensor]
 
 
 def canonical_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(*window, in, out) as (out, in, *window); vectors as they are."""
+    """Turn (*window, in, out) into (out, in, *window); shapes of vectors stay as they are."""
     return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape
 
 
 def kernel_to_canonical(kernel: np.ndarray) -> np.ndarray:
-    """A kernel of (*window, in, out) as (out, in, *window)."""
+    """Transpose a kernel from (*window, in, out) to (out, in, *window)."""
     return np.ascontiguousarray(np.moveaxis(kernel, (-1, -2), (0, 1)))
 
 
 def kernel_from_canonical(kernel: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`kernel_to_canonical`."""
+    """Transpose a kernel from (out, in, *window) to (*window, in, out)."""
     return np.ascontiguousarray(np.moveaxis(kernel, (0, 1), (-1, -2)))
 
 
 def to_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
-    """A layout's tensor with canonical axes. ``name`` is canonical."""
+    """Transpose a layout's tensor to canonical axes. ``name`` is canonical."""
     if axes == "out_in_window" or not name.endswith(".kernel") or len(tensor.shape) < 2:
         return tensor
     return Tensor(
@@ -151,7 +160,7 @@ def to_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
 
 
 def from_canonical(name: str, tensor: Tensor, axes: Axes) -> Tensor:
-    """The inverse of :func:`to_canonical`."""
+    """Transpose a tensor from canonical axes to a layout's. ``name`` is canonical."""
     if axes == "out_in_window" or not name.endswith(".kernel"):
         return tensor
     out, into, *window = tensor.shape

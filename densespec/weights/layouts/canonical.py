@@ -1,4 +1,4 @@
-"""densespec's own checkpoints: canonical names, and the spec in the metadata."""
+"""Names arrays as in densespec's own checkpoints, with the spec in the metadata."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.tensors import Tensors
 
 VERSION = "1"
-"""Version of the layout, under the metadata key ``densespec``."""
+"""States the version of the layout, under the metadata key ``densespec``."""
 
 ACTIVATION = "classifier_activation"
-"""What follows the classifier, under this metadata key; without it, nothing does."""
+"""The metadata key of the activation after the classifier; without it, there is none."""
 
 
 OUTPUTS = "outputs"
-"""The stages whose values the network gives, joined by commas; without this key, its last value."""
+"""The metadata key of the stages whose values the network gives, joined by commas.
+
+Without it, the network gives its last value.
+"""
 
 
 def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
-    """What makes a checkpoint describe itself."""
+    """Write the metadata with which a checkpoint describes itself."""
     activation = graph.classifier_activation
     return {
         "format": "np",
@@ -41,10 +44,10 @@ def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
 
 
 def stated_network(metadata: Mapping[str, str]) -> StatedNetwork:
-    """The network that a checkpoint's metadata state.
+    """Read the network that a checkpoint's metadata state.
 
     Raises:
-        WeightsError: it is none of ours, of another version, or no spec.
+        WeightsError: it is none of our checkpoints, has another version, or states no spec.
     """
     version = metadata.get("densespec")
     if version != VERSION:
@@ -87,7 +90,7 @@ _NAME = re.compile(
 
 
 def is_canonical(names: Collection[object]) -> bool:
-    """Whether names of arrays seem to be canonical ones; none are, too."""
+    """Say whether names of arrays seem to be canonical. No names at all count as canonical."""
     return not names or any(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
 
 

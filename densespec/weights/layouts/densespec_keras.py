@@ -1,4 +1,4 @@
-"""Keras models built by densespec: any spec, so nothing of it is fixed by the layout."""
+"""Names arrays as in Keras models that densespec built, for any spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from densespec.weights.stated.keras_network import stated_network
 
 
 def layer_name(node: str) -> str:
-    """``block2.layer3.norm1`` is ``block2_layer3_norm1``."""
+    """Name a node's layer: ``block2.layer3.norm1`` becomes ``block2_layer3_norm1``."""
     return node.replace(".", "_")
 
 

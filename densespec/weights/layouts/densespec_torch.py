@@ -1,6 +1,6 @@
-"""``state_dict`` of densespec's native PyTorch modules: torchvision's names, for any spec.
+"""Names arrays as in densespec's native PyTorch modules: torchvision's names, for any spec.
 
-The names do not tell these files from torchvision's: they are those of networks that torchvision's
+The names do not tell these files from torchvision's. This layout is for networks that torchvision's
 program can't have.
 """
 

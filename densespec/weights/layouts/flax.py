@@ -1,4 +1,4 @@
-"""Flax-style trees whose modules have canonical names: ``params/block1/layer2/conv1/kernel``."""
+"""Names arrays as Flax-style trees do: ``params/block1/layer2/conv1/kernel``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _key = flax_names.key_of(lambda node: node)
 
 
 def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-    """Running statistics among the parameters are those of a whole ``nnx`` state."""
+    """Say whether a file is Flax's. Running statistics among parameters are those of ``nnx``."""
     among = (name.startswith("params/") and name.endswith("/mean") for name in tensors)
     return _key("stem.conv.kernel") in tensors and not any(among)
 

@@ -1,4 +1,4 @@
-"""Trees as Flax keeps them: ``params/.../kernel``, ``batch_stats/.../mean``; or as nnx does."""
+"""Names arrays in trees as Flax keeps them: ``params/.../kernel``, ``batch_stats/.../mean``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from densespec.weights.layouts import canonical_shape
 from densespec.weights.tensors import Tensors
 
 Key = Callable[[str], str]
-"""Path in the tree of an array, by the array's canonical name."""
+"""Returns an array's path in the tree from its canonical name."""
 
 _LEAVES = {
     "gamma": ("params", "scale"),
@@ -18,14 +18,15 @@ _LEAVES = {
     "running_mean": ("batch_stats", "mean"),
     "running_variance": ("batch_stats", "var"),
 }
-"""The collection and the name of arrays; others are parameters under their canonical names."""
+"""Maps arrays to their collection and name; others are parameters under their canonical names."""
 
 
 def key_of(module: Callable[[str], str], *, collections: bool = True) -> Key:
-    """Paths in a tree whose module of each node has this path, with dots.
+    """Make the function that names arrays' paths in a tree from the dotted paths of modules.
 
     Args:
-        collections: whether a collection is before them, as ``params``; nnx's trees have none.
+        collections: whether paths begin with a collection such as ``params``; nnx's trees have
+            none.
     """
 
     def key(weight: str) -> str:
@@ -38,12 +39,12 @@ def key_of(module: Callable[[str], str], *, collections: bool = True) -> Key:
 
 
 def keys(key: Key) -> Callable[[Graph, str], dict[str, str]]:
-    """Names of a network's arrays, in any container."""
+    """Make the function that names a network's arrays, in any container."""
     return lambda graph, container: {weight.name: key(weight.name) for weight in graph.weights}
 
 
 def evidence(key: Key) -> Callable[[Tensors], Evidence]:
-    """What the shapes say, by the same names."""
+    """Make the function that reads what the shapes say, by the same names."""
 
     def of(tensors: Tensors) -> Evidence:
         def find(canonical: str) -> KernelShape | None:

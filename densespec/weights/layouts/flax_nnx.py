@@ -1,6 +1,6 @@
-"""The state of ``flax.nnx`` modules with canonical names: ``block1/layer2/conv1/kernel``.
+"""Names arrays as the state of ``flax.nnx`` modules does: ``block1/layer2/conv1/kernel``.
 
-A tree of ``nnx.split`` has one more level, ``value``, in the files that some programs make of it.
+Some programs write trees of ``nnx.split`` with one more level, ``value``.
 """
 
 from __future__ import annotations

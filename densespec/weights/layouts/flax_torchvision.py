@@ -1,4 +1,4 @@
-"""Flax's trees of ports of torchvision's network: ``params/features/denseblock1/...``."""
+"""Names arrays as Flax's ports of torchvision's network do: ``params/features/denseblock1/...``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
 
 
 def _normalise(tensors: Tensors) -> dict[str, Tensor]:
-    """Strip whatever stands between the collection and ``features``, or flaxvision's name of it."""
+    """Strip what stands between the collection and ``features``, or flaxvision's name for it."""
     stem = next((stem for name in tensors if (stem := _STEM.fullmatch(name))), None)
     outer, features = stem.groups() if stem else ("", "features")
 

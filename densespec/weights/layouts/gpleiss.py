@@ -1,5 +1,4 @@
-"""The ``state_dict`` of gpleiss' efficient_densenet_pytorch: torchvision's names, but for
-``norm_final``."""
+"""Names arrays as gpleiss' efficient_densenet_pytorch: torchvision's names, but ``norm_final``."""
 
 from __future__ import annotations
 

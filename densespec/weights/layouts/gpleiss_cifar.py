@@ -1,4 +1,4 @@
-"""The ``state_dict`` of gpleiss' network for small images, which has no norm in its stem."""
+"""Names arrays as gpleiss' network for small images does, which has no norm in its stem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``keras.applications.DenseNet*``: Keras 3 files, and the legacy ``.h5`` it was published as."""
+"""Names arrays as ``keras.applications.DenseNet*`` does, in Keras 3's files and legacy ``.h5``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Keras's files of models within models, under the names of one flat model.
+"""Names arrays in Keras's files of models within models as in one flat model.
 
-Transfer learning puts a network into a Sequential or a functional model and adds dense layers,
-under any names: those that have a kernel of two axes are the head, in the order in which they are
-used.
+Transfer learning puts a network into a Sequential or a functional model and adds dense layers with
+any names. The layers whose kernels have two axes are the head, in the order in which they are used.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def flat(layer_name: LayerName) -> Callable[[Tensors], dict[str, Tensor]]:
 
 
 def _in_one_model(tensors: Tensors) -> Callable[[str], str]:
-    """Keras 3's names without the models that layers are in."""
+    """Return the function that takes the models around layers out of Keras 3's names."""
     dense = {
         path: numbered("layers/dense", rank) for rank, path in enumerate(_dense_paths(tensors))
     }
@@ -51,7 +50,7 @@ def _in_one_model(tensors: Tensors) -> Callable[[str], str]:
 
 
 def _dense_paths(tensors: Tensors) -> list[str]:
-    """The paths of dense layers, those in the innermost models first.
+    """Return the paths of dense layers, those in the innermost models first.
 
     Raises:
         WeightsError: They are in several models, and their shapes leave the order open.
@@ -79,7 +78,7 @@ def _innermost_first(path: str) -> tuple[int, str, int]:
 
 
 def _legacy(tensors: Tensors, layer_name: LayerName) -> Callable[[str], str]:
-    """Names of a legacy file without the models' that layers are in, and the head's as usual."""
+    """Return the function that takes the models out of legacy names, and names heads as usual."""
     layers = [
         name.removesuffix("/kernel")
         for name, tensor in tensors.items()

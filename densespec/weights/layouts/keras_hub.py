@@ -1,7 +1,7 @@
-"""keras-hub's ``DenseNetBackbone`` and ``DenseNetImageClassifier``.
+"""Names arrays as keras-hub's ``DenseNetBackbone`` and ``DenseNetImageClassifier`` do.
 
-Its stem pads "same", so it is another network than torchvision's or keras.applications' with the
-same weights, by several percent at the feature map.
+Its stem pads "same". So with the same weights it is another network than torchvision's or
+keras.applications': feature maps differ by several percent.
 """
 
 from __future__ import annotations

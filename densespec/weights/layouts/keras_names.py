@@ -1,8 +1,8 @@
-"""What Keras's files have in common, whichever model they are of.
+"""Defines what Keras's files have in common, whichever model they hold.
 
 Keras 3 (``.weights.h5``, ``.keras``) numbers layers of one class in the order of the model:
 ``layers/conv2d_3/vars/0``. Legacy ``.h5`` files use names of layers and variables:
-``conv1_conv/kernel``. Both put kernels as (*window, in, out).
+``conv1_conv/kernel``. Both store kernels as (*window, in, out).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KERAS_3 = ("keras-weights", "keras")
 LEGACY = "keras-legacy"
 
 LayerName = Callable[[str], str]
-"""Name of the layer that computes a node, by the node's name."""
+"""Returns the name of the layer that computes a node, by the node's name."""
 
 _NUMBERED = re.compile(r"(.+)_([1-9][0-9]{0,5})")
 _VARIABLES = {"running_mean": "moving_mean", "running_variance": "moving_variance"}
@@ -39,7 +39,7 @@ _CLASSES: Mapping[type, str] = {
     ops.PRelu: "p_relu",
     ops.Dense: "dense",
 }
-"""What Keras 3's files call the layers of an op, beside convolutions."""
+"""Names the layers of an op in Keras 3's files, besides convolutions."""
 
 PORT = {
     "activation": "relu",
@@ -65,18 +65,18 @@ PORT = {
     "stem_pool_kind": "max",
     "transition_pool_kind": "avg",
 }
-"""What Keras's ports of torchvision's network have in common."""
+"""Keras's ports of torchvision's network have these fields in common."""
 
 
 def port_names(
     block: Callable[[int], str], transition: Callable[[int], str], leaves: Mapping[str, str]
 ) -> LayerName:
-    """Names of layers in such a port.
+    """Make the function that names the layers of such a port.
 
     Args:
-        block: name of a block, by its number.
-        transition: likewise.
-        leaves: names of what is in a dense layer, by the last part of the node's name.
+        block: the function that returns a block's name by its number.
+        transition: the function that returns a transition's name by its number.
+        leaves: the names of the layers in a dense layer, by the last part of the node's name.
     """
     named = by_place(
         stem=lambda kind: f"conv1_{UNIT[kind]}",
@@ -90,10 +90,11 @@ def port_names(
 
 
 def keys(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str], dict[str, str]]:
-    """Names of a network's arrays.
+    """Make the function that names a network's arrays.
 
     Args:
-        backbone: of Keras 3's path, where the layers below the classifier are a model of their own.
+        backbone: the part of Keras 3's paths for the layers below the classifier, if they are a
+            model of their own.
     """
 
     def of(graph: Graph, container: str) -> dict[str, str]:
@@ -122,12 +123,12 @@ def variable_key(weight: str, path: str) -> str:
 
 
 def numbered(name: str, number: int) -> str:
-    """Keras 3's name of one of the layers of a class, by its number among them from 0."""
+    """Return Keras 3's name of a layer by its class and its number in the class, counted from 0."""
     return name if number == 0 else f"{name}_{number}"
 
 
 def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
-    """Keras 3's names, by the class of each layer and its number among its like."""
+    """Name arrays as Keras 3 does: by each layer's class and its number in the class."""
     dims = graph.spatial_dims
     classes: Mapping[type, str] = {**_CLASSES, ops.Conv: f"conv{dims}d"}
     counts = {kind: itertools.count() for kind in classes}
@@ -152,7 +153,7 @@ def layer_names(graph: Graph, layer_name: LayerName, backbone: str = "") -> dict
 
 
 def metadata(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str], dict[str, str]]:
-    """Names of layers, which Keras 3 files note beside their numbers."""
+    """Make the function that names layers as Keras 3's files note them beside their numbers."""
 
     def of(graph: Graph, container: str) -> dict[str, str]:
         if container == LEGACY:
@@ -163,12 +164,12 @@ def metadata(layer_name: LayerName, backbone: str = "") -> Callable[[Graph, str]
 
 
 def notes_names(metadata: Mapping[str, str]) -> bool:
-    """Whether a Keras 3 file says what its layers are called; Keras 2.12 to 2.15 wrote none."""
+    """Say whether a Keras 3 file notes the layers' names; Keras 2.12 to 2.15 wrote none."""
     return bool(_noted_names(metadata)) or "config" in metadata
 
 
 def _noted_names(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """Names of layers by group; none where another file has other metadata under that key."""
+    """Read the names of layers by group; none if another file has other metadata under that key."""
     try:
         names = parsed_json(metadata.get("layer_names", "{}"), "the names of layers")
     except JsonError:
@@ -187,7 +188,7 @@ def stem_layer(metadata: Mapping[str, str]) -> str | None:
 
 
 def evidence(layer_name: LayerName, backbone: str = "") -> Callable[[Tensors], Evidence]:
-    """What the shapes say, in either kind of file."""
+    """Make the function that reads what the shapes say, in either kind of file."""
 
     def of(tensors: Tensors) -> Evidence:
         if any(name.startswith("layers/") for name in tensors):
@@ -227,7 +228,7 @@ def _evidence_in_order(tensors: Tensors, backbone: str) -> Evidence:
 
 
 def _numbered(tensors: Tensors, path: str) -> list[str]:
-    """Names of the first variables of the layers of one class, in order."""
+    """List the names of the first variables of the layers of one class, in order."""
     found: list[str] = []
     for number in itertools.count():
         name = f"{numbered(path, number)}/vars/0"
@@ -238,14 +239,14 @@ def _numbered(tensors: Tensors, path: str) -> list[str]:
 
 
 def is_bookkeeping(name: str) -> bool:
-    """Whether an array belongs to the optimizer, to metrics or to a random generator."""
+    """Say whether an array belongs to the optimizer, to metrics or to a random generator."""
     return name.startswith(("optimizer/", "optimizer_weights/", "metrics/", "_metrics/")) or (
         "seed_generator" in name
     )
 
 
 def normalise(tensors: Tensors) -> dict[str, Tensor]:
-    """Legacy names without the ``:0`` of TensorFlow 1, and numbers of layers without gaps.
+    """Drop the ``:0`` of TensorFlow 1 from legacy names, and number layers without gaps.
 
     Keras 2.12 and 2.13 count each layer twice: ``layers/conv2d``, ``layers/conv2d_2`` and so on.
     """
@@ -268,7 +269,7 @@ def normalise(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _layers_of(name: str) -> Iterator[tuple[tuple[str, ...], str, int]]:
-    """The layers that an array of Keras 3 is in: where each is, its class, and its number."""
+    """Yield the layers that an array of Keras 3 is in: where each is, its class, and its number."""
     path, variables, _ = name.rpartition("/vars/")
     parts = path.split("/") if variables else []
     for depth, part in enumerate(parts):
@@ -278,7 +279,7 @@ def _layers_of(name: str) -> Iterator[tuple[tuple[str, ...], str, int]]:
 
 
 def claims(stem: str, nested: bool = False) -> Callable[[Tensors, Mapping[str, str]], bool]:
-    """Whether a file has a stem layer of this name.
+    """Make the function that says whether a file has a stem layer with this name.
 
     Args:
         nested: whether the backbone is a model within the model.

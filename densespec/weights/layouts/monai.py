@@ -1,4 +1,4 @@
-"""MONAI's ``state_dict``: torchvision's names, with dense layers and the head wrapped once more."""
+"""Names arrays as MONAI: like torchvision, with dense layers and the head wrapped once more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARGUMENTS = {
     "norm_affine": True,
     "batch_norm_epsilon": 1e-5,
 }
-"""What ``act=`` and ``norm=`` choose."""
+"""Maps the values of ``act=`` and ``norm=`` to fields of the spec."""
 
 LAYOUT = Layout(
     name="monai",

@@ -1,4 +1,4 @@
-"""The ``state_dict`` of MONAI 0.1 to 0.3: torchvision's names, but for the head's."""
+"""Names arrays as MONAI 0.1 to 0.3 does: like torchvision, except for the head."""
 
 from __future__ import annotations
 

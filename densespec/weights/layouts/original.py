@@ -1,4 +1,4 @@
-"""What the two published originals of ``densenet169-bc`` have in common."""
+"""Defines what the two published originals of ``densenet169-bc`` have in common."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ _FIXED = (
 
 
 def implements(variant: str) -> dict[str, Any]:
-    """What the program cannot do otherwise whose network this variant is."""
+    """Return the fields that the program of this variant's network fixes."""
     return {name: getattr(get(variant), name) for name in _FIXED}

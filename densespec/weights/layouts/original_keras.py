@@ -1,9 +1,10 @@
-"""The Keras original of ``densenet169-bc``, whose units are models within models.
+"""Names arrays as the Keras original of ``densenet169-bc``, whose units are models within models.
 
-In a ``.weights.h5`` of Keras 3 the path of an array is made of attributes, numbers of layers, and
-where the program keeps its layers: ``layer_dense/dense_block_1/dense_layers/dense_layer/conv1/bn``
-in the network as it is, ``layers/dense_block_1/...`` in the one made functional. A legacy ``.h5``
-has names of layers in both: ``block_1/layer_0/layer_0conv1/batch_normalization_7``.
+In Keras 3's ``.weights.h5`` the path of an array consists of attributes, numbers of layers, and the
+place where the program keeps its layers:
+``layer_dense/dense_block_1/dense_layers/dense_layer/conv1/bn`` in the network as it is,
+``layers/dense_block_1/...`` in the one made functional. A legacy ``.h5`` has names of layers in
+both: ``block_1/layer_0/layer_0conv1/batch_normalization_7``.
 """
 
 from __future__ import annotations
@@ -55,14 +56,17 @@ _OTHER_SPELLINGS = (
 
 
 def _stem(tensors: Tensors) -> re.Match[str] | None:
-    """What stands before the stem, and where the program keeps its layers."""
+    """Find what stands before the stem, and where the program keeps its layers."""
     names = [name.removesuffix(":0") for name in tensors]
     found = (_STEM.fullmatch(name) or _LEGACY_STEM.fullmatch(name) for name in names)
     return next((match for match in found if match), None)
 
 
 def claims(root: str) -> Callable[[Tensors, Mapping[str, str]], bool]:
-    """Whether a file is of a network that keeps its layers there, or a legacy one for ``""``."""
+    """Make the function that says whether a file's network keeps its layers there.
+
+    For ``""``, a legacy file does, too.
+    """
 
     def of(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
         stem = _stem(tensors)
@@ -72,7 +76,7 @@ def claims(root: str) -> Callable[[Tensors, Mapping[str, str]], bool]:
 
 
 def keys(root: str) -> Callable[[Graph, str], dict[str, str]]:
-    """Names of the arrays of a network that keeps its layers there."""
+    """Make the function that names the arrays of a network that keeps its layers there."""
 
     def of(graph: Graph, container: str) -> dict[str, str]:
         key = legacy if container == LEGACY else _key(root)
@@ -91,7 +95,7 @@ def _key(root: str) -> Callable[[str], str]:
 
 
 def evidence(root: str) -> Callable[[Tensors], Evidence]:
-    """What the shapes say, in either kind of file."""
+    """Make the function that reads what the shapes say, in either kind of file."""
 
     def of(tensors: Tensors) -> Evidence:
         def find(canonical: str) -> KernelShape | None:
@@ -119,7 +123,7 @@ def _usual(name: str) -> str:
 
 
 def _metadata(graph: Graph, container: str) -> dict[str, str]:
-    """A legacy file lists the arrays of each outermost layer, those that train first."""
+    """List the arrays of each outermost layer, those that train first, as legacy files do."""
     if container != LEGACY:
         return {}
     layers: dict[str, list[str]] = {}

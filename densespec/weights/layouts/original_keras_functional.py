@@ -1,4 +1,4 @@
-"""The Keras original of ``densenet169-bc`` made functional, which keeps its layers elsewhere."""
+"""Names arrays as the functional Keras original of ``densenet169-bc``: its layers lie elsewhere."""
 
 from __future__ import annotations
 

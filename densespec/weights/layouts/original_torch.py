@@ -1,4 +1,4 @@
-"""The ``state_dict`` of the PyTorch original of ``densenet169-bc``, bare or of Lightning."""
+"""Names arrays as the PyTorch original of ``densenet169-bc``, bare or within Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where among named arrays a network lies, whatever stands before and beside its names."""
+"""Finds where among named arrays a network lies, whatever stands before and beside its names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from densespec.errors import WeightsError
 
 @dataclass(frozen=True)
 class Part:
-    """One network among named arrays.
+    """Describes one network among named arrays.
 
     Attributes:
-        prefix: What stands before the names of the network, such as ``model.``.
-        names: The name in the layout of each array under the prefix, by the name that it has.
+        prefix: The text before the names of the network, such as ``model.``.
+        names: The layout's name of each array under the prefix, by the array's own name.
     """
 
     prefix: str
@@ -23,7 +23,7 @@ class Part:
 
 
 Parts = Callable[[Iterable[str]], Iterator[Part]]
-"""It finds the networks that have a layout's names among the names of arrays."""
+"""Finds the networks that have a layout's names among the names of arrays."""
 
 
 def whole(names: Iterable[str]) -> Iterator[Part]:

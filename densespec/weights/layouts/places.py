@@ -1,4 +1,4 @@
-"""What a program calls the parts of a DenseNet, from where they stand in it."""
+"""Names the parts of a DenseNet as a program does, from where they stand in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 _PLACES = re.compile(r"stem\.(norm|conv)|block(\d+)\.layer(\d+)\.(\w+)|transition(\d+)\.(\w+)")
 
 UNIT = {"norm": "bn", "conv": "conv"}
-"""What programs whose unit is a norm, a ReLU and a convolution call the two that have arrays."""
+"""Programs with units of a norm, a ReLU and a convolution name the two with arrays so."""
 
 
 def by_place(
@@ -18,15 +18,18 @@ def by_place(
     transition: Callable[[int, str], str],
     others: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[str], str]:
-    """Names of a network's nodes, by their canonical names. Numbers count from 1.
+    """Make the function that names a network's nodes by their canonical names.
+
+    Numbers count from 1.
 
     Args:
-        stem: gives the name of the stem's ``norm`` or ``conv``.
-        layer: likewise, from the numbers of the block and of the layer in it, ``norm`` or
-            ``conv``, and the number of that one in the layer as a text.
-        transition: likewise, from the transition's number, and ``norm`` or ``conv``.
-        others: names of other nodes; any that is not there keeps its canonical name, as
-            activations do, of which such programs keep nothing.
+        stem: the function that names the stem's ``norm`` or ``conv``.
+        layer: the function that names a dense layer's, from the numbers of the block and of the
+            layer in it, ``norm`` or ``conv``, and the number of that one in the layer as a text.
+        transition: the function that names a transition's, from its number and ``norm`` or
+            ``conv``.
+        others: the names of other nodes. A node without one keeps its canonical name, such as an
+            activation, which has no arrays there.
     """
 
     def name_of(node: str) -> str:

@@ -1,4 +1,4 @@
-"""The ``state_dict`` of pytorchcv's networks for large images."""
+"""Names arrays as pytorchcv's networks for large images do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ key = torch_names.key_of(
 
 
 def parts(stem: str) -> Parts:
-    """Where networks lie whose stem's kernel has this name."""
+    """Make the function that finds networks whose stem's kernel has this name."""
     return under(
         stem, root="features.", first="stage1.unit1.", body=r"init_block|stage\d+|post_activ"
     )

@@ -1,4 +1,4 @@
-"""The ``state_dict`` of pytorchcv's networks for CIFAR and SVHN, with and without bottlenecks."""
+"""Names arrays as pytorchcv's networks for CIFAR and SVHN do, with and without bottlenecks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STEM = "features.init_block.weight"
 
 
 def _key(weight: str, plain: bool) -> str:
-    """A unit without a bottleneck has one convolution, which has no number there."""
+    """Name a unit's array: without a bottleneck there is one convolution, which has no number."""
     if weight == "stem.conv.kernel":
         return _STEM
     key = pytorchcv.key(weight)

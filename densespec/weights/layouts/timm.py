@@ -1,4 +1,4 @@
-"""timm's ``state_dict``, which has torchvision's names and so is found as torchvision's."""
+"""Defines timm's layout, which has torchvision's names and so is found as torchvision's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from densespec.weights.layouts import torchvision
 
 LAYERS = {"activation": "relu", "activation_slope": 0.01, "norm": "batch", "norm_groups": 32}
-"""What ``act_layer=`` and ``norm_layer=`` choose."""
+"""Maps the values of ``act_layer=`` and ``norm_layer=`` to fields of the spec."""
 
 LAYOUT = replace(
     torchvision.LAYOUT,

@@ -1,4 +1,4 @@
-"""Torchvision's names, which networks derived from it share, as do densespec's PyTorch modules."""
+"""Names arrays as torchvision does, and networks derived from it, and densespec's own modules."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from densespec.weights.tensors import Tensor, Tensors
 
 COUNTER = "num_batches_tracked"
 COUNTERS = (COUNTER, "total_ops", "total_params")
-"""What modules count, of themselves or by tools that measure them."""
+"""Modules count these, by themselves or by tools that measure them."""
 
 Key = Callable[[str], str]
-"""Key in a ``state_dict`` of an array, by the array's canonical name. Shapes are the same."""
+"""Returns an array's key in a ``state_dict`` from its canonical name. Shapes are the same."""
 
 _MARKS = {
     "monai": ".layers.conv1.",
     "monai-0.3": "class_layers.class.",
     "gpleiss": "norm_final.",
 }
-"""What is in some key of a spelling, but in none of torchvision's."""
+"""Some key of a spelling contains this mark, and none of torchvision's does."""
 
 _WHOLE = {"stem_pool": "features.pool0", "final.norm": "features.norm5", "final.relu": "relu"}
 _STEM = re.compile(r"stem\.(\D+)(\d?)")
@@ -36,7 +36,7 @@ _LEAVES = {
     "running_variance": "running_var",
     "slope": "weight",
 }
-"""What ``state_dict`` calls arrays that have another name here."""
+"""Maps names of arrays to those in a ``state_dict``, where they differ."""
 
 _OLD_SPELLINGS = (
     (".norm.1.", ".norm1."),
@@ -49,7 +49,7 @@ _OLD_SPELLINGS = (
 
 
 def module_path(node: str) -> str:
-    """Dotted path of the module that computes a node, in torchvision's names.
+    """Return the dotted path of the module that computes a node, in torchvision's names.
 
     What torchvision computes without a module, such as the final ReLU, is outside ``features``.
     """
@@ -65,7 +65,7 @@ def module_path(node: str) -> str:
 
 
 def key_of(path: Callable[[str], str]) -> Key:
-    """Keys in a ``state_dict`` whose module of each node has this path."""
+    """Make the function that names keys in a ``state_dict`` from the paths of modules."""
 
     def key(weight: str) -> str:
         node, _, leaf = weight.rpartition(".")
@@ -75,21 +75,21 @@ def key_of(path: Callable[[str], str]) -> Key:
 
 
 state_key = key_of(module_path)
-"""Torchvision's key of an array."""
+"""Returns torchvision's key of an array."""
 
 
 def state_keys(graph: Graph, key: Key = state_key) -> dict[str, str]:
-    """Key in the ``state_dict`` of every array of a network, by canonical name."""
+    """Return the key in the ``state_dict`` of every array of a network, by canonical name."""
     return {weight.name: key(weight.name) for weight in graph.weights}
 
 
 def keys(key: Key = state_key) -> Callable[[Graph, str], dict[str, str]]:
-    """Names of a network's arrays, in any container."""
+    """Make the function that names a network's arrays, in any container."""
     return lambda graph, container: state_keys(graph, key)
 
 
 def evidence(key: Key = state_key) -> Callable[[Tensors], Evidence]:
-    """What the shapes say, by the same names."""
+    """Make the function that reads what the shapes say, by the same names."""
 
     def of(tensors: Tensors) -> Evidence:
         def find(canonical: str) -> KernelShape | None:
@@ -102,7 +102,7 @@ def evidence(key: Key = state_key) -> Callable[[Tensors], Evidence]:
 
 
 def counters(key: Key = state_key) -> Callable[[Graph], dict[str, Tensor]]:
-    """PyTorch's norms count the batches they have seen, and strict loading wants the counts."""
+    """Make the function that adds PyTorch's counts of batches, which strict loading needs."""
 
     def of(graph: Graph) -> dict[str, Tensor]:
         zero = Tensor.of(np.zeros((), np.int64))
@@ -120,7 +120,7 @@ def is_counter(name: str) -> bool:
 
 
 def claims(spelling: str = "torchvision") -> Callable[[Tensors, Mapping[str, str]], bool]:
-    """Whether a file has torchvision's names in this spelling."""
+    """Make the function that says whether a file has torchvision's names in this spelling."""
 
     def of(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
         return state_key("stem.conv.kernel") in tensors and _spelling(tensors) == spelling
@@ -136,7 +136,7 @@ def _spelling(tensors: Tensors) -> str:
 
 
 def normalise(tensors: Tensors) -> dict[str, Tensor]:
-    """Modernise old spellings."""
+    """Change old spellings to the present one."""
     return renamed(tensors, _modern)
 
 
@@ -169,7 +169,7 @@ def parts(names: Iterable[str]) -> Iterator[Part]:
 
 
 def _numbered(prefix: str, names: Iterable[str]) -> Part:
-    """A network whose features are numbered: their arrays tell what they are."""
+    """Recognise a network whose features are numbered by their arrays."""
     start = re.compile(re.escape(prefix) + r"(\d{1,6})\.(.+)")
     inside = {name: match.groups() for name in names if (match := start.fullmatch(name))}
     called = dict(_called(inside.values()))
@@ -177,7 +177,7 @@ def _numbered(prefix: str, names: Iterable[str]) -> Part:
 
 
 def _called(inside: Iterable[Sequence[str]]) -> Iterator[tuple[str, str]]:
-    """What torchvision calls each feature, by its number.
+    """Yield torchvision's name for each feature, by its number.
 
     Args:
         inside: The number of the feature that each array is in, and the rest of its name.
@@ -225,7 +225,7 @@ IMPLEMENTS: Mapping[str, object] = {
     "norm": "batch",
     "norm_affine": True,
 }
-"""What torchvision's network, and those that took its code, cannot do otherwise."""
+"""Torchvision's network, and those that took its code, fix these fields."""
 
 CIFAR: Mapping[str, object] = {
     "stem_kind": "conv",
@@ -234,4 +234,4 @@ CIFAR: Mapping[str, object] = {
     "stem_pool": None,
     "spatial_dims": 2,
 }
-"""What such a network for small images has in its stem."""
+"""Such a network for small images has these fields in its stem."""

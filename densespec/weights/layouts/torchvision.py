@@ -1,4 +1,4 @@
-"""Torchvision's ``state_dict``; timm's has the same names."""
+"""Names arrays as torchvision's ``state_dict`` does; timm's has the same names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ARGUMENTS = (
     "stem_pool_kind",
     "transition_pool_kind",
 )
-"""Fields that torchvision's network fixes, and that are arguments of timm's."""
+"""Torchvision's network fixes these fields, but they are arguments of timm's."""
 
 LAYOUT = Layout(
     name="torchvision",

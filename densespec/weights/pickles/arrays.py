@@ -1,4 +1,4 @@
-"""numpy's arrays in pickles, from their stand-ins: numpy trusts what it is told of memory."""
+"""Makes numpy's arrays from their stand-ins in pickles: numpy itself would trust their sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._re
 FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 
 MAX_DIMS = 64
-"""The most axes of an array that numpy holds."""
+"""An array in numpy has at most this many axes."""
 
 _NUMBERS = {np.dtype(code).str[1:]: np.dtype(code).name for code in "?bBhHiIqQefdFD"}
 """Names of types by their code in a pickle; arrays of objects, texts and records are not read."""
@@ -24,13 +24,13 @@ _NUMBERS = {np.dtype(code).str[1:]: np.dtype(code).name for code in "?bBhHiIqQef
 
 @dataclass(frozen=True)
 class PickledArray:
-    """A numpy array in a pickle.
+    """Describes a numpy array in a pickle.
 
     Attributes:
         dtype: the name of its type, such as ``float32``.
         byte_order: ``<`` or ``>``: little-endian or big-endian.
-        order: ``C``, or ``F`` where the first axis moves fastest.
-        content: its elements, as bytes or as a text of a character for each byte.
+        order: ``C``, or ``F`` if the first axis moves fastest.
+        content: its elements, as bytes or as a text with a character for each byte.
     """
 
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class PickledArray:
 
 
 def array_of(value: Any) -> PickledArray | None:
-    """Give the numpy array that a value stands for, or None if it is not one of numbers.
+    """Return the numpy array that a value stands for, or None if it is not one of numbers.
 
     Raises:
         PickleError: its parts contradict one another.
@@ -86,14 +86,14 @@ def _array(shape: Any, kind: Any, order: Any, content: Any) -> PickledArray | No
 
 
 def _sizes(content: memoryview | bytes | LongText) -> tuple[int, int]:
-    """Give the fewest and the most bytes of a content; UTF-8 takes one or two for each."""
+    """Return the fewest and the most bytes of a content; UTF-8 takes one or two for each."""
     if isinstance(content, LongText):
         return len(content.view) // 2, len(content.view)
     return len(content), len(content)
 
 
 def _type_of(kind: Any) -> tuple[str, Literal["<", ">"]]:
-    """Give the code of an array's type, empty if it is not numpy's own, and its byte order."""
+    """Return the code of an array's type, empty if it is not numpy's own, and its byte order."""
     match called(kind), kind:
         case "numpy.dtype", Made(arguments=(str() | memoryview() as code, *_), state=state):
             order = text_of(state[1], "latin1") if isinstance(state, tuple) and state[1:] else None
@@ -102,7 +102,7 @@ def _type_of(kind: Any) -> tuple[str, Literal["<", ">"]]:
 
 
 def _bytes_of(value: Any) -> memoryview | bytes | LongText | None:
-    """Give bytes, which Python 3 writes as a text and a call in old protocols."""
+    """Return bytes, which Python 3 writes as a text and a call in old protocols."""
     match called(value), value:
         case _, memoryview() | bytes():
             return value

@@ -1,4 +1,4 @@
-"""The instructions of pickles with their arguments, of every protocol."""
+"""Reads the instructions of pickles with their arguments, of every protocol."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from densespec.errors import DensespecError, shown
 from densespec.weights.pickles.standins import LongText
 
 LONGEST_NUMBER = 256
-"""The most bytes of a whole number that are read."""
+"""A whole number may have at most this many bytes."""
 
 LONGEST_LINE = 2**20
-"""The most bytes of an argument that ends with a line."""
+"""An argument that ends with a line may have at most this many bytes."""
 
 LONGEST_NAME = 2**16
-"""The most bytes of a text that may be a name."""
+"""A text that may be a name may have at most this many bytes."""
 
 
 class PickleError(DensespecError, ValueError):
@@ -31,10 +31,10 @@ def damaged(problem: str) -> PickleError:
 
 
 class Instructions:
-    """Instructions that are read one after another from bytes.
+    """Reads instructions one after another from bytes.
 
     Attributes:
-        position: where the next instruction starts.
+        position: the position at which the next instruction starts.
     """
 
     def __init__(self, content: Any) -> None:
@@ -59,7 +59,7 @@ class Instructions:
             raise damaged(f"{shown(str(error))} in {name}") from error
 
     def take(self, size: int) -> memoryview:
-        """Give a view of the next bytes.
+        """Return a view of the next bytes.
 
         Raises:
             PickleError: there are fewer.
@@ -174,10 +174,10 @@ _ARGUMENTS: dict[str, Argument] = {
     "EXT2": _number("<H"),
     "EXT4": _number("<i"),
 }
-"""What reads the argument of each instruction that has one."""
+"""Reads the argument of each instruction that has one."""
 
 _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 _KNOWN = [
     (name, _ARGUMENTS.get(name)) for name in (_NAMES.get(code, f"{code:#x}") for code in range(256))
 ]
-"""The name of each byte's instruction, and what reads its argument."""
+"""Gives the instruction of each byte, and the function that reads its argument."""

@@ -1,4 +1,4 @@
-"""The machine: it interprets pickles, calls nothing, and stops at what no honest file needs."""
+"""Interprets pickles, calls nothing, and stops at what no honest file needs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from densespec.weights.pickles.instructions import Instructions, PickleError, da
 from densespec.weights.pickles.standins import Dict, Global, LongText, Made
 
 MOST_STEPS = 1_000_000
-"""The most instructions of a file's pickles: a tensor takes about 25, an epoch's images fewer."""
+"""A file's pickles have at most this many instructions: a tensor takes about 25."""
 
 MOST_BYTES = 100 * 2**20
-"""About the most memory that what a file's pickles make takes, the bytes that are views aside."""
+"""What a file's pickles make takes at most about this many bytes, without bytes that are views."""
 
 CONTAINER = 120
-"""About the bytes of a container with an item, and of an entry of the memo."""
+"""A container with an item, and an entry of the memo, take about this many bytes."""
 
 Resolve = Callable[[Any], Any]
-"""It gives the value of a persistent reference, to what a file keeps outside of its pickle."""
+"""Returns the value of a persistent reference, to what a file keeps outside of its pickle."""
 
 
 def _unresolved(reference: Any) -> Any:
@@ -26,10 +26,10 @@ def _unresolved(reference: Any) -> Any:
 
 
 class PickleReader:
-    """Pickles that follow one another in bytes, and share one budget of steps and memory.
+    """Reads pickles that follow one another in bytes, and share one budget of steps and memory.
 
     Attributes:
-        source: the instructions; its ``position`` is where the next pickle starts.
+        source: the instructions; the next pickle starts at its ``position``.
     """
 
     def __init__(self, content: Any, resolve: Resolve = _unresolved) -> None:
@@ -69,14 +69,14 @@ class PickleReader:
 
 
 class _Machine:
-    """The state of one pickle: its stack, cut by marks, and its memo."""
+    """Holds the state of one pickle: its stack, cut by marks, and its memo."""
 
     def __init__(self, reader: PickleReader) -> None:
         self.spend, self.resolve = reader.spend, reader.resolve
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[str, Any] = {}
-        """By texts, for whole numbers can be chosen so that a dict takes for ever to find them."""
+        """Its keys are texts: a dict can be made to search whole numbers for ever."""
 
     def pop(self) -> Any:
         if not self.stack:
@@ -84,7 +84,7 @@ class _Machine:
         return self.stack.pop()
 
     def end(self) -> Any:
-        """Give the one value that is left."""
+        """Return the one value that is left."""
         value = self.pop()
         if self.stack or self.below:
             raise damaged("it ends with more than one value")
@@ -173,7 +173,7 @@ def _build(machine: _Machine, _: None) -> None:
 
 
 def _grown(found: Sequence[Any], more: list[Any]) -> list[Any]:
-    """Give the list, once there is one, with more in it."""
+    """Return the list, once there is one, with more in it."""
     if not isinstance(found, list):
         return more
     found.extend(more)
@@ -283,4 +283,4 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "PERSID": lambda machine, reference: machine.push_new(machine.resolve(reference)),
     "BINPERSID": lambda machine, _: machine.push_new(machine.resolve(machine.pop())),
 }
-"""What each instruction that is known does."""
+"""Gives the action of each known instruction."""

@@ -1,9 +1,9 @@
-"""What the values of a pickle are read as.
+"""Defines what the values of a pickle are read as.
 
-Numbers, texts, None, lists and tuples are themselves. Bytes are views of the pickle, and so are
-long texts, which are mostly arrays in disguise. The rest are stand-ins, which compare by identity
-and hash nothing that the pickle chose: a tuple that holds another twice, which does the same sixty
-times over, can't be hashed, compared or printed in a lifetime.
+Numbers, texts, None, lists and tuples are read as themselves. Bytes are views of the pickle, and so
+are long texts, which are mostly arrays in disguise. The rest are stand-ins. They compare by
+identity, and hash nothing that the pickle chose: if a tuple holds another one twice, and this goes
+on sixty times, it can't be hashed, compared or printed in a lifetime.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ Pair = tuple[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A name of a function or class, such as ``collections.OrderedDict``. It is not looked up."""
+    """Names a function or class, such as ``collections.OrderedDict``. It is not looked up."""
 
     path: str
 
 
 @dataclass(eq=False, slots=True, repr=False)
 class LongText:
-    """A text that is too long for a name, in UTF-8."""
+    """Holds a text that is too long for a name, in UTF-8."""
 
     view: memoryview
 
 
 @dataclass(eq=False, slots=True, repr=False)
 class Dict:
-    """A dict, as its keys and values in the order in which they were set."""
+    """Holds a dict, as its keys and values in the order in which they were set."""
 
     pairs: list[Pair]
 
 
 @dataclass(eq=False, slots=True, repr=False)
 class Made:
-    """What a call would have made, which was not called.
+    """Describes what a call would have made, which was not called.
 
     Attributes:
-        function: what would have been called, mostly a :class:`Global`.
-        arguments: what it would have been called with, mostly a tuple.
-        state: what its attributes would have been set from afterwards.
-        items: what would have been appended or added to it.
-        pairs: what would have been set in it by key.
+        function: the function that would have been called, mostly a :class:`Global`.
+        arguments: the arguments that it would have been called with, mostly a tuple.
+        state: the value from which its attributes would have been set afterwards.
+        items: the items that would have been appended or added to it.
+        pairs: the entries that would have been set in it by key.
     """
 
     function: Any
@@ -56,13 +56,13 @@ class Made:
 
 
 def called(value: Any) -> str:
-    """Give the name of what would have made a value, empty for other values."""
+    """Return the name of what would have made a value, empty for other values."""
     named = isinstance(value, Made) and isinstance(value.function, Global)
     return value.function.path if named else ""
 
 
 def text_of(value: Any, encoding: str) -> str | None:
-    """Give a text, or Python 2's bytes as one, and None for other values."""
+    """Return a text, or Python 2's bytes as one, and None for other values."""
     match value:
         case str():
             return value

@@ -1,1 +1,1 @@
-"""What files state of their networks beside the arrays: Keras's configs, timm's config.json."""
+"""Reads what files state of their networks beside the arrays: Keras's and timm's configs."""

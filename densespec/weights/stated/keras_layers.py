@@ -1,6 +1,6 @@
-"""The layers of a Keras model by its config, which is JSON: models within models laid out flat.
+"""Reads the layers of a Keras model from its config, a JSON text, with inner models laid out flat.
 
-Nothing is made or run. Keras 2 and 3 say in different ways which layer reads which.
+Nothing is built or run. Keras 2 and 3 state in different ways which layer reads which.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from densespec.weights.stated.network import StatedOtherwise
 
 FUNCTIONAL, SEQUENTIAL = ("Functional", "Model"), "Sequential"
 OWN = "densespec>"
-"""How the registered names of densespec's own classes begin."""
+"""The registered names of densespec's own classes begin with this."""
 
 DEEPEST = 8
-"""How many models may lie within one another."""
+"""At most this many models may lie within one another."""
 
 UNKNOWN = "its config states no model that is known"
-"""What is said of a config that Keras did not write."""
+"""A message says this of a config that Keras did not write."""
 
 MOST_LAYERS = 20_000
 LONGEST_CONFIG = 2**26
@@ -32,14 +32,14 @@ LONGEST_CONFIG = 2**26
 
 @dataclass(frozen=True)
 class StatedLayer:
-    """A layer of a model.
+    """Describes a layer of a model.
 
     Attributes:
         name: Its path: the names of the models that it is in, and its own.
         kind: The name of its class.
-        config: What its class was made with.
+        config: The arguments that its class was made with.
         sources: The paths of the layers that it reads.
-        arguments: What it is called with besides.
+        arguments: The further arguments that it is called with.
         registered: The name under which its class is registered, if it is not Keras's own.
     """
 
@@ -56,7 +56,7 @@ class StatedLayer:
 
 @dataclass(frozen=True)
 class StatedModel:
-    """The layers that a model's output depends on, each after those that it reads.
+    """Holds the layers that a model's output depends on, each after those that it reads.
 
     Attributes:
         output: The path of the last one.
@@ -67,7 +67,7 @@ class StatedModel:
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
-        """The paths of its layers."""
+        """Return the paths of its layers."""
         return frozenset(layer.name for layer in self.layers)
 
 
@@ -75,7 +75,7 @@ def read_config(text: str) -> Any:
     """Parse a config.
 
     Raises:
-        WeightsError: It is not JSON, or larger than that of any network.
+        WeightsError: It is not JSON, or larger than any network's config.
     """
     if len(text) > LONGEST_CONFIG:
         raise WeightsError(f"its config has {len(text)} characters, more than any network's")
@@ -105,7 +105,7 @@ def models_of(entry: Mapping[str, Any]) -> tuple[StatedModel, ...]:
 
     Raises:
         WeightsError: It has several inputs, is neither functional nor sequential, or the config is
-            none of Keras's; says which layer it is.
+            not Keras's; the message says which layer it is.
     """
     flat = _Flat()
     with understood(UNKNOWN):
@@ -232,13 +232,13 @@ class _Flat:
 
 
 def _kind(entry: Mapping[str, Any]) -> str:
-    """The name of an entry's class; densespec's own models are functional ones."""
+    """Return the name of an entry's class; densespec's own models are functional ones."""
     own = _registered(entry).startswith(OWN)
     return FUNCTIONAL[0] if own and "output_layers" in entry["config"] else str(entry["class_name"])
 
 
 def _registered(entry: Mapping[str, Any]) -> str:
-    """The name under which a class is registered, which in ``.h5`` files is that of the class."""
+    """Return the name under which a class is registered: in ``.h5`` files, the class's name."""
     name = str(entry["class_name"])
     return entry.get("registered_name") or (name if ">" in name else "")
 
@@ -254,14 +254,14 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def _input_shape(config: Any) -> Sequence[Any] | None:
-    """The shape of a batch that a layer states, as the first one of a Sequential may."""
+    """Return the shape of a batch that a layer states, as the first layer of a Sequential may."""
     if not isinstance(config, dict):
         return None
     return config.get("batch_shape") or config.get("batch_input_shape")
 
 
 def _ends(ends: Any) -> list[str]:
-    """The names of the layers at a model's inputs or outputs, which may have keys."""
+    """List the names of the layers at a model's inputs or outputs, which may have keys."""
     if isinstance(ends, dict):
         ends = list(ends.values())
     if ends and isinstance(ends[0], str):
@@ -280,7 +280,7 @@ def _too_many(ends: Sequence[object], what: str) -> StatedOtherwise:
 
 
 def _call(name: str, entry: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """The names of the layers that a layer reads, and what it is called with besides."""
+    """Read the names of the layers that a layer reads, and the further arguments of its call."""
     calls = entry.get("inbound_nodes") or []
     if len(calls) > 1:
         raise StatedOtherwise(
@@ -299,7 +299,7 @@ def _call(name: str, entry: Mapping[str, Any]) -> tuple[list[str], dict[str, Any
 
 
 def _tensors(value: Any, depth: int) -> Iterator[str]:
-    """The names of the layers whose outputs are among Keras 3's arguments."""
+    """Yield the names of the layers whose outputs are among Keras 3's arguments."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
         yield value["config"]["keras_history"][0]
     elif isinstance(value, dict | list | tuple) and depth:

@@ -1,7 +1,8 @@
-"""Which network the layers of a Keras model are, whatever they are called.
+"""Works out which network the layers of a Keras model are, whatever they are called.
 
 The spec is worked out from the layers, and the graph of the spec is then compared with them, op by
-op: a model is either what its spec says, or it is refused by the layer that is not.
+op: either a model is what its spec says, or it is refused, and the message names the layer that
+differs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from densespec.weights.stated.keras_ops import StatedOp, StatedOps, ops_of
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise, in_inference
 
 CONFIG_KEYS = ("config", "model_config")
-"""Where a ``.keras`` archive and a whole-model ``.h5`` have the model's config, as metadata."""
+"""A ``.keras`` archive and a whole-model ``.h5`` have a config under these metadata keys."""
 
 _RESCALES = "the images are rescaled by it, which no spec can say; take it out of the model"
 _ACTIVATES = (
@@ -51,14 +52,14 @@ FOREIGN_GROUPS = {
     "p_re_lu": _ACTIVATES,
     "elu": _ACTIVATES,
 }
-"""Groups of Keras 3's files, by the classes of their layers, that no network of a spec has, or of
-which weights alone say too little."""
+"""No network of a spec has these groups of Keras 3's files, or their weights alone say too little.
+The names are those of the layers' classes."""
 
 _OWN_RELU = re.compile(r"(stem|final|block\d+_layer\d+|transition\d+)_relu[12]?")
-"""The names of densespec's own layers, whose spec has to be given anyway."""
+"""Matches densespec's own layers, whose spec has to be given anyway."""
 
 RELUS = (ops.Relu, ops.Activation, ops.PRelu)
-"""What may stand where the paper has a ReLU."""
+"""These ops may stand where the paper has a ReLU."""
 
 
 def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
@@ -67,7 +68,8 @@ def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
     Without one, the names of the groups of a ``.weights.h5`` still tell the classes of its layers.
 
     Raises:
-        WeightsError: The config can't be read, or no spec says what it states; names the layer.
+        WeightsError: The config can't be read, or no spec says what it states; the message names
+            the layer.
     """
     for key in CONFIG_KEYS:
         if key in metadata:
@@ -111,7 +113,7 @@ def _network_of(model: StatedModel) -> StatedNetwork:
 
 
 def _network_among(models: Sequence[StatedModel]) -> StatedNetwork:
-    """The network of a model with several outputs; whether it has a head is left to its arrays."""
+    """Find the network of a model with several outputs. Its arrays tell whether it has a head."""
     found, problems = [], []
     for model in models:
         try:
@@ -133,10 +135,10 @@ def _network_among(models: Sequence[StatedModel]) -> StatedNetwork:
 
 
 def _shared(models: Sequence[StatedModel]) -> StatedModel:
-    """What several models have in common, up to their global pool.
+    """Find what several models have in common, up to their global pool.
 
     Raises:
-        StatedOtherwise: They share none.
+        StatedOtherwise: They have nothing in common.
     """
     first, *others = models
     common = first.names.intersection(*(model.names for model in others))
@@ -153,10 +155,10 @@ def _shared(models: Sequence[StatedModel]) -> StatedModel:
 
 @dataclass(frozen=True)
 class StatedGraph:
-    """The graph of a model, and which layer is which of its nodes.
+    """Holds the graph of a model, and tells which layer is which of its nodes.
 
     Attributes:
-        graph: Lowered at the size of the model's input.
+        graph: The graph, lowered at the size of the model's input.
         layers: The paths of layers by the names of the nodes that they compute.
     """
 
@@ -267,7 +269,7 @@ def _fields(stated: StatedOps) -> dict[str, Any]:
 
 
 def _head_fields(stated: StatedOps) -> dict[str, Any]:
-    """The fields of a head that shapes do not tell."""
+    """Return the fields of a head that shapes do not tell."""
     layers, pools = stated.of(ops.Dense), stated.of(ops.GlobalPool)
     if not layers:
         return {}
@@ -297,7 +299,7 @@ def _norm_fields(stated: StatedOps, norms: list[StatedOp], evidence: Evidence) -
 
 
 def _said_by(norms: list[StatedOp]) -> dict[str, Any]:
-    """What most norms say, of which there is at least one."""
+    """Return what most norms say. There is at least one norm."""
     fields: dict[str, Any] = {
         "batch_norm_epsilon": statistics.mode(norm.op.epsilon for norm in norms),
         "norm_affine": statistics.mode(norm.op.affine for norm in norms),
@@ -315,7 +317,7 @@ def _said_by(norms: list[StatedOp]) -> dict[str, Any]:
 
 
 def _unnormed_ends(stated: StatedOps) -> dict[str, Any]:
-    """Where the stem and the last block end, if no norm tells it."""
+    """Find where the stem and the last block end, if no norm tells it."""
     stem, first = stated.of(ops.Conv)[:2]
     end = stated.source(first)
     for passed in (RELUS, (ops.MaxPool,), (ops.Dropout,)):
@@ -330,7 +332,7 @@ def _unnormed_ends(stated: StatedOps) -> dict[str, Any]:
 
 
 def _activation_fields(stated: StatedOps, convs: list[StatedOp]) -> dict[str, Any]:
-    """The activation before the first dense layer's convolution, and maybe its slope."""
+    """Return the activation before the first dense layer's convolution, and any slope of it."""
     op = stated.source(convs[1]).op if len(convs) > 1 else None
     match op:
         case ops.Activation("leaky-relu"):
@@ -351,7 +353,7 @@ def _kernel(op: Any) -> tuple[int, ...]:
 
 
 def _transitions(blocks: tuple[int, ...], per_layer: int) -> list[int]:
-    """Which of the convolutions, counted from the stem's, are the transitions'."""
+    """Find which convolutions, counted from the stem's, are the transitions'."""
     found, index = [], 1
     for layers in blocks[:-1]:
         index += layers * per_layer
@@ -368,7 +370,7 @@ def _stem_kind(stated: StatedOps, norm: StatedOp, channels: int | None) -> str:
 
 
 def _pads_as_same(stated: StatedOp) -> bool:
-    """Whether a layer says "same" where that matters, or pads as nothing else does."""
+    """Say whether a layer says "same" with an effect, or pads its sides unequally."""
     op = stated.op
     assert isinstance(op, ops.Conv | ops.MaxPool)
     if stated.says_same:
@@ -379,7 +381,7 @@ def _pads_as_same(stated: StatedOp) -> bool:
 def _dropout_fields(
     stated: StatedOps, convs: list[StatedOp], transitions: list[int], per_layer: int
 ) -> dict[str, Any]:
-    """The dropouts of the body; those of the head are no part of a spec."""
+    """Return the dropouts of the body; those of the head are no part of a spec."""
     after = {op.sources[0]: op.op.rate for op in stated.of(ops.Dropout) if op.op.rate}
     dropped = [index for index, conv in enumerate(convs) if conv.name in after]
     if not dropped:
@@ -395,7 +397,7 @@ def _dropout_fields(
 
 
 def _is_last(index: int, transitions: list[int], per_layer: int) -> bool:
-    """Whether a convolution is the last of its dense layer."""
+    """Say whether a convolution is the last of its dense layer."""
     start = max((t for t in transitions if t < index), default=0)
     return (index - start) % per_layer == 0
 
@@ -407,7 +409,7 @@ def _training_notes(stated: StatedOps, graph: Graph) -> Iterator[str]:
         last = there[-1]
         yield (
             f"dropout stands where the spec has none ({last.layer}, rate {last.op.rate}): it acts "
-            "in training alone, and is left out"
+            "only in training, and is left out"
         )
 
 
@@ -424,7 +426,7 @@ def _check_same(stated: StatedOps, graph: Graph, *, training: bool) -> dict[str,
         The path of the layer of each node.
 
     Raises:
-        StatedOtherwise: They differ; names the first layer that does.
+        StatedOtherwise: They differ; the message names the first layer that does.
     """
     problems: dict[str, str] = {}
     layers: dict[str, str] = {}
@@ -448,7 +450,7 @@ def _check_same(stated: StatedOps, graph: Graph, *, training: bool) -> dict[str,
 
 
 def _active(stated: StatedOps, name: str, training: bool) -> StatedOp:
-    """The op whose value it is in inference, or in training."""
+    """Find the op whose value it has in inference, or in training."""
     found = stated.by_name[name]
     while isinstance(found.op, ops.Dropout) and not (training and found.op.rate):
         found = stated.source(found)

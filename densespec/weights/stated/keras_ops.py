@@ -1,6 +1,6 @@
-"""What the layers of a Keras model compute, in the ops of a network's graph.
+"""Says what the layers of a Keras model compute, in the ops of a network's graph.
 
-A layer that does nothing in inference is passed over, with a note; one that computes what no graph
+A layer that does nothing in inference is left out, with a note. A layer that computes what no graph
 has is refused by name.
 """
 
@@ -17,7 +17,7 @@ from densespec.weights.stated.keras_layers import OWN, StatedLayer, StatedModel,
 from densespec.weights.stated.network import StatedOtherwise
 
 TRANSPARENT = ("Identity", "ActivityRegularization", "Flatten")
-"""Layers that pass on what they read; a Flatten only after the global pool."""
+"""These layers pass on what they read; a Flatten does so only after the global pool."""
 
 TRAINING_ONLY = (
     "GaussianNoise",
@@ -27,14 +27,14 @@ TRAINING_ONLY = (
     "SpatialDropout2D",
     "SpatialDropout3D",
 )
-"""Layers that act in training alone, unless they are called with ``training=True``."""
+"""These layers act in training alone, unless they are called with ``training=True``."""
 
 DIFFERENT_IN_TRAINING = ("BatchNormalization", "Dropout")
 
 RELU_OPTIONS = ("max_value", "negative_slope", "threshold")
 
 AUGMENTATIONS = ("AugMix", "CutMix", "MixUp", "RandAugment")
-"""Layers that change images in training alone, as do those whose names begin with Random."""
+"""These layers change images in training alone, as do those whose names begin with Random."""
 
 RESCALING = (
     "Rescaling",
@@ -47,12 +47,12 @@ RESCALING = (
     "TFOpLambda",
     "TensorFlowOpLayer",
 )
-"""Layers that people put in front of a network so that it takes other images."""
+"""People put these layers in front of a network so that it takes other images."""
 
 
 @dataclass(frozen=True)
 class StatedOp:
-    """An op that a layer computes.
+    """Describes an op that a layer computes.
 
     Attributes:
         op: One of :data:`densespec.network.ops.Op`.
@@ -70,7 +70,7 @@ class StatedOp:
 
 @dataclass
 class StatedOps:
-    """The ops of a model in order, by name.
+    """Holds the ops of a model in order, by name.
 
     Attributes:
         output: The name of the op whose value the model gives.
@@ -83,15 +83,15 @@ class StatedOps:
 
     @property
     def notes(self) -> list[str]:
-        """What was passed over, in sentences."""
-        return [f"{layer} acts in training alone, and is left out" for layer in self.left_out]
+        """Say in sentences what was left out."""
+        return [f"{layer} acts only in training, and is left out" for layer in self.left_out]
 
     def of(self, *kinds: type[Any]) -> list[StatedOp]:
-        """Give the ops of one of some kinds, in order."""
+        """Return the ops of one of some kinds, in order."""
         return [op for op in self.by_name.values() if isinstance(op.op, kinds)]
 
     def source(self, op: StatedOp) -> StatedOp:
-        """Give the first op that an op reads."""
+        """Return the first op that an op reads."""
         return self.by_name[op.sources[0]]
 
 
@@ -107,7 +107,7 @@ def ops_of(model: StatedModel) -> StatedOps:
     """Say what the layers of a model compute.
 
     Raises:
-        StatedOtherwise: A layer computes what no graph has; names it, and what it says.
+        StatedOtherwise: A layer computes what no graph has; the message names it, and what it says.
     """
     return _Reader(model).read()
 
@@ -371,7 +371,7 @@ class _Reader:
     def _pads_of(
         self, layer: StatedLayer, window: tuple[int, ...], stride: int
     ) -> tuple[ops.Padding, bool]:
-        """The pads that a layer slides over, and whether it says "same"."""
+        """Return the pads that a layer slides over, and whether it says "same"."""
         self._check_format(layer)
         (before,) = layer.sources
         outside = self.pads.get(before)
@@ -470,7 +470,7 @@ def _is_own(layer: StatedLayer) -> bool:
 
 
 def _is_channels_first(model: StatedModel) -> bool:
-    """Whether the convolutions are; the input may be permuted first."""
+    """Say whether the convolutions are channels first; the input may be permuted before them."""
     for layer in model.layers:
         if layer.kind.startswith("Conv") and "kernel_size" in layer.config:
             return layer.config.get("data_format") == "channels_first"
@@ -478,7 +478,7 @@ def _is_channels_first(model: StatedModel) -> bool:
 
 
 def _activation_of(stated: Any) -> str:
-    """The name of an activation, which Keras writes as a name or as an object's config."""
+    """Return the name of an activation, which Keras writes as a name or as an object's config."""
     if stated is None:
         return "linear"
     if not isinstance(stated, dict):

@@ -1,4 +1,4 @@
-"""One of the models in a Keras file, chosen by its name or by the path of its arrays."""
+"""Chooses one of the models in a Keras file, by its name or by the path of its arrays."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from densespec.weights.tensors import Tensors
 
 MODELS = ("Functional", "Model", "Sequential")
 LAYER_NAMES, LAYERS = "layer_names", "layers"
-"""Metadata of names by path in Keras 3's files, and of lists of arrays by layer in legacy ones."""
+"""The metadata keys for names by path in Keras 3's files, and for arrays by layer in legacy ones.
+"""
 
 DEEPEST = 16
-"""The most models within models that are looked into."""
+"""At most this many models within models are looked into."""
 
 
 def of_model(
@@ -25,11 +26,11 @@ def of_model(
     """Narrow a file down to one of its models.
 
     Args:
-        name: The model's, or what the names of its arrays start with.
+        name: The name of the model, or the text that the names of its arrays start with.
 
     Returns:
-        The arrays, the metadata of that part, and what the names of the wanted arrays start with;
-        empty where all of them are wanted.
+        The arrays, the metadata of that part, and the text that the names of the wanted arrays
+            start with; empty if all of them are wanted.
     """
     given = name.rstrip("./")
     names, listed = (_dict(metadata, key) for key in (LAYER_NAMES, LAYERS))
@@ -81,7 +82,7 @@ def models_in(metadata: Mapping[str, str]) -> list[str]:
 
 
 def _stated(metadata: Mapping[str, str], model: str) -> dict[str, str]:
-    """The metadata with the config of a model within; with none where there is no such model."""
+    """Return the metadata with an inner model's config, or with none if there is no such model."""
     found = {key: text for key, text in metadata.items() if key not in (*CONFIG_KEYS, LAYERS)}
     for key in CONFIG_KEYS:
         if key in metadata:
@@ -92,7 +93,7 @@ def _stated(metadata: Mapping[str, str], model: str) -> dict[str, str]:
 
 
 def _entries(entry: Any, depth: int) -> Iterator[Mapping[str, Any]]:
-    """A model, and those within it, from the outermost."""
+    """Yield a model and those within it, from the outermost."""
     match entry:
         case {"class_name": str(kind), "config": {"name": str(), "layers": list(layers)}}:
             if kind in MODELS and depth < DEEPEST:

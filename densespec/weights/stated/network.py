@@ -1,4 +1,4 @@
-"""A network as a file states it."""
+"""Describes a network as a file states it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StatedOtherwise(WeightsError):
     """A file or a model states what no spec can say.
 
     Attributes:
-        layer: The path of the layer that states it; None where it is no single one.
+        layer: The path of the layer that states it; None if it is no single layer.
     """
 
     def __init__(self, problem: str, layer: str | None = None) -> None:
@@ -26,14 +26,14 @@ class StatedOtherwise(WeightsError):
 
 @dataclass(frozen=True)
 class StatedNetwork:
-    """A network that a file states.
+    """Describes a network that a file states.
 
     Attributes:
-        spec: The network's.
+        spec: The network's spec.
         ends: The arguments of :func:`densespec.network.graph.lower` that say how the network ends;
             without ``include_top``, the arrays tell whether there is a classifier.
-        notes: What the file states beyond the spec that leaves the outputs alone, in sentences.
-        aside: The names of layers that it states besides, and that are no part of the network.
+        notes: Sentences that say what else the file states, which does not change the outputs.
+        aside: The names of further layers in the file that are no part of the network.
     """
 
     spec: DenseNetSpec
@@ -43,12 +43,12 @@ class StatedNetwork:
 
     @property
     def include_top(self) -> bool | None:
-        """Whether it has a classifier; None if the file does not say."""
+        """Say whether it has a classifier; None if the file does not say."""
         return self.ends.get("include_top")
 
     @property
     def other_ends(self) -> dict[str, Any]:
-        """The ends beside ``include_top``."""
+        """Return the ends other than ``include_top``."""
         return {name: value for name, value in self.ends.items() if name != "include_top"}
 
 
@@ -56,7 +56,7 @@ def check_agreement(stated: StatedNetwork, given: DenseNetSpec) -> None:
     """Check that a given spec computes what a file states; training may differ.
 
     Raises:
-        WeightsError: It does not; names the fields in which the two differ.
+        WeightsError: It does not; the message names the fields in which the two differ.
     """
     trains = {name: getattr(stated.spec, name) for name in TRAINING_ONLY}
     alike = given.replace(**trains)
@@ -69,5 +69,5 @@ def check_agreement(stated: StatedNetwork, given: DenseNetSpec) -> None:
 
 
 def in_inference(graph: Graph) -> Graph:
-    """Give what of a network acts in inference: all but the dropouts."""
+    """Return what of a network acts in inference: all but the dropouts."""
     return without(graph, {node.name for node in graph.dropouts})

@@ -1,4 +1,4 @@
-"""Timm's ``config.json`` of a DenseNet: the architecture, and the arguments it had."""
+"""Reads and writes timm's ``config.json`` of a DenseNet: its architecture and its arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARCHITECTURES = (
     *("densenet121", "densenet161", "densenet169", "densenet201"),
     *("densenet264d", "densenetblur121d"),
 )
-"""Those that are a spec's; the first stands for any other, whose arguments say what it is."""
+"""The architectures that specs have; the first stands for any other with its arguments."""
 
 FIELDS = {
     "growth_rate": "growth_rate",
@@ -29,10 +29,10 @@ FIELDS = {
     "drop_rate": "head_dropout_rate",
     "proj_drop_rate": "dropout_rate",
 }
-"""The arguments that are fields of a spec, and the fields' names."""
+"""Maps those arguments that are fields of a spec to the fields' names."""
 
 POOLS = {"fast": "avg"} | {name: kind for kind in GLOBAL_POOLS for name in (kind, f"fast{kind}")}
-"""The kinds of global pools by timm's names."""
+"""Maps timm's names of global pools to their kinds."""
 
 SAYABLE: Mapping[str, tuple[Any, ...]] = {
     "global_pool": tuple(POOLS),
@@ -40,7 +40,7 @@ SAYABLE: Mapping[str, tuple[Any, ...]] = {
     "aa_stem_only": (True, False),
     "stem_type": ("", None, "deep"),
 }
-"""The values that a spec can say of arguments that are no fields."""
+"""A spec can state these values of arguments that are no fields."""
 
 ACTIVATIONS: Mapping[Any, Mapping[str, Any]] = {
     None: {},
@@ -56,7 +56,7 @@ NORMS: Mapping[Any, Mapping[str, Any]] = {
     "groupnorm1": {"norm": "group", "norm_groups": 1},
 }
 CHOICES = {"act_layer": ACTIVATIONS, "norm_layer": NORMS}
-"""What values of an argument are in fields of a spec, by the argument's name."""
+"""Lists the values of an argument among a spec's fields, by the argument's name."""
 
 IMMATERIAL = (
     "cache_dir",
@@ -69,7 +69,7 @@ IMMATERIAL = (
     "pretrained_cfg_overlay",
     "scriptable",
 )
-"""Arguments that change nothing in inference."""
+"""These arguments change nothing in inference."""
 
 
 def states_network(config: Mapping[str, Any]) -> bool:
@@ -81,7 +81,7 @@ def timm_network(config: Mapping[str, Any]) -> StatedNetwork:
     """Read the network that a config of timm's states.
 
     Raises:
-        WeightsError: It is no DenseNet, or none that a spec says; names the argument.
+        WeightsError: It is no DenseNet, or none that a spec says; the message names the argument.
     """
     arguments = config.get(ARGUMENTS) or {}
     if not isinstance(arguments, dict):
@@ -136,7 +136,7 @@ def _spec(base: DenseNetSpec, stated: Mapping[str, Any], headless: bool) -> Dens
 
 
 def _stem(base: DenseNetSpec, stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The stem and the pools, as timm's arguments change those of an architecture."""
+    """Return the stem and the pools, as timm's arguments change those of an architecture."""
     deep = stated.get("stem_type", "deep" if base.stem_kind == "deep" else "")
     blurs = bool(stated.get("aa_layer", base.stem_pool_kind == "max-blur"))
     everywhere = blurs and stated.get("aa_stem_only", True) is False
@@ -163,7 +163,7 @@ def timm_config(graph: Graph) -> dict[str, Any]:
     The number of classes stands beside the arguments alone: transformers gives timm both.
 
     Raises:
-        WeightsError: Timm's architecture can't be that network; names the fields.
+        WeightsError: Timm's architecture can't be that network; the message names the fields.
     """
     spec = graph.spec
     if problems := list(_unsayable(graph)):
@@ -190,7 +190,7 @@ def timm_config(graph: Graph) -> dict[str, Any]:
 
 
 def _chosen(spec: DenseNetSpec, argument: str) -> str | None:
-    """The value of an argument that says what a spec has; None for timm's default."""
+    """Return the value of an argument that says what a spec has; None for timm's default."""
     fields = {"act_layer": ("activation",), "norm_layer": ("norm", "norm_groups")}[argument]
     for value, chosen in CHOICES[argument].items():
         if chosen and all(chosen.get(name) == getattr(spec, name) for name in fields):
@@ -199,9 +199,9 @@ def _chosen(spec: DenseNetSpec, argument: str) -> str | None:
 
 
 def _stem_arguments(spec: DenseNetSpec, architecture: str) -> dict[str, Any]:
-    """The arguments that say a stem and pools which are not the architecture's own.
+    """Return the arguments for a stem and pools that are not the architecture's own.
 
-    timm takes no name for the layer that blurs, so that it has to be the architecture's.
+    Timm takes no name for the layer that blurs, so it has to be the architecture's own.
     """
     base = catalogue()[architecture].spec
     stem_type = {"stem_type": "deep" if spec.stem_kind == "deep" else ""}
@@ -210,7 +210,7 @@ def _stem_arguments(spec: DenseNetSpec, architecture: str) -> dict[str, Any]:
 
 
 def _unsayable(graph: Graph) -> Iterator[str]:
-    """What timm's arguments can't say, beside what its implementation can't do otherwise."""
+    """Yield what timm's arguments can't state, beyond what its implementation fixes."""
     spec = graph.spec
     if spec.activation != "relu" and not _chosen(spec, "act_layer"):
         yield f"activation is {spec.activation!r}"

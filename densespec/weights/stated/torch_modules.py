@@ -1,7 +1,7 @@
-"""What the modules of a PyTorch model that is there whole say of what it computes.
+"""Reads what the modules of a whole PyTorch model say of what it computes.
 
-A state dict has arrays alone. A model that was saved or given whole has its modules, too: epsilon,
-strides, pools and activations are theirs. What the program that calls them does is in no file.
+A state dict has only arrays. A model that was saved or given whole also has its modules, with their
+epsilon, strides, pools and activations. No file says what the program that calls them does.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from densespec.weights.stated.network import StatedOtherwise
 from densespec.weights.stated.timm import POOLS
 
 KEY = "modules"
-"""The metadata that hold the modules, as JSON."""
+"""The metadata key that holds the modules, as JSON."""
 
 TORCH = "torch.nn.modules."
 PROGRAMS = ("torchvision.", "timm.", "monai.", "torchxrayvision.", "densespec_torch.")
-"""The packages whose networks call their modules as their layouts say."""
+"""The networks of these packages call their modules as their layouts say."""
 
 ATTRIBUTES = (
     *("eps", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
@@ -33,24 +33,24 @@ ATTRIBUTES = (
     *("_forward_hooks", "_forward_pre_hooks"),
     *("negative_slope", "alpha", "approximate", "num_groups", "affine"),
 )
-"""What is kept of a module's attributes."""
+"""These attributes of a module are kept."""
 
 LARGEST = 2**31
-"""Whole numbers of which a module may have more are not kept as they are."""
+"""Larger whole numbers in a module are not kept as they are."""
 
 OTHER = "something else"
-"""What stands for an attribute that is no number, no text and no tuple of such."""
+"""This stands for an attribute that is no number, no text and no tuple of such."""
 
 FINAL_POOL = "final_pool"
-"""What pytorchcv calls the pool over the whole of a last map, whose size it states."""
+"""Pytorchcv's name for the pool over a whole last map, whose size it states."""
 
 BLURS = ("BlurPool", "BlurPool2d")
-"""Classes of densespec's and timm's pools that blur."""
+"""These classes of densespec and timm are pools that blur."""
 
 ENDS = {"Sigmoid": "sigmoid", "Softmax": "softmax"}
 SILENT = ("Sequential", "ModuleList", "ModuleDict", "Identity", "Flatten", "ReLU", "Linear")
 SILENT_STARTS = ("Conv", "BatchNorm", "SyncBatchNorm", "Dropout", "AlphaDropout", "DataParallel")
-"""Classes of PyTorch's that change nothing, or whose arrays tell what they do."""
+"""These classes of PyTorch change nothing, or their arrays tell what they do."""
 
 ACTIVATIONS: Mapping[str, str] = {
     "ReLU": "relu",
@@ -61,20 +61,20 @@ ACTIVATIONS: Mapping[str, str] = {
     "ReLU6": "relu6",
     "PReLU": "prelu",
 }
-"""The activations of a spec, by PyTorch's classes."""
+"""Maps PyTorch's classes to the activations of a spec."""
 OTHER_ACTIVATIONS: Mapping[str, str] = {
     "monai.networks.blocks.activation.Swish": "silu",
     "monai.networks.blocks.activation.MemoryEfficientSwish": "silu",
     "timm.layers.activations.GELUTanh": "gelu-tanh",
 }
-"""Likewise, by the full names of other packages' classes; others of theirs are refused."""
+"""Maps other packages' classes, by full names, to the activations of a spec; others are refused."""
 NORMS: Mapping[str, str] = {
     "BatchNorm": "batch",
     "SyncBatchNorm": "batch",
     "InstanceNorm": "instance",
     "GroupNorm": "group",
 }
-"""The norms of a spec, by what PyTorch's classes start with."""
+"""Maps what PyTorch's classes start with to the norms of a spec."""
 
 GIVE_SPEC = "give the spec that says so (--spec FILE)"
 SAVE_STATE = (
@@ -85,7 +85,7 @@ SAVE_STATE = (
 
 @dataclass(frozen=True)
 class ModuleFacts:
-    """What is known of a module.
+    """Describes what is known of a module.
 
     Attributes:
         kind: The full name of its class.
@@ -97,18 +97,18 @@ class ModuleFacts:
 
     @property
     def torch_class(self) -> str:
-        """The name of its class, if that is one of PyTorch's; empty otherwise."""
+        """Return the name of its class, if that is one of PyTorch's; empty otherwise."""
         return self.kind.rpartition(".")[2] if self.kind.startswith(TORCH) else ""
 
     @property
     def has_own_program(self) -> bool:
-        """Whether something beside its class says what it computes: hooks, or another forward."""
+        """Say whether more than its class says what it computes: hooks, or another forward."""
         names = ("_forward_hooks", "_forward_pre_hooks", "forward")
         return any(self.attributes.get(name) for name in names)
 
 
 Modules = Mapping[str, ModuleFacts]
-"""The modules of a model by their dotted paths, in order; the model itself has an empty one."""
+"""Holds the modules of a model by dotted paths, in order; the model's own path is empty."""
 
 
 def facts(kind: str, attributes: Mapping[str, Any]) -> ModuleFacts:
@@ -138,7 +138,7 @@ def as_text(modules: Modules) -> str:
 
 
 def modules_in(metadata: Mapping[str, str]) -> Modules:
-    """Give the modules that metadata hold; none where they hold none."""
+    """Return the modules that metadata hold; none where they hold none."""
     try:
         table = parsed_json(metadata.get(KEY, "{}"), "the text of its modules")
         if not isinstance(table, dict):
@@ -178,7 +178,7 @@ def activation_between(modules: Modules, linears: Sequence[str]) -> Literal["rel
         return None
     have_relu = {_has_relu(modules, paths or ()) for paths in between}
     if len(have_relu) > 1:
-        raise StatedOtherwise("its head has a ReLU between some of its linear layers alone")
+        raise StatedOtherwise("its head has a ReLU between only some of its linear layers")
     return "relu" if have_relu.pop() else "none"
 
 
@@ -214,7 +214,7 @@ def fields_of_modules(modules: Modules, prefix: str) -> dict[str, Any]:
 
 
 def _only(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The fields that all modules tell; none where they differ, which is refused later."""
+    """Return the fields that all modules state; none if they differ, which is refused later."""
     told = [fields for fields in found if fields]
     return told[0] if told and all(fields == told[0] for fields in told) else {}
 
@@ -258,7 +258,7 @@ def _norm_of(module: ModuleFacts) -> str | None:
 
 
 def _behind_linear(modules: Modules, path: str) -> bool:
-    """Whether a linear layer stands before a module in the same part, as in a head."""
+    """Say whether a linear layer stands before a module in the same part, as in a head."""
     siblings = _children(modules, _parent(path)) if path else []
     before = siblings[: siblings.index(path)] if path in siblings else []
     return any(modules[sibling].torch_class == "Linear" for sibling in before)
@@ -269,13 +269,14 @@ def _behind_linear(modules: Modules, path: str) -> bool:
 
 @dataclass(frozen=True)
 class Told:
-    """What modules say of a network whose arrays are known.
+    """Holds what modules say of a network whose arrays are known.
 
     Attributes:
-        epsilon: That of its norms; None where no module tells.
-        activation: What follows its classifier, ``"softmax"`` or ``"sigmoid"``; None for nothing.
-        pools: The fields that say the kinds of its pools, as far as modules tell.
-        assumptions: What was taken for granted, in sentences.
+        epsilon: The epsilon of its norms; None if no module states it.
+        activation: The activation after its classifier, ``"softmax"`` or ``"sigmoid"``; None if
+            there is none.
+        pools: The fields for the kinds of its pools, as far as modules state them.
+        assumptions: Sentences that say what was assumed.
     """
 
     epsilon: float | None = None
@@ -293,7 +294,7 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
         prefix: What stands before the paths of the network's modules.
 
     Raises:
-        StatedOtherwise: A module computes what no spec says, or not this one; names it.
+        StatedOtherwise: A module computes what no spec says, or not this one; the message names it.
     """
     if not modules:
         return Told()
@@ -320,7 +321,7 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
 
 
 def _pool_kinds(modules: Modules, prefix: str) -> dict[str, str]:
-    """The fields that say which pools blur."""
+    """Return the fields that say which pools blur."""
     inside = {p.removeprefix(prefix): one for p, one in modules.items() if p.startswith(prefix)}
     blurs = [path for path, one in inside.items() if one.kind.rpartition(".")[2] in BLURS]
     for path in blurs:
@@ -336,7 +337,7 @@ def _pool_kinds(modules: Modules, prefix: str) -> dict[str, str]:
 
 
 def _global_pool(path: str, module: ModuleFacts) -> str | None:
-    """The kind of a global pool of timm's or densespec's own; None for another module."""
+    """Return the kind of a global pool of timm's or densespec's own; None for another module."""
     named = path.rpartition(".")[2] == "global_pool"
     kind = module.attributes.get("pool_type") or module.attributes.get("kind")
     return POOLS.get(kind) if named and isinstance(kind, str) else None
@@ -407,7 +408,7 @@ def _check_conv(path: str, module: ModuleFacts, node: Node) -> None:
 
 
 def _pads(padding: Padding) -> tuple[int, ...]:
-    """The pads of each side; none where both sides of a dimension have not the same."""
+    """Return the pads of each side; none if a dimension's two sides differ."""
     if padding == "same" or any(before != after for before, after in padding):
         return ()
     return tuple(before for before, _ in padding)
@@ -427,7 +428,7 @@ def _check_attributes(
 
 
 def _end(modules: Modules, classifier: str) -> tuple[str | None, str]:
-    """What follows the classifier, and the path of the module that computes it."""
+    """Find the activation after the classifier, and the path of the module that computes it."""
     for path in _behind(modules, classifier):
         if (kind := modules[path].torch_class) in ENDS:
             return ENDS[kind], path
@@ -469,7 +470,7 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
 
 
 def _is_said(graph: Graph, module: ModuleFacts) -> bool:
-    """Whether a module is the activation or the norm of the spec."""
+    """Say whether a module is the activation or the norm of the spec."""
     spec = graph.spec
     said, activation = (
         (name or "").removesuffix("-tanh") for name in (spec.activation, _activation_of(module))
@@ -490,7 +491,7 @@ def _check_max_pool(path: str, module: ModuleFacts, graph: Graph) -> None:
 
 
 def _assumed(modules: Modules, prefix: str) -> Iterator[str]:
-    """What neither modules nor the layout tell: other people's programs, and what lies around."""
+    """Yield what neither modules nor the layout tell: other people's programs, and code around."""
     home = _home(modules, prefix)
     if not home.kind.startswith((*PROGRAMS, TORCH)):
         yield (
@@ -507,7 +508,7 @@ def _assumed(modules: Modules, prefix: str) -> Iterator[str]:
 
 
 def _home(modules: Modules, prefix: str) -> ModuleFacts:
-    """The network itself, or else the whole model."""
+    """Return the network itself, or else the whole model."""
     return modules.get(prefix.rstrip("."), modules[""])
 
 
