@@ -10,10 +10,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from densespec import DenseNetSpec
 from densespec.network.graph import lower
+from densespec.network.ops import BatchNorm
+from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.backend import NumpyBackend
+from densespec.reference.kernels import KERNELS, BatchNormKernel
+from densespec.reference.model import ReferenceModel
 from densespec_conformance.answering.answers import handle
 from densespec_conformance.answering.target import LocalTarget
-from densespec_conformance.asking.requests import Forward, NetworkToBuild
+from densespec_conformance.asking.questions import batches, random_weights
+from densespec_conformance.asking.requests import Forward, NetworkToBuild, Train
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases, float32_step, forward, random_specs, training
 from densespec_conformance.judging import tolerance
@@ -276,3 +283,48 @@ def test_error_is_shrunk_and_says_which_network(reference: Reference) -> None:
     result = run_case(RANDOM, _Broken(TargetError("ValueError: no")), reference)
     assert result.status == "error"
     assert '{"blocks":[1],"growth_rate":1' in result.message
+
+
+REPEATING = DenseNetSpec(
+    blocks=(1,),
+    growth_rate=3,
+    in_channels=2,
+    classes=2,
+    stem_kind="norm-relu-conv",
+    stem_width=8,
+    stem_kernel=1,
+    stem_pool=2,
+    conv_bias=True,
+    batch_norm_epsilon=1.001e-5,
+    head_units=(5, 1),
+    head_dropout_rate=0.2,
+    classifier_bias=False,
+)
+"""A network in whose maps the bias of the stem's convolution stands wherever the ReLU before gave
+nothing, so that norms sum many equal values."""
+
+
+class _SumsInOrder(BatchNormKernel):
+    def _moments(self, ctx: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
+        mean = np.cumsum(values, 1)[:, -1:] / values.shape[1]
+        variance = np.cumsum((values - mean) ** 2, 1)[:, -1] / values.shape[1]
+        return (mean[:, 0], variance) if ctx.training else super()._moments(ctx, x)
+
+
+class _InOrder(NumpyBackend):
+    def build(self, graph: Any, weights: Any, *, dtype: str, **options: Any) -> Any:
+        kernels = {**KERNELS, BatchNorm: _SumsInOrder()}
+        return ReferenceModel(graph, weights, dtype=dtype, kernels=kernels)
+
+
+def test_equal_values_may_be_summed_in_order() -> None:
+    graph = lower(REPEATING, (29, 20))
+    recipe = TrainingRecipe(epochs=2, milestones=(0.5,), learning_rate=0.05)
+    given = batches(graph, recipe, steps=2, batch=2, label="network")
+    weights = random_weights(graph, "network")
+    network = NetworkToBuild(REPEATING, (29, 20), dtype="float64", weights=weights)
+    request = Train(network, recipe, given)
+    answer: Any = handle(_InOrder(), request)
+    outcome = assert_same_steps(actual=answer, expected=expectation(request))
+    assert 0.05 < outcome.strain < 0.5
