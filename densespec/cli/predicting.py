@@ -57,7 +57,7 @@ def predict_command(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Say which classes images are of.
+    """Say which classes images have.
 
     NET is a variant's name, with the weights that imagenet means; the name of trained weights; or a
     weight file or a folder of the Hub that says what images need, as those of training runs do.
