@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 
 class FirstDevice:
-    """Is JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
+    """This is JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
 
     @property
     def name(self) -> str:

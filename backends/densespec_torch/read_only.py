@@ -17,7 +17,7 @@ _IN_PLACE = frozenset(
 
 
 class ReadOnly(Tensor):
-    """Is a tensor, or a view of it, that refuses whatever would change its values or settings.
+    """This is a tensor, or a view of it, that refuses whatever would change its values or settings.
 
     Copies are plain tensors, and so are pickled ones.
     """
