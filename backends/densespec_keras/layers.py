@@ -116,7 +116,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 class BiasedSynchronised(BatchNormalization):
-    """This is a synchronised norm of biased running variance; see ``_synchronised`` for the reason."""
+    """This is a synchronised norm of biased running variance: see ``_synchronised``."""
 
     def kept(self, variance: Any, count: Any) -> Any:
         return variance
