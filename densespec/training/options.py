@@ -218,7 +218,7 @@ class Invocation(Record):
     )
     devices: int = stated(
         Integer(1),
-        "the number of devices among which each batch is split; a resumed run keeps its last number",
+        "the number of devices among which a batch is split; a resumed run keeps its last number",
         default=1,
         metavar="N",
     )

@@ -68,8 +68,8 @@ class InterpretingOptions(Record):
 
     layout: str | None = stated(
         OrNone(Text()),
-        "the layout whose names the arrays have, such as torchvision; order takes arrays with names "
-        "of no layout in their order; found by inspection by default",
+        "the layout whose names the arrays have, such as torchvision; order takes arrays with "
+        "names of no layout in their order; found by inspection by default",
         default=None,
         flag="--from",
         metavar="LAYOUT",
@@ -131,8 +131,8 @@ class ReadingOptions(InterpretingOptions):
     in_channels: int | None = constrained(
         "S5",
         OrNone(Integer(1)),
-        "the number of channels that the network will take; the weights of its first convolution are "
-        "adapted to it: summed for one channel, repeated and scaled for more",
+        "the number of channels that the network will take; the weights of its first convolution "
+        "are adapted to it: summed for one channel, repeated and scaled for more",
         default=None,
         metavar="N",
     )
