@@ -64,7 +64,7 @@ class StepResult:
 
     Attributes:
         gradients: those of the loss alone, without weight decay, by canonical name and shape; empty
-            where they were not asked for.
+            if they were not asked for.
         correct: how many samples the training-mode logits classify rightly; None if not counted,
             as where a sample has several labels.
     """

@@ -118,7 +118,7 @@ class Node:
 
     @property
     def multiply_adds(self) -> int | None:
-        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None if a spatial size is unknown."""
         return multiply_adds(self.op, self.shape)
 
 
@@ -159,7 +159,7 @@ class Stage:
 
     @property
     def multiply_adds(self) -> int | None:
-        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None if a spatial size is unknown."""
         return _total(self.nodes)
 
 
@@ -295,12 +295,12 @@ class Graph:
 
     @property
     def multiply_adds(self) -> int | None:
-        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None if a spatial size is unknown."""
         return _total(self.nodes)
 
     @property
     def trainable_from(self) -> str | None:
-        """Return the name of the first node that trains; None where every one does."""
+        """Return the name of the first node that trains; None if every one does."""
         if not any(node.frozen for node in self.nodes):
             return None
         return next(node.name for node in self.nodes[1:] if not node.frozen)
