@@ -64,7 +64,7 @@ class StepResult:
 
     Attributes:
         gradients: those of the loss alone, without weight decay, by canonical name and shape; empty
-            where they were not asked for.
+            if they were not asked for.
         correct: how many samples the training-mode logits classify rightly; None if not counted,
             as where a sample has several labels.
     """
@@ -103,9 +103,7 @@ class Trainer(Protocol):
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Compute the logits (batch, classes) of x (batch, channels, *spatial) in inference mode.
 
-        The averages of the weights are used where the recipe keeps averages.
-
-        They are by the averages of the weights, where the recipe has them.
+        The averages of the weights are used if the recipe keeps averages.
         """
         ...
 

@@ -87,8 +87,8 @@ def build(
             logits; None takes what a weight file states of its head, or else logits.
         outputs: The parts whose values the model gives, as a tuple in this order, such as
             ``("stem", "block1", "block2", "block3", "final")``: the maps that detectors and U-Nets
-            read. What comes behind the last of them is left out. Without any, and without a spec,
-            they are those that a weight file states. :func:`densespec.feature_maps`
+            read. Parts behind the last of them are left out. Without outputs and without a spec,
+            the model gives the outputs that a weight file states. :func:`densespec.feature_maps`
             tells their channels and strides.
         seed: The seed of initial weights.
         dtype: A dtype's name, such as ``"float32"``; None takes the framework's default (numpy's
@@ -98,12 +98,18 @@ def build(
             ``image_data_format``).
         name: The model's name, if the framework names models; None takes the variant's.
         trainable_from: The first part that trains, such as ``"classifier"`` or ``"block4"``:
-            everything before it is frozen, its running statistics and dropout included.
-        mode: How the network runs, which computes the same in every mode: ``"layers"``, with one
+            everything before it is frozen, including its running statistics and dropout.
+        mode: The way the network runs; it computes the same in every mode: ``"layers"``, with one
             standard layer for each op; ``"fast"``, ``"efficient"`` (in little memory) or
             ``"inference"``. None takes the mode behind the backend's name, as in
             ``"torch.nn+fast"``, or else ``"layers"``.
         {reading}
+
+    Returns:
+        The framework's model. It takes (batch, channels, *spatial) or (batch, *spatial, channels),
+        as its layout says. It gives logits or probabilities (batch, classes); without a classifier,
+        pooled features (batch, channels), or without a pool the last feature map in the same
+        layout; or the tuple of its ``outputs``.
 
     Raises:
         UnknownName: There is no such variant, backend, mode, part or output.
@@ -112,8 +118,7 @@ def build(
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: The weights do not fit.
 
-    Warns:
-        WeightsWarning: Something is taken for granted of the weights, which they do not tell.
+    Warns: WeightsWarning: Something is assumed that the weights do not state.
     """
     backend = with_mode(backend, mode)
     engine = get_backend(backend)
@@ -162,7 +167,7 @@ def goes_with(weights: WeightsLike | None, given: GivenWeights) -> Accompaniment
 
     Args:
         weights: What a user gave.
-        given: The same once it is open.
+        given: The same after it was opened.
     """
     origin = getattr(weights, "densespec", None)
     return origin.accompaniment if isinstance(origin, Origin) else accompaniment_of(given)
@@ -210,8 +215,8 @@ def rebuilt(model: Any, origin: Origin, *, trainable: bool = True) -> Any:
     """Build a model again with its weights and its state.
 
     Args:
-        origin: What the new one is built from: the network that the model is of now.
-        trainable: Whether what trains stays as it is; the graph of ``origin`` says it otherwise.
+        origin: The origin of the new model, with the network as the model has it now.
+        trainable: Whether trainable arrays stay trainable; if not, the graph of ``origin`` decides.
     """
     backend = get_backend(origin.backend)
     arrays = backend.read_weights(model, origin.graph)
@@ -281,7 +286,13 @@ def save(
     """Write a built model's weights as a canonical checkpoint (``.safetensors``), atomically.
 
     Args:
-        training: Where its training run stands, to be kept beside the weights.
+        training: The state of its training run, which is kept beside the weights.
+
+    Raises:
+        DensespecError: densespec did not build the model.
+        ModelChanged: It was changed into something that no spec says; the message names the part.
+        WeightsError: The path has another suffix, or an array was taken away or replaced by one of
+            another shape.
     """
     origin, arrays = origin_of(model), read_weights(model)
     write_checkpoint(path, origin.graph, arrays, training, accompaniment=origin.accompaniment)
@@ -296,6 +307,7 @@ def load_weights(model: Any, weights: WeightsLike, **reading: Any) -> None:
         {reading}
 
     Raises:
+        DensespecError: densespec did not build the model.
         WeightsError: They do not fit; the model is unchanged then.
     """
     origin = origin_of(model)

@@ -91,8 +91,7 @@ def from_pretrained(
         WeightsError: There is no such path or repository, no weight file in it, or it does not fit.
         PackageMissing: The backend's framework, or for the Hub huggingface_hub, is missing.
 
-    Warns:
-        WeightsWarning: Something is taken for granted of the weights, which they do not tell.
+    Warns: WeightsWarning: Something is assumed that the weights do not state.
     """
     reading, build_options = ReadingOptions.taken(build_options)
     file, config = _locate(path_or_hub_id, revision, token)
@@ -302,12 +301,12 @@ def save_pretrained(
 
     Raises:
         WeightsError: The preprocessing has other channels or dimensions than the network's input,
-            the labels are not as many as the classes, the format can't say the network, which
-            names the fields, or the folder can't be written.
+            there are not as many labels as classes, the format can't state the network (the message
+            names the fields), or the folder can't be written.
         DensespecError: densespec did not build the model.
 
-    Warns:
-        WeightsWarning: Timm's network trains otherwise, or differs by less than float32 rounds.
+    Warns: WeightsWarning: Timm's network trains differently, or differs by less than float32
+    rounds.
     """
     network = _Network.of(model).said(preprocessing, labels)
     _save(network, Path(folder), "USER/NAME", format)
@@ -436,7 +435,9 @@ def push_to_hub(
     token: str | None = None,
     private: bool = False,
 ) -> str:
-    """Upload a built model to the Hub, whose repository is made if there is none. Gives its URL.
+    """Upload a built model to the Hub, and return the URL of its repository.
+
+    The repository is made if there is none.
 
     Raises:
         PackageMissing: huggingface_hub is not installed.

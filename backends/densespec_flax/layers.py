@@ -47,7 +47,7 @@ def path_of(name: str) -> tuple[str, ...]:
 def module_of(
     node: Node, arrays: Mapping[str, np.ndarray], precision: Precision, rngs: nnx.Rngs
 ) -> nnx.Module | None:
-    """Make the module of a node, which holds its arrays; None where a function computes it.
+    """Make the module of a node, which holds its arrays; None if a function computes it.
 
     Args:
         arrays: Arrays by canonical name, those of the node among them.
@@ -73,7 +73,7 @@ def module_of(
 def kind_of(node: Node, precision: Precision) -> tuple[Any, dict[str, Any]]:
     """Return the class of a node's module, and its settings, which it has as attributes.
 
-    The class is None where a function computes the node.
+    The class is None if a function computes the node.
     """
     types = {"dtype": precision.dtype, "param_dtype": precision.param_dtype}
     match node.op:

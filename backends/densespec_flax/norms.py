@@ -9,7 +9,7 @@ from flax import nnx
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Is Flax's batch norm, but its running variance averages variances over n - 1 values, not n.
+    """This is Flax's batch norm, but its running variance averages variances over n - 1 values.
 
     The paper's Torch7 code and PyTorch do the same. Inference, and the normalisation of a training
     batch, are the same in both.
@@ -53,7 +53,7 @@ def _several(count: int) -> int:
 
 
 class GroupNorm(nnx.GroupNorm):
-    """Is Flax's group norm, but takes variances around the mean, and knows its size."""
+    """This is Flax's group norm, but takes variances around the mean, and knows its size."""
 
     def __init__(self, num_features: int, num_groups: int, **options: Any) -> None:
         super().__init__(num_features, num_groups, use_fast_variance=False, **options)

@@ -73,7 +73,7 @@ def moments_in(state: Any) -> dict[str, Any]:
 
 
 def with_moments(state: Any, moments: Mapping[str, Any], step: int) -> Any:
-    """Return a state other moments, as they were after so many steps."""
+    """Replace the moments of a state by others, as they were after so many steps."""
 
     def changed(part: Any) -> Any:
         names = _MOMENTS.get(type(part), {})

@@ -167,8 +167,10 @@ class FlaxTrainer:
         return StepResult(loss, self._by_name(found) if gradients else {}, counted)
 
     def _placed(self, batch: Batch) -> tuple[Any, ...]:
-        """Return the parameters, the rest of the network, the state of training and a batch, on the
-        devices that compute."""
+        """Return what a step computes with, on the devices that compute.
+
+        It is the parameters, the rest of the network, the state of training and a batch.
+        """
         others = self._moved.get(), self._rest.get()
         beside = Beside(self._optimizer, self._scale, self._average)
         return self._parameters.get(), others, beside, batch

@@ -13,7 +13,7 @@ Array = Any
 
 
 def conv(x: Array, kernel: Array, bias: Array, op: ops.Conv) -> Array:
-    """Compute a convolution; ``bias`` is None where there is none."""
+    """Compute a convolution; ``bias`` is None if there is none."""
     y = _convolved(x, kernel, op)
     return y if bias is None else y + bias
 

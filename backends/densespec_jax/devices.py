@@ -13,7 +13,7 @@ def devices(count: int) -> list[Any]:
     """Return the first ``count`` devices.
 
     Raises:
-        ValueError: There are not so many; the message says how to have them.
+        ValueError: There are fewer devices; the message says how to get them.
     """
     with contextlib.suppress(RuntimeError):  # it has started, with the devices that it has
         jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 
 class FirstDevice:
-    """Is JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
+    """This is JAX's first device; see :class:`densespec.backends.ComputingDevice`."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Pools."""
+"""Computes pools: means, maxima and blurs over windows."""
 
 from __future__ import annotations
 

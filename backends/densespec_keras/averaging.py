@@ -1,4 +1,4 @@
-"""Averages of a model's arrays, kept beside them while they are trained, on every engine."""
+"""Averages a model's arrays beside them while they are trained, on every engine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class WeightAverage:
         self._averages = engine([*self._variables.values()], compute)
 
     def update(self, number: int) -> None:
-        """Take up what a step, counted from 1, has come to."""
+        """Update the averages after a step, counted from 1."""
         self._averages.update(self._recipe.average_share(number))
 
     @contextlib.contextmanager

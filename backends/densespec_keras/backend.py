@@ -199,7 +199,7 @@ class KerasBackend:
         """See :class:`densespec.backends.ParallelBackend`.
 
         Raises:
-            ValueError: the engine has no such thing, or not so many devices.
+            ValueError: the engine has no such trainer, or there are fewer devices.
         """
         self._require_trainable()
         data_format = self.data_format(None)

@@ -43,7 +43,7 @@ NAMES: Mapping[str, Callable[[], list[str]]] = {
 
 
 class TensorFlowDevice:
-    """Is TensorFlow's first GPU, or the CPU; see :class:`densespec.backends.ComputingDevice`."""
+    """This is TensorFlow's first GPU, or the CPU: a :class:`densespec.backends.ComputingDevice`."""
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from densespec.network.ops import BlurPool
 
 @keras.saving.register_keras_serializable(package="densespec")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Is Keras's batch norm, but its running variance averages variances over n-1 values, not n.
+    """This is Keras's batch norm, but its running variance averages variances over n - 1 values.
 
     The paper's Torch7 code and PyTorch do the same. Inference, and the normalisation of a training
     batch, are the same in both. The variance of a batch is taken around its mean, never as E[x^2] -
@@ -116,7 +116,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 class BiasedSynchronised(BatchNormalization):
-    """Is a synchronised norm of biased running variance; ``_synchronised`` says why it exists."""
+    """This is a synchronised norm of biased running variance: see ``_synchronised``."""
 
     def kept(self, variance: Any, count: Any) -> Any:
         return variance
@@ -124,7 +124,7 @@ class BiasedSynchronised(BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Dropout(keras.layers.Dropout):
-    """Is Keras's dropout, but drops nothing with ``trainable = False``.
+    """This is Keras's dropout, but drops nothing with ``trainable = False``.
 
     Keras's own goes on dropping in a frozen backbone, whose output then changes from step to step.
     As with Keras's batch norm, a compiled model takes up a change when it is compiled again.
@@ -136,7 +136,7 @@ class Dropout(keras.layers.Dropout):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class LeakyReLU(keras.layers.LeakyReLU):
-    """Is Keras's leaky ReLU, but exact in float64: TensorFlow's kernel has its slope in float32."""
+    """This is Keras's leaky ReLU, but exact in float64: TensorFlow's has its slope in float32."""
 
     def call(self, inputs: Any) -> Any:
         return ops.where(inputs > 0, inputs, self.negative_slope * inputs)
@@ -172,7 +172,7 @@ class Gelu(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class PRelu(keras.layers.Layer):
-    """Is a leaky ReLU with one trained slope, of shape (1,); Keras has one for each channel."""
+    """This is a leaky ReLU with one trained slope, of shape (1,); Keras has one a channel."""
 
     def __init__(self, slope_initializer: Any = 0.25, **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""The recipe's optimizers as ``keras.optimizers.Optimizer``, each of which can be saved."""
+"""Defines the recipe's optimizers as ``keras.optimizers.Optimizer``, each of which can be saved."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from densespec.recipes.schedules import FALLING, STEPS
 
 
 class RecipeOptimizer(keras.optimizers.Optimizer):
-    """What the optimizers of recipes have in common: decay and learning rates by weight, clipping.
+    """Holds what recipes' optimizers share: decay and learning rates by weight, and clipping.
 
     Attributes:
-        moments: what :mod:`densespec.recipes.optimizers` calls the arrays that are kept of each
-            weight; they are attributes of these names once the optimizer is built.
+        moments: the names of the arrays that are kept of each weight, as in
+            :mod:`densespec.recipes.optimizers`. After the optimizer is built, the arrays are
+            attributes with these names.
     """
 
     moments: tuple[str, ...] = ()
     NAMES: ClassVar[tuple[str, ...]]
-    """What recipes call the optimizer."""
+    """Recipes call the optimizer by one of these names."""
 
     def __init__(
         self,
@@ -48,11 +49,11 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def from_recipe(cls, recipe: TrainingRecipe, **kwargs: Any) -> Any:
-        """The optimizer of a recipe, at its first learning rate.
+        """Make the optimizer of a recipe, at its first learning rate.
 
-        ``keras.callbacks.LearningRateScheduler(recipe.learning_rate_at)`` lets it drop where rates
-        hold for epochs; or give ``learning_rate=schedule(recipe, steps_per_epoch)``. Where the
-        recipe accumulates, a batch of ``fit`` is one of the parts, all of the same size.
+        ``keras.callbacks.LearningRateScheduler(recipe.learning_rate_at)`` lets the rate drop if
+        rates hold for epochs. Or give ``learning_rate=schedule(recipe, steps_per_epoch)``. If the
+        recipe accumulates, a batch of ``fit`` is one of the parts, which all have the same size.
 
         Raises:
             ValueError: the recipe trains by another optimizer.
@@ -74,7 +75,7 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def _constants(cls, recipe: TrainingRecipe) -> dict[str, Any]:
-        """The arguments that this optimizer alone has."""
+        """Return the arguments that this optimizer alone has."""
         raise NotImplementedError
 
     def build(self, variables: Any) -> None:
@@ -87,13 +88,13 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
         self._factors = [self.rate_factor_of(variable) for variable in variables]
 
     def decay_of(self, variable: Any) -> float:
-        """The coefficient of a variable's weight decay."""
+        """Return the coefficient of a variable's weight decay."""
         spared = self.decay_kernels_only and variable.name != "kernel"
         excluded = not self._use_weight_decay(variable)  # by exclude_from_weight_decay
         return 0.0 if spared or excluded else self.own_decay
 
     def rate_factor_of(self, variable: Any) -> float:
-        """What a variable's learning rate is multiplied by, which its path tells."""
+        """Return the factor on a variable's learning rate, which its path tells."""
         path = getattr(variable, "path", variable.name)
         fitting = [
             (len(part), factor)
@@ -130,7 +131,7 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
 
 
 def _over_replicas(gradients: Any) -> Any:
-    """The sums of gradients over TensorFlow's replicas; elsewhere, gradients are whole."""
+    """Sum up gradients over TensorFlow's replicas; elsewhere, gradients are whole."""
     if keras.backend.backend() != "tensorflow":
         return gradients
     import tensorflow as tf
@@ -143,10 +144,10 @@ def _over_replicas(gradients: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="densespec")
 class SGD(RecipeOptimizer):
-    """SGD whose velocity holds no learning rate and whose weight decay is part of the gradient.
+    """This is SGD whose velocity holds no learning rate, with weight decay as part of the gradient.
 
     Per weight: ``g += weight_decay * w``; ``v = momentum * v + g``; then with Nesterov momentum
-    ``w -= lr * (g + momentum * v)``, without ``w -= lr * v``: the rule of Torch7 and
+    ``w -= lr * (g + momentum * v)``, without it ``w -= lr * v``. This is the rule of Torch7 and
     ``torch.optim.SGD``. ``keras.optimizers.SGD`` differs from it as soon as the learning rate
     changes, and decays weights apart from the gradient.
 
@@ -154,11 +155,11 @@ class SGD(RecipeOptimizer):
         learning_rate: a number or a ``LearningRateSchedule``.
         momentum: the share of the velocity that is kept at each step, in [0, 1).
         nesterov: whether momentum looks ahead.
-        weight_decay: coefficient of coupled L2 decay.
+        weight_decay: the coefficient of coupled L2 decay.
         decay_kernels_only: whether norms and biases are spared from weight decay.
-        layer_rates: factors on the learning rate by the name of a part of the network, such as
-            ``{"block4": 0.1, "classifier": 2}``: it fits the layer of that name, and layers whose
-            names go on after it with an underscore. The longest name that fits counts.
+        layer_rates: the factors on the learning rate by the name of a part of the network, such as
+            ``{"block4": 0.1, "classifier": 2}``. A name fits the layer with that name, and layers
+            whose names continue it with an underscore. The longest name that fits counts.
         **kwargs: of ``keras.optimizers.Optimizer``: ``global_clipnorm``, ``loss_scale_factor``, ...
     """
 
@@ -201,7 +202,7 @@ class SGD(RecipeOptimizer):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Adam(RecipeOptimizer):
-    """Adam with epsilon outside the root of the corrected second moment, as in its paper.
+    """This is Adam with epsilon outside the root of the corrected second moment, as in its paper.
 
     Per weight, in step t from 1: ``g += weight_decay * w``; ``m = beta_1 * m + (1 - beta_1) * g``;
     ``s = beta_2 * s + (1 - beta_2) * g**2``; then
@@ -213,8 +214,8 @@ class Adam(RecipeOptimizer):
         learning_rate: a number or a ``LearningRateSchedule``.
         beta_1: the share of the first moment that is kept at each step, in [0, 1).
         beta_2: the share of the second moment that is kept at each step, in [0, 1).
-        epsilon: what is added to the root of the corrected second moment.
-        weight_decay: coefficient of coupled L2 decay.
+        epsilon: the number that is added to the root of the corrected second moment.
+        weight_decay: the coefficient of coupled L2 decay.
         decay_kernels_only, layer_rates, kwargs: as of :class:`SGD`.
     """
 
@@ -260,7 +261,7 @@ class Adam(RecipeOptimizer):
         self.assign_sub(variable, rate * ahead)
 
     def _correction(self, beta: float, dtype: str) -> Any:
-        """What the bias of a moment is divided by in this step."""
+        """Return the divisor that corrects the bias of a moment in this step."""
         number = ops.cast(self.iterations + 1, dtype)
         return 1 - ops.power(ops.convert_to_tensor(beta, dtype), number)
 
@@ -274,10 +275,10 @@ class Adam(RecipeOptimizer):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class AdamW(Adam):
-    """:class:`Adam` whose weight decay is apart from the gradient and the moments.
+    """This is :class:`Adam` with weight decay apart from the gradient and the moments.
 
-    Per weight, the step also takes ``lr * weight_decay * w``, with w before the step: the rule of
-    ``torch.optim.AdamW`` and ``optax.adamw``. In ``keras.optimizers.AdamW`` epsilon stands
+    Per weight, the step also takes ``lr * weight_decay * w``, with w before the step. This is the
+    rule of ``torch.optim.AdamW`` and ``optax.adamw``. In ``keras.optimizers.AdamW`` epsilon stands
     elsewhere.
     """
 
@@ -300,17 +301,17 @@ class AdamW(Adam):
 OPTIMIZERS: Mapping[str, type[RecipeOptimizer]] = {
     name: kind for kind in (SGD, Adam, AdamW) for name in kind.NAMES
 }
-"""The optimizers by the names that recipes have for them."""
+"""Gives the optimizers by the names that recipes have for them."""
 
 
 def optimizer_of(recipe: TrainingRecipe, **kwargs: Any) -> RecipeOptimizer:
-    """The optimizer of a recipe; see :meth:`RecipeOptimizer.from_recipe`."""
+    """Make the optimizer of a recipe; see :meth:`RecipeOptimizer.from_recipe`."""
     optimizer: RecipeOptimizer = OPTIMIZERS[recipe.optimizer].from_recipe(recipe, **kwargs)
     return optimizer
 
 
 class Watching:
-    """A part of optimizers that keep the gradients of their last step, as ``fit`` handed them over.
+    """Lets optimizers keep the gradients of their last step, as ``fit`` handed them over.
 
     Each has a place that adds up what replicas write to it.
     """
@@ -334,7 +335,7 @@ class Watching:
 
 
 def watched(kind: type[RecipeOptimizer]) -> type[RecipeOptimizer]:
-    """An optimizer's class whose instances also keep the gradients of their last step."""
+    """Make an optimizer's class whose instances also keep the gradients of their last step."""
     return type(f"Watched{kind.__name__}", (Watching, kind), {})
 
 
@@ -344,20 +345,20 @@ def _check_share(name: str, value: float) -> None:
 
 
 def _begins_with(path: str, part: str) -> bool:
-    """Whether a variable's path is of a part. ``dense`` is no part of ``dense_1/kernel``."""
+    """Say whether a path belongs to a part. ``dense`` is no part of ``dense_1/kernel``."""
     return re.match(rf"{re.escape(part)}(/|_(?!\d+(/|_)))", path) is not None
 
 
 @keras.saving.register_keras_serializable(package="densespec")
 class StepwiseRate(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that changes at given steps, in ``floatx``.
+    """This is a learning rate that changes at given steps, in ``floatx``.
 
     ``keras.optimizers.schedules.PiecewiseConstantDecay`` is in float32 on TensorFlow, even where
     ``floatx`` is float64.
 
     Args:
         changes: the first steps at the second rate, the third, ..., counted from 0.
-        rates: one more than changes.
+        rates: the learning rates, one more than there are changes.
     """
 
     def __init__(self, changes: Sequence[int], rates: Sequence[float]) -> None:
@@ -380,11 +381,11 @@ class StepwiseRate(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class RecipeRate(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of a recipe by step, worked out at each, in ``floatx``.
+    """This is the learning rate of a recipe by step, worked out at each step, in ``floatx``.
 
     Args:
         recipe: the recipe, or its fields by name.
-        steps_per_epoch: how many steps are an epoch.
+        steps_per_epoch: the number of steps in an epoch.
     """
 
     def __init__(self, recipe: Any, steps_per_epoch: int) -> None:
@@ -422,9 +423,9 @@ class RecipeRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def schedule(recipe: TrainingRecipe, steps_per_epoch: int) -> float | StepwiseRate | RecipeRate:
-    """The learning rate of a recipe by step, as ``SGD(learning_rate=...)`` takes it.
+    """Return the learning rate of a recipe by step, as ``SGD(learning_rate=...)`` takes it.
 
-    A number where the rate never changes.
+    It is a number if the rate never changes.
     """
     if steps_per_epoch < 1:
         raise ValueError(f"steps_per_epoch = {steps_per_epoch!r}, but should be at least 1")

@@ -28,7 +28,7 @@ from densespec_keras.layers import move_statistics, require_several
 
 
 class Planned(keras.Model):
-    """Is a functional model of a graph that computes it step by step.
+    """This is a functional model of a graph that computes it step by step.
 
     Attributes:
         mode: The name of the mode.
@@ -107,12 +107,12 @@ class Planned(keras.Model):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Fast(Planned):
-    """Is a model in mode ``fast``."""
+    """This is a model in mode ``fast``."""
 
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Efficient(Planned):
-    """Is a model in mode ``efficient``."""
+    """This is a model in mode ``efficient``."""
 
     mode = "efficient"
     recompute = True
@@ -120,7 +120,7 @@ class Efficient(Planned):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class Inference(Planned):
-    """Is a model in mode ``inference``."""
+    """This is a model in mode ``inference``."""
 
     mode = "inference"
 

@@ -49,10 +49,10 @@ def restore_training_state(model: Any, state: TrainingState) -> None:
     Weights are not part of the state: build or load the model with them.
 
     Args:
-        model: compiled with ``optimizer_of(state.recipe)``.
+        model: a model that was compiled with ``optimizer_of(state.recipe)``.
 
     Raises:
-        WeightsError: the state is of another network, or trains other parts of it; or as for
+        WeightsError: the state belongs to another network, or trains other parts of it; or as for
             :func:`training_state`. Nothing is changed then.
     """
     origin, optimizer = _recognised(model), _optimizer_of(model)

@@ -1,4 +1,4 @@
-"""Averages of a model's arrays, kept beside them while they are trained."""
+"""Averages a model's arrays beside them while they are trained."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WeightAverage:
         return [a for name, a in self._averages.items() if ".running_" in name]
 
     def update(self, number: int) -> None:
-        """Take up what a step, counted from 1, has come to."""
+        """Update the averages after a step, counted from 1."""
         average = get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
             1 - self._recipe.average_share(number)
         )

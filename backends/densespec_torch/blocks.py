@@ -170,7 +170,7 @@ class _BlockForward(_BlockPass):
     Attributes:
         moments: The moments of the features.
         inner: The moments of each second norm's input.
-        between: That input in chunks, by layer; None where it is not kept.
+        between: That input in chunks, by layer; None if it is not kept.
     """
 
     def __init__(self, block: BlockConfig, x: Tensor, arrays: Sequence[Tensor]) -> None:

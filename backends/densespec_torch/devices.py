@@ -25,7 +25,7 @@ def _model(kind: str, index: int) -> str:
 
 
 class FirstDevice:
-    """Is the first accelerator, or the CPU; see :class:`densespec.backends.ComputingDevice`."""
+    """This is the first accelerator, or the CPU: a :class:`densespec.backends.ComputingDevice`."""
 
     @functools.cached_property
     def name(self) -> str:

@@ -87,7 +87,7 @@ def is_distributed() -> bool:
 
 
 def rank_world() -> tuple[int, int]:
-    """Number of this process, and how many there are; (0, 1) alone."""
+    """Return this process's number and their count; (0, 1) for a process alone."""
     if not is_distributed():
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()

@@ -9,7 +9,7 @@ from densespec.data import Batches
 
 
 class TorchBatches:
-    """Is a map-style dataset of PyTorch whose items are an epoch's batches, channels first.
+    """This is a map-style dataset of PyTorch whose items are an epoch's batches, channels first.
 
     The epoch is in shared memory, so that workers which outlive an epoch are told of it.
     """

@@ -14,7 +14,7 @@ POOL = "global_pool"
 
 
 class WithHead(nn.Module):
-    """Is a network of children that run one after another, the last of which are its head.
+    """This is a network of children that run one after another, the last of which are its head.
 
     Attributes:
         num_features: The number of channels that :meth:`forward_features` gives.

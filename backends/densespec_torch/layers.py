@@ -220,7 +220,7 @@ def _blurred(x: Tensor, axis: int, factors: List[float], stride: int) -> Tensor:
 
 
 class PaddedMaxPool(nn.Module):
-    """Is a max pool whose padding differs between the sides or depends on the input's size."""
+    """This is a max pool whose padding differs between the sides or depends on the input's size."""
 
     def __init__(self, window: tuple[int, ...], stride: int, padding: ops.Padding) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class PaddedMaxPool(nn.Module):
 
 
 class _PaddedConv:
-    """Is a convolution whose padding differs between the sides or depends on the input's size."""
+    """This is a convolution whose padding differs between sides or depends on the input's size."""
 
     pads: ops.Padding
     kernel_size: tuple[int, ...]

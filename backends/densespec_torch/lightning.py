@@ -81,14 +81,15 @@ class DenseNetModule(lightning.LightningModule):
 
     Batches are ``(x, labels)``, x of shape (batch, channels, *spatial). It logs ``train_loss``,
     ``train_accuracy`` and ``learning_rate``, and figures of ``val_`` and ``test_`` in the same way.
-    What is frozen in the network stays so. ``predict`` gives logits.
+    Frozen parts of the network stay frozen. ``predict`` gives logits.
 
     Args:
-        model: a spec, or anything :func:`densespec.build` takes for one, which is then built with
-            the recipe's dropout rate and type; or a built module; or any other that gives logits.
-            Of the last, checkpoints do not know how to build it again, so that
-            ``load_from_checkpoint`` has to be given ``model``.
-        recipe: its part names are those of a densespec network, or of the other module's own.
+        model: a spec, or anything that :func:`densespec.build` takes for one, which is then built
+            with the recipe's dropout rate and dtype; or a built module; or any other module that
+            gives logits. Checkpoints do not know how to build such another module, so give
+            ``model`` to ``load_from_checkpoint``.
+        recipe: the recipe, whose names of parts are those of a densespec network, or those of the
+            other module.
         options: options of :func:`densespec.build`, such as ``classes`` or ``trainable_from``.
 
     Raises:
@@ -160,7 +161,7 @@ class DenseNetModule(lightning.LightningModule):
         On several processes each must call it; the first one writes.
 
         Raises:
-            DensespecError: the model is not of densespec.
+            DensespecError: densespec did not build the model.
         """
         if self.graph is None:
             raise DensespecError("only models that densespec built have canonical checkpoints")

@@ -25,7 +25,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 class FastDenseNet(DenseNet):
-    """Is a DenseNet that trains faster.
+    """This is a DenseNet that trains faster.
 
     Dense blocks are fused with the norm after them, and transitions pool before they convolve. A
     block runs as its plain modules, with the same result, where
@@ -48,7 +48,7 @@ class FastDenseNet(DenseNet):
 
 
 class EfficientDenseNet(FastDenseNet):
-    """Is a :class:`FastDenseNet` that keeps only the features of a dense block.
+    """This is a :class:`FastDenseNet` that keeps only the features of a dense block.
 
     The output of a bottleneck's first convolution is computed again in the backward pass. Memory
     grows linearly with the depth. Blocks are fused on accelerators too, which takes longer there.
@@ -58,7 +58,7 @@ class EfficientDenseNet(FastDenseNet):
 
 
 class Features(Part):
-    """Is the part of the network before the head, with fused blocks.
+    """This is the part of the network before the head, with fused blocks.
 
     Args:
         keep: Whether the output of a bottleneck's first convolution is kept for the backward pass.
@@ -170,7 +170,7 @@ class _Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class _PoolTurn(_Turn):
-    """Is the end of a stem."""
+    """This is the end of a stem."""
 
     norm: Node
     relu: Node

@@ -34,7 +34,7 @@ class _Child:
 
 
 class Part(nn.Module):
-    """Is a part of the network with one input, such as a dense block or a layer.
+    """This is a part of the network with one input, such as a dense block or a layer.
 
     It gives one value, or a tuple of the values within it that the network gives, and of its last
     value.
@@ -171,7 +171,7 @@ def _with_lifetimes(children: Sequence[_Child], kept: Collection[str]) -> tuple[
 
 
 class DenseNet(Part, WithHead):
-    """Is a DenseNet as a plain module, which takes (batch, channels, *spatial).
+    """This is a DenseNet as a plain module, which takes (batch, channels, *spatial).
 
     It gives logits or features, or a tuple of the outputs that it was built with.
 

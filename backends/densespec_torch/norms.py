@@ -40,7 +40,7 @@ class FrozenNorm(_NormBase):
 
 
 class FrozenDropout(nn.Dropout):
-    """Is a dropout that drops nothing, not even in training mode."""
+    """This is a dropout that drops nothing, not even in training mode."""
 
     def __init__(self, p: float) -> None:
         super().__init__(p)
@@ -67,7 +67,7 @@ class _Counting:
 
 
 class _BiasedNorm(_Counting):
-    """Is a batch norm whose running variance averages variances over n values, as in Keras.
+    """This is a batch norm whose running variance averages variances over n values, as in Keras.
 
     PyTorch averages them over n - 1. So PyTorch's norm gets an empty average for the batch's
     variance: the buffer itself may be saved for the backward pass, and must not change before that.
@@ -106,7 +106,7 @@ BIASED_NORM: dict[int, Any] = {1: BiasedNorm1d, 2: BiasedNorm2d, 3: BiasedNorm3d
 
 
 class SynchronisedNorm(_Counting, _BatchNorm):
-    """Is a batch norm over the whole batch, whose parts are on several processes.
+    """This is a batch norm over the whole batch, whose parts are on several processes.
 
     PyTorch's ``SyncBatchNorm`` runs only on GPUs and keeps only the unbiased variance. This one
     runs on any device that ``torch.distributed`` has a group for, and keeps either variance.

@@ -60,7 +60,7 @@ class Call:
 
 
 class ReplicatedTrainer:
-    """Is a :class:`densespec.backends.Trainer` on several devices.
+    """This is a :class:`densespec.backends.Trainer` on several devices.
 
     It has a process for each GPU if there are enough, and otherwise processes on the CPU.
     """

@@ -13,11 +13,11 @@ _OPERATORS = "add sub mul truediv floordiv mod pow and or xor lshift rshift"
 _IN_PLACE = frozenset(
     ["__setitem__", "__set__", "__delete__", *(f"__i{name}__" for name in _OPERATORS.split())]
 )
-"""Names of functions that write, besides those that end in an underscore."""
+"""These functions write, besides those whose names end in an underscore."""
 
 
 class ReadOnly(Tensor):
-    """Is a tensor, or a view of it, that refuses whatever would change its values or settings.
+    """This is a tensor, or a view of it, that refuses whatever would change its values or settings.
 
     Copies are plain tensors, and so are pickled ones.
     """

@@ -276,7 +276,7 @@ class TorchTrainer:
         """Do nothing, as nothing is held."""
 
     def _loss(self, x: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Mean loss, and how many logits are highest at the label, of one label a sample."""
+        """Compute the mean loss, and count the logits that are highest at their label."""
         with self._precision():
             logits = _widened(self._model(like(x, self._inner)))
         target = torch.as_tensor(np.asarray(labels), device=self._device)

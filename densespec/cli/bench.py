@@ -70,7 +70,7 @@ def _whole(ctx: click.Context, param: click.Parameter, text: str) -> int:
 @click.option(
     "--dtype",
     type=click.Choice([*DTYPES, "mixed_float16", "mixed_bfloat16"]),
-    help="Of models; mixed ones for training.  [default: each framework's]",
+    help="The dtype of models; mixed ones for training.  [default: each framework's]",
 )
 @click.option("--weights", metavar="FILE|NAME", help="[default: initial weights]")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
@@ -86,7 +86,7 @@ def _whole(ctx: click.Context, param: click.Parameter, text: str) -> int:
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="How often each target is started anew.",
+    help="The number of times that each target is started.",
 )
 @click.option("--cpu", is_flag=True, help="Hide GPUs.")
 @click.option(

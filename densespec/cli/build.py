@@ -53,7 +53,11 @@ from densespec.weights.reading import ReadingOptions
 )
 @options_of(ReadingOptions, leave_out=("spec",))
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of initial weights."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The seed of initial weights.",
 )
 @input_option("any size")
 @click.option("--dtype", type=click.Choice(DTYPES), help="[default: the framework's]")

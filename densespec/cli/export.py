@@ -61,7 +61,9 @@ from densespec.weights.reading import ReadingOptions
     show_default=True,
     help="Fold norms and so on, or write one node for each op of the network.",
 )
-@click.option("--opset", type=int, help="Of ONNX, 13 to 25.  [default: 17]")
+@click.option(
+    "--opset", type=int, help="The version of ONNX's operations, 13 to 25.  [default: 17]"
+)
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Run the file before it is kept."
 )
@@ -80,7 +82,7 @@ from densespec.weights.reading import ReadingOptions
 )
 @options_of(ReadingOptions)
 @click.option(
-    "--seed", type=click.IntRange(min=0), help="Of initial weights: MODEL is a SPEC then."
+    "--seed", type=click.IntRange(min=0), help="The seed of initial weights: MODEL is a SPEC then."
 )
 @json_option
 def export_command(

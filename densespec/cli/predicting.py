@@ -24,10 +24,10 @@ backend_option = click.option(
     "--backend",
     default=REFERENCE,
     show_default=True,
-    help=f"That computes; {REFERENCE} is the reference, which needs no framework and takes long.",
+    help=f"The backend; {REFERENCE}, the reference, needs no framework and takes long.",
 )
 weights_option = click.option(
-    "--weights", metavar="FILE|NAME", help="Of a variant.  [default: imagenet]"
+    "--weights", metavar="FILE|NAME", help="The weights of a variant.  [default: imagenet]"
 )
 prepare_option = click.option(
     "--prepare-as",
@@ -57,7 +57,7 @@ def predict_command(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Say which classes images are of.
+    """Say which classes images have.
 
     NET is a variant's name, with the weights that imagenet means; the name of trained weights; or a
     weight file or a folder of the Hub that says what images need, as those of training runs do.
@@ -90,7 +90,7 @@ def predict_command(
 
 @click.command("evaluate")
 @network_argument
-@click.option("--data", required=True, metavar="NAME[:PLACE]", help="What to test on.")
+@click.option("--data", required=True, metavar="NAME[:PLACE]", help="The data to test on.")
 @backend_option
 @weights_option
 @options_of(InterpretingOptions)

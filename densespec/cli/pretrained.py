@@ -19,7 +19,9 @@ NORMS = frozenset({"batch_norm_epsilon", "batch_norm_momentum", "running_varianc
 
 
 @click.group("weights", invoke_without_command=True)
-@click.option("--network", metavar="NAME", help="Those of one network, such as densenet121.")
+@click.option(
+    "--network", metavar="NAME", help="Only the weights of one network, such as densenet121."
+)
 @json_option
 @click.pass_context
 def weights_command(ctx: click.Context, network: str | None, as_json: bool) -> None:

@@ -69,7 +69,7 @@ def _endpoint(_context: click.Context, _parameter: click.Parameter, text: str | 
     "--endpoint",
     callback=_endpoint,
     metavar="HOST:PORT",
-    help="Of the first machine, for --nodes.",
+    help="The address of the first machine, for --nodes.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and check it; write nothing."

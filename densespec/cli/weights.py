@@ -58,7 +58,9 @@ def inspect_command(file: Path, as_json: bool, **reading: Any) -> None:
 @click.argument("source", type=file_argument)
 @click.argument("target", type=file_argument)
 @options_of(ReadingOptions)
-@click.option("--to", "to_layout", metavar="LAYOUT", help="Of the target; by its suffix otherwise.")
+@click.option(
+    "--to", "to_layout", metavar="LAYOUT", help="The target's layout; by its suffix by default."
+)
 @click.option("--dtype", type=click.Choice(DTYPES))
 @click.option("--allow-different", is_flag=True, help="Write even what computes something else.")
 @click.option("--check", is_flag=True, help="Run both afterwards, and print how far they differ.")
@@ -127,7 +129,7 @@ def convert_command(
     "--backend",
     default=REFERENCE,
     show_default=True,
-    help=f"That computes; {REFERENCE} is the reference.",
+    help=f"The backend that computes; {REFERENCE} is the reference.",
 )
 @json_option
 def verify_command(

@@ -64,9 +64,9 @@ def export(
 ) -> ExportResult:
     """Write a network as ONNX, OpenVINO IR, LiteRT, ``torch.export``, a SavedModel or StableHLO.
 
-    Every file is loaded and run before it takes its place: what does not compute what the float64
-    reference does is not written. Inputs and outputs are (batch, *the axes in the order that the
-    format says).
+    Every file is loaded and run before it takes its place: a file that does not compute what the
+    float64 reference does is not written. Inputs and outputs are (batch, *the axes in the order
+    that the format says).
 
     Args:
         source: The path of a weight file of any layout, a model that densespec built, or with

@@ -21,7 +21,8 @@ def check_weights(graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
     """Check names and shapes of a network's arrays.
 
     Raises:
-        WeightsError: names the first arrays that are missing, unexpected or of the wrong shape.
+        WeightsError: some arrays do not fit; the message names the first that are missing,
+            unexpected or of the wrong shape.
     """
     expected = {weight.name: weight.shape for weight in graph.weights}
     problems = [f"{name} is missing" for name in expected if name not in weights]

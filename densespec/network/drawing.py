@@ -83,7 +83,7 @@ class _DrawnStage:
     Attributes:
         cells: texts under it, one for each of ``ROWS``.
         before, after: how often the spatial size has been halved at its input and at its output;
-            None where there is no spatial size.
+            None if there is no spatial size.
         slices: channels of a dense block's input and of what each layer adds; else empty.
     """
 

@@ -1,4 +1,4 @@
-"""Records whose fields say what they may hold.
+"""Defines records whose fields say what they may hold.
 
 A field is declared with its domain, which checks a value and describes itself in words and as JSON
 Schema. So the check, the schema, the error message and the documentation of a field can't drift

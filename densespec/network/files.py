@@ -131,7 +131,7 @@ def write_record(record: Record, path: str | os.PathLike[str]) -> None:
     """Write a record to a ``.toml`` or ``.json`` file, whole or not at all.
 
     Raises:
-        SpecFileError: another suffix.
+        SpecFileError: the path has another suffix.
     """
     path = _checked(path, type(record))
     text = to_toml(record) if path.suffix == ".toml" else to_json(record)
@@ -160,7 +160,7 @@ def write_spec(spec: DenseNetSpec, path: str | os.PathLike[str]) -> None:
     """Write a spec to a ``.toml`` or ``.json`` file, whole or not at all.
 
     Raises:
-        SpecFileError: another suffix.
+        SpecFileError: the path has another suffix.
     """
     write_record(spec, path)
 

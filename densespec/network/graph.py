@@ -118,7 +118,7 @@ class Node:
 
     @property
     def multiply_adds(self) -> int | None:
-        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None if a spatial size is unknown."""
         return multiply_adds(self.op, self.shape)
 
 
@@ -159,7 +159,7 @@ class Stage:
 
     @property
     def multiply_adds(self) -> int | None:
-        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None if a spatial size is unknown."""
         return _total(self.nodes)
 
 
@@ -295,12 +295,12 @@ class Graph:
 
     @property
     def multiply_adds(self) -> int | None:
-        """Return the multiply-adds of one sample; None where a spatial size is unknown."""
+        """Return the multiply-adds of one sample; None if a spatial size is unknown."""
         return _total(self.nodes)
 
     @property
     def trainable_from(self) -> str | None:
-        """Return the name of the first node that trains; None where every one does."""
+        """Return the name of the first node that trains; None if every one does."""
         if not any(node.frozen for node in self.nodes):
             return None
         return next(node.name for node in self.nodes[1:] if not node.frozen)
@@ -500,7 +500,8 @@ def lower(
 def with_spec(graph: Graph, spec: DenseNetSpec) -> Graph:
     """Lower another spec to a network that ends as a network does, with nothing frozen.
 
-    It takes inputs of the same size, if of the same number of dimensions, or else of any.
+    It takes inputs of the same size if the number of dimensions is the same, and of any size
+    otherwise.
     """
     size = graph.input_size if spec.spatial_dims == graph.spatial_dims else None
     return lower(spec, size, **graph.ends)
@@ -530,7 +531,7 @@ def _check_values(total: int) -> None:
 def freeze(graph: Graph, trainable_from: str) -> Graph:
     """Freeze everything before a part of a network, whatever was frozen before.
 
-    The dropout right before the classifier belongs to it: where that trains, it drops.
+    The dropout right before the classifier belongs to it: it drops values if the classifier trains.
 
     Args:
         trainable_from: A stage, such as ``"block4"`` or ``"classifier"``, or any other part or node
@@ -566,7 +567,7 @@ def split(graph: Graph, part: str) -> tuple[Graph, Graph]:
 
 
 def without(graph: Graph, names: Collection[str]) -> Graph:
-    """Take some nodes of one input out of a network: what read them reads what they read."""
+    """Take some nodes with one input out of a network; their readers then read their input."""
     instead: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:

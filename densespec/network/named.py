@@ -1,4 +1,4 @@
-"""Records that have names: the tables a module ships, and what a user may give for a record."""
+"""Reads records that have names: the tables of a module, and what a user may give for a record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class NamedRecords(Generic[R]):
-    """Records of one class, by name.
+    """Holds records of one class, by name.
 
     Attributes:
         noun: what an error calls a name, such as ``"variant"``.

@@ -360,7 +360,7 @@ def weights_of(op: Op) -> tuple[Weight, ...]:
 
 
 def multiply_adds(op: Op, output: Shape) -> int | None:
-    """Count the multiply-adds of one sample; None where a spatial size is unknown.
+    """Count the multiply-adds of one sample; None if a spatial size is unknown.
 
     Convolutions and the classifier count, as in the figures torchvision publishes; biases,
     norms, activations and pools are left out. One multiply-add is two floating-point operations.

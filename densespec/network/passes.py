@@ -103,7 +103,7 @@ class _Change:
     """Holds the rewriting of one place of a network.
 
     Attributes:
-        nodes: The new nodes, by the name of the node whose place each takes; None where there is
+        nodes: The new nodes, by the name of the node whose place each takes; None if there is
             none any more, and its readers read what it read.
         fold: Gives the arrays of the new nodes.
     """

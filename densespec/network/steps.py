@@ -98,7 +98,7 @@ class Unit:
     """Groups the paper's composite function: a norm, a ReLU, a convolution and then dropout.
 
     Attributes:
-        relu, dropout: None where there is none.
+        relu, dropout: None if there is none.
         before: The convolution right before the norm, which no other node reads: if the norm
             computes by its running statistics, it can become part of that convolution.
     """

@@ -63,7 +63,7 @@ def predict(
     batch_size: int = BATCH,
     **reading: Any,
 ) -> list[Prediction]:
-    """Say which classes images are of.
+    """Say which classes images have.
 
     Args:
         network: A model that densespec built; the name of a variant; the path of a weight file or

@@ -1,4 +1,4 @@
-"""Names of classes, in the order of a network's outputs, as data."""
+"""Holds the names of classes, in the order of a network's outputs, as data."""
 
 from __future__ import annotations
 

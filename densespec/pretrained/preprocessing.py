@@ -69,7 +69,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """Make one of what :meth:`to_dict` gave."""
+        """Make a preprocessing from what :meth:`to_dict` returned."""
         try:
             return cls(**record)
         except TypeError as error:

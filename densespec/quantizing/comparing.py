@@ -49,7 +49,7 @@ class Comparison:
         mean: The mean difference, as a part of the same.
         agreement: The part of the images whose likeliest class is the same.
         accuracy: The part of the images whose likeliest class is the right one, in float32 and in
-            int8; None where the right ones are not known.
+            int8; None if the right ones are not known.
         seconds: The median seconds in float32 and in int8, by the size of the batch.
     """
 

@@ -30,7 +30,7 @@ def loss_and_slope(recipe: TrainingRecipe, logits: Array, labels: Array) -> Loss
 def cross_entropy(
     logits: Array, labels: Array, smoothing: float = 0.0, weights: Sequence[float] = ()
 ) -> LossAndSlope:
-    """Mean over the batch of -w[label] * sum over c of t[c] * log softmax(logits)[c].
+    """Compute the mean over the batch of -w[label] * sum over c of t[c] * log softmax(logits)[c].
 
     The target t is ``smoothing / classes`` everywhere, and ``1 - smoothing`` more at the label. The
     weights w are 1 where there are none. It gives the loss, and its gradient by the logits.
@@ -48,7 +48,7 @@ def cross_entropy(
 def shared_cross_entropy(
     logits: Array, shares: Array, smoothing: float = 0.0, weights: Sequence[float] = ()
 ) -> LossAndSlope:
-    """Mean over labels of :func:`cross_entropy`, weighed by the shares that samples have of them.
+    """Compute the mean over labels of :func:`cross_entropy`, weighed by the samples' shares.
 
     O10: a sample has a share of each class, none of them negative, which sum to 1.
 
@@ -84,7 +84,9 @@ def _one_hot(logits: Array, labels: Array) -> Array:
 def binary_cross_entropy(
     logits: Array, labels: Array, smoothing: float = 0.0, weights: Sequence[float] = ()
 ) -> LossAndSlope:
-    """Mean over batch and classes of -(p * t * log s + (1 - t) * log(1 - s)), s = sigmoid(logits).
+    """Compute the mean over batch and classes of the binary cross-entropy.
+
+    It is -(p * t * log s + (1 - t) * log(1 - s)) with s = sigmoid(logits).
 
     The target t is ``label * (1 - smoothing) + smoothing / 2``, and p is the class's own weight, 1
     where there are none. A label that is not known adds nothing, and is counted in the mean. It
@@ -105,7 +107,7 @@ def binary_cross_entropy(
 
 
 def squared_error(logits: Array, labels: Array) -> LossAndSlope:
-    """Mean over batch and classes of (logits - labels)**2.
+    """Compute the mean over batch and classes of (logits - labels)**2.
 
     A label that is NaN is not known: it adds nothing, and is counted in the mean. This gives the
     loss, and its gradient by the logits.

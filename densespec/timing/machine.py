@@ -29,7 +29,7 @@ def processor() -> str:
 
 
 def usable_processors() -> list[int] | None:
-    """List the processors that this process may use; None where the system does not tell."""
+    """List the processors that this process may use; None if the system does not tell."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     return sorted(os.sched_getaffinity(0))

@@ -110,7 +110,7 @@ class _Worker:
 
 
 def _peak_memory() -> int | None:
-    """Return the most bytes of memory that this process has had; None where no system tells."""
+    """Return the most bytes of memory that this process has had; None if no system tells."""
     status = Path("/proc/self/status")
     if status.exists():  # where getrusage counts what the parent had as well
         lines = status.read_text(encoding="utf-8").splitlines()

@@ -36,8 +36,8 @@ def train(said: dict[str, Any]) -> RunResult:
         {options}
 
     Raises:
-        TrainingError: the run can't be made or resumed so; the message says what to do.
+        TrainingError: the run can't be made or resumed like this; the message says what to do.
         Diverged: the loss is not finite; the last good checkpoint stays.
-        DensespecError: a spec, a recipe, data or weights that are not what they should be.
+        DensespecError: a spec, a recipe, data or weights are not what they should be.
     """
     return carry_out(plan_of(**said))

@@ -41,6 +41,6 @@ def _taking(
 takes_options = _taking(RunOptions)
 """Decorates a function of the options that were said, by name: it then takes them as keywords.
 
-None is what nobody says. Only so can what holds of a run that is resumed be told from the defaults
-of a new one.
+None means that nothing was said. So the settings of a resumed run can be told from the defaults of
+a new one.
 """

@@ -204,7 +204,7 @@ class _Session:
         return Means(samples, last["epoch_loss"], correct)
 
     def _train_epoch(self) -> bool:
-        """Take the steps of an epoch that are left; False where a stop was wished for."""
+        """Take the steps of an epoch that are left; False if a stop was wished for."""
         start = self.step - self.closed * self.per_epoch
         batches = self.batches.epoch(self.closed, start)
         with contextlib.closing(batches):  # type: ignore[type-var]
@@ -264,7 +264,7 @@ class _Session:
         )
 
     def _validated(self) -> bool:
-        """Close an epoch; False where a stop was wished for before that was done."""
+        """Close an epoch; False if a stop was wished for before that was done."""
         arrays = self.trainer.weights()  # brings the statistics of several devices together
         judged = Judgement(self.recipe, self.plan.run.metrics, self.plan.dataset.classes)
         if self.plan.run.validate and self.folder is not None:

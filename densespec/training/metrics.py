@@ -142,7 +142,7 @@ def check_metrics(recipe: TrainingRecipe, metrics: Sequence[str], best: str | No
 
 
 def worth(line: Mapping[str, object], best: str) -> float | None:
-    """Say how good an epoch was by a metric, more being better; None where that is not known."""
+    """Say how good an epoch was by a metric, more being better; None if that is not known."""
     metrics = line["metrics"]
     assert isinstance(metrics, Mapping), "a log's lines are checked"
     known = {LOSS: line["validation_loss"], ACCURACY: line["validation_accuracy"], **metrics}

@@ -107,13 +107,13 @@ class RunSettings(Record):
     )
     metrics: tuple[str, ...] = stated(
         Choices(tuple(METRICS)),
-        "what networks are judged by after each epoch, besides loss and accuracy",
+        "the metrics that judge networks after each epoch, besides loss and accuracy",
         default=(),
         flag="--metric",
     )
     best: str | None = stated(
         OrNone(Choice((LOSS, ACCURACY, *METRICS))),
-        "by what the best epoch is told; without any, by accuracy, or by loss where an image has "
+        "the metric that tells the best epoch; without one, accuracy, or loss if an image has "
         "several labels",
         default=None,
     )
@@ -140,8 +140,8 @@ class Invocation(Record):
 
     spec: SpecLike | None = stated(
         _path_or("a variant's name, a spec, or the path of a spec file", DenseNetSpec),
-        "the network; of a variant that is named, classes, channels and dimensions are those of "
-        "the data; without any, it is that of the weight file",
+        "the network; a named variant takes classes, channels and dimensions from the data; none "
+        "takes the weight file's network",
         default=None,
     )
     _: KW_ONLY
@@ -150,8 +150,8 @@ class Invocation(Record):
     )
     resume: bool = stated(
         Flag(),
-        "whether to go on with the run in the folder; its spec, recipe and data then hold, and "
-        "have to be the same where they are given again",
+        "whether to go on with the run in the folder; its spec, recipe and data then decide, "
+        "and have to be the same if they are given again",
         default=False,
     )
     recipe: RecipeLike | None = stated(
@@ -173,7 +173,7 @@ class Invocation(Record):
     )
     data: DataLike = stated(
         Instance("a data set, or what densespec.data.load takes", (str, os.PathLike, Dataset)),
-        "what to train on",
+        "the data to train on",
         default=DIGITS,
         metavar="NAME[:PLACE]",
     )
@@ -186,8 +186,8 @@ class Invocation(Record):
     )
     weights: WeightsLike | None = stated(
         _path_or("the path of a weight file of any layout, arrays by name, or a model", object),
-        "the weights to start from, a file or the name of trained ones, such as imagenet; where "
-        "the classifier's do not fit, the head is new",
+        "the weights to start from, a file or the name of trained ones, such as imagenet; if the "
+        "classifier's do not fit, the head is new",
         default=None,
         metavar="FILE|NAME",
     )
@@ -206,32 +206,32 @@ class Invocation(Record):
     )
     in_channels: int | None = stated(
         OrNone(Integer(1)),
-        "replaces the spec's number of channels, to which weights are fitted",
+        "replaces the spec's number of channels; weights are adapted to it",
         default=None,
         metavar="N",
     )
     size: Sequence[int] | None = stated(
         OrNone(Integers(1, most=len(DIMS))),
-        "the size to which images are brought; none for the one they have",
+        "the size to which images are brought; none keeps the size that they have",
         default=None,
         metavar="HxW",
     )
     devices: int = stated(
         Integer(1),
-        "among how many devices each batch is split; a run that is resumed keeps its last number",
+        "the number of devices among which a batch is split; a resumed run keeps its last number",
         default=1,
         metavar="N",
     )
     cache_features: bool | Literal["auto"] = stated(
         Either(Flag(), Choice((AUTO,))),
-        "whether to run the frozen part once over the data and train the rest on its output; left "
-        "open, it is done where nothing stands against it",
+        "whether to run the frozen part once over the data and train the rest on its output; by "
+        "default, this is done if nothing prevents it",
         default=AUTO,
         flag="--cache-features/--no-cache-features",
     )
     progress: bool | ProgressListener = stated(
         Instance("true, false, or what to tell it to", (object,)),
-        "whether to show on stderr how far it is, or what to tell it to",
+        "whether to show progress on stderr, or the listener that is told",
         default=False,
     )
 

@@ -10,7 +10,7 @@ from densespec.backends import Backend, LaunchableBackend, ProcessGroup
 
 @dataclass(frozen=True)
 class Alone:
-    """Is a group of this process alone: see :class:`densespec.backends.ProcessGroup`."""
+    """This is a group of this process alone: see :class:`densespec.backends.ProcessGroup`."""
 
     rank: int = 0
     size: int = 1

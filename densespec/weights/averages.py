@@ -1,4 +1,4 @@
-"""Averages of arrays, which checkpoints of training runs may hold beside the arrays themselves."""
+"""Finds the averages of arrays, which checkpoints of training runs may hold beside the arrays."""
 
 from __future__ import annotations
 

@@ -92,8 +92,8 @@ def convert(
     """Convert a weight file to another layout; the target is written whole or not at all.
 
     Args:
-        to_layout: The target's layout; it goes by its suffix otherwise.
-        dtype: What floating-point arrays are cast to; they stay as they are otherwise.
+        to_layout: The target's layout; None chooses it by the suffix.
+        dtype: The dtype to which floating-point arrays are cast; None keeps their dtypes.
         allow_different: Whether to write even if the target's implementation computes something
             else, by more than float32's own rounding of the network.
         progress: Called with the number of bytes written and of all bytes.

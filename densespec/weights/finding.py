@@ -93,7 +93,7 @@ def claims_on(tensors: Tensors, metadata: Mapping[str, str]) -> list[Claim]:
     Of an implementation that does one thing is thought before one that does anything.
 
     Returns:
-        The likeliest first; none where no layout knows the names.
+        The likeliest first; none if no layout knows the names.
 
     Raises:
         WeightsError: There are several networks, or layouts that are equally likely.

@@ -39,14 +39,14 @@ class Built(Protocol):
 
 @runtime_checkable
 class HasState(Protocol):
-    """Is a model with a ``state_dict``, as PyTorch has it."""
+    """This is a model with a ``state_dict``, as PyTorch has it."""
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
 
 @runtime_checkable
 class HasWeights(Protocol):
-    """Is a model with a list of ``weights``, as Keras has it."""
+    """This is a model with a list of ``weights``, as Keras has it."""
 
     @property
     def weights(self) -> list[Any]: ...

@@ -132,7 +132,7 @@ def open_weights(
         path: The path of the file, or the name of trained weights, which are fetched if they are
             not here; a path that exists is never taken for a name.
         otherwise: The spec to take if it can't be worked out.
-        stated: The network that is stated beside the file; what the file states itself otherwise.
+        stated: The network that is stated beside the file; None takes what the file itself states.
         {reading}
 
     Raises:
@@ -235,7 +235,7 @@ def identify(
     stated: StatedNetwork | None = None,
     path: Path | None = None,
 ) -> IdentifiedWeights:
-    """Work out which network named arrays are of, and which of its arrays each is.
+    """Work out which network named arrays belong to, and the role of each array.
 
     Args:
         tensors: The arrays by the names that they have where they come from, a file or not.
@@ -243,7 +243,7 @@ def identify(
         container: The kind of file that would have these names, such as the one that they are in.
         options: What a user says of them.
         otherwise: The spec to take if it can't be worked out.
-        stated: The network that is stated beside them; what the metadata state otherwise.
+        stated: The network that is stated beside them; None takes what the metadata state.
         path: The file's, if they are in one.
 
     Raises:

@@ -68,8 +68,8 @@ class InterpretingOptions(Record):
 
     layout: str | None = stated(
         OrNone(Text()),
-        "whose names the arrays have, such as torchvision; order stands for names of no layout: "
-        "then arrays are taken in the order in which they are there; found by inspection otherwise",
+        "the layout whose names the arrays have, such as torchvision; order takes arrays with "
+        "names of no layout in their order; found by inspection by default",
         default=None,
         flag="--from",
         metavar="LAYOUT",
@@ -84,15 +84,15 @@ class InterpretingOptions(Record):
     )
     prefix: str | None = stated(
         OrNone(Text()),
-        "what the names of the arrays that are wanted start with, such as encoder.; all of them "
-        "otherwise",
+        "the text that the names of the wanted arrays start with, such as encoder.; all arrays by "
+        "default",
         default=None,
         metavar="PREFIX",
     )
     head_activation: Literal["relu", "none"] | None = stated(
         OrNone(Choice(("relu", "none"))),
-        "what stands between the linear layers of a head, where their names do not tell; a ReLU is "
-        "assumed otherwise",
+        "the activation between the linear layers of a head, if their names do not tell; a ReLU is "
+        "assumed by default",
         default=None,
     )
 
@@ -131,16 +131,17 @@ class ReadingOptions(InterpretingOptions):
     in_channels: int | None = constrained(
         "S5",
         OrNone(Integer(1)),
-        "how many channels the network is to take; the weights of its first convolution are fitted "
-        "to them: summed for one channel, repeated and scaled for more",
+        "the number of channels that the network will take; the weights of its first convolution "
+        "are adapted to it: summed for one channel, repeated and scaled for more",
         default=None,
         metavar="N",
     )
     spatial_dims: int | None = constrained(
         "S7",
         OrNone(Integer(1, 3)),
-        "how many spatial dimensions the network is to have; the kernels of its convolutions are "
-        "fitted to them: repeated along new axes and divided by the extent, or summed over axes",
+        "the number of spatial dimensions that the network will have; the kernels of its "
+        "convolutions are adapted to it: repeated along new axes and divided by the extent, or "
+        "summed over axes",
         default=None,
         metavar="N",
     )

@@ -97,7 +97,7 @@ class _Kept:
 
 
 class ConstructorBackend:
-    """Is a backend of the one network that a constructor makes.
+    """This is a backend of the one network that a constructor makes.
 
     Each network is made once for a dtype and, where it has a fixed one, an input size. It is reset
     before every question.

@@ -40,7 +40,7 @@ Size = tuple[int, ...]
 
 
 class ExportedFileBackend:
-    """Is a backend of the one network that an exported file holds.
+    """This is a backend of the one network that an exported file holds.
 
     Args:
         path: The file, or the folder.

@@ -73,7 +73,7 @@ def sample_size(variant: Variant) -> tuple[int, ...]:
 
 
 def _kind(variant: Variant) -> tuple[DenseNetSpec, int]:
-    """Give what a variant has in common with those that differ from it in size alone."""
+    """Return what a variant has in common with those that differ from it in size alone."""
     spec = variant.spec
     return replace(spec, blocks=(1,), growth_rate=12, stem_width=24), len(spec.blocks)
 

@@ -125,7 +125,7 @@ class LateFirstKernel:
 
 @dataclass(frozen=True)
 class Norm(reference.BatchNormKernel):
-    """Is a batch norm with its choices as fields, whose defaults are the reference's.
+    """This is a batch norm with its choices as fields, whose defaults are the reference's.
 
     Attributes:
         moments: Whether training normalises by the ``batch``, by each ``sample``, or by what is
@@ -202,7 +202,7 @@ _RUNNING = ("running_mean", "running_variance")
 
 @dataclass(frozen=True)
 class Relu(reference.ReluKernel):
-    """Is a ReLU with a slope below zero, or a ceiling."""
+    """This is a ReLU with a slope below zero, or a ceiling."""
 
     slope: float = 0.0
     ceiling: float = np.inf
@@ -224,7 +224,7 @@ class ReversedConcat(reference.ConcatKernel):
 
 
 class FlippedConv(reference.ConvKernel):
-    """Is a convolution in the mathematician's sense: the kernel is flipped."""
+    """This is a convolution in the mathematician's sense: the kernel is flipped."""
 
     def forward(self, op: ops.Conv, ctx: Context, x: Array) -> Array:
         return super().forward(op, self._flipped(ctx), x)
@@ -241,7 +241,7 @@ class FlippedConv(reference.ConvKernel):
 
 
 class ZeroPaddedMaxPool(reference.MaxPoolKernel):
-    """Is a maximum pool with zeros outside, which win over negative values.
+    """This is a maximum pool with zeros outside, which win over negative values.
 
     The gradient is as without padding.
     """
@@ -263,7 +263,7 @@ class ZeroPaddedMaxPool(reference.MaxPoolKernel):
 
 @dataclass(frozen=True)
 class StemAverage(reference.MaxPoolKernel):
-    """Is an average where the maximum was asked for.
+    """This is an average where the maximum was asked for.
 
     Attributes:
         counted: Whether padding counts, as zeros.
@@ -294,7 +294,7 @@ class StemAverage(reference.MaxPoolKernel):
 
 @dataclass(frozen=True)
 class Dropout(reference.DropoutKernel):
-    """Is a dropout with its choices as fields, whose defaults are the reference's.
+    """This is a dropout with its choices as fields, whose defaults are the reference's.
 
     Attributes:
         ignored: The starts of names of the nodes that do nothing.

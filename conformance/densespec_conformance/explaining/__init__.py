@@ -1,1 +1,1 @@
-"""Known deviations are found that explain a wrong answer."""
+"""Finds known deviations that explain a wrong answer."""

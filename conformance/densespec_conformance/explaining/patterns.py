@@ -1,4 +1,4 @@
-"""What is peculiar about an array that is not what it should be."""
+"""Says what is peculiar about an array that is not what it should be."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 Array = np.ndarray
 
 CLOSE = 1e-6
-"""The relative difference at which two arrays are taken for the same."""
+"""Two arrays with this relative difference are taken for the same."""
 
 
 def peculiarities(actual: Array, expected: Array) -> tuple[str, ...]:
-    """Give remarks that complete the array's name to a sentence. The first that holds of how the
+    """Return remarks that complete the array's name to a sentence. The first that holds of how the
     values relate is enough; others say where they differ.
 
     Args:
@@ -185,7 +185,7 @@ def _has_bits(array: Array, bits: int) -> bool:
 
 
 def _by_channel(array: Array) -> Array | None:
-    """Give the array in the shape (channels, everything else)."""
+    """Return the array in the shape (channels, everything else)."""
     return None if array.ndim < 2 else np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
 
 
@@ -195,7 +195,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24}
-"""The number of significant bits."""
+"""Gives the number of significant bits."""
 
 Finder = Callable[[Array, Array], Iterator[str]]
 

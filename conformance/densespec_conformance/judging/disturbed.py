@@ -367,7 +367,7 @@ class _DisturbedModel(ReferenceModel):
 
 
 class DisturbedBackend(NumpyBackend):
-    """Is the reference with the roundings of an arithmetic, in one of many random ways.
+    """This is the reference with the roundings of an arithmetic, in one of many random ways.
 
     Args:
         arithmetic: Its name in :data:`densespec_conformance.judging.rounding.ARITHMETIC`.
@@ -382,4 +382,4 @@ class DisturbedBackend(NumpyBackend):
 
 
 FLOAT64 = DisturbedBackend("float64", 1000)
-"""Is a backend whose roundings no bound was derived from. As a target it should pass every case."""
+"""No bound was derived from this backend's roundings. As a target it should pass every case."""

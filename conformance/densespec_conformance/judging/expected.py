@@ -62,7 +62,7 @@ def _rounded(arrays: Mapping[str, np.ndarray], dtype: str) -> Arrays:
 
 
 class Reference:
-    """Is the numpy reference, with which every target is compared; it computes each request once.
+    """This is the numpy reference for every target; it computes each request once.
 
     Several targets may ask at a time: those that ask the same wait for the first of them.
     """

@@ -167,7 +167,7 @@ def _problems(results: Sequence[Json]) -> list[Json]:
 
 
 def _matrix(record: Json) -> list[Json]:
-    """Make the rows of the matrix, group by group; a cell is None where the case did not run."""
+    """Make the rows of the matrix, group by group; a cell is None if the case did not run."""
     targets = [target["name"] for target in record["targets"]]
     cells = {
         (result["case"], result["target"]): _cell(index, result)

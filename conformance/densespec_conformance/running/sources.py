@@ -16,7 +16,7 @@ DYNAMIC = re.compile(r"__getattr__|globals\(|setattr\(|exec\(|sys\.modules")
 
 
 def surely_lacks(module: str, attribute: str) -> bool:
-    """Say whether a module has no such attribute, or is not there; False where it is not sure."""
+    """Say whether a module has no such attribute, or is not there; False if it is not sure."""
     name = re.compile(rf"\b{re.escape(attribute)}\b")
     rest, seen = [module], set[str]()
     while rest:

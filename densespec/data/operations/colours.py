@@ -1,4 +1,4 @@
-"""Changes of the values of pixels, each by itself or by what the image has of them.
+"""Changes the values of pixels, each by itself or by what the image has of them.
 
 ``brightness``, ``contrast``, ``saturation`` and ``sharpness`` take a factor f, by which pixels p go
 away from another image q, or towards it: ``q + f (p - q)``, cut off at 0 and 1. That one is black;

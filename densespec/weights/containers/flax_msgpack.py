@@ -43,7 +43,7 @@ LONGEST_COMPLEX = 19
 """A list of two floating-point numbers has this many bytes."""
 
 SMALLEST_BUFFER, LARGEST_BUFFER = 2**16, 2**31 - 1
-"""Limits of the bytes that are read ahead; the largest entry has to fit."""
+"""At least and at most this many bytes are read ahead; the largest entry has to fit."""
 
 LONGEST_LIST = 100
 """A list within an array's description, such as its shape, has at most this many entries."""

@@ -44,7 +44,7 @@ LONGEST_ATTRIBUTE = 64512
 """Keras cuts a list with more bytes than this into several attributes."""
 
 UNLISTED = ("top_level_model_weights",)
-"""Groups of weights that no layer has, which Keras 2 doesn't list among the layers."""
+"""No layer has these groups of weights, which Keras 2 doesn't list among the layers."""
 
 OPTIMIZER = "optimizer_weights"
 """The group with this name holds an optimizer's state."""

@@ -21,7 +21,7 @@ class ContainerReader(Protocol):
     def files(self, path: Path) -> list[Path]:
         """List the files that hold what a path stands for; it need not be a file's own.
 
-        Their contents decide, and no framework is needed to tell. The list is empty where the path
+        Their contents decide, and no framework is needed to tell. The list is empty if the path
         is of another kind.
         """
         ...

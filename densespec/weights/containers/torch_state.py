@@ -47,7 +47,7 @@ class FoundState:
     Attributes:
         value: its stand-in in the pickle.
         entries: its tensors and other values, by name.
-        place: the keys under which it lies, joined by dots; empty where it is the whole file.
+        place: the keys under which it lies, joined by dots; empty if it is the whole file.
         left: the names of what lies beside it, with the keys above them.
         alike: those names in ``left`` that are state dicts with arrays of the same names.
         modules: the modules of a model that was saved whole, by path.

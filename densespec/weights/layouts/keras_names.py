@@ -111,12 +111,12 @@ def _variable(weight: str) -> str:
 
 
 def legacy_key(weight: str, layer_name: LayerName) -> str:
-    """Name of an array in a legacy file, where the layer of each node has this name."""
+    """Name an array in a legacy file, whose nodes have layers with this name."""
     return f"{layer_name(weight.rpartition('.')[0])}/{_variable(weight)}"
 
 
 def variable_key(weight: str, path: str) -> str:
-    """Name of an array in a Keras 3 file, where its layer has this path."""
+    """Name an array in a Keras 3 file, in which its layer has this path."""
     variable = _variable(weight)
     order = next(order for order in _ORDER if variable in order)
     return f"{path}/vars/{order.index(variable)}"
@@ -145,7 +145,7 @@ def ordered_keys(graph: Graph, backbone: str = "") -> dict[str, str]:
 
 
 def layer_names(graph: Graph, layer_name: LayerName, backbone: str = "") -> dict[str, str]:
-    """Name of the layer of each of Keras 3's groups, as Keras notes it in the file."""
+    """Name the layer of each of Keras 3's groups, as Keras notes it in the file."""
     return {
         key.rpartition("/vars/")[0]: layer_name(weight.rpartition(".")[0])
         for weight, key in ordered_keys(graph, backbone).items()
@@ -178,7 +178,7 @@ def _noted_names(metadata: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def stem_layer(metadata: Mapping[str, str]) -> str | None:
-    """Name of the first convolution's layer, where a Keras 3 file notes names."""
+    """Name the first convolution's layer, if a Keras 3 file notes names."""
     names = _noted_names(metadata)
     for dims in (2, 1, 3):
         for group, name in names.items():

@@ -86,7 +86,7 @@ def keys(root: str) -> Callable[[Graph, str], dict[str, str]]:
 
 
 def legacy(weight: str) -> str:
-    """Name of an array in a legacy file."""
+    """Name an array in a legacy file."""
     return legacy_key(weight, _layer_name)
 
 

@@ -19,7 +19,7 @@ MAX_DIMS = 64
 """An array in numpy has at most this many axes."""
 
 _NUMBERS = {np.dtype(code).str[1:]: np.dtype(code).name for code in "?bBhHiIqQefdFD"}
-"""Names of types by their code in a pickle; arrays of objects, texts and records are not read."""
+"""Gives types by their code in a pickle; arrays of objects, texts and records are not read."""
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def as_text(modules: Modules) -> str:
 
 
 def modules_in(metadata: Mapping[str, str]) -> Modules:
-    """Return the modules that metadata hold; none where they hold none."""
+    """Return the modules that metadata hold; none if they hold none."""
     try:
         table = parsed_json(metadata.get(KEY, "{}"), "the text of its modules")
         if not isinstance(table, dict):

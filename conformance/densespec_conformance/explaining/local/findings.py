@@ -1,4 +1,4 @@
-"""Ops that are wrong by themselves, with what each of them does instead."""
+"""Describes ops that are wrong by themselves, with what each of them does instead."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from densespec_conformance.judging.compare import Stats
 
 @dataclass(frozen=True)
 class WrongOp:
-    """An op whose output does not follow from its own inputs.
+    """Describes an op whose output does not follow from its own inputs.
 
     Attributes:
         where: The node, or the last of the nodes among which it is.
-        among: All nodes that it may be, where the target does not show the values between them; of
-            a training step, all nodes or weights that it concerns.
-        kind: The class of its op, or what it is of a training step.
+        among: All nodes that it may be, if the target does not show the values between them. In a
+            training step, these are all nodes or weights that it concerns.
+        kind: The class of its op, or the part of a training step that it is.
         error: The difference from what it should give for these inputs, relative to that.
-        allowed: How far it may be by rounding.
-        actual: What it gives.
-        expected: What it should give.
-        does: What it does instead, in words; empty where that is not known.
+        allowed: The difference that rounding may make.
+        actual: The output that it gives.
+        expected: The output that it should give.
+        does: What it does instead, in words; empty if that is not known.
         exact: Whether that gives the output to the last digits.
-        rounds: The arithmetic, where all that it does otherwise is to round more.
-        remarks: What is peculiar about the output, where it is not known what the op does.
+        rounds: The arithmetic, if all that it does differently is to round more.
+        remarks: What is peculiar about the output, if it is not known what the op does.
     """
 
     where: str
@@ -44,13 +44,13 @@ class WrongOp:
 
 @dataclass(frozen=True)
 class LocalFindings:
-    """All ops of an answer, or parts of a training run, that are wrong by themselves.
+    """Holds all ops of an answer, or parts of a training run, that are wrong by themselves.
 
-    Every other value that the target shows follows from the values before it, so that nothing else
-    is different in what it shows.
+    Every other value that the target shows follows from the values before it, so nothing else
+    differs in what it shows.
 
     Attributes:
-        judged: Whether everything was judged that the target shows.
+        judged: Whether everything that the target shows was judged.
     """
 
     graph: Graph
@@ -59,7 +59,7 @@ class LocalFindings:
 
     @property
     def complete(self) -> bool:
-        """Whether it is known of each what it does instead, to the last digits."""
+        """Say whether it is known of each op what it does instead, to the last digits."""
         return self.judged and all(one.exact for one in self.wrong)
 
     @property
@@ -73,7 +73,7 @@ class LocalFindings:
         return {name for one in self.wrong for name in one.among}
 
     def leaves_room_for(self, arithmetic: str) -> bool:
-        """Whether all that every wrong op does otherwise is to round as an arithmetic does."""
+        """Say whether all wrong ops differ only in rounding as an arithmetic does."""
         return all(one.rounds == arithmetic for one in self.wrong)
 
     def has_name(self, patterns: Iterable[set[str]]) -> bool:

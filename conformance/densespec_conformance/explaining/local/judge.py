@@ -22,11 +22,13 @@ from densespec_conformance.judging.rounding import ARITHMETIC
 from densespec_conformance.judging.tolerance import SAFETY
 
 LONGEST = 8
-"""The most ops between two values that are shown, for which each may be the wrong one."""
+"""At most this many ops may lie between two shown values for each of them to be considered."""
 
 ALTERNATIVE = 2.0
-"""How much further off an alternative may be than the op itself: what is solved from an output has
-the rounding of that output, besides its own."""
+"""An alternative may be further off than the op itself by this factor.
+
+A number that is solved from an output has the rounding of that output, besides its own.
+"""
 
 
 class LocalJudge:
@@ -56,7 +58,7 @@ class LocalJudge:
 
     @property
     def sees_enough(self) -> bool:
-        """Whether most ops can be judged by themselves."""
+        """Say whether most ops can be judged by themselves."""
         return sum(len(span.nodes) <= LONGEST for span in self._spans) > len(self._spans) / 2
 
     def findings(self) -> LocalFindings | None:

@@ -1,4 +1,4 @@
-"""One training step's forward and backward pass, op by op, any of which may do something else."""
+"""Computes one training step's forward and backward pass, op by op, with other ops if asked for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from densespec_conformance.asking.requests import Batch
 
 @dataclass
 class Pass:
-    """The values of a training step, forward and backward.
+    """Holds the values of a training step, forward and backward.
 
     Attributes:
-        kernels: How each kind of op is computed.
+        kernels: The computation of each kind of op.
         weights: The arrays before the step, in float64.
-        instead: How ops are computed that do something else, by node.
-        values: What each node computes.
+        instead: The computation of ops that do something else, by node.
+        values: The values that each node computes.
         slopes: The gradient of each node's output, as far as they have been computed.
-        backs: The gradients of each node's inputs, likewise.
+        backs: The gradients of each node's inputs, as far as they have been computed.
     """
 
     graph: Graph
@@ -77,7 +77,7 @@ class Pass:
         return context.statistics, known
 
     def slope(self, node: Node, backs: Mapping[str, list[Array]] | None = None) -> Array:
-        """Give the gradient of a node's output: the sum of what its readers give back."""
+        """Return the gradient of a node's output: the sum of what its readers give back."""
         found = [
             (backs or {}).get(reader.name, self.backs[reader.name])[index]
             for reader, index in self._readers[node.name]
@@ -92,14 +92,14 @@ class Pass:
         return own
 
     def gradients(self, node: Node, slope: Array) -> Arrays:
-        """Give the gradients of a node's own arrays, for a gradient of its output."""
+        """Return the gradients of a node's own arrays, for a gradient of its output."""
         return self._back(node, self.kernel(node), slope)[1]
 
     def _back(self, node: Node, kernel: Kernel, slope: Array) -> tuple[list[Array], Arrays]:
         return kernel.backward(node.op, self.contexts[node.name], slope, *self.inputs(node))
 
     def suspects(self, node: Node) -> Iterator[Node]:
-        """Give the nodes whose way back may be why the gradient of a node's output is not what it
+        """Yield the nodes whose way back may be why the gradient of a node's output is not what it
         should be: its readers, and beyond those that have no gradients of their own."""
         seen: set[str] = set()
         todo = [reader for reader, _ in self._readers.get(node.name, ())]

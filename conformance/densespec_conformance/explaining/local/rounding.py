@@ -1,4 +1,4 @@
-"""Coarser arithmetic than was asked for, as what an op does instead."""
+"""Recognises coarser arithmetic than was asked for, as what an op does instead."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from densespec_conformance.explaining.patterns import narrowest
 from densespec_conformance.judging.rounding import ARITHMETIC
 
 COARSER = ("float32", "tf32", "float16", "bfloat16")
-"""Arithmetic that an op may round by instead, from the finest on."""
+"""An op may round by one of these instead, from the finest on."""
 
 SUMS = (ops.Conv, ops.Dense)
-"""The ops whose factors TF32 rounds."""
+"""TF32 rounds the factors of these ops."""
 
 
 def looks_like(arithmetic: str, span: Span, actual: Array, error: float) -> bool:

@@ -1,4 +1,4 @@
-"""The ops between the values that a target shows, computed from those very values."""
+"""Computes the ops between the values that a target shows, from those very values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from densespec_conformance.judging.rounding import ARITHMETIC
 from densespec_conformance.judging.tolerance import SAFETY
 
 DRAWS = 3
-"""The number of random roundings by which an op's bound is derived."""
+"""An op's bound is derived from this many random roundings."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """The ops that lie between values that are shown, the last of which gives a value that is.
+    """Holds the ops between values that are shown; the last op gives a value that is shown.
 
     Attributes:
-        nodes: The ops in the order in which they are computed; a single one where the target shows
-            both what goes into it and what comes out.
+        nodes: The ops in the order in which they are computed. It is a single op if the target
+            shows both its inputs and its output.
     """
 
     nodes: tuple[Node, ...]
@@ -37,7 +37,7 @@ class Span:
 
 
 def spans(graph: Graph, seen: Collection[str]) -> Iterator[Span]:
-    """Give the span of every value that is seen, in the order of the network."""
+    """Yield the span of every value that is seen, in the order of the network."""
     between: dict[str, tuple[Node, ...]] = {graph.input.name: ()}
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     for node in graph.nodes[1:]:
@@ -50,11 +50,11 @@ def spans(graph: Graph, seen: Collection[str]) -> Iterator[Span]:
 
 @dataclass(frozen=True)
 class Network:
-    """What spans are computed with.
+    """Holds what spans are computed with.
 
     Attributes:
         weights: The arrays by canonical name, in float64.
-        values: What the target shows, by node, in float64; the input is there as well.
+        values: The values that the target shows, by node, in float64, including the input.
     """
 
     graph: Graph
@@ -100,7 +100,7 @@ class Network:
         return self.computed(span, kernels=kernels)
 
     def difference(self, span: Span, instead: Mapping[str, Forward]) -> float:
-        """Give the relative difference of what is shown from what ops would give if they did
+        """Return the relative difference of what is shown from what ops would give if they did
         something else; it is infinite where they can't."""
         actual = self.values[span.end]
         try:
@@ -112,4 +112,4 @@ class Network:
 
 
 UNFORESEEN = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
-"""The errors that an alternative raises on an op for which it has no meaning."""
+"""An alternative raises one of these errors on an op for which it has no meaning."""

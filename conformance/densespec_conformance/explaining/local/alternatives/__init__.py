@@ -1,4 +1,4 @@
-"""What each kind of op may do instead: a file a kind, and one for what any op may do."""
+"""Lists what each kind of op may do instead: a file for each kind, and one for any op."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ OF_KIND: Mapping[type, tuple[Find, ...]] = {
     ops.Sigmoid: (*ends.FIND, *any_op.FIND, *any_op.LAST),
     ops.Dropout: (*any_op.FIND, *any_op.LAST),
 }
-"""Where to look for what an op does instead, what is simplest first."""
+"""Lists where to look for what an op does instead, the simplest first."""
 
 
 def alternatives(seen: Observation) -> Iterator[Alternative]:
-    """Give everything that an op may do instead, what is simplest first."""
+    """Yield everything that an op may do instead, what is simplest first."""
     if isinstance(seen.op, ops.BatchNorm) and not seen.op.affine:
         one = np.ones(seen.op.channels)
         weights = {"gamma": one, "beta": 0 * one, **seen.context.weights}

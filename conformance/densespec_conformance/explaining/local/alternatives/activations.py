@@ -1,4 +1,4 @@
-"""What a ReLU, or another activation, may be instead."""
+"""Lists what a ReLU, or another activation, may be instead."""
 
 from __future__ import annotations
 

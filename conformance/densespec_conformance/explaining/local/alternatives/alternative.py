@@ -1,4 +1,4 @@
-"""What an op may do instead of what the spec says, and what there is to work it out from."""
+"""Defines what an op may do instead of what the spec says, and what that is worked out from."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from densespec.network.graph import Graph, Node
 from densespec.reference.kernels import KERNELS, Array, Context
 
 Forward = Callable[..., Array]
-"""A function of an op, its context and its inputs that gives the output, as of a kernel."""
+"""Computes the output from an op, its context and its inputs, as a kernel does."""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """Something that an op may do instead.
+    """Describes something that an op may do instead.
 
     Attributes:
         does: The words for it, which follow the op's name and a colon.
         forward: The function that computes it.
-        names_the_cause: Whether it is known what is done, not only how the output follows.
+        names_the_cause: Whether the cause is known, and not only how the output follows.
     """
 
     does: str
@@ -31,12 +31,12 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Observation:
-    """An op that deviates, with what the target shows of it.
+    """Holds an op that deviates, with what the target shows of it.
 
     Attributes:
         context: The op's own arrays, in float64.
-        inputs: What goes into it; None where the target does not show it.
-        output: What comes out; None likewise.
+        inputs: The inputs of the op; None if the target does not show them.
+        output: The output of the op; None if the target does not show it.
         weights: Every array of the network, by canonical name.
         values: Everything that the target shows, by node.
     """
@@ -55,7 +55,7 @@ class Observation:
 
     @property
     def pair(self) -> tuple[Array, Array] | None:
-        """Give the only input and the output, where both are shown."""
+        """Return the only input and the output, where both are shown."""
         if self.inputs is None or self.output is None or len(self.inputs) != 1:
             return None
         return self.inputs[0], self.output

@@ -1,4 +1,4 @@
-"""What an op of any kind may do instead: be left out, be scaled, read something else."""
+"""Lists what an op of any kind may do instead: be left out, be scaled, or read something else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from densespec_conformance.explaining.local.alternatives.alternative import (
 )
 
 NEAR = 64
-"""How many of the values that were computed before an op it may have read by mistake."""
+"""An op may have read one of this many values before it by mistake."""
 
 
 def around(seen: Observation) -> Iterator[Alternative]:

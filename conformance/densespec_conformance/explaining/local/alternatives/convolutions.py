@@ -1,4 +1,4 @@
-"""What a convolution or a linear layer may do instead."""
+"""Lists what a convolution or a linear layer may do instead."""
 
 from __future__ import annotations
 

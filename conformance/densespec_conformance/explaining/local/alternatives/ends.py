@@ -1,4 +1,4 @@
-"""What a softmax or a sigmoid may be instead."""
+"""Lists what a softmax or a sigmoid may be instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an op may give back instead of its gradients, with where each is met."""
+"""Lists what an op may give back instead of its gradients, with where each is found."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from densespec.reference.kernels import Array, Context, Gradients, Kernel, offse
 from densespec_conformance.deviations.kernels import KERNELS, Norm
 
 Slopes = Callable[..., list[Array]]
-"""A function of an op, its context, the gradient of its output, and its inputs that gives those of
-its inputs."""
+"""Computes the gradients of an op's inputs, from its output's gradient and what the op sees."""
 
 
 @dataclass(frozen=True)
 class Back:
-    """An op whose inputs are given other gradients; its own arrays get their own."""
+    """Represents an op whose inputs get other gradients; its own arrays get their own."""
 
     kernel: Kernel
     slopes: Slopes
@@ -34,11 +33,11 @@ class Back:
 
 @dataclass(frozen=True)
 class Backward:
-    """Something that an op may do instead with the gradients of its inputs.
+    """Describes something that an op may do instead with the gradients of its inputs.
 
     Attributes:
-        slopes: The function of the reference's own gradients, and of what they are computed from;
-            where ``does`` has a number to solve, of that number first.
+        slopes: The function of the reference's own gradients, and of what they are computed from.
+            If ``does`` has a number to solve, that number is its first argument.
     """
 
     does: str
@@ -47,7 +46,7 @@ class Backward:
 
     @property
     def unknown(self) -> bool:
-        """Whether it has a number, on which its gradients depend linearly."""
+        """Say whether it has a number, on which its gradients depend linearly."""
         return "{}" in self.does
 
 
@@ -146,22 +145,22 @@ BACKWARD: Mapping[type, tuple[Backward, ...]] = {
         Backward("no gradient flows to what is new", DETACHED, _none_to(1)),
     ),
 }
-"""What an op may do with the gradients of its inputs."""
+"""Lists what an op may do with the gradients of its inputs."""
 
 
 def backward_of(kind: type) -> tuple[Backward, ...]:
-    """Give what an op of a kind may do with the gradients of its inputs."""
+    """Return what an op of a kind may do with the gradients of its inputs."""
     return (*BACKWARD.get(kind, ()), *ANY)
 
 
 @dataclass(frozen=True)
 class OwnGradient:
-    """What the gradient of a weight may be instead.
+    """Describes what the gradient of a weight may be instead.
 
     Attributes:
         gradient: The function of the gradient, the weight, its earlier gradient and a number.
         is_decay: Whether the number is the weight decay that the gradient contains.
-        scales: Whether it is a multiple, as what comes back to the op might be as well.
+        scales: Whether it is a multiple. What comes back to the op might be a multiple as well.
     """
 
     does: str
@@ -172,7 +171,7 @@ class OwnGradient:
 
     @property
     def unknown(self) -> bool:
-        """Whether it has a number, on which it depends linearly."""
+        """Say whether it has a number, on which it depends linearly."""
         return "{}" in self.does
 
 
@@ -184,7 +183,7 @@ CLIPPERS: Mapping[float, str] = {
     0.0: "Keras's global_clipnorm, optax.clip_by_global_norm",
     1e-6: "PyTorch's clip_grad_norm_, which divides by the norm plus 1e-6",
 }
-"""Where all gradients are clipped to a norm, by what is added to the norm that is divided by."""
+"""Says where all gradients are clipped to a norm, by the number that is added to that norm."""
 
 GRADIENTS = (
     OwnGradient(
@@ -217,4 +216,4 @@ GRADIENTS = (
         scales=True,
     ),
 )
-"""What the gradient of a weight may be instead, what is simplest first."""
+"""Lists what the gradient of a weight may be instead, the simplest first."""

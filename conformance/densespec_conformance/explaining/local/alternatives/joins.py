@@ -1,4 +1,4 @@
-"""What a concatenation may do instead."""
+"""Lists what a concatenation may do instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch norm may do instead, in inference."""
+"""Lists what a batch norm may do instead, in inference."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _solved(seen: Observation, x: Array, y: Array) -> tuple[float, ...]:
 
 
 def linear_by_channel(x: Array, y: Array) -> tuple[Array, Array]:
-    """Give the slope and the offset by which each channel of y follows from that of x."""
+    """Return the slope and the offset by which each channel of y follows from that of x."""
     a = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
     b = np.moveaxis(y, 1, 0).reshape(y.shape[1], -1)
     mean_a, mean_b = a.mean(1), b.mean(1)
@@ -124,7 +124,7 @@ def _squared(variance: Array) -> dict[str, Array]:
 
 
 def _of_others(seen: Observation) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Give the arrays of every other norm of as many channels, all of them or one."""
+    """Yield the arrays of every other norm of as many channels, all of them or one."""
     for other in seen.graph.nodes:
         alike = isinstance(other.op, ops.BatchNorm) and other.op.channels == seen.op.channels
         alike = alike and len(other.weights) == len(ARRAYS)

@@ -1,4 +1,4 @@
-"""Where the padding of a convolution or a pool may lie instead."""
+"""Lists where the padding of a convolution or a pool may lie instead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from densespec_conformance.explaining.local.alternatives.alternative import Obse
 
 
 def pads_of(seen: Observation) -> ops.Pads | None:
-    """Give the padding of an op; None where it depends on a size that is not shown."""
+    """Return the padding of an op; None where it depends on a size that is not shown."""
     op, size = seen.op, _size(seen)
     padding: ops.Padding = getattr(op, "padding", ((0, 0),) * len(op.window))
     if size is not None:
@@ -19,7 +19,7 @@ def pads_of(seen: Observation) -> ops.Pads | None:
 
 
 def other_pads(pads: ops.Pads, seen: Observation) -> Iterator[tuple[str, Any]]:
-    """Give other paddings, which may be equal to the op's own, after the words for them."""
+    """Yield other paddings, which may be equal to the op's own, after the words for them."""
     op, size = seen.op, _size(seen)
     if size is not None:
         same = ops.resolve_padding("same", size, op.window, op.stride)

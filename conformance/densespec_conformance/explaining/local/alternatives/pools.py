@@ -1,4 +1,4 @@
-"""What a pool may do instead."""
+"""Lists what a pool may do instead."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ MIRRORS: tuple[tuple[str, str], ...] = (
     ("symmetric", "its mirror repeats the edge"),
     ("wrap", "it pads with the other side, where a mirror is meant"),
 )
-"""Ways to pad by numpy's names."""
+"""Lists ways to pad by numpy's names."""
 
 
 def blurs(seen: Observation) -> Iterator[Alternative]:

@@ -1,4 +1,4 @@
-"""The courses that a learning rate may take instead, with where each is met."""
+"""Lists the courses that a learning rate may take instead, with where each is found."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Course:
-    """Another learning rate in some steps.
+    """Describes another learning rate in some steps.
 
     Attributes:
         does: The words for it.
-        source: Where it is met.
+        source: The place where it is found.
         rate: The function of all rates of the recipe and a step's index that gives the rate.
     """
 
@@ -43,4 +43,4 @@ COURSES = (
         lambda rates, index: rates[index] ** 2 / rates[0],
     ),
 )
-"""Other courses of the learning rate."""
+"""Lists other courses of the learning rate."""
