@@ -343,7 +343,7 @@ DISTURBED: Mapping[type, Any] = {
 
 
 class _DisturbedModel(ReferenceModel):
-    """A reference model with disturbed ops, loss and update."""
+    """Runs the reference with disturbed ops, loss and update."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Array], noise: Noise) -> None:
         disturbed: Mapping[type, Kernel] = {kind: make(noise) for kind, make in DISTURBED.items()}
