@@ -155,10 +155,11 @@ class FlaxTrainer:
         self._done += 1
         share = self._recipe.average_share(self._done) if self._average else None
         program = Program(self._graphdef, self._recipe, gradients, self._mesh)
-        given, pace = (program, *self._network()), Pace(learning_rate, share)
-        whole = len(parts) == 1
-        done = step(*given, parts[0], pace) if whole else step_by_parts(*given, parts, pace)
-        parameters, moved, beside, sums, found = done
+        parameters, others, beside = self._network()
+        take, given = (step, parts[0]) if len(parts) == 1 else (step_by_parts, parts)
+        parameters, moved, beside, sums, found = take(
+            program, parameters, others, beside, given, Pace(learning_rate, share)
+        )
         self._optimizer, self._scale = beside.optimizer, beside.scale
         self._average = beside.average
         self._parameters.set(parameters)
