@@ -156,7 +156,9 @@ class FlaxTrainer:
         share = self._recipe.average_share(self._done) if self._average else None
         program = Program(self._graphdef, self._recipe, gradients, self._mesh)
         parameters, others, beside = self._network()
-        take, given = (step, parts[0]) if len(parts) == 1 else (step_by_parts, parts)
+        whole = len(parts) == 1
+        take: Any = step if whole else step_by_parts
+        given = parts[0] if whole else parts
         parameters, moved, beside, sums, found = take(
             program, parameters, others, beside, given, Pace(learning_rate, share)
         )
