@@ -114,7 +114,7 @@ class TensorFlowParallelTrainer(KerasTrainer):
 
     @property
     def _parts_of_optimizer(self) -> int:
-        """One: Keras's own accumulation takes no replicas, so gradients are added up here."""
+        """Return one: Keras's accumulation takes no replicas, so gradients are added up here."""
         return 1
 
     def _run_parts(

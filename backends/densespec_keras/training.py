@@ -131,7 +131,7 @@ class KerasTrainer:
 
     @property
     def _parts_of_optimizer(self) -> int:
-        """Over how many parts of a batch the optimizer takes the mean of gradients."""
+        """Return the number of parts of a batch whose gradients the optimizer takes the mean of."""
         return self._recipe.accumulate
 
     def _compile(self, wanted: Compiled) -> None:

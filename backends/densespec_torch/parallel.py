@@ -139,7 +139,7 @@ class ReplicatedTrainer:
         self._folder.cleanup()
 
     def _share(self, rank: int) -> Callable[[int], slice]:
-        """What gives a replica's share of so many samples."""
+        """Return the function that gives a replica's share of so many samples."""
         return functools.partial(shard, rank=rank, size=len(self._replicas))
 
     def _ask(self, requests: Any) -> list[Any]:

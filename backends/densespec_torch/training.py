@@ -290,7 +290,7 @@ class TorchTrainer:
         return loss, (logits.detach().argmax(1) == right).sum()
 
     def _joining(self, joins: bool) -> contextlib.AbstractContextManager[Any]:
-        """Gradients of all processes are joined in a backward pass, or stay their own."""
+        """Join the gradients of all processes in a backward pass, or leave them apart."""
         if joins or not isinstance(self._model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self._model.no_sync()

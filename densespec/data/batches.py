@@ -294,7 +294,7 @@ class Batches:
                 )
 
     def _parts(self, devices: int) -> int:
-        """Into how many parts a batch is split, of which each is normalised by itself."""
+        """Return the number of parts of a batch, if each part is normalised by itself."""
         if self.recipe is None:
             return 1
         alone = self.recipe.batch_norm == "per-replica"

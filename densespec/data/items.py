@@ -81,7 +81,7 @@ class ItemImages:
 
 @dataclass(frozen=True)
 class StreamImages(ItemImages):
-    """The images of a stream: see :class:`densespec.data.dataset.GroupedImages`."""
+    """Holds the images of a stream: see :class:`densespec.data.dataset.GroupedImages`."""
 
     @property
     def groups(self) -> np.ndarray:

@@ -51,7 +51,7 @@ READERS = 8
 
 @runtime_checkable
 class ShardedStream(Protocol):
-    """What is asked of a stream; methods and properties are those of Hugging Face's."""
+    """Says what is asked of a stream; methods and properties are those of Hugging Face's."""
 
     @property
     def num_shards(self) -> int:
@@ -88,7 +88,7 @@ class ShardedStream(Protocol):
 
 @dataclass(frozen=True)
 class _Shard:
-    """A shard of a file: a stream without its other shards."""
+    """Opens a shard of a file: a stream without its other shards."""
 
     file: ShardedStream
     index: int
@@ -105,7 +105,7 @@ class _Shard:
 
 
 class StreamItems:
-    """Items of a stream by index, which are tables of an image and a label.
+    """Gives the items of a stream by index; they are tables of an image and a label.
 
     Attributes:
         column_names: The names of both.
@@ -161,7 +161,7 @@ class StreamItems:
 
 
 class _Kept:
-    """The items of a few groups, of which those go that were not asked for the longest."""
+    """Keeps the items of a few groups; the group that was not asked for the longest goes first."""
 
     def __init__(self, most: int) -> None:
         self._most, self._lock = most, threading.Lock()
@@ -260,7 +260,7 @@ def _named(columns: Collection[str], names: Collection[str]) -> str:
 
 
 def _same(labels: Sequence[Any], known: Sequence[Any]) -> bool:
-    """Whether labels are the same, those that are not known included."""
+    """Say whether labels are the same; two labels that are not known are."""
     ours, theirs = np.asarray(labels), np.asarray(known)
     if ours.shape != theirs.shape:
         return False

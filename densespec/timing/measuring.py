@@ -30,8 +30,8 @@ class TimedNetwork:
             the spec of the weights.
         weights: A weight file, or the name of trained weights; None for initial ones.
         dtype: The dtype of the models; None takes each framework's default.
-        reading: What was said of :class:`densespec.weights.reading.ReadingOptions`, by name; it says
-            how the weights are read.
+        reading: The options by which the weights are read, by name: fields of
+            :class:`densespec.weights.reading.ReadingOptions` other than the spec.
     """
 
     spec: str | None = None

@@ -245,7 +245,7 @@ class _Session:
         self.listener.step(line)
 
     def _samples(self) -> int:
-        """How many samples the next step has, those of other processes among them."""
+        """Return the number of samples of the next step, including those of other processes."""
         return len(self.plan.training.rows(*divmod(self.step, self.per_epoch)))
 
     def _rate(self, step: int) -> float:

@@ -42,13 +42,13 @@ def joined(engine: Backend) -> ProcessGroup:
 
 
 def part_of(group: ProcessGroup, recipe: TrainingRecipe) -> Callable[[int], np.ndarray] | None:
-    """What gives the places of this process's samples in a batch of so many; None for all."""
+    """Return what gives the places of a process's samples in a batch; None if all are its own."""
     if group.size == 1:
         return None
     return functools.partial(own_samples, group.part, accumulate=recipe.accumulate)
 
 
 def agreed(group: ProcessGroup, text: str) -> bool:
-    """Whether all processes have the same text; every one has to call it."""
+    """Return whether all processes have the same text; every process has to call it."""
     bits = [bool(zlib.crc32(text.encode()) >> place & 1) for place in range(32)]
     return group.size == 1 or not any(group.any(bit) and group.any(not bit) for bit in bits)

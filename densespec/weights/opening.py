@@ -286,7 +286,7 @@ def _of_inner_models(metadata: Mapping[str, str]) -> str:
 
 
 def _of_layers(error: WeightsError, metadata: Mapping[str, str], read_without: Any) -> str:
-    """Which layers to leave out of a Keras file, so that the rest is read: that is tried.
+    """Say which layers to leave out of a Keras file, so that the rest is read: that is tried.
 
     Args:
         read_without: Reads it without some layers.

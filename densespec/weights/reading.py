@@ -49,7 +49,7 @@ class SpecFields:
 
 
 class LayerNames:
-    """Names of layers, or a text of them with commas between."""
+    """Allows names of layers, or a text of them with commas between."""
 
     allowed = "names of layers, such as aux"
 
@@ -107,8 +107,8 @@ class InterpretingOptions(Record):
     )
     without: tuple[str, ...] | None = stated(
         OrNone(LayerNames()),
-        "layers there that are no part of the network, such as another head, by their names; "
-        "several are joined by commas",
+        "the names of layers that are no part of the network, such as another head; several are "
+        "joined by commas",
         default=None,
         metavar="LAYER",
     )

@@ -62,7 +62,7 @@ def by_every_name(layers: Collection[str], metadata: Mapping[str, str]) -> tuple
 
 
 def likely_apart(metadata: Mapping[str, str], layer: str | None) -> list[list[str]]:
-    """Layers of a Keras file that are likely no part of its network, such as a head.
+    """Guess which layers of a Keras file are no part of its network, such as a head.
 
     Args:
         layer: The one that is known to be none; otherwise they are the last ones of each class.
@@ -78,7 +78,7 @@ def likely_apart(metadata: Mapping[str, str], layer: str | None) -> list[list[st
 
 
 def _class_of(path: str) -> str:
-    """The class of a layer in one of Keras 3's files, without the number of its dimensions."""
+    """Give the class of a layer of a Keras 3 file, without the number of its dimensions."""
     match = _NUMBERED.fullmatch(path)
     return re.sub(r"\dd$", "", match[2]) if match else ""
 
@@ -95,18 +95,18 @@ def _arrays(layer: str, tensors: Tensors, metadata: Mapping[str, str]) -> set[st
 
 
 def _is_stated(layer: str, metadata: Mapping[str, str]) -> bool:
-    """Whether the config of a model names a layer, which may have no arrays."""
+    """Say whether the config of a model names a layer, which may have no arrays."""
     last = json.dumps(layer.rpartition("/")[2])
     return any(last in metadata.get(key, "") for key in CONFIG_KEYS)
 
 
 def _path(name: str) -> str:
-    """The path of an array's layer."""
+    """Give the path of an array's layer."""
     return name.rpartition(VARIABLES)[0] or name.rpartition("/" if "/" in name else ".")[0]
 
 
 def _renumbered(paths: Iterable[str], gone: set[str]) -> dict[str, str]:
-    """The paths of layers that Keras 3 would number otherwise, if some had never been there."""
+    """Give the paths that Keras 3 would give to layers, if some layers had never been there."""
     numbered: defaultdict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for path in paths:
         if "layers/" in path and (match := _NUMBERED.fullmatch(path)):

@@ -46,7 +46,7 @@ def _tests(streams: Mapping[str, ShardedStream]) -> list[str]:
 
 
 def _known(items: StreamItems) -> bool:
-    """Whether labels are known: sets of which they are secret have -1 in their place."""
+    """Say whether labels are known: sets whose labels are secret have -1 in their place."""
     return not all(np.ndim(label) == 0 and label == -1 for label in items.labels)
 
 

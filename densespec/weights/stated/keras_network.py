@@ -147,7 +147,7 @@ def _network_among(models: Sequence[StatedModel]) -> StatedNetwork:
 
 
 def _network_beside(models: Sequence[StatedModel], without: Collection[str]) -> StatedNetwork:
-    """The network that is left without some layers: up to its global pool if no output is.
+    """Read the network that is left without some layers: up to its global pool if no output is.
 
     Raises:
         StatedOtherwise: Some of them are within it.
@@ -166,7 +166,7 @@ def _network_beside(models: Sequence[StatedModel], without: Collection[str]) -> 
 
 
 def _among(model: StatedModel, names: Collection[str]) -> list[str]:
-    """The layers of a model that have some names, or are in models of these names."""
+    """List the layers of a model that have some names, or are in models of these names."""
     starts = tuple(f"{name}/" for name in names)
     return sorted(name for name in model.names if name in names or name.startswith(starts))
 
