@@ -376,7 +376,7 @@ class ProcessGroup(Protocol):
         ...
 
     def part(self, count: int) -> slice:
-        """Return the slice of a batch of ``count`` samples that this process computes."""
+        """Return the slice of ``count`` consecutive samples that this process computes."""
         ...
 
     def any(self, wish: bool) -> bool:
@@ -435,17 +435,17 @@ def require_logits(graph: Graph) -> None:
         )
 
 
-def check_accumulation(recipe: TrainingRecipe, devices: int) -> None:
-    """Check that batches are split into parts on one device alone.
+def own_samples(share: Callable[[int], slice], count: int, accumulate: int) -> np.ndarray:
+    """Give the places of a device's samples in a batch: its share of each part of the batch.
 
-    Raises:
-        ValueError: They are to be split among several devices as well.
+    Args:
+        share: Gives the device's share of so many samples.
+        count: The number of samples in the batch.
+        accumulate: Into how many parts the batch is split. Split into as many, the samples that are
+            given are the shares.
     """
-    if recipe.accumulate > 1 and devices > 1:
-        raise ValueError(
-            f"accumulate = {recipe.accumulate} splits batches on one device, but there are "
-            f"{devices}"
-        )
+    parts = np.array_split(np.arange(count), accumulate)
+    return np.concatenate([part[share(len(part))] for part in parts])
 
 
 def check_labels(recipe: TrainingRecipe, x: np.ndarray, labels: np.ndarray, classes: int) -> None:

@@ -18,8 +18,15 @@ from densespec.backends import TimeableBackend, backends, get_backend
 from densespec.cli import main
 from densespec.errors import DensespecError, PackageMissing, UnknownName
 from densespec.installed import is_installed
+from densespec.network.files import spec_from_toml
+from densespec.network.graph import lower
+from densespec.network.initial import initial_weights
 from densespec.timing import Candidate, candidates_of, machine
 from densespec.timing.machine import gemm_speed, processor, speed_of
+from densespec.weights.checkpoint import write_checkpoint
+from densespec.weights.containers import open_file, write_file
+from densespec.weights.convert import convert
+from densespec.weights.tensors import Tensor
 
 SMALL = "blocks = [1, 1]\ngrowth_rate = 2\nstem_width = 4\nclasses = 3\n"
 
@@ -247,3 +254,29 @@ def test_every_framework_runs_models_on_its_device(backend: str, net: Path) -> N
     found = record(net, f"{backend}+inference", "--cpu", "--batch", "2")
     assert found["starts"][0]["device"] == "cpu"
     assert found["timings"][0]["shape"] == [2, 3, 32, 32]
+
+
+def test_options_of_reading_say_which_network_of_a_file_is_timed(net: Path, tmp_path: Path) -> None:
+    """Of two, under prefixes; formats are exported from the same one."""
+    alone, pair = tmp_path / "alone.pth", tmp_path / "pair.safetensors"
+    spec = spec_from_toml(SMALL)
+    write_checkpoint(tmp_path / "net.safetensors", lower(spec), initial_weights(lower(spec)))
+    convert(tmp_path / "net.safetensors", alone, to_layout="densespec-torch")
+    with open_file(alone) as file:
+        both = {f"student.{name}": tensor for name, tensor in file.tensors.items()}
+        both |= {f"teacher.{n}": Tensor.of(t.read() + 1) for n, t in file.tensors.items()}
+        write_file(pair, both, {})
+    told = ("--prefix", "student.")
+    refused = bench(pair, "numpy", "--batch", "1", "--size", "8x8")
+    assert refused.exit_code == 1
+    assert "choose one by its prefix" in refused.output + refused.stderr
+    found = record(pair, "numpy", "--batch", "1", "--size", "8x8", *told, "--in-channels", "1")
+    assert found["timings"][0]["shape"] == [1, 1, 8, 8]
+    again = record(net, "--weights", pair, "numpy", "--batch", "1", "--size", "8x8", *told)
+    assert again["timings"][0]["shape"] == [1, 3, 8, 8]
+
+
+def test_options_of_reading_are_not_for_exported_files(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"")
+    assert "options of reading are for weights" in bench(path, "--prefix", "a.").stderr

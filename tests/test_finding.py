@@ -331,7 +331,8 @@ UNTOLD: dict[str, tuple[Named, str]] = {
     "several tasks": (
         linear("age", 1, FEATURES) | linear("sex", 2, FEATURES),
         f"its linear layers are no chain that starts at {FEATURES} features: age (1, {FEATURES}); "
-        f"sex (2, {FEATURES})",
+        f"sex (2, {FEATURES}); those that are no part of its head are left out by their names "
+        "(--without sex)",
     ),
     "features that are pooled thrice": (
         linear("head.1", 7, 3 * FEATURES),

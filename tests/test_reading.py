@@ -21,7 +21,7 @@ from tests.test_convert import checkpoint
 NAMES = [field.name for field in dataclasses.fields(ReadingOptions)]
 
 INTERPRETING = [field.name for field in dataclasses.fields(InterpretingOptions)]
-FLAGS = ("--from", "--key", "--prefix", "--head-activation")
+FLAGS = ("--from", "--key", "--prefix", "--without", "--head-activation")
 
 READERS: dict[str, Callable[..., Any]] = {
     "open_weights": densespec.open_weights,

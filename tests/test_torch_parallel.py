@@ -74,9 +74,12 @@ def assert_close(actual: Any, expected: Any) -> None:
         np.testing.assert_allclose(actual[name], array, rtol=0, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["per-replica", "synchronised"])
-def test_two_processes_do_what_the_recipe_defines(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "accumulate"), [("per-replica", 1), ("synchronised", 1), ("per-replica", 2)]
+)
+def test_two_processes_do_what_the_recipe_defines(kind: str, accumulate: int) -> None:
     graph, recipe = network(kind)
+    recipe = recipe.replace(accumulate=accumulate)
     first, *rest = batches(graph, STEPS + 1)
     expected = trainer_of("numpy", graph, start_of(graph), recipe)
     expected.step(*first[:2], masks=first[2], learning_rate=0.1)

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from densespec.backends import check_accumulation
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_flax.modules import DenseNet
@@ -30,7 +29,6 @@ class ParallelFlaxTrainer(FlaxTrainer):
     def __init__(
         self, model: DenseNet, graph: Graph, recipe: TrainingRecipe, replicas: int
     ) -> None:
-        check_accumulation(recipe, replicas)
         self._replicas = replicas
         mesh = Mesh(np.array(devices(replicas)), (AXIS,))
         self._split, self._whole = (
@@ -41,11 +39,12 @@ class ParallelFlaxTrainer(FlaxTrainer):
             self._mesh = mesh
         super().__init__(model, graph, recipe)
 
-    def _placed(self, batch: Batch) -> tuple[Any, ...]:
+    def _network(self) -> tuple[Any, ...]:
+        return tuple(jax.device_put(super()._network(), self._whole))
+
+    def _placed(self, batch: Batch) -> Batch:
         count = len(batch.labels)
         if count < self._replicas:
             raise ValueError(f"{count} samples can't be split among {self._replicas} devices")
-        *network, batch = super()._placed(batch)
         even = count % self._replicas == 0
-        given = jax.device_put(batch, self._split if even else self._whole)
-        return *jax.device_put(network, self._whole), given
+        return Batch(*jax.device_put(batch, self._split if even else self._whole))

@@ -53,6 +53,8 @@ def by_device(mesh: Any, compute: Callable[[Any, Batch], Any], batch: Batch) -> 
 
 def parts_of(batch: Batch, count: int) -> list[Batch]:
     """Split a batch into consecutive parts, the first ones larger where it does not divide."""
+    if count == 1:
+        return [batch]
     share, larger = divmod(len(batch.labels), count)
     starts = [index * share + min(index, larger) for index in range(count + 1)]
     return [_cut(batch, slice(*ends)) for ends in itertools.pairwise(starts)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -151,12 +151,16 @@ class FlaxTrainer:
         """
         check_labels(self._recipe, x, labels, self._graph.output.shape[0] or 0)
         batch = Batch(as_input(self._model, x), np.asarray(labels), dict(masks) if masks else None)
+        parts = [self._placed(part) for part in parts_of(batch, self._recipe.accumulate)]
         self._done += 1
         share = self._recipe.average_share(self._done) if self._average else None
         program = Program(self._graphdef, self._recipe, gradients, self._mesh)
-        take: Any = step if self._recipe.accumulate == 1 else step_by_parts
+        parameters, others, beside = self._network()
+        whole = len(parts) == 1
+        take: Any = step if whole else step_by_parts
+        given = parts[0] if whole else parts
         parameters, moved, beside, sums, found = take(
-            program, *self._placed(batch), Pace(learning_rate, share)
+            program, parameters, others, beside, given, Pace(learning_rate, share)
         )
         self._optimizer, self._scale = beside.optimizer, beside.scale
         self._average = beside.average
@@ -166,14 +170,17 @@ class FlaxTrainer:
         counted = round(correct) if self._recipe.loss == "softmax" else None
         return StepResult(loss, self._by_name(found) if gradients else {}, counted)
 
-    def _placed(self, batch: Batch) -> tuple[Any, ...]:
-        """Return what a step computes with, on the devices that compute.
+    def _network(self) -> tuple[Any, ...]:
+        """Return the parameters, the rest of the network, and the state of training.
 
-        It is the parameters, the rest of the network, the state of training and a batch.
+        They are on the devices that compute.
         """
         others = self._moved.get(), self._rest.get()
-        beside = Beside(self._optimizer, self._scale, self._average)
-        return self._parameters.get(), others, beside, batch
+        return self._parameters.get(), others, Beside(self._optimizer, self._scale, self._average)
+
+    def _placed(self, batch: Batch) -> Batch:
+        """Give a batch, or a part of one, on the devices that compute."""
+        return batch
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Compute logits in inference mode, by the averages where there are any."""
@@ -235,11 +242,16 @@ def step(
 
 
 def step_by_parts(
-    program: Program, parameters: Any, others: Others, beside: Beside, batch: Batch, pace: Pace
+    program: Program,
+    parameters: Any,
+    others: Others,
+    beside: Beside,
+    parts: Sequence[Batch],
+    pace: Pace,
 ) -> tuple[Any, ...]:
     """Take one step as :func:`step` does, of whose batch one part at a time is computed."""
-    total, summed, (moved, rest) = len(batch.labels), None, others
-    for part in parts_of(batch, program.recipe.accumulate):
+    total, summed, (moved, rest) = sum(len(part.labels) for part in parts), None, others
+    for part in parts:
         *found, moved = _of_part(program, parameters, (moved, rest), part, beside.factor)
         own = _weighed(len(part.labels) / total, *found)
         summed = own if summed is None else jax.tree.map(jnp.add, summed, own)

@@ -9,13 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from densespec.backends import check_accumulation
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
 from densespec_keras import variables
 from densespec_keras.averaging import WeightAverage
 from densespec_keras.running import as_input
+from densespec_keras.states import slots
 from densespec_keras.training import Compiled, KerasTrainer
 
 Build = Callable[..., Any]
@@ -46,7 +46,6 @@ class JaxParallelTrainer(KerasTrainer):
                 "all devices: set batch_norm = 'synchronised' in the recipe, or train with "
                 "backend='flax.nnx', 'tensorflow' or 'torch.nn'"
             )
-        check_accumulation(recipe, replicas)
         self._distribution = _EvenDataParallel(devices=_jax_devices(replicas))
         with self._distribution.scope():
             model = build()
@@ -75,7 +74,6 @@ class TensorFlowParallelTrainer(KerasTrainer):
     def __init__(self, build: Build, graph: Graph, recipe: TrainingRecipe, replicas: int) -> None:
         import tensorflow as tf
 
-        check_accumulation(recipe, replicas)
         self._strategy = tf.distribute.MirroredStrategy(
             _tensorflow_devices(replicas),
             cross_device_ops=tf.distribute.ReductionToOneDevice(),
@@ -114,17 +112,32 @@ class TensorFlowParallelTrainer(KerasTrainer):
 
         self._step = tf.function(self._on_every_replica, reduce_retracing=True, autograph=False)
 
-    def _run(
-        self, inputs: list[np.ndarray], labels: np.ndarray, weights: np.ndarray | None
-    ) -> tuple[float, int]:
+    @property
+    def _parts_of_optimizer(self) -> int:
+        """Return one: Keras's accumulation takes no replicas, so gradients are added up here."""
+        return 1
+
+    def _run_parts(
+        self, inputs: list[np.ndarray], labels: np.ndarray, gradients: bool
+    ) -> tuple[float, int, Arrays]:
         import tensorflow as tf
 
-        replicas = self._strategy.num_replicas_in_sync
-        if len(labels) < replicas:
-            raise ValueError(f"{len(labels)} samples can't be split among {replicas} devices")
-        shards = [self._shards(array, replicas) for array in (*inputs, labels)]
-        loss, correct = self._step(tf.constant(len(labels)), *shards)
-        return float(loss), int(correct)
+        replicas, count = self._strategy.num_replicas_in_sync, self._recipe.accumulate
+        *firsts, last = np.array_split(np.arange(len(labels)), count)
+        if len(last) < replicas:
+            raise ValueError(
+                f"{len(last)} samples can't be split among {replicas} devices"
+                f"{f': of {len(labels)} there are {count} parts' if count > 1 else ''}"
+            )
+        loss, correct, summed = 0.0, 0, ()
+        for part in (*firsts, last):
+            shards = [self._shards(array[part], replicas) for array in (*inputs, labels)]
+            lost, right, summed = self._step(
+                tf.constant(len(labels)), summed, part is last, *shards
+            )
+            loss, correct = loss + float(lost), correct + int(right)
+        found = slots(self._optimizer, self._trained, "gradients") if gradients else {}
+        return loss, correct, found
 
     def _shards(self, array: np.ndarray, count: int) -> Any:
         import tensorflow as tf
@@ -134,13 +147,21 @@ class TensorFlowParallelTrainer(KerasTrainer):
             lambda replica: parts[replica.replica_id_in_sync_group]
         )
 
-    def _on_every_replica(self, count: Any, *shards: Any) -> tuple[Any, Any]:
-        sums = self._strategy.run(self._on_one_replica, args=(count, *shards))
+    def _on_every_replica(
+        self, count: Any, summed: Any, is_last: bool, *shards: Any
+    ) -> tuple[Any, Any, Any]:
+        given = (count, summed, is_last, *shards)
+        *sums, summed = self._strategy.run(self._on_one_replica, args=given)
         loss, correct = (self._strategy.reduce("sum", part, axis=None) for part in sums)
-        return loss, correct
+        return loss, correct, summed
 
-    def _on_one_replica(self, count: Any, *shard: Any) -> tuple[Any, Any]:
-        """Compute a replica's part of the loss of the whole batch, and of the right answers."""
+    def _on_one_replica(
+        self, count: Any, summed: Any, is_last: bool, *shard: Any
+    ) -> tuple[Any, Any, Any]:
+        """Compute a replica's part of the loss of the whole batch, and of the right answers.
+
+        Its gradients are added to those of the parts before. After the last part a step is taken.
+        """
         import tensorflow as tf
 
         *inputs, labels = shard
@@ -151,12 +172,16 @@ class TensorFlowParallelTrainer(KerasTrainer):
             loss = tf.reduce_sum(self._loss.call(labels, logits)) / tf.cast(count, dtype)
             scaled = optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, model.trainable_weights)
-        optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+        if summed:
+            gradients = [a + b for a, b in zip(summed, gradients, strict=True)]
+        if is_last:
+            optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+            gradients = []
         if not self._counts:
-            return loss, tf.constant(0)
+            return loss, tf.constant(0), gradients
         classes = tf.argmax(labels, 1) if self._recipe.has_shares else tf.cast(labels, tf.int64)
         right = tf.argmax(logits, 1) == classes
-        return loss, tf.reduce_sum(tf.cast(right, "int32"))
+        return loss, tf.reduce_sum(tf.cast(right, "int32")), gradients
 
     def _average_statistics(self) -> None:
         """Average the running statistics of the replicas: the recipe's statistics are the mean.

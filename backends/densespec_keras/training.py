@@ -129,6 +129,11 @@ class KerasTrainer:
         """Provide Keras's settings while it builds and runs."""
         return _floatx(self._dtype)
 
+    @property
+    def _parts_of_optimizer(self) -> int:
+        """Return the number of parts of a batch whose gradients the optimizer takes the mean of."""
+        return self._recipe.accumulate
+
     def _compile(self, wanted: Compiled) -> None:
         if wanted == self._compiled_for:
             return
@@ -136,7 +141,9 @@ class KerasTrainer:
             self._moments = self._moments_now()
         self._compiled = self._twin() if wanted.masked else self._model
         kind = OPTIMIZERS[self._recipe.optimizer]
-        self._optimizer = (watched(kind) if wanted.watched else kind).from_recipe(self._recipe)
+        self._optimizer = (watched(kind) if wanted.watched else kind).from_recipe(
+            self._recipe.replace(accumulate=self._parts_of_optimizer)
+        )
         optimizer = self._optimizer
         if layer_policy(self._model) == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)

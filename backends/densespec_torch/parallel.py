@@ -7,12 +7,13 @@ subprocesses: a daemonic process may have those, and the caller's main module is
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from densespec.backends import LAYERS, StepResult, require_logits
+from densespec.backends import LAYERS, StepResult, own_samples, require_logits
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.moments import OptimizerMoments, check_moments
@@ -98,12 +99,15 @@ class ReplicatedTrainer:
         masks: Mapping[str, np.ndarray] | None = None,
         gradients: bool = True,
     ) -> StepResult:
-        if len(x) < len(self._replicas):
+        parts = self._recipe.accumulate
+        if len(x) < len(self._replicas) * parts:
             raise ValueError(
                 f"a batch of {len(x)} cannot be split among {len(self._replicas)} processes"
+                f"{f', {parts} parts each' if parts > 1 else ''}"
             )
         calls = []
-        for rank, part in enumerate(self._parts(len(x))):
+        for rank in range(len(self._replicas)):
+            part = own_samples(self._share(rank), len(x), parts)
             options = {
                 "learning_rate": learning_rate,
                 "masks": {name: mask[part] for name, mask in (masks or {}).items()},
@@ -114,7 +118,7 @@ class ReplicatedTrainer:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         self.weights()  # makes the running statistics of all the same
-        parts = [x[part] for part in self._parts(len(x))]
+        parts = [x[self._share(rank)(len(x))] for rank in range(len(self._replicas))]
         return np.concatenate(self._ask(Call("predict", (part,)) for part in parts))
 
     def moments(self) -> dict[str, Arrays]:
@@ -134,8 +138,9 @@ class ReplicatedTrainer:
         self._threads.shutdown()
         self._folder.cleanup()
 
-    def _parts(self, count: int) -> list[slice]:
-        return [shard(count, rank, len(self._replicas)) for rank in range(len(self._replicas))]
+    def _share(self, rank: int) -> Callable[[int], slice]:
+        """Return the function that gives a replica's share of so many samples."""
+        return functools.partial(shard, rank=rank, size=len(self._replicas))
 
     def _ask(self, requests: Any) -> list[Any]:
         """Return the answers of all replicas. If one fails, the others would wait for ever."""

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from densespec.backends import StepResult, check_accumulation, check_labels, require_logits
+from densespec.backends import StepResult, check_labels, require_logits
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
@@ -153,7 +153,8 @@ class TorchTrainer:
 
     Where this process has joined others (:mod:`densespec_torch.distributed`), the model is wrapped
     in ``DistributedDataParallel``; each process then gives :meth:`step` its part of the batch,
-    masks included, and gets the result of the whole.
+    masks included, and gets the result of the whole. Where the recipe accumulates, that is its
+    share of each part of the batch: see :func:`densespec.backends.own_samples`.
 
     Args:
         model: a module with densespec's names; ``torch.compile`` may have wrapped it.
@@ -165,7 +166,6 @@ class TorchTrainer:
 
     def __init__(self, model: nn.Module, graph: Graph, recipe: TrainingRecipe) -> None:
         require_logits(graph)
-        check_accumulation(recipe, rank_world()[1])
         self._given, self._inner = model, unwrapped(model)
         self._graph, self._recipe = graph, recipe
         recipe.check_classes(graph.spec.classes)
@@ -218,7 +218,8 @@ class TorchTrainer:
         loss = correct = torch.zeros((), device=self._device)
         for part in parts:
             own = {name: mask[part] for name, mask in (masks or {}).items()}
-            with mode(self._modules, training=True), self._masked(own):
+            joins = self._joining(part is parts[-1])
+            with mode(self._modules, training=True), self._masked(own), joins:
                 of_part, right = self._loss(x[part], labels[part])
                 of_part = of_part * (len(x[part]) / len(x))
                 # Gradients are averaged over the processes.
@@ -287,6 +288,12 @@ class TorchTrainer:
             return loss, torch.zeros_like(loss)
         right = target.argmax(1) if self._recipe.has_shares else target
         return loss, (logits.detach().argmax(1) == right).sum()
+
+    def _joining(self, joins: bool) -> contextlib.AbstractContextManager[Any]:
+        """Join the gradients of all processes in a backward pass, or leave them apart."""
+        if joins or not isinstance(self._model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._model.no_sync()
 
     def _precision(self) -> Any:
         narrow = _MIXED.get(self._recipe.dtype)

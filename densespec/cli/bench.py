@@ -13,6 +13,7 @@ import click
 
 from densespec.cli import rendering
 from densespec.cli.machine import environment
+from densespec.cli.record_options import options_of
 from densespec.cli.shared import DTYPES, Failure, json_option, print_json, say, say_written
 from densespec.cli.sizes import parse_sizes
 from densespec.network.catalogue import variants
@@ -21,6 +22,7 @@ from densespec.timing import TimedNetwork, TimingPlan, candidates_of, measure
 from densespec.timing.candidates import is_exported
 from densespec.timing.figure import check_figure, draw_timings
 from densespec.timing.machine import gemm_speed, processor
+from densespec.weights.reading import ReadingOptions
 
 
 def _list_of(read: Callable[..., Any]) -> Callable[..., tuple[Any, ...] | None]:
@@ -73,6 +75,7 @@ def _whole(ctx: click.Context, param: click.Parameter, text: str) -> int:
     help="The dtype of models; mixed ones for training.  [default: each framework's]",
 )
 @click.option("--weights", metavar="FILE|NAME", help="[default: initial weights]")
+@options_of(ReadingOptions, leave_out=("spec",))
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option(
     "--warm-up",
@@ -124,7 +127,8 @@ def bench_command(
     """
     if figure is not None:
         check_figure(figure)
-    timed, named = _network_of(network, targets, weights, dtype)
+    reading, options = ReadingOptions.taken(options)
+    timed, named = _network_of(network, targets, weights, dtype, reading.said())
     plan = TimingPlan(sizes=sizes or (None,), threads=threads or (None,), **options)
     found = candidates_of(named, plan.work)
     with _saying() as say_what:
@@ -143,16 +147,22 @@ def bench_command(
 
 
 def _network_of(
-    network: str, targets: tuple[str, ...], weights: str | None, dtype: str | None
+    network: str,
+    targets: tuple[str, ...],
+    weights: str | None,
+    dtype: str | None,
+    reading: Mapping[str, Any],
 ) -> tuple[TimedNetwork, tuple[str, ...]]:
     """Find the network that is meant, and name the targets; the network may also be a target."""
     if is_exported(network):
+        if reading:
+            raise click.UsageError("NET is exported: options of reading are for weights")
         return TimedNetwork(dtype=dtype), (network, *targets)
     if network in variants() or Path(network).suffix in SUFFIXES:
-        return TimedNetwork(network, weights, dtype), targets
+        return TimedNetwork(network, weights, dtype, reading), targets
     if weights is not None:
         raise click.UsageError("--weights: NET has weights already")
-    return TimedNetwork(None, network, dtype), targets
+    return TimedNetwork(None, network, dtype, reading), targets
 
 
 def _machine() -> dict[str, Any]:

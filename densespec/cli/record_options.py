@@ -19,7 +19,7 @@ from densespec.network.fields import (
     OrNone,
     Record,
 )
-from densespec.weights.reading import SpecFields
+from densespec.weights.reading import LayerNames, SpecFields
 
 F = TypeVar("F", bound=Callable[..., Any])
 Parse = Callable[[click.Context, click.Parameter, Any], Any]
@@ -89,7 +89,7 @@ def _attributes(domain: Domain) -> dict[str, Any]:
             return {"type": each, "multiple": True, "callback": _none_if_empty}
         case Choice():
             return {"type": click.Choice(domain.options)}
-        case SpecFields():
+        case SpecFields() | LayerNames():
             return {"multiple": True, "callback": _joined}
         case Flag() | Either(Flag(), _):
             return {"is_flag": True}

@@ -17,7 +17,7 @@ import itertools
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
@@ -30,7 +30,7 @@ from densespec.data.augment import ImageRequest, augmentation
 from densespec.data.dataset import DataError, Dataset, GroupedImages, Normalisation, Split
 from densespec.data.draws import by_groups, check_seed, permutation
 from densespec.data.operations import check_operations, varied
-from densespec.data.operations.mixing import mixed
+from densespec.data.operations.mixing import Pairs, mixed
 from densespec.errors import shown
 from densespec.network.fields import LIMIT
 from densespec.network.graph import Graph
@@ -66,6 +66,8 @@ class Batches:
         recipe: The recipe whose operations are done to images besides the augmentation; None for
             none. See :mod:`densespec.data.operations`.
         classes: How many classes there are, of labels that are to be mixed.
+        part: Gives the places of those samples of a batch of so many that are prepared, where each
+            of several processes prepares its own; None for all.
 
     Raises:
         DataError, SeedError, UnknownName: A value is not allowed; the message says what is.
@@ -82,6 +84,7 @@ class Batches:
     drop_last: bool = False
     recipe: TrainingRecipe | None = None
     classes: int | None = None
+    part: Callable[[int], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", check_seed(self.seed))
@@ -167,29 +170,39 @@ class Batches:
         return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def batch(self, epoch: int, step: int) -> LabelledBatch:
-        """Give a batch, whatever came before it.
+        """Give a batch, or its part, whatever came before it.
 
         Raises:
             IndexError: The epoch has no such step.
             DataError: An image can't be read.
         """
         rows = self.rows(epoch, step)
+        if self.part is None:
+            return self._prepared_rows(rows, epoch, step)
+        own = self.part(len(rows))
+        if self.recipe is None or not self.recipe.mixes:
+            return self._prepared_rows(rows[own], epoch, step)
+        before = (own - 1) % len(rows)
+        needed = np.union1d(own, before)
+        pairs = np.searchsorted(needed, own), np.searchsorted(needed, before)
+        return self._prepared_rows(rows[needed], epoch, step, pairs)
+
+    def _prepared_rows(
+        self, rows: np.ndarray, epoch: int, step: int, pairs: Pairs | None = None
+    ) -> LabelledBatch:
+        """Prepare images of a batch; of those that are mixed, the pairs of them."""
         prepare = augmentation(self.augmentation, len(self.shape) - 1)
         assert self.size is not None, "it has been filled in"
         request = ImageRequest(
             self.split, rows, self.seed, epoch, self.size, self.normalisation, np.dtype(self.dtype)
         )
-        return self._varied(prepare(request), rows, epoch, step)
-
-    def _varied(self, x: np.ndarray, rows: np.ndarray, epoch: int, step: int) -> LabelledBatch:
-        """Do what the recipe says to a batch."""
-        labels, recipe = self.split.y[rows], self.recipe
-        if recipe is None:
+        x, labels = prepare(request), self.split.y[rows]
+        if self.recipe is None:
             return x, labels
-        recipe = recipe.replace(seed=self.seed)
+        recipe = self.recipe.replace(seed=self.seed)
         x = varied(x, rows, recipe, self.normalisation, epoch=epoch)
-        at = epoch * self.steps_per_epoch + step
-        return mixed(x, labels, recipe, classes=self.classes or labels.shape[-1], step=at)
+        at, classes = epoch * self.steps_per_epoch + step, self.classes or labels.shape[-1]
+        return mixed(x, labels, recipe, classes=classes, step=at, pairs=pairs)
 
     def __getitem__(self, step: int) -> LabelledBatch:
         """Give a batch by its step in the whole training run, counted from 0 over all epochs."""
@@ -255,7 +268,7 @@ class Batches:
             return 1
         return min(MOST_WORKERS, os.cpu_count() or 1)
 
-    def check_norms(self, graph: Graph) -> None:
+    def check_norms(self, graph: Graph, devices: int = 1) -> None:
         """Check that no batch leaves a batch norm a single value to take a variance of.
 
         Frozen norms take none.
@@ -264,13 +277,14 @@ class Batches:
 
         Args:
             graph: The network at the size of these images.
+            devices: Among how many each batch is split.
 
         Raises:
             DataError: The last batch would; the message says what to do.
         """
         left = len(self.split) % self.batch_size
         smallest = self.batch_size if self.drop_last or not left else left
-        smallest //= self.recipe.accumulate if self.recipe else 1
+        smallest //= self._parts(devices)
         for node in graph.nodes_of(BatchNorm):
             if smallest == 1 and not node.frozen and set(node.shape[1:]) == {1}:
                 raise DataError(
@@ -278,6 +292,13 @@ class Batches:
                     "one value in each channel, and one value has no variance: use drop_last=True "
                     "or another batch_size"
                 )
+
+    def _parts(self, devices: int) -> int:
+        """Return the number of parts of a batch, if each part is normalised by itself."""
+        if self.recipe is None:
+            return 1
+        alone = self.recipe.batch_norm == "per-replica"
+        return self.recipe.accumulate * (devices if alone else 1)
 
     def as_dataset(self, framework: str, *arguments: Any, **options: Any) -> Any:
         """Give these batches in the form that a framework trains from, with the same numbers.

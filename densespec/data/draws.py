@@ -14,6 +14,7 @@ it draws. No distribution of ``numpy.random.Generator`` is used: numpy may chang
 from __future__ import annotations
 
 import functools
+import math
 import zlib
 
 import numpy as np
@@ -65,24 +66,37 @@ def permutation(seed: int, text: str, position: int, count: int) -> np.ndarray:
     return order
 
 
-MIXED = 4
-"""How many groups are mixed with each other in an order by groups."""
+MIXED_GROUPS = 4
+"""At least so many groups are mixed with each other in an order by groups."""
+MIXED = 1024
+"""At least so many members are, on average."""
+
+
+def mixed_at_once(groups: np.ndarray) -> int:
+    """Say how many groups are mixed with each other in an order by groups.
+
+    Args:
+        groups: The group of each member, (count,).
+    """
+    each = len(groups) / len(np.unique(groups))
+    return max(MIXED_GROUPS, math.ceil(MIXED / each))
 
 
 def by_groups(seed: int, text: str, position: int, groups: np.ndarray) -> np.ndarray:
     """Give an order that goes through few groups at a time, such as the shards of a set.
 
     The groups, in the order of the permutation of the stream ``text + " of groups"``, are taken
-    four by four. What is in four groups is ordered by the numbers of the stream ``text``, of which
-    every member has the one in its own place. Equal numbers keep their order.
+    so many at a time as :func:`mixed_at_once` says. What is in these is ordered by the numbers of
+    the stream ``text``, of which every member has the one in its own place. Equal numbers keep
+    their order.
 
     Args:
         groups: The group of each member, (count,), whole numbers from 0.
     """
     turn = np.empty(int(groups.max()) + 1, np.int64)
-    turn[permutation(seed, f"{text} of groups", position, len(turn))] = (
-        np.arange(len(turn)) // MIXED
-    )
+    turn[permutation(seed, f"{text} of groups", position, len(turn))] = np.arange(
+        len(turn)
+    ) // mixed_at_once(groups)
     return np.lexsort((raw(seed, text, position, len(groups)), turn[groups]))
 
 

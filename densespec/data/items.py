@@ -3,11 +3,13 @@
 Anything that has a length and gives items by index will do: a ``torch.utils.data.Dataset``, a
 dataset of Hugging Face's ``datasets``, a list. An item is ``(image, label)``, or a table with an
 image and a label by name. Images are read when they are needed. What has a known length and no
-index, such as a ``tf.data.Dataset``, is gone through once and kept in memory.
+index, such as a ``tf.data.Dataset``, is gone through once and kept in memory. A stream that has
+shards, such as an ``IterableDataset`` of Hugging Face's, has an index by way of these.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,8 +27,10 @@ from densespec.data.dataset import (
     parted,
 )
 from densespec.data.label_names import numbered, told
-from densespec.data.reading import NORMALISATIONS
+from densespec.data.reading import NORMALISATIONS, read_image
 from densespec.data.reading.pictures import pixels_of
+from densespec.data.reading.reader import ImageForm
+from densespec.data.streams import ShardedStream, StreamItems, items_of
 from densespec.errors import bare
 
 IMAGES = ("image", "img", "x", "pixel_values")
@@ -72,8 +76,17 @@ class ItemImages:
 
     def take(self, rows: np.ndarray) -> ItemImages:
         """Give some of the images, by their indices (count,)."""
-        chosen = tuple(self.rows[row] for row in rows)
-        return ItemImages(self.items, chosen, self.channels, self.dims)
+        return replace(self, rows=tuple(self.rows[row] for row in rows))
+
+
+@dataclass(frozen=True)
+class StreamImages(ItemImages):
+    """Holds the images of a stream: see :class:`densespec.data.dataset.GroupedImages`."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The shard of each image, (count,)."""
+        return np.asarray(self.items.groups[list(self.rows)])
 
 
 def of_items(
@@ -85,7 +98,7 @@ def of_items(
     name: str = "items",
     normalisation: Normalisation | None = None,
 ) -> Dataset:
-    """Make a data set of items by index.
+    """Make a data set of items by index, or of streams in shards.
 
     Labels are taken from ``targets`` or ``labels`` of the items, or from the column of labels,
     where they have such; otherwise every item is read once. Labels that are names become numbers,
@@ -120,9 +133,11 @@ def _indexed(items: Any) -> Any:
     try:
         count = len(items)
     except TypeError as error:
+        if isinstance(items, ShardedStream):
+            return items_of(items, IMAGES, LABELS)
         raise DataError(
-            f"items of type {kind} have no known length: a stream has no order that a run could go "
-            "on in"
+            f"items of type {kind} have no known length, and no shards: such a stream has no order "
+            "that a run could go on in"
         ) from error
     if not count:
         raise DataError("there are no items")
@@ -141,13 +156,14 @@ def _split(items: Any, labels: np.ndarray, channels: int) -> Split:
         raise DataError(
             f"the image of item 0 has shape {first.shape}, but should have 1 to 3 sizes"
         )
-    count = np.shape(given)[0]
-    if labels.ndim == 2 and first.ndim > 3 and count == labels.shape[1] not in (1, channels):
+    several = labels.ndim == 2 and labels.shape[1] not in (1, channels)
+    if several and first.ndim > 3 and np.shape(given)[:1] == labels.shape[1:]:
         raise DataError(
-            f"item 0 has {count} labels and images of shape {np.shape(given)}, so it seems to be "
-            "a batch: give items one by one, such as those of tf.data's unbatch()"
+            f"item 0 has {labels.shape[1]} labels and images of shape {np.shape(given)}, so it "
+            "seems to be a batch: give items one by one, such as those of tf.data's unbatch()"
         )
-    return Split(ItemImages(items, tuple(range(len(items))), channels, dims), labels)
+    kind = StreamImages if isinstance(items, StreamItems) else ItemImages
+    return Split(kind(items, tuple(range(len(items))), channels, dims), labels)
 
 
 def _labels(items: Any) -> np.ndarray:
@@ -179,7 +195,7 @@ def _stated(items: Any) -> Sequence[Any] | None:
 
 def _column(items: Any) -> str | None:
     """Give the column of labels, where items have columns."""
-    columns = getattr(items, "column_names", ())
+    columns = getattr(items, "column_names", None) or ()
     return next((name for name in LABELS if name in columns), None)
 
 
@@ -211,6 +227,9 @@ def _part(item: Any, names: Sequence[str], place: int, row: int) -> Any:
 
 def _image(image: Any, channels: int, row: int) -> np.ndarray:
     """Give an image (channels, *sizes)."""
+    packed = image.get("bytes") if isinstance(image, Mapping) else image
+    if isinstance(packed, bytes):
+        return read_image(io.BytesIO(packed), f"the image of item {row}", ImageForm(channels))
     try:
         if hasattr(image, "convert") and hasattr(image, "mode"):
             return pixels_of(image, channels)

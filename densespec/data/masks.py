@@ -17,11 +17,16 @@ import math
 import numpy as np
 
 from densespec.data.dataset import DataError
-from densespec.data.draws import raw
+from densespec.data.draws import BLOCK, raw
 from densespec.network.graph import Graph, Node
 
+PER_BLOCK = 2 * BLOCK
+"""How many 32-bit numbers a block of a stream gives."""
 
-def dropout_masks(graph: Graph, seed: int, step: int, batch: int) -> dict[str, np.ndarray]:
+
+def dropout_masks(
+    graph: Graph, seed: int, step: int, batch: int, *, part: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Draw the masks of all dropouts that train, by name: True keeps a value, False drops it.
 
     Frozen parts run as in inference, so their dropouts have none.
@@ -30,24 +35,32 @@ def dropout_masks(graph: Graph, seed: int, step: int, batch: int) -> dict[str, n
         graph: The network at a known input size, such as :func:`densespec.data.fits` returns.
         step: The step of the whole training run, counted from 0.
         batch: The number of samples in the step.
+        part: The places of those samples whose masks are wanted, in order; None for all.
 
     Returns:
-        Boolean arrays (batch, *shape of the node), channels first.
+        Boolean arrays (batch, *shape of the node), channels first, or the part of them.
 
     Raises:
         DataError: The graph leaves sizes open.
     """
-    return {node.name: _mask(node, node.drop_rate, seed, step, batch) for node in graph.dropouts}
+    if part is None:
+        return {node.name: _mask(node, seed, step, 0, batch) for node in graph.dropouts}
+    start, stop = int(part[0]), int(part[-1]) + 1
+    masks = {node.name: _mask(node, seed, step, start, stop) for node in graph.dropouts}
+    return masks if len(part) == stop - start else {n: m[part - start] for n, m in masks.items()}
 
 
-def _mask(node: Node, rate: float, seed: int, step: int, batch: int) -> np.ndarray:
-    shape = (batch, *(size for size in node.shape if size is not None))
-    if len(shape) != len(node.shape) + 1:
+def _mask(node: Node, seed: int, step: int, start: int, stop: int) -> np.ndarray:
+    """Draw the mask of the samples from one to another, without the numbers of those before."""
+    shape = tuple(size for size in node.shape if size is not None)
+    if len(shape) != len(node.shape):
         raise DataError(
             f"the size of {node.name} is open, {node.shape}: lower the spec with an input size, as "
             "densespec.data.fits does"
         )
-    count = math.prod(shape)
-    numbers = raw(seed, node.name, step, (count + 1) // 2).astype("<u8", copy=False).view("<u4")
-    kept: np.ndarray = numbers[:count] >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
-    return kept.reshape(shape)
+    block, left_out = divmod(start * math.prod(shape), PER_BLOCK)
+    count = left_out + (stop - start) * math.prod(shape)
+    numbers = raw(seed, node.name, step, (count + 1) // 2, block=block).astype("<u8", copy=False)
+    bound = np.uint32(min(round(node.drop_rate * 2**32), 2**32 - 1))
+    kept: np.ndarray = numbers.view("<u4")[left_out:count] >= bound
+    return kept.reshape(stop - start, *shape)

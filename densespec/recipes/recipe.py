@@ -34,7 +34,8 @@ Running statistics are updated once a step from the batch's statistics, by the s
 Accumulation: with ``accumulate`` n, a batch is split into n consecutive parts, as among devices
 below, of which only one is in memory. Loss and gradients are the means over all samples, so that
 the step is that of the whole batch but for norms: each part is normalised by its own statistics,
-and running statistics are updated by one part after the other.
+and running statistics are updated by one part after the other. On several devices each part is
+split among them as a batch is otherwise.
 
 On n devices a batch is split into n consecutive shards, the first ones larger by a sample where it
 does not divide. Loss and gradients are the means over all samples, and the step is the same on

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ class TimedNetwork:
             the spec of the weights.
         weights: A weight file, or the name of trained weights; None for initial ones.
         dtype: The dtype of the models; None takes each framework's default.
+        reading: The options by which the weights are read, by name: fields of
+            :class:`densespec.weights.reading.ReadingOptions` other than the spec.
     """
 
     spec: str | None = None
     weights: str | None = None
     dtype: str | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,12 @@ def program_of(task: Mapping[str, Any]) -> TimedProgram:
 
 def export_to(task: Mapping[str, Any]) -> tuple[int, ...]:
     """Export the network of a task to the task's path and format, and give its usual size."""
-    source, seed = (task["weights"], None) if task["spec"] is None else (task["spec"], 0)
-    dtype = task["dtype"] or "float32"
-    done = export(source, task["path"], format=task["format"], dtype=dtype, seed=seed, check=False)
+    options = {"format": task["format"], "dtype": task["dtype"] or "float32", "check": False}
+    reading, spec = task["reading"], task["spec"]
+    if task["weights"] is None:
+        done = export(spec, task["path"], seed=0, **options, **reading)
+    else:
+        done = export(task["weights"], task["path"], spec=spec, **options, **reading)
     return usual_size(done.graph.spec)
 
 
@@ -85,6 +88,7 @@ class TimedModel:
             backend=task["backend"],
             weights=task["weights"],
             dtype=task["dtype"],
+            **task["reading"],
         )
         self.graph = origin_of(self._model).graph
         self.device, self.device_name = None, "not told"

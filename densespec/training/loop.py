@@ -40,7 +40,7 @@ from densespec.training.log import EpochLine, LogLine, StepLine, read_log
 from densespec.training.means import Means
 from densespec.training.metrics import Judgement
 from densespec.training.plan import TrainingPlan
-from densespec.training.processes import joined
+from densespec.training.processes import agreed, joined, part_of
 from densespec.training.progress import Both, ProgressListener, listener
 from densespec.training.result import RunResult
 from densespec.training.run import now
@@ -91,6 +91,7 @@ class _Session:
     Attributes:
         step: the number of steps done.
         closed: the number of epochs that are done, including validation.
+        part: gives the places of this process's samples in a batch; None if all are its own.
         folder: the run's folder; None in a process that writes nothing.
     """
 
@@ -107,6 +108,7 @@ class _Session:
         self.plan, self.group, self.folder = plan, group, folder
         self.listener, self.stop = listener, stop
         self.step, self.recipe = state.step, plan.run.recipe
+        self.part = part_of(group, self.recipe)
         self.per_epoch = len(plan.training)
         self.graph, self.batches, self.validation = self._inputs(arrays)
         self.frozen = dict(arrays) if plan.caches else {}
@@ -127,7 +129,7 @@ class _Session:
         """Choose what trains on what: the network on images, or its unfrozen part on features."""
         plan = self.plan
         if not plan.caches:
-            return plan.graph, plan.training, plan.validation
+            return plan.graph, replace(plan.training, part=self.part), plan.validation
         parts = features.cut(plan.graph)
         images = {"train": plan.training}
         if plan.run.validate:
@@ -215,36 +217,36 @@ class _Session:
         return True
 
     def _take(self, x: np.ndarray, labels: np.ndarray) -> None:
-        rate, part = self._rate(self.step), self.group.part(len(x))
-        masks = self._masks(len(x))
+        """Take a step on this process's part of a batch."""
+        rate, count = self._rate(self.step), self._samples()
         done = self.trainer.step(
-            x[part],
-            labels[part],
-            learning_rate=rate,
-            masks=None if masks is None else {name: mask[part] for name, mask in masks.items()},
-            gradients=False,
+            x, labels, learning_rate=rate, masks=self._masks(count), gradients=False
         )
         self.step += 1
         if not math.isfinite(done.loss):
             self._diverged(done.loss, rate)
-        self.means.add(done.loss, done.correct, len(x))
+        self.means.add(done.loss, done.correct, count)
         before, self._clock = self._clock, time.perf_counter()
         line = StepLine(
             time=now(),
             epoch=self.closed + 1,
             step=self.step,
             loss=done.loss,
-            accuracy=None if done.correct is None else done.correct / len(x),
+            accuracy=None if done.correct is None else done.correct / count,
             epoch_loss=self.means.loss,
             epoch_accuracy=self.means.accuracy,
             learning_rate=rate,
-            images_per_second=round(len(x) / max(self._clock - before, 1e-9), 2),
+            images_per_second=round(count / max(self._clock - before, 1e-9), 2),
             backend=self.plan.backend,
         )
         self._unlogged = line
         if self.step % self.plan.run.log_every == 0:
             self._write_line()
         self.listener.step(line)
+
+    def _samples(self) -> int:
+        """Return the number of samples of the next step, including those of other processes."""
+        return len(self.plan.training.rows(*divmod(self.step, self.per_epoch)))
 
     def _rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -254,7 +256,8 @@ class _Session:
         """Draw the next step's masks; None if the framework draws them, or nothing is dropped."""
         if self.plan.run.dropout != "exact":
             return None
-        return dropout_masks(self.graph, self.recipe.seed, self.step, count) or None
+        part = None if self.part is None else self.part(count)
+        return dropout_masks(self.graph, self.recipe.seed, self.step, count, part=part) or None
 
     def _diverged(self, loss: float, rate: float) -> None:
         raise Diverged(
@@ -372,6 +375,11 @@ def _carried_out(plan: TrainingPlan, told: ProgressListener, stop: Stop) -> RunR
     if isinstance(plan.engine, ConfigurableBackend):
         plan.engine.configure(plan.run.recipe)
     group = joined(plan.engine)
+    if not agreed(group, plan.run.fingerprint):
+        raise TrainingError(
+            "the processes of the run have other data than each other: give all of them the same "
+            "files, whole and in the same order"
+        )
     with _folder(plan, told) as (folder, arrays, state):
         session = _Session(plan, group, folder, arrays, state, told, stop)
         with contextlib.closing(session.trainer):

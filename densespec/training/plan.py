@@ -174,12 +174,11 @@ def _planned(
         "dtype": "float64" if run.recipe.dtype == "float64" else "float32",
     }
     training = Batches.for_training(dataset, run.recipe, **kind)
-    training.check_norms(graph)
+    training.check_norms(graph, devices)
     run.recipe.check_classes(graph.spec.classes)
     dataset.check_loss(run.recipe.loss)
     check_metrics(run.recipe, run.metrics, run.best)
     _check_devices(options.backend, engine, devices)
-    _check_split(dataset, run.recipe, devices)
     _check_parts(dataset, run.recipe, devices)
     return TrainingPlan(
         folder=Path(options.out),
@@ -207,33 +206,18 @@ def _check_devices(backend: str, engine: Backend, devices: int) -> None:
         raise TrainingError(f"{backend} trains on one device only: leave out --devices")
 
 
-def _check_split(dataset: Dataset, recipe: TrainingRecipe, devices: int) -> None:
-    """Refuse batches that can't be split among devices."""
-    if recipe.batch_size < devices:
-        raise TrainingError(
-            f"batch_size = {recipe.batch_size} can't be split among {devices} devices"
-        )
-    left = len(dataset.train) % recipe.batch_size
-    if 0 < left < devices:
-        raise TrainingError(
-            f"the last batch of an epoch has {left} images, which can't be split among "
-            f"{devices} devices: choose a batch_size that leaves more, or none"
-        )
-
-
 def _check_parts(dataset: Dataset, recipe: TrainingRecipe, devices: int) -> None:
-    """Refuse batches that can't be split into parts one after the other."""
-    if recipe.accumulate > 1 and devices > 1:
-        raise TrainingError(
-            f"accumulate = {recipe.accumulate} splits batches on one device, but there are "
-            f"{devices}: leave one of the two at 1"
-        )
-    left = len(dataset.train) % recipe.batch_size
-    if 0 < left < recipe.accumulate:
-        raise TrainingError(
-            f"the last batch of an epoch has {left} images, which can't be split into "
-            f"accumulate = {recipe.accumulate} parts: choose a batch_size that leaves more, or none"
-        )
+    """Refuse batches that can't be split into parts, and each part among devices."""
+    parts, left = recipe.accumulate, len(dataset.train) % recipe.batch_size
+    small = next((n for n in (recipe.batch_size, left) if 0 < n < parts * devices), None)
+    if small is None:
+        return
+    what = "the last batch of an epoch" if small == left else "a batch"
+    into = [f"accumulate = {parts} parts"] * (parts > 1) + [f"{devices} devices"] * (devices > 1)
+    raise TrainingError(
+        f"{what} has {small} images, which can't be split among {' on '.join(into)}: choose a "
+        f"batch_size of at least {parts * devices} that leaves as many, or none"
+    )
 
 
 def _initial(graph: Graph, options: RunOptions, seed: int) -> Arrays:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from densespec.backends import Backend, LaunchableBackend, ProcessGroup
+import numpy as np
+
+from densespec.backends import Backend, LaunchableBackend, ProcessGroup, own_samples
+from densespec.recipes.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -33,3 +39,16 @@ def launched(engine: Backend) -> tuple[int, int] | None:
 def joined(engine: Backend) -> ProcessGroup:
     """Join the processes that train together, and wait for all of them."""
     return engine.join() if isinstance(engine, LaunchableBackend) else Alone()
+
+
+def part_of(group: ProcessGroup, recipe: TrainingRecipe) -> Callable[[int], np.ndarray] | None:
+    """Return what gives the places of a process's samples in a batch; None if all are its own."""
+    if group.size == 1:
+        return None
+    return functools.partial(own_samples, group.part, accumulate=recipe.accumulate)
+
+
+def agreed(group: ProcessGroup, text: str) -> bool:
+    """Return whether all processes have the same text; every process has to call it."""
+    bits = [bool(zlib.crc32(text.encode()) >> place & 1) for place in range(32)]
+    return group.size == 1 or not any(group.any(bit) and group.any(not bit) for bit in bits)

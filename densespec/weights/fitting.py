@@ -106,14 +106,15 @@ def fit(
     Raises:
         WeightsError: The arrays belong to no DenseNet, or do not fit it.
     """
-    stated = stated or claim.layout.stated_network(metadata)
+    stated = stated or claim.layout.stated_network(metadata, options.without or ())
     if stated and stated.aside:
         claim = claim.without(arrays_of(stated.aside, claim.tensors, metadata))
     modules = modules_in(metadata)
     known = _known(fields_of_modules(modules, claim.prefix), options)
     body = _body(claim, container, stated, options.spec, otherwise, known)
     named = frozenset(claim.prefix + key for name, key in body.keys.items() if in_head(name))
-    head = _head(claim, body, named)
+    is_bare = stated is not None and stated.aside and stated.include_top is False
+    head = FoundHead() if is_bare else _head(claim, body, named)
     _check_top(stated, bool(head.layers))
     activation = options.head_activation or activation_between(
         modules, [layer.path for layer in head.layers]
@@ -267,7 +268,7 @@ def _graph(inferred: InferredBody, head: HeadTensors, evident: Mapping[str, Any]
     if not inferred.stated:
         own = {"classes": head.classes, "head_units": head.units, "classifier_bias": head.bias}
         spec = spec.replace(**own, **evident)
-    return lower(spec, **inferred.ends)
+    return lower(spec, **{**inferred.ends, "pooling": None})
 
 
 def _module_paths(claim: Claim, body: _Body, head: FoundHead, graph: Graph) -> dict[str, str]:

@@ -98,8 +98,13 @@ def _head_among(
     chain = next(filter(None, found), None)
     if chain is None:
         paths = listed([f"{bare(layer.path)} {layer.shapes['kernel']}" for layer in linears])
+        advice = (
+            "; those that are no part of its head are left out by their names (--without "
+            f"{bare(linears[-1].path)})"
+        )
         return FoundHead(
             missing=f"its linear layers are no chain that starts at {features[0]} features: {paths}"
+            f"{advice if len(linears) > 1 else ''}"
         )
     if changed := [layer for layer in chain if layer.others]:
         paths = listed(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from densespec.errors import SHOWN, SpecError, WeightsError, bare
+from densespec.errors import SHOWN, DensespecError, SpecError, WeightsError, bare
 from densespec.network.arrays import Arrays
 from densespec.network.catalogue import SpecLike, resolve
 from densespec.network.differences import variant_of
@@ -32,9 +32,10 @@ from densespec.weights.nearest import nearest_to, no_known_layout
 from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
 from densespec.weights.stated.keras_parts import models_in, of_model
-from densespec.weights.stated.network import StatedNetwork
+from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
 from densespec.weights.stated.torch_modules import modules_in
 from densespec.weights.tensors import OpenFile, Tensors
+from densespec.weights.without import by_every_name, likely_apart, without_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +256,9 @@ def identify(
         given_prefix = WRAPPERS.sub("", options.prefix)
         tensors, metadata, prefix = of_model(tensors, metadata, given_prefix)
         tensors = under_prefix(tensors, prefix) if prefix else tensors
+    if options.without is not None:
+        options = options.replace(without=by_every_name(options.without, metadata))
+        tensors, metadata = without_layers(tensors, metadata, options.without or ())
     claims = _claims(tensors, metadata, options)
     given: dict[str, Any] = {"options": options, "otherwise": otherwise, "stated": stated}
     try:
@@ -263,7 +267,14 @@ def identify(
         nearest = nearest_to(tensors)
         raise WeightsError(f"{error}. {nearest}" if nearest else str(error)) from error
     except WeightsError as error:
-        raise type(error)(f"{error}{_of_inner_models(metadata)}") from error
+        told = f"{error}{_of_inner_models(metadata)}"
+        if options.without is None:
+
+            def read_without(layers: Sequence[str]) -> None:
+                identify(tensors, metadata, container, options.replace(without=layers, prefix=None))
+
+            told += _of_layers(error, metadata, read_without)
+        raise type(error)(told) from error
 
 
 def _of_inner_models(metadata: Mapping[str, str]) -> str:
@@ -272,6 +283,21 @@ def _of_inner_models(metadata: Mapping[str, str]) -> str:
         return ""
     inner = " or ".join(f"--prefix {bare(name)}" for name in names[:SHOWN])
     return f"; of the models within it, one can be read by its name ({inner})"
+
+
+def _of_layers(error: WeightsError, metadata: Mapping[str, str], read_without: Any) -> str:
+    """Say which layers to leave out of a Keras file, so that the rest is read: that is tried.
+
+    Args:
+        read_without: Reads it without some layers.
+    """
+    layer = error.layer if isinstance(error, StatedOtherwise) else None
+    for layers in likely_apart(metadata, layer):
+        with contextlib.suppress(DensespecError):
+            read_without(layers)
+            names = ",".join(map(bare, layers))
+            return f"; if {names} is no part of the network, the rest is read by --without {names}"
+    return ""
 
 
 def _first_that_fits(
@@ -288,6 +314,8 @@ def _first_that_fits(
     try:
         return _identified(last, metadata, *place, **given)
     except WeightsError as error:
+        if not ruled_out:
+            raise
         raise type(error)("; ".join([str(error), *ruled_out])) from error
 
 

@@ -48,6 +48,22 @@ class SpecFields:
         return {"type": "object"}
 
 
+class LayerNames:
+    """Allows names of layers, or a text of them with commas between."""
+
+    allowed = "names of layers, such as aux"
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else list(value)
+        found = tuple(name.strip() for name in names)
+        if not all(found) or not found:
+            raise ValueError("a name is empty")
+        return found
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "string"}}
+
+
 def _table_of(text: str) -> dict[str, Any]:
     """Parse the names and values of a text. A value that is no JSON is a text itself."""
     table = {}
@@ -88,6 +104,13 @@ class InterpretingOptions(Record):
         "default",
         default=None,
         metavar="PREFIX",
+    )
+    without: tuple[str, ...] | None = stated(
+        OrNone(LayerNames()),
+        "the names of layers that are no part of the network, such as another head; several are "
+        "joined by commas",
+        default=None,
+        metavar="LAYER",
     )
     head_activation: Literal["relu", "none"] | None = stated(
         OrNone(Choice(("relu", "none"))),

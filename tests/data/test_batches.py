@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import threading
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from densespec import DenseNetSpec, TrainingRecipe, lower
+from densespec.backends import own_samples
 from densespec.data import Batches, DataError, Normalisation, Split
 from densespec.errors import UnknownName
 from densespec.network.graph import freeze
@@ -213,3 +216,28 @@ def test_a_package_can_publish_a_feed_of_its_own(monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_feed_is_answered_with_near_ones() -> None:
     with pytest.raises(UnknownName, match=r"unknown feed 'kera'\. Did you mean keras\?"):
         batches().as_dataset("kera")
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.3, "rotation": 20}, {"cutmix": 1.0}])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_parts_of_batches_are_those_of_the_whole(
+    changes: dict[str, float], accumulate: int
+) -> None:
+    """Each process prepares its own share of each part of a batch."""
+    recipe = TrainingRecipe(batch_size=16, seed=2, **changes)  # type: ignore[arg-type]
+    whole = Batches.for_training(DATA, recipe, augmentation="cifar")
+    for step in range(4):
+        x, labels = whole.batch(1, step)
+        seen = []
+        for rank in range(2):
+            share = functools.partial(_half, rank)
+            own = functools.partial(own_samples, share, accumulate=accumulate)
+            places = own(len(x))
+            found = dataclasses.replace(whole, part=own).batch(1, step)
+            assert_equal([found], [(x[places], labels[places])])
+            seen += list(places)
+        assert sorted(seen) == list(range(len(x)))
+
+
+def _half(rank: int, count: int) -> slice:
+    return slice(0, count // 2) if rank == 0 else slice(count // 2, count)

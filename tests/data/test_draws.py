@@ -58,7 +58,7 @@ def test_a_number_at_the_threshold_is_kept_and_one_below_is_not(
     at = round(0.2 * 2**32)
     pair = np.uint64(at + (at - 1) * 2**32)
     monkeypatch.setattr(
-        "densespec.data.masks.raw", lambda seed, text, position, count: np.full(count, pair)
+        "densespec.data.masks.raw", lambda seed, text, position, count, block: np.full(count, pair)
     )
     for mask in dropout_masks(GRAPH, 0, 0, 1).values():
         assert mask.reshape(-1).tolist() == [True, False] * (mask.size // 2)
@@ -84,6 +84,13 @@ def test_a_smaller_batch_has_the_first_masks_of_a_larger_one() -> None:
     large, small = (dropout_masks(GRAPH, 0, 2, batch) for batch in (8, 3))
     for name, mask in small.items():
         np.testing.assert_array_equal(mask, large[name][:3])
+
+
+@pytest.mark.parametrize("part", [[0, 1], [3, 4, 5], [7], [1, 2, 5], [0, 2, 7]])
+def test_masks_of_a_part_are_those_of_the_whole(part: list[int]) -> None:
+    whole, found = (dropout_masks(GRAPH, 3, 1, 8, part=p) for p in (None, np.array(part)))
+    for name, mask in whole.items():
+        np.testing.assert_array_equal(found[name], mask[part])
 
 
 def test_masks_need_sizes() -> None:

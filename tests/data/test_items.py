@@ -171,8 +171,10 @@ def test_data_sets_of_hugging_face() -> None:
             assert found.train.image(index)[0, 0, 0] % 2 == label
     with pytest.raises(DataError, match="have the parts train: give one of them"):
         data.of_items(datasets.DatasetDict(train=items))
-    with pytest.raises(DataError, match="have no known length"):
-        data.of_items(items.to_iterable_dataset())
+    found, streamed = data.of_items(items), data.of_items(items.to_iterable_dataset())
+    np.testing.assert_array_equal(streamed.train.y, found.train.y)
+    for index in range(len(found.train)):
+        np.testing.assert_array_equal(streamed.train.image(index), found.train.image(index))
 
 
 def test_data_sets_of_tensorflow() -> None:
@@ -204,7 +206,7 @@ def test_a_part_to_test_on_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("items", "options", "message"),
     [
-        (iter([1]), {}, "have no known length: a stream has no order"),
+        (iter([1]), {}, "have no known length, and no shards: such a str"),
         ({"train": [1], "test": [2]}, {}, "have the parts train, test: give one of them"),
         (type("Sized", (), {"__len__": lambda _: 3})(), {}, "neither by index nor one by one"),
         (

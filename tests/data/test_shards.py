@@ -14,7 +14,7 @@ import pytest
 
 from densespec import data
 from densespec.data import Batches, DataError
-from densespec.data.draws import MIXED, by_groups
+from densespec.data.draws import by_groups, mixed_at_once
 from tests.data.samples import philox
 
 
@@ -89,25 +89,34 @@ def test_labels_are_numbers_or_names(
     np.testing.assert_array_equal(found.train.y, labels)
 
 
-def test_an_epoch_goes_through_few_shards_at_a_time(tmp_path: Path) -> None:
+def most_open(groups: np.ndarray, order: np.ndarray) -> int:
+    """How many groups have been begun and not been done with, at most, in an order."""
+    seen, count = groups[order], int(groups.max()) + 1
+    first = [int(np.flatnonzero(seen == group)[0]) for group in range(count)]
+    last = [int(np.flatnonzero(seen == group)[-1]) for group in range(count)]
+    return max(sum(a <= at <= b for a, b in zip(first, last, strict=True)) for at in first)
+
+
+@pytest.mark.parametrize(("each", "at_once"), [(300, 4), (256, 4), (255, 5), (100, 11)])
+def test_an_epoch_goes_through_few_groups_at_a_time(each: int, at_once: int) -> None:
+    groups = np.repeat(np.arange(40), each)
+    assert mixed_at_once(groups) == at_once
+    for epoch in range(3):
+        order = by_groups(3, "order", epoch, groups)
+        np.testing.assert_array_equal(np.sort(order), np.arange(len(groups)))
+        assert most_open(groups, order) == at_once
+
+
+def test_the_order_of_shards_is_by_groups(tmp_path: Path) -> None:
     found = data.load(f"shards:{shards(tmp_path)}", channels=1)
     batches = Batches(found.train, found.normalisation, batch_size=7, seed=3, size=(4, 5))
-    groups = found.train.x.groups  # type: ignore[union-attr]
-    for epoch in range(3):
-        order = batches.order(epoch)
-        assert sorted(order) == list(range(48))
-        seen = groups[order]
-        first = {group: np.flatnonzero(seen == group)[0] for group in range(10)}
-        last = {group: np.flatnonzero(seen == group)[-1] for group in range(10)}
-        open_at = [sum(first[g] <= at <= last[g] for g in range(10)) for at in range(48)]
-        assert max(open_at) <= MIXED
-        assert len(set(seen[:8])) > 1
-    assert batches.order(0).tolist() != batches.order(1).tolist()
+    expected = by_groups(3, "order", 1, found.train.x.groups)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(batches.order(1), expected)
 
 
 def test_the_order_is_that_of_the_page() -> None:
     """With a Philox in plain Python."""
-    groups = np.arange(40) % 9
+    groups = np.arange(2400) % 9
 
     def stream(text: str, count: int) -> list[int]:
         drawn = philox((5, zlib.crc32(text.encode())), 2)
@@ -115,10 +124,10 @@ def test_the_order_is_that_of_the_page() -> None:
 
     of_groups = stream("order of groups", 9)
     turns = sorted(range(9), key=lambda group: of_groups[group])
-    own = stream("order", 40)
+    own = stream("order", 2400)
     expected: list[int] = []
     for start in range(0, 9, 4):
-        mixed = [i for i in range(40) if groups[i] in turns[start : start + 4]]
+        mixed = [i for i in range(2400) if groups[i] in turns[start : start + 4]]
         expected += sorted(mixed, key=lambda i: own[i])
     assert by_groups(5, "order", 2, groups).tolist() == expected
 

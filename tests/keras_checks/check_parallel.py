@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from densespec.recipes.moments import initial_moments
 from densespec.reference.model import ReferenceModel
 
 REPLICAS = 2
+MODES = ("synchronised", "per-replica")
 SPEC = DenseNetSpec(blocks=(2, 1), growth_rate=3, classes=4, dropout_rate=0.25)
 RECIPE = TrainingRecipe(
     batch_norm="synchronised", label_smoothing=0.1, layer_rates=(("block2", 0.5),)
@@ -40,13 +42,18 @@ def test_the_engine_without_says_where_to_go(engine: str) -> None:
             parallel_trainer(engine, lower(SPEC, (8, 8)), RECIPE, REPLICAS)
 
 
-@pytest.mark.parametrize("mode", ["synchronised", "per-replica"])
-@pytest.mark.parametrize("variance", SPECS)
+@pytest.mark.parametrize(
+    ("variance", "mode", "accumulate"),
+    [
+        *((*case, 1) for case in itertools.product(SPECS, MODES)),
+        *(("unbiased", mode, 3) for mode in MODES),
+    ],
+)
 def test_two_devices_take_the_step_of_the_reference(
-    variance: str, mode: str, engine: str, images: Any
+    variance: str, mode: str, accumulate: int, engine: str, images: Any
 ) -> None:
     """Batches of 8 and 7: the second does not divide."""
-    recipe = RECIPE.replace(batch_norm=mode)
+    recipe = RECIPE.replace(batch_norm=mode, accumulate=accumulate)
     graph = freeze(lower(SPECS[variance], (8, 8)), "block1.layer2")
     if engine == "torch":
         return
@@ -74,7 +81,7 @@ def test_two_devices_take_the_step_of_the_reference(
         actual = trainer.step(x, labels, gradients=gradients, **batch)
         assert actual.loss == pytest.approx(expected.loss, rel=1e-10)
         assert_close(actual.gradients, expected.gradients if gradients else {})
-        if mode == "synchronised":
+        if mode == "synchronised" and accumulate == 1:
             assert actual.correct == int((right.argmax(1) == labels).sum())
     assert_close(trainer.weights(), arbiter.weights)
     assert_close(trainer.moments()["velocity"], arbiter.moments["velocity"])

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from densespec.data.augment import AUGMENTATIONS, ImageRequest
 from densespec.training import TrainingError, read_run
-from tests.training.support import RECIPE, assert_same_end, data, files, last, log, process, run
+from tests.training.support import (
+    RECIPE,
+    STEPS,
+    assert_same_end,
+    data,
+    files,
+    last,
+    log,
+    process,
+    run,
+)
 
 TOLERANCE = 1e-8
 
@@ -34,6 +47,64 @@ def test_per_replica_norms_make_a_difference(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         run(tmp_path / name, data=data(tmp_path), epochs=1, devices=devices)
     assert log(tmp_path / "one")[0]["loss"] != log(tmp_path / "two")[0]["loss"]
+
+
+def test_accumulation_on_two_devices_is_that_of_one_but_for_norms(tmp_path: Path) -> None:
+    recipe = RECIPE.replace(batch_norm="synchronised", accumulate=2)
+    for name, devices in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, data=data(tmp_path), recipe=recipe, devices=devices)
+    assert_same_end(tmp_path / "one", tmp_path / "two")
+
+
+@dataclass(frozen=True)
+class Second:
+    """The second of two processes, which hears nothing of the first."""
+
+    rank: int = 1
+    size: int = 2
+
+    def part(self, count: int) -> slice:
+        return slice((count + 1) // 2, count)
+
+    def any(self, wish: bool) -> bool:
+        return wish
+
+    def place(self, model: Any) -> Any:
+        return model
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.4}, {"accumulate": 2}])
+def test_a_process_prepares_its_own_samples_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """Batches of 8, 8, 8 and 4: what is mixed has the sample before it as well."""
+    prepared: list[int] = []
+
+    def counted(request: ImageRequest) -> np.ndarray:
+        prepared.append(len(request.rows))
+        return AUGMENTATIONS["none"](request)
+
+    monkeypatch.setattr("densespec.data.batches.augmentation", lambda name, dims: counted)
+    monkeypatch.setattr("densespec.training.loop.joined", lambda engine: Second())
+    recipe = RECIPE.replace(epochs=1, **changes)
+    run(tmp_path, recipe=recipe, validate=False)
+    others = 1 if recipe.mixes else 0
+    assert sorted(prepared) == sorted(half + others for half in (4, 4, 4, 2))
+    assert len(log(tmp_path)) == STEPS + 1
+
+
+def test_processes_with_other_data_than_each_other_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Disagreeing(Second):
+        def any(self, wish: bool) -> bool:
+            return True  # as one of the others always says
+
+    monkeypatch.setattr("densespec.training.loop.joined", lambda engine: Disagreeing())
+    with pytest.raises(TrainingError, match="processes of the run have other data than each other"):
+        run(tmp_path)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
@@ -61,15 +132,21 @@ def test_a_backend_of_one_device_is_refused_several_before_anything_is_written(
 
 
 @torch
-@pytest.mark.parametrize("batch_norm", ["synchronised", "per-replica"])
+@pytest.mark.parametrize(
+    ("batch_norm", "accumulate"), [("synchronised", 1), ("per-replica", 1), ("per-replica", 2)]
+)
 def test_two_processes_of_the_launcher_do_what_the_reference_says(
-    tmp_path: Path, batch_norm: str
+    tmp_path: Path, batch_norm: str, accumulate: int
 ) -> None:
+    """With images that are mixed, so that a process needs some of another's."""
     (tmp_path / "reference").mkdir()
-    recipe = RECIPE.replace(batch_norm=batch_norm, epochs=2)
+    changes = {"batch_norm": batch_norm, "accumulate": accumulate, "mixup": 0.4}
+    recipe = RECIPE.replace(epochs=2, **changes)
     run(tmp_path / "reference", data=data(tmp_path), recipe=recipe, devices=2)
     spec, path = files(tmp_path)
-    given = (spec, "--recipe", path, "--set", f"batch_norm={batch_norm}", "--epochs", 2)
+    given: tuple[object, ...] = (spec, "--recipe", path, "--epochs", 2)
+    for field, value in changes.items():
+        given += ("--set", f"{field}={value}")
     more = ("--data", data(tmp_path), "--backend", "torch.nn", "--devices", 2)
     done = process(*given, *more, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -416,11 +416,18 @@ def test_a_table_says_which_classes_are_taken_for_which(tmp_path: Path) -> None:
     assert counts.trace() / 9 == log(tmp_path)[-1]["validation_accuracy"]
 
 
-def test_a_batch_is_split_into_parts_on_one_device_only(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="splits batches on one device, but there are 2"):
-        run(tmp_path, recipe=RECIPE.replace(accumulate=2), devices=2)
-    with pytest.raises(TrainingError, match="has 4 images, which can't be split into accumulate"):
-        run(tmp_path, recipe=RECIPE.replace(accumulate=5))
+def test_parts_need_a_sample_for_each_device(tmp_path: Path) -> None:
+    for accumulate, devices, into in (
+        (3, 2, "accumulate = 3 parts on 2 devices: choose a batch_size of at least 6"),
+        (5, 1, "accumulate = 5 parts: choose a batch_size of at least 5"),
+        (1, 5, "5 devices: choose a batch_size of at least 5"),
+    ):
+        recipe = RECIPE.replace(accumulate=accumulate)
+        with pytest.raises(TrainingError, match=rf"has 4 images, .* split among {into}"):
+            run(tmp_path, recipe=recipe, devices=devices)
+    with pytest.raises(TrainingError, match=r"a batch has 8 images, .* 4 parts on 3 devices"):
+        run(tmp_path, recipe=RECIPE.replace(accumulate=4), devices=3)
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_line_of_the_log_is_json(tmp_path: Path) -> None:

@@ -33,14 +33,25 @@ CENTRE = 3
 """The first of the numbers that say where a box is."""
 
 
+Pairs = tuple[np.ndarray, np.ndarray]
+"""The places of images to mix, and those of the images that each is mixed with."""
+
+
 def mixed(
-    x: np.ndarray, labels: np.ndarray, recipe: TrainingRecipe, *, classes: int, step: int
+    x: np.ndarray,
+    labels: np.ndarray,
+    recipe: TrainingRecipe,
+    *,
+    classes: int,
+    step: int,
+    pairs: Pairs | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mix a batch of images (count, channels, *sizes), where a recipe says so.
 
     Args:
         labels: Integers (count,), or numbers (count, classes).
         step: The step of the whole run, counted from 0.
+        pairs: Which images are mixed, where there are not all of a batch.
 
     Returns:
         Images and labels; these are then float64 of shape (count, classes).
@@ -50,13 +61,14 @@ def mixed(
     numbers = raw(recipe.seed, STREAM, step, NUMBERS)
     cuts = bool(numbers[0] % np.uint64(2)) if recipe.mixup and recipe.cutmix else recipe.cutmix > 0
     share = beta(unit(numbers), recipe.cutmix if cuts else recipe.mixup)
-    others = np.roll(x, 1, axis=0)
+    places = np.arange(len(x))
+    own, before = pairs or (places, np.roll(places, 1))
     if cuts:
-        x, share = _cut(x, others, share, numbers[CENTRE:])
+        images, share = _cut(x[own], x[before], share, numbers[CENTRE:])
     else:
-        x = x.dtype.type(share) * x + x.dtype.type(1 - share) * others
+        images = x.dtype.type(share) * x[own] + x.dtype.type(1 - share) * x[before]
     shares = _shares(labels, recipe, classes)
-    return x, share * shares + (1 - share) * np.roll(shares, 1, axis=0)
+    return images, share * shares[own] + (1 - share) * shares[before]
 
 
 def beta(units: np.ndarray, a: float) -> float:
@@ -69,17 +81,16 @@ def beta(units: np.ndarray, a: float) -> float:
 def _cut(
     x: np.ndarray, others: np.ndarray, share: float, numbers: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Put a box of the other images into each, and say what share of it is left."""
+    """Put a box of the other images into each, in place, and say what share of it is left."""
     sizes = x.shape[2:]
     part = (1 - share) ** (1 / len(sizes)) / 2
     box: list[slice] = []
     for size, number in zip(sizes, numbers, strict=False):
         centre, half = int(number) % size, math.floor(size * part)
         box.append(slice(max(0, centre - half), min(size, centre + half)))
-    cut = x.copy()
-    cut[:, :, *box] = others[:, :, *box]
+    x[:, :, *box] = others[:, :, *box]
     taken = math.prod(side.stop - side.start for side in box) / math.prod(sizes)
-    return cut, 1 - taken
+    return x, 1 - taken
 
 
 def _shares(labels: np.ndarray, recipe: TrainingRecipe, classes: int) -> np.ndarray:

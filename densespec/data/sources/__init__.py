@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from densespec.data.dataset import DataError, Dataset
 from densespec.data.reading.reader import ImageForm
-from densespec.data.sources import arrays, cifar, digits, folder, shards, table
+from densespec.data.sources import arrays, cifar, digits, folder, hugging_face, shards, table
 from densespec.errors import UnknownName
 
 
@@ -77,6 +77,12 @@ SOURCES: dict[str, Source] = {
         "tar files of images and labels, as webdataset writes them, a few of them at a time",
         True,
         lambda place, options: shards.load(place, options.form),
+    ),
+    "huggingface": Source(
+        "huggingface:NAME",
+        "a set of the Hugging Face Hub, or a folder of its parquet files, a few shards at a time",
+        True,
+        lambda place, options: hugging_face.load(place, options.form.channels),
     ),
     "arrays": Source(
         "arrays:FILE",

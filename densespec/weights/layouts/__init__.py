@@ -6,7 +6,7 @@ weights of a graph to names; it knows nothing of files, which are containers' co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,6 +39,10 @@ def _as_they_are(tensors: Tensors) -> dict[str, Tensor]:
     return dict(tensors)
 
 
+def _unstated(metadata: Mapping[str, str], without: Collection[str]) -> StatedNetwork | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Layout:
     """Says how one implementation keeps its weights, and what it computes from them.
@@ -64,7 +68,7 @@ class Layout:
             state.
         metadata: the function that writes what files say beside their arrays.
         stated_network: the function that reads the network that a file's metadata state, if they
-            state one.
+            state one, without the layers of some names.
         notes: the function that says what is assumed of a file with these metadata because it does
             not state it.
         names_tell: whether names tell where an array belongs, so that further arrays are an error.
@@ -84,7 +88,7 @@ class Layout:
     constants: Callable[[Graph], dict[str, Tensor]] = _no_constants
     ignored: Callable[[str], bool] = lambda name: False
     metadata: Callable[[Graph, str], Mapping[str, str]] = lambda graph, container: {}
-    stated_network: Callable[[Mapping[str, str]], StatedNetwork | None] = lambda metadata: None
+    stated_network: Callable[[Mapping[str, str], Collection[str]], StatedNetwork | None] = _unstated
     notes: Callable[[Mapping[str, str]], tuple[str, ...]] = _no_notes
     names_tell: bool = True
 

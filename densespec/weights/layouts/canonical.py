@@ -43,8 +43,8 @@ def metadata(graph: Graph, container: str = "safetensors") -> dict[str, str]:
     }
 
 
-def stated_network(metadata: Mapping[str, str]) -> StatedNetwork:
-    """Read the network that a checkpoint's metadata state.
+def stated_network(metadata: Mapping[str, str], without: Collection[str] = ()) -> StatedNetwork:
+    """Read the network that a checkpoint's metadata state; it has no layers besides.
 
     Raises:
         WeightsError: it is none of our checkpoints, has another version, or states no spec.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of_op
 from typing import Any
@@ -39,11 +39,16 @@ CONFIG_KEYS = ("config", "model_config")
 """A ``.keras`` archive and a whole-model ``.h5`` have a config under these metadata keys."""
 
 _RESCALES = "the images are rescaled by it, which no spec can say; take it out of the model"
+_JOINS = (
+    "no DenseNet joins values so; where it stands behind the network, leave it out together with "
+    "every linear layer (--without)"
+)
 _ACTIVATES = (
     "how it is set is in no weights: save the whole model (model.save('net.keras')), which says it"
 )
 _POOLS = "without the model's config, which says more, an average is all that is understood"
 FOREIGN_GROUPS = {
+    **dict.fromkeys(("add", "subtract", "multiply", "average", "maximum", "minimum"), _JOINS),
     "rescaling": _RESCALES,
     "normalization": _RESCALES,
     "lambda": _RESCALES,
@@ -62,10 +67,15 @@ RELUS = (ops.Relu, ops.Activation, ops.PRelu)
 """These ops may stand where the paper has a ReLU."""
 
 
-def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
+def stated_network(
+    metadata: Mapping[str, str], without: Collection[str] = ()
+) -> StatedNetwork | None:
     """Read the network that a file's metadata state; None if there is no config of a model.
 
     Without one, the names of the groups of a ``.weights.h5`` still tell the classes of its layers.
+
+    Args:
+        without: The names of layers that are no part of the network, nor is what reads them.
 
     Raises:
         WeightsError: The config can't be read, or no spec says what it states; the message names
@@ -73,7 +83,7 @@ def stated_network(metadata: Mapping[str, str]) -> StatedNetwork | None:
     """
     for key in CONFIG_KEYS:
         if key in metadata:
-            return network_of_entry(read_config(metadata[key]))
+            return network_of_entry(read_config(metadata[key]), without)
     _check_groups(read_config(metadata.get("layer_names", "{}")))
     return None
 
@@ -86,10 +96,10 @@ def _check_groups(names: Mapping[str, str]) -> None:
     for kind, name in kinds.items():
         own = foreign.get(kind) == _ACTIVATES and _OWN_RELU.fullmatch(str(name))
         if kind in foreign and not own:
-            raise StatedOtherwise(f"it has a layer {shown(name)} ({kind}): {foreign[kind]}")
+            raise StatedOtherwise(f"it has a layer {shown(name)} ({kind}): {foreign[kind]}", name)
 
 
-def network_of_entry(entry: Mapping[str, Any]) -> StatedNetwork:
+def network_of_entry(entry: Mapping[str, Any], without: Collection[str] = ()) -> StatedNetwork:
     """Read the network that the class name and the config of a model state.
 
     What acts in training alone may be other than any spec says: notes say so. Of a model with
@@ -99,6 +109,8 @@ def network_of_entry(entry: Mapping[str, Any]) -> StatedNetwork:
         WeightsError: As for :func:`stated_network`.
     """
     models = models_of(entry)
+    if without:
+        return _network_beside(models, without)
     return _network_of(*models) if len(models) == 1 else _network_among(models)
 
 
@@ -134,14 +146,39 @@ def _network_among(models: Sequence[StatedModel]) -> StatedNetwork:
     return replace(network, ends=network.other_ends, notes=(*network.notes, note), aside=aside)
 
 
+def _network_beside(models: Sequence[StatedModel], without: Collection[str]) -> StatedNetwork:
+    """Read the network that is left without some layers: up to its global pool if no output is.
+
+    Raises:
+        StatedOtherwise: Some of them are within it.
+    """
+    kept = [model for model in models if not _among(model, without)] or [_shared(models)]
+    if within := _among(kept[0], without):
+        raise StatedOtherwise(
+            f"layer {shown(within[0])} is to be left out, but stands before the global pool"
+        )
+    if len(kept) > 1:
+        network, own = _network_among(kept), frozenset[str]().union(*(m.names for m in kept))
+    else:
+        network, own = _network_of(kept[0]), kept[0].names
+    others = frozenset[str]().union(*(model.names for model in models)) - own
+    return replace(network, aside=network.aside | others)
+
+
+def _among(model: StatedModel, names: Collection[str]) -> list[str]:
+    """List the layers of a model that have some names, or are in models of these names."""
+    starts = tuple(f"{name}/" for name in names)
+    return sorted(name for name in model.names if name in names or name.startswith(starts))
+
+
 def _shared(models: Sequence[StatedModel]) -> StatedModel:
     """Find what several models have in common, up to their global pool.
 
     Raises:
         StatedOtherwise: They have nothing in common.
     """
-    first, *others = models
-    common = first.names.intersection(*(model.names for model in others))
+    first = models[0]
+    common = first.names.intersection(*(model.names for model in models))
     layers = [layer for layer in first.layers if layer.name in common]
     pools = [n for n, layer in enumerate(layers) if layer.kind.startswith("Global")]
     if not pools:

@@ -53,13 +53,27 @@ def of_model(
 def arrays_of(
     layers: Collection[str], names: Iterable[str], metadata: Mapping[str, str]
 ) -> set[str]:
-    """Choose the arrays of some of the outermost layers, among the names of arrays."""
-    noted = _dict(metadata, LAYER_NAMES)
+    """Choose the arrays of some layers, among the names of arrays.
 
-    def layer_of(name: str) -> str:
-        return str(noted.get(name.rpartition("/vars/")[0], name.partition("/")[0]))
+    Args:
+        layers: Their names; of those in models within the model, with the models' before them.
+    """
+    noted = names_noted(metadata)
 
-    return {name for name in names if layer_of(name) in layers}
+    def is_of(name: str) -> bool:
+        parts = name.rpartition("/vars/")[0].split("/") if noted else name.split("/")
+        starts = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+        if noted:
+            own = [str(noted[start]) for start in starts if noted.get(start)]
+            starts = ["/".join(own[: end + 1]) for end in range(len(own))]
+        return any(start in layers for start in starts)
+
+    return {name for name in names if is_of(name)}
+
+
+def names_noted(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Give what layers are called, by their paths in one of Keras 3's files."""
+    return _dict(metadata, LAYER_NAMES)
 
 
 def models_in(metadata: Mapping[str, str]) -> list[str]:
