@@ -436,7 +436,7 @@ def require_logits(graph: Graph) -> None:
 
 
 def own_samples(share: Callable[[int], slice], count: int, accumulate: int) -> np.ndarray:
-    """Give the places of a device's samples in a batch: its share of each part of the batch.
+    """Return the places of a device's samples in a batch: its share of each part of the batch.
 
     Args:
         share: Gives the device's share of so many samples.

@@ -179,7 +179,7 @@ class FlaxTrainer:
         return self._parameters.get(), others, Beside(self._optimizer, self._scale, self._average)
 
     def _placed(self, batch: Batch) -> Batch:
-        """Give a batch, or a part of one, on the devices that compute."""
+        """Return a batch, or a part of one, on the devices that compute."""
         return batch
 
     def predict(self, x: np.ndarray) -> np.ndarray:

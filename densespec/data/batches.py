@@ -1,13 +1,12 @@
-"""Batches of training: which images, in which order, prepared how. All of it follows from a seed.
+"""Makes batches of training: the seed decides which images they have, in which order.
 
 The order of an epoch is the permutation of the stream ``(seed, "order", position = epoch)`` of
 :mod:`densespec.data.draws`: the stable argsort of its first ``count`` numbers. Without shuffling it
-is 0, 1, 2, ... Of images in shards it is that of :func:`densespec.data.draws.by_groups`, with the
-same stream. Batch ``step`` of an epoch takes the next ``batch_size`` of it. The last batch holds
-what is left, as in the paper's code, unless ``drop_last`` leaves it out.
+is 0, 1, 2, ... For images in shards it is the order of :func:`densespec.data.draws.by_groups`, with
+the same stream. Batch ``step`` of an epoch takes the next ``batch_size`` of it. The last batch
+holds what is left, as in the paper's code, unless ``drop_last`` leaves it out.
 
-Every batch is addressed by its epoch and step, so a run that goes on from anywhere sees what it
-would have seen.
+The epoch and the step decide each batch, so a continued run sees what it would have seen.
 """
 
 from __future__ import annotations
@@ -40,8 +39,11 @@ from densespec.recipes.recipe import TrainingRecipe
 GROUP = "densespec.feeds"
 
 LabelledBatch = tuple[np.ndarray, np.ndarray]
-"""Normalised images (batch, channels, *size), and labels: int64 (batch,), or float64
-(batch, classes) where an image has several, or shares of several."""
+"""Holds normalised images (batch, channels, *size) and labels.
+
+Labels are int64 (batch,), or float64 (batch, classes) if an image has several labels, or shares of
+several.
+"""
 
 DTYPES = ("float32", "float64")
 
@@ -51,13 +53,13 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of a split, epoch after epoch.
+    """Gives the batches of a split, epoch after epoch.
 
     Attributes:
         split: The images and their labels.
-        normalisation: How pixels become numbers.
-        batch_size: How many samples a batch has.
-        seed: The seed that the order and the augmentation follow from.
+        normalisation: The normalisation that turns pixels into numbers.
+        batch_size: The number of samples in a batch.
+        seed: The seed of the order and of the augmentation.
         augmentation: ``"none"``, ``"cifar"`` or ``"imagenet"``; see :mod:`densespec.data.augment`.
         shuffle: Whether each epoch has an order of its own.
         size: The size to which images are brought; None for the size that they have.
@@ -65,12 +67,13 @@ class Batches:
         drop_last: Whether an incomplete batch at the end of an epoch is left out.
         recipe: The recipe whose operations are done to images besides the augmentation; None for
             none. See :mod:`densespec.data.operations`.
-        classes: How many classes there are, of labels that are to be mixed.
-        part: Gives the places of those samples of a batch of so many that are prepared, where each
-            of several processes prepares its own; None for all.
+        classes: The number of classes, if labels will be mixed.
+        part: The function that takes the number of samples in a batch and returns the places of
+            those to prepare, if each of several processes prepares its own; None for all.
 
     Raises:
-        DataError, SeedError, UnknownName: A value is not allowed; the message says what is.
+        DataError, SeedError, UnknownName: A value is not allowed; the message says which values
+            are.
     """
 
     split: Split
@@ -137,20 +140,20 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+        """Return the number of batches of an epoch."""
         count = len(self.split)
         return count // self.batch_size if self.drop_last else math.ceil(count / self.batch_size)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one image, (channels, *size)."""
+        """Return the shape of one image, (channels, *size)."""
         channels = self.split.shape[0]
         assert channels is not None, "channels are always known"
         assert self.size is not None, "it has been filled in"
         return (channels, *self.size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Give the indices within the split, in the order of an epoch."""
+        """Return the indices within the split, in the order of an epoch."""
         if not self.shuffle:
             return np.arange(len(self.split))
         if isinstance(self.split.x, GroupedImages):
@@ -158,7 +161,7 @@ class Batches:
         return permutation(self.seed, "order", epoch, len(self.split))
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
-        """Give the indices within the split of a batch.
+        """Return the indices within the split of a batch.
 
         Raises:
             IndexError: The epoch has no such step.
@@ -170,7 +173,7 @@ class Batches:
         return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def batch(self, epoch: int, step: int) -> LabelledBatch:
-        """Give a batch, or its part, whatever came before it.
+        """Return a batch, or its part, whatever came before it.
 
         Raises:
             IndexError: The epoch has no such step.
@@ -205,7 +208,7 @@ class Batches:
         return mixed(x, labels, recipe, classes=classes, step=at, pairs=pairs)
 
     def __getitem__(self, step: int) -> LabelledBatch:
-        """Give a batch by its step in the whole training run, counted from 0 over all epochs."""
+        """Return a batch by its step in the whole training run, counted from 0 over all epochs."""
         return self.batch(*divmod(step, self.steps_per_epoch))
 
     def epoch(
@@ -216,7 +219,7 @@ class Batches:
         ahead: int | None = None,
         workers: int | None = None,
     ) -> Iterator[LabelledBatch]:
-        """Give the batches of an epoch from a step on, prepared in the background.
+        """Yield the batches of an epoch from a step on, prepared in the background.
 
         Args:
             ahead: How many batches may be ready before they are asked for; None for two a
@@ -232,11 +235,11 @@ class Batches:
     def stream(
         self, start_step: int = 0, *, ahead: int | None = None, workers: int | None = None
     ) -> Iterator[LabelledBatch]:
-        """Give batches without end, epoch after epoch, from a step of the whole run on."""
+        """Yield batches without end, epoch after epoch, from a step of the whole run on."""
         return self._prepared(itertools.count(start_step), ahead, workers)
 
     def __iter__(self) -> Iterator[LabelledBatch]:
-        """Give the batches of the first epoch: those of all epochs, if data are not shuffled."""
+        """Yield the batches of the first epoch: those of all epochs, if data are not shuffled."""
         return self.epoch(0)
 
     def __len__(self) -> int:
@@ -301,7 +304,7 @@ class Batches:
         return self.recipe.accumulate * (devices if alone else 1)
 
     def as_dataset(self, framework: str, *arguments: Any, **options: Any) -> Any:
-        """Give these batches in the form that a framework trains from, with the same numbers.
+        """Return these batches in the form that a framework trains from, with the same numbers.
 
         What makes that form is published under the entry-point group ``densespec.feeds`` by the
         package that knows the framework, so any package can offer one. It is called with these
@@ -317,7 +320,7 @@ class Batches:
         return published.load(GROUP, "feed", framework)(self, *arguments, **options)
 
     def as_torch_dataset(self, epoch: int = 0) -> Any:
-        """Give a dataset for ``torch.utils.data.DataLoader(..., batch_size=None)``.
+        """Return a dataset for ``torch.utils.data.DataLoader(..., batch_size=None)``.
 
         Its items are the whole batches of an epoch, so the loader must not batch them again. Call
         its ``set_epoch`` before each epoch, as with PyTorch's distributed sampler.
@@ -327,13 +330,13 @@ class Batches:
     def as_tf_dataset(
         self, epochs: Sequence[int] = (0,), *, data_format: DataFormat = "channels_last"
     ) -> Any:
-        """Give a ``tf.data.Dataset`` of the batches of some epochs, such as ``range(40)``."""
+        """Return a ``tf.data.Dataset`` of the batches of some epochs, such as ``range(40)``."""
         return self.as_dataset("tf", epochs, data_format=data_format)
 
     def as_keras_dataset(
         self, start_step: int = 0, *, data_format: DataFormat | None = None, workers: int = 1
     ) -> Any:
-        """Give a ``keras.utils.PyDataset`` for ``fit``, ``evaluate`` and ``predict``.
+        """Return a ``keras.utils.PyDataset`` for ``fit``, ``evaluate`` and ``predict``.
 
         ``fit`` shuffles the batches of a dataset that ends. So one of shuffled data has no end:
         give ``fit`` ``steps_per_epoch=batches.steps_per_epoch``, and it goes on where the last

@@ -1,4 +1,4 @@
-"""Random numbers that any implementation can draw again: Philox4x64-10, addressed, not consumed.
+"""Draws random numbers that any implementation can draw again, by Philox4x64-10.
 
 A stream is named by a seed, a text and a position, such as an epoch or a step. Its numbers are the
 raw 64-bit outputs of Philox4x64-10 (Salmon et al. 2011) with
@@ -22,7 +22,7 @@ import numpy as np
 from densespec.errors import DensespecError, shown
 
 BLOCK = 4
-"""How many numbers Philox gives at once."""
+"""Philox gives this many numbers at once."""
 
 SEEDS = 2**64
 """Every seed is below this number."""
@@ -33,7 +33,7 @@ class SeedError(DensespecError, ValueError):
 
 
 def check_seed(seed: int) -> int:
-    """Give the seed as a plain integer.
+    """Return the seed as a plain integer.
 
     Raises:
         SeedError: It is no integer, negative or too large.
@@ -45,7 +45,7 @@ def check_seed(seed: int) -> int:
 
 
 def raw(seed: int, text: str, position: int, count: int, *, block: int = 0) -> np.ndarray:
-    """Give the first numbers of a stream, as uint64 of shape (count,).
+    """Return the first numbers of a stream, as uint64 of shape (count,).
 
     Args:
         block: How many blocks of four to leave out first.
@@ -57,7 +57,7 @@ def raw(seed: int, text: str, position: int, count: int, *, block: int = 0) -> n
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, text: str, position: int, count: int) -> np.ndarray:
-    """Give the numbers 0 to count-1 in the order of a stream's first ``count`` numbers; read-only.
+    """Return the numbers from 0 in the order of a stream's first ``count`` numbers; read-only.
 
     Equal numbers, should there ever be any, keep their order.
     """
@@ -67,9 +67,9 @@ def permutation(seed: int, text: str, position: int, count: int) -> np.ndarray:
 
 
 MIXED_GROUPS = 4
-"""At least so many groups are mixed with each other in an order by groups."""
+"""At least this many groups are mixed with each other in an order by groups."""
 MIXED = 1024
-"""At least so many members are, on average."""
+"""On average, at least this many members are mixed with each other."""
 
 
 def mixed_at_once(groups: np.ndarray) -> int:
@@ -83,7 +83,7 @@ def mixed_at_once(groups: np.ndarray) -> int:
 
 
 def by_groups(seed: int, text: str, position: int, groups: np.ndarray) -> np.ndarray:
-    """Give an order that goes through few groups at a time, such as the shards of a set.
+    """Return an order that goes through few groups at a time, such as the shards of a set.
 
     The groups, in the order of the permutation of the stream ``text + " of groups"``, are taken
     so many at a time as :func:`mixed_at_once` says. What is in these is ordered by the numbers of

@@ -1,4 +1,4 @@
-"""Data sets whose items are pairs of an image and its label, as other libraries have them.
+"""Reads data sets whose items are pairs of an image and its label, as other libraries have them.
 
 Anything that has a length and gives items by index will do: a ``torch.utils.data.Dataset``, a
 dataset of Hugging Face's ``datasets``, a list. An item is ``(image, label)``, or a table with an
@@ -35,18 +35,19 @@ from densespec.errors import bare
 
 IMAGES = ("image", "img", "x", "pixel_values")
 LABELS = ("label", "labels", "fine_label", "y", "target", "targets")
-"""What images and labels are called in items that are tables; the first that is there counts."""
+"""In items that are tables, labels and images have these names; the first one there counts."""
 
 
 @dataclass(frozen=True)
 class ItemImages:
-    """The images of items.
+    """Reads the images of items.
 
     Attributes:
-        items: What gives the items.
+        items: The sequence that holds the items.
         rows: The index of each image's item.
-        channels: How many channels pictures are converted to; arrays have to have them.
-        dims: How many spatial dimensions images have.
+        channels: The number of channels to which pictures are converted, and which arrays must
+            have.
+        dims: The number of spatial dimensions of images.
     """
 
     items: Any
@@ -56,7 +57,7 @@ class ItemImages:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """The shape (count, channels, None, ...): images may differ in size."""
+        """Return the shape (count, channels, None, ...): images may differ in size."""
         return (len(self.rows), self.channels, *[None] * self.dims)
 
     def read(self, index: int) -> np.ndarray:
@@ -75,7 +76,7 @@ class ItemImages:
         return image
 
     def take(self, rows: np.ndarray) -> ItemImages:
-        """Give some of the images, by their indices (count,)."""
+        """Return some of the images, by their indices (count,)."""
         return replace(self, rows=tuple(self.rows[row] for row in rows))
 
 
@@ -85,7 +86,7 @@ class StreamImages(ItemImages):
 
     @property
     def groups(self) -> np.ndarray:
-        """The shard of each image, (count,)."""
+        """Return the shard of each image, (count,)."""
         return np.asarray(self.items.groups[list(self.rows)])
 
 
@@ -126,7 +127,7 @@ def of_items(
 
 
 def _indexed(items: Any) -> Any:
-    """Give what has a length and an index: the items themselves, or a list of them."""
+    """Return what has a length and an index: the items themselves, or a list of them."""
     kind = type(items).__name__
     if isinstance(items, Mapping):
         raise DataError(f"items of type {kind} have the parts {', '.join(items)}: give one of them")
@@ -167,7 +168,7 @@ def _split(items: Any, labels: np.ndarray, channels: int) -> Split:
 
 
 def _labels(items: Any) -> np.ndarray:
-    """Give the labels as they are, numbers or names."""
+    """Return the labels as they are, numbers or names."""
     stated = _stated(items)
     if stated is None:
         stated = [_part(items[row], LABELS, 1, row) for row in range(len(items))]
@@ -182,7 +183,7 @@ def _labels(items: Any) -> np.ndarray:
 
 
 def _stated(items: Any) -> Sequence[Any] | None:
-    """Give the labels that items tell without being read; of a part of a set, those of it."""
+    """Return the labels that items tell without being read; of a part of a set, those of it."""
     known: list[Any] = [getattr(items, name, None) for name in ("targets", "labels")]
     found = next((y for y in known if hasattr(y, "__len__") and len(y) == len(items)), None)
     if found is None and (column := _column(items)):
@@ -194,13 +195,13 @@ def _stated(items: Any) -> Sequence[Any] | None:
 
 
 def _column(items: Any) -> str | None:
-    """Give the column of labels, where items have columns."""
+    """Return the column of labels, where items have columns."""
     columns = getattr(items, "column_names", None) or ()
     return next((name for name in LABELS if name in columns), None)
 
 
 def _names(items: Any) -> Sequence[str] | None:
-    """Give the names of classes that items tell, as torchvision's and Hugging Face's do."""
+    """Return the names of classes that items tell, as torchvision's and Hugging Face's do."""
     feature = (getattr(items, "features", None) or {}).get(_column(items))
     found = getattr(items, "classes", None) or getattr(feature, "names", None)
     if found is None and hasattr(items, "dataset"):
@@ -209,7 +210,7 @@ def _names(items: Any) -> Sequence[str] | None:
 
 
 def _part(item: Any, names: Sequence[str], place: int, row: int) -> Any:
-    """Give the image or the label of an item."""
+    """Return the image or the label of an item."""
     if isinstance(item, Mapping):
         found = [name for name in names if name in item]
         if not found:
@@ -226,7 +227,7 @@ def _part(item: Any, names: Sequence[str], place: int, row: int) -> Any:
 
 
 def _image(image: Any, channels: int, row: int) -> np.ndarray:
-    """Give an image (channels, *sizes)."""
+    """Return an image (channels, *sizes)."""
     packed = image.get("bytes") if isinstance(image, Mapping) else image
     if isinstance(packed, bytes):
         return read_image(io.BytesIO(packed), f"the image of item {row}", ImageForm(channels))

@@ -1,4 +1,4 @@
-"""Dropout masks from a seed, the same for every backend.
+"""Draws dropout masks from a seed, the same for every backend.
 
 The mask of a dropout node at a step of training has the node's shape with a batch axis before it,
 channels first, and is filled in C order. Element ``i`` is kept where
@@ -21,7 +21,7 @@ from densespec.data.draws import BLOCK, raw
 from densespec.network.graph import Graph, Node
 
 PER_BLOCK = 2 * BLOCK
-"""How many 32-bit numbers a block of a stream gives."""
+"""A block of a stream gives this many 32-bit numbers."""
 
 
 def dropout_masks(

@@ -1,12 +1,12 @@
-"""Items of a stream by index: Hugging Face's ``IterableDataset``, of a set larger than a disk.
+"""Gives the items of a stream by index: Hugging Face's ``IterableDataset``, larger than a disk.
 
 Such a stream has no index, but it has shards that can be opened one by one: files, and of parquet
 files their groups of rows. At first the label of every item is read, which counts them as well.
-After that a shard is read where one of its items is asked for, and kept, as packed as it came,
-until others have been asked for since. In the order of :func:`densespec.data.draws.by_groups` that
-reads each shard once an epoch.
+After that a shard is read when one of its items is asked for. It is kept, as packed as it came,
+until others have been asked for. In the order of :func:`densespec.data.draws.by_groups`, each shard
+is read once an epoch.
 
-A stream is taken only where its shards make up the whole of it, item after item. So one that is
+A stream is taken only if its shards make up the whole of it, item after item. So a stream that is
 shuffled, repeated, cut or interleaved is refused, and so is a shard that has other labels than at
 first.
 """
@@ -43,10 +43,11 @@ ITEM_AFTER_ITEM = {
         "HorizontallyConcatenatedMultiSources",
     )
 } | {"SelectColumnsIterable"}
-"""What a stream may do, by the names in its state: the shards of all others are not parts of it."""
+"""A stream may do only this, by the names in its state: other streams' shards are not their parts.
+"""
 
 READERS = 8
-"""How many files are gone through for their labels at the same time."""
+"""At most this many files are read for their labels at the same time."""
 
 
 @runtime_checkable
@@ -55,28 +56,28 @@ class ShardedStream(Protocol):
 
     @property
     def num_shards(self) -> int:
-        """How many shards it has."""
+        """Return how many shards it has."""
         ...
 
     @property
     def features(self) -> Mapping[str, Any] | None:
-        """The kind of each column by its name; None where nothing tells them."""
+        """Return the kind of each column by its name; None where nothing tells them."""
         ...
 
     def shard(self, num_shards: int, index: int) -> ShardedStream:
-        """Give the part of it that is one of so many."""
+        """Return the part of it that is one of so many."""
         ...
 
     def reshard(self) -> ShardedStream:
-        """Give it with smaller shards, where its files have such."""
+        """Return it with smaller shards, where its files have such."""
         ...
 
     def select_columns(self, column_names: list[str]) -> ShardedStream:
-        """Give it without its other columns."""
+        """Return it without its other columns."""
         ...
 
     def decode(self, enable: bool) -> ShardedStream:
-        """Give it with images as they are packed."""
+        """Return it with images as they are packed."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,7 +169,7 @@ class _Kept:
         self._groups: OrderedDict[int, Future[list[dict[str, Any]]]] = OrderedDict()
 
     def get(self, group: int, read: Callable[[int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Give the items of a group; whoever asks first reads them, and others wait for that."""
+        """Return the items of a group; whoever asks first reads them, and others wait for that."""
         with self._lock:
             known = self._groups.pop(group, None)
             found = self._groups[group] = known or Future()
@@ -237,7 +238,7 @@ def _check(stream: ShardedStream) -> None:
 
 
 def _kinds(state: Any) -> Iterator[str]:
-    """Give the names of everything that a stream does, as its state has them."""
+    """Yield the names of everything that a stream does, as its state has them."""
     match state:
         case Mapping():
             if isinstance(state.get("type"), str):
@@ -268,7 +269,7 @@ def _same(labels: Sequence[Any], known: Sequence[Any]) -> bool:
 
 
 def _whole(item: dict[str, Any], image: str, row: int) -> dict[str, Any]:
-    """Give an item with the bytes of its image, where the stream has but their address."""
+    """Return an item with the bytes of its image, where the stream has but their address."""
     packed = item[image]
     if not isinstance(packed, Mapping) or packed.get("bytes") is not None:
         return item

@@ -78,7 +78,7 @@ def likely_apart(metadata: Mapping[str, str], layer: str | None) -> list[list[st
 
 
 def _class_of(path: str) -> str:
-    """Give the class of a layer of a Keras 3 file, without the number of its dimensions."""
+    """Return the class of a layer of a Keras 3 file, without the number of its dimensions."""
     match = _NUMBERED.fullmatch(path)
     return re.sub(r"\dd$", "", match[2]) if match else ""
 
@@ -101,12 +101,12 @@ def _is_stated(layer: str, metadata: Mapping[str, str]) -> bool:
 
 
 def _path(name: str) -> str:
-    """Give the path of an array's layer."""
+    """Return the path of an array's layer."""
     return name.rpartition(VARIABLES)[0] or name.rpartition("/" if "/" in name else ".")[0]
 
 
 def _renumbered(paths: Iterable[str], gone: set[str]) -> dict[str, str]:
-    """Give the paths that Keras 3 would give to layers, if some layers had never been there."""
+    """Return the paths that Keras 3 would give to layers, if some layers had never been there."""
     numbered: defaultdict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for path in paths:
         if "layers/" in path and (match := _NUMBERED.fullmatch(path)):

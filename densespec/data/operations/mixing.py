@@ -1,4 +1,4 @@
-"""Mixtures of images and of their labels: mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019).
+"""Mixes images and their labels by mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019).
 
 Each image of a batch is mixed with the one before it, the first with the last. The numbers
 ``r[0], r[1], ...`` and ``u[j]`` are those of the stream ``(seed, "mix", position = step of the
@@ -30,7 +30,7 @@ from densespec.recipes.recipe import TrainingRecipe
 STREAM = "mix"
 NUMBERS = 8
 CENTRE = 3
-"""The first of the numbers that say where a box is."""
+"""The numbers for the place of a box begin with this one."""
 
 
 Pairs = tuple[np.ndarray, np.ndarray]
@@ -72,7 +72,7 @@ def mixed(
 
 
 def beta(units: np.ndarray, a: float) -> float:
-    """Give a number of the distribution Beta(a, a), by the second and the third of some units."""
+    """Return a number of the distribution Beta(a, a), by the second and the third of some units."""
     p, c = (1 - float(units[1])) ** (1 / a), math.cos(2 * math.pi * float(units[2]))
     share = (1 + c * math.sqrt((1 - p) / (p + (1 - p) * c * c))) / 2
     return min(max(share, 0.0), 1.0)  # which rounding may leave

@@ -1,4 +1,4 @@
-"""Where data come from: ``load`` finds a source by what stands before the colon."""
+"""Finds the source of data by what stands before the colon."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from densespec.errors import UnknownName
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How data are read.
+    """Says how data are read.
 
     Attributes:
         check: Whether published sizes and digests must be met.
-        form: In which form images in files are read.
+        form: The form in which images in files are read.
     """
 
     check: bool
@@ -26,13 +26,13 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """A row of the table of sources.
+    """Describes a source, as a row of the table of sources.
 
     Attributes:
-        usage: How users write it.
-        summary: What it gives.
+        usage: The way users write it.
+        summary: The data that it gives.
         needs_place: Whether a path must follow the name; None if it may.
-        load: What loads the data from the path, which is empty if none is given.
+        load: The function that loads the data from the path, which is empty if none is given.
     """
 
     usage: str

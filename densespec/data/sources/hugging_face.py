@@ -51,7 +51,7 @@ def _known(items: StreamItems) -> bool:
 
 
 def _labels_alone(place: str, stream: ShardedStream) -> Mapping[str, ShardedStream]:
-    """Give the splits without their images, where the files of a set can be read so."""
+    """Return the splits without their images, where the files of a set can be read so."""
     column = next((name for name in LABELS if name in (stream.features or {})), None)
     if column is None or not hasattr(_builder(place).config, "columns"):
         return {}
@@ -59,13 +59,13 @@ def _labels_alone(place: str, stream: ShardedStream) -> Mapping[str, ShardedStre
 
 
 def _streams(place: str, **options: Any) -> Mapping[str, ShardedStream]:
-    """Give the splits of a set by name."""
+    """Return the splits of a set by name."""
     with errors_of(place):
         return dict(_builder(place, **options).as_streaming_dataset())
 
 
 def _builder(place: str, **options: Any) -> Any:
-    """Give what finds the files of a set."""
+    """Return what finds the files of a set."""
     datasets = imported("streaming a set of Hugging Face's", "datasets", extra=EXTRA)
     name, config, revision = place, "", ""
     if not Path(place).expanduser().exists():

@@ -72,7 +72,7 @@ def arrays_of(
 
 
 def names_noted(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Give what layers are called, by their paths in one of Keras 3's files."""
+    """Return what layers are called, by their paths in one of Keras 3's files."""
     return _dict(metadata, LAYER_NAMES)
 
 

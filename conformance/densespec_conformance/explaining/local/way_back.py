@@ -32,22 +32,21 @@ from densespec_conformance.explaining.local.step import UNFORESEEN, Lost, Step
 from densespec_conformance.explaining.local.words import SHOWN, alike_in_words
 
 FAR = 100.0
-"""How many times further off than it may be a part is whose cause has a number to be solved."""
+"""A number is solved for a part that is this many times further off than it may be."""
 
 MANY_MORE = 64
-"""The values of an array by which a number is solved, however near it is to right."""
+"""A number is solved by this many values of an array, however near the array is to right."""
 
 MANY = 16
-"""The values of an array by which two causes at once are told."""
+"""Two causes at once are told by this many values of an array."""
 
 DIGITS = (2, 4, 6)
-"""The digits of round numbers, which are tried before what was solved."""
+"""Round numbers have this many digits, and are tried before what was solved."""
 
 
 @dataclass(frozen=True)
 class _OwnCause:
-    """What the gradient of a weight is instead, and the weight decay that it contains, if it is
-    that."""
+    """Says what the gradient of a weight is instead, and the weight decay that it may contain."""
 
     does: str
     scales: bool
@@ -56,13 +55,13 @@ class _OwnCause:
 
 @dataclass(frozen=True)
 class _FoundBack:
-    """Ops that give back something else, and a node's gradients that come of it."""
+    """Holds ops that give back something else, and a node's gradients that follow from it."""
 
     kernels: Mapping[str, Kernel]
     does: Mapping[str, str]
     gradients: Arrays
     plain: bool = True
-    """Whether no number was solved for it."""
+    """Tells whether no number was solved for it."""
 
 
 class WayBack:
@@ -232,7 +231,7 @@ class WayBack:
         )
 
     def _kernels(self, node: Node, other: Node, change: Backward) -> Iterator[tuple[float, Kernel]]:
-        """Give the kernels by which an op does something else on the way back, with the number in
+        """Yield the kernels by which an op does something else on the way back, with the number in
         it."""
         own = self._step.passed.kernel(other)
         if not change.unknown:
@@ -270,7 +269,7 @@ class WayBack:
         return dot / across if across else None
 
     def _given_back(self, node: Node, kernels: Mapping[str, Kernel]) -> Arrays | None:
-        """Give the gradients of a node's arrays if other ops were computed otherwise."""
+        """Return the gradients of a node's arrays if other ops were computed otherwise."""
         try:
             backs = self._step.passed.back_through(node, kernels)
             return self._step.passed.gradients(node, self._step.passed.slope(node, backs))
@@ -297,7 +296,7 @@ class WayBack:
 
 
 def _round(number: float) -> tuple[float, ...]:
-    """Give round numbers near a number, and the number itself."""
+    """Return round numbers near a number, and the number itself."""
     return tuple(dict.fromkeys((*(float(f"{number:.{digits}g}") for digits in DIGITS), number)))
 
 

@@ -36,7 +36,7 @@ class WayForward:
     def __init__(self, step: Step) -> None:
         self._step = step
         self._sure = 1
-        """The place from which on ops may do something else: all before it show that they don't."""
+        """Ops may do something else from this place on: all before it show that they don't."""
 
     def judge(self) -> Array:
         """Find all that is wrong, and give the gradient of the loss by the logits.
@@ -102,7 +102,7 @@ class WayForward:
             self._step.passed.forward(one)
 
     def _kernels_of(self, changes: Mapping[str, InTraining]) -> dict[str, Kernel]:
-        """Give the kernels of changes, on top of what is known already of the same ops."""
+        """Return the kernels of changes, on top of what is known already of the same ops."""
         known = self._step.passed.instead
         return {name: merged(known.get(name), change.kernel) for name, change in changes.items()}
 
@@ -123,7 +123,7 @@ class WayForward:
         self._step.wrong(one.name, (one.name,), type(one.op), part, *arrays, does=does)
 
     def _changes(self, node: Node) -> Iterator[dict[str, InTraining]]:
-        """Give what ops up to a norm may do instead, what is simplest first."""
+        """Yield what ops up to a norm may do instead, what is simplest first."""
         yield from ({node.name: one} for one in self._of_statistics(node, {}))
         before = list(self._before(self._step.passed.place[node.name]))
         yield from before
@@ -134,7 +134,7 @@ class WayForward:
                     yield {**changes, node.name: one}
 
     def _values_before(self, node: Node, changes: Mapping[str, InTraining]) -> Arrays | None:
-        """Give what is computed before a node if ops before it do something else."""
+        """Return what is computed before a node if ops before it do something else."""
         kernels = self._kernels_of(changes)
         start = min(self._step.passed.place[name] for name in kernels)
         try:
@@ -143,15 +143,15 @@ class WayForward:
             return None
 
     def _of_statistics(self, node: Node, known: Arrays) -> Iterator[InTraining]:
-        """Give what a norm may do with its running statistics, what others do first."""
+        """Yield what a norm may do with its running statistics, what others do first."""
         context = self._step.passed.context(node)
         (x,) = self._step.passed.inputs(node, known)
         yield from self._step.found.habits.get(ops.BatchNorm, [])
         yield from of_statistics(node.op, context, x, self._shown(node))  # type: ignore[arg-type]
 
     def _before(self, end: int) -> Iterator[dict[str, InTraining]]:
-        """Give what ops may do instead that nothing has shown to be right: all of a kind, then each
-        by itself."""
+        """Yield what ops may do instead and nothing has shown to be right: all of a kind, then
+        each."""
         nodes = self._step.graph.nodes[self._sure : end]
         of_kind = {kind: [n for n in nodes if type(n.op) is kind] for kind in FORWARD}
         for kind, members in of_kind.items():

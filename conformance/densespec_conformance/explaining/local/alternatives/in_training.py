@@ -1,4 +1,4 @@
-"""What an op may compute instead in a training step alone, with where each is met."""
+"""Lists what an op may compute instead in a training step alone, with where each is found."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from densespec_conformance.explaining.local.alternatives.gradients import Back
 
 @dataclass(frozen=True)
 class InTraining:
-    """Something that an op may do instead in training.
+    """Describes something that an op may do instead in training.
 
     Attributes:
         does: The words for it, which follow the op's name and a colon.
-        source: Where it is met.
-        kernel: How the op is then computed.
+        source: The place where it is found.
+        kernel: The computation of the op in that case.
     """
 
     does: str
@@ -31,7 +31,7 @@ class InTraining:
 
 @dataclass(frozen=True)
 class Changed:
-    """An op with other fields."""
+    """Represents an op with other fields."""
 
     changes: Mapping[str, Any]
     kernel: Kernel = field(default_factory=Norm)
@@ -44,7 +44,7 @@ class Changed:
 
 
 def merged(known: Kernel | None, new: Kernel) -> Kernel:
-    """Give an op that does both: what differs from the reference in either."""
+    """Return an op that does both: what differs from the reference in either."""
     match known, new:
         case Back(kernel=kernel), _:
             return merged(kernel, new)
@@ -115,7 +115,7 @@ DROPOUTS = (
 )
 
 FORWARD: Mapping[type, tuple[InTraining, ...]] = {ops.BatchNorm: NORMS, ops.Dropout: DROPOUTS}
-"""What changes the output of an op in training alone."""
+"""Lists what changes the output of an op in training alone."""
 
 MOMENTUM_OF: Mapping[float, str] = {
     0.01: "Keras's default of 0.99",
@@ -123,7 +123,7 @@ MOMENTUM_OF: Mapping[float, str] = {
     0.001: "TensorFlow Slim's 0.999",
     0.0003: "TensorFlow's 0.9997",
 }
-"""Where a weight of the new value in running statistics is met."""
+"""Says where each weight of the new value in running statistics is found."""
 
 INVERTED = "Keras and PyTorch mean opposite things by momentum"
 
@@ -150,13 +150,13 @@ STATISTICS = (
         Changed({"unbiased": False}),
     ),
 )
-"""What a norm may do with its running statistics alone."""
+"""Lists what a norm may do with its running statistics alone."""
 
 
 def of_statistics(
     op: ops.BatchNorm, ctx: Context, x: Array, shown: Mapping[str, Array]
 ) -> Iterator[InTraining]:
-    """Give what a norm may do with its running statistics alone, momentum solved from them.
+    """Yield what a norm may do with its running statistics alone, momentum solved from them.
 
     Args:
         ctx: The context before the step, with the running statistics there.
