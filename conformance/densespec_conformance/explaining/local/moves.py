@@ -10,7 +10,7 @@ import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.reference.kernels import Array
 from densespec_conformance.asking.requests import StepTrace, Train
 from densespec_conformance.explaining.local.alternatives.updates import Clip, Move, UpdateRule
@@ -70,15 +70,25 @@ class Run:
     def rates(self) -> tuple[float, ...]:
         return tuple(batch.learning_rate for batch in self.request.batches)
 
+    def allowed(self, label: str, expected: Array, *terms: Array) -> float:
+        """Say how far a part may be off that is worked out of some terms, in its own unit."""
+        largest = float(np.abs(expected).max(initial=0.0))
+        of_terms = max(largest, *(float(np.abs(term).max(initial=0.0)) for term in (*terms, 0.0)))
+        given = self.bounds.get(label, 0.0) * (largest or 1.0)
+        return max(given, ROUNDINGS * self.unit * (of_terms or 1.0))
+
     def before(self, index: int) -> Mapping[str, Array]:
         """Give the arrays before a step."""
         return self.steps[index - 1].weights if index else self.weights
 
     def moment(self, index: int, moment: str, name: str) -> Array:
-        """Give a moment of a weight before a step: zeros before the first, unless one is given."""
+        """Give a moment of a weight before a step: before the first, unless one is given, zeros;
+        of an average, the weight itself."""
         held = self.steps[index - 1].moments if index else self.request.moments or {}
         array = held.get(moment, {}).get(name)
-        return np.zeros_like(self.weights[name]) if array is None else array
+        if array is not None:
+            return array
+        return self.weights[name] if moment == AVERAGE else np.zeros_like(self.weights[name])
 
 
 def _is_finite(step: StepTrace) -> bool:
@@ -204,14 +214,14 @@ class Moves:
 
     def _move(self, index: int, rule: UpdateRule, rate: float, rate_before: float) -> Move:
         step, before = self._steps[index], self.run.request.steps_before
-        factor = step.factor if rule.by_layer else np.ones_like(step.factor)
         return Move(
             before=step.before,
             gradient=self._gradient(index, rule.clip),
             moments=step.moments,
             kept=step.kept,
-            rate=rate * factor,
-            rate_before=rate_before * factor,
+            rate=rate,
+            factor=step.factor,
+            rate_before=rate_before,
             decay=step.decay,
             number=index + 1 + (0 if rule.recounts else before),
             first=index == 0,

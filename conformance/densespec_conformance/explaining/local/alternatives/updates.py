@@ -54,7 +54,8 @@ class Move:
         before, gradient: The weights before the step, and their gradients, clipped.
         moments: What the optimizer kept before the step, by the name of the moment.
         kept: What it shows after the step; a weight moves by this.
-        rate, decay: The learning rate and the weight decay of each, by the recipe.
+        rate, decay: The learning rate of the step, and the weight decay of each.
+        factor: What the learning rate of each is multiplied by.
         rate_before: The learning rate of the step before; of this step, where it is the first.
         first: Whether the optimizer starts with this step.
     """
@@ -63,8 +64,9 @@ class Move:
     gradient: Array
     moments: Arrays
     kept: Arrays
-    rate: Array
-    rate_before: Array
+    rate: float
+    factor: Array
+    rate_before: float
     decay: Array
     number: int
     first: bool
@@ -79,6 +81,7 @@ class UpdateRule:
             learning rate; or decoupled and ``unscaled``; None stands for the optimizer's own.
         decay_by: What weight decay is multiplied by.
         decay_of: What it is instead; None stands for the recipe's.
+        spares: Whether norms and biases are spared from it, where the recipe says so.
         nesterov, momentum, beta1, beta2, epsilon: What replaces the recipe's.
         dampening: The share of the gradient that the velocity does not take, after the first step.
         velocity: Whether it holds the learning rate, and is shown so (``raw``) or ``scaled`` back.
@@ -87,7 +90,8 @@ class UpdateRule:
         corrected: Whether Adam corrects the bias of its moments.
         resumes: Whether moments that are given are taken up.
         recounts: Whether the steps of a run that goes on are counted from 1 again.
-        by_layer: Whether parts of the network have learning rates of their own.
+        by_layer: What the factors of parts of the network multiply: the ``rate``; all of it but
+            decoupled weight decay (``but decay``); the ``gradient``; or nothing.
         rate_by: What the learning rate is multiplied by.
         clip: How gradients are brought to the recipe's norm.
     """
@@ -95,6 +99,7 @@ class UpdateRule:
     decay: Literal["coupled", "decoupled", "unscaled"] | None = None
     decay_by: float = 1.0
     decay_of: float | None = None
+    spares: bool = True
     nesterov: bool | None = None
     momentum: float | None = None
     beta1: float | None = None
@@ -106,7 +111,7 @@ class UpdateRule:
     corrected: bool = True
     resumes: bool = True
     recounts: bool = False
-    by_layer: bool = True
+    by_layer: Literal["rate", "but decay", "gradient", "nothing"] = "rate"
     rate_by: float = 1.0
     clip: Clip = clipped
 
@@ -123,9 +128,11 @@ class UpdateRule:
 
     def weight(self, recipe: TrainingRecipe, move: Move) -> Array:
         """Give the weights after a step, by the moments that are shown after it."""
-        w, rate = move.before, move.rate * self.rate_by
+        w, rate = move.before, self._rate(move, move.rate) * self.rate_by
         if self._kind(recipe) != "coupled":
-            w = w - self._decay(move) * w * (1.0 if self._kind(recipe) == "unscaled" else rate)
+            of_decay = move.rate * self.rate_by if self.by_layer == "but decay" else rate
+            scale = 1.0 if self._kind(recipe) == "unscaled" else of_decay
+            w = w - self._decay(recipe, move) * w * scale
         g = self._gradient(recipe, move)
         if recipe.optimizer != "sgd":
             return w - rate * self._ahead(recipe, move)
@@ -139,12 +146,17 @@ class UpdateRule:
     def _kind(self, recipe: TrainingRecipe) -> str:
         return self.decay or ("decoupled" if recipe.optimizer == "adamw" else "coupled")
 
-    def _decay(self, move: Move) -> Array | float:
-        return self.decay_by * move.decay if self.decay_of is None else self.decay_of
+    def _rate(self, move: Move, rate: float) -> Array | float:
+        return rate * move.factor if self.by_layer in ("rate", "but decay") else rate
+
+    def _decay(self, recipe: TrainingRecipe, move: Move) -> Array | float:
+        own = move.decay if self.spares else recipe.weight_decay
+        return self.decay_by * own if self.decay_of is None else self.decay_of
 
     def _gradient(self, recipe: TrainingRecipe, move: Move) -> Array:
+        g = move.gradient * (move.factor if self.by_layer == "gradient" else 1.0)
         coupled = self._kind(recipe) == "coupled"
-        return move.gradient + self._decay(move) * move.before if coupled else move.gradient
+        return g + self._decay(recipe, move) * move.before if coupled else g
 
     def _held(self, move: Move, moment: str) -> Array:
         forgets = move.first and not self.resumes
@@ -157,12 +169,12 @@ class UpdateRule:
         beta1 = recipe.beta1 if self.beta1 is None else self.beta1
         return beta1, recipe.beta2 if self.beta2 is None else self.beta2
 
-    def _scale(self, rate: Array) -> Any:
+    def _scale(self, rate: Any) -> Any:
         return 1.0 if self.velocity == "plain" else rate
 
     def _velocity(self, recipe: TrainingRecipe, move: Move, g: Array) -> Arrays:
-        scale = self._scale(move.rate)
-        kept = {"plain": 1.0, "raw": -1.0, "scaled": move.rate_before}[self.velocity]
+        scale, rate_before = self._scale(self._rate(move, move.rate)), move.rate_before
+        kept = {"plain": 1.0, "raw": -1.0, "scaled": self._rate(move, rate_before)}[self.velocity]
         held = self._held(move, "velocity") * kept
         starts = move.first and not held.any()
         v = self._momentum(recipe) * held + scale * g * (1.0 if starts else 1 - self.dampening)
@@ -207,6 +219,7 @@ class Choice:
         asks = {
             "clip": recipe.clip_norm is not None,
             "by_layer": bool(recipe.layer_rates),
+            "spares": recipe.decay_kernels_only,
             "nesterov": recipe.nesterov != self.changes.get("nesterov"),
             "momentum": bool(recipe.rule.moments),
         }
@@ -298,9 +311,25 @@ CHOICES = (
         optimizers=ADAM,
     ),
     Choice(
-        "every part of the network has the same learning rate",
+        "norms and biases have weight decay too",
         "an optimizer with one parameter group",
-        {"by_layer": False},
+        {"spares": False},
+    ),
+    Choice(
+        "every part of the network has the same learning rate",
+        "an optimizer with one parameter group, a schedule that sets one rate for all groups",
+        {"by_layer": "nothing"},
+    ),
+    Choice(
+        "factors of layers multiply their gradients, not their learning rates",
+        "hooks on gradients, multipliers of gradients, which Adam divides out",
+        {"by_layer": "gradient"},
+    ),
+    Choice(
+        "weight decay is scaled by the learning rate alone, without the factors of layers",
+        "Keras's weight_decay under learning rates by variable",
+        {"by_layer": "but decay"},
+        optimizers=("adamw",),
     ),
     Choice("the norm of the gradients is not clipped", "an ignored option", {"clip": _not_at_all}),
     Choice(
