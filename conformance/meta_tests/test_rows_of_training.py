@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import pytest
 
 from densespec.network import ops
 from densespec.network.arrays import Arrays
+from densespec.network.graph import Graph
 from densespec.recipes.moments import initial_moments
-from densespec.recipes.recipe import AVERAGE
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.reference.losses import loss_and_slope
 from densespec_conformance.answering.answers import graph_of
-from densespec_conformance.asking.requests import StepTrace, Train
+from densespec_conformance.asking.requests import Batch, StepTrace, Train
 from densespec_conformance.cases import training as cases
 from densespec_conformance.deviations.kernels import KERNELS
 from densespec_conformance.explaining.diagnosis import diagnose
@@ -92,34 +93,11 @@ def _answer(
         nodes = [node for node in graph.nodes if change and isinstance(node.op, kinds)]
         instead = {node.name: change.kernel for node in nodes if change}
         split = parts.split(len(batch.x), recipe.accumulate)
-        sizes, passed, now = [len(part) for part in split], [], dict(weights)
+        passed, now = [], dict(weights)
         for part in split:
-            of_part = replace(
-                batch,
-                x=batch.x[part],
-                labels=np.asarray(batch.labels)[part],
-                masks={name: mask[part] for name, mask in batch.masks.items()},
-            )
-            run = Pass(graph, KERNELS, now, of_part, instead)
-            for node in graph.nodes[1:]:
-                run.forward(node)
-            value, slope = loss(recipe, run.values[graph.output.name], np.asarray(of_part.labels))
-            found: Arrays = {}
-            for node in reversed(graph.nodes[1:]):
-                here = slope if node is graph.output else run.slope(node)
-                own = run.backward(node, here)
-                found |= {f"{node.name}.{short}": g for short, g in own.items()}
-            statistics = {
-                f"{name}.{short}": array
-                for name, context in run.contexts.items()
-                for short, array in context.statistics.items()
-            }
-            passed.append((value, found, statistics))
-            now |= statistics if parts.statistics == "in turn" else {}
-        value = sum(s * one[0] for s, one in zip(parts.loss(sizes), passed, strict=True))
-        gradients = _weighed([one[1] for one in passed], parts.gradients(sizes))
-        if parts.statistics == "mean":
-            statistics = _weighed([one[2] for one in passed], [1 / len(split)] * len(split))
+            passed.append(_passed(graph, recipe, _part_of(batch, part), now, instead, loss))
+            now |= passed[-1].statistics if parts.statistics == "in turn" else {}
+        value, gradients, statistics = _together(parts, [len(part) for part in split], passed)
         earlier = steps[-1].gradients if steps else dict.fromkeys(names, 0.0)
         gradients = {n: gradient(gradients[n], weights[n], earlier[n]) for n in names}
         used = gradients
@@ -146,17 +124,63 @@ def _answer(
             for moment, array in moved.items():
                 kept[moment][name] = array
         after |= statistics
-        if recipe.average is not None:
-            kept[AVERAGE] = {}
-            for name, held_average in averages.items():
-                number = asked.steps_before + index + 1
-                seen = Following(weights[name], after[name], held_average, number, index)
-                kept[AVERAGE][name] = average.average(recipe, seen)
-            averages = kept[AVERAGE]
+        number = asked.steps_before + index + 1
+        averages = {
+            name: average.average(
+                recipe, Following(weights[name], after[name], held_average, number, index)
+            )
+            for name, held_average in averages.items()
+        }
+        kept |= {AVERAGE: averages} if averages else {}
         said = reported(value, weights, recipe, len(batch.labels))
         steps.append(StepTrace(said, gradients, kept, after))
         weights, held = after, {moment: kept[moment] for moment in held}
     return steps
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What a part of a batch comes to."""
+
+    loss: float
+    gradients: Arrays
+    statistics: Arrays
+
+
+def _part_of(batch: Batch, part: np.ndarray) -> Batch:
+    masks = {name: mask[part] for name, mask in batch.masks.items()}
+    return replace(batch, x=batch.x[part], labels=np.asarray(batch.labels)[part], masks=masks)
+
+
+def _passed(
+    graph: Graph, recipe: TrainingRecipe, batch: Batch, weights: Arrays, instead: Any, loss: Any
+) -> _Passed:
+    run = Pass(graph, KERNELS, weights, batch, instead)
+    for node in graph.nodes[1:]:
+        run.forward(node)
+    value, slope = loss(recipe, run.values[graph.output.name], np.asarray(batch.labels))
+    gradients: Arrays = {}
+    for node in reversed(graph.nodes[1:]):
+        own = run.backward(node, slope if node is graph.output else run.slope(node))
+        gradients |= {f"{node.name}.{short}": g for short, g in own.items()}
+    statistics = {
+        f"{name}.{short}": array
+        for name, context in run.contexts.items()
+        for short, array in context.statistics.items()
+    }
+    return _Passed(value, gradients, statistics)
+
+
+def _together(
+    rule: PartsRule, sizes: list[int], passed: list[_Passed]
+) -> tuple[float, Arrays, Arrays]:
+    """Give what parts come to together: the loss, the gradients and the running statistics."""
+    loss = sum(share * one.loss for share, one in zip(rule.loss(sizes), passed, strict=True))
+    gradients = _weighed([one.gradients for one in passed], rule.gradients(sizes))
+    if rule.statistics != "mean":
+        return loss, gradients, passed[-1].statistics
+    means = [1 / len(passed)] * len(passed)
+    return loss, gradients, _weighed([one.statistics for one in passed], means)
 
 
 def _weighed(groups: list[Arrays], factors: Any) -> Arrays:
