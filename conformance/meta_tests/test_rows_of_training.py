@@ -43,7 +43,7 @@ ROWS = {row.name: row for row in cases.ROWS}
 ABOUT = ("learning-rate-drop", "label-smoothing", "class-weights", "several-labels", "adamw")
 MORE = (
     *("clipped-norm", "learning-rates-by-layer", "without-nesterov", "given-dropout-masks"),
-    *("shares-of-classes", "weight-decay-of-kernels-only", "adamw-by-layer"),
+    *("shares-of-classes", "weight-decay-of-kernels-only", "adamw-by-layer", "rmsprop"),
 )
 AVERAGED = ("average-after-a-warm-up", "average")
 
@@ -81,11 +81,8 @@ def _answer(
     graph, recipe = graph_of(asked.network), asked.recipe
     weights = {n: np.asarray(w, np.float64) for n, w in (asked.network.weights or {}).items()}
     names = [weight.name for weight in graph.weights if weight.trainable]
-    held: dict[str, Arrays] = {
-        moment: dict((asked.moments or {}).get(moment) or {n: 0 * weights[n] for n in names})
-        for moment in recipe.rule.moments
-    }
     first = asked.moments or initial_moments(graph, recipe, weights, "float64")
+    held: dict[str, Arrays] = {moment: dict(first[moment]) for moment in recipe.rule.moments}
     averages = dict(first.get(AVERAGE, {}))
     rates = [batch.learning_rate for batch in asked.batches]
     steps: list[StepTrace] = []

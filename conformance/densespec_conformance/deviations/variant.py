@@ -19,6 +19,7 @@ import densespec
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
 from densespec.recipes.moments import moving
+from densespec.recipes.optimizers import FIRST
 from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.reference.kernels import Array, Context, Kernel
 from densespec.reference.losses import loss_and_slope
@@ -198,7 +199,10 @@ def train(
         weights, number = dict(weights), request.steps_before + index + 1
         for name, gradient in gradients.items():
             w = weights[name]
-            held = {m: moments[name].get(m, np.zeros_like(w)) for m in recipe.rule.moments}
+            held = {
+                m: moments[name].get(m, np.full_like(w, FIRST.get(m, 0)))
+                for m in recipe.rule.moments
+            }
             moved, moments[name] = recipe.step(
                 name, w, factor * gradient, held, batch.learning_rate, number
             )

@@ -27,6 +27,7 @@ from meta_tests.mutants.mutant import (
     NO_DROPOUT,
     RESUMED,
     RESUMED_ADAMW,
+    RMSPROP,
     ROUND_TRIP,
     SEED,
     SHARES,
@@ -1043,6 +1044,18 @@ MUTANTS: Mapping[str, Mutant] = {
         (),
         backend(trainer="Coupled"),
         says=("weight decay is part of the gradient, and so of the moments",),
+    ),
+    "TORCH_RMSPROP": Mutant(
+        "torch.optim.RMSprop for that of TensorFlow",
+        RMSPROP,
+        "step 1, mean square",
+        (),
+        backend(trainer="RMSPropOfTorch"),
+        says=(
+            "epsilon is added to the root of the mean square",
+            "the mean square starts at 0",
+            "velocity holds no learning rate",
+        ),
     ),
     "TORCH_NOT_CLIPPED": Mutant(
         "gradients are not clipped",

@@ -276,6 +276,14 @@ class Coupled(TorchTrainer):
         self._optimizer = optimizer_of(self._parameters, coupled)
 
 
+class RMSPropOfTorch(TorchTrainer):
+    """``torch.optim.RMSprop`` for that of TensorFlow 1."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._optimizer = torch.optim.RMSprop(self._optimizer.param_groups)
+
+
 class _OtherAdam(TorchTrainer):
     """AdamW written by hand, with another size of a step."""
 

@@ -49,7 +49,7 @@ OPERATIONS = (
     Operation("rand_augment", lambda recipe: 4 * recipe.rand_augment, augmented, dims=2),
     Operation("rotation", lambda recipe: 4, turned, dims=2),
     Operation("colour", lambda recipe: 4, jittered),
-    Operation("erasing", lambda recipe: 24, erased),
+    Operation("erasing", lambda recipe: 28 if recipe.erasing_fill == "noise" else 24, erased),
 )
 """Lists the operations in the order in which they are done."""
 
@@ -98,7 +98,7 @@ def varied(
     )
     out = np.empty_like(x)
     for image, row, target in zip(x, rows, out, strict=True):
-        picture = Picture(image * std + mean, mean)
+        picture = Picture(image * std + mean, mean, std)
         for operation in asked:
             count = operation.numbers(recipe)
             numbers = raw(

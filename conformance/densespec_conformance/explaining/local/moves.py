@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
+from densespec.recipes.optimizers import FIRST
 from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.reference.kernels import Array
 from densespec_conformance.asking.requests import StepTrace, Train
@@ -72,8 +74,8 @@ class Run:
 
     def allowed(self, label: str, expected: Array, *terms: Array) -> float:
         """Say how far a part may be off that is worked out of some terms, in its own unit."""
-        largest = float(np.abs(expected).max(initial=0.0))
-        of_terms = max(largest, *(float(np.abs(term).max(initial=0.0)) for term in (*terms, 0.0)))
+        largest, *others = (float(np.abs(one).max(initial=0.0)) for one in (expected, *terms))
+        of_terms = max(largest, *others, 0.0)
         given = self.bounds.get(label, 0.0) * (largest or 1.0)
         return max(given, ROUNDINGS * self.unit * (of_terms or 1.0))
 
@@ -82,13 +84,14 @@ class Run:
         return self.steps[index - 1].weights if index else self.weights
 
     def moment(self, index: int, moment: str, name: str) -> Array:
-        """Give a moment of a weight before a step: before the first, unless one is given, zeros;
-        of an average, the weight itself."""
+        """Give a moment of a weight before a step: before the first, unless one is given, what it
+        starts at; of an average, the weight itself."""
         held = self.steps[index - 1].moments if index else self.request.moments or {}
         array = held.get(moment, {}).get(name)
         if array is not None:
             return array
-        return self.weights[name] if moment == AVERAGE else np.zeros_like(self.weights[name])
+        own = self.weights[name]
+        return own if moment == AVERAGE else np.full_like(own, FIRST.get(moment, 0))
 
 
 def _is_finite(step: StepTrace) -> bool:
@@ -171,14 +174,19 @@ class Moves:
             yield from self._errors(index, rule, rates)
 
     def rate(self, index: int, rule: UpdateRule, rate: float) -> float:
-        """Solve the learning rate by which a rule gives the weights after a step."""
-        here, there = (self._weights(index, rule, each) for each in (rate, 2 * rate))
-        slope = (there - here) / rate
-        across = float((slope**2).sum())
-        return rate + float((slope * (self._steps[index].after - here)).sum()) / (across or 1.0)
-
-    def _weights(self, index: int, rule: UpdateRule, rate: float) -> Array:
-        return rule.weight(self.run.recipe, self._move(index, rule, rate, rate))
+        """Solve the learning rate by which a rule gives the weights after a step, or the moments,
+        where these hold it."""
+        step, move = self._steps[index], partial(self._move, index, rule)
+        here, there = (move(each, each) for each in (rate, 2 * rate))
+        recipe, moments = self.run.recipe, partial(rule.moments, self.run.recipe)
+        parts = [(rule.weight(recipe, here), rule.weight(recipe, there), step.after)]
+        parts += [(moments(here)[m], moments(there)[m], kept) for m, kept in step.kept.items()]
+        for one, other, shown in parts:
+            slope = (other - one) / rate
+            across = float((slope**2).sum())
+            if across:
+                return rate + float((slope * (shown - one)).sum()) / across
+        return rate
 
     def _strain(self, index: int, rule: UpdateRule, rates: Sequence[float]) -> Array:
         parts = [one.strains for one in self._errors(index, rule, rates)]
