@@ -196,8 +196,10 @@ def test_choice_of_an_optimizer_is_found(choice: Any) -> None:
     found = False
     for name in (*ABOUT, *MORE):
         asked, expected = _asked(name, resumed="resumed" in choice.does)
+        if not choice.fits(asked.recipe):
+            continue
         answer = _answer(asked, rule=choice.on(OWN))
-        if choice.fits(asked.recipe) and not _same(answer, expected):
+        if not _same(answer, expected):
             assert choice.does in _said(asked, expected, answer)
             found = True
             break

@@ -49,7 +49,7 @@ OPERATIONS = (
     Operation("rand_augment", lambda recipe: 4 * recipe.rand_augment, augmented, dims=2),
     Operation("rotation", lambda recipe: 4, turned, dims=2),
     Operation("colour", lambda recipe: 4, jittered),
-    Operation("erasing", lambda recipe: 28 if recipe.erasing_fill == "noise" else 24, erased),
+    Operation("erasing", lambda recipe: 24, erased),
 )
 """Lists the operations in the order in which they are done."""
 

@@ -15,7 +15,7 @@ mean and n[k] times its deviation, where
 
     n[k]  sqrt(-2 log(1 - v[2k])) cos(2 pi v[2k + 1])
 
-is normal and ``v`` are the units of the stream of numbers whose key is ``r[24], r[25]``.
+is normal and ``v`` are the units of the stream of numbers whose key is ``r[0], r[1]``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ASPECT = (0.3, 1 / 0.3)
 ATTEMPTS = 10
 PLACE = 21
 """The numbers for the place of the box begin with this one."""
-KEY = slice(24, 26)
+KEY = slice(0, 2)
 """The numbers that are the key of the noise."""
 
 
