@@ -1,9 +1,9 @@
 """A training step in mixed precision: 16-bit arithmetic, with weights kept in float32.
 
 Rounding to 16 bits moves many inputs of ReLUs across zero, and the largest of a window to another
-place, so gradients part at once, by more than rounding (:mod:`float32_step` says how). In the network
-of this step every op is smooth, so that its gradients are as exact as 16 bits are, which the bounds
-are derived from as those of inference are.
+place, so gradients part at once, by more than rounding (``float32_step.py`` says how). In the
+network of this step every op is smooth, so that its gradients are as exact as 16 bits are, and
+their bounds are derived as those of inference.
 """
 
 from __future__ import annotations

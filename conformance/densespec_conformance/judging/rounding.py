@@ -20,7 +20,7 @@ class Arithmetic:
         sums: The roundoff of the sums that convolutions, means and the classifier accumulate.
         factors: The roundoff of the factors in convolutions and the classifier, if it is coarser.
         smallest: Half the distance between the smallest numbers of the dtype.
-        keeps: The roundoff of weights and what is kept beside them, where it is finer than ``unit``.
+        keeps: The roundoff of weights and of what is kept beside them, where it is finer.
     """
 
     about: str
