@@ -60,7 +60,7 @@ _DIRECTIONS: Mapping[str, Callable[[TrainingRecipe], tuple[Any, Any]]] = {
     "adamw": _adam,
     "rmsprop": _rmsprop,
 }
-"""What is made of gradients, before the learning rate and after it, by the recipes' names."""
+"""These give what is done to gradients before the learning rate and after it, by optimizer."""
 
 
 def schedule_of(recipe: TrainingRecipe, steps_per_epoch: int) -> optax.Schedule:

@@ -81,7 +81,7 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The moments that have a meaning with these constants."""
+        """Return the names of the moments that have a meaning with these constants."""
         return self.moments
 
     def build(self, variables: Any) -> None:
@@ -196,7 +196,7 @@ class SGD(RecipeOptimizer):
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The velocity, unless there is no momentum."""
+        """Return the velocity's name, and none without momentum."""
         return self.moments if self.momentum else ()
 
     def move(self, index: int, variable: Any, gradient: Any, rate: Any, decay: float) -> None:
@@ -312,7 +312,7 @@ class AdamW(Adam):
 
 @keras.saving.register_keras_serializable(package="densespec")
 class RMSProp(RecipeOptimizer):
-    """RMSProp as TensorFlow 1 had it, with mean squares that start at one.
+    """Moves weights by RMSProp as TensorFlow 1 had it, with mean squares that start at one.
 
     Per weight: ``g += weight_decay * w``; ``s = rho * s + (1 - rho) * g**2``;
     ``v = momentum * v + lr * g / sqrt(s + epsilon)``; then ``w -= v``: the rule of timm's

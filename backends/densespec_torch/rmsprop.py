@@ -1,4 +1,4 @@
-"""RMSProp as TensorFlow 1 had it."""
+"""Holds RMSProp as TensorFlow 1 had it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from densespec.recipes.optimizers import FIRST
 
 
 class RMSProp(torch.optim.Optimizer):
-    """RMSProp with epsilon within the root, mean squares from one on, and velocities that hold the
-    learning rate.
+    """Moves parameters by RMSProp, with epsilon within the root, mean squares that start at one, and
+    velocities that hold the learning rate.
 
     Per parameter: ``g += weight_decay * p``;
     ``square_avg = alpha * square_avg + (1 - alpha) * g**2``;

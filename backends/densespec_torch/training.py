@@ -58,7 +58,7 @@ def trainable_parameters(model: nn.Module, graph: Graph) -> dict[str, nn.Paramet
 def optimizer_of(
     parameters: Mapping[str, nn.Parameter], recipe: TrainingRecipe
 ) -> torch.optim.Optimizer:
-    """Make the recipe's optimizer of parameters by canonical name, PyTorch's own if it means the same.
+    """Make the recipe's optimizer of parameters by canonical name: PyTorch's own, or ours.
 
     Parameters with the same weight decay and learning rate are a group. Its ``factor`` is the
     factor of the recipe's ``layer_rates`` on its learning rate. Clipping is not part of the

@@ -80,7 +80,8 @@ class Rule(Protocol):
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """Return the names of the moments that are kept of each weight, ``FIRST`` or zero at first."""
+        """Return the names of the moments that are kept of each weight: ``FIRST``, or zero, at
+        first."""
         ...
 
     def update(
@@ -156,7 +157,7 @@ OPTIMIZERS: Mapping[str, Rule] = {
 """Gives the optimizers by the names that recipes have for them."""
 
 FIRST: Mapping[str, float] = {"mean_square": 1.0}
-"""What the values of a moment are before the first step, where that is not 0."""
+"""A moment has these values before the first step, and 0 where it does not stand here."""
 
 DESCENT: Rule = _Descent()
 """Without momentum, SGD is this rule."""

@@ -77,7 +77,7 @@ AVERAGE = "average"
 OF_ONE_LOSS = (("R29", "class_weights", "softmax"), ("R30", "positive_weights", "sigmoid"))
 """The weights of classes that have a meaning with one loss alone."""
 MOST_DROPS = 10000
-"""How often a learning rate may drop by ``drop_every``."""
+"""A learning rate may drop so many times by ``drop_every``."""
 DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
@@ -460,7 +460,7 @@ class TrainingRecipe(Record):
         return [math.ceil(drop) for drop in drops]
 
     def _every(self, epochs: float) -> list[int]:
-        """The epochs at whose start a drop is due that comes every so many epochs."""
+        """Return the epochs at whose start a drop is due that comes every so many epochs."""
         count = math.ceil(self.epochs / epochs)
         drops = (math.ceil(round(number * epochs, 9)) for number in range(1, count))
         return [drop for drop in drops if drop < self.epochs]

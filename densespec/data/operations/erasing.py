@@ -1,4 +1,5 @@
-"""Erases at random (Zhong et al. 2020): fills a box within some images, with the mean colour or noise.
+"""Erases at random (Zhong et al. 2020): fills a box within some images with their mean colour or
+with noise.
 
 An image is changed where ``u[0]`` is below ``erasing``. For attempt t = 0 to 9, of an image of d
 dimensions whose sides have the product V:
@@ -55,7 +56,7 @@ def erased(picture: Picture, numbers: np.ndarray, recipe: TrainingRecipe) -> np.
 
 
 def _normal(key: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw normal numbers from a stream of their own."""
+    """Draw normal numbers from the stream of a key."""
     stream = np.random.Philox(key=key)
     units = unit(stream.random_raw(2 * math.prod(shape)))
     lengths, angles = np.sqrt(-2 * np.log1p(-units[::2])), 2 * np.pi * units[1::2]
