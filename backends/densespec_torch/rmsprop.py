@@ -11,8 +11,8 @@ from densespec.recipes.optimizers import FIRST
 
 
 class RMSProp(torch.optim.Optimizer):
-    """Moves parameters by RMSProp, with epsilon within the root, mean squares that start at one, and
-    velocities that hold the learning rate.
+    """Moves parameters by RMSProp, with epsilon within the root, mean squares that start at one,
+    and velocities that hold the learning rate.
 
     Per parameter: ``g += weight_decay * p``;
     ``square_avg = alpha * square_avg + (1 - alpha) * g**2``;
