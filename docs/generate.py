@@ -177,9 +177,11 @@ def deviations() -> str:
 def training_parts() -> str:
     """Tables of what the parts of a training step may do instead, and where that is met."""
     from densespec_conformance.explaining.local.alternatives import (
+        averages,
         gradients,
         in_training,
         losses,
+        parts,
         rates,
         updates,
     )
@@ -193,12 +195,14 @@ def training_parts() -> str:
         "A weight's gradient": gradients.GRADIENTS,
         "The optimizer": updates.CHOICES,
         "The learning rate": rates.COURSES,
+        "Averages": averages.AVERAGES,
+        "Accumulation": parts.PARTS,
     }
-    parts = []
+    sections = []
     for title, members in found.items():
         rows = [[_cell(one.does.replace("{}", "...")), _cell(one.source)] for one in members]
-        parts += [f"### {title}", _table(["what is done instead", "met in"], rows)]
-    return "\n\n".join(parts)
+        sections += [f"### {title}", _table(["what is done instead", "met in"], rows)]
+    return "\n\n".join(sections)
 
 
 def mutants() -> str:

@@ -57,6 +57,26 @@ def images(count: int = 2, *size: int, channels: int = 3) -> np.ndarray:
     return draw.standard_normal((count, *(size or (12, 12)), channels)).astype(np.float32)
 
 
+def test_rmsprop_is_optaxs_with_mean_squares_of_one() -> None:
+    recipe = TrainingRecipe(
+        optimizer="rmsprop", weight_decay=0.0, learning_rate=0.1, beta2=0.8, epsilon=0.1
+    )
+    ours = densespec_flax.optimizer_of(recipe)
+    theirs = optax.rmsprop(0.1, 0.8, 0.1, initial_scale=1.0, momentum=recipe.momentum)
+    weights = {"classifier": {"kernel": jnp.asarray([1.0, -2.0, 3.0])}}
+    states = ours.init(weights), theirs.init(weights)
+    for gradient in ([0.5, -2.0, 0.1], [-1.0, 0.25, 3.0]):
+        given = {"classifier": {"kernel": jnp.asarray(gradient)}}
+        (one, first), (other, second) = (
+            each.update(given, state, weights)
+            for each, state in zip((ours, theirs), states, strict=True)
+        )
+        states = first, second
+        np.testing.assert_allclose(
+            one["classifier"]["kernel"], other["classifier"]["kernel"], rtol=1e-6
+        )
+
+
 def random_weights(spec: DenseNetSpec = SPEC) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(11)
     return {

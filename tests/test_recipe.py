@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densespec.errors import SpecError
+from densespec.recipes.optimizers import FIRST
 from densespec.recipes.recipe import TrainingRecipe
 from tests.strategies import named
 
@@ -53,6 +54,7 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         "warmup_steps": 0,
         "warmup_start": 0.01,
         "final_rate": 0.0,
+        "drop_every": None,
         "average": None,
         "average_warmup": 0.0,
         "rand_augment": 0,
@@ -60,6 +62,7 @@ def test_the_defaults_are_those_of_the_paper_on_cifar() -> None:
         "rotation": 0.0,
         "colour": 0.0,
         "erasing": 0.0,
+        "erasing_fill": "mean",
         "mixup": 0.0,
         "cutmix": 0.0,
         "accumulate": 1,
@@ -145,6 +148,32 @@ def test_milestones_count_from_the_start_of_the_run() -> None:
     assert rates == pytest.approx([0.001, 0.0505, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-14)
 
 
+def test_a_rate_drops_every_so_many_epochs_as_timms_does() -> None:
+    recipe = TrainingRecipe(
+        epochs=30, milestones=(), gamma=0.97, drop_every=2.4, warmup_epochs=3, warmup_start=0.5
+    )
+    rising = [0.05 + 0.05 * epoch / 3 for epoch in range(3)]
+    steady = [0.1 * 0.97 ** (epoch // 2.4) for epoch in range(3, 30)]
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(30)]
+    assert rates == pytest.approx(rising + steady, rel=1e-12)
+    assert recipe.drop_epochs() == [3, 5, 8, 10, 12, 15, 17, 20, 22, 24, 27, 29]
+    assert "times 0.97 every 2.4 epochs, after 3 epochs of warm-up from 0.05" in recipe.course()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"milestones": (0.5,)},
+        {"milestones": (), "schedule": "cosine"},
+        {"milestones": (), "epochs": 2**31 - 1},
+    ],
+    ids=["milestones", "cosine", "too often"],
+)
+def test_a_rate_drops_every_so_many_epochs_or_otherwise(changes: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="R41"):
+        TrainingRecipe(drop_every=2.4, **changes)
+
+
 # A step
 
 ONE = np.array([1.0])
@@ -152,8 +181,8 @@ NONE = np.array([0.0])
 
 
 def _steps(recipe: TrainingRecipe, *steps: tuple[float, float]) -> list[tuple[float, ...]]:
-    """Weight and moments after each (gradient, learning rate), from weight 1 and moments 0."""
-    weight, moments, result = ONE, dict.fromkeys(recipe.rule.moments, NONE), []
+    """Weight and moments after each (gradient, learning rate), from weight 1."""
+    weight, moments, result = ONE, {m: FIRST.get(m, 0) * ONE for m in recipe.rule.moments}, []
     for number, (gradient, rate) in enumerate(steps, start=1):
         weight, moments = recipe.step("a.kernel", weight, gradient * ONE, moments, rate, number)
         result.append((float(weight[0]), *(float(array[0]) for array in moments.values())))
@@ -208,6 +237,26 @@ def test_adam_steps_by_hand(optimizer: str, decoupled: bool) -> None:
     w = w - 0.1 * ahead - (0.1 * 0.1 * w if decoupled else 0)
     found.append((w, m, s))
     np.testing.assert_allclose(_steps(recipe, (0.4, 1.0), (0.2, 0.1)), found, rtol=1e-14)
+
+
+def test_rmsprop_steps_by_hand() -> None:
+    """beta2 0.75, momentum 0.5, epsilon 0.19, decay 0.1, rates 1 and 0.1, gradients 0.3 and 0.2.
+
+    The mean square starts at 1, and the velocity of the first step keeps its rate of 1.
+    """
+    recipe = TrainingRecipe(
+        optimizer="rmsprop", beta2=0.75, momentum=0.5, epsilon=0.19, weight_decay=0.1
+    )
+    g = 0.3 + 0.1
+    s = 0.75 + 0.25 * g * g
+    v = g / math.sqrt(s + 0.19)
+    w = 1 - v
+    found = [(w, s, v)]
+    g = 0.2 + 0.1 * w
+    s = 0.75 * s + 0.25 * g * g
+    v = 0.5 * v + 0.1 * g / math.sqrt(s + 0.19)
+    found.append((w - v, s, v))
+    np.testing.assert_allclose(_steps(recipe, (0.3, 1.0), (0.2, 0.1)), found, rtol=1e-14)
 
 
 def test_gradients_are_scaled_down_to_the_norm_and_never_up() -> None:
@@ -279,7 +328,7 @@ ALLOWED = {
     "R14": "an integer of at least 0 and below 2**31",
     "R15": "'float32' or 'float64' or 'mixed_bfloat16' or 'mixed_float16'",
     "R16": "'per-replica' or 'synchronised'",
-    "R17": "'sgd' or 'adam' or 'adamw'",
+    "R17": "'sgd' or 'adam' or 'adamw' or 'rmsprop'",
     "R18": "a number in [0, 1)",
     "R19": "a number in [0, 1)",
     "R20": "a number in (0, 1]",
@@ -303,6 +352,8 @@ ALLOWED = {
     "R38": "a number in [0, 1000]",
     "R39": "a number in [0, 1000]",
     "R40": "an integer of at least 1 and below 2**31",
+    "R41": "a number in (0, 1e+06], or none",
+    "R42": "'mean' or 'noise'",
 }
 
 BROKEN: dict[str, tuple[str, list[object]]] = {
@@ -342,7 +393,7 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "R14": ("seed", [-1, 2**31, 1.0, True, "0", None]),
     "R15": ("dtype", ["float16", "double", None, 32]),
     "R16": ("batch_norm", ["synchronized", "", None, True]),
-    "R17": ("optimizer", ["AdamW", "rmsprop", "", None, True]),
+    "R17": ("optimizer", ["AdamW", "RMSprop", "", None, True]),
     "R18": ("beta1", [1, -0.1, math.nan, True, "0.9", None]),
     "R19": ("beta2", [1, -0.1, math.nan, True, "0.9", None]),
     "R20": ("epsilon", [0, -1e-8, 1.1, math.nan, True, "0", None]),
@@ -366,6 +417,8 @@ BROKEN: dict[str, tuple[str, list[object]]] = {
     "R38": ("mixup", [-0.1, 1001, math.nan, True, "0", None]),
     "R39": ("cutmix", [-0.1, 1001, math.nan, True, "0", None]),
     "R40": ("accumulate", [0, 1.0, True, "1", None]),
+    "R41": ("drop_every", [0, -1, 1e7, math.nan, True, "2.4"]),
+    "R42": ("erasing_fill", ["pixel", "", None, True]),
 }
 
 
@@ -454,7 +507,7 @@ def test_every_field_has_a_constraint_that_is_broken_here() -> None:
     ours = {number: field for number, (field, _) in BROKEN.items()}
     numbers = {field.metadata["constraint"]: field.name for field in FIELDS}
     assert ours == numbers
-    assert list(ours) == [f"R{n}" for n in range(1, 41)]
+    assert list(ours) == [f"R{n}" for n in range(1, 43)]
 
 
 @pytest.mark.parametrize(

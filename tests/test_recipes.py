@@ -51,11 +51,13 @@ def test_recipes_along_a_cosine_come_down_to_nothing() -> None:
     assert fine.rate_of_step(1999, 100) < 1e-8
 
 
-def test_of_timms_recipe_only_what_is_stated_differs_from_the_papers() -> None:
-    stated = densespec.get_recipe("timm-densenet121-ra_in1k")
-    assert (stated.rand_augment, stated.rand_magnitude) == (2, 9)
-    assert stated.replace(rand_augment=0) == densespec.get_recipe("imagenet")
-    assert "not stated" in presets()["timm-densenet121-ra_in1k"].source
+def test_timms_recipe_is_its_documented_command() -> None:
+    recipe = densespec.get_recipe("timm-densenet121-ra_in1k")
+    rates = [recipe.learning_rate_at(epoch) for epoch in (0, 3, 449)]
+    assert rates == pytest.approx([1e-6, 0.016 * 0.97, 0.016 * 0.97 ** (449 // 2.4)])
+    assert (recipe.optimizer, recipe.beta2, recipe.epsilon) == ("rmsprop", 0.9, 0.001)
+    assert (recipe.rand_augment, recipe.erasing_fill, recipe.average) == (2, "noise", 0.9999)
+    assert "no numbers" in presets()["timm-densenet121-ra_in1k"].source
 
 
 def test_every_named_recipe_says_what_it_is_for() -> None:

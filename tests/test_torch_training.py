@@ -108,6 +108,7 @@ RECIPES = {
     "smoothing": {"label_smoothing": 0.2, "weight_decay": 0.01, "decay_kernels_only": True},
     "no momentum": {"momentum": 0.0},
     "adam": {"optimizer": "adam", "weight_decay": 0.1, "learning_rate": 1e-3},
+    "rmsprop": {"optimizer": "rmsprop", "weight_decay": 0.1, "beta2": 0.9, "epsilon": 1e-3},
     "adamw, clipped": {
         "optimizer": "adamw",
         "weight_decay": 0.1,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from densespec.recipes.optimizers import FIRST
 from densespec.recipes.recipe import TrainingRecipe
 
 
@@ -25,20 +26,41 @@ def optimizer_of(recipe: TrainingRecipe, learning_rate: Any = None) -> Any:
     rate = recipe.learning_rate if learning_rate is None else learning_rate
     clip, decay = recipe.clip_norm, _each(lambda n, g, w: g + recipe.decay_of(n) * w)
     decoupled = recipe.optimizer == "adamw"
+    direction, gathered = _DIRECTIONS[recipe.optimizer](recipe)
     return optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         optax.identity() if decoupled else decay,
-        _direction(recipe),
+        direction,
         decay if decoupled else optax.identity(),
         _each(lambda name, update, _: update * recipe.rate_factor_of(name)),
-        optax.scale_by_learning_rate(rate),
+        optax.scale_by_learning_rate(rate, flip_sign=False),
+        gathered,
+        optax.scale(-1.0),
     )
 
 
-def _direction(recipe: TrainingRecipe) -> Any:
-    if recipe.optimizer != "sgd":
-        return optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon)
-    return optax.trace(recipe.momentum, recipe.nesterov) if recipe.momentum else optax.identity()
+def _sgd(recipe: TrainingRecipe) -> tuple[Any, Any]:
+    velocity = optax.trace(recipe.momentum, recipe.nesterov)
+    return velocity if recipe.momentum else optax.identity(), optax.identity()
+
+
+def _adam(recipe: TrainingRecipe) -> tuple[Any, Any]:
+    return optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon), optax.identity()
+
+
+def _rmsprop(recipe: TrainingRecipe) -> tuple[Any, Any]:
+    first = FIRST["mean_square"]
+    root = optax.scale_by_rms(recipe.beta2, recipe.epsilon, initial_scale=first, eps_in_sqrt=True)
+    return root, optax.trace(recipe.momentum)
+
+
+_DIRECTIONS: Mapping[str, Callable[[TrainingRecipe], tuple[Any, Any]]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adam,
+    "rmsprop": _rmsprop,
+}
+"""These give what is done to gradients before the learning rate and after it, by optimizer."""
 
 
 def schedule_of(recipe: TrainingRecipe, steps_per_epoch: int) -> optax.Schedule:
@@ -59,6 +81,7 @@ def schedule_of(recipe: TrainingRecipe, steps_per_epoch: int) -> optax.Schedule:
 _MOMENTS = {
     optax.TraceState: {"velocity": "trace"},
     optax.ScaleByAdamState: {"first_moment": "mu", "second_moment": "nu"},
+    optax.ScaleByRmsState: {"mean_square": "nu"},
 }
 """Names the moments in optax's states."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from densespec_keras.optimizers import SGD as SGD
     from densespec_keras.optimizers import Adam as Adam
     from densespec_keras.optimizers import AdamW as AdamW
+    from densespec_keras.optimizers import RMSProp as RMSProp
     from densespec_keras.optimizers import optimizer_of as optimizer_of
     from densespec_keras.optimizers import schedule as schedule
     from densespec_keras.planned import Efficient as Efficient
@@ -43,6 +44,7 @@ _NEEDS_KERAS = {
     "SGD": "optimizers",
     "Adam": "optimizers",
     "AdamW": "optimizers",
+    "RMSProp": "optimizers",
     "optimizer_of": "optimizers",
     "schedule": "optimizers",
     "Efficient": "planned",

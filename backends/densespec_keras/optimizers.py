@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from densespec.recipes.optimizers import FIRST
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.recipes.schedules import FALLING, STEPS
 
@@ -78,12 +79,18 @@ class RecipeOptimizer(keras.optimizers.Optimizer):
         """Return the arguments that this optimizer alone has."""
         raise NotImplementedError
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Return the names of the moments that have a meaning with these constants."""
+        return self.moments
+
     def build(self, variables: Any) -> None:
         if self.built:
             return
         super().build(variables)
         for moment in self.moments:
-            setattr(self, moment, self.add_optimizer_variables(variables, moment))
+            first = keras.initializers.Constant(FIRST.get(moment, 0.0))
+            setattr(self, moment, self.add_optimizer_variables(variables, moment, first))
         self._decays = [self.decay_of(variable) for variable in variables]
         self._factors = [self.rate_factor_of(variable) for variable in variables]
 
@@ -186,6 +193,11 @@ class SGD(RecipeOptimizer):
     @classmethod
     def _constants(cls, recipe: TrainingRecipe) -> dict[str, Any]:
         return {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Return the velocity's name, and none without momentum."""
+        return self.moments if self.momentum else ()
 
     def move(self, index: int, variable: Any, gradient: Any, rate: Any, decay: float) -> None:
         velocity = self.velocity[index]
@@ -298,8 +310,67 @@ class AdamW(Adam):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay, name=name, **kwargs)
 
 
+@keras.saving.register_keras_serializable(package="densespec")
+class RMSProp(RecipeOptimizer):
+    """Moves weights by RMSProp as TensorFlow 1 had it, with mean squares that start at one.
+
+    Per weight: ``g += weight_decay * w``; ``s = rho * s + (1 - rho) * g**2``;
+    ``v = momentum * v + lr * g / sqrt(s + epsilon)``; then ``w -= v``: the rule of timm's
+    ``rmsproptf``. ``keras.optimizers.RMSprop`` starts at zero and decays weights apart from the
+    gradient.
+
+    Args:
+        learning_rate: a number or a ``LearningRateSchedule``.
+        rho: the share of the mean square that is kept at each step, in [0, 1).
+        momentum: the share of the velocity that is kept at each step, in [0, 1).
+        epsilon: what is added to the mean square.
+        weight_decay: coefficient of coupled L2 decay.
+        decay_kernels_only, layer_rates, kwargs: as of :class:`SGD`.
+    """
+
+    moments = ("mean_square", "velocity")
+    NAMES = ("rmsprop",)
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        rho: float = 0.9,
+        momentum: float = 0.9,
+        epsilon: float = 1e-3,
+        weight_decay: float = 0.0,
+        decay_kernels_only: bool = False,
+        layer_rates: Mapping[str, float] | None = None,
+        name: str = "RMSProp",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            learning_rate, weight_decay, decay_kernels_only, layer_rates, name=name, **kwargs
+        )
+        _check_share("rho", rho)
+        _check_share("momentum", momentum)
+        self.rho, self.momentum, self.epsilon = rho, momentum, epsilon
+
+    @classmethod
+    def _constants(cls, recipe: TrainingRecipe) -> dict[str, Any]:
+        return {"rho": recipe.beta2, "momentum": recipe.momentum, "epsilon": recipe.epsilon}
+
+    def move(self, index: int, variable: Any, gradient: Any, rate: Any, decay: float) -> None:
+        if decay:
+            gradient = gradient + decay * variable
+        square = self.rho * self.mean_square[index] + (1 - self.rho) * ops.square(gradient)
+        ahead = rate * gradient / ops.sqrt(square + self.epsilon)
+        moved = self.momentum * self.velocity[index] + ahead
+        self.assign(self.mean_square[index], square)
+        self.assign(self.velocity[index], moved)
+        self.assign_sub(variable, moved)
+
+    def get_config(self) -> dict[str, Any]:
+        constants = {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon}
+        return super().get_config() | constants
+
+
 OPTIMIZERS: Mapping[str, type[RecipeOptimizer]] = {
-    name: kind for kind in (SGD, Adam, AdamW) for name in kind.NAMES
+    name: kind for kind in (SGD, Adam, AdamW, RMSProp) for name in kind.NAMES
 }
 """Gives the optimizers by the names that recipes have for them."""
 

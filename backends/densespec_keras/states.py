@@ -88,12 +88,8 @@ def slots(optimizer: Any, trained: Mapping[str, Any], kind: str) -> Arrays:
 
 
 def moments_of(optimizer: RecipeOptimizer, trained: Mapping[str, Any]) -> dict[str, Arrays]:
-    """Return the moments of every variable by canonical name; zeros before the first step.
-
-    SGD without momentum has none.
-    """
-    plain = getattr(optimizer, "momentum", None) == 0
-    return {} if plain else {kind: slots(optimizer, trained, kind) for kind in optimizer.moments}
+    """Return the moments of every variable by canonical name, also before the first step."""
+    return {kind: slots(optimizer, trained, kind) for kind in optimizer.kept}
 
 
 def steps_of(optimizer: RecipeOptimizer) -> int:

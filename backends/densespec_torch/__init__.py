@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from densespec_torch.backend import BACKEND as BACKEND
     from densespec_torch.modules import DenseNet as DenseNet
     from densespec_torch.norms import synchronise_norms as synchronise_norms
+    from densespec_torch.rmsprop import RMSProp as RMSProp
 
-_NEEDS_TORCH = {"BACKEND": "backend", "DenseNet": "modules", "synchronise_norms": "norms"}
+_NEEDS_TORCH = {
+    "BACKEND": "backend",
+    "DenseNet": "modules",
+    "RMSProp": "rmsprop",
+    "synchronise_norms": "norms",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.moments import OptimizerMoments, check_moments
+from densespec.recipes.optimizers import FIRST
 from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.weights.layouts.torch_names import module_path, state_keys
 from densespec_torch.as_built import GivenMask
@@ -26,12 +27,14 @@ from densespec_torch.distributed import average, rank_world, shard
 from densespec_torch.inspecting import keys_of
 from densespec_torch.losses import loss_of
 from densespec_torch.norms import FrozenDropout, FrozenNorm, synchronise_norms
+from densespec_torch.rmsprop import RMSProp
 from densespec_torch.tensors import from_numpy, like, to_numpy, unwrapped
 
 SLOTS = {
     "velocity": "momentum_buffer",
     "first_moment": "exp_avg",
     "second_moment": "exp_avg_sq",
+    "mean_square": "square_avg",
 }
 """Names the moments in the states of PyTorch's optimizers."""
 STEP = "step"
@@ -55,7 +58,7 @@ def trainable_parameters(model: nn.Module, graph: Graph) -> dict[str, nn.Paramet
 def optimizer_of(
     parameters: Mapping[str, nn.Parameter], recipe: TrainingRecipe
 ) -> torch.optim.Optimizer:
-    """Make the recipe's optimizer of parameters by canonical name; PyTorch's own mean the same.
+    """Make the recipe's optimizer of parameters by canonical name: PyTorch's own, or ours.
 
     Parameters with the same weight decay and learning rate are a group. Its ``factor`` is the
     factor of the recipe's ``layer_rates`` on its learning rate. Clipping is not part of the
@@ -92,8 +95,12 @@ def _adamw(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.
     return torch.optim.AdamW(groups, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon)
 
 
+def _rmsprop(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    return RMSProp(groups, momentum=recipe.momentum, alpha=recipe.beta2, eps=recipe.epsilon)
+
+
 OPTIMIZERS: Mapping[str, Callable[[list[dict[str, Any]], TrainingRecipe], torch.optim.Optimizer]]
-OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw, "rmsprop": _rmsprop}
 
 
 def clip_gradients(parameters: Iterable[Tensor], recipe: TrainingRecipe) -> None:
@@ -121,14 +128,18 @@ def moments_of(
     parameters: Mapping[str, nn.Parameter],
     recipe: TrainingRecipe,
 ) -> dict[str, Arrays]:
-    """Return the moments of every parameter by canonical name; zeros before the first step."""
+    """Return the moments of every parameter by canonical name, also before the first step."""
     return {
         moment: {
-            name: to_numpy(optimizer.state[p].get(SLOTS[moment], torch.zeros_like(p)))
+            name: to_numpy(optimizer.state[p].get(SLOTS[moment], _first(moment, p)))
             for name, p in parameters.items()
         }
         for moment in recipe.rule.moments
     }
+
+
+def _first(moment: str, parameter: Tensor) -> Tensor:
+    return torch.full_like(parameter, FIRST.get(moment, 0))
 
 
 def restore_moments(
@@ -143,7 +154,7 @@ def restore_moments(
             parameter = parameters[name]
             buffer = torch.empty_like(parameter, requires_grad=False)
             optimizer.state[parameter][SLOTS[moment]] = buffer.copy_(from_numpy(array))
-    if not isinstance(optimizer, torch.optim.SGD):
+    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         for parameter in parameters.values():
             optimizer.state[parameter][STEP] = torch.tensor(float(step))
 

@@ -75,6 +75,14 @@ def test_mutant_that_trains_is_named_in_float32_too(name: str, reference: Refere
     assert IN_FLOAT32[name] in result.diagnosis[0].text
 
 
+def test_mutant_that_trains_is_named_in_mixed_bfloat16_too(reference: Reference) -> None:
+    pytest.importorskip("torch")
+    target = LocalTarget("meta_tests.mutants:TORCH_NO_NESTEROV")
+    result = run_case(CASES["bfloat16/mixed-training-step"], target, reference)
+    assert result.status == "failed"
+    assert "momentum does not look ahead" in result.diagnosis[0].text
+
+
 @pytest.mark.parametrize("case", ["random/8-random-networks", "random/4-random-networks-train"])
 def test_random_network_that_fails_is_explained_op_by_op(case: str, reference: Reference) -> None:
     target = LocalTarget("meta_tests.mutants:EPSILON_OF_KERAS")

@@ -10,7 +10,7 @@ from densespec.errors import WeightsError
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.network.ops import Weight
-from densespec.recipes.optimizers import OPTIMIZERS
+from densespec.recipes.optimizers import FIRST, OPTIMIZERS
 from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 
 MOMENTS = frozenset(moment for rule in OPTIMIZERS.values() for moment in rule.moments) | {AVERAGE}
@@ -59,7 +59,8 @@ def check_moments(graph: Graph, recipe: TrainingRecipe, moments: OptimizerMoment
 def initial_moments(
     graph: Graph, recipe: TrainingRecipe, weights: Mapping[str, np.ndarray], dtype: str
 ) -> dict[str, Arrays]:
-    """Return what is kept before the first step: moments of zeros, and averages of one array each.
+    """Return what is kept before the first step: moments as they start, and averages of one array
+    each.
 
     Args:
         weights: The network's arrays by canonical name.
@@ -68,7 +69,7 @@ def initial_moments(
         moment: {
             weight.name: np.array(weights[weight.name], dtype)
             if moment == AVERAGE
-            else np.zeros(weight.shape, dtype)
+            else np.full(weight.shape, FIRST.get(moment, 0), dtype)
             for weight in own
         }
         for moment, own in _kept(graph, recipe).items()

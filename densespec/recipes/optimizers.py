@@ -20,6 +20,14 @@ the moments, times the learning rate, and of the weight before the step:
 
     w <- w - r * d * w - r * (m / (1 - beta1**t)) / (sqrt(s / (1 - beta2**t)) + epsilon)
 
+RMSProp, as TensorFlow 1 had it and timm has it under ``rmsproptf``, with the mean square s, one at
+first, and the velocity v:
+
+    g <- g + d * w                       coupled, as above
+    s <- beta2 * s + (1 - beta2) * g**2
+    v <- momentum * v + r * g / sqrt(s + epsilon)     holds the learning rate
+    w <- w - v
+
 A rule takes whatever arrays compute like numpy's.
 """
 
@@ -72,7 +80,8 @@ class Rule(Protocol):
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """Return the names of the moments that are kept of each weight, zero at first."""
+        """Return the names of the moments that are kept of each weight: ``FIRST``, or zero, at
+        first."""
         ...
 
     def update(
@@ -126,12 +135,29 @@ class _Adam:
         return weight - step.rate * ahead, {"first_moment": first, "second_moment": second}
 
 
+class _RMSProp:
+    moments = ("mean_square", "velocity")
+
+    def update(
+        self, constants: Constants, weight: Any, gradient: Any, moments: Moments, step: Step
+    ) -> tuple[Any, dict[str, Any]]:
+        gradient, beta2 = gradient + step.decay * weight, constants.beta2
+        square = beta2 * moments["mean_square"] + (1 - beta2) * gradient**2
+        ahead = step.rate * gradient / (square + constants.epsilon) ** 0.5
+        velocity = constants.momentum * moments["velocity"] + ahead
+        return weight - velocity, {"mean_square": square, "velocity": velocity}
+
+
 OPTIMIZERS: Mapping[str, Rule] = {
     "sgd": _SGD(),
     "adam": _Adam(decoupled=False),
     "adamw": _Adam(decoupled=True),
+    "rmsprop": _RMSProp(),
 }
 """Gives the optimizers by the names that recipes have for them."""
+
+FIRST: Mapping[str, float] = {"mean_square": 1.0}
+"""A moment has these values before the first step, and 0 where it does not stand here."""
 
 DESCENT: Rule = _Descent()
 """Without momentum, SGD is this rule."""

@@ -76,6 +76,8 @@ AVERAGE = "average"
 """What is kept of arrays beside the moments of the optimizer, where the recipe has an average."""
 OF_ONE_LOSS = (("R29", "class_weights", "softmax"), ("R30", "positive_weights", "sigmoid"))
 """The weights of classes that have a meaning with one loss alone."""
+MOST_DROPS = 10000
+"""A learning rate may drop so many times by ``drop_every``."""
 DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
@@ -108,11 +110,14 @@ class TrainingRecipe(Record):
     gamma: float = constrained(
         "R5",
         Interval(0, 1, open_lower=True),
-        "factor on the learning rate at each milestone",
+        "factor on the learning rate at each milestone, or after every drop_every epochs",
         default=0.1,
     )
     momentum: float = constrained(
-        "R6", Interval(0, 1, open_upper=True), "of SGD: what is kept of its velocity", default=0.9
+        "R6",
+        Interval(0, 1, open_upper=True),
+        "of SGD and RMSProp: what is kept of the velocity",
+        default=0.9,
     )
     nesterov: bool = constrained(
         "R7", Flag(), "whether the momentum of SGD looks ahead", default=True
@@ -120,8 +125,8 @@ class TrainingRecipe(Record):
     weight_decay: float = constrained(
         "R8",
         Interval(0, 1),
-        "coefficient of L2 decay: part of the gradient with 'sgd' and 'adam'; decoupled from it, "
-        "times the learning rate, with 'adamw'",
+        "coefficient of L2 decay: decoupled from the gradient, times the learning rate, with "
+        "'adamw'; part of the gradient with the others",
         default=1e-4,
     )
     decay_kernels_only: bool = constrained(
@@ -192,7 +197,7 @@ class TrainingRecipe(Record):
         "are 1",
         default=(),
     )
-    optimizer: Literal["sgd", "adam", "adamw"] = constrained(
+    optimizer: str = constrained(
         "R17", Choice(tuple(OPTIMIZERS)), "by which rule weights move", default="sgd"
     )
     beta1: float = constrained(
@@ -204,13 +209,14 @@ class TrainingRecipe(Record):
     beta2: float = constrained(
         "R19",
         Interval(0, 1, open_upper=True),
-        "of Adam and AdamW: what is kept of the second moment",
+        "what is kept of the second moment of Adam and AdamW, and of the mean square of RMSProp",
         default=0.999,
     )
     epsilon: float = constrained(
         "R20",
         Interval(0, 1, open_lower=True),
-        "of Adam and AdamW: what is added to the root of the second moment",
+        "what is added to the root of the second moment of Adam and AdamW, or to the mean square "
+        "of RMSProp, within the root",
         default=1e-8,
     )
     clip_norm: float | None = constrained(
@@ -254,6 +260,14 @@ class TrainingRecipe(Record):
         default=0.0,
     )
 
+    drop_every: float | None = constrained(
+        "R41",
+        OrNone(Interval(0, 1e6, open_lower=True)),
+        "epochs from one drop of the learning rate to the next, with the schedule 'steps' and no "
+        "milestones",
+        default=None,
+    )
+
     average: float | None = constrained(
         "R31",
         OrNone(Interval(0, 1, open_upper=True)),
@@ -289,6 +303,12 @@ class TrainingRecipe(Record):
     )
     erasing: float = constrained(
         "R37", Interval(0, 1), "share of the images of which a box is erased", default=0.0
+    )
+    erasing_fill: Literal["mean", "noise"] = constrained(
+        "R42",
+        Choice(("mean", "noise")),
+        "what fills the box: the mean colour, or normal noise of its own for each pixel",
+        default="mean",
     )
     mixup: float = constrained(
         "R38",
@@ -331,6 +351,13 @@ class TrainingRecipe(Record):
                 self.final_rate,
                 f"at most learning_rate = {self.learning_rate}",
             )
+
+        if self.drop_every and (self.schedule != STEPS or self.milestones):
+            only = "none, unless schedule = 'steps' and milestones = []"
+            raise SpecError("R41", "drop_every", self.drop_every, only)
+        if self.drop_every and self.epochs > MOST_DROPS * self.drop_every:
+            most = f"so long that the rate of {self.epochs} epochs drops at most {MOST_DROPS} times"
+            raise SpecError("R41", "drop_every", self.drop_every, most)
 
         if self.average_warmup and self.average is None:
             raise SpecError("R32", "average_warmup", self.average_warmup, "0 without an average")
@@ -408,11 +435,13 @@ class TrainingRecipe(Record):
 
     def course(self) -> str:
         """The course of the learning rate in words."""
-        if self.holds_rates:
+        if self.holds_rates and not self.drop_every:
             rates = self.learning_rates().items()
             return ", ".join(f"{rate:g} from epoch {epoch + 1}" for epoch, rate in rates)
         falls = f"{self.schedule} from {self.learning_rate:g}, a rate for each {self.rate_per}"
         end = f", towards {self.final_rate:g}" if self.schedule in FALLING else ""
+        if self.drop_every:
+            end = f", times {self.gamma:g} every {self.drop_every:g} epochs"
         start = self.warmup_start * self.learning_rate
         long = (
             f"{self.warmup_steps} steps" if self.warmup_steps else f"{self.warmup_epochs:g} epochs"
@@ -424,9 +453,17 @@ class TrainingRecipe(Record):
         """The epochs, counted from 0, at whose start the learning rate drops by the milestones."""
         if self.schedule != STEPS:
             return []
+        if self.drop_every:
+            return self._every(self.drop_every)
         whole = all(isinstance(milestone, int) for milestone in self.milestones)
         drops = [m if whole else round(m * self.epochs, 9) for m in self.milestones]
         return [math.ceil(drop) for drop in drops]
+
+    def _every(self, epochs: float) -> list[int]:
+        """Return the epochs at whose start a drop is due that comes every so many epochs."""
+        count = math.ceil(self.epochs / epochs)
+        drops = (math.ceil(round(number * epochs, 9)) for number in range(1, count))
+        return [drop for drop in drops if drop < self.epochs]
 
     @property
     def rule(self) -> Rule:

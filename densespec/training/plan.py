@@ -253,7 +253,7 @@ def _new_epochs(before: TrainingRecipe, after: TrainingRecipe) -> list[str]:
     if after.schedule in FALLING:
         notes.append("from here, the learning rate follows the course of a run of so many epochs")
     old, new = ([e for e in r.drop_epochs() if e < r.epochs] for r in (before, after))
-    if old != new:
+    if old != new and not after.drop_every:
         notes.append(
             f"the learning rate drops after {_listed(new)}, not after {_listed(old)}: the "
             "milestones are fractions of the epochs; in a recipe whose milestones are epochs they "

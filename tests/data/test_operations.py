@@ -220,6 +220,24 @@ def test_erasing_fills_boxes_of_the_documented_sizes(size: tuple[int, ...]) -> N
         assert one.sum() == math.prod(sides)
 
 
+def test_erased_boxes_may_be_normal_noise() -> None:
+    x = np.random.default_rng(0).random((20, 3, 32, 32))
+    data = Dataset.of(x, np.arange(20) % 2, x[:2], np.array([0, 1]), channels_last=False)
+    recipe = TrainingRecipe(batch_size=20, erasing=1)
+    boxes, noisy = (
+        batches(data, recipe.replace(erasing_fill=fill))[0][0] for fill in ("mean", "noise")
+    )
+    erased = np.abs(boxes) < 1e-9
+    assert np.array_equal(boxes[~erased], noisy[~erased])
+    found = noisy[erased]
+    assert found.size > 3000
+    assert abs(found.mean()) < 0.05
+    assert found.std() == pytest.approx(1, abs=0.05)
+    assert np.unique(found).size == found.size
+    tails = np.mean(np.abs(found) > 2)
+    assert tails == pytest.approx(0.0455, abs=0.012)
+
+
 def test_operations_are_done_in_the_order_of_their_table() -> None:
     assert [operation.field for operation in OPERATIONS] == list(ALL)
 

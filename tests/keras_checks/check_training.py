@@ -14,6 +14,8 @@ import densespec
 from densespec import TrainingRecipe
 from densespec.backends import get_backend
 from densespec.errors import WeightsError
+from densespec.recipes.moments import MOMENTS
+from densespec.recipes.optimizers import FIRST
 from densespec.reference.losses import cross_entropy, loss_and_slope
 from densespec_keras import SGD, BatchNormalization, CrossEntropy, loss_of, optimizer_of, schedule
 from densespec_keras.optimizers import StepwiseRate
@@ -220,7 +222,7 @@ def test_the_longest_name_that_fits_a_layer_sets_its_rate(path: str, factor: flo
     optimizer = SGD(0.1, layer_rates=rates)
     optimizer.build([variable])
     optimizer.apply([keras.ops.convert_to_tensor(GRADIENTS[0], "float32")], [variable])
-    step = TrainingRecipe().step("x", np.ones(3), GRADIENTS[0], ZERO, 0.1 * factor)[0]
+    step = TrainingRecipe().step("x", np.ones(3), GRADIENTS[0], START, 0.1 * factor)[0]
     np.testing.assert_allclose(numpy(variable), step, rtol=1e-5)
 
 
@@ -237,7 +239,7 @@ def test_a_schedule_needs_steps_and_a_rate_that_stays_is_a_number() -> None:
 GRADIENTS = [np.array([0.5, -2.0, 0.1]), np.array([-1.0, 0.25, 3.0]), np.array([0.2, 0.2, -0.7])]
 
 
-ZERO = {moment: np.zeros(3) for moment in ("velocity", "first_moment", "second_moment")}
+START = {moment: np.full(3, FIRST.get(moment, 0.0)) for moment in MOMENTS}
 
 
 def steps(optimizer: Any, name: str, rates: Sequence[float | None]) -> np.ndarray:
@@ -254,7 +256,7 @@ def steps(optimizer: Any, name: str, rates: Sequence[float | None]) -> np.ndarra
 def expected_steps(
     recipe: TrainingRecipe, name: str, rates: Sequence[float], clipped: Any = lambda g: g
 ) -> np.ndarray:
-    weight, moments = np.array([1.0, -2.0, 3.0]), ZERO
+    weight, moments = np.array([1.0, -2.0, 3.0]), START
     for number, (gradient, rate) in enumerate(zip(GRADIENTS, rates, strict=True), start=1):
         weight, moments = recipe.step(name, weight, clipped(gradient), moments, rate, number)
     return weight
@@ -273,6 +275,8 @@ def expected_steps(
         {"optimizer": "adam", "weight_decay": 0.1, "epsilon": 0.1},
         {"optimizer": "adamw", "weight_decay": 0.1, "epsilon": 0.1},
         {"optimizer": "adamw", "weight_decay": 0.1, "decay_kernels_only": True, "beta2": 0.9},
+        {"optimizer": "rmsprop", "weight_decay": 0.1, "beta2": 0.9, "epsilon": 0.1},
+        {"optimizer": "rmsprop", "momentum": 0.0, "beta2": 0.9, "decay_kernels_only": True},
     ],
     ids=lambda terms: ", ".join(f"{key}={value}" for key, value in terms.items()) or "as it is",
 )
@@ -304,7 +308,7 @@ def test_keras_adds_epsilon_before_it_corrects_the_bias() -> None:
     recipe = TrainingRecipe(optimizer="adamw", epsilon=0.01, weight_decay=0.1)
     keras_own = keras.optimizers.AdamW(0.1, epsilon=0.01, weight_decay=0.1)
     actual = steps(keras_own, "kernel", [0.1] * 3)
-    weight, moments = np.array([1.0, -2.0, 3.0]), ZERO
+    weight, moments = np.array([1.0, -2.0, 3.0]), START
     for number, gradient in enumerate(GRADIENTS, start=1):
         shrunk = recipe.replace(epsilon=0.01 / (1 - recipe.beta2**number) ** 0.5)
         weight, moments = shrunk.step("x.kernel", weight, gradient, moments, 0.1, number)

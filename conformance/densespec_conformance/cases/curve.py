@@ -70,6 +70,19 @@ RECIPES = {
         average=0.9,
         average_warmup=9,
     ),
+    "rmsprop": RECIPE.replace(
+        optimizer="rmsprop",
+        learning_rate=1e-2,
+        beta2=0.9,
+        epsilon=1e-3,
+        milestones=(),
+        gamma=0.5,
+        drop_every=2.4,
+        warmup_epochs=2,
+        erasing=0.5,
+        erasing_fill="noise",
+        average=0.9,
+    ),
 }
 
 
@@ -143,6 +156,7 @@ def _check_resumed(name: str, stopped: str, target: Target, reference: Reference
 ABOUT = {
     "sgd": "augmentation, dropout, label smoothing and a learning-rate drop",
     "adamw": "AdamW, clipping, averages, mixup, a warm-up and a cosine by step",
+    "rmsprop": "RMSProp, averages, boxes of noise, a warm-up and a drop every 2.4 epochs",
 }
 
 

@@ -23,10 +23,11 @@ RECIPES = {
     "sgd": TrainingRecipe(),
     "adamw": TrainingRecipe(optimizer="adamw"),
     "average": TrainingRecipe(average=0.9),
+    "rmsprop": TrainingRecipe(optimizer="rmsprop"),
 }
 CLAIM = (
-    "before its first step a trainer holds zeros and averages of one array each, or what it was "
-    "given, bit for bit"
+    "before its first step a trainer holds what moments start at and averages of one array each, "
+    "or what it was given, bit for bit"
 )
 
 

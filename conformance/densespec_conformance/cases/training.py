@@ -45,6 +45,7 @@ ADAM: dict[str, Any] = {
 }
 """An epsilon as large as many gradients shows where it is added."""
 ADAMW = {**ADAM, "optimizer": "adamw"}
+RMSPROP = {**ADAM, "optimizer": "rmsprop", "beta2": 0.9, "epsilon": 0.01}
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,12 @@ ROWS = (
             "decay_kernels_only": True,
             "layer_rates": {"block1": 0.1, "classifier": 2.0},
         },
+    ),
+    TrainingRow("rmsprop", {"conv_bias": True}, RMSPROP | {"weight_decay": 0.1}),
+    TrainingRow(
+        "rmsprop-by-layer",
+        {},
+        RMSPROP | {"momentum": 0.0, "decay_kernels_only": True, "layer_rates": {"block1": 0.1}},
     ),
     TrainingRow("clipped-norm", {}, {"clip_norm": 0.25}),
     TrainingRow("accumulated", {}, {"accumulate": 3}),

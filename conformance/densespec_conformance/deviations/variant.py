@@ -18,7 +18,9 @@ import numpy as np
 import densespec
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph, Node
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.moments import moving
+from densespec.recipes.optimizers import FIRST
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.reference.kernels import Array, Context, Kernel
 from densespec.reference.losses import loss_and_slope
 from densespec.reference.model import ReferenceModel
@@ -167,7 +169,7 @@ def train(
     variant: Variant, request: Train, memo: Memo, seen: Sequence[StepTrace] = ()
 ) -> Iterator[tuple[str, Array]]:
     """Yield what there is to see of each step, by label, in the order in which it comes about:
-    running statistics, loss, gradients from the last to the first, moments, weights.
+    running statistics, loss, gradients from the last to the first, moments, weights, averages.
 
     Args:
         seen: Another run's steps: each step then goes on from what that run had come to, so that
@@ -176,22 +178,31 @@ def train(
     recipe = variant.rules.recipe(request.recipe)
     weights = {name: memo.same(array) for name, array in variant.weights.items()}
     moments = _moments(request)
+    averages = _averages(recipe, variant, moments)
     for index, batch in enumerate(request.batches):
-        label = f"step {index + 1}"
-        step = _TrainingStep(
-            replace(variant, weights=weights), recipe, batch, request.replicas, memo
-        )
-        for name, array in step.statistics():
-            yield f"{label}, running statistic {name}", array
-        yield f"{label}, loss", np.array(step.loss)
-        gradients = step.gradients()
+        label, parts = f"step {index + 1}", list(_parts(batch, recipe.accumulate))
+        steps: list[_TrainingStep] = []
+        for part in parts:
+            here = replace(variant, weights=weights)
+            steps.append(_TrainingStep(here, recipe, part, request.replicas, memo))
+            for name, array in steps[-1].statistics():
+                if part is parts[-1]:
+                    yield f"{label}, running statistic {name}", array
+            weights = weights | {n: memo.same(array) for n, array in steps[-1].found.items()}
+        shares = [len(part.x) / len(batch.x) for part in parts]
+        loss = sum(share * step.loss for share, step in zip(shares, steps, strict=True))
+        yield f"{label}, loss", np.array(loss)
+        gradients = _weighed([step.gradients() for step in steps], shares)
         for name in reversed(gradients):
             yield f"{label}, gradient {name}", gradients[name]
         factor = recipe.clip_factor(_norm(gradients))
         weights, number = dict(weights), request.steps_before + index + 1
         for name, gradient in gradients.items():
             w = weights[name]
-            held = {m: moments[name].get(m, np.zeros_like(w)) for m in recipe.rule.moments}
+            held = {
+                m: moments[name].get(m, np.full_like(w, FIRST.get(m, 0)))
+                for m in recipe.rule.moments
+            }
             moved, moments[name] = recipe.step(
                 name, w, factor * gradient, held, batch.learning_rate, number
             )
@@ -201,13 +212,44 @@ def train(
                 yield f"{label}, {spoken(moment)} {name}", array
         for name in gradients:
             yield f"{label}, weight {name}", weights[name]
-        weights |= {name: memo.same(array) for name, array in step.found.items()}
+        for name, average in averages.items():
+            share = recipe.average_share(number)
+            averages[name] = average + share * (weights[name] - average)
+            yield f"{label}, {AVERAGE} {name}", averages[name]
         if index < len(seen):
             known = {n: np.asarray(w, np.float64) for n, w in seen[index].weights.items()}
             weights |= {name: memo.same(w) for name, w in known.items() if name in weights}
             for moment, arrays in seen[index].moments.items():
                 for name in gradients.keys() & arrays.keys():
                     moments[name] = {**moments[name], moment: np.asarray(arrays[name], np.float64)}
+            taken = seen[index].moments.get(AVERAGE, {})
+            averages |= {name: np.asarray(array, np.float64) for name, array in taken.items()}
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Split a batch into consecutive parts, the first ones larger where it does not divide."""
+    if count == 1:
+        yield batch
+        return
+    for part in np.array_split(np.arange(len(batch.x)), count):
+        masks = {name: mask[part] for name, mask in batch.masks.items()}
+        yield replace(batch, x=batch.x[part], labels=np.asarray(batch.labels)[part], masks=masks)
+
+
+def _weighed(groups: Sequence[Arrays], factors: Sequence[float]) -> Arrays:
+    """Give weighed sums of arrays of the same name."""
+    pairs = list(zip(factors, groups, strict=True))
+    return {name: np.sum([factor * g[name] for factor, g in pairs], axis=0) for name in groups[0]}
+
+
+def _averages(
+    recipe: TrainingRecipe, variant: Variant, moments: Mapping[str, Arrays]
+) -> dict[str, Array]:
+    """Give the averages to go on from: those that are given, or the arrays themselves."""
+    if recipe.average is None:
+        return {}
+    names = [weight.name for weight in moving(variant.graph)]
+    return {name: moments.get(name, {}).get(AVERAGE, variant.weights[name]) for name in names}
 
 
 def _norm(gradients: Arrays) -> float:
@@ -266,11 +308,7 @@ class _TrainingStep:
         groups = [one.gradients() for one in self._passes]
         if len(groups) == 1 and self._factor == 1:
             return groups[0]
-        factors = [self._factor * share for share in self._shares]
-        return {
-            name: np.sum([f * g[name] for f, g in zip(factors, groups, strict=True)], axis=0)
-            for name in groups[0]
-        }
+        return _weighed(groups, [self._factor * share for share in self._shares])
 
 
 class _Pass:

@@ -35,7 +35,7 @@ KEPT = 8
 SHOWN = 5
 """The largest number of suspects."""
 
-TERMS = ("loss", "optimizer", "learning rate")
+TERMS = ("loss", "parts", "optimizer", "learning rate", "averages")
 """The parts of a training step that are no ops of the network."""
 
 Ids = tuple[str, ...]

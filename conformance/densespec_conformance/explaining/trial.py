@@ -137,7 +137,7 @@ class Trial:
         variant = self.base
         for each in ids:
             variant = catalogue()[each].change(variant)
-        unit = ARITHMETIC[arithmetic_of(self.request.network.dtype)].unit
+        unit = ARITHMETIC[arithmetic_of(self.request.network.dtype)].of_kept
         run = Run(self.request, variant.weights, self._steps, unit, self.expected.bounds.relative)
         if not run.is_whole(variant.graph):
             return None

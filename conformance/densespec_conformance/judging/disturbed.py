@@ -62,6 +62,10 @@ class Noise:
         """Move every value as rounding it does."""
         return y + self.of_size(np.abs(y) * self.arithmetic.unit + self.arithmetic.smallest)
 
+    def kept(self, w: Array) -> Array:
+        """Move what is kept from step to step as rounding it does."""
+        return self.relative(w, self.arithmetic.of_kept)
+
     def factor(self, x: Array, terms: int) -> Array:
         """Move a factor of products. ``terms`` of these products are summed."""
         return self.relative(x, self.arithmetic.sums * math.sqrt(terms) + self.arithmetic.factors)
@@ -358,9 +362,9 @@ class _DisturbedModel(ReferenceModel):
         before = dict(self.weights)
         result = super().train_step(*args, **options)
         changed = {n: array for n, array in self.weights.items() if array is not before[n]}
-        self.weights.update({name: self.noise.result(array) for name, array in changed.items()})
+        self.weights.update({name: self.noise.kept(array) for name, array in changed.items()})
         self.moments = {
-            moment: {name: self.noise.result(array) for name, array in arrays.items()}
+            moment: {name: self.noise.kept(array) for name, array in arrays.items()}
             for moment, arrays in self.moments.items()
         }
         return StepResult(float(self.noise.result(np.array(result.loss))), result.gradients)

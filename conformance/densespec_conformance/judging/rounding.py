@@ -20,6 +20,7 @@ class Arithmetic:
         sums: The roundoff of the sums that convolutions, means and the classifier accumulate.
         factors: The roundoff of the factors in convolutions and the classifier, if it is coarser.
         smallest: Half the distance between the smallest numbers of the dtype.
+        keeps: The roundoff of weights and of what is kept beside them, where it is finer.
     """
 
     about: str
@@ -27,6 +28,12 @@ class Arithmetic:
     sums: float
     factors: float = 0.0
     smallest: float = 0.0
+    keeps: float | None = None
+
+    @property
+    def of_kept(self) -> float:
+        """Give the roundoff of weights after a step, and of all that is kept beside them."""
+        return self.unit if self.keeps is None else self.keeps
 
 
 ARITHMETIC: Mapping[str, Arithmetic] = {
@@ -35,6 +42,13 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "tf32": Arithmetic("float32, TF32 on", 2.0**-24, 2.0**-24, factors=2.0**-11),
     "float16": Arithmetic("float16 with sums in float32", 2.0**-11, 2.0**-24, smallest=2.0**-25),
     "bfloat16": Arithmetic("bfloat16 with sums in float32", 2.0**-8, 2.0**-24),
+    "mixed_bfloat16": Arithmetic(
+        "bfloat16 with sums and weights in float32",
+        unit=2.0**-8,
+        sums=2.0**-24,
+        factors=2.0**-8,
+        keeps=2.0**-24,
+    ),
 }
 """Gives arithmetic by name. Kernel libraries accumulate products of 16-bit numbers in float32."""
 

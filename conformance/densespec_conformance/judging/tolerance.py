@@ -73,7 +73,7 @@ def _bounds(
     smallest = min(array.size for array in exact.values())
     draws = min(max(2, -(-ENOUGH // smallest)), MOST_DRAWS)
     moved = [arrays_of(handle(DisturbedBackend(kind, draw), request)) for draw in range(draws)]
-    unit = ARITHMETIC[kind].unit
+    unit = ARITHMETIC[kind].of_kept
     relative = {
         name: SAFETY * max(unit, *(relative_error(draw[name], array) for draw in moved))
         for name, array in exact.items()

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.optim import swa_utils
 
 from densespec.backends import StepResult
+from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.moments import OptimizerMoments
-from densespec.recipes.recipe import TrainingRecipe
-from densespec_torch.training import TorchTrainer, optimizer_of
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
+from densespec_torch.training import TorchTrainer, optimizer_of, read_weights
 
 
 class NoNesterov(TorchTrainer):
@@ -274,6 +276,14 @@ class Coupled(TorchTrainer):
         self._optimizer = optimizer_of(self._parameters, coupled)
 
 
+class RMSPropOfTorch(TorchTrainer):
+    """``torch.optim.RMSprop`` for that of TensorFlow 1."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._optimizer = torch.optim.RMSprop(self._optimizer.param_groups)
+
+
 class _OtherAdam(TorchTrainer):
     """AdamW written by hand, with another size of a step."""
 
@@ -342,3 +352,154 @@ class ClippedEach(_OtherClipping):
 class ClippedValues(_OtherClipping):
     def clip(self, parameters: list[Any]) -> None:
         torch.nn.utils.clip_grad_value_(parameters, self.limit)
+
+
+class AveragedByTorch(TorchTrainer):
+    """Averages as ``torch.optim.swa_utils.AveragedModel`` keeps them, without buffers."""
+
+    buffers = False
+
+    def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
+        super().__init__(model, graph, recipe.replace(average=None, average_warmup=0.0))
+        assert recipe.average is not None
+        average = swa_utils.get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+        self._copied = swa_utils.AveragedModel(
+            model, multi_avg_fn=average, use_buffers=self.buffers
+        )
+
+    def step(self, x: Any, labels: Any, **options: Any) -> StepResult:
+        result = super().step(x, labels, **options)
+        self._average_now()
+        return result
+
+    def _average_now(self) -> None:
+        self._copied.update_parameters(self._inner)
+
+    def moments(self) -> dict[str, Arrays]:
+        found = read_weights(self._copied.module, self._graph)
+        return super().moments() | {AVERAGE: found}
+
+
+class AveragedByTorchvision(AveragedByTorch):
+    """Averages with buffers, taken every fourth step."""
+
+    buffers = True
+    done = 0
+
+    def _average_now(self) -> None:
+        if self.done % 4 == 0:
+            super()._average_now()
+        self.done += 1
+
+
+class AveragedByHand(AveragedByTorch):
+    """An average of ``model.parameters()`` alone, which leaves buffers of the copy as they were."""
+
+    def _average_now(self) -> None:
+        with torch.no_grad():
+            pairs = zip(self._copied.module.parameters(), self._inner.parameters(), strict=True)
+            for average, parameter in pairs:
+                average.lerp_(parameter, 0.25)
+
+
+class NotWarmedUp(TorchTrainer):
+    """Averages that keep as much from the first step on."""
+
+    def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
+        super().__init__(model, graph, recipe.replace(average_warmup=0.0))
+
+
+class AveragedEarly(TorchTrainer):
+    """Averages that are updated before the step."""
+
+    def step(self, *args: Any, **options: Any) -> StepResult:
+        assert self._average is not None
+        self._average.update(self._done + 1)
+        held, self._average = self._average, None
+        result = super().step(*args, **options)
+        self._average = held
+        return result
+
+
+class WeightsOfProbabilities(TorchTrainer):
+    """The loss of PyTorch, which weighs the classes of the smoothed target."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._criterion = torch.nn.CrossEntropyLoss(
+            torch.tensor(self._recipe.class_weights, dtype=torch.float64),
+            label_smoothing=self._recipe.label_smoothing,
+        )
+
+
+class LargestShare(TorchTrainer):
+    """Takes the class with the largest share for the label."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        own = self._criterion
+
+        def loss(logits: Any, shares: Any) -> Any:
+            return own(logits, functional.one_hot(shares.argmax(1), shares.shape[1]).to(shares))
+
+        self._criterion = loss
+
+
+class _OtherParts(TorchTrainer):
+    """A loop over the parts of a batch that weighs what they come to by itself."""
+
+    def _loss(self, x: np.ndarray, labels: np.ndarray) -> Any:
+        loss, correct = super()._loss(x, labels)
+        self._part += 1
+        return loss * self.factor(len(x)), correct
+
+    def step(self, x: Any, labels: Any, **options: Any) -> StepResult:
+        self._samples, self._part = len(x), 0
+        return super().step(x, labels, **options)
+
+    def factor(self, samples: int) -> float:
+        raise NotImplementedError
+
+
+class PartsSummed(_OtherParts):
+    """Adds up the means of parts."""
+
+    def factor(self, samples: int) -> float:
+        return self._samples / samples
+
+
+class PartsAlike(_OtherParts):
+    """Takes the plain mean over the parts."""
+
+    def factor(self, samples: int) -> float:
+        return self._samples / samples / self._recipe.accumulate
+
+
+class LastPartAlone(_OtherParts):
+    """Forgets the gradients of a part when the next one comes."""
+
+    def factor(self, samples: int) -> float:
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        is_last = self._part == self._recipe.accumulate
+        return self._samples / samples * is_last
+
+
+class NotAccumulated(TorchTrainer):
+    """Ignores that a batch is to be split."""
+
+    def __init__(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> None:
+        super().__init__(model, graph, recipe.replace(accumulate=1))
+
+
+class FactorsOnGradients(TorchTrainer):
+    """Multiplies gradients by the factors of layers, and has one learning rate."""
+
+    def _gradients(self) -> Any:
+        seen = super()._gradients()
+        for name, parameter in self._parameters.items():
+            assert parameter.grad is not None
+            parameter.grad *= self._recipe.rate_factor_of(name)
+        for group in self._optimizer.param_groups:
+            group["lr"] /= group["factor"]
+        return seen

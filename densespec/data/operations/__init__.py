@@ -98,7 +98,7 @@ def varied(
     )
     out = np.empty_like(x)
     for image, row, target in zip(x, rows, out, strict=True):
-        picture = Picture(image * std + mean, mean)
+        picture = Picture(image * std + mean, mean, std)
         for operation in asked:
             count = operation.numbers(recipe)
             numbers = raw(

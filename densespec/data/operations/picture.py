@@ -19,14 +19,16 @@ class Picture:
     Attributes:
         pixels: The pixels as numbers (channels, *sizes), where 1 is full intensity.
         fill: The mean colour, (channels, 1, ...).
+        spread: The deviation of colours from it, likewise.
     """
 
     pixels: np.ndarray
     fill: np.ndarray
+    spread: np.ndarray | float = 1.0
 
     def changed(self, pixels: np.ndarray) -> Picture:
         """Return the picture with other pixels."""
-        return Picture(pixels, self.fill)
+        return Picture(pixels, self.fill, self.spread)
 
     def colours(self) -> np.ndarray:
         """Return the pixels, which are from 0 to 1.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
-from densespec.recipes.recipe import TrainingRecipe
+from densespec.recipes.optimizers import FIRST
+from densespec.recipes.recipe import AVERAGE, TrainingRecipe
 from densespec.reference.kernels import Array
 from densespec_conformance.asking.requests import StepTrace, Train
 from densespec_conformance.explaining.local.alternatives.updates import Clip, Move, UpdateRule
@@ -70,15 +72,26 @@ class Run:
     def rates(self) -> tuple[float, ...]:
         return tuple(batch.learning_rate for batch in self.request.batches)
 
+    def allowed(self, label: str, expected: Array, *terms: Array) -> float:
+        """Say how far a part may be off that is worked out of some terms, in its own unit."""
+        largest, *others = (float(np.abs(one).max(initial=0.0)) for one in (expected, *terms))
+        of_terms = max(largest, *others, 0.0)
+        given = self.bounds.get(label, 0.0) * (largest or 1.0)
+        return max(given, ROUNDINGS * self.unit * (of_terms or 1.0))
+
     def before(self, index: int) -> Mapping[str, Array]:
         """Give the arrays before a step."""
         return self.steps[index - 1].weights if index else self.weights
 
     def moment(self, index: int, moment: str, name: str) -> Array:
-        """Give a moment of a weight before a step: zeros before the first, unless one is given."""
+        """Give a moment of a weight before a step: before the first, unless one is given, what it
+        starts at; of an average, the weight itself."""
         held = self.steps[index - 1].moments if index else self.request.moments or {}
         array = held.get(moment, {}).get(name)
-        return np.zeros_like(self.weights[name]) if array is None else array
+        if array is not None:
+            return array
+        own = self.weights[name]
+        return own if moment == AVERAGE else np.full_like(own, FIRST.get(moment, 0))
 
 
 def _is_finite(step: StepTrace) -> bool:
@@ -161,14 +174,19 @@ class Moves:
             yield from self._errors(index, rule, rates)
 
     def rate(self, index: int, rule: UpdateRule, rate: float) -> float:
-        """Solve the learning rate by which a rule gives the weights after a step."""
-        here, there = (self._weights(index, rule, each) for each in (rate, 2 * rate))
-        slope = (there - here) / rate
-        across = float((slope**2).sum())
-        return rate + float((slope * (self._steps[index].after - here)).sum()) / (across or 1.0)
-
-    def _weights(self, index: int, rule: UpdateRule, rate: float) -> Array:
-        return rule.weight(self.run.recipe, self._move(index, rule, rate, rate))
+        """Solve the learning rate by which a rule gives the weights after a step, or the moments,
+        where these hold it."""
+        step, move = self._steps[index], partial(self._move, index, rule)
+        here, there = (move(each, each) for each in (rate, 2 * rate))
+        recipe, moments = self.run.recipe, partial(rule.moments, self.run.recipe)
+        parts = [(rule.weight(recipe, here), rule.weight(recipe, there), step.after)]
+        parts += [(moments(here)[m], moments(there)[m], kept) for m, kept in step.kept.items()]
+        for one, other, shown in parts:
+            slope = (other - one) / rate
+            across = float((slope**2).sum())
+            if across:
+                return rate + float((slope * (shown - one)).sum()) / across
+        return rate
 
     def _strain(self, index: int, rule: UpdateRule, rates: Sequence[float]) -> Array:
         parts = [one.strains for one in self._errors(index, rule, rates)]
@@ -204,14 +222,14 @@ class Moves:
 
     def _move(self, index: int, rule: UpdateRule, rate: float, rate_before: float) -> Move:
         step, before = self._steps[index], self.run.request.steps_before
-        factor = step.factor if rule.by_layer else np.ones_like(step.factor)
         return Move(
             before=step.before,
             gradient=self._gradient(index, rule.clip),
             moments=step.moments,
             kept=step.kept,
-            rate=rate * factor,
-            rate_before=rate_before * factor,
+            rate=rate,
+            factor=step.factor,
+            rate_before=rate_before,
             decay=step.decay,
             number=index + 1 + (0 if rule.recounts else before),
             first=index == 0,

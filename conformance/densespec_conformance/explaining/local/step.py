@@ -15,7 +15,7 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array, Kernel
 from densespec_conformance.explaining.local.alternatives.in_training import InTraining
 from densespec_conformance.explaining.local.findings import WrongOp
-from densespec_conformance.explaining.local.moves import ROUNDINGS, Run
+from densespec_conformance.explaining.local.moves import Run
 from densespec_conformance.explaining.local.passes import Pass
 from densespec_conformance.explaining.patterns import peculiarities
 from densespec_conformance.judging.compare import stats
@@ -84,9 +84,7 @@ class Step:
 
     def allowed(self, part: str, expected: Array) -> float:
         """Say how far a part may be off, in its own unit."""
-        given = self.run.bounds.get(f"{self._label}, {part}", 0.0)
-        largest = float(np.abs(expected).max(initial=0.0))
-        return max(given, ROUNDINGS * self.run.unit) * (largest or 1.0)
+        return self.run.allowed(f"{self._label}, {part}", expected)
 
     def fits(self, part: str, actual: Any, predicted: Any, times: float = 1.0) -> bool:
         actual, predicted = np.asarray(actual, np.float64), np.asarray(predicted)

@@ -13,9 +13,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from densespec.network.graph import Graph
+from densespec.recipes.moments import moving
 from densespec.reference.kernels import Kernel
+from densespec_conformance.explaining.local.averages import WrongAverage, wrong_averages
 from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
-from densespec_conformance.explaining.local.moves import Run
+from densespec_conformance.explaining.local.moves import Difference, Run
+from densespec_conformance.explaining.local.parts import Parted
 from densespec_conformance.explaining.local.step import Found, Lost, Step
 from densespec_conformance.explaining.local.updates import WrongMove, wrong_moves
 from densespec_conformance.explaining.local.way_back import WayBack
@@ -23,7 +26,7 @@ from densespec_conformance.explaining.local.way_forward import WayForward
 from densespec_conformance.explaining.local.words import weights_in_words
 from densespec_conformance.judging.compare import stats
 
-RATE, OPTIMIZER = "learning rate", "optimizer"
+RATE, OPTIMIZER, AVERAGES, PARTS = "learning rate", "optimizer", "averages", "parts"
 
 
 def judge_training(
@@ -35,19 +38,40 @@ def judge_training(
         graph, kernels: The network that is trained, and how its ops are computed.
         deadline: A time of the clock ``time.thread_time``, after which no cause is looked for.
     """
-    run, found, judged = run.finite, Found(), run.request.replicas == 1
-    for index in range(len(run.steps) if judged else 0):
+    run, found = run.finite, Found()
+    by_parts = run.recipe.accumulate > 1
+    judge = _judge_parts if by_parts else _judge_steps
+    judged = run.request.replicas == 1 and judge(run, graph, kernels, found, deadline)
+    names = [weight.name for weight in graph.weights if weight.trainable]
+    moves = [_as_wrong(one, names) for one in _moves(run, found.decays, deadline)]
+    averages = [_as_wrong_average(one, graph) for one in wrong_averages(run, deadline)]
+    wrong = (*found.wrong.values(), *moves, *averages)
+    return LocalFindings(graph, wrong, judged) if wrong else None
+
+
+def _judge_steps(
+    run: Run, graph: Graph, kernels: Mapping[type, Kernel], found: Found, deadline: float
+) -> bool:
+    """Judge each op of each step, and say whether all were judged."""
+    for index in range(len(run.steps)):
         try:
             step = Step(run, graph, kernels, index, found, deadline)
             WayBack(step).judge(WayForward(step).judge())
         except Lost:
-            judged = False
-        if not judged or time.thread_time() > deadline:
+            return False
+        if time.thread_time() > deadline:
             break
-    names = [weight.name for weight in graph.weights if weight.trainable]
-    moves = [_as_wrong(one, names) for one in _moves(run, found.decays, deadline)]
-    wrong = (*found.wrong.values(), *moves)
-    return LocalFindings(graph, wrong, judged) if wrong else None
+    return True
+
+
+def _judge_parts(
+    run: Run, graph: Graph, kernels: Mapping[type, Kernel], found: Found, deadline: float
+) -> bool:
+    """Judge what is made of the parts of each batch, and say whether that is known."""
+    wrong = Parted(run, graph, kernels).wrong(deadline)
+    if wrong is not None:
+        found.add(_wrong(PARTS, (PARTS,), PARTS, wrong.difference, wrong.does))
+    return wrong is None or bool(wrong.does)
 
 
 def _moves(run: Run, decays: Mapping[str, float], deadline: float) -> list[WrongMove]:
@@ -65,17 +89,31 @@ def _complexity(moves: Sequence[WrongMove]) -> tuple[bool, int]:
 
 def _as_wrong(move: WrongMove, names: Sequence[str]) -> WrongOp:
     where = RATE if move.of_rate else f"{OPTIMIZER} of {weights_in_words(move.names, names)}"
-    actual, expected = move.difference.actual, move.difference.predicted
+    among = (RATE,) if move.of_rate else (OPTIMIZER, *move.names)
+    kind = RATE if move.of_rate else OPTIMIZER
+    return _wrong(where, among, kind, move.difference, move.does)
+
+
+def _as_wrong_average(one: WrongAverage, graph: Graph) -> WrongOp:
+    names = [weight.name for weight in moving(graph)]
+    where = f"{AVERAGES} of {weights_in_words(one.names, names, 'arrays')}"
+    return _wrong(where, (AVERAGES, *one.names), AVERAGES, one.difference, one.does)
+
+
+def _wrong(
+    where: str, among: tuple[str, ...], kind: str, difference: Difference, does: str
+) -> WrongOp:
+    actual, expected = difference.actual, difference.predicted
     scale = float(np.abs(expected).max()) or 1.0
     return WrongOp(
         where=where,
-        among=(RATE,) if move.of_rate else (OPTIMIZER, *move.names),
-        kind=RATE if move.of_rate else OPTIMIZER,
+        among=among,
+        kind=kind,
         error=float(np.abs(actual - expected).max()) / scale,
-        allowed=float(move.difference.allowed.max()) / scale,
+        allowed=float(difference.allowed.max()) / scale,
         actual=stats(actual),
         expected=stats(expected),
-        does=move.does,
-        exact=bool(move.does),
-        remarks=() if move.does else (f"{move.difference.part} differs first",),
+        does=does,
+        exact=bool(does),
+        remarks=() if does else (f"{difference.part} differs first",),
     )

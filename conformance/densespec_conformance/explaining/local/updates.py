@@ -218,11 +218,16 @@ class _Search:
             value = getattr(solved, unknown.unknown)
             if not 0 <= value < unknown.below:
                 continue
-            if unknown.unknown == "decay_of" and start and value in (0.0, 2 * start):
-                continue  # which has words of its own
+            if unknown.unknown == "decay_of" and self._has_words(start, value):
+                continue
             is_own = unknown.unknown in ("dampening", "rate_by")
             figure = f"{value:.6g}" if is_own else f"{value:.6g}, not {start:g}"
             yield _Cause(solved, rates, _words(choices, figure), solved=True)
+
+    def _has_words(self, start: float, decay: float) -> bool:
+        """Say whether another weight decay is a choice of its own."""
+        others = (0.0, 2 * start) if start else (self._run.recipe.weight_decay,)
+        return decay in others
 
     def _own(self, choice: Choice, name: str) -> float:
         """Give what the recipe has in the place of an unknown, for one weight."""

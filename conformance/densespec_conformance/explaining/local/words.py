@@ -52,10 +52,10 @@ def _place(members: Sequence[WrongOp], graph: Graph, names: Sequence[str]) -> st
     return members[0].where
 
 
-def weights_in_words(some: Sequence[str], names: Sequence[str]) -> str:
+def weights_in_words(some: Sequence[str], names: Sequence[str], noun: str = "weights") -> str:
     """Name some of the weights of a network: all, all of some kinds, or a few."""
     if len(some) == len(names) > 1:
-        return f"all {len(names)} weights"
+        return f"all {len(names)} {noun}"
     kinds = dict.fromkeys(name.rpartition(".")[2] for name in some)
     alike = [name for name in names if name.rpartition(".")[2] in kinds]
     if len(alike) == len(some) > NAMED:

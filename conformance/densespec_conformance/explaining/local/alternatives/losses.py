@@ -9,8 +9,8 @@ import numpy as np
 
 from densespec.network.arrays import Arrays
 from densespec.recipes.recipe import TrainingRecipe
-from densespec.reference.kernels import Array, SoftmaxKernel
-from densespec.reference.losses import cross_entropy, loss_and_slope
+from densespec.reference.kernels import Array, SoftmaxKernel, log_softmax
+from densespec.reference.losses import loss_and_slope
 
 Loss = Callable[[TrainingRecipe, Array, Array], tuple[float, Array]]
 """A function of the recipe, logits and labels that gives the loss and its gradient."""
@@ -53,6 +53,26 @@ def _by_sum_of_weights(recipe: TrainingRecipe, logits: Array, labels: Array) -> 
     loss, slope = loss_and_slope(recipe, logits, labels)
     each = np.asarray(recipe.class_weights or np.ones(logits.shape[1]))[labels]
     return loss / each.mean(), slope / each.mean()
+
+
+def _weighed_after_smoothing(
+    recipe: TrainingRecipe, logits: Array, labels: Array
+) -> tuple[float, Array]:
+    """Weigh each class of the smoothed target by its own weight."""
+    classes, smoothing = logits.shape[1], recipe.label_smoothing
+    shares = labels if labels.ndim == 2 else np.eye(classes)[labels]
+    target = (1 - smoothing) * shares + smoothing / classes
+    target = target * np.asarray(recipe.class_weights or 1.0)
+    logarithm = log_softmax(logits)
+    slope = target.sum(1, keepdims=True) * np.exp(logarithm) - target
+    return float(-(target * logarithm).sum(1).mean()), slope / len(logits)
+
+
+def _of_the_largest_share(
+    recipe: TrainingRecipe, logits: Array, labels: Array
+) -> tuple[float, Array]:
+    one_hot = np.eye(logits.shape[1])[labels.argmax(1)] if labels.ndim == 2 else labels
+    return loss_and_slope(recipe, logits, one_hot)
 
 
 def _unknown_as_absent(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
@@ -98,7 +118,7 @@ def _over_the_others(recipe: TrainingRecipe, logits: Array, labels: Array) -> tu
     """Give the label 1 - smoothing, and share the rest among the other classes."""
     classes = logits.shape[1]
     smoothing = recipe.label_smoothing * classes / max(classes - 1, 1)
-    return cross_entropy(logits, labels, smoothing, recipe.class_weights)
+    return loss_and_slope(recipe.replace(label_smoothing=smoothing), logits, labels)
 
 
 def _squared(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
@@ -163,6 +183,18 @@ LOSSES = (
         "the loss is divided by the sum of the weights of its labels",
         "nn.CrossEntropyLoss(weight=...)",
         _by_sum_of_weights,
+        ("softmax",),
+    ),
+    OtherLoss(
+        "each class of the smoothed target is weighed, not the label",
+        "nn.CrossEntropyLoss(weight=..., label_smoothing=...), or of shares",
+        _weighed_after_smoothing,
+        ("softmax",),
+    ),
+    OtherLoss(
+        "a label of several classes counts as the one with the largest share",
+        "losses of integer labels after mixup",
+        _of_the_largest_share,
         ("softmax",),
     ),
     OtherLoss(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from densespec.network.arrays import Arrays
+from densespec.recipes.optimizers import FIRST, OPTIMIZERS
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array
 
@@ -54,7 +55,8 @@ class Move:
         before, gradient: The weights before the step, and their gradients, clipped.
         moments: What the optimizer kept before the step, by the name of the moment.
         kept: What it shows after the step; a weight moves by this.
-        rate, decay: The learning rate and the weight decay of each, by the recipe.
+        rate, decay: The learning rate of the step, and the weight decay of each.
+        factor: What the learning rate of each is multiplied by.
         rate_before: The learning rate of the step before; of this step, where it is the first.
         first: Whether the optimizer starts with this step.
     """
@@ -63,8 +65,9 @@ class Move:
     gradient: Array
     moments: Arrays
     kept: Arrays
-    rate: Array
-    rate_before: Array
+    rate: float
+    factor: Array
+    rate_before: float
     decay: Array
     number: int
     first: bool
@@ -79,15 +82,20 @@ class UpdateRule:
             learning rate; or decoupled and ``unscaled``; None stands for the optimizer's own.
         decay_by: What weight decay is multiplied by.
         decay_of: What it is instead; None stands for the recipe's.
+        spares: Whether norms and biases are spared from it, where the recipe says so.
         nesterov, momentum, beta1, beta2, epsilon: What replaces the recipe's.
         dampening: The share of the gradient that the velocity does not take, after the first step.
-        velocity: Whether it holds the learning rate, and is shown so (``raw``) or ``scaled`` back.
-        epsilon_place: Where Adam adds it: ``outside`` of the root of the corrected second moment;
-            to the root of the ``uncorrected`` one; or ``inside`` of the root.
+        velocity: Whether that of SGD holds the learning rate, and is shown so (``raw``) or
+            ``scaled`` back; that of RMSProp holds it unless it is ``bare``.
+        epsilon_place: Where it is added: ``outside`` of the root of the corrected second moment; to
+            the root of the ``uncorrected`` one; or ``inside`` of the root. None stands for the
+            optimizer's own.
+        starts: What the mean square of RMSProp is before the first step.
         corrected: Whether Adam corrects the bias of its moments.
         resumes: Whether moments that are given are taken up.
         recounts: Whether the steps of a run that goes on are counted from 1 again.
-        by_layer: Whether parts of the network have learning rates of their own.
+        by_layer: What the factors of parts of the network multiply: the ``rate``; all of it but
+            decoupled weight decay (``but decay``); the ``gradient``; or nothing.
         rate_by: What the learning rate is multiplied by.
         clip: How gradients are brought to the recipe's norm.
     """
@@ -95,18 +103,20 @@ class UpdateRule:
     decay: Literal["coupled", "decoupled", "unscaled"] | None = None
     decay_by: float = 1.0
     decay_of: float | None = None
+    spares: bool = True
     nesterov: bool | None = None
     momentum: float | None = None
     beta1: float | None = None
     beta2: float | None = None
     epsilon: float | None = None
     dampening: float = 0.0
-    velocity: Literal["plain", "raw", "scaled"] = "plain"
-    epsilon_place: Literal["outside", "uncorrected", "inside"] = "outside"
+    velocity: Literal["plain", "raw", "scaled", "bare"] = "plain"
+    epsilon_place: Literal["outside", "uncorrected", "inside"] | None = None
+    starts: float = FIRST["mean_square"]
     corrected: bool = True
     resumes: bool = True
     recounts: bool = False
-    by_layer: bool = True
+    by_layer: Literal["rate", "but decay", "gradient", "nothing"] = "rate"
     rate_by: float = 1.0
     clip: Clip = clipped
 
@@ -115,6 +125,8 @@ class UpdateRule:
         g = self._gradient(recipe, move)
         if recipe.optimizer == "sgd":
             return self._velocity(recipe, move, g) if recipe.rule.moments else {}
+        if recipe.optimizer == "rmsprop":
+            return self._mean_square(recipe, move, g)
         beta1, beta2 = self._betas(recipe)
         return {
             "first_moment": beta1 * self._held(move, "first_moment") + (1 - beta1) * g,
@@ -123,10 +135,14 @@ class UpdateRule:
 
     def weight(self, recipe: TrainingRecipe, move: Move) -> Array:
         """Give the weights after a step, by the moments that are shown after it."""
-        w, rate = move.before, move.rate * self.rate_by
+        w, rate = move.before, self._rate(move, move.rate) * self.rate_by
         if self._kind(recipe) != "coupled":
-            w = w - self._decay(move) * w * (1.0 if self._kind(recipe) == "unscaled" else rate)
+            of_decay = move.rate * self.rate_by if self.by_layer == "but decay" else rate
+            scale = 1.0 if self._kind(recipe) == "unscaled" else of_decay
+            w = w - self._decay(recipe, move) * w * scale
         g = self._gradient(recipe, move)
+        if recipe.optimizer == "rmsprop":
+            return w - (rate if self.velocity == "bare" else 1.0) * move.kept["velocity"]
         if recipe.optimizer != "sgd":
             return w - rate * self._ahead(recipe, move)
         if not move.kept:
@@ -139,14 +155,22 @@ class UpdateRule:
     def _kind(self, recipe: TrainingRecipe) -> str:
         return self.decay or ("decoupled" if recipe.optimizer == "adamw" else "coupled")
 
-    def _decay(self, move: Move) -> Array | float:
-        return self.decay_by * move.decay if self.decay_of is None else self.decay_of
+    def _rate(self, move: Move, rate: float) -> Array | float:
+        return rate * move.factor if self.by_layer in ("rate", "but decay") else rate
+
+    def _decay(self, recipe: TrainingRecipe, move: Move) -> Array | float:
+        own = move.decay if self.spares else recipe.weight_decay
+        return self.decay_by * own if self.decay_of is None else self.decay_of
 
     def _gradient(self, recipe: TrainingRecipe, move: Move) -> Array:
+        g = move.gradient * (move.factor if self.by_layer == "gradient" else 1.0)
         coupled = self._kind(recipe) == "coupled"
-        return move.gradient + self._decay(move) * move.before if coupled else move.gradient
+        return g + self._decay(recipe, move) * move.before if coupled else g
 
     def _held(self, move: Move, moment: str) -> Array:
+        starts = move.number == 1 or (move.first and not self.resumes)
+        if starts and moment == "mean_square":
+            return np.full_like(move.before, self.starts)
         forgets = move.first and not self.resumes
         return np.zeros_like(move.before) if forgets else move.moments[moment]
 
@@ -157,29 +181,41 @@ class UpdateRule:
         beta1 = recipe.beta1 if self.beta1 is None else self.beta1
         return beta1, recipe.beta2 if self.beta2 is None else self.beta2
 
-    def _scale(self, rate: Array) -> Any:
+    def _scale(self, rate: Any) -> Any:
         return 1.0 if self.velocity == "plain" else rate
 
     def _velocity(self, recipe: TrainingRecipe, move: Move, g: Array) -> Arrays:
-        scale = self._scale(move.rate)
-        kept = {"plain": 1.0, "raw": -1.0, "scaled": move.rate_before}[self.velocity]
+        scale, rate_before = self._scale(self._rate(move, move.rate)), move.rate_before
+        kept = {"plain": 1.0, "raw": -1.0, "scaled": self._rate(move, rate_before)}[self.velocity]
         held = self._held(move, "velocity") * kept
         starts = move.first and not held.any()
         v = self._momentum(recipe) * held + scale * g * (1.0 if starts else 1 - self.dampening)
         return {"velocity": v * {"plain": 1.0, "raw": -1.0, "scaled": 1 / scale}[self.velocity]}
 
+    def _mean_square(self, recipe: TrainingRecipe, move: Move, g: Array) -> Arrays:
+        _, beta2 = self._betas(recipe)
+        s = beta2 * self._held(move, "mean_square") + (1 - beta2) * g**2
+        rate = self._rate(move, move.rate) * self.rate_by
+        ahead = (1.0 if self.velocity == "bare" else rate) * g / self._size(recipe, s, "inside")
+        v = self._momentum(recipe) * self._held(move, "velocity") + ahead
+        return {"mean_square": s, "velocity": v}
+
+    def _size(self, recipe: TrainingRecipe, s: Array, place: str, correction: float = 1.0) -> Array:
+        """Give what a gradient is divided by, for a second moment and what corrects its bias."""
+        epsilon = recipe.epsilon if self.epsilon is None else self.epsilon
+        match self.epsilon_place or place:
+            case "outside":
+                return np.sqrt(s / correction) + epsilon
+            case "uncorrected":
+                return (np.sqrt(s) + epsilon) / np.sqrt(correction)
+        return np.sqrt(s / correction + epsilon)
+
     def _ahead(self, recipe: TrainingRecipe, move: Move) -> Array:
         m, s = move.kept["first_moment"], move.kept["second_moment"]
-        epsilon = recipe.epsilon if self.epsilon is None else self.epsilon
         first, second = (
             1 - beta**move.number if self.corrected else 1.0 for beta in self._betas(recipe)
         )
-        sizes: dict[str, Callable[[], Array]] = {
-            "outside": lambda: np.sqrt(s / second) + epsilon,
-            "uncorrected": lambda: (np.sqrt(s) + epsilon) / np.sqrt(second),
-            "inside": lambda: np.sqrt(s / second + epsilon),
-        }
-        return m / first / sizes[self.epsilon_place]()
+        return m / first / self._size(recipe, s, "outside", second)
 
 
 @dataclass(frozen=True)
@@ -199,7 +235,7 @@ class Choice:
     source: str
     changes: Mapping[str, Any]
     unknown: str = ""
-    optimizers: tuple[str, ...] = ("sgd", "adam", "adamw")
+    optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     below: float = np.inf
 
     def fits(self, recipe: TrainingRecipe) -> bool:
@@ -207,6 +243,7 @@ class Choice:
         asks = {
             "clip": recipe.clip_norm is not None,
             "by_layer": bool(recipe.layer_rates),
+            "spares": recipe.decay_kernels_only,
             "nesterov": recipe.nesterov != self.changes.get("nesterov"),
             "momentum": bool(recipe.rule.moments),
         }
@@ -222,7 +259,7 @@ class Choice:
         return None if taken else replace(rule, **self.changes)
 
 
-SGD, ADAM = ("sgd",), ("adam", "adamw")
+SGD, ADAM, RMSPROP = ("sgd",), ("adam", "adamw"), ("rmsprop",)
 
 CHOICES = (
     Choice(
@@ -281,6 +318,24 @@ CHOICES = (
         optimizers=ADAM,
     ),
     Choice(
+        "epsilon is added to the root of the mean square",
+        "torch.optim.RMSprop, optax.rmsprop with eps_in_sqrt=False",
+        {"epsilon_place": "outside"},
+        optimizers=RMSPROP,
+    ),
+    Choice(
+        "the mean square starts at 0",
+        "torch.optim.RMSprop, keras.optimizers.RMSprop, optax.rmsprop without initial_scale",
+        {"starts": 0.0},
+        optimizers=RMSPROP,
+    ),
+    Choice(
+        "velocity holds no learning rate, so a drop rescales what was gathered before",
+        "torch.optim.RMSprop, rmsproptf of timm with lr_in_momentum=False",
+        {"velocity": "bare"},
+        optimizers=RMSPROP,
+    ),
+    Choice(
         "the bias of the moments is not corrected",
         "BERT's AdamWeightDecayOptimizer, correct_bias=False",
         {"corrected": False},
@@ -298,9 +353,25 @@ CHOICES = (
         optimizers=ADAM,
     ),
     Choice(
-        "every part of the network has the same learning rate",
+        "norms and biases have weight decay too",
         "an optimizer with one parameter group",
-        {"by_layer": False},
+        {"spares": False},
+    ),
+    Choice(
+        "every part of the network has the same learning rate",
+        "an optimizer with one parameter group, a schedule that sets one rate for all groups",
+        {"by_layer": "nothing"},
+    ),
+    Choice(
+        "factors of layers multiply their gradients, not their learning rates",
+        "hooks on gradients, multipliers of gradients, which Adam divides out",
+        {"by_layer": "gradient"},
+    ),
+    Choice(
+        "weight decay is scaled by the learning rate alone, without the factors of layers",
+        "Keras's weight_decay under learning rates by variable",
+        {"by_layer": "but decay"},
+        optimizers=("adamw",),
     ),
     Choice("the norm of the gradients is not clipped", "an ignored option", {"clip": _not_at_all}),
     Choice(
@@ -314,7 +385,7 @@ CHOICES = (
         "Keras's clipvalue, clip_grad_value_",
         {"clip": _values},
     ),
-    Choice("momentum is {}", "another default", {}, "momentum", SGD, below=1),
+    Choice("momentum is {}", "another default", {}, "momentum", (*SGD, *RMSPROP), below=1),
     Choice(
         "momentum is dampened by {}",
         "dampening=momentum, Torch7's default",
@@ -324,8 +395,8 @@ CHOICES = (
         below=1,
     ),
     Choice("beta1 is {}", "another default", {}, "beta1", ADAM, below=1),
-    Choice("beta2 is {}", "another default", {}, "beta2", ADAM, below=1),
-    Choice("epsilon is {}", "another default", {}, "epsilon", ADAM),
+    Choice("beta2 is {}", "another default", {}, "beta2", (*ADAM, *RMSPROP), below=1),
+    Choice("epsilon is {}", "another default", {}, "epsilon", (*ADAM, *RMSPROP)),
     Choice("weight decay is {}", "filters on names, another default", {}, "decay_of"),
     Choice("the learning rate is multiplied by {}", "parameter groups", {}, "rate_by"),
 )
