@@ -1,4 +1,4 @@
-"""What a ``config.json`` beside a weight file states of its network, as on the Hub."""
+"""Reads what a ``config.json`` beside a weight file states of its network, as on the Hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BESIDE_CONFIGS = (WEIGHTS, "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Config:
-    """The entries of a config, and its path."""
+    """Holds the entries of a config, and its path."""
 
     path: Path
     entries: Mapping[str, Any]
@@ -48,7 +48,7 @@ def config_in(folder: Path) -> Config | None:
 
 
 def timm_network_in(config: Config | None) -> StatedNetwork | None:
-    """Give the network that a config states as timm does; None where it states none so.
+    """Return the network that a config states as timm does; None where it states none so.
 
     Raises:
         WeightsError: It is no DenseNet, or none that a spec says; names the config.
@@ -62,7 +62,7 @@ def timm_network_in(config: Config | None) -> StatedNetwork | None:
 
 
 def stated_beside(path: Path) -> StatedNetwork | None:
-    """Give the network that timm's config beside a weight file states; None where none does.
+    """Return the network that timm's config beside a weight file states; None where none does.
 
     Raises:
         WeightsError: The config can't be read, or states what no spec says.

@@ -58,7 +58,7 @@ def canonical_tensors(
 
 
 def say_norm(*, scaled: bool) -> str:
-    """Give the options that say which norms a network has where no array tells.
+    """Return the options that say which norms a network has where no array tells.
 
     Args:
         scaled: Whether they have a scale, so that there are some.

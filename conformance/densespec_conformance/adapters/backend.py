@@ -329,7 +329,7 @@ def _seen_as(model: Built, node: Node, x: np.ndarray, value: np.ndarray) -> Node
 
 
 def _computed(model: Built, node: Node, x: np.ndarray) -> np.ndarray:
-    """What the reference computes of a node with the arrays that the network has."""
+    """Compute a node as the reference does, with the arrays that the network has."""
     keys = {weight.name: model.match.keys[weight.name] for weight in node.weights}
     arrays = canonical_arrays(model.network, keys)
     weights = {weight.short: arrays[weight.name].astype(np.float64) for weight in node.weights}

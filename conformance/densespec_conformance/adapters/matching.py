@@ -135,7 +135,7 @@ KINDS: Mapping[str, tuple[type[ops.Op], ...]] = {
     "activation": (ops.PRelu,),
     "dense": (ops.Dense,),
 }
-"""The ops that have arrays, by kinds that arrays tell apart."""
+"""Maps the kinds that arrays tell apart to the ops that have such arrays."""
 
 
 def _by_order(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[str]]:
@@ -198,7 +198,7 @@ class _Parts:
 
 
 def _of_channels(part: Mapping[str, str]) -> str:
-    """The name of an array of a norm; empty where a part has none."""
+    """Return the name of an array of a norm; empty where a part has none."""
     return part.get("gamma") or part.get("running_mean") or ""
 
 

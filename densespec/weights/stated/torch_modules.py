@@ -275,7 +275,7 @@ def _norm_of(module: ModuleFacts) -> str | None:
 
 
 def _is_no_norm(path: str, module: ModuleFacts) -> bool:
-    """Whether a module stands for a norm that is left out."""
+    """Say whether a module stands for a norm that is left out."""
     return module.torch_class == "Identity" and NORM_PATH.fullmatch(path) is not None
 
 
@@ -495,7 +495,7 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
 
 
 def _is_part_of_none(path: str, module: ModuleFacts, graph: Graph) -> bool:
-    """Whether an Identity stands for what the network does not have: a dropout, or its norms."""
+    """Say whether an Identity stands for what the network does not have: a dropout, or its norms."""
     return path.endswith("drop") or (graph.spec.norm == "none" and _is_no_norm(path, module))
 
 
