@@ -495,7 +495,7 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
 
 
 def _is_part_of_none(path: str, module: ModuleFacts, graph: Graph) -> bool:
-    """Say whether an Identity stands for what the network does not have: a dropout, or its norms."""
+    """Say whether an Identity stands for a dropout, or for norms that the network lacks."""
     return path.endswith("drop") or (graph.spec.norm == "none" and _is_no_norm(path, module))
 
 
