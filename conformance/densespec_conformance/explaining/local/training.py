@@ -13,7 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from densespec.network.graph import Graph
+from densespec.network.ops import BatchNorm
 from densespec.reference.kernels import Kernel
+from densespec_conformance.asking.requests import Train
+from densespec_conformance.explaining.local.alternatives.devices import Apart
 from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
 from densespec_conformance.explaining.local.moves import Run
 from densespec_conformance.explaining.local.step import Found, Lost, Step
@@ -35,8 +38,9 @@ def judge_training(
         graph, kernels: The network that is trained, and how its ops are computed.
         deadline: A time of the clock ``time.thread_time``, after which no cause is looked for.
     """
-    run, found, judged = run.finite, Found(), run.request.replicas == 1
-    for index in range(len(run.steps) if judged else 0):
+    run, found, judged = run.finite, Found(), True
+    kernels = _on_devices(run.request, kernels)
+    for index in range(len(run.steps)):
         try:
             step = Step(run, graph, kernels, index, found, deadline)
             WayBack(step).judge(WayForward(step).judge())
@@ -48,6 +52,13 @@ def judge_training(
     moves = [_as_wrong(one, names) for one in _moves(run, found.decays, deadline)]
     wrong = (*found.wrong.values(), *moves)
     return LocalFindings(graph, wrong, judged) if wrong else None
+
+
+def _on_devices(request: Train, kernels: Mapping[type, Kernel]) -> Mapping[type, Kernel]:
+    """Return the kernels of a step on several devices; all but norms compute as on one."""
+    if request.replicas == 1 or request.recipe.batch_norm != "per-replica":
+        return kernels
+    return {**kernels, BatchNorm: Apart(request.replicas, kernels[BatchNorm])}
 
 
 def _moves(run: Run, decays: Mapping[str, float], deadline: float) -> list[WrongMove]:

@@ -18,12 +18,14 @@ import numpy as np
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Node
 from densespec.reference.kernels import Array, Kernel
+from densespec_conformance.explaining.local.alternatives.devices import Apart
 from densespec_conformance.explaining.local.alternatives.gradients import (
     CLIPPERS,
     GRADIENTS,
     Back,
     Backward,
     OwnGradient,
+    Slopes,
     backward_of,
 )
 from densespec_conformance.explaining.local.alternatives.losses import LOSSES
@@ -236,18 +238,18 @@ class WayBack:
         it."""
         own = self._step.passed.kernel(other)
         if not change.unknown:
-            yield 0.0, Back(own, change.slopes)
+            yield 0.0, _giving_back(own, change.slopes)
             return
         if self._is_near(node):
             return
-        kernels = [Back(own, partial(change.slopes, number)) for number in (0.0, 1.0)]
+        kernels = [_giving_back(own, partial(change.slopes, number)) for number in (0.0, 1.0)]
         zero, one = (self._given_back(node, {other.name: kernel}) for kernel in kernels)
         if zero is None or one is None:
             return
         for shorts in ((*zero,), *((short,) for short in zero if len(zero) > 1)):
             number = self._number(node, shorts, zero, one)
             for each in () if number is None else _round(number):
-                yield each, Back(own, partial(change.slopes, each))
+                yield each, _giving_back(own, partial(change.slopes, each))
 
     def _is_near(self, node: Node) -> bool:
         """Say whether all gradients of a node are so little off that a number which is solved from
@@ -294,6 +296,13 @@ class WayBack:
         off = self._step.off(node, own)
         causes = {short: self._own_gradient(node, short, g) for short, g in off.items()}
         self._say_of_gradients(node, own, causes)
+
+
+def _giving_back(kernel: Kernel, slopes: Slopes) -> Kernel:
+    """Let an op give back something else, on each device by itself where it computes so."""
+    if isinstance(kernel, Apart):
+        return Apart(kernel.devices, _giving_back(kernel.kernel, slopes))
+    return Back(kernel, slopes)
 
 
 def _round(number: float) -> tuple[float, ...]:

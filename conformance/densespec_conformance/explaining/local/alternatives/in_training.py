@@ -11,6 +11,7 @@ import numpy as np
 from densespec.network import ops
 from densespec.reference.kernels import Array, Context, Gradients, Kernel
 from densespec_conformance.deviations.kernels import Dropout, Norm
+from densespec_conformance.explaining.local.alternatives.devices import Apart
 from densespec_conformance.explaining.local.alternatives.gradients import Back
 
 
@@ -48,6 +49,8 @@ def merged(known: Kernel | None, new: Kernel) -> Kernel:
     match known, new:
         case Back(kernel=kernel), _:
             return merged(kernel, new)
+        case Apart(devices=devices, kernel=kernel), Apart():
+            return Apart(devices, merged(kernel, new.kernel))
         case Changed(changes=changes, kernel=kernel), Changed():
             return Changed({**changes, **new.changes}, merged(kernel, new.kernel))
         case Changed(changes=changes, kernel=kernel), Norm():
