@@ -28,6 +28,7 @@ from densespec_conformance.explaining.local.alternatives.gradients import (
     Slopes,
     backward_of,
 )
+from densespec_conformance.explaining.local.alternatives.in_training import SUMMED, SUMMED_IN
 from densespec_conformance.explaining.local.alternatives.losses import LOSSES
 from densespec_conformance.explaining.local.alternatives.updates import norm
 from densespec_conformance.explaining.local.step import UNFORESEEN, Lost, Step
@@ -186,6 +187,9 @@ class WayBack:
         for margin, source in CLIPPERS.items():
             if np.isclose(factor, limit / (length + margin), rtol=1e-9, atol=0):
                 return f"gradients are clipped to a norm of {limit:g}, all together ({source})"
+        devices = self._step.run.request.replicas
+        if devices > 1 and np.isclose(factor, devices, rtol=1e-9, atol=0):
+            return f"{SUMMED} ({SUMMED_IN})"
         return f"all gradients are multiplied by {factor:.6g}"
 
     def _back(self, node: Node) -> tuple[_FoundBack, ...]:

@@ -24,6 +24,7 @@ from densespec_conformance.explaining.local.alternatives.in_training import (
     FORWARD,
     InTraining,
     merged,
+    of_devices,
     of_statistics,
 )
 from densespec_conformance.explaining.local.alternatives.losses import LOSSES, REPORTS
@@ -151,6 +152,7 @@ class WayForward:
         yield from self._step.found.habits.get(ops.BatchNorm, [])
         found = of_statistics(node.op, context, x, self._shown(node))  # type: ignore[arg-type]
         yield from map(self._on_devices, found)
+        yield from of_devices(self._step.run.request.replicas, self._step.recipe.batch_norm)
 
     def _before(self, end: int) -> Iterator[dict[str, InTraining]]:
         """Give what ops may do instead that nothing has shown to be right: all of a kind, then each

@@ -15,10 +15,14 @@ class Apart:
     """Is a norm that normalises the parts of a batch by themselves, one for each device.
 
     The running statistics are the means of those that the devices would have alone.
+
+    Attributes:
+        first: Whether running statistics are those of the first device instead.
     """
 
     devices: int
     kernel: Kernel
+    first: bool = False
 
     def forward(self, op: ops.BatchNorm, ctx: Context, x: Array) -> Array:
         parts = np.array_split(x, self.devices)
@@ -26,8 +30,9 @@ class Apart:
         values = [
             self.kernel.forward(op, each, part) for each, part in zip(own, parts, strict=True)
         ]
+        counted = own[:1] if self.first else own
         ctx.statistics = {
-            short: np.mean([each.statistics[short] for each in own], axis=0)
+            short: np.mean([each.statistics[short] for each in counted], axis=0)
             for short in own[0].statistics
         }
         return np.concatenate(values)
