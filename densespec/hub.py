@@ -38,21 +38,27 @@ from densespec.pretrained.accompaniment import (
 )
 from densespec.pretrained.preprocessing import IMAGENET as IMAGENET
 from densespec.pretrained.preprocessing import Preprocessing as Preprocessing
-from densespec.texts import JsonError, parsed_json, read_text
+from densespec.weights.beside import (
+    BESIDE_CONFIGS,
+    CONFIG,
+    WEIGHTS,
+    Config,
+    config_in,
+    timm_network_in,
+)
 from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.containers import SUFFIXES, is_folder_of_weights
 from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
 from densespec.weights.reading import ReadingOptions, takes_reading_options
-from densespec.weights.stated.timm import states_network, timm_network
-from densespec.weights.timm_folder import CONFIG, WEIGHTS, write_timm_folder
+from densespec.weights.timm_folder import write_timm_folder
 
 CARD = "README.md"
 
 FolderFormat = Literal["densespec", "timm"]
 """The format of a folder: densespec's own, or timm's."""
 
-PREFERRED = (WEIGHTS, "model.weights.h5", "pytorch_model.bin")
+PREFERRED = (WEIGHTS, "model.weights.h5", *BESIDE_CONFIGS[1:])
 """Where a folder has several weight files, the first of these is taken."""
 
 LABELS = "id2label"
@@ -122,15 +128,9 @@ def preprocessing_of(
         return found.accompaniment.preprocessing
 
 
-@dataclass(frozen=True)
-class _Config:
-    path: Path
-    entries: Mapping[str, Any]
-
-
 def _locate(
     path_or_hub_id: str | os.PathLike[str], revision: str | None, token: str | None
-) -> tuple[Path, _Config | None]:
+) -> tuple[Path, Config | None]:
     """Find the weight file, and read the config beside it."""
     path = Path(path_or_hub_id)
     with _named(path, "can't be read"):
@@ -144,12 +144,7 @@ def _locate(
     if chosen.name not in PREFERRED and len(files) > 1:
         names = ", ".join(file.name for file in files[:5])
         raise WeightsError(f"{folder}: {len(files)} weight files in it, such as {names}: give one")
-    config = folder / CONFIG
-    if not config.is_file():
-        return chosen, None
-    with _named(config, "can't be read"):
-        text = read_text(config)
-    return chosen, _Config(config, _json(text, config))
+    return chosen, config_in(folder)
 
 
 @contextlib.contextmanager
@@ -203,17 +198,7 @@ def _huggingface_hub(why: str) -> ModuleType:
     return imported(f"{why}, which", "huggingface_hub", extra="hub")
 
 
-def _json(text: str, path: Path) -> dict[str, Any]:
-    try:
-        entries = parsed_json(text, "its text")
-    except JsonError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    if not isinstance(entries, dict):
-        raise WeightsError(f"{path}: should be a JSON object, but is {shown(entries)}")
-    return entries
-
-
-def _stated_in(config: _Config | None) -> dict[str, Any]:
+def _stated_in(config: Config | None) -> dict[str, Any]:
     """Read what a config states, ours or timm's, as options of :func:`open_weights`.
 
     Our weight files state their spec themselves, so the config's spec is not used for them.
@@ -223,16 +208,12 @@ def _stated_in(config: _Config | None) -> dict[str, Any]:
     try:
         if "spec" in config.entries:
             return {"otherwise": spec_from_json(json.dumps(config.entries["spec"]))}
-        if states_network(config.entries):
-            return {"stated": timm_network(config.entries)}
-    except WeightsError as error:
-        raise type(error)(f"{config.path}: {error}") from error
     except DensespecError as error:
         raise WeightsError(f"{config.path}: spec: {error}") from error
-    return {}
+    return {"stated": timm_network_in(config)}
 
 
-def _all_stated(found: Accompaniment, config: _Config | None) -> Accompaniment:
+def _all_stated(found: Accompaniment, config: Config | None) -> Accompaniment:
     """Join what the weight file states beside its arrays with what only the config states."""
     if config is None:
         return found
@@ -255,7 +236,7 @@ def _but_first(value: object) -> object:
     return value[1:] if isinstance(value, list) else value
 
 
-def _stated_preprocessing(config: _Config) -> Preprocessing | None:
+def _stated_preprocessing(config: Config) -> Preprocessing | None:
     """Read the preprocessing from our own entry or from timm's ``pretrained_cfg``."""
     ours, timms = (config.entries.get(key) for key in (PREPROCESSING, "pretrained_cfg"))
     if isinstance(ours, dict):

@@ -189,6 +189,7 @@ def training_parts() -> str:
     found: dict[str, Iterable[Any]] = {
         "Running statistics": in_training.STATISTICS,
         "Norms": in_training.NORMS,
+        "Norms on several devices": in_training.DEVICES,
         "Dropout": in_training.DROPOUTS,
         "The loss": (*losses.LOSSES, *losses.REPORTS),
         "The way back": (*itertools.chain(*gradients.BACKWARD.values()), *gradients.ANY),

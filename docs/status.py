@@ -26,18 +26,30 @@ from tests.peers.networks import KERAS
 
 PAGE = Path(__file__).with_name("status.md")
 VARIANT = "densenet121"
-OWN: Mapping[str, DenseNetSpec] = {
-    "keras.applications:DenseNet121": get(VARIANT).replace(**KERAS),
-    "keras_hub:DenseNetImageClassifier": get(VARIANT).replace(**KERAS, padding="same"),
-}
-"""Specs of networks that are not the variant whose name they have."""
-TARGETS = (
+NAMED = (
     "torchvision.models:densenet121",
     "torchvision.models:densenet121(memory_efficient=True)",
     "timm:densenet121",
     "monai:DenseNet121",
-    *OWN,
+    "keras.applications:DenseNet121",
+    "keras_hub:DenseNetImageClassifier",
 )
+"""Networks that have the variant's name, whether they are it or not."""
+OWN: Mapping[str, DenseNetSpec] = {
+    "keras.applications:DenseNet121": get(VARIANT).replace(**KERAS),
+    "keras_hub:DenseNetImageClassifier": get(VARIANT).replace(**KERAS, padding="same"),
+    "timm:densenetblur121d": get("densenetblur121d"),
+    "timm:densenet121(act_layer='silu', norm_layer='groupnorm')": get(VARIANT).replace(
+        activation="silu", norm="group"
+    ),
+    "monai:DenseNet121(act='elu', norm='instance')": get(VARIANT).replace(
+        activation="elu", norm="instance", norm_affine=False
+    ),
+    "monai:DenseNet121(spatial_dims=1, act='prelu', norm=('group', {'num_groups': 8}))": get(
+        VARIANT
+    ).replace(spatial_dims=1, activation="prelu", norm="group", norm_groups=8),
+}
+"""Networks, and what they are."""
 
 Json = dict[str, Any]
 
@@ -53,8 +65,8 @@ class Standing:
 
 
 def standings() -> list[Standing]:
-    """Every target, held to the variant and to its own spec."""
-    found = _held_to(TARGETS, VARIANT, f"`{VARIANT}`")
+    """Every target, held to the variant whose name it has, or to its own spec."""
+    found = _held_to(NAMED, VARIANT, f"`{VARIANT}`")
     for target, spec in OWN.items():
         found += _held_to([target], json.dumps(spec.to_dict()), "its own spec")
     return found
@@ -152,8 +164,9 @@ PAGE_TEXT = """\
 # Status of other implementations
 
 Networks of other packages, made by their own constructors, as targets of the conformance suite:
-cases passed of those that could be asked, in the quick tier. Each is held to densespec's variant of
-its name, which is torchvision's network; two of them are other networks, and are held to those too.
+cases passed of those that could be asked, in the quick tier. Networks of that name are held to
+densespec's `densenet121`, which is torchvision's network; those that are other networks, by their
+package's defaults or by what they are told, are held to what they are.
 [Other implementations](peers.md) compares the same packages by their weight files.
 
 Measured on {date}, on {machine}.

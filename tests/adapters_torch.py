@@ -144,6 +144,49 @@ class FusedNorm(nn.BatchNorm2d):
         return super().forward(x).relu()
 
 
+class GroupedNorm(nn.GroupNorm):
+    """A norm of one group that has the activation in it."""
+
+    def __init__(self, channels: int, act: nn.Module) -> None:
+        super().__init__(1, channels)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+class Grouped(nn.Module):
+    """A network like that of ``SPEC``, with group norms and another activation, in names of its
+    own."""
+
+    def __init__(self, act: str) -> None:
+        super().__init__()
+        kind = {"silu": nn.SiLU, "prelu": nn.PReLU}[act]
+        shapes = ((6, 8, 1), (8, 4, 3), (10, 8, 1), (8, 4, 3), (14, 7, 1), (7, 8, 1), (8, 4, 3))
+        self.head = nn.Linear(11, 5)
+        self.stem = nn.Conv2d(3, 6, 7, 2, 3, bias=False)
+        self.norms = nn.ModuleList(
+            GroupedNorm(channels, kind()) for channels in (6, *(one[0] for one in shapes), 11)
+        )
+        self.convs = nn.ModuleList(
+            nn.Conv2d(given, made, side, padding=side // 2, bias=False)
+            for given, made, side in shapes
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        norms, convs = iter(self.norms), iter(self.convs)
+
+        def unit(x: Tensor) -> Tensor:
+            return next(convs)(next(norms)(x))
+
+        x = functional.max_pool2d(next(norms)(self.stem(x)), 3, 2, 1)
+        x = torch.cat([x, unit(unit(x))], 1)
+        x = torch.cat([x, unit(unit(x))], 1)
+        x = functional.avg_pool2d(unit(x), 2)
+        x = torch.cat([x, unit(unit(x))], 1)
+        return self.head(next(norms)(x).mean((2, 3)))
+
+
 def compiled() -> Any:
     """Compiled by a compiler that is quick, and compiles nothing."""
     return torch.compile(Small(), backend="eager")

@@ -177,6 +177,17 @@ def test_right_networks_pass_every_case(name: str, case: Any) -> None:
         case.check(target(name), REFERENCE)
 
 
+GROUPED = SPEC.replace(norm="group", norm_groups=1)
+
+
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.id)
+@pytest.mark.parametrize("act", ["silu", "prelu"])
+def test_group_norms_with_their_activations_in_them_pass_every_case(act: str, case: Any) -> None:
+    spec = GROUPED.replace(activation=act)
+    (asked,) = (one for one in network_cases(spec) if one.id == case.id)
+    asked.check(LocalTarget(f"{HERE}:Grouped({act!r})", spec=spec), REFERENCE)
+
+
 def _seen(name: str) -> set[str]:
     question = Question(SPEC, natural_size(SPEC))
     graph = lower(SPEC, question.size)

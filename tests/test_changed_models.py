@@ -116,6 +116,7 @@ SAYABLE: Mapping[str, Change] = {
     "norms of groups": lambda net: replace_all(
         net, nn.BatchNorm2d, lambda norm: nn.GroupNorm(1, norm.num_features, affine=False)
     ),
+    "no norms": lambda net: replace_all(net, nn.BatchNorm2d, lambda _: nn.Identity()),
     "data in place": lambda net: next(net.parameters()).data.mul_(3),
     "a head made in inference mode": in_inference_mode(
         lambda net: setattr(net, "classifier", nn.Linear(FEATURES, 7, dtype=torch.float64))

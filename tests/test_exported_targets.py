@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_a_file_of_other_weights_fails(net: Path, tmp_path: Path) -> None:
     densespec.export(checkpoint(tmp_path / "other.safetensors", "other"), file)
     found = results(file, net)
     assert set(statuses(found).values()) == {"failed"}
-    assert {result.where for result in found.values()} == {"classifier"}
+    assert {result.where for result in found.values()} == {"stem.norm"}
 
 
 def test_one_wrong_value_among_all_arrays_is_seen(net: Path, tmp_path: Path) -> None:
@@ -124,6 +125,45 @@ def test_one_wrong_value_among_all_arrays_is_seen(net: Path, tmp_path: Path) -> 
     last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
     onnx.save(model, file)
     assert set(statuses(results(file, net)).values()) == {"failed"}
+
+
+def _another_epsilon(node: Any) -> None:
+    node.attribute[0].f = 0.01
+
+
+def _a_leak(node: Any) -> None:
+    node.op_type = "LeakyRelu"
+    node.attribute.append(onnx.helper.make_attribute("alpha", 0.1))
+
+
+def _the_maximum(node: Any) -> None:
+    node.op_type = "MaxPool"
+
+
+MISTAKES: dict[str, tuple[str, Callable[[Any], None], str]] = {
+    "epsilon": ("block2.layer1.norm1", _another_epsilon, "epsilon is 0.01, not 1e-05"),
+    "leak": ("block1.layer1.relu2", _a_leak, "it leaks: the slope below zero is 0.1"),
+    "pool": ("transition1.pool", _the_maximum, "maximum, not the average"),
+}
+"""What is done to one node of a file, and what is said of it then."""
+
+
+def test_every_wrong_op_of_a_file_is_found_and_explained(net: Path, tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    densespec.export(net, file, optimize=False)
+    model = onnx.load(file)
+    nodes = {node.output[0]: node for node in model.graph.node}
+    for name, change, _ in MISTAKES.values():
+        change(nodes[name])
+    onnx.save(model, file)
+    subject = subject_of(str(file), None, str(net))
+    (case, *_) = assigned(subject).wanted
+    result = run_case(case, LocalTarget(str(file), spec=SMALL, weights=net), Reference())
+    (suspect,) = result.diagnosis
+    assert suspect.complete
+    assert {op.where for op in suspect.ops} == {name for name, _, _ in MISTAKES.values()}
+    for _, _, said in MISTAKES.values():
+        assert said in suspect.text
 
 
 def test_what_a_file_can_t_be_asked_is_unsupported_with_the_reason(

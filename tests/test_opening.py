@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,7 @@ from densespec.weights import opening, whole_models
 from densespec.weights.convert import convert
 from densespec.weights.layouts import get_layout
 from densespec.weights.naming import layout_tensors
-from densespec.weights.opening import identify
+from densespec.weights.opening import identify, open_weights
 from densespec.weights.tensors import Tensor
 from tests.strategies import tiny
 from tests.test_convert import SPEC, Arrays, assert_same, checkpoint, random_weights
@@ -167,3 +168,40 @@ def test_a_whole_model_replaces_what_a_link_leads_to(publish: Any, tmp_path: Pat
     assert link.is_symlink()
     assert target.read_text() == "densenet"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+# What timm's config beside a file states
+
+
+FOLDER = Path(__file__).parent / "cases" / "timm_folder_silu" / "folder"
+
+
+def test_timms_config_beside_a_file_settles_what_no_array_tells(tmp_path: Path) -> None:
+    with open_weights(FOLDER / "model.safetensors") as found:
+        assert found.spec.activation == "silu"
+    shutil.copy(FOLDER / "model.safetensors", tmp_path)
+    with open_weights(tmp_path / "model.safetensors") as found:
+        assert found.spec.activation == "relu"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "config.json: its text"),
+        ('{"architecture": "resnet50"}', "config.json: its architecture is timm's 'resnet50'"),
+    ],
+)
+def test_a_config_that_does_not_do_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    shutil.copy(FOLDER / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(WeightsError, match=message), open_weights(tmp_path / "model.safetensors"):
+        pass
+
+
+def test_a_spec_that_contradicts_the_config_is_refused() -> None:
+    said = {"assume": {"activation": "elu"}}
+    with (
+        pytest.raises(WeightsError, match="it states another network than the spec given"),
+        open_weights(FOLDER / "model.safetensors", **said),
+    ):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,12 +25,12 @@ OURS = "the program of tests.test_whole_modules.Network is in no file"
 
 
 class Layer(nn.Module):
-    def __init__(self, channels: int, growth: int, act: Any, eps: float) -> None:
+    def __init__(self, channels: int, growth: int, act: Any, norm: Any) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(channels, eps)
+        self.norm1 = norm(channels)
         self.relu1 = act()
         self.conv1 = nn.Conv2d(channels, 4 * growth, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(4 * growth, eps)
+        self.norm2 = norm(4 * growth)
         self.relu2 = act()
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
@@ -41,25 +42,26 @@ class Layer(nn.Module):
 class Network(nn.Module):
     """A network of somebody's own, with torchvision's names."""
 
-    def __init__(self, act: Any = nn.ReLU, eps: float = 1e-5) -> None:
+    def __init__(self, act: Any = nn.ReLU, eps: float = 1e-5, norm: Any = nn.BatchNorm2d) -> None:
         super().__init__()
+        norm = functools.partial(norm, eps=eps)
         self.features = nn.Sequential(
             OrderedDict(
                 conv0=nn.Conv2d(3, 4, 7, 2, 3, bias=False),
-                norm0=nn.BatchNorm2d(4, eps),
+                norm0=norm(4),
                 relu0=act(),
                 pool0=nn.MaxPool2d(3, 2, 1),
-                denseblock1=nn.Sequential(OrderedDict(denselayer1=Layer(4, 4, act, eps))),
+                denseblock1=nn.Sequential(OrderedDict(denselayer1=Layer(4, 4, act, norm))),
                 transition1=nn.Sequential(
                     OrderedDict(
-                        norm=nn.BatchNorm2d(8, eps),
+                        norm=norm(8),
                         relu=act(),
                         conv=nn.Conv2d(8, 4, 1, bias=False),
                         pool=nn.AvgPool2d(2, 2),
                     )
                 ),
-                denseblock2=nn.Sequential(OrderedDict(denselayer1=Layer(4, 4, act, eps))),
-                norm5=nn.BatchNorm2d(8, eps),
+                denseblock2=nn.Sequential(OrderedDict(denselayer1=Layer(4, 4, act, norm))),
+                norm5=norm(8),
             )
         )
         self.classifier: nn.Module = nn.Linear(8, 5)
@@ -111,6 +113,11 @@ def images() -> Any:
 
 both = pytest.mark.parametrize("kind", ["in memory", "in a file"])
 
+
+def groups(channels: int, eps: float, *, affine: bool = True) -> nn.Module:
+    return nn.GroupNorm(2, channels, eps, affine)
+
+
 READ: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "as it is": (network, {}),
     "another epsilon": (lambda: network(eps=1e-2), {"batch_norm_epsilon": 1e-2}),
@@ -124,6 +131,23 @@ READ: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         lambda: network(head(nn.Linear(8, 7), nn.Dropout(), nn.Linear(7, 5))),
         {"head_units": ()},
     ),
+    "norms of groups": (
+        lambda: network(norm=groups, eps=1e-2),
+        {"norm": "group", "norm_groups": 2, "norm_affine": True, "batch_norm_epsilon": 1e-2},
+    ),
+    "norms of groups that scale nothing": (
+        lambda: network(norm=functools.partial(groups, affine=False)),
+        {"norm": "group", "norm_groups": 2, "norm_affine": False},
+    ),
+    "norms of instances": (
+        lambda: network(norm=functools.partial(nn.InstanceNorm2d, affine=True)),
+        {"norm": "instance", "norm_affine": True},
+    ),
+    "norms that scale nothing": (
+        lambda: network(norm=functools.partial(nn.BatchNorm2d, affine=False)),
+        {"norm": "batch", "norm_affine": False},
+    ),
+    "no norms": (lambda: network(norm=nn.Identity), {"norm": "none"}),
     "on several devices": (
         lambda: nn.DataParallel(network(eps=1e-2)),
         {"batch_norm_epsilon": 1e-2},
@@ -153,6 +177,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
             lambda m: setattr(m.features.denseblock1.denselayer1, "relu2", nn.LeakyReLU(0.2))
         ),
         "features.denseblock1.denselayer1.relu2 is a LeakyReLU",
+    ),
+    "no running statistics": (
+        lambda: network(norm=functools.partial(nn.BatchNorm2d, track_running_stats=False)),
+        "features.norm0 is a batch norm without running statistics",
+    ),
+    "one norm less": (
+        lambda: network(
+            lambda m: setattr(m.features.denseblock1.denselayer1, "norm2", nn.Identity())
+        ),
+        "features.denseblock1.denselayer1.norm2.weight is missing",
     ),
     "several epsilons": (
         lambda: network(setting("features.norm0", "eps", 0.1)),
@@ -222,6 +256,27 @@ def test_the_weights_alone_are_read_as_an_error_says(tmp_path: Path) -> None:
     model = network(lambda m: m.features.norm0.register_forward_hook(lambda *given: None))
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     _, outputs = read(tmp_path / "weights.pth")
+    assert outputs == pytest.approx(model.double()(images()).detach().numpy(), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "options"),
+    [
+        (groups, {"norm": "group", "norm_groups": 2}),
+        (nn.InstanceNorm2d, {"norm": "instance", "norm_affine": False}),
+        (nn.Identity, {"norm": "none"}),
+    ],
+    ids=["groups", "instances", "none"],
+)
+def test_norms_without_statistics_are_asked_for(
+    norm: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = network(norm=norm)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    wanted = "--set norm=" + ("instance" if norm is groups else "none")
+    with pytest.raises(WeightsError, match=wanted):
+        read(tmp_path / "weights.pth")
+    _, outputs = read(tmp_path / "weights.pth", assume=options)
     assert outputs == pytest.approx(model.double()(images()).detach().numpy(), rel=1e-6, abs=1e-6)
 
 

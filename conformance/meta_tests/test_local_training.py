@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,10 +26,14 @@ from densespec.reference.model import ReferenceModel
 from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import NetworkToBuild, StepTrace, Train
 from densespec_conformance.explaining.diagnosis import Suspect, diagnose
+from densespec_conformance.explaining.local.alternatives.devices import Apart
 from densespec_conformance.judging.expected import expectation
 
 SIZE = (12, 12)
 STEPS = 3
+DEVICES = 2
+
+BatchNormScope = Literal["synchronised", "per-replica"]
 
 
 @dataclass
@@ -266,6 +270,7 @@ def _answer(asked: Train, graph: Graph, mistakes: list[Mistake]) -> list[StepTra
     for one in mistakes:
         one.make(wrong)
     recipe = asked.recipe
+    devices = asked.replicas if recipe.batch_norm == "per-replica" else 1
     weights = {n: np.asarray(w, np.float64) for n, w in (asked.network.weights or {}).items()}
     moments: dict[str, Arrays] = {
         moment: {w.name: np.zeros(w.shape) for w in graph.weights if w.trainable}
@@ -273,7 +278,7 @@ def _answer(asked: Train, graph: Graph, mistakes: list[Mistake]) -> list[StepTra
     }
     steps = []
     for index, batch in enumerate(asked.batches):
-        loss, gradients, statistics = _passes(graph, weights, batch, recipe, wrong)
+        loss, gradients, statistics = _passes(graph, weights, batch, recipe, wrong, devices)
         for name, change in wrong.gradients.items():
             gradients[name] = change(gradients[name], weights[name])
         rate = wrong.rates(batch.learning_rate, index)
@@ -290,10 +295,11 @@ def _answer(asked: Train, graph: Graph, mistakes: list[Mistake]) -> list[StepTra
 
 
 def _passes(
-    graph: Graph, weights: Arrays, batch: Any, recipe: TrainingRecipe, wrong: Wrong
+    graph: Graph, weights: Arrays, batch: Any, recipe: TrainingRecipe, wrong: Wrong, devices: int
 ) -> tuple[float, Arrays, Arrays]:
     def kernel(node: Node) -> Any:
-        return wrong.kernels.get(node.name) or KERNELS[type(node.op)]
+        own = wrong.kernels.get(node.name) or KERNELS[type(node.op)]
+        return Apart(devices, own) if isinstance(node.op, ops.BatchNorm) else own
 
     values, contexts = {graph.input.name: batch.x}, {}
     for node in graph.nodes[1:]:
@@ -343,10 +349,17 @@ def _same(a: list[StepTrace], b: list[StepTrace]) -> bool:
     )
 
 
-def _told(seed: int) -> tuple[list[Mistake], tuple[Suspect, ...]]:
-    """Give the mistakes of a random run that show, and what is said of it."""
+def _told(seed: int, batch_norm: BatchNormScope | None = None) -> tuple[list[Mistake], Any]:
+    """Return the mistakes of a random run that show, and what is said of it.
+
+    Args:
+        batch_norm: The scope of the norms of a run on several devices; None for a run on one.
+    """
     draw = np.random.default_rng(seed)
     asked, graph = _question(draw, seed)
+    if batch_norm is not None:
+        recipe = asked.recipe.replace(batch_norm=batch_norm)
+        asked = replace(asked, recipe=recipe, replicas=DEVICES)
     mistakes = _mistakes(asked, graph, draw)
     answer = _answer(asked, graph, mistakes)
     mistakes = [
@@ -392,6 +405,18 @@ def test_all_places_are_found_with_their_causes(seed: int) -> None:
         return
     assert suspects[0].complete, suspects[0].text
     assert _is_told(mistakes, suspects[0]), suspects[0].text
+
+
+@pytest.mark.parametrize("batch_norm", ["synchronised", "per-replica"])
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(n, marks=pytest.mark.full) for n in range(4, 30))]
+)
+def test_they_are_found_in_runs_on_several_devices(seed: int, batch_norm: BatchNormScope) -> None:
+    mistakes, suspects = _told(seed, batch_norm)
+    assert bool(suspects) == bool(mistakes)
+    if mistakes:
+        assert suspects[0].complete, suspects[0].text
+        assert _is_told(mistakes, suspects[0]), suspects[0].text
 
 
 def test_reference_and_the_runs_of_these_tests_are_the_same() -> None:

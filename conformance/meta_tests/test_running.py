@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from densespec.network.catalogue import get
 from densespec_conformance.answering.target import LocalTarget, TargetCrashed, TargetError
 from densespec_conformance.asking.requests import NetworkToBuild, ReadWeights, Unsupported
-from densespec_conformance.asking.subject import Subject, SubjectError
+from densespec_conformance.asking.subject import Subject, SubjectError, subject_of
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
 from densespec_conformance.judging.compare import Mismatch
@@ -199,6 +200,18 @@ def test_target_is_described_with_the_first_case_that_it_answers() -> None:
 def test_an_attribute_that_is_surely_not_there_is_refused_at_once(name: str) -> None:
     with pytest.raises(SubjectError, match=r"has no attribute '(NOPE|BACKEND)'"):
         assigned(Subject(name))
+
+
+def test_a_short_form_names_what_it_stands_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "timm.py").write_text("def create_model(name): ...")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert assigned(subject_of("timm:densenet121")).wanted
+    (tmp_path / "timm.py").write_text("")
+    with pytest.raises(SubjectError, match="module 'timm' has no attribute 'create_model'"):
+        assigned(subject_of("timm:densenet121"))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,15 @@ import pytest
 
 from densespec import DenseNetSpec
 from densespec.network.graph import lower
-from densespec.network.ops import BatchNorm
+from densespec.network.ops import BatchNorm, GroupNorm
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.backend import NumpyBackend
-from densespec.reference.kernels import KERNELS, BatchNormKernel
+from densespec.reference.kernels import (
+    KERNELS,
+    BatchNormKernel,
+    GroupNormKernel,
+    through_affine,
+)
 from densespec.reference.model import ReferenceModel
 from densespec_conformance.answering.answers import handle
 from densespec_conformance.answering.target import LocalTarget
@@ -89,6 +94,67 @@ def test_float32_step_of_the_reference_is_within_its_bounds() -> None:
     answer: Any = handle("numpy", request)
     outcome = assert_same_steps(actual=answer, expected=expectation(request))
     assert 0.05 < outcome.strain < 0.5
+
+
+NEARLY_LINEAR = forward.SMALL.replace(
+    blocks=(1, 2), norm="instance", activation="leaky-relu", activation_slope=0.9
+)
+"""A network whose last norms leave a hundredth of their gradient: behind them all positions of a
+map have nearly the same, of which they take the mean off."""
+
+
+def _step_that_cancels(label: str) -> Train:
+    graph, recipe = lower(NEARLY_LINEAR, (32, 32)), TrainingRecipe(epochs=1, learning_rate=0.05)
+    (batch,) = batches(graph, recipe, steps=1, batch=2, label=label)
+    weights = random_weights(lower(NEARLY_LINEAR), label)
+    rounded = {name: array.astype(np.float32) for name, array in weights.items()}
+    network = NetworkToBuild(NEARLY_LINEAR, (32, 32), dtype="float32", weights=rounded)
+    return Train(network, recipe, (replace(batch, x=batch.x.astype(np.float32)),))
+
+
+@pytest.mark.parametrize("label", ["three", "four"])
+def test_float32_step_whose_gradients_cancel_is_within_its_bounds(label: str) -> None:
+    request = _step_that_cancels(label)
+    outcome = assert_same_steps(actual=_steps(request), expected=expectation(request))
+    assert 0.05 < outcome.strain < 0.5
+
+
+class _WithoutMean(GroupNormKernel):
+    def backward(self, op: Any, ctx: Any, dy: np.ndarray, x: np.ndarray) -> Any:
+        (dx,), gradients = super().backward(op, ctx, dy, x)
+        slope, _ = through_affine(op.affine, ctx, dy, x)
+        _, inverse = self._normalised(op, ctx, x)
+        mean = slope.reshape(len(x), op.groups, -1).mean(2, keepdims=True) * inverse
+        return [dx + (mean * np.ones((1, 1, x.size // inverse.size))).reshape(x.shape)], gradients
+
+
+class _WithoutStretch(GroupNormKernel):
+    def backward(self, op: Any, ctx: Any, dy: np.ndarray, x: np.ndarray) -> Any:
+        (dx,), gradients = super().backward(op, ctx, dy, x)
+        normalised, inverse = self._normalised(op, ctx, x)
+        slope, _ = through_affine(op.affine, ctx, dy, normalised)
+        slope, y = (a.reshape(len(x), op.groups, -1) for a in (slope, normalised))
+        return [dx + (y * (slope * y).mean(2, keepdims=True) * inverse).reshape(x.shape)], gradients
+
+
+@pytest.mark.parametrize(
+    "kernel", [_WithoutMean(), _WithoutStretch()], ids=lambda k: type(k).__name__
+)
+def test_what_a_group_norm_leaves_out_of_its_gradient_is_found(kernel: GroupNormKernel) -> None:
+    request = _step_that_cancels("three")
+    with pytest.raises(Mismatch, match="gradient"):
+        assert_same_steps(actual=_steps(request, kernel), expected=expectation(request))
+
+
+def _steps(request: Train, kernel: GroupNormKernel | None = None) -> Any:
+    """Answer a request by the reference in the request's own dtype, with another group norm."""
+
+    class WithKernel(NumpyBackend):
+        def build(self, graph: Any, weights: Any, *, dtype: str, **options: Any) -> Any:
+            own = {GroupNorm: kernel} if kernel else {}
+            return ReferenceModel(graph, weights, dtype=dtype, kernels={**KERNELS, **own})
+
+    return handle(WithKernel(), request)
 
 
 def test_bounds_grow_with_the_roundoff() -> None:

@@ -32,6 +32,10 @@ Runner = Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]]
 """Takes (batch, channels, *spatial) and returns one value, or several in order, channels first."""
 
 
+Shower = Callable[[np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]
+"""Takes an input and names, and returns the values within a file that have these names."""
+
+
 @dataclass(frozen=True)
 class ExportedProgram:
     """Holds an exported file that was read and can be run.
@@ -42,12 +46,14 @@ class ExportedProgram:
         shape: The shape of its input: (batch, channels, *spatial), or (batch, height, width,
             channels) of images. None stands for any size.
         device: The device on which it runs, as its runtime names it.
+        show: The function that returns values within it; None if only its output can be seen.
     """
 
     run: Runner
     dtype: str
     shape: tuple[int | None, ...]
     device: str = "cpu"
+    show: Shower | None = None
 
 
 SIZE_NAMES: Mapping[int, Sequence[str]] = {

@@ -19,6 +19,7 @@ from densespec.deploy.formats import ExportFormat, Int8Writer, Loader
 from densespec.deploy.network import SIZE_NAMES, ExportedProgram, ExportOptions, optimized
 from densespec.deploy.onnx_images import IMAGES, ImageNodes
 from densespec.deploy.onnx_int8 import write as write_int8
+from densespec.installed import is_installed
 from densespec.network import ops
 from densespec.network.arrays import Arrays
 from densespec.network.files import to_json
@@ -69,16 +70,39 @@ def write(graph: Graph, arrays: Arrays, path: Path, options: ExportOptions) -> L
 
 
 def load(path: Path) -> ExportedProgram:
-    """Read a file of one input with ONNX Runtime."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    """Read a file of one input with ONNX Runtime; with ``onnx``, values within it can be seen."""
+    session = _session(path)
     (taken,) = session.get_inputs()
+    showing = functools.cache(functools.partial(_session_that_shows, path))
+
+    def show(x: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        shown = showing(tuple(names))
+        given = [each.name for each in shown.get_outputs()]
+        return dict(zip(given, shown.run(given, {taken.name: x}), strict=True))
+
     return ExportedProgram(
         run=lambda x: session.run(None, {taken.name: x}),
         dtype=DTYPES.get(taken.type, taken.type),
         shape=tuple(n if isinstance(n, int) else None for n in taken.shape),
+        show=show if is_installed("onnx") else None,
     )
+
+
+def _session(model: Path | bytes) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+def _session_that_shows(path: Path, names: Sequence[str]) -> Any:
+    """Read a file again, and let it give what it gives and those values within it."""
+    import onnx
+
+    model = onnx.load(path)
+    given = {each.name for each in model.graph.output}
+    computed = {name for node in model.graph.node for name in node.output} - given
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name in computed)
+    return _session(model.SerializeToString())
 
 
 FORMAT = ExportFormat(

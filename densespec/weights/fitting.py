@@ -25,6 +25,7 @@ from densespec.weights.stated.torch_modules import (
     activation_between,
     fields_of_modules,
     modules_in,
+    pools_of_modules,
     told_by,
 )
 from densespec.weights.tensors import Tensor, Tensors
@@ -110,7 +111,8 @@ def fit(
     if stated and stated.aside:
         claim = claim.without(arrays_of(stated.aside, claim.tensors, metadata))
     modules = modules_in(metadata)
-    known = _known(fields_of_modules(modules, claim.prefix), options)
+    by_modules = fields_of_modules(modules, claim.prefix) | pools_of_modules(modules, claim.prefix)
+    known = _known(by_modules, options)
     body = _body(claim, container, stated, options.spec, otherwise, known)
     named = frozenset(claim.prefix + key for name, key in body.keys.items() if in_head(name))
     is_bare = stated is not None and stated.aside and stated.include_top is False
@@ -290,12 +292,13 @@ def _as_told(graph: Graph, told: Told, *, stated: bool) -> Graph:
     """
     spec, activation = graph.spec, told.activation or graph.classifier_activation
     epsilon = told.epsilon or spec.batch_norm_epsilon
+    pool = told.global_pool or spec.global_pool
     if stated and epsilon != spec.batch_norm_epsilon:
         raise StatedOtherwise(
             f"its norms have the epsilon {epsilon!r}, but the spec says {spec.batch_norm_epsilon!r}"
         )
     ends = graph.ends | {"classifier_activation": activation if graph.has_classifier else None}
-    return lower(spec.replace(batch_norm_epsilon=epsilon, **told.pools), **ends)
+    return lower(spec.replace(batch_norm_epsilon=epsilon, global_pool=pool), **ends)
 
 
 def _graph_of_body(inferred: InferredBody) -> Graph:

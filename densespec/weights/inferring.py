@@ -18,6 +18,7 @@ from densespec.weights.evidence import (
     spec_from,
 )
 from densespec.weights.layouts import Layout
+from densespec.weights.naming import say_norm
 from densespec.weights.stated.network import StatedNetwork, check_agreement
 from densespec.weights.tensors import Tensors
 
@@ -103,12 +104,13 @@ def infer_body(
     if given is None and not decided:
         given = otherwise
     if given is not None:
-        spec = _with_evident_ends(resolve(given), evidence).replace(**known)
-        return InferredBody(spec, stated=bool(spec.head_units))
+        return _as_given(given, evidence, known)
     fields = {**body_fields(evidence), **known}
     if evidence.head:  # in names that the layout has for one
         check_implemented(head_fields(evidence), layout.implements)
     told = evidence.told.keys() | known.keys()
+    if "stem_pool_kind" in known:  # of a stem whose shapes alone would not tell its pool
+        told |= STEM
     fixed = {name: value for name, value in layout.implements.items() if name not in known}
     check_implemented(fields, fixed)
     usual = (item for item in layout.usual.items() if item[0] not in told)
@@ -117,10 +119,17 @@ def infer_body(
         spec = _named(spec_from(fields, {**layout.implements, **known}))
         assumed = {} if otherwise else _assumed(layout, fields, told)
         return InferredBody(spec, assumed=assumed)
+    if otherwise is not None:
+        return _as_given(otherwise, evidence, known)
     lasting = {k: v for k, v in layout.implements.items() if k not in TRAINING_ONLY}
     spec, assumption = _from_catalogue(lasting | fields)
     assumed = {name: value for name, value in _unseen(spec).items() if name not in known}
     return InferredBody(spec, assumptions=(assumption,), assumed=assumed)
+
+
+def _as_given(given: SpecLike, evidence: Evidence, known: Mapping[str, Any]) -> InferredBody:
+    spec = _with_evident_ends(resolve(given), evidence).replace(**known)
+    return InferredBody(spec, stated=bool(spec.head_units))
 
 
 def _with_arguments(
@@ -144,8 +153,7 @@ def _with_arguments(
     if found.get("norm", "batch") is None or (found.get("norm") == "batch" != fields.get("norm")):
         raise WeightsError(
             "its norms keep no running statistics, so that they are no batch norms, and no array "
-            "tells what they are: say it (--set norm=instance, or --set norm=group,norm_groups=8, "
-            "for example)"
+            f"tells what they are: say it ({say_norm(scaled=evidence.scaled)})"
         )
     return found
 
@@ -154,7 +162,8 @@ def _assumed(layout: Layout, fields: Mapping[str, Any], told: Collection[str]) -
     """Return the fields that nothing states, of those that users of the program are asked for."""
     if layout.usual.get("norm", "") is not None:
         return {}
-    return {name: fields[name] for name in ASKED if name not in told}
+    idle = {"batch_norm_epsilon"} if fields.get("norm") == "none" else set[str]()
+    return {name: fields[name] for name in ASKED if name not in told and name not in idle}
 
 
 def said_of(assumed: Mapping[str, Any]) -> Iterator[str]:

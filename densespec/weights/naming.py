@@ -44,15 +44,27 @@ def canonical_tensors(
     ]
     if problems:
         statistics = {keys[w.name] for w in graph.weights if ".running_" in w.name}
+        scales = {keys[w.name] for w in graph.weights if w.short == "gamma"}
         advice = (
-            "; it has no running statistics: save model.state_dict(), which has them, and not the "
-            "parameters alone"
+            "; it has no running statistics: if its norms are batch norms, save "
+            "model.state_dict(), which has them, and not the parameters alone; if they are others, "
+            f"say which ({say_norm(scaled=not scales.isdisjoint(tensors))})"
         )
         lost = bool(statistics) and statistics.isdisjoint(tensors)
         raise WeightsError(
             f"its arrays do not fit the network ({layout.name}): {listed(problems)}{advice * lost}"
         )
     return found
+
+
+def say_norm(*, scaled: bool) -> str:
+    """Return the options that say which norms a network has where no array tells.
+
+    Args:
+        scaled: Whether they have a scale, so that there are some.
+    """
+    none = "" if scaled else " or --set norm=none"
+    return f"--set norm=instance or --set norm=group,norm_groups=8{none}, for example"
 
 
 def _root(name: str) -> str:

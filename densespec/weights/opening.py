@@ -19,6 +19,7 @@ from densespec.pretrained.accompaniment import NOTHING, Accompaniment
 from densespec.pretrained.fetching import FetchedWeights, fetch
 from densespec.pretrained.registry import find, nearest_names
 from densespec.weights import averages
+from densespec.weights.beside import stated_beside
 from densespec.weights.channels import fitted_channels
 from densespec.weights.containers import SUFFIXES, is_folder_of_weights, open_file
 from densespec.weights.digests import checked
@@ -133,7 +134,8 @@ def open_weights(
         path: The path of the file, or the name of trained weights, which are fetched if they are
             not here; a path that exists is never taken for a name.
         otherwise: The spec to take if it can't be worked out.
-        stated: The network that is stated beside the file; None takes what the file itself states.
+        stated: The network that is stated beside the file; None takes what the file itself states,
+            or timm's ``config.json`` beside it.
         {reading}
 
     Raises:
@@ -157,7 +159,7 @@ def open_weights(
                 file.naming,
                 options,
                 otherwise=otherwise,
-                stated=stated,
+                stated=stated or (None if trained else stated_beside(path)),
                 path=path,
             )
         except WeightsError as error:

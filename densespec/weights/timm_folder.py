@@ -14,14 +14,13 @@ from densespec.errors import WeightsError, in_words
 from densespec.network.arrays import Arrays
 from densespec.network.differences import TRAINING_ONLY
 from densespec.network.graph import Graph
+from densespec.weights.beside import CONFIG, WEIGHTS
 from densespec.weights.comparing import effect_of
 from densespec.weights.containers import write_file
 from densespec.weights.layouts import get_layout
 from densespec.weights.naming import layout_tensors
 from densespec.weights.stated.timm import timm_config
 from densespec.weights.tensors import Tensor
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 TEXTS = {"format": "pt"}
 """Transformers looks for this entry in a file with PyTorch's names."""

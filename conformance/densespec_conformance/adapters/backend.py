@@ -18,9 +18,19 @@ from densespec.backends import Backend, DataFormat, Trainer
 from densespec.errors import DensespecError, WeightsError
 from densespec.network.arrays import Arrays, check_weights
 from densespec.network.graph import Graph, Node, lower
-from densespec.network.ops import AvgPool, BatchNorm, Conv, Dropout, Relu
+from densespec.network.ops import (
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    GroupNorm,
+    PRelu,
+    Relu,
+)
 from densespec.network.spec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
+from densespec.reference.kernels import KERNELS, Context
 from densespec.weights.layouts import from_canonical
 from densespec.weights.opening import open_weights
 from densespec.weights.tensors import Tensor
@@ -30,6 +40,8 @@ from densespec_conformance.adapters.matching import ForeignNames, Match, match, 
 from densespec_conformance.asking.constructor import Constructor, ConstructorError, parse
 from densespec_conformance.asking.questions import natural_size
 from densespec_conformance.asking.requests import NetworkToBuild
+
+NORMS, ACTIVATIONS = (BatchNorm, GroupNorm), (Relu, Activation, PRelu)
 
 FRAMEWORKS = (("keras", "keras_models"), ("torch", "torch_modules"))
 """Each framework, and the module here that knows it and imports it. Keras's models are modules of
@@ -299,16 +311,29 @@ def _values(model: Built, inputs: Arrays, outputs: Arrays) -> Arrays:
         if inputs[part].shape[1:] == before.shape:  # it may be padded, or pooled beforehand
             values.setdefault(before.name, inputs[part])
         if not _is_pooled_beforehand(graph, node, seen):
-            values.setdefault(_seen_as(graph, node, seen).name, seen)
+            values.setdefault(_seen_as(model, node, inputs[part], seen).name, seen)
     return values
 
 
-def _seen_as(graph: Graph, node: Node, value: np.ndarray) -> Node:
-    """Find the node whose value a part shows. Some norms have the ReLU after them in them: then
-    nothing is negative."""
-    after = graph.reader(node)
-    fused = isinstance(node.op, BatchNorm) and after is not None and isinstance(after.op, Relu)
-    return after if fused and after is not None and value.min() >= 0 else node
+def _seen_as(model: Built, node: Node, x: np.ndarray, value: np.ndarray) -> Node:
+    """Find the node whose value a part shows. Some norms have the activation after them in them:
+    then the value is nearer to what that gives."""
+    after = model.graph.reader(node)
+    if not isinstance(node.op, NORMS) or after is None or not isinstance(after.op, ACTIVATIONS):
+        return node
+    if isinstance(after.op, Relu):
+        return after if value.min() >= 0 else node
+    plain = _computed(model, node, x.astype(np.float64))
+    activated = _computed(model, after, plain)
+    return after if np.abs(value - activated).sum() < np.abs(value - plain).sum() else node
+
+
+def _computed(model: Built, node: Node, x: np.ndarray) -> np.ndarray:
+    """Compute a node as the reference does, with the arrays that the network has."""
+    keys = {weight.name: model.match.keys[weight.name] for weight in node.weights}
+    arrays = canonical_arrays(model.network, keys)
+    weights = {weight.short: arrays[weight.name].astype(np.float64) for weight in node.weights}
+    return KERNELS[type(node.op)].forward(node.op, Context(node.name, weights), x)
 
 
 def _is_pooled_beforehand(graph: Graph, node: Node, value: np.ndarray) -> bool:

@@ -7,7 +7,7 @@ them. So what it should compute is told by the weights that it was exported from
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,15 @@ class ExportedFileBackend:
         return "channels_first"
 
     def forward(self, model: Any, graph: Graph, x: np.ndarray, taps: Sequence[str]) -> Arrays:
-        """Return its output, whatever else is asked for: of what is in between it shows nothing."""
-        return {graph.output.name: self._output(x)}
+        """Return its output, and of what is asked for those values that its runtime shows."""
+        output = graph.output.name
+        inner = [name for name in taps if name != output]
+        shown = self._batched(x, lambda part: self._shown(part, inner)) if inner else {}
+        fits = {name: value for name, value in shown.items() if _fits(value, graph[name].shape)}
+        return {name: fits[name] for name in inner if name in fits} | {output: self._output(x)}
+
+    def _shown(self, x: np.ndarray, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        return self.program.show(x, names) if self.program.show else {}
 
     def read_weights(self, model: Any, graph: Graph) -> Arrays:
         """Return the weights that it was exported from."""
@@ -169,11 +176,17 @@ class ExportedFileBackend:
         raise Unsupported("an exported file can't be trained")
 
     def _output(self, x: np.ndarray) -> np.ndarray:
+        return self._batched(x, lambda part: {"": self._run(part)})[""]
+
+    def _batched(
+        self, x: np.ndarray, run: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+    ) -> Arrays:
         """Run it on any number of samples; those that its one batch size lacks are repeated."""
         batch = self.program.shape[0] or len(x)
         filled = np.resize(x, (-(-len(x) // batch) * batch, *x.shape[1:]))
         parts = np.split(filled.astype(self.program.dtype), len(filled) // batch)
-        return np.concatenate([self._run(part) for part in parts])[: len(x)]
+        found = [run(part) for part in parts]
+        return {name: np.concatenate([each[name] for each in found])[: len(x)] for name in found[0]}
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         given = self.program.run(x)
@@ -183,6 +196,14 @@ class ExportedFileBackend:
                 f"{self.path} gives {len(values)} values, but one that gives one can be compared"
             )
         return np.asarray(values[0])
+
+
+def _fits(value: np.ndarray, shape: Sequence[int | None]) -> bool:
+    """Tell whether a value has the shape of a node's, of which None is any size."""
+    sizes = value.shape[1:]
+    return len(sizes) == len(shape) and all(
+        known in (None, size) for known, size in zip(shape, sizes, strict=True)
+    )
 
 
 def _may_end(options: Mapping[str, Any], output: np.ndarray) -> bool:

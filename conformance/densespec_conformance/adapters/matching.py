@@ -129,15 +129,21 @@ def _by_layout(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[
     return found, problems + [f"{k} is unexpected" for k in names.tensors if k not in expected]
 
 
-KINDS: Mapping[type[ops.Op], str] = {ops.Conv: "conv", ops.BatchNorm: "norm", ops.Dense: "dense"}
+KINDS: Mapping[str, tuple[type[ops.Op], ...]] = {
+    "conv": (ops.Conv,),
+    "norm": (ops.BatchNorm, ops.GroupNorm),
+    "activation": (ops.PRelu,),
+    "dense": (ops.Dense,),
+}
+"""Maps the kinds that arrays tell apart to the ops that have such arrays."""
 
 
 def _by_order(graph: Graph, names: ForeignNames) -> tuple[dict[str, str], list[str]]:
     parts = _Parts(names)
     found: dict[str, str] = {}
     problems: list[str] = []
-    for op, kind in KINDS.items():
-        nodes = graph.nodes_of(op)
+    for kind, kinds in KINDS.items():
+        nodes = [node for node in graph.nodes_of(*kinds) if node.weights]
         theirs = parts.of(kind)
         if len(nodes) != len(theirs):
             problems.append(f"{len(theirs)} {kind} parts, but should be {len(nodes)}")
@@ -167,7 +173,7 @@ class _Parts:
         parts: dict[str, dict[str, str]] = {name: {} for name in names.order}
         for key, seen in names.arrays.items():
             parts.setdefault(seen.part, {})[seen.leaf] = key
-        self._kinds: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS.values()}
+        self._kinds: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
         for part in parts.values():
             kind = self._kind(part)
             if kind is not None:
@@ -176,7 +182,9 @@ class _Parts:
     def _kind(self, part: Mapping[str, str]) -> str | None:
         if "kernel" in part:
             return "dense" if len(self._shape(part["kernel"])) == 2 else "conv"
-        return "norm" if "gamma" in part else None
+        if "slope" in part:
+            return "activation"
+        return "norm" if _of_channels(part) else None
 
     def _shape(self, key: str) -> tuple[int, ...]:
         return to_canonical("any.kernel", self._names.arrays[key].tensor, self._names.axes).shape
@@ -185,8 +193,13 @@ class _Parts:
         return self._kinds[kind]
 
     def kernels(self, kind: str) -> list[KernelShape]:
-        leaf = "gamma" if kind == "norm" else "kernel"
-        return [KernelShape(part[leaf], self._shape(part[leaf])) for part in self.of(kind)]
+        found = (part.get("kernel") or _of_channels(part) for part in self.of(kind))
+        return [KernelShape(key, self._shape(key)) for key in found]
+
+
+def _of_channels(part: Mapping[str, str]) -> str:
+    """Return the name of an array of a norm; empty where a part has none."""
+    return part.get("gamma") or part.get("running_mean") or ""
 
 
 def _another(spec: DenseNetSpec, names: ForeignNames, problems: Sequence[str]) -> str:

@@ -34,13 +34,10 @@ from densespec_torch.training import (
 )
 
 COUNTER = "num_batches_tracked"
-LEAVES = {"weight": "kernel", "bias": "bias"}
-NORM_LEAVES = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "running_mean",
-    "running_var": "running_variance",
-}
+STATISTICS = {"running_mean": "running_mean", "running_var": "running_variance"}
+LEAVES = {"weight": "kernel", "bias": "bias", **STATISTICS}
+NORM_LEAVES = {"weight": "gamma", "bias": "beta", **STATISTICS}
+ACTIVATION_LEAVES = {"weight": "slope"}
 
 
 @contextlib.contextmanager
@@ -173,11 +170,13 @@ def _watched(module: nn.Module, name: str, inputs: Arrays, outputs: Arrays) -> I
 def _array(key: str, state: Mapping[str, Tensor]) -> ForeignArray:
     tensor = state[key]
     part, _, leaf = key.rpartition(".")
-    weight = state.get(f"{part}.weight" if part else "weight")
-    of_norm = weight is not None and weight.ndim == 1
+    weight, bias = (state.get(f"{part}.{own}" if part else own) for own in ("weight", "bias"))
+    leaves = LEAVES
+    if weight is not None and weight.ndim == 1:
+        leaves = ACTIVATION_LEAVES if bias is None else NORM_LEAVES
     kind = str(tensor.dtype).removeprefix("torch.")
     found = tensors.Tensor(tuple(tensor.shape), kind, lambda: to_numpy(tensor))
-    return ForeignArray(found, part, (NORM_LEAVES if of_norm else LEAVES).get(leaf, ""))
+    return ForeignArray(found, part, leaves.get(leaf, ""))
 
 
 class ForeignTorchTrainer(ForeignTrainer):

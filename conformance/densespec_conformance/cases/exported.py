@@ -1,4 +1,4 @@
-"""Is an exported file this network? It can be asked for its output alone, in its own dtype."""
+"""Is an exported file this network? It is asked in its own dtype, with its own weights."""
 
 from __future__ import annotations
 

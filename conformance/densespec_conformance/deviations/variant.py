@@ -34,14 +34,10 @@ class Rules:
     """Says how a network is trained on several devices.
 
     Attributes:
-        recipe: The function that returns the recipe as the implementation understands it.
-        across: How several devices' gradients, and their losses, are joined.
-        statistics: How their running statistics are joined.
+        across: Which devices' gradients and losses count: the ``mean`` of all, or the ``first``'s.
     """
 
-    recipe: Callable[[TrainingRecipe], TrainingRecipe] = lambda recipe: recipe
-    across: Literal["mean", "sum", "first"] = "mean"
-    statistics: Literal["mean", "first"] = "mean"
+    across: Literal["mean", "first"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -175,7 +171,7 @@ def train(
         seen: Another run's steps: each step then goes on from what that run had come to, so that
             rounding and unstable training do not drive the two apart.
     """
-    recipe = variant.rules.recipe(request.recipe)
+    recipe = request.recipe
     weights = {name: memo.same(array) for name, array in variant.weights.items()}
     moments = _moments(request)
     averages = _averages(recipe, variant, moments)
@@ -288,9 +284,7 @@ class _TrainingStep:
         first = [1.0] + [0.0] * (len(parts) - 1)
         shares = [len(part) / count for part in parts]
         self._shares = first if rules.across == "first" else shares
-        self._factor = self.replicas if rules.across == "sum" else 1
-        even = [1 / len(parts)] * len(parts)
-        self._means = first if rules.statistics == "first" else even
+        self._means = [1 / len(parts)] * len(parts)
 
     def statistics(self) -> Iterator[tuple[str, Array]]:
         for groups in zip(*[one.statistics() for one in self._passes], strict=True):
@@ -306,9 +300,9 @@ class _TrainingStep:
 
     def gradients(self) -> Arrays:
         groups = [one.gradients() for one in self._passes]
-        if len(groups) == 1 and self._factor == 1:
+        if len(groups) == 1:
             return groups[0]
-        return _weighed(groups, [self._factor * share for share in self._shares])
+        return _weighed(groups, self._shares)
 
 
 class _Pass:

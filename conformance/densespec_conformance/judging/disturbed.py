@@ -39,6 +39,7 @@ from densespec.reference.kernels import (
     PReluKernel,
     SigmoidKernel,
     SoftmaxKernel,
+    through_affine,
 )
 from densespec.reference.model import ReferenceModel
 from densespec_conformance.judging.rounding import ARITHMETIC, Arithmetic
@@ -223,9 +224,15 @@ class _GroupNorm(GroupNormKernel):
         (dx,), _ = super().backward(op, ctx, noise.result(dy), x)
         if op.affine:
             gradients["beta"] = noise.summed_alike(gradients["beta"], positions)
-        along = noise.mean(dx.reshape(len(dx), op.groups, -1), (2,))
-        dx = (dx.reshape(len(dx), op.groups, -1) + along).reshape(dx.shape)
-        return _results(noise, [dx], gradients, positions)
+        return _results(noise, [dx + self._means(op, ctx, dy, x)], gradients, positions)
+
+    def _means(self, op: ops.GroupNorm, ctx: Context, dy: Array, x: Array) -> Array:
+        """Work out by how much the two means of a group are rounded, as those of a batch are."""
+        normalised, inverse = self._normalised(op, ctx, x)
+        slope, _ = through_affine(op.affine, ctx, dy, normalised)
+        slope, y = (array.reshape(len(x), op.groups, -1) for array in (slope, normalised))
+        slope, mean = slope * inverse, self.noise.mean
+        return (mean(slope, (2,)) + y * mean(slope * y, (2,))).reshape(x.shape)
 
 
 class _PRelu(PReluKernel):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from densespec.backends import split_mode
 from densespec.errors import UnknownName
 from densespec.installed import is_installed, require
+from densespec_conformance.asking.constructor import parse
 from densespec_conformance.asking.subject import Subject, SubjectError, input_size_of
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
@@ -53,7 +54,7 @@ def assigned(
 
 def _check_module(subject: Subject) -> None:
     """Refuse what is surely not there; importing is for the target's process."""
-    module, _, attribute = split_mode(subject.name)[0].partition(":")
+    module, attribute = _place(subject)
     package = module.partition(".")[0]
     if not attribute or not module:
         return
@@ -63,6 +64,15 @@ def _check_module(subject: Subject) -> None:
         )
     if surely_lacks(module, attribute):
         raise SubjectError(f"{subject.name}: module {module!r} has no attribute {attribute!r}")
+
+
+def _place(subject: Subject) -> tuple[str, str]:
+    """Return the module and the attribute that a target names; empty for one that names none."""
+    if subject.kind == "constructor":
+        constructor = parse(subject.name)
+        return constructor.module, constructor.attribute.partition(".")[0]
+    module, _, attribute = split_mode(subject.name)[0].partition(":")
+    return module, attribute
 
 
 def _cases_of(subject: Subject, size: str | None) -> tuple[Case, ...]:

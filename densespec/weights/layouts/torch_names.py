@@ -11,6 +11,7 @@ from densespec.network.graph import Graph
 from densespec.weights.evidence import Evidence, KernelShape, evidence_by_name
 from densespec.weights.layouts import renamed
 from densespec.weights.layouts.parts import Part, under
+from densespec.weights.stated.torch_modules import modules_in
 from densespec.weights.tensors import Tensor, Tensors
 
 COUNTER = "num_batches_tracked"
@@ -21,11 +22,15 @@ Key = Callable[[str], str]
 """Returns an array's key in a ``state_dict`` from its canonical name. Shapes are the same."""
 
 _MARKS = {
+    "timm": "norm0.act.",
     "monai": ".layers.conv1.",
     "monai-0.3": "class_layers.class.",
     "gpleiss": "norm_final.",
 }
 """Some key of a spelling contains this mark, and none of torchvision's does."""
+
+TIMM = "timm.models.densenet.DenseNet"
+"""The class of timm's networks."""
 
 _WHOLE = {"stem_pool": "features.pool0", "final.norm": "features.norm5", "final.relu": "relu"}
 _STEM = re.compile(r"stem\.(\D+)(\d?)")
@@ -123,16 +128,18 @@ def claims(spelling: str = "torchvision") -> Callable[[Tensors, Mapping[str, str
     """Make the function that says whether a file has torchvision's names in this spelling."""
 
     def of(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-        return state_key("stem.conv.kernel") in tensors and _spelling(tensors) == spelling
+        found = state_key("stem.conv.kernel") in tensors
+        return found and _spelling(tensors, metadata) == spelling
 
     return of
 
 
-def _spelling(tensors: Tensors) -> str:
+def _spelling(tensors: Tensors, metadata: Mapping[str, str]) -> str:
     for spelling, mark in _MARKS.items():
         if any(mark in name for name in tensors):
             return spelling
-    return "torchvision"
+    kinds = {module.kind for module in modules_in(metadata).values()}
+    return "timm" if TIMM in kinds else "torchvision"
 
 
 def normalise(tensors: Tensors) -> dict[str, Tensor]:

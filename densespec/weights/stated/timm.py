@@ -46,7 +46,7 @@ ACTIVATIONS: Mapping[Any, Mapping[str, Any]] = {
     None: {},
     "relu": {},
     "leaky_relu": {"activation": "leaky-relu"},
-    **{name: {"activation": name} for name in ("elu", "silu", "gelu", "relu6")},
+    **{name: {"activation": name} for name in ("elu", "silu", "gelu", "relu6", "prelu")},
     "gelu_tanh": {"activation": "gelu-tanh"},
     "swish": {"activation": "silu"},
 }

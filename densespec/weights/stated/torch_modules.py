@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from densespec.errors import bare, listed, shown
-from densespec.network.graph import CLASSIFIER, Graph, Node, in_head, with_spec
+from densespec.network.graph import CLASSIFIER, Graph, Node, in_head
 from densespec.network.ops import Activation, BatchNorm, Conv, GroupNorm, MaxPool, Padding, PRelu
 from densespec.texts import JsonError, parsed_json
 from densespec.weights.stated.network import StatedOtherwise
@@ -65,7 +66,9 @@ ACTIVATIONS: Mapping[str, str] = {
 OTHER_ACTIVATIONS: Mapping[str, str] = {
     "monai.networks.blocks.activation.Swish": "silu",
     "monai.networks.blocks.activation.MemoryEfficientSwish": "silu",
+    "timm.layers.activations.GELU": "gelu",
     "timm.layers.activations.GELUTanh": "gelu-tanh",
+    "timm.layers.activations.PReLU": "prelu",
 }
 """Maps other packages' classes, by full names, to the activations of a spec; others are refused."""
 NORMS: Mapping[str, str] = {
@@ -75,6 +78,14 @@ NORMS: Mapping[str, str] = {
     "GroupNorm": "group",
 }
 """Maps what PyTorch's classes start with to the norms of a spec."""
+OTHER_NORMS: Mapping[str, str] = {
+    "timm.layers.norm_act.BatchNormAct2d": "batch",
+    "timm.layers.norm_act.SyncBatchNormAct": "batch",
+    "timm.layers.norm_act.GroupNormAct": "group",
+    "timm.layers.norm_act.GroupNorm1Act": "group",
+}
+"""Maps other packages' classes, by full names, to the norms of a spec."""
+NORM_PATH = re.compile(r"(?:.*\.)?norm\d*")
 
 GIVE_SPEC = "give the spec that says so (--spec FILE)"
 SAVE_STATE = (
@@ -240,10 +251,16 @@ def _activation_of(module: ModuleFacts) -> str | None:
 
 
 def _norm_fields(path: str, module: ModuleFacts) -> dict[str, Any]:
+    if _is_no_norm(path, module):
+        return {"norm": "none"}
     kind = _norm_of(module)
     if kind == "instance" and module.attributes.get("track_running_stats"):
         raise StatedOtherwise(
             f"{bare(path)} is an instance norm with running statistics, which no spec says"
+        )
+    if kind == "batch" and module.attributes.get("track_running_stats") is False:
+        raise StatedOtherwise(
+            f"{bare(path)} is a batch norm without running statistics, which no spec says"
         )
     if kind is None:
         return {}
@@ -254,7 +271,12 @@ def _norm_fields(path: str, module: ModuleFacts) -> dict[str, Any]:
 
 def _norm_of(module: ModuleFacts) -> str | None:
     starts = (start for start in NORMS if module.torch_class.startswith(start))
-    return next((NORMS[start] for start in starts), None)
+    return OTHER_NORMS.get(module.kind) or next((NORMS[start] for start in starts), None)
+
+
+def _is_no_norm(path: str, module: ModuleFacts) -> bool:
+    """Say whether a module stands for a norm that is left out."""
+    return module.torch_class == "Identity" and NORM_PATH.fullmatch(path) is not None
 
 
 def _behind_linear(modules: Modules, path: str) -> bool:
@@ -275,13 +297,13 @@ class Told:
         epsilon: The epsilon of its norms; None if no module states it.
         activation: The activation after its classifier, ``"softmax"`` or ``"sigmoid"``; None if
             there is none.
-        pools: The fields for the kinds of its pools, as far as modules state them.
+        global_pool: The kind of its global pool; None if no module states it.
         assumptions: Sentences that say what was assumed.
     """
 
     epsilon: float | None = None
     activation: str | None = None
-    pools: Mapping[str, str] = field(default_factory=dict)
+    global_pool: str | None = None
     assumptions: tuple[str, ...] = ()
 
 
@@ -298,8 +320,6 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
     """
     if not modules:
         return Told()
-    pools = _pool_kinds(modules, prefix)
-    graph = with_spec(graph, graph.spec.replace(**pools))
     nodes = {path: graph[name] for name, path in paths.items() if path in modules}
     epsilon = _epsilon(modules, nodes, prefix)
     for path, module in modules.items():
@@ -315,13 +335,18 @@ def told_by(modules: Modules, graph: Graph, paths: Mapping[str, str], prefix: st
     for path, module in modules.items():
         if path.startswith(prefix) and path not in known and _parent(path) not in ends:
             _check(path, module, graph, in_body=_first(path, prefix) in body)
-    if ends:
-        pools["global_pool"] = next(iter(ends.values()))
-    return Told(epsilon, activation, pools, tuple(_assumed(modules, prefix)))
+    pool = next(iter(ends.values()), None)
+    return Told(epsilon, activation, pool, tuple(_assumed(modules, prefix)))
 
 
-def _pool_kinds(modules: Modules, prefix: str) -> dict[str, str]:
-    """Return the fields that say which pools blur."""
+def pools_of_modules(modules: Modules, prefix: str) -> dict[str, str]:
+    """Return the fields that say which pools blur, as far as modules state them.
+
+    Raises:
+        StatedOtherwise: They blur as no spec says.
+    """
+    if not modules:
+        return {}
     inside = {p.removeprefix(prefix): one for p, one in modules.items() if p.startswith(prefix)}
     blurs = [path for path, one in inside.items() if one.kind.rpartition(".")[2] in BLURS]
     for path in blurs:
@@ -448,7 +473,7 @@ def _behind(modules: Modules, path: str) -> list[str]:
 def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> None:
     """Check a module without arrays of the network: one that no spec says is refused."""
     kind = module.torch_class
-    if kind == "Identity" and in_body and not path.endswith("drop"):
+    if kind == "Identity" and in_body and not _is_part_of_none(path, module, graph):
         raise StatedOtherwise(
             f"{bare(path)} is an Identity within the network, which no spec says: {SAVE_STATE}"
         )
@@ -467,6 +492,11 @@ def _check(path: str, module: ModuleFacts, graph: Graph, *, in_body: bool) -> No
         raise StatedOtherwise(f"{bare(path)} is a {bare(name)}, which no spec says: {SAVE_STATE}")
     elif kind and kind not in SILENT and not kind.startswith((*SILENT_STARTS, "AvgPool")):
         raise StatedOtherwise(f"{bare(path)} is a {bare(kind)}, which no spec says: {SAVE_STATE}")
+
+
+def _is_part_of_none(path: str, module: ModuleFacts, graph: Graph) -> bool:
+    """Say whether an Identity stands for a dropout, or for norms that the network lacks."""
+    return path.endswith("drop") or (graph.spec.norm == "none" and _is_no_norm(path, module))
 
 
 def _is_said(graph: Graph, module: ModuleFacts) -> bool:

@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from densespec.network.graph import Graph
+from densespec.network.ops import BatchNorm
 from densespec.recipes.moments import moving
 from densespec.reference.kernels import Kernel
+from densespec_conformance.asking.requests import Train
+from densespec_conformance.explaining.local.alternatives.devices import Apart
 from densespec_conformance.explaining.local.averages import WrongAverage, wrong_averages
 from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
 from densespec_conformance.explaining.local.moves import Difference, Run
@@ -39,9 +42,10 @@ def judge_training(
         deadline: A time of the clock ``time.thread_time``, after which no cause is looked for.
     """
     run, found = run.finite, Found()
+    kernels = _on_devices(run.request, kernels)
     by_parts = run.recipe.accumulate > 1
     judge = _judge_parts if by_parts else _judge_steps
-    judged = run.request.replicas == 1 and judge(run, graph, kernels, found, deadline)
+    judged = judge(run, graph, kernels, found, deadline)
     names = [weight.name for weight in graph.weights if weight.trainable]
     moves = [_as_wrong(one, names) for one in _moves(run, found.decays, deadline)]
     averages = [_as_wrong_average(one, graph) for one in wrong_averages(run, deadline)]
@@ -72,6 +76,13 @@ def _judge_parts(
     if wrong is not None:
         found.add(_wrong(PARTS, (PARTS,), PARTS, wrong.difference, wrong.does))
     return wrong is None or bool(wrong.does)
+
+
+def _on_devices(request: Train, kernels: Mapping[type, Kernel]) -> Mapping[type, Kernel]:
+    """Return the kernels of a step on several devices; all but norms compute as on one."""
+    if request.replicas == 1 or request.recipe.batch_norm != "per-replica":
+        return kernels
+    return {**kernels, BatchNorm: Apart(request.replicas, kernels[BatchNorm])}
 
 
 def _moves(run: Run, decays: Mapping[str, float], deadline: float) -> list[WrongMove]:

@@ -18,14 +18,17 @@ import numpy as np
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Node
 from densespec.reference.kernels import Array, Kernel
+from densespec_conformance.explaining.local.alternatives.devices import Apart
 from densespec_conformance.explaining.local.alternatives.gradients import (
     CLIPPERS,
     GRADIENTS,
     Back,
     Backward,
     OwnGradient,
+    Slopes,
     backward_of,
 )
+from densespec_conformance.explaining.local.alternatives.in_training import SUMMED, SUMMED_IN
 from densespec_conformance.explaining.local.alternatives.losses import LOSSES
 from densespec_conformance.explaining.local.alternatives.updates import norm
 from densespec_conformance.explaining.local.step import UNFORESEEN, Lost, Step
@@ -183,6 +186,9 @@ class WayBack:
         for margin, source in CLIPPERS.items():
             if np.isclose(factor, limit / (length + margin), rtol=1e-9, atol=0):
                 return f"gradients are clipped to a norm of {limit:g}, all together ({source})"
+        devices = self._step.run.request.replicas
+        if devices > 1 and np.isclose(factor, devices, rtol=1e-9, atol=0):
+            return f"{SUMMED} ({SUMMED_IN})"
         return f"all gradients are multiplied by {factor:.6g}"
 
     def _back(self, node: Node) -> tuple[_FoundBack, ...]:
@@ -235,18 +241,18 @@ class WayBack:
         it."""
         own = self._step.passed.kernel(other)
         if not change.unknown:
-            yield 0.0, Back(own, change.slopes)
+            yield 0.0, _giving_back(own, change.slopes)
             return
         if self._is_near(node):
             return
-        kernels = [Back(own, partial(change.slopes, number)) for number in (0.0, 1.0)]
+        kernels = [_giving_back(own, partial(change.slopes, number)) for number in (0.0, 1.0)]
         zero, one = (self._given_back(node, {other.name: kernel}) for kernel in kernels)
         if zero is None or one is None:
             return
         for shorts in ((*zero,), *((short,) for short in zero if len(zero) > 1)):
             number = self._number(node, shorts, zero, one)
             for each in () if number is None else _round(number):
-                yield each, Back(own, partial(change.slopes, each))
+                yield each, _giving_back(own, partial(change.slopes, each))
 
     def _is_near(self, node: Node) -> bool:
         """Say whether all gradients of a node are so little off that a number which is solved from
@@ -293,6 +299,13 @@ class WayBack:
         off = self._step.off(node, own)
         causes = {short: self._own_gradient(node, short, g) for short, g in off.items()}
         self._say_of_gradients(node, own, causes)
+
+
+def _giving_back(kernel: Kernel, slopes: Slopes) -> Kernel:
+    """Let an op give back something else, on each device by itself where it computes so."""
+    if isinstance(kernel, Apart):
+        return Apart(kernel.devices, _giving_back(kernel.kernel, slopes))
+    return Back(kernel, slopes)
 
 
 def _round(number: float) -> tuple[float, ...]:

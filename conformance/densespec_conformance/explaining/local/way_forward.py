@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,11 +18,13 @@ from densespec.network.arrays import Arrays
 from densespec.network.graph import Node
 from densespec.reference.kernels import Array, Kernel
 from densespec.reference.losses import loss_and_slope
+from densespec_conformance.explaining.local.alternatives.devices import Apart
 from densespec_conformance.explaining.local.alternatives.gradients import Back
 from densespec_conformance.explaining.local.alternatives.in_training import (
     FORWARD,
     InTraining,
     merged,
+    of_devices,
     of_statistics,
 )
 from densespec_conformance.explaining.local.alternatives.losses import LOSSES, REPORTS
@@ -147,7 +150,9 @@ class WayForward:
         context = self._step.passed.context(node)
         (x,) = self._step.passed.inputs(node, known)
         yield from self._step.found.habits.get(ops.BatchNorm, [])
-        yield from of_statistics(node.op, context, x, self._shown(node))  # type: ignore[arg-type]
+        found = of_statistics(node.op, context, x, self._shown(node))  # type: ignore[arg-type]
+        yield from map(self._on_devices, found)
+        yield from of_devices(self._step.run.request.replicas, self._step.recipe.batch_norm)
 
     def _before(self, end: int) -> Iterator[dict[str, InTraining]]:
         """Yield what ops may do instead and nothing has shown to be right: all of a kind, then
@@ -164,8 +169,16 @@ class WayForward:
                     yield {node.name: change}
 
     def _of_kind(self, kind: type) -> list[InTraining]:
-        habits = self._step.found.habits.get(kind, [])
-        return [*habits, *(change for change in FORWARD[kind] if change not in habits)]
+        habits, known = self._step.found.habits.get(kind, []), FORWARD[kind]
+        own = known if kind is not ops.BatchNorm else map(self._on_devices, known)
+        return [*habits, *(change for change in own if change not in habits)]
+
+    def _on_devices(self, change: InTraining) -> InTraining:
+        """Let a norm do something on each device by itself, where norms are computed so."""
+        norms = self._step.passed.kernels[ops.BatchNorm]
+        if not isinstance(norms, Apart):
+            return change
+        return replace(change, kernel=Apart(norms.devices, change.kernel))
 
     def _judge_loss(self) -> Array:
         """Judge the loss, and give its gradient by the logits."""
@@ -230,6 +243,6 @@ class WayForward:
 
 def _updates(kernel: Kernel | None) -> bool:
     """Say whether a norm updates its running statistics, so that they tell of what goes into it."""
-    while isinstance(kernel, Back):
+    while isinstance(kernel, Back | Apart):
         kernel = kernel.kernel
     return bool(getattr(kernel, "updates", 1))

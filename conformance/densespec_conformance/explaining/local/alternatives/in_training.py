@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from densespec.network import ops
 from densespec.reference.kernels import Array, Context, Gradients, Kernel
 from densespec_conformance.deviations.kernels import Dropout, Norm
+from densespec_conformance.explaining.local.alternatives.devices import Apart
 from densespec_conformance.explaining.local.alternatives.gradients import Back
 
 
@@ -48,6 +49,8 @@ def merged(known: Kernel | None, new: Kernel) -> Kernel:
     match known, new:
         case Back(kernel=kernel), _:
             return merged(kernel, new)
+        case Apart(devices=devices, kernel=kernel), Apart():
+            return Apart(devices, merged(kernel, new.kernel), known.first or new.first)
         case Changed(changes=changes, kernel=kernel), Changed():
             return Changed({**changes, **new.changes}, merged(kernel, new.kernel))
         case Changed(changes=changes, kernel=kernel), Norm():
@@ -151,6 +154,56 @@ STATISTICS = (
     ),
 )
 """Lists what a norm may do with its running statistics alone."""
+
+
+@dataclass(frozen=True)
+class OnDevices:
+    """Describes something that a step on several devices may do instead.
+
+    Attributes:
+        does: The words for it.
+        source: Where it is met.
+        asked: The scope that the recipe asks its norms to have.
+        kernel: The function that returns the kernel of norms, for the number of devices.
+    """
+
+    does: str
+    source: str
+    asked: str
+    kernel: Callable[[int], Kernel]
+
+
+DEVICES = (
+    OnDevices(
+        "each device normalises by its own part of the batch",
+        "DistributedDataParallel, MirroredStrategy without synchronized=True",
+        "synchronised",
+        lambda devices: Apart(devices, Norm()),
+    ),
+    OnDevices(
+        "all devices normalise by the whole batch",
+        "SyncBatchNorm, jit over a sharded batch",
+        "per-replica",
+        lambda devices: Norm(),
+    ),
+    OnDevices(
+        "its running statistics are those of the first device",
+        "DistributedDataParallel, which broadcasts buffers of rank 0",
+        "per-replica",
+        lambda devices: Apart(devices, Norm(), first=True),
+    ),
+)
+"""What norms may do instead in a step on several devices."""
+
+SUMMED = "gradients are summed over the devices, not averaged"
+SUMMED_IN = "psum for pmean, an all-reduce without its division"
+
+
+def of_devices(devices: int, asked: str) -> Iterator[InTraining]:
+    """Return what norms may do instead in a step on several devices; nothing for one on one."""
+    for one in DEVICES if devices > 1 else ():
+        if one.asked == asked:
+            yield InTraining(one.does, one.source, one.kernel(devices))
 
 
 def of_statistics(
