@@ -73,9 +73,9 @@ from densespec.recipes.schedules import FALLING, SCHEDULES, SHAPES, STEPS, warme
 AUGMENTATIONS = ("none", "cifar", "imagenet")
 LOSSES = ("softmax", "sigmoid", "squared")
 AVERAGE = "average"
-"""What is kept of arrays beside the moments of the optimizer, where the recipe has an average."""
+"""Arrays are kept under this name beside the moments, if the recipe has an average."""
 OF_ONE_LOSS = (("R29", "class_weights", "softmax"), ("R30", "positive_weights", "sigmoid"))
-"""The weights of classes that have a meaning with one loss alone."""
+"""The weights of classes have a meaning with one loss alone."""
 MOST_DROPS = 10000
 """A learning rate may drop so many times by ``drop_every``."""
 DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
@@ -83,11 +83,14 @@ DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRecipe(Record):
-    """How a network is trained; by default as in the paper's section 4.2: by SGD with Nesterov
-    momentum and a learning rate that drops twice.
+    """Says how a network is trained.
+
+    By default it is trained as in the paper's section 4.2: by SGD with Nesterov momentum and a
+    learning rate that drops twice.
 
     Raises:
-        SpecError: naming the field, its value and what is allowed.
+        SpecError: a value is not allowed; the message names the field, its value and the allowed
+            values.
     """
 
     NOUN: ClassVar[str] = "recipe"
@@ -385,14 +388,14 @@ class TrainingRecipe(Record):
                 raise SpecError(number, name, value, f"{classes} numbers, one for each class")
 
     def rate_of_step(self, step: int, steps_per_epoch: int) -> float:
-        """Learning rate of a step of the run, counted from 0."""
+        """Return the learning rate of a step of the run, counted from 0."""
         if self.rate_per == "epoch":
             return self.learning_rate_at(step // steps_per_epoch)
         warmup = self.warmup_steps or self.warmup_epochs * steps_per_epoch
         return self._rate(step, warmup, steps_per_epoch)
 
     def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0.
+        """Return the learning rate of an epoch, counted from 0.
 
         Raises:
             ValueError: each step has a rate of its own.
@@ -404,7 +407,7 @@ class TrainingRecipe(Record):
         return self._rate(epoch, self.warmup_epochs, 1)
 
     def _rate(self, at: int, warmup: float, per_epoch: int) -> float:
-        """The rate of a step, or of an epoch, where an epoch has so many of them."""
+        """Return the rate of a step, or of an epoch, if an epoch has this many of them."""
         if at < warmup:
             return self.learning_rate * warmed(self.warmup_start, at, warmup)
         if self.schedule == STEPS:
@@ -415,14 +418,14 @@ class TrainingRecipe(Record):
 
     @property
     def holds_rates(self) -> bool:
-        """Whether the learning rate holds for many epochs and changes at a few."""
+        """Say whether the learning rate holds for many epochs and changes at a few."""
         return self.rate_per == "epoch" and self.schedule not in FALLING
 
     def learning_rates(self) -> dict[int, float]:
-        """The learning rates by the epoch, counted from 0, from which on each holds.
+        """Return the learning rates by the epoch, counted from 0, at which each begins.
 
         Raises:
-            ValueError: the rate of the recipe does not hold.
+            ValueError: the recipe's rate does not hold for epochs.
         """
         if not self.holds_rates:
             raise ValueError(f"the learning rate of this recipe changes with each {self.rate_per}")
@@ -434,7 +437,7 @@ class TrainingRecipe(Record):
         return found
 
     def course(self) -> str:
-        """The course of the learning rate in words."""
+        """Describe the course of the learning rate in words."""
         if self.holds_rates and not self.drop_every:
             rates = self.learning_rates().items()
             return ", ".join(f"{rate:g} from epoch {epoch + 1}" for epoch, rate in rates)
@@ -450,7 +453,8 @@ class TrainingRecipe(Record):
         return falls + end + (f", after {long} of warm-up from {start:g}" if warm else "")
 
     def drop_epochs(self) -> list[int]:
-        """The epochs, counted from 0, at whose start the learning rate drops by the milestones."""
+        """Return the epochs, counted from 0, at whose start the learning rate drops by the
+        milestones."""
         if self.schedule != STEPS:
             return []
         if self.drop_every:
@@ -467,16 +471,16 @@ class TrainingRecipe(Record):
 
     @property
     def rule(self) -> Rule:
-        """The rule by which weights move."""
+        """Return the rule by which weights move."""
         rule = OPTIMIZERS[self.optimizer]
         return DESCENT if self.optimizer == "sgd" and not self.momentum else rule
 
     def applied_to(self, spec: DenseNetSpec) -> DenseNetSpec:
-        """The spec with the recipe's dropout rate, where the recipe states one."""
+        """Return the spec with the recipe's dropout rate, if the recipe states one."""
         return spec if self.dropout_rate is None else spec.replace(dropout_rate=self.dropout_rate)
 
     def rate_factor_of(self, weight_name: str) -> float:
-        """Factor on the learning rate of a trainable weight, by its canonical name."""
+        """Return the factor on the learning rate of a trainable weight, by its canonical name."""
         fitting = [
             (len(part), factor)
             for part, factor in self.layer_rates
@@ -485,37 +489,37 @@ class TrainingRecipe(Record):
         return max(fitting, default=(0, 1.0))[1]
 
     def decay_of(self, weight_name: str) -> float:
-        """Weight decay of a trainable weight, by its canonical name."""
+        """Return the weight decay of a trainable weight, by its canonical name."""
         spared = self.decay_kernels_only and not weight_name.endswith(".kernel")
         return 0.0 if spared else self.weight_decay
 
     def clip_factor(self, norm: float) -> float:
-        """Factor on every gradient of a step, by the norm of all of them together."""
+        """Return the factor on every gradient of a step, by the norm of all of them together."""
         return 1.0 if self.clip_norm is None or norm <= self.clip_norm else self.clip_norm / norm
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, so that labels are shares of several classes."""
+        """Say whether images are mixed, so that labels are shares of several classes."""
         return bool(self.mixup or self.cutmix)
 
     @property
     def has_shares(self) -> bool:
-        """Whether a label is the shares of all classes, rather than one class."""
+        """Say whether a label is the shares of all classes, rather than one class."""
         return self.mixes and self.loss == "softmax"
 
     @property
     def changes_images(self) -> bool:
-        """Whether an image is another one in each epoch."""
+        """Say whether an image is another one in each epoch."""
         fields = (self.rand_augment, self.rotation, self.colour, self.erasing)
         return self.augmentation != "none" or self.mixes or any(fields)
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The names of what is kept beside the weights: the optimizer's moments and the average."""
+        """Return the names of what is kept beside the weights: the moments and the average."""
         return (*self.rule.moments, *(() if self.average is None else (AVERAGE,)))
 
     def average_share(self, number: int) -> float:
-        """How much of an array its average takes up in a step, counted from 1.
+        """Return how much of an array its average takes up in a step, counted from 1.
 
         Raises:
             ValueError: the recipe has no average.
@@ -533,12 +537,13 @@ class TrainingRecipe(Record):
         learning_rate: float,
         number: int = 1,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """New weight and moments after one step: the arbiter of every backend's optimizer.
+        """Compute the new weight and moments after one step, as every backend's optimizer must.
 
         Args:
-            gradient: of the loss alone, clipped.
-            moments: what is kept of the weight, by the names of ``rule.moments``; zeros at first.
-            number: of the step, counted from 1.
+            gradient: the gradient of the loss alone, clipped.
+            moments: the arrays that are kept of the weight, by the names of ``rule.moments``; zeros
+                at first.
+            number: the number of the step, counted from 1.
         """
         rate = learning_rate * self.rate_factor_of(name)
         step = Step(rate, self.decay_of(name), number)

@@ -233,7 +233,7 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 def _weighed(groups: Sequence[Arrays], factors: Sequence[float]) -> Arrays:
-    """Give weighed sums of arrays of the same name."""
+    """Return weighed sums of arrays of the same name."""
     pairs = list(zip(factors, groups, strict=True))
     return {name: np.sum([factor * g[name] for factor, g in pairs], axis=0) for name in groups[0]}
 
@@ -241,7 +241,7 @@ def _weighed(groups: Sequence[Arrays], factors: Sequence[float]) -> Arrays:
 def _averages(
     recipe: TrainingRecipe, variant: Variant, moments: Mapping[str, Arrays]
 ) -> dict[str, Array]:
-    """Give the averages to go on from: those that are given, or the arrays themselves."""
+    """Return the averages to go on from: those that are given, or the arrays themselves."""
     if recipe.average is None:
         return {}
     names = [weight.name for weight in moving(variant.graph)]

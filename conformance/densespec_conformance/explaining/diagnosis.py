@@ -1,12 +1,12 @@
-"""What may be wrong with an answer: wrong ops, and known deviations, in words.
+"""Says in words what may be wrong with an answer: wrong ops, and known deviations.
 
-Where the target shows what goes into its ops, each is judged by itself, so that all that are wrong
-are found at once, with what each does instead (:mod:`densespec_conformance.explaining.local`).
+If the target shows what goes into its ops, each op is judged by itself. So all wrong ops are found
+at once, with what each does instead (:mod:`densespec_conformance.explaining.local`).
 
-Deviations that are everywhere have names: those that concern the ops that are wrong are tried on
-the reference with the same question. Those that move the first difference further on are kept, and
-others are tried on top, so that several at once are found. Where none explains the answer, what is
-peculiar about the first difference is said instead.
+Common deviations have names. Those that concern the wrong ops are tried on the reference with the
+same question. Those that move the first difference further on are kept, and others are tried on
+top, so that several at once are found. If none explains the answer, the diagnosis says what is
+peculiar about the first difference.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from densespec_conformance.explaining.trial import FAMILIES, Attempt, Trial
 from densespec_conformance.judging.expected import Expectation
 
 SECONDS = 15.0
-"""The seconds of computing that a diagnosis may take."""
+"""A diagnosis may take this many seconds of computing."""
 
 AT_ONCE = 4
-"""The largest number of deviations that are combined."""
+"""At most this many deviations are combined."""
 
 KEPT = 8
-"""The number of combinations that are built upon."""
+"""This many combinations are built upon."""
 
 SHOWN = 5
-"""The largest number of suspects."""
+"""At most this many suspects are named."""
 
 TERMS = ("loss", "parts", "optimizer", "learning rate", "averages")
 """The parts of a training step that are no ops of the network."""
@@ -43,18 +43,18 @@ Ids = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Suspect:
-    """Deviations that would explain an answer, wholly or in part.
+    """Describes deviations that would explain an answer, wholly or in part.
 
     Attributes:
-        deviations: The ids of deviations, all of which are needed; empty where no known one helps.
+        deviations: The ids of deviations, all of which are needed; empty if no known one helps.
         text: A sentence for people.
         remaining: The relative error of the first part that differs still; for a complete match,
             the largest.
         complete: Whether the whole answer is explained.
         alike: The ids of deviations that explain the same answer as well.
-        ops: The ops that are wrong by themselves, where each was judged so.
-        nodes: The names of all ops then, in the order of the network.
-        is_local: Whether they are a few ops of many, and all is known of them.
+        ops: The ops that are wrong by themselves, if each was judged so.
+        nodes: In that case, the names of all ops in the order of the network.
+        is_local: Whether they are a few ops of many, and everything about them is known.
     """
 
     deviations: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Deviations are tried on the reference: how far does it then agree with an answer?"""
+"""Tries deviations on the reference, and measures how far it then agrees with an answer."""
 
 from __future__ import annotations
 
@@ -40,25 +40,28 @@ FAMILIES: Mapping[type, tuple[str, ...]] = {
     ReadWeights: ("weights", "init"),
     Inspect: ("spec", "op"),
 }
-"""The families of deviations that can show in an answer, by what was asked. Fewer bits show in
-inference already, and nothing in a training step is taken for them that is not seen there."""
+"""Gives the families of deviations that can show in an answer, by what was asked.
+
+Fewer bits show in inference already, so nothing in a training step is taken for them that is not
+seen there.
+"""
 
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""The relative rounding of a single operation."""
+"""Gives the relative rounding of a single operation."""
 
 UNFORESEEN = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
-"""The errors that a deviation raises on a network for which it has no meaning."""
+"""A deviation raises one of these errors on a network for which it has no meaning."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How far a variant of the reference agrees with an answer.
+    """Tells how far a variant of the reference agrees with an answer.
 
     Attributes:
-        agreeing: How many parts of the answer agree, before the first that does not.
-        where: The first part that does not; it is empty where all do.
-        error: Its relative error, or the largest there is where all agree.
-        predicted: What the variant computes there.
+        agreeing: The number of parts of the answer that agree, before the first that does not.
+        where: The first part that does not agree; empty if all parts do.
+        error: The relative error of that part, or the largest error if all parts agree.
+        predicted: The values that the variant computes there.
     """
 
     agreeing: int
@@ -72,16 +75,16 @@ class Attempt:
 
     @property
     def rank(self) -> tuple[bool, int, float]:
-        """Better attempts have larger ranks."""
+        """Return the rank of the attempt: better attempts have larger ranks."""
         return self.complete, self.agreeing, -self.error
 
 
 @dataclass
 class Trial:
-    """A question, the answer to it, and what the reference says.
+    """Holds a question, the answer to it, and what the reference says.
 
     Attributes:
-        deadline: A time of the clock ``time.thread_time``; attempts after it are given up.
+        deadline: The time of the clock ``time.thread_time`` after which attempts are given up.
     """
 
     request: Request
@@ -107,7 +110,7 @@ class Trial:
         self._memo.open = False
 
     def candidates(self) -> tuple[Deviation, ...]:
-        """Give the deviations that can show in such an answer and do something to this network."""
+        """Return the deviations that can show in such an answer and change this network."""
         drawn = isinstance(self.request, ReadWeights) and self.request.network.weights is None
         return tuple(
             deviation
@@ -197,7 +200,7 @@ class Trial:
         return Attempt(agreeing, "", worst)
 
     def _error(self, name: str, actual: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-        """Give the difference and what is allowed of it, relative to the larger magnitude."""
+        """Return the difference and what is allowed of it, relative to the larger magnitude."""
         finite = np.isfinite(predicted)
         if actual.shape != predicted.shape or not np.array_equal(np.isfinite(actual), finite):
             return float("inf"), 0.0
@@ -276,7 +279,8 @@ class _TimeIsUp(Exception):
 
 @dataclass
 class _Tier:
-    """The bounds of another dtype, which hold if the first values that differ look like its own."""
+    """Holds the bounds of another dtype, which hold if the first values that differ look like its
+    own."""
 
     dtype: str
     bounds: Callable[[], Bounds]
@@ -310,7 +314,7 @@ def _size(request: Request) -> tuple[int, ...] | None:
 
 
 def _observed(answer: Any) -> Parts:
-    """Give the parts of an answer by name, in float64."""
+    """Return the parts of an answer by name, in float64."""
     match answer:
         case list():
             parts = parts_of_steps(answer)

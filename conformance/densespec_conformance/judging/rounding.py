@@ -32,7 +32,7 @@ class Arithmetic:
 
     @property
     def of_kept(self) -> float:
-        """Give the roundoff of weights after a step, and of all that is kept beside them."""
+        """Return the roundoff of weights after a step, and of all that is kept beside them."""
         return self.unit if self.keeps is None else self.keeps
 
 

@@ -126,7 +126,7 @@ class _Course:
         return np.full_like(shown, self.run.allowed(label, shown, step.held, step.after))
 
     def causes(self) -> Sequence[_Cause]:
-        """Give the causes of the fewest choices by which the average is as it is shown."""
+        """Return the causes of the fewest choices by which the average is as it is shown."""
         for causes in (self._chosen(1), self._in_some_steps(), self._chosen(2)):
             found = [cause for cause in causes if self.fits(cause)]
             if found:
@@ -162,7 +162,7 @@ class _Course:
         yield from dict.fromkeys((*(float(f"{exact:.{digits}g}") for digits in DIGITS), exact))
 
     def _in_some_steps(self) -> Iterator[_Cause]:
-        """Give averages that are updated every few steps alone, from the first on."""
+        """Yield averages that are updated every few steps alone, from the first on."""
         source = "--model-ema-steps of torchvision's reference"
         for every in range(2, len(self.steps) + 1):
             does = f"it is updated in every {_ordinal(every)} step alone ({source})"

@@ -1,4 +1,4 @@
-"""The steps of weights as a target shows them, many weights end to end in one vector."""
+"""Holds the steps of weights as a target shows them, with many weights in one vector."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from densespec_conformance.explaining.local.alternatives.updates import Clip, Mo
 from densespec_conformance.judging.measure import spoken
 
 ROUNDINGS = 64
-"""How many roundings of its terms an update may be off by."""
+"""An update may be off by this many roundings of its terms."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run as a target shows it.
+    """Holds a training run as a target shows it.
 
     Attributes:
         weights: The arrays before the first step, in float64.
         unit: The roundoff of its arithmetic.
-        bounds: How far each part of each step may be off, by label, relative to its largest value.
+        bounds: The distance that each part of each step may be off, by label, relative to its
+            largest value.
     """
 
     request: Train
@@ -51,13 +52,13 @@ class Run:
 
     @property
     def finite(self) -> Run:
-        """Give the run up to the step whose values overflow, if there is such a step."""
+        """Return the run up to the step whose values overflow, if there is such a step."""
         steps = list(itertools.takewhile(_is_finite, self.steps))
         batches = self.request.batches[: len(steps)]
         return replace(self, steps=steps, request=replace(self.request, batches=batches))
 
     def without_decay(self, decays: Mapping[str, float]) -> Run:
-        """Give the run with gradients from which the weight decay that they contain is taken."""
+        """Return the run with gradients from which the weight decay that they contain is taken."""
         steps = [
             replace(step, gradients=_less_decay(step.gradients, self.before(index), decays))
             for index, step in enumerate(self.steps)
@@ -80,11 +81,11 @@ class Run:
         return max(given, ROUNDINGS * self.unit * (of_terms or 1.0))
 
     def before(self, index: int) -> Mapping[str, Array]:
-        """Give the arrays before a step."""
+        """Return the arrays before a step."""
         return self.steps[index - 1].weights if index else self.weights
 
     def moment(self, index: int, moment: str, name: str) -> Array:
-        """Give a moment of a weight before a step: before the first, unless one is given, what it
+        """Return a moment of a weight before a step: before the first, unless one is given, what it
         starts at; of an average, the weight itself."""
         held = self.steps[index - 1].moments if index else self.request.moments or {}
         array = held.get(moment, {}).get(name)
@@ -107,7 +108,7 @@ def _less_decay(
 
 @dataclass(frozen=True)
 class _Step:
-    """What does not depend on how weights move; vectors are of all weights end to end."""
+    """Holds what does not depend on how weights move; vectors have all weights end to end."""
 
     before: Array
     after: Array
@@ -121,7 +122,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class Difference:
-    """A part of a step beside what it should be, and how far each value may be off."""
+    """Holds a part of a step beside what it should be, and how far each value may be off."""
 
     part: str
     predicted: Array
@@ -130,13 +131,13 @@ class Difference:
 
     @property
     def strains(self) -> Array:
-        """Give each error as a share of what is allowed."""
+        """Return each error as a share of what is allowed."""
         with np.errstate(all="ignore"):
             return np.nan_to_num(np.abs(self.predicted - self.actual) / self.allowed, nan=np.inf)
 
 
 class Moves:
-    """Every step of some weights, and how far a rule is from it.
+    """Holds every step of some weights, and measures how far a rule is from it.
 
     Args:
         limit: The most values of each weight; None for all.
@@ -151,7 +152,7 @@ class Moves:
         self._known: dict[tuple[int, str], Array] = {}
 
     def of(self, names: Sequence[str]) -> Moves:
-        """Give the steps of some of these weights alone."""
+        """Return the steps of some of these weights alone."""
         return Moves(self.run, names, self._limit)
 
     def strains(self, rule: UpdateRule, rates: Sequence[float]) -> Array:
@@ -160,12 +161,12 @@ class Moves:
         return np.stack([self._strain(index, rule, rates) for index in range(len(rates))])
 
     def residuals(self, rule: UpdateRule, rates: Sequence[float]) -> Array:
-        """Give all errors in one vector, as shares of what is allowed."""
+        """Return all errors in one vector, as shares of what is allowed."""
         parts = self._differences(rule, rates)
         return np.concatenate([(one.predicted - one.actual) / one.allowed for one in parts])
 
     def first_difference(self, rule: UpdateRule, rates: Sequence[float]) -> Difference:
-        """Give the first part that is further off than it may be; the last where none is."""
+        """Return the first part that is further off than it may be; the last where none is."""
         parts = list(self._differences(rule, rates))
         return next((one for one in parts if not one.strains.max() <= 1), parts[-1])
 
@@ -193,7 +194,7 @@ class Moves:
         return np.maximum.reduceat(np.maximum.reduce(parts), self._starts)
 
     def _errors(self, index: int, rule: UpdateRule, rates: Sequence[float]) -> Iterator[Difference]:
-        """Give each moment and the weights beside what they should be."""
+        """Yield each moment and the weights beside what they should be."""
         recipe, step = self.run.recipe, self._steps[index]
         move = self._move(index, rule, rates[index], rates[max(index - 1, 0)])
         for moment, predicted in rule.moments(recipe, move).items():
@@ -267,7 +268,7 @@ class Moves:
         return np.concatenate([self._taken(np.asarray(arrays[name])) for name in self.names])
 
     def _taken(self, array: Array) -> Array:
-        """Give values of an array, spread evenly over it."""
+        """Return values of an array, spread evenly over it."""
         flat = np.ravel(array).astype(np.float64)
         return flat if self._limit is None else flat[:: -(-flat.size // self._limit)]
 

@@ -68,7 +68,7 @@ class Parted:
         return WrongParts("", difference)
 
     def _first_difference(self, rule: PartsRule, times: float = 1.0) -> Difference | None:
-        """Give the first part that is off by so many times what it may be; None where none is.
+        """Return the first part that is off by so many times what it may be; None where none is.
 
         The roundings of a part count as often as it does: where it stands alone, as many times as
         there are parts.
@@ -85,7 +85,7 @@ class Parted:
         return None
 
     def _step(self, rule: PartsRule, index: int) -> Iterator[tuple[str, Array, Array]]:
-        """Give each part of a step by its name, as a rule has it and as it is shown."""
+        """Yield each part of a step by its name, as a rule has it and as it is shown."""
         batch, shown = self.run.request.batches[index], self.run.steps[index]
         split = rule.split(len(batch.x), self.run.recipe.accumulate)
         passed = self._over(index, rule.split, rule.statistics == "in turn")

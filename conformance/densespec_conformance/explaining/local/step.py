@@ -1,4 +1,4 @@
-"""A training step as a target shows it, beside what the reference computes of it."""
+"""Compares a training step as a target shows it with what the reference computes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from densespec_conformance.explaining.patterns import peculiarities
 from densespec_conformance.judging.compare import stats
 
 UNFORESEEN = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
-"""The errors that an alternative raises on an op for which it has no meaning."""
+"""An alternative raises one of these errors on an op for which it has no meaning."""
 
 
 class Lost(Exception):
@@ -30,12 +30,12 @@ class Lost(Exception):
 
 @dataclass
 class Found:
-    """What was found in the steps so far.
+    """Holds what was found in the steps so far.
 
     Attributes:
-        wrong: What is wrong, by the place and what is done there.
-        habits: What ops of a kind did instead, which others of the kind may do as well.
-        instead: What ops do instead, by node, which they may do in the next step as well.
+        wrong: The wrong things, by the place and what is done there.
+        habits: The alternatives that ops of a kind did, as others of the kind may do them, too.
+        instead: The alternatives that ops do, by node, as they may do them in the next step, too.
         decays: The weight decay that gradients contain as they are shown, by weight.
     """
 
@@ -50,17 +50,17 @@ class Found:
 
 
 class Step:
-    """One step of a run, with its forward and backward pass as far as they were computed.
+    """Holds one step of a run, with its forward and backward pass as far as they were computed.
 
     Attributes:
-        shown: What the target shows of it.
-        passed: The step computed from the weights that the target had come to.
-        found: What was found in this step and earlier ones, to which is added.
-        said: The places and words of what was found in this one.
+        shown: The values that the target shows of it.
+        passed: The step as computed from the weights that the target had.
+        found: The findings of this step and earlier ones; new ones are added.
+        said: The places and words of the findings of this step.
 
     Args:
-        kernels: How each kind of op is computed.
-        deadline: A time of the clock ``time.thread_time``, after which no cause is looked for.
+        kernels: The computation of each kind of op.
+        deadline: The time of the clock ``time.thread_time`` after which no cause is looked for.
     """
 
     def __init__(
@@ -121,17 +121,17 @@ class Step:
 
     @property
     def weights(self) -> Arrays:
-        """Give the arrays before the step, in float64."""
+        """Return the arrays before the step, in float64."""
         return {n: np.asarray(w, np.float64) for n, w in self.run.before(self.index).items()}
 
     def earlier(self, name: str) -> Array | float:
-        """Give the gradient of a weight that the step before shows; 0 where there is none."""
+        """Return the gradient of a weight that the step before shows; 0 where there is none."""
         if not self.index:
             return 0.0
         return np.asarray(self.run.steps[self.index - 1].gradients[name], np.float64)
 
     def off(self, node: Node, gradients: Arrays) -> Arrays:
-        """Give the gradients of a node's arrays that are not what the target shows."""
+        """Return the gradients of a node's arrays that are not what the target shows."""
         return {s: g for s, g in gradients.items() if not self.gradient_fits(node, s, g)}
 
     def gradient_fits(self, node: Node, short: str, predicted: Array) -> bool:

@@ -24,22 +24,22 @@ from densespec_conformance.explaining.local.moves import Difference, Moves, Run
 from densespec_conformance.explaining.local.words import alike_in_words
 
 AT_ONCE = 3
-"""The most choices that are combined for a weight."""
+"""At most this many choices are combined for a weight."""
 
 TINY = 1e-6
-"""What is less may be 0."""
+"""What is less than this may be 0."""
 
 DIGITS = (1, 2, 3, 4, 6)
-"""The digits of round numbers, which are tried before what was solved."""
+"""Round numbers have this many digits, and are tried before what was solved."""
 
 FAR = 100.0
-"""How many times further off than it may be a weight is for which a number is solved."""
+"""A number is solved for a weight that is this many times further off than it may be."""
 
 WITH_UNKNOWN = 2
-"""The most choices together of which one has a number that is solved."""
+"""At most this many choices are combined if one of them has a number that is solved."""
 
 SAMPLE = 96
-"""The values of a weight by which its cause is looked for."""
+"""The cause of a weight is looked for by this many of its values."""
 
 ITERATIONS = 5
 
@@ -48,12 +48,12 @@ Rates = tuple[float, ...]
 
 @dataclass(frozen=True)
 class WrongMove:
-    """Weights that all move otherwise in the same way.
+    """Describes weights that all move differently in the same way.
 
     Attributes:
-        names: The weights; all that train, where the learning rate is another.
-        does: What is done instead, in words with sources; empty where that is not known.
-        difference: What differs first of the first of them.
+        names: The weights. If the learning rate differs, these are all that train.
+        does: Words with sources for what is done instead; empty if that is not known.
+        difference: The first difference of the first weight.
         of_rate: Whether it is the learning rate that differs, in some steps.
     """
 
@@ -65,7 +65,7 @@ class WrongMove:
 
 @dataclass(frozen=True)
 class _Cause:
-    """A rule and rates by which some weights move as they do."""
+    """Holds a rule and rates by which some weights move as they do."""
 
     rule: UpdateRule
     rates: Rates
@@ -158,7 +158,7 @@ class _Search:
         return [name for name, s in zip(self._left, strains, strict=True) if s <= 1]
 
     def _of_leader(self, leader: str) -> list[_Cause]:
-        """Give the causes of the fewest choices by which one weight moves as it does."""
+        """Return the causes of the fewest choices by which one weight moves as it does."""
         moves = Moves(self._run, [leader], SAMPLE)
         for count in range(AT_ONCE + 1):
             if time.thread_time() > self._deadline:
@@ -230,7 +230,7 @@ class _Search:
         return decay in others
 
     def _own(self, choice: Choice, name: str) -> float:
-        """Give what the recipe has in the place of an unknown, for one weight."""
+        """Return what the recipe has in the place of an unknown, for one weight."""
         if choice.unknown == "decay_of":
             return self._run.recipe.decay_of(name)
         own = getattr(UpdateRule(), choice.unknown)

@@ -1,4 +1,4 @@
-"""Wrong ops in words: what recurs is said once."""
+"""Puts wrong ops in words, and says only once what recurs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from densespec.network.graph import Graph
 from densespec_conformance.explaining.local.findings import LocalFindings, WrongOp
 
 SHOWN = 3
-"""The most causes that are named where what is shown does not tell them apart."""
+"""At most this many causes are named if what is shown does not tell them apart."""
 
 NAMED = 3
-"""How many ops are named before the rest is counted."""
+"""This many ops are named before the rest is counted."""
 
 PLURALS: dict[type, str] = {
     ops.Conv: "convolutions",

@@ -30,7 +30,7 @@ def _counted_from_zero(recipe: TrainingRecipe, number: int) -> float:
 
 
 def _corrected(recipe: TrainingRecipe, number: int) -> float:
-    """Give what an average of zeros keeps whose share is divided out."""
+    """Return what an average of zeros keeps whose share is divided out."""
     kept = recipe.average or 0.0
     return 1 - (1 - kept) / (1 - kept**number)
 
@@ -75,7 +75,7 @@ class AverageRule:
     recounts: bool = False
 
     def average(self, recipe: TrainingRecipe, seen: Following) -> Array:
-        """Give the average after a step."""
+        """Return the average after a step."""
         number = seen.index + 1 if self.recounts else seen.number
         if number == 1 and self.starts == "stepped":
             return seen.after
@@ -103,7 +103,7 @@ class AverageChoice:
 
     @property
     def unknown(self) -> bool:
-        """Whether the share that is kept is solved from what the target shows."""
+        """Return whether the share that is kept is solved from what the target shows."""
         return "{}" in self.does
 
     def on(self, rule: AverageRule) -> AverageRule | None:

@@ -1,4 +1,4 @@
-"""What the loss may be instead, or the figure that is reported for it, with where each is met."""
+"""Lists what the loss, or the reported figure of it, may be instead, with where each is found."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from densespec.reference.kernels import Array, SoftmaxKernel, log_softmax
 from densespec.reference.losses import loss_and_slope
 
 Loss = Callable[[TrainingRecipe, Array, Array], tuple[float, Array]]
-"""A function of the recipe, logits and labels that gives the loss and its gradient."""
+"""Computes the loss and its gradient from the recipe, logits and labels."""
 
 Reported = Callable[[float, Arrays, TrainingRecipe, int], float]
-"""A function of the loss, the weights, the recipe and the size of the batch that gives what is
-reported."""
+"""Computes the reported figure from the loss, the weights, the recipe and the size of the batch."""
 
 
 @dataclass(frozen=True)
 class OtherLoss:
-    """What the loss may be instead.
+    """Describes what the loss may be instead.
 
     Attributes:
         kinds: The recipe's losses for which it is meant; all if empty.
@@ -36,7 +35,7 @@ class OtherLoss:
 
 @dataclass(frozen=True)
 class OtherReport:
-    """What may be reported of the loss, where gradients are those of the recipe's."""
+    """Describes what may be reported of the loss while gradients are those of the recipe's."""
 
     does: str
     source: str
@@ -115,7 +114,7 @@ def _unsmoothed(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[f
 
 
 def _over_the_others(recipe: TrainingRecipe, logits: Array, labels: Array) -> tuple[float, Array]:
-    """Give the label 1 - smoothing, and share the rest among the other classes."""
+    """Return the label 1 - smoothing, and share the rest among the other classes."""
     classes = logits.shape[1]
     smoothing = recipe.label_smoothing * classes / max(classes - 1, 1)
     return loss_and_slope(recipe.replace(label_smoothing=smoothing), logits, labels)
@@ -240,7 +239,7 @@ LOSSES = (
         ("softmax",),
     ),
 )
-"""Other losses."""
+"""Lists other losses."""
 
 REPORTS = (
     OtherReport(
@@ -259,4 +258,4 @@ REPORTS = (
         _with_keras_penalty,
     ),
 )
-"""Other figures that are reported for a loss."""
+"""Lists other figures that are reported for a loss."""

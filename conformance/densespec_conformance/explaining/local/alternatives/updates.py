@@ -1,4 +1,4 @@
-"""How weights may move instead of as the recipe says, with where each is met."""
+"""Lists how weights may move instead of as the recipe says, with where each is found."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array
 
 Clip = Callable[[Arrays, float], Arrays]
-"""A function of the gradients and the recipe's norm that gives the gradients to move by."""
+"""Computes the gradients to move by from the gradients and the recipe's norm."""
 
 
 def norm(gradients: Arrays) -> float:
-    """Give the norm of all gradients together."""
+    """Return the norm of all gradients together."""
     return float(np.sqrt(sum(float((g**2).sum()) for g in gradients.values())))
 
 
@@ -121,7 +121,7 @@ class UpdateRule:
     clip: Clip = clipped
 
     def moments(self, recipe: TrainingRecipe, move: Move) -> Arrays:
-        """Give the moments after a step, as the optimizer's state shows them."""
+        """Return the moments after a step, as the optimizer's state shows them."""
         g = self._gradient(recipe, move)
         if recipe.optimizer == "sgd":
             return self._velocity(recipe, move, g) if recipe.rule.moments else {}
@@ -134,7 +134,7 @@ class UpdateRule:
         }
 
     def weight(self, recipe: TrainingRecipe, move: Move) -> Array:
-        """Give the weights after a step, by the moments that are shown after it."""
+        """Return the weights after a step, by the moments that are shown after it."""
         w, rate = move.before, self._rate(move, move.rate) * self.rate_by
         if self._kind(recipe) != "coupled":
             of_decay = move.rate * self.rate_by if self.by_layer == "but decay" else rate
@@ -201,7 +201,7 @@ class UpdateRule:
         return {"mean_square": s, "velocity": v}
 
     def _size(self, recipe: TrainingRecipe, s: Array, place: str, correction: float = 1.0) -> Array:
-        """Give what a gradient is divided by, for a second moment and what corrects its bias."""
+        """Return what a gradient is divided by, for a second moment and what corrects its bias."""
         epsilon = recipe.epsilon if self.epsilon is None else self.epsilon
         match self.epsilon_place or place:
             case "outside":
@@ -220,15 +220,15 @@ class UpdateRule:
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that an optimizer may do instead.
+    """Describes something that an optimizer may do instead.
 
     Attributes:
         does: The words for it; ``{}`` stands for the number that is solved.
-        source: Where it is met.
+        source: The place where it is found.
         changes: The fields of the rule that differ.
         unknown: The field whose value is solved from what the target shows; none if empty.
         optimizers: The optimizers that have such a choice.
-        below: What the number is less than; it is never less than 0.
+        below: The upper bound of the number; it is never less than 0.
     """
 
     does: str
@@ -400,4 +400,4 @@ CHOICES = (
     Choice("weight decay is {}", "filters on names, another default", {}, "decay_of"),
     Choice("the learning rate is multiplied by {}", "parameter groups", {}, "rate_by"),
 )
-"""What an optimizer may do instead, what is simplest first."""
+"""Lists what an optimizer may do instead, the simplest first."""
