@@ -1,4 +1,4 @@
-"""The training recipe: what each term of a training step means, exactly.
+"""Defines the training recipe: it says exactly what each term of a training step means.
 
 Loss, of logits z over C classes, with label smoothing s:
 
@@ -77,7 +77,7 @@ AVERAGE = "average"
 OF_ONE_LOSS = (("R29", "class_weights", "softmax"), ("R30", "positive_weights", "sigmoid"))
 """The weights of classes have a meaning with one loss alone."""
 MOST_DROPS = 10000
-"""A learning rate may drop so many times by ``drop_every``."""
+"""A learning rate may drop at most this many times by ``drop_every``."""
 DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 

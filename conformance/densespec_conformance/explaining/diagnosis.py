@@ -36,7 +36,7 @@ SHOWN = 5
 """At most this many suspects are named."""
 
 TERMS = ("loss", "parts", "optimizer", "learning rate", "averages")
-"""The parts of a training step that are no ops of the network."""
+"""These parts of a training step are no ops of the network."""
 
 Ids = tuple[str, ...]
 

@@ -24,7 +24,7 @@ from densespec_conformance.explaining.local.alternatives.averages import (
 from densespec_conformance.explaining.local.moves import Difference, Run
 
 DIGITS = (1, 2, 3, 4, 6)
-"""The digits of round numbers, which are tried before what was solved."""
+"""Round numbers have this many digits, and are tried before what was solved."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class WrongAverage:
 
 @dataclass(frozen=True)
 class _Cause:
-    """A rule by which some averages follow their arrays; it may take but some of the steps."""
+    """Holds a rule by which some averages follow their arrays; it may take only some of the steps."""
 
     rule: AverageRule
     words: str
@@ -82,7 +82,7 @@ def _grouped(left: Mapping[str, _Course], deadline: float) -> Iterator[WrongAver
 
 @dataclass(frozen=True)
 class _Course:
-    """An average beside its array in every step of a run."""
+    """Holds an average beside its array in every step of a run."""
 
     run: Run
     name: str

@@ -156,8 +156,10 @@ class Moves:
         return Moves(self.run, names, self._limit)
 
     def strains(self, rule: UpdateRule, rates: Sequence[float]) -> Array:
-        """Give the largest error of each weight in each step, as a share of what is allowed of it:
-        an array of shape (steps, weights)."""
+        """Return the largest error of each weight in each step, (steps, weights).
+
+        It is a share of what is allowed.
+        """
         return np.stack([self._strain(index, rule, rates) for index in range(len(rates))])
 
     def residuals(self, rule: UpdateRule, rates: Sequence[float]) -> Array:

@@ -21,18 +21,20 @@ from densespec_conformance.explaining.local.alternatives.parts import PARTS, Par
 from densespec_conformance.explaining.local.moves import Difference, Run
 
 AT_ONCE = 2
-"""The most choices that are combined."""
+"""At most this many choices are combined."""
 
 OWN = PartsRule()
 
 Passed = tuple[float, Arrays, Arrays]
-"""The loss of a part, its gradients, and the running statistics after it."""
+"""Holds the loss of a part, its gradients, and the running statistics after it."""
 
 
 @dataclass(frozen=True)
 class WrongParts:
-    """What is made of parts instead, in words with sources, and what differs first; the words are
-    empty where that is not known."""
+    """Says what is made of parts instead, in words with sources, and what differs first.
+
+    The words are empty if that is not known.
+    """
 
     does: str
     difference: Difference
@@ -40,10 +42,10 @@ class WrongParts:
 
 @dataclass
 class Parted:
-    """The steps of a run by parts.
+    """Holds the steps of a run by parts.
 
     Attributes:
-        kernels: How each kind of op is computed.
+        kernels: The computation of each kind of op.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""How averages of arrays may follow them instead of as the recipe says, with where each is met."""
+"""Lists how averages may follow arrays instead of as the recipe says, with where each is found."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec.reference.kernels import Array
 
 Kept = Callable[[TrainingRecipe, int], float]
-"""A function of the recipe and a step's number, counted from 1, that gives the share of an average
-which is kept in the step."""
+"""Computes the share of an average that a step keeps, from the recipe and the step's number from 1.
+"""
 
 
 def _by_recipe(recipe: TrainingRecipe, number: int) -> float:
@@ -37,7 +37,7 @@ def _corrected(recipe: TrainingRecipe, number: int) -> float:
 
 @dataclass(frozen=True)
 class Following:
-    """What is known of an array and its average in a step.
+    """Holds what is known of an array and its average in a step.
 
     Attributes:
         before, after: The array before the step and after it.
@@ -55,7 +55,9 @@ class Following:
 
 @dataclass(frozen=True)
 class AverageRule:
-    """How an average follows its array, every choice spelled out; the defaults are the recipe's.
+    """Says how an average follows its array, with every choice spelled out.
+
+    The defaults are the recipe's.
 
     Attributes:
         kept: What is kept of the average in a step.
@@ -89,11 +91,11 @@ class AverageRule:
 
 @dataclass(frozen=True)
 class AverageChoice:
-    """Something that averages may do instead.
+    """Describes something that averages may do instead.
 
     Attributes:
         does: The words for it; ``{}`` stands for the number that is solved.
-        source: Where it is met.
+        source: The place where it is found.
         changes: The fields of the rule that differ.
     """
 
@@ -192,4 +194,4 @@ AVERAGES = (
         {},
     ),
 )
-"""What averages may do instead, what is simplest first."""
+"""Lists what averages may do instead, the simplest first."""

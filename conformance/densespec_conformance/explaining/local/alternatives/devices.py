@@ -12,7 +12,7 @@ from densespec.reference.kernels import Array, Context, Gradients, Kernel
 
 @dataclass(frozen=True)
 class Apart:
-    """Is a norm that normalises the parts of a batch by themselves, one for each device.
+    """Normalises the parts of a batch by themselves, one part for each device.
 
     The running statistics are the means of those that the devices would have alone.
 

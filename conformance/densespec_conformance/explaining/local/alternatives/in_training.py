@@ -193,7 +193,7 @@ DEVICES = (
         lambda devices: Apart(devices, Norm(), first=True),
     ),
 )
-"""What norms may do instead in a step on several devices."""
+"""Lists what norms may do instead in a step on several devices."""
 
 SUMMED = "gradients are summed over the devices, not averaged"
 SUMMED_IN = "psum for pmean, an all-reduce without its division"

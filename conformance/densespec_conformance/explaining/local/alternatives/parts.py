@@ -1,4 +1,4 @@
-"""What may be made of the parts of a batch that is accumulated, with where each is met."""
+"""Lists what may be made of the parts of an accumulated batch, with where each is found."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from densespec.reference.kernels import Array
 
 Split = Callable[[int, int], Sequence[Array]]
-"""A function of the number of samples and that of parts that gives the samples of each part."""
+"""Chooses the samples of each part from the number of samples and the number of parts."""
 
 Shares = Callable[[Sequence[int]], Sequence[float]]
-"""A function of the sizes of parts that gives the factor on what each of them comes to."""
+"""Computes the factor on what each part comes to, from the sizes of the parts."""
 
 
 def _in_order(samples: int, parts: int) -> Sequence[Array]:
@@ -57,8 +57,9 @@ def _last(sizes: Sequence[int]) -> Sequence[float]:
 
 @dataclass(frozen=True)
 class PartsRule:
-    """What is made of the parts of a batch, every choice spelled out; the defaults are the
-    recipe's.
+    """Says what is made of the parts of a batch, with every choice spelled out.
+
+    The defaults are the recipe's.
 
     Attributes:
         split: Which samples are in which part.
@@ -75,8 +76,10 @@ class PartsRule:
 
 @dataclass(frozen=True)
 class PartsChoice:
-    """Something that may be made of parts instead: the words, where it is met, and the fields of
-    the rule that differ."""
+    """Describes what may be made of parts instead.
+
+    It has the words, the place where it is found, and the fields of the rule that differ.
+    """
 
     does: str
     source: str
@@ -150,4 +153,4 @@ PARTS = (
         {"split": _of_one_size},
     ),
 )
-"""What may be made of parts instead, what is simplest first."""
+"""Lists what may be made of parts instead, the simplest first."""

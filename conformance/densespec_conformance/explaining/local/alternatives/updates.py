@@ -49,7 +49,7 @@ def _not_at_all(gradients: Arrays, limit: float) -> Arrays:
 
 @dataclass(frozen=True)
 class Move:
-    """What is known of a step of some weights, all in arrays of one shape.
+    """Holds what is known of a step of some weights, all in arrays of one shape.
 
     Attributes:
         before, gradient: The weights before the step, and their gradients, clipped.
@@ -75,7 +75,7 @@ class Move:
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """How weights move, every choice spelled out; the defaults are the recipe's.
+    """Says how weights move, with every choice spelled out; the defaults are the recipe's.
 
     Attributes:
         decay: Weight decay is ``coupled`` to the gradient; ``decoupled`` from it, times the
