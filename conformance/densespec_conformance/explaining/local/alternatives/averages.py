@@ -1,4 +1,4 @@
-"""Lists how averages may follow arrays instead of as the recipe says, with where each is found."""
+"""Lists how averages may follow arrays instead of as the recipe says, and where it is found."""
 
 from __future__ import annotations
 
