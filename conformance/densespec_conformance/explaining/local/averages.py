@@ -43,7 +43,7 @@ class WrongAverage:
 
 @dataclass(frozen=True)
 class _Cause:
-    """Holds a rule by which some averages follow their arrays; it may take only some of the steps."""
+    """Holds a rule by which some averages follow their arrays, perhaps in only some steps."""
 
     rule: AverageRule
     words: str
