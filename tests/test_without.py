@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 from densespec.cli import main
 from densespec.errors import WeightsError
 from densespec.weights.containers import open_file
-from densespec.weights.opening import open_weights
+from densespec.weights.opening import identify, open_weights
+from densespec.weights.reading import ReadingOptions
 from densespec.weights.tensors import Tensor
 from densespec.weights.without import without_layers
 
@@ -95,3 +97,20 @@ def test_names_of_torch_are_left_out_with_what_is_under_them() -> None:
     with open_file(file_of("two_heads_torch")) as file:
         kept, _ = without_layers(file.tensors, {}, ["aux", "cls.weight"])
         assert file.tensors.keys() - kept.keys() == {"aux.weight", "aux.bias", "cls.weight"}
+
+
+def test_names_that_several_layouts_have_are_read_by_saying_whose_they_are() -> None:
+    """Keras 3 numbers the layers of every model alike, and here they are called otherwise."""
+    with open_file(file_of("keras_two_heads_weights_h5")) as file:
+        noted = json.loads(file.metadata["layer_names"])
+        metadata = {"layer_names": json.dumps({path: f"my_{noted[path]}" for path in noted})}
+        options = ReadingOptions()
+        for pattern, option in (
+            (r"\(--from (\S+)\)", "layout"),
+            (r"is read by --without (\S+)$", "without"),
+        ):
+            with pytest.raises(WeightsError) as refused:
+                identify(file.tensors, metadata, file.container, options)
+            (said,) = re.findall(pattern, str(refused.value))
+            options = options.replace(**{option: said})
+        assert identify(file.tensors, metadata, file.container, options).spec.classes == 5

@@ -83,7 +83,11 @@ class _Likeness:
         knows = (
             f" Unknown to that are {listed(list(map(bare, self.unknown)))}." if self.unknown else ""
         )
-        return f"Its names{place} are nearest to those of {self.layouts}.{lacks}{knows}"
+        whose = f" If they are whose they seem, say so (--from {self.layouts.partition(' ')[0]})."
+        return (
+            f"Its names{place} are nearest to those of {self.layouts}.{lacks}{knows}"
+            f"{'' if self.missing else whose}"
+        )
 
 
 @dataclass(frozen=True)
