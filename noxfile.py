@@ -151,6 +151,7 @@ def full(session: nox.Session) -> None:
     session.notify("tests", ["--full"])
     session.notify("conformance", ["--tier", "full"])
     session.notify("fuzz", ["--files", "5000"])
+    session.notify("notebooks", ["--check"])
     for name in ("peers", "third_party", "build", "core"):
         session.notify(name, [])
 
@@ -193,6 +194,15 @@ def docs(session: nox.Session) -> None:
     session.run(frameworks(session), "docs/generate.py", external=True)
     session.install("--constraint", "constraints.txt", "--editable", ".[docs]")
     session.run("mkdocs", *(session.posargs or ("build", "--clean")))
+
+
+@nox.session(venv_backend="none")
+def notebooks(session: nox.Session) -> None:
+    """Run the tutorials, and write what they print and draw into their pages (some minutes).
+
+    ``nox -s notebooks -- five-frameworks`` runs one of them, ``-- --check`` writes nothing.
+    """
+    session.run(frameworks(session), "docs/notebooks.py", *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")

@@ -193,6 +193,11 @@ ELSEWHERE = {
     "docs/mutants.md": "values that the suite has while it runs",
     "docs/pretrained.md": "trained weights, by tests/pretrained/test_page.py",
     "docs/weights.md": "the Hub, timm, transformers and torchvision's downloads",
+    **{
+        page: "the notebook that it is made of, by `nox -s notebooks`"
+        for page in TEXTS
+        if page.startswith("docs/tutorials/")
+    },
 }
 """The pages whose code does not run here, and what it needs."""
 
