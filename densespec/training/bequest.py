@@ -10,7 +10,7 @@ from densespec.building import goes_with
 from densespec.data import Dataset
 from densespec.errors import WeightsWarning
 from densespec.network.graph import Graph
-from densespec.pretrained.accompaniment import Accompaniment, Provenance
+from densespec.pretrained.accompaniment import SIGMOID, SOFTMAX, Accompaniment, Provenance
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.given import WeightsLike, opened
 from densespec.weights.reading import ReadingOptions
@@ -23,7 +23,12 @@ KEPT = 7 / 8
 
 
 def bequest_of(
-    dataset: Dataset, graph: Graph, weights: WeightsLike | None, reading: ReadingOptions
+    dataset: Dataset,
+    graph: Graph,
+    weights: WeightsLike | None,
+    reading: ReadingOptions,
+    *,
+    loss: str = SOFTMAX,
 ) -> Accompaniment:
     """Say what goes with the weights of a run.
 
@@ -31,6 +36,7 @@ def bequest_of(
         graph: The network at the size of the images.
         weights: What the run starts from.
         reading: The options of how to read it.
+        loss: The recipe's, which says what makes probabilities of logits.
 
     Raises:
         WeightsError: The weights can't be read; or it is said how, but there are none.
@@ -39,6 +45,7 @@ def bequest_of(
         preprocessing=_preprocessing(dataset, graph),
         labels=dataset.classes,
         provenance=_provenance(weights, reading, graph),
+        outputs=SIGMOID if loss == SIGMOID else SOFTMAX,
     ).fitted_to(graph)
 
 

@@ -194,7 +194,7 @@ def _planned(
         launched=place is not None,
         caches=caches,
         start=start,
-        bequest=bequest_of(dataset, graph, options.weights, options.reading),
+        bequest=bequest_of(dataset, graph, options.weights, options.reading, loss=run.recipe.loss),
         step=step,
         notes=(*resolved.notes, *notes, *([note] if note else [])),
         progress=options.progress,

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from densespec.building import build
 from densespec.cli import main
 from densespec.data import DataError, Dataset
 from densespec.network.files import write_spec
+from densespec.predicting import predict
 from densespec.recipes.presets import write_recipe
 from densespec.recipes.recipe import TrainingRecipe
 from densespec.training import TrainingError
@@ -53,6 +55,18 @@ def test_several_labels_are_learnt_and_a_run_goes_on(tmp_path: Path, backend: st
     assert epochs[-1]["accuracy"] is None
     assert done.judged_by == "loss"
     assert done.best is not None
+
+
+def test_a_run_on_several_labels_leaves_a_network_that_tells_several(tmp_path: Path) -> None:
+    """Each label of an image has a probability of its own."""
+    done = run(tmp_path, data=several(), recipe=SEVERAL.replace(epochs=1))
+    model = build(weights=done.checkpoint, backend="numpy")
+    image = np.zeros((6, 6), np.uint8)
+    (found,) = predict(model, [image])
+    prepared = model.densespec.accompaniment.preprocessing.batch([image])
+    expected = 1 / (1 + np.exp(-model(prepared)[0]))
+    told = {guess.label: guess.probability for guess in found.guesses}
+    np.testing.assert_allclose([told[name] for name in ("top", "bottom", "any")], expected)
 
 
 @pytest.mark.parametrize(
