@@ -46,9 +46,8 @@ Outcome = Any
 
 def signature(source: Path) -> str:
     """Give the line by which a page says which source it was made from."""
-    return (
-        f"<!-- made of {source.name}, SHA-256 {hashlib.sha256(source.read_bytes()).hexdigest()} -->"
-    )
+    digest = hashlib.sha256(source.read_text(encoding="utf-8").encode()).hexdigest()
+    return f"<!-- made of {source.name}, SHA-256 {digest} -->"
 
 
 def executed(source: Path) -> Any:

@@ -2,6 +2,7 @@
 
 ``python examples/two_labels.py [BACKEND ...]`` trains the same network on each backend and shows
 what it is judged by. A tenth of the labels to train on is not known, as in tables of chest X-rays.
+``docs/tutorials/several-labels.md`` goes through such a task step by step; this compares backends.
 """
 
 from __future__ import annotations

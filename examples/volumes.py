@@ -2,6 +2,7 @@
 
 ``python examples/volumes.py [BACKEND ...]`` makes the files, trains the same network on each
 backend and shows what it is judged by. Needs nibabel: ``pip install 'densespec[nifti]'``.
+``docs/tutorials/volumes.md`` goes through the same task step by step; this compares backends.
 """
 
 from __future__ import annotations
