@@ -87,7 +87,7 @@ for axes, row in zip(grid.flat, rows[1200:], strict=False):
 
 # %%
 known = [[float(row[f]) for row in rows[:1200] if row[f] != "-1"] for f in FINDINGS]
-weights = tuple(round((1 - np.mean(each)) / np.mean(each), 2) for each in known)
+weights = tuple(round(float(1 / np.mean(each) - 1), 2) for each in known)
 print("weights of labels that are there:", dict(zip(FINDINGS, weights, strict=True)))
 
 spec = DenseNetSpec(
@@ -151,16 +151,14 @@ axes.grid(alpha=0.3)
 # likely in one image, so probabilities do not add up to 1.
 
 # %%
-for row, one in zip(
-    rows[1200:1204],
-    densespec.predict(
-        result.best, [Path("chests", row["path"]) for row in rows[1200:1204]], backend="torch.nn"
-    ),
-    strict=True,
-):
-    there = [f for f in FINDINGS if row[f] == "1"]
-    said = ", ".join(f"{guess.label} {guess.probability:.0%}" for guess in one.guesses)
-    print(f"{row['path']} shows {', '.join(there) or 'nothing'}: {said}")
+tested = rows[1200:1204]
+said = densespec.predict(
+    result.best, [Path("chests", row["path"]) for row in tested], backend="torch.nn"
+)
+for row, one in zip(tested, said, strict=True):
+    there = [finding for finding in FINDINGS if row[finding] == "1"]
+    print(f"{row['path']} shows {', '.join(there) or 'nothing'}")
+    print(*(f"    {guess.label} {guess.probability:.0%}" for guess in one.guesses), sep="\n")
 
 # %% [markdown]
 # For X-rays you would start from trained weights, `torchxrayvision:densenet121-res224-all` or
