@@ -21,6 +21,9 @@ BYTE = 255
 KEPT = 7 / 8
 """This part of each side is kept of images that are brought to a size."""
 
+LOOKED_AT = 16
+"""How many images tell whether all have the network's size."""
+
 
 def bequest_of(
     dataset: Dataset,
@@ -59,8 +62,19 @@ def _preprocessing(dataset: Dataset, graph: Graph) -> Preprocessing | None:
         mean=tuple(full * mean for mean in normal.mean),
         std=tuple(full * std for std in normal.std),
         size=size,
-        crop=1.0 if dataset.size == size else KEPT,
+        crop=1.0 if _have(dataset, size) else KEPT,
     )
+
+
+def _have(dataset: Dataset, size: tuple[int, ...]) -> bool:
+    """Say whether images have a size already, and are left as they are.
+
+    Of images that are read when they are needed, the first ones tell it.
+    """
+    if dataset.size is not None:
+        return dataset.size == size
+    looked_at = range(min(LOOKED_AT, len(dataset.train)))
+    return all(dataset.train.image(index).shape[1:] == size for index in looked_at)
 
 
 def _provenance(

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import densespec
 from densespec.data import Dataset, Normalisation
 from densespec.network.graph import lower
 from densespec.pretrained.accompaniment import Accompaniment
 from densespec.pretrained.preprocessing import Preprocessing
+from densespec.training import read_log
 from densespec.training.bequest import bequest_of
 from densespec.weights.checkpoint import read_checkpoint
 from densespec.weights.reading import ReadingOptions
@@ -66,6 +68,21 @@ def test_images_that_a_run_brings_to_a_size_are_cropped(tmp_path: Path) -> None:
     assert left.provenance is None
     assert left.preprocessing is not None
     assert (left.preprocessing.size, left.preprocessing.crop) == ((16, 16), 0.875)
+
+
+def test_files_that_have_the_size_already_are_left_as_they_are(tmp_path: Path) -> None:
+    for number, image in enumerate(noisy_image(shape=(16, 32, 32, 3))):
+        path = tmp_path / "photos" / ("train", "test")[number // 8] / CLASSES[number % 2]
+        path.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path / f"{number}.png")
+    data = f"folder:{tmp_path / 'photos'}"
+    spec = SPEC.replace(classes=2, blocks=(1, 1))
+    left = trained(tmp_path / "run", spec=spec, data=data, size=(32, 32))
+    assert left.preprocessing is not None
+    assert left.preprocessing.crop == 1.0
+    last = read_log(tmp_path / "run" / "log.jsonl")[-1]
+    measured = densespec.evaluate(tmp_path / "run" / "last.safetensors", data)
+    np.testing.assert_allclose(measured.loss, last["validation_loss"], rtol=1e-5)
 
 
 def test_bytes_of_another_scale_are_prepared_as_they_were_trained_on() -> None:
