@@ -114,8 +114,8 @@ for axes in (left, right):
 # %% [markdown]
 # In the plain network the gradients of the first and the last layers differ by more than ten
 # times; in the dense one hardly at all, since the loss reaches every layer by a short way. The
-# paper calls it implicit deep supervision. Its loss falls the fastest, with the fewest
-# parameters.
+# paper calls it implicit deep supervision. The loss of the dense network falls the fastest, with
+# the fewest parameters.
 #
 # ## 2. Why concatenation
 #
