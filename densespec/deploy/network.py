@@ -22,7 +22,7 @@ from densespec.network.initial import initial_weights
 from densespec.network.ops import Affine, Input
 from densespec.network.passes import prepare
 from densespec.network.spec import DenseNetSpec
-from densespec.pretrained.accompaniment import NOTHING, Accompaniment
+from densespec.pretrained.accompaniment import LINEAR, NOTHING, Accompaniment
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.given import warn_of
 from densespec.weights.opening import open_weights
@@ -188,7 +188,9 @@ def network_of(
 def on_images(
     network: WeightedGraph, options: ExportOptions
 ) -> tuple[WeightedGraph, ExportOptions]:
-    """Say how a network is written that takes images and gives probabilities.
+    """Say how a network is written that takes images.
+
+    It gives probabilities, or the numbers that it was trained to give.
 
     Raises:
         DensespecError: Nothing says what its images need.
@@ -204,11 +206,17 @@ def on_images(
         known.preprocessing.size,
         include_top=graph.has_classifier,
         pooling=graph.pooling,
-        classifier_activation=(graph.classifier_activation or known.outputs)
-        if graph.has_classifier
-        else None,
+        classifier_activation=_activation(network),
     )
     return replace(network, graph=sized), replace(options, preprocessing=known.preprocessing)
+
+
+def _activation(network: WeightedGraph) -> str | None:
+    """Return what makes probabilities of a network's logits; None if nothing does."""
+    graph, outputs = network.graph, network.accompaniment.outputs
+    if not graph.has_classifier:
+        return None
+    return graph.classifier_activation or (None if outputs == LINEAR else outputs)
 
 
 def _is_path(source: Any) -> bool:

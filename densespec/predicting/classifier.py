@@ -14,7 +14,7 @@ from densespec.building import Origin, build, origin_of
 from densespec.errors import DensespecError
 from densespec.hub import from_pretrained
 from densespec.network.catalogue import variants
-from densespec.pretrained.accompaniment import SIGMOID
+from densespec.pretrained.accompaniment import LINEAR, SIGMOID
 from densespec.pretrained.labels import identifiers_by_names
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.reading import AS_THEY_ARE, InterpretingOptions
@@ -94,14 +94,19 @@ def classifier(
         reading: The options of how to read the weights.
 
     Raises:
-        DensespecError: It has no classifier, or nothing says what its images need; or it is built,
-            but it is said how to read weights.
+        DensespecError: It has no classifier, or gives numbers and no classes, or nothing says what
+            its images need; or it is built, but it is said how to read weights.
         WeightsError: There are no such weights, or they do not fit.
     """
     model = _built(network, backend, weights, reading.said())
     origin = origin_of(model)
     if not origin.graph.has_classifier:
         raise DensespecError("the network has no classifier, so it tells no classes")
+    if origin.accompaniment.outputs == LINEAR and origin.graph.classifier_activation is None:
+        raise DensespecError(
+            "the network was trained to give numbers (loss = 'squared'), so it tells no classes: "
+            "call the built model on images prepared by densespec.preprocessing(model)"
+        )
     needed = preprocessing or origin.accompaniment.preprocessing
     if needed is None:
         raise DensespecError(

@@ -19,7 +19,7 @@ PREPROCESSING, LABELS, PROVENANCE, ACTIVATION = (
 )
 """The metadata of weight files have the parts under these keys."""
 
-SOFTMAX, SIGMOID = "softmax", "sigmoid"
+SOFTMAX, SIGMOID, LINEAR = "softmax", "sigmoid", "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,8 @@ class Accompaniment:
         labels: The names of the classes, in the order of the outputs.
         provenance: The published file that the weights are, or started from.
         outputs: The function that turns logits into probabilities: ``"softmax"`` if an image has
-            one class, ``"sigmoid"`` if it may have several.
+            one class, ``"sigmoid"`` if it may have several, ``"linear"`` if outputs are numbers
+            that tell no classes.
     """
 
     preprocessing: Preprocessing | None = None
@@ -86,7 +87,7 @@ class Accompaniment:
             said["provenance"] = _provenance(record)
         if LABELS in metadata:
             said["labels"] = _labels(_parsed(metadata, LABELS))
-        if (outputs := metadata.get(ACTIVATION)) in (SOFTMAX, SIGMOID):
+        if (outputs := metadata.get(ACTIVATION)) in (SOFTMAX, SIGMOID, LINEAR):
             said["outputs"] = outputs
         return cls(**said)
 
@@ -107,7 +108,7 @@ class Accompaniment:
             preprocessing=self.preprocessing or other.preprocessing,
             labels=self.labels or other.labels,
             provenance=self.provenance or other.provenance,
-            outputs=self.outputs if self.labels else other.outputs,
+            outputs=self.outputs if self.labels or self.outputs != SOFTMAX else other.outputs,
         )
 
 

@@ -10,7 +10,7 @@ from densespec.building import goes_with
 from densespec.data import Dataset
 from densespec.errors import WeightsWarning
 from densespec.network.graph import Graph
-from densespec.pretrained.accompaniment import SIGMOID, SOFTMAX, Accompaniment, Provenance
+from densespec.pretrained.accompaniment import LINEAR, SIGMOID, SOFTMAX, Accompaniment, Provenance
 from densespec.pretrained.preprocessing import Preprocessing
 from densespec.weights.given import WeightsLike, opened
 from densespec.weights.reading import ReadingOptions
@@ -20,6 +20,9 @@ BYTE = 255
 
 KEPT = 7 / 8
 """This part of each side is kept of images that are brought to a size."""
+
+OUTPUTS = {"softmax": SOFTMAX, "sigmoid": SIGMOID, "squared": LINEAR}
+"""Each loss of a recipe has this function from logits to what the network is asked for."""
 
 LOOKED_AT = 16
 """How many images tell whether all have the network's size."""
@@ -39,7 +42,7 @@ def bequest_of(
         graph: The network at the size of the images.
         weights: What the run starts from.
         reading: The options of how to read it.
-        loss: The recipe's, which says what makes probabilities of logits.
+        loss: The recipe's, which says what makes probabilities of logits, if anything does.
 
     Raises:
         WeightsError: The weights can't be read; or it is said how, but there are none.
@@ -48,7 +51,7 @@ def bequest_of(
         preprocessing=_preprocessing(dataset, graph),
         labels=dataset.classes,
         provenance=_provenance(weights, reading, graph),
-        outputs=SIGMOID if loss == SIGMOID else SOFTMAX,
+        outputs=OUTPUTS[loss],
     ).fitted_to(graph)
 
 

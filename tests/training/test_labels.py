@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from densespec.building import build
+from densespec.building import build, save
 from densespec.cli import main
 from densespec.data import DataError, Dataset
+from densespec.errors import DensespecError
 from densespec.network.files import write_spec
 from densespec.predicting import predict
 from densespec.recipes.presets import write_recipe
@@ -67,6 +68,18 @@ def test_a_run_on_several_labels_leaves_a_network_that_tells_several(tmp_path: P
     expected = 1 / (1 + np.exp(-model(prepared)[0]))
     told = {guess.label: guess.probability for guess in found.guesses}
     np.testing.assert_allclose([told[name] for name in ("top", "bottom", "any")], expected)
+
+
+def test_a_run_on_numbers_leaves_a_network_that_tells_no_classes(tmp_path: Path) -> None:
+    recipe = SEVERAL.replace(epochs=1, loss="squared", label_smoothing=0.0)
+    done = run(tmp_path, data=several(unknown=False), recipe=recipe)
+    model = build(weights=done.checkpoint, backend="numpy")
+    assert model.densespec.accompaniment.outputs == "linear"
+    with pytest.raises(DensespecError, match=r"give numbers .* so it tells no classes"):
+        predict(model, [np.zeros((6, 6), np.uint8)])
+    save(model, tmp_path / "again.safetensors")
+    again = build(weights=tmp_path / "again.safetensors", backend="numpy")
+    assert again.densespec.accompaniment.outputs == "linear"
 
 
 @pytest.mark.parametrize(
