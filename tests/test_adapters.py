@@ -188,6 +188,10 @@ def test_group_norms_with_their_activations_in_them_pass_every_case(act: str, ca
     asked.check(LocalTarget(f"{HERE}:Grouped({act!r})", spec=spec), REFERENCE)
 
 
+def test_constant_numbers_are_no_running_statistics() -> None:
+    check("Filtered", "structure/counts-and-stages")
+
+
 def _seen(name: str) -> set[str]:
     question = Question(SPEC, natural_size(SPEC))
     graph = lower(SPEC, question.size)

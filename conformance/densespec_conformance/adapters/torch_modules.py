@@ -121,7 +121,13 @@ class TorchNetwork:
                 tensor.copy_(self._own[key])
 
     def count_parameters(self) -> tuple[int, int]:
-        return BACKEND.count_parameters(self._inner)
+        trainable, _ = BACKEND.count_parameters(self._inner)
+        statistics = (
+            tensor.numel()
+            for key, tensor in self._state().items()
+            if key.rpartition(".")[2] in STATISTICS
+        )
+        return trainable, sum(statistics)
 
     def run(self, x: np.ndarray, parts: Collection[str]) -> Observation:
         inputs: Arrays = {}
