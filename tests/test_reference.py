@@ -405,6 +405,11 @@ def test_group_norm_is_over_the_channels_of_its_group(affine: bool) -> None:
         np.testing.assert_allclose(y[sample, channel], expected, **EXACT)
 
 
+def test_group_norm_takes_a_batch_of_no_samples() -> None:
+    op, x = GroupNorm(6, 3, 1e-2, affine=False), _random(0, 6, 4, 3)
+    assert _forward(op, x).shape == x.shape
+
+
 def test_o9_wants_several_values_in_a_group() -> None:
     with pytest.raises(OpError, match=r"node: one value per group has no deviation \[O9\]"):
         _forward(GroupNorm(2, 2, 1e-5, affine=False), _random(2, 2, 1))

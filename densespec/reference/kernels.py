@@ -233,7 +233,7 @@ class GroupNormKernel:
 
     def _normalised(self, op: ops.GroupNorm, ctx: Context, x: Array) -> tuple[Array, Array]:
         """Return what is scaled and shifted, and one over the deviation of each group."""
-        grouped = x.reshape(len(x), op.groups, -1)
+        grouped = by_group(op, x)
         several = grouped.shape[2] > 1
         check_constraint(several, "O9", ctx.node, "one value per group has no deviation")
         mean, variance = self._moments(grouped)
@@ -246,9 +246,14 @@ class GroupNormKernel:
     def backward(self, op: ops.GroupNorm, ctx: Context, dy: Array, x: Array) -> Gradients:
         normalised, inverse = self._normalised(op, ctx, x)
         slope, gradients = through_affine(op.affine, ctx, dy, normalised)
-        dx, y = (array.reshape(len(x), op.groups, -1) for array in (slope, normalised))
+        dx, y = (by_group(op, array) for array in (slope, normalised))
         along, stretch = dx.mean(2, keepdims=True), (dx * y).mean(2, keepdims=True)
         return [((dx - along - y * stretch) * inverse).reshape(x.shape)], gradients
+
+
+def by_group(op: ops.GroupNorm, x: Array) -> Array:
+    """Return (batch, groups, values) of the values of a map; a batch may have no samples."""
+    return x.reshape(len(x), op.groups, math.prod(x.shape[1:]) // op.groups)
 
 
 class AffineKernel:

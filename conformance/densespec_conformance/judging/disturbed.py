@@ -39,6 +39,7 @@ from densespec.reference.kernels import (
     PReluKernel,
     SigmoidKernel,
     SoftmaxKernel,
+    by_group,
     through_affine,
 )
 from densespec.reference.model import ReferenceModel
@@ -230,7 +231,7 @@ class _GroupNorm(GroupNormKernel):
         """Work out by how much the two means of a group are rounded, as those of a batch are."""
         normalised, inverse = self._normalised(op, ctx, x)
         slope, _ = through_affine(op.affine, ctx, dy, normalised)
-        slope, y = (array.reshape(len(x), op.groups, -1) for array in (slope, normalised))
+        slope, y = (by_group(op, array) for array in (slope, normalised))
         slope, mean = slope * inverse, self.noise.mean
         return (mean(slope, (2,)) + y * mean(slope * y, (2,))).reshape(x.shape)
 
