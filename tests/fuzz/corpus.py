@@ -21,7 +21,7 @@ from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.convert import convert
 from densespec.weights.opening import open_weights
 from tests import test_whole_modules as whole_models
-from tests.containers.samples import SAMPLES, network, sample
+from tests.containers.samples import FILES, network, sample
 from tests.fuzz.child import contents
 from tests.fuzz.share import ANOTHER_CONFIG
 
@@ -65,7 +65,7 @@ def seeds(folder: Path) -> list[Seed]:
     arrays = network()
     samples = [
         Seed(KINDS.get(name, name), name, sample(folder, name, arrays).read_bytes(), arrays)
-        for name in SAMPLES
+        for name in FILES
     ]
     networks = [_network(folder, kind, *NETWORKS[kind]) for kind in NETWORKS]
     folders = [_in_folder(kind, *FOLDERS[kind]) for kind in FOLDERS if _can_be_read(kind)]
