@@ -5,7 +5,6 @@ and networks, which are not read alone but recognised too.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from densespec import get
+from densespec.installed import is_installed
 from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from densespec.weights.checkpoint import write_checkpoint
@@ -68,8 +68,7 @@ def seeds(folder: Path) -> list[Seed]:
         for name in FILES
     ]
     networks = [_network(folder, kind, *NETWORKS[kind]) for kind in NETWORKS]
-    folders = [_in_folder(kind, *FOLDERS[kind]) for kind in FOLDERS if _can_be_read(kind)]
-    return [*samples, *networks, *folders]
+    return [*samples, *networks, *_folders(folder)]
 
 
 SPEC = get("densenet121").replace(blocks=(1, 1), growth_rate=2, stem_width=4, classes=3)
@@ -131,9 +130,29 @@ FOLDERS: dict[str, tuple[Path, str, str]] = {
 }
 """Folders of several files: what one of them is called in the table, and what is opened."""
 
+ORBAX = "Orbax's"
+ORBAXES = {
+    f"{ORBAX} tree": "net/_METADATA",
+    f"{ORBAX} description of an array": "net/params.classifier.kernel/.zarray",
+    f"{ORBAX} array": "net/params.classifier.kernel/0.0",
+}
+"""Files of a checkpoint that is written here."""
+
+NEEDED = {TENSORFLOW: "tensorflow", ORBAX: "tensorstore"}
+"""The package that reads such a folder, by the first word of what it is called."""
+
+
+def _folders(folder: Path) -> list[Seed]:
+    _converted("flax-torchvision")(folder / "net.orbax")
+    (folder / "orbax").mkdir()
+    (folder / "net.orbax").rename(folder / "orbax" / "net")
+    places = FOLDERS | {kind: (folder / "orbax", name, "net") for kind, name in ORBAXES.items()}
+    return [_in_folder(kind, *places[kind]) for kind in places if _can_be_read(kind)]
+
 
 def _can_be_read(kind: str) -> bool:
-    return not kind.startswith(TENSORFLOW) or importlib.util.find_spec("tensorflow") is not None
+    package = NEEDED.get(kind.partition(" ")[0])
+    return package is None or is_installed(package)
 
 
 def _in_folder(kind: str, folder: Path, name: str, opened: str) -> Seed:

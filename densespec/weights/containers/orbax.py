@@ -4,8 +4,8 @@ A folder's ``_METADATA`` lists the leaves of the tree. What manages several step
 each, and within it one for each item that was saved. Names of arrays are the keys of the tree,
 joined by "/".
 
-Orbax keeps arrays in one store for all of them (OCDBT), or as zarr has them, each in a folder of its
-own. The latter is written here: an array is its elements and a few lines of JSON, so writing needs
+Orbax keeps arrays in one store for all of them (OCDBT), or as zarr has them, each in a folder of
+its own. The latter is written here: an array is its elements and a line of JSON, so writing needs
 no package, and the same arrays give the same bytes.
 """
 
@@ -159,13 +159,15 @@ def _check_folders(trees: Mapping[str, Sequence[str]]) -> None:
     Raises:
         Refused: Two have the same, or one can't be; names the array.
     """
-    owners = {METADATA: METADATA, TEXTS: TEXTS}
+    owners: dict[str, str] = {}
     for name, keys in trees.items():
         folder = ".".join(keys)
-        if len(folder.encode()) > LONGEST_FOLDER or not all(map(_NAME.fullmatch, keys)):
+        is_no_name = folder in (METADATA, TEXTS) or not all(map(_NAME.fullmatch, keys))
+        if is_no_name or len(folder.encode()) > LONGEST_FOLDER:
             raise Refused(
                 f"{shown(name)} can't be the name of a folder, which each array of an Orbax "
-                f"checkpoint has: it should have at most {LONGEST_FOLDER} bytes, and no part '..'"
+                f"checkpoint has: it should have at most {LONGEST_FOLDER} bytes, no part '..' and "
+                f"not be {METADATA} or {TEXTS}"
             )
         if (other := owners.setdefault(folder, name)) != name:
             raise Refused(
