@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -151,7 +152,7 @@ def _streams(constructor: Constructor, function: Any) -> dict[str, Any]:
 def _free(constructor: Constructor, function: Any) -> list[inspect.Parameter]:
     """List the parameters that the text gives no value."""
     try:
-        parameters = dict(inspect.signature(function).parameters)
+        parameters = inspect.signature(_shown(function)).parameters
     except (TypeError, ValueError):
         return []
     return [
@@ -160,6 +161,14 @@ def _free(constructor: Constructor, function: Any) -> list[inspect.Parameter]:
         if parameter.name not in constructor.keywords
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
+
+
+def _shown(function: Any) -> Any:
+    """Give what shows the parameters of a constructor. Classes of Flax's modules hide theirs."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(function, type) and issubclass(function, nnx.Module):
+        return functools.partial(function.__init__, None)  # type: ignore[misc]
+    return function
 
 
 def _additions(

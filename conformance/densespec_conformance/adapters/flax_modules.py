@@ -82,10 +82,10 @@ class FlaxNetwork:
         return {key: _array(key, own) for key in own}
 
     def _variables(self) -> dict[str, Any]:
-        """Give every variable but the counters of random streams."""
+        """Give every variable but the counters of random streams, as attributes were set."""
         return {
             key_of(path): one
-            for path, one in nnx.iter_graph(self.module)
+            for path, one in _in_order(self.module)
             if isinstance(one, nnx.Variable) and not isinstance(one, nnx.RngState)
         }
 
@@ -104,7 +104,9 @@ class FlaxNetwork:
         raise ConstructorError("nnx has no weight files of its own")
 
     def keep(self) -> None:
-        self._own = nnx.state(self.module)
+        self._own = jax.tree.map(
+            lambda array: array, nnx.state(self.module)
+        )  # variables of its own
 
     def reset(self) -> None:
         nnx.update(self.module, self._own)
@@ -141,6 +143,20 @@ class FlaxNetwork:
 def key_of(path: tuple[Any, ...]) -> str:
     """Name what lies at a path of attributes and numbers."""
     return "/".join(map(str, path))
+
+
+def _in_order(module: nnx.Module) -> list[tuple[tuple[Any, ...], Any]]:
+    """List all that lies in a module with its path; attributes are in the order of their making."""
+    found = dict(nnx.iter_graph(module))
+
+    def place(path: tuple[Any, ...]) -> tuple[int, ...]:
+        outer = [found.get(path[:depth]) for depth in range(len(path))]
+        return tuple(
+            name if isinstance(name, int) else [*getattr(one, "__dict__", ()), name].index(name)
+            for one, name in zip(outer, path, strict=True)
+        )
+
+    return sorted(found.items(), key=lambda item: place(item[0]))
 
 
 def _set_dtype(module: nnx.Module, dtype: Any) -> None:

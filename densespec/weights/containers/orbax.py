@@ -1,12 +1,12 @@
-"""Folders of Orbax, which hold the checkpoints of JAX programs; tensorstore reads their arrays.
+"""Reads and writes folders of Orbax, which hold checkpoints of JAX programs.
 
-A folder's ``_METADATA`` lists the leaves of the tree. What manages several steps has a folder for
-each, and within it one for each item that was saved. Names of arrays are the keys of the tree,
-joined by "/".
+A folder's ``_METADATA`` lists the leaves of the tree. A manager of several steps keeps a folder for
+each step, and in it a folder for each saved item. Names of arrays are the keys of the tree, joined
+by "/".
 
-Orbax keeps arrays in one store for all of them (OCDBT), or as zarr has them, each in a folder of
-its own. The latter is written here: an array is its elements and a line of JSON, so writing needs
-no package, and the same arrays give the same bytes.
+Orbax keeps arrays in one store for all of them (OCDBT), or as zarr keeps them, each in a folder of
+its own; tensorstore reads both. The latter is written here: an array is its elements and a line of
+JSON, so writing needs no package, and the same arrays give the same bytes.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from densespec.weights.containers.base import (
 
 METADATA = "_METADATA"
 TEXTS = "_CHECKPOINT_METADATA"
-"""The file of what a user says of a checkpoint, which not every one has."""
+"""This file holds texts that a user adds to a checkpoint. It may be absent."""
 LARGEST_METADATA = 64 * 2**20
 ARRAYS = ("jax.Array", "np.ndarray")
-"""What leaves are called that are arrays."""
+"""Leaves that are arrays have these types."""
 MAP = 2
-"""What Orbax calls a key of a map."""
+"""Orbax gives this number to a key of a map."""
 LONGEST_FOLDER = 255
-"""The most bytes of a folder's name."""
+"""A folder's name has at most so many bytes."""
 
 _NAME = re.compile(r"(?!\.\.?$)[^/\\]+")
-"""A key; it can't lead to another folder."""
+"""Matches a key, which must not lead to another folder."""
 
 
 def files_of(path: Path) -> list[Path]:
-    """List the files of the checkpoint that a path leads to; there are none where it is no one."""
+    """List the files of the checkpoint that a path leads to; the list is empty if there is none."""
     folder = _item_in(path)
     return [] if folder is None else [one for one in folder.rglob("*") if one.is_file()]
 
@@ -88,7 +88,7 @@ def _tree(folder: Path) -> dict[str, Any]:
 
 
 def _texts(folder: Path) -> dict[str, str]:
-    """Give the texts that were saved beside the tree."""
+    """Return the texts that were saved beside the tree."""
     said = _json(folder / TEXTS) if (folder / TEXTS).is_file() else {}
     custom = said.get("custom_metadata") if isinstance(said, dict) else None
     entries = custom.items() if isinstance(custom, dict) else ()
@@ -102,7 +102,7 @@ def _json(path: Path) -> Any:
 
 
 def _leaves(tree: dict[str, Any]) -> Iterator[tuple[list[str], str]]:
-    """Give the keys to each leaf, and what kind of value it is."""
+    """Yield the keys to each leaf, and what kind of value it is."""
     for entry in tree["tree_metadata"].values():
         keys = [str(key["key"]) for key in entry["key_metadata"]]
         if not all(map(_NAME.fullmatch, keys)):
@@ -111,7 +111,7 @@ def _leaves(tree: dict[str, Any]) -> Iterator[tuple[list[str], str]]:
 
 
 class _Store:
-    """The arrays of a folder, which tensorstore finds by their names."""
+    """Finds the arrays of a folder by their names, through tensorstore."""
 
     def __init__(self, folder: Path, tree: dict[str, Any]) -> None:
         what = "reading an Orbax checkpoint"
