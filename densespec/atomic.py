@@ -20,7 +20,7 @@ UNFINISHED = re.compile(r"\..+\.densespec-([0-9a-f]{8})-(\d+)-.+", re.DOTALL)
 """Matches the names of unfinished files, which name the machine and the process that write it."""
 
 REPLACED = "replaced"
-"""Where, within what is not finished, a folder lies that is being replaced."""
+"""A folder that is being replaced lies under this name in an unfinished one."""
 
 LONGEST = 40
 """A temporary name keeps this many characters of the file's name: names have at most 255 bytes."""
@@ -79,7 +79,7 @@ def folder_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``path`` on success and vanishes on failure.
+    """Provide a temporary folder: it replaces ``path`` on success and vanishes on failure.
 
     Whatever is at ``path`` is replaced, see :func:`is_replaceable`; a folder's permissions are
     kept, and a link to it stays a link. Between the two renames that this takes, nothing is at

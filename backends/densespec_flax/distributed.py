@@ -122,13 +122,13 @@ class DistributedFlaxTrainer(FlaxTrainer):
 
 
 def _gathered(array: np.ndarray) -> np.ndarray:
-    """Give the arrays of all processes, one behind the other along a new axis."""
+    """Return the arrays of all processes, one behind the other along a new axis."""
     gathered: Any = multihost_utils.process_allgather(array[None], tiled=True)
     return np.asarray(gathered)
 
 
 def _concatenated(part: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Give the parts of all processes as one array, however many samples each has."""
+    """Return the parts of all processes as one array, however many samples each has."""
     room = [(0, max(counts) - len(part)), *[(0, 0)] * (part.ndim - 1)]
     parts = _gathered(np.pad(part, room))
     return np.concatenate([one[:count] for one, count in zip(parts, counts, strict=True)])

@@ -45,7 +45,7 @@ class Place:
     coordinator: str
 
     def told(self) -> Mapping[str, str]:
-        """Give the environment by which a process knows it."""
+        """Return the environment by which a process knows it."""
         return {TOLD: f"{self.rank} {self.size} {self.local} {self.coordinator}"}
 
     @classmethod
@@ -58,13 +58,13 @@ class Place:
 
 
 def command(devices: int, nodes: int, endpoint: str) -> list[str]:
-    """Give the command that runs the Python arguments after it once for each device."""
+    """Return the command that runs the Python arguments after it once for each device."""
     options = [f"--devices={devices}", f"--nodes={nodes}", f"--endpoint={endpoint}"]
     return [sys.executable, "-m", "densespec_flax.launching", *options]
 
 
 def meet(nodes: int, endpoint: str) -> tuple[int, str]:
-    """Give the number of this machine, and where processes meet, as soon as all machines are here.
+    """Return the number of this machine, and where processes meet, as soon as all machines are here.
 
     Args:
         nodes: How many machines there are.
@@ -110,7 +110,7 @@ def _free_port(host: str) -> int:
 
 
 def run(arguments: Sequence[str], devices: int, nodes: int, endpoint: str) -> int:
-    """Run Python with some arguments once for each device of this machine; give the exit status.
+    """Run Python with some arguments once for each device of this machine; return the exit status.
 
     Where one process fails, the others would wait for it for ever: they are ended.
     """

@@ -183,7 +183,7 @@ class FlaxTrainer:
         return batch
 
     def _taken_from(self, found: Any) -> Any:
-        """Give what a step found as arrays that this process computes with."""
+        """Return what a step found as arrays that this process computes with."""
         return found
 
     def predict(self, x: np.ndarray) -> np.ndarray:

@@ -143,7 +143,7 @@ def construct(
 
 
 def _streams(constructor: Constructor, function: Any) -> dict[str, Any]:
-    """Give the random streams that Flax's modules are made with, from seed 0."""
+    """Return the random streams that Flax's modules are made with, from seed 0."""
     nnx = sys.modules.get("flax.nnx")
     wanted = any(parameter.name == "rngs" for parameter in _free(constructor, function))
     return {"rngs": nnx.Rngs(0)} if nnx is not None and wanted else {}
@@ -164,7 +164,7 @@ def _free(constructor: Constructor, function: Any) -> list[inspect.Parameter]:
 
 
 def _shown(function: Any) -> Any:
-    """Give what shows the parameters of a constructor. Classes of Flax's modules hide theirs."""
+    """Return what shows the parameters of a constructor. Classes of Flax's modules hide theirs."""
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(function, type) and issubclass(function, nnx.Module):
         return functools.partial(function.__init__, None)  # type: ignore[misc]

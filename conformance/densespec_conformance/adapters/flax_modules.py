@@ -51,7 +51,7 @@ def computing_in(dtype: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def adapt(made: object, dtype: str, dims: int) -> FlaxNetwork | None:
-    """Give the network, or None if it is not one of ``nnx``.
+    """Return the network, or None if it is not one of ``nnx``.
 
     Raises:
         Unsupported: JAX has no such dtype.
@@ -82,7 +82,7 @@ class FlaxNetwork:
         return {key: _array(key, own) for key in own}
 
     def _variables(self) -> dict[str, Any]:
-        """Give every variable but the counters of random streams, as attributes were set."""
+        """Return every variable but the counters of random streams, as attributes were set."""
         return {
             key_of(path): one
             for path, one in _in_order(self.module)
@@ -90,7 +90,7 @@ class FlaxNetwork:
         }
 
     def variables(self, keys: Mapping[str, str]) -> dict[str, Any]:
-        """Give variables by canonical name, for the module's names of them."""
+        """Return variables by canonical name, for the module's names of them."""
         own = self._variables()
         return {name: own[key] for name, key in keys.items()}
 
@@ -133,7 +133,7 @@ class FlaxNetwork:
         return Observation(_first(y), inputs, outputs)
 
     def images(self, x: np.ndarray) -> jax.Array:
-        """Give an array, which is channels first, as the module's input."""
+        """Return an array, which is channels first, as the module's input."""
         return jnp.asarray(np.moveaxis(x, 1, -1), self.dtype)
 
     def trainer(self, keys: Mapping[str, str], graph: Graph, recipe: TrainingRecipe) -> Trainer:

@@ -71,7 +71,7 @@ WRITERS: dict[str, Callable[[Output], None]] = {
 }
 
 FOLDERS = {"orbax": orbax.METADATA}
-"""A file that every folder has of a container which is a folder."""
+"""Containers that are folders, each with a file that every such folder has."""
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
@@ -152,7 +152,7 @@ def write_file(
 
 
 def _place(path: Path, container: str) -> contextlib.AbstractContextManager[Path]:
-    """Give a temporary file, or folder, that takes its place on success.
+    """Return a temporary file, or folder, that takes its place on success.
 
     Raises:
         Refused: Something else than an older folder of the container is there.
