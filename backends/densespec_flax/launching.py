@@ -64,7 +64,7 @@ def command(devices: int, nodes: int, endpoint: str) -> list[str]:
 
 
 def meet(nodes: int, endpoint: str) -> tuple[int, str]:
-    """Return the number of this machine, and where processes meet, as soon as all machines are here.
+    """Return the number of this machine and where processes meet, once all machines are here.
 
     Args:
         nodes: How many machines there are.
