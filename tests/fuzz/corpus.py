@@ -21,7 +21,7 @@ from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.convert import convert
 from densespec.weights.opening import open_weights
 from tests import test_whole_modules as whole_models
-from tests.containers.samples import FILES, network, sample
+from tests.containers.samples import FILES, content, network, sample
 from tests.fuzz.child import contents
 from tests.fuzz.share import ANOTHER_CONFIG
 
@@ -143,11 +143,22 @@ NEEDED = {TENSORFLOW: "tensorflow", ORBAX: "tensorstore"}
 
 
 def _folders(folder: Path) -> list[Seed]:
+    found = [_in_folder(kind, *FOLDERS[kind]) for kind in FOLDERS if _can_be_read(kind)]
+    return [*found, *(_orbaxes(folder) if _can_be_read(ORBAX) else ())]
+
+
+def _orbaxes(folder: Path) -> list[Seed]:
+    """Write a checkpoint. It is not read here, since tensorstore ends processes that fork then."""
     _converted("flax-torchvision")(folder / "net.orbax")
-    (folder / "orbax").mkdir()
-    (folder / "net.orbax").rename(folder / "orbax" / "net")
-    places = FOLDERS | {kind: (folder / "orbax", name, "net") for kind, name in ORBAXES.items()}
-    return [_in_folder(kind, *places[kind]) for kind in places if _can_be_read(kind)]
+    with open_weights(folder / "source.safetensors") as source:
+        arrays = source.arrays()
+    files = {f"net/{name}": written for name, written in content(folder / "net.orbax").items()}
+    return [
+        Seed(
+            kind, name, files[name], arrays, True, {n: files[n] for n in files if n != name}, "net"
+        )
+        for kind, name in ORBAXES.items()
+    ]
 
 
 def _can_be_read(kind: str) -> bool:

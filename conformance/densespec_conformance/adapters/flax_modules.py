@@ -71,7 +71,7 @@ class FlaxNetwork:
     any_size = True
     notes: tuple[str, ...] = ()
 
-    def __init__(self, module: nnx.Module, dtype: str) -> None:
+    def __init__(self, module: Any, dtype: str) -> None:
         self.module, self.dtype = module, dtype
         self._own: Any = None
         with computing_in(dtype):
@@ -124,7 +124,7 @@ class FlaxNetwork:
         }
         self.module.eval()
         with computing_in(self.dtype), _watched({n: modules[n] for n in parts}, inputs, outputs):
-            y = self.module(self.images(x))  # type: ignore[operator]
+            y = self.module(self.images(x))
         if not isinstance(y, jax.Array):
             raise ConstructorError(
                 f"the network gives a {type(y).__name__}, but should give one array: wrap it in "
@@ -161,6 +161,7 @@ def _in_order(module: nnx.Module) -> list[tuple[tuple[Any, ...], Any]]:
 
 def _set_dtype(module: nnx.Module, dtype: Any) -> None:
     """Have a module compute in a dtype; running statistics have at least float32."""
+    one: Any
     for _, one in nnx.iter_graph(module):
         if isinstance(one, nnx.Variable) and jnp.issubdtype(one.dtype, jnp.floating):
             least = jnp.float32 if isinstance(one, nnx.BatchStat) else dtype
