@@ -74,6 +74,7 @@ class FlaxNetwork:
     def __init__(self, module: Any, dtype: str) -> None:
         self.module, self.dtype = module, dtype
         self._own: Any = None
+        self._keys = _keys_in_order(module)
         with computing_in(dtype):
             _set_dtype(module, jnp.dtype(dtype))
 
@@ -83,11 +84,8 @@ class FlaxNetwork:
 
     def _variables(self) -> dict[str, Any]:
         """Return every variable but the counters of random streams, as attributes were set."""
-        return {
-            key_of(path): one
-            for path, one in _in_order(self.module)
-            if isinstance(one, nnx.Variable) and not isinstance(one, nnx.RngState)
-        }
+        found = _variables_of(self.module)
+        return {key: found[key] for key in self._keys}
 
     def variables(self, keys: Mapping[str, str]) -> dict[str, Any]:
         """Return variables by canonical name, for the module's names of them."""
@@ -145,8 +143,16 @@ def key_of(path: tuple[Any, ...]) -> str:
     return "/".join(map(str, path))
 
 
-def _in_order(module: nnx.Module) -> list[tuple[tuple[Any, ...], Any]]:
-    """List all that lies in a module with its path; attributes are in the order of their making."""
+def _variables_of(module: nnx.Module) -> dict[str, Any]:
+    return {
+        key_of(path): one
+        for path, one in nnx.iter_graph(module)
+        if isinstance(one, nnx.Variable) and not isinstance(one, nnx.RngState)
+    }
+
+
+def _keys_in_order(module: nnx.Module) -> list[str]:
+    """List a module's variables as its attributes were set; transformations lose that order."""
     found = dict(nnx.iter_graph(module))
 
     def place(path: tuple[Any, ...]) -> tuple[int, ...]:
@@ -156,7 +162,8 @@ def _in_order(module: nnx.Module) -> list[tuple[tuple[Any, ...], Any]]:
             for one, name in zip(outer, path, strict=True)
         )
 
-    return sorted(found.items(), key=lambda item: place(item[0]))
+    variables = _variables_of(module)
+    return [key for path in sorted(found, key=place) if (key := key_of(path)) in variables]
 
 
 def _set_dtype(module: nnx.Module, dtype: Any) -> None:
