@@ -97,8 +97,8 @@ def _asked(host: str, port: int) -> tuple[int, str]:
             with socket.create_connection((host, port)) as first, first.makefile("rb") as answer:
                 number, _, coordinator = answer.read().decode().partition(" ")
                 return int(number), coordinator
-        except OSError:
-            if time.monotonic() > last:
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or time.monotonic() > last:
                 raise
             time.sleep(0.2)
 
@@ -147,7 +147,11 @@ def run(arguments: Sequence[str], devices: int, nodes: int, endpoint: str) -> in
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(devices: int, nodes: int, endpoint: str, arguments: Sequence[str]) -> None:
     """Run Python with ARGUMENTS, a script or -m and a module, once for each device."""
-    sys.exit(run(arguments, devices, nodes, endpoint))
+    try:
+        status = run(arguments, devices, nodes, endpoint)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{endpoint}: {error}") from error
+    sys.exit(status)
 
 
 if __name__ == "__main__":

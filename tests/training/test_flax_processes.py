@@ -70,6 +70,13 @@ def test_one_machine_needs_no_launcher_and_several_an_address() -> None:
         backend.launcher(devices=2, nodes=2, endpoint=None)  # type: ignore[attr-defined]
 
 
+def test_a_host_that_is_not_known_is_an_error_at_once() -> None:
+    command = [*LAUNCHER, "--nodes", "2", "--endpoint", "no-such-host.invalid:1", "-c", ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no-such-host.invalid:1: ")
+
+
 FIRST_FAILS = f"""
 import os, signal, sys
 if os.environ["{TOLD}"].startswith("0 "):
