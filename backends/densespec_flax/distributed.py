@@ -69,8 +69,8 @@ def world() -> World:
 
 def leave() -> NoReturn:
     """End this process, which the launcher started, when all are done."""
-    multihost_utils.sync_global_devices("the end")  # type: ignore[no-untyped-call]
-    jax.distributed.shutdown()
+    multihost_utils.sync_global_devices("the end")
+    jax.distributed.shutdown()  # type: ignore[no-untyped-call]
     sys.exit(0)
 
 
@@ -114,7 +114,8 @@ class DistributedFlaxTrainer(FlaxTrainer):
         return jax.tree.map(lambda array: array.addressable_data(0), found)
 
     def _joined(self, part: Any) -> Any:
-        return jax.make_array_from_process_local_data(self._split, np.asarray(part))
+        own = np.asarray(part)
+        return jax.make_array_from_process_local_data(self._split, own)  # type: ignore[no-untyped-call]
 
     def _everywhere(self, array: Any) -> Any:
         own = [jax.device_put(jnp.asarray(array), self._device)]

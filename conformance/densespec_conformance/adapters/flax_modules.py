@@ -168,13 +168,12 @@ def _keys_in_order(module: nnx.Module) -> list[str]:
 
 def _set_dtype(module: nnx.Module, dtype: Any) -> None:
     """Have a module compute in a dtype; running statistics have at least float32."""
-    one: Any
     for _, one in nnx.iter_graph(module):
         if isinstance(one, nnx.Variable) and jnp.issubdtype(one.dtype, jnp.floating):
             least = jnp.float32 if isinstance(one, nnx.BatchStat) else dtype
             one.set_value(one.get_value().astype(jnp.promote_types(dtype, least)))
         elif isinstance(one, nnx.Module) and getattr(one, "dtype", None) is not None:
-            one.dtype = dtype
+            one.dtype = dtype  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
