@@ -29,6 +29,8 @@ HERE = "tests.adapters_flax"
 REFERENCE = Reference()
 QUICK = [case for case in network_cases(SPEC) if case.tier == "quick"]
 TRAINED = "training/two-steps-with-a-learning-rate-drop"
+SHOWN = ("forward/float64", TRAINED)
+"""These cases show in part what the others repeat at length."""
 
 
 def target(name: str, weights: Path | None = None) -> LocalTarget:
@@ -40,7 +42,13 @@ def check(name: str, case_id: str) -> Any:
     return case.check(target(name), REFERENCE)
 
 
-@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.id, marks=() if case.id in SHOWN else pytest.mark.full)
+        for case in QUICK
+    ],
+)
 def test_a_right_network_passes_every_case(case: Any) -> None:
     case.check(target("plain"), REFERENCE)
 
