@@ -13,10 +13,14 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 UNFINISHED = re.compile(r"\..+\.densespec-([0-9a-f]{8})-(\d+)-.+", re.DOTALL)
 """Matches the names of unfinished files, which name the machine and the process that write it."""
+
+REPLACED = "replaced"
+"""A folder that is being replaced lies under this name in an unfinished one."""
 
 LONGEST = 40
 """A temporary name keeps this many characters of the file's name: names have at most 255 bytes."""
@@ -47,8 +51,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(_permissions(target))
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            _write_through(temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -74,12 +77,58 @@ def folder_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(folder)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Provide a temporary folder: it replaces ``path`` on success and vanishes on failure.
+
+    Whatever is at ``path`` is replaced, see :func:`is_replaceable`; a folder's permissions are
+    kept, and a link to it stays a link. Between the two renames that this takes, nothing is at
+    ``path``: of a process that is killed there, the next :func:`sweep` puts the older folder back.
+
+    Raises:
+        FileNotFoundError: the folder that ``path`` is in does not exist.
+    """
+    target = Path(os.path.realpath(path))
+    with folder_beside(path) as outer:
+        temporary, older = outer / "new", outer / REPLACED / target.name
+        temporary.mkdir()
+        yield temporary
+        with ThreadPoolExecutor() as together:  # so that the disk need not be waited for each time
+            list(together.map(_write_through, filter(Path.is_file, temporary.rglob("*"))))
+        if target.exists():
+            shutil.copymode(target, temporary)
+            older.parent.mkdir()
+            target.replace(older)
+        temporary.replace(target)
+
+
+def is_replaceable(path: Path, marker: str) -> bool:
+    """Say whether a folder may take a path's place: one that has this file, an empty one, none."""
+    if not path.is_dir():
+        return not path.exists()
+    return (path / marker).exists() or not any(path.iterdir())
+
+
+def _write_through(path: Path) -> None:
+    """Have a file on the disk itself, so that it is whole even if the machine stops."""
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
 def sweep(folder: Path) -> None:
     """Remove what processes of this machine left unfinished in a folder when they were killed."""
     with contextlib.suppress(OSError):  # no leave to look
         for path in [path for path in folder.iterdir() if _is_left(path.name)]:
             with contextlib.suppress(OSError):  # of another user, or swept by another process
+                _put_back(path / REPLACED, folder)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _put_back(replaced: Path, folder: Path) -> None:
+    """Put a folder back whose place nothing has taken yet."""
+    for older in replaced.iterdir() if replaced.is_dir() else ():
+        if not (folder / older.name).exists():
+            older.replace(folder / older.name)
 
 
 def unfinished_name(target: Path) -> str:

@@ -396,8 +396,10 @@ class LaunchableBackend(Protocol):
     tell each process its number. All of them run the same program, each on its part of every batch.
     """
 
-    def launcher(self, *, devices: int, nodes: int, endpoint: str | None) -> Sequence[str]:
+    def launcher(self, *, devices: int, nodes: int, endpoint: str | None) -> Sequence[str] | None:
         """Return the command that runs the Python arguments after it once for each device.
+
+        Return None where one process uses all devices, as a :class:`ParallelBackend` does.
 
         Args:
             devices: processes on each machine.

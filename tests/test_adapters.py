@@ -275,7 +275,7 @@ def test_networks_that_end_elsewhere_are_compared_there_and_not_trained(
     ("name", "message"),
     [
         ("broken", "broken raised RuntimeError: no kernel image is available"),
-        ("nothing", "gives a str, but should give a torch.nn.Module or a keras.Model"),
+        ("nothing", "gives a str, but should give a torch.nn.Module, a keras.Model or"),
         ("Small(head='tuple')", "gives a tuple, but should give one tensor"),
         ("always_pretrained", "wants to download from weights.example"),
         ("pretrained(weights='imagenet')", "wants to download from weights.example"),

@@ -556,7 +556,7 @@ def _killed_while_it_writes(path: Path, writer: str) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills are POSIX's")
-@pytest.mark.parametrize("writer", ["atomic_path", "folder_beside"])
+@pytest.mark.parametrize("writer", ["atomic_path", "atomic_folder", "folder_beside"])
 def test_what_a_killed_process_left_is_swept_at_the_next_write(tmp_path: Path, writer: str) -> None:
     _killed_while_it_writes(tmp_path / "net.safetensors", writer)
     assert len(list(tmp_path.iterdir())) == 1

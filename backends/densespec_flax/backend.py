@@ -6,15 +6,23 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
-from densespec.backends import LAYERS, ComputingDevice, DataFormat, Origin, with_mode
+from densespec.backends import (
+    LAYERS,
+    ComputingDevice,
+    DataFormat,
+    Origin,
+    ProcessGroup,
+    with_mode,
+)
 from densespec.errors import Untrainable
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec.recipes.recipe import TrainingRecipe
+from densespec_flax import launching
 
 if TYPE_CHECKING:
     from densespec_flax.training import FlaxTrainer
@@ -118,10 +126,12 @@ class FlaxBackend:
         return forward(model, x, taps)
 
     def trainer(self, model: Any, graph: Graph, recipe: TrainingRecipe) -> FlaxTrainer:
+        from densespec_flax.distributed import DistributedFlaxTrainer, world
         from densespec_flax.training import FlaxTrainer
 
         self._require_trainable()
-        return FlaxTrainer(model, graph, recipe)
+        kind = FlaxTrainer if world().size == 1 else DistributedFlaxTrainer
+        return kind(model, graph, recipe)
 
     def parallel_trainer(
         self,
@@ -142,6 +152,30 @@ class FlaxBackend:
             graph, weights, dtype=dtype, data_format="channels_last", name="densenet"
         )
         return ParallelFlaxTrainer(model, graph, recipe, replicas)
+
+    def launcher(self, *, devices: int, nodes: int, endpoint: str | None) -> Sequence[str] | None:
+        """See :class:`densespec.backends.LaunchableBackend`."""
+        if nodes == 1:
+            return None
+        if endpoint is None:
+            raise ValueError(
+                f"{nodes} machines need the address of one of them, such as 'host:29400'"
+            )
+        return launching.command(devices, nodes, endpoint)
+
+    def launched(self) -> tuple[int, int] | None:
+        place = launching.Place.of_this_process()
+        return None if place is None else (place.rank, place.size)
+
+    def join(self) -> ProcessGroup:
+        from densespec_flax.distributed import join
+
+        return join()
+
+    def leave(self) -> NoReturn:
+        from densespec_flax.distributed import leave
+
+        leave()
 
     def device(self) -> ComputingDevice:
         """See :class:`densespec.backends.TimeableBackend`."""

@@ -159,8 +159,8 @@ class FlaxTrainer:
         whole = len(parts) == 1
         take: Any = step if whole else step_by_parts
         given = parts[0] if whole else parts
-        parameters, moved, beside, sums, found = take(
-            program, parameters, others, beside, given, Pace(learning_rate, share)
+        parameters, moved, beside, sums, found = self._taken_from(
+            take(program, parameters, others, beside, given, Pace(learning_rate, share))
         )
         self._optimizer, self._scale = beside.optimizer, beside.scale
         self._average = beside.average
@@ -181,6 +181,10 @@ class FlaxTrainer:
     def _placed(self, batch: Batch) -> Batch:
         """Return a batch, or a part of one, on the devices that compute."""
         return batch
+
+    def _taken_from(self, found: Any) -> Any:
+        """Return what a step found as arrays that this process computes with."""
+        return found
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Compute logits in inference mode, by the averages where there are any."""

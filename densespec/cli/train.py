@@ -126,7 +126,11 @@ def train_command(
         _say_plan(plan, as_json)
         return
     if plan.devices > 1 and isinstance(plan.engine, LaunchableBackend) and not plan.launched:
-        raise SystemExit(_launch(plan.engine, folder, plan.devices // nodes, nodes, endpoint))
+        devices = plan.devices // nodes
+        launcher = plan.engine.launcher(devices=devices, nodes=nodes, endpoint=endpoint)
+        if launcher is not None:
+            command = [*launcher, "-m", "densespec", *sys.argv[1:]]
+            raise SystemExit(launch(command, folder, devices))
     done = carry_out(plan)
     if plan.rank == 0:
         _say_result(done, as_json)
@@ -145,14 +149,6 @@ def _change(text: str) -> tuple[str, Any]:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return name, value
-
-
-def _launch(
-    engine: LaunchableBackend, folder: Path, devices: int, nodes: int, endpoint: str | None
-) -> int:
-    """Start this command once for each device; gives the exit status."""
-    launcher = engine.launcher(devices=devices, nodes=nodes, endpoint=endpoint)
-    return launch([*launcher, "-m", "densespec", *sys.argv[1:]], folder, devices)
 
 
 def _plan_record(plan: TrainingPlan) -> dict[str, Any]:

@@ -86,9 +86,10 @@ def convert_command(
 
     The source's layout, network and classes are worked out and printed. The target's layout goes
     by its suffix: .safetensors is densespec's own, .pth torchvision's, .weights.h5 and .keras are
-    Keras models built by densespec, .h5 is keras.applications', .msgpack a Flax tree. A target
-    whose implementation would compute something else is refused, with the measured effect, unless
-    float32's own rounding of the network is larger. The target appears whole or not at all.
+    Keras models built by densespec, .h5 is keras.applications', .msgpack a Flax tree, .orbax the
+    folder of a flax.nnx module's state. A target whose implementation would compute something else
+    is refused, with the measured effect, unless float32's own rounding of the network is larger.
+    The target appears whole or not at all.
 
     \b
     Examples:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from densespec.atomic import atomic_path, folder_beside
+from densespec.atomic import atomic_folder, atomic_path, folder_beside, is_replaceable
 from densespec.deploy.formats import ExportFormat
 from densespec.errors import DensespecError
 
@@ -25,19 +24,12 @@ def placed(path: Path, chosen: ExportFormat) -> Iterator[Path]:
         with atomic_path(path) as temporary:
             yield temporary
         return
-    if path.exists() and not (path / chosen.marker).exists() and _occupied(path):
+    if not is_replaceable(path, chosen.marker):
         raise DensespecError(
             f"{path} is there and no {chosen.about}: give another name, or remove it"
         )
-    target = Path(os.path.realpath(path))
-    with folder_beside(path) as outer:
-        temporary, old = outer / "new", outer / "old"
-        temporary.mkdir()
+    with atomic_folder(path) as temporary:
         yield temporary
-        if target.exists():
-            shutil.copymode(target, temporary)
-            target.replace(old)
-        temporary.replace(target)
 
 
 @contextlib.contextmanager
@@ -57,10 +49,6 @@ def _placed_together(path: Path, chosen: ExportFormat) -> Iterator[Path]:
 
 def _beside(path: Path, chosen: ExportFormat) -> list[Path]:
     return [path.with_suffix(suffix) for suffix in chosen.beside]
-
-
-def _occupied(path: Path) -> bool:
-    return not path.is_dir() or any(path.iterdir())
 
 
 def bytes_of(path: Path, chosen: ExportFormat) -> int:

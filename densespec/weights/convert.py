@@ -31,6 +31,7 @@ DEFAULT_LAYOUTS = {
     "keras": "densespec-keras",
     "keras-legacy": "keras-applications",
     "msgpack": "flax",
+    "orbax": "flax-nnx",
 }
 """A container gets this layout if none is asked for."""
 

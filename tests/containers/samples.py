@@ -27,8 +27,9 @@ WRITTEN = {
     "keras-legacy": "net.h5",
     "msgpack": "net.msgpack",
     "npz": "net.npz",
+    "orbax": "net.orbax",
 }
-"""A file name by container."""
+"""The name of a file, or of a folder, by container."""
 
 SHAPES = ((), (1,), (0,), (3,), (2, 0, 3), (2, 3, 4), (1, 1, 7, 5))
 
@@ -139,3 +140,11 @@ def sample(folder: Path, name: str, arrays: Arrays) -> Path:
 
 
 SAMPLES = (*WRITTEN.values(), *FOREIGN)
+FILES = tuple(name for name in SAMPLES if name != "net.orbax")
+"""Samples that are one file."""
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """Every byte of a file, or of the files of a folder."""
+    files = filter(Path.is_file, path.rglob("*")) if path.is_dir() else [path]
+    return {str(one.relative_to(path)): one.read_bytes() for one in files}

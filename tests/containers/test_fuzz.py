@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from densespec.errors import WeightsError
-from tests.containers.samples import SAMPLES, Arrays, network, read_all, sample
+from tests.containers.samples import FILES, Arrays, network, read_all, sample
 from tests.fuzz.mutations import damaged
 
 ROUNDS = 2000
@@ -47,7 +47,7 @@ def equal(found: Arrays, arrays: Arrays) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", FILES)
 def test_damage_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
     arrays = network()
     path = sample(tmp_path, name, arrays)

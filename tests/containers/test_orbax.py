@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import densespec
-from densespec.errors import WeightsWarning
-from tests.containers.samples import refusal
+from densespec.errors import WeightsError, WeightsWarning
+from densespec.weights.containers import write_file
+from tests.containers.samples import content, network, refusal, tensors
 from tests.strategies import tiny
 
 jax = pytest.importorskip("jax", reason="JAX is not installed")
@@ -91,6 +92,92 @@ def test_a_network_in_it_is_found(model: Any, tmp_path: Path, save: Any) -> None
         found = densespec.build(SPEC, backend="flax.nnx", weights=tmp_path / "saved")
     expected = nnx.to_pure_dict(_state(model))
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(_state(found)), expected)
+
+
+# Written
+
+
+@pytest.fixture(scope="module")
+def written(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    densespec.save(model, folder / "net.safetensors")
+    densespec.convert(folder / "net.safetensors", folder / "net.orbax")
+    return folder / "net.orbax"
+
+
+def test_orbax_restores_what_is_written_into_a_module(model: Any, written: Path) -> None:
+    other = densespec.build(SPEC, backend="flax.nnx", seed=7)
+    with ocp.StandardCheckpointer() as checkpointer:
+        nnx.update(other, checkpointer.restore(written, nnx.to_pure_dict(_state(other))))
+    expected = nnx.to_pure_dict(_state(model))
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(_state(other)), expected)
+    x = np.ones((1, 16, 16, 3), np.float32)
+    for each in (model, other):
+        each.eval()
+    np.testing.assert_array_equal(model(x), other(x))
+
+
+def test_orbax_takes_it_without_being_told_a_tree(model: Any, written: Path) -> None:
+    expected = nnx.to_pure_dict(_state(model))
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        jax.tree.map(np.testing.assert_array_equal, checkpointer.restore(written), expected)
+
+
+def test_what_is_written_is_read_bit_for_bit(model: Any, written: Path, tmp_path: Path) -> None:
+    densespec.convert(written, tmp_path / "back.safetensors", spec=SPEC)
+    back = densespec.read_weights(
+        densespec.build(weights=tmp_path / "back.safetensors", backend="numpy")
+    )
+    for name, array in densespec.read_weights(model).items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
+
+
+def test_texts_are_where_orbax_has_them(tmp_path: Path) -> None:
+    write_file(tmp_path / "net.orbax", tensors(network()), {"note": "a note"})
+    with ocp.StandardCheckpointer() as checkpointer:
+        said = checkpointer.metadata(tmp_path / "net.orbax").custom_metadata
+    assert said == {"note": "a note"}
+
+
+def _a_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "photo.jpg").touch()
+
+
+@pytest.mark.parametrize("put", [_a_folder, Path.touch], ids=["a folder", "a file"])
+def test_something_else_is_not_replaced(tmp_path: Path, put: Callable[[Path], None]) -> None:
+    path = tmp_path / "net.orbax"
+    put(path)
+    before = content(path)
+    with pytest.raises(WeightsError, match="is there and no folder of orbax: give another name"):
+        write_file(path, tensors(network()))
+    assert content(path) == before
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a/b.c", "a.b/c"), "the same folder as 'a/b.c'"),
+        (("_METADATA",), "can't be the name of a folder"),
+        (("..",), "can't be the name of a folder"),
+        (("a/" + "b" * 300,), "at most 255 bytes"),
+    ],
+)
+def test_names_that_are_no_folders_are_refused(
+    tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(WeightsError, match=said):
+        write_file(tmp_path / "net.orbax", tensors(dict.fromkeys(names, np.ones(2, np.float32))))
+    assert list(tmp_path.iterdir()) == []
+
+
+# Damaged
+
+
+def test_an_array_that_is_gone_is_not_taken_for_zeros(tmp_path: Path) -> None:
+    write_file(tmp_path / "net.orbax", tensors(network()))
+    (tmp_path / "net.orbax" / "layers.conv0.kernel" / "0.0").unlink()
+    assert "layers.conv0.kernel" in refusal(tmp_path / "net.orbax")
 
 
 def _without_data(folder: Path) -> None:

@@ -5,7 +5,6 @@ and networks, which are not read alone but recognised too.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +14,14 @@ import numpy as np
 import torch
 
 from densespec import get
+from densespec.installed import is_installed
 from densespec.network.graph import lower
 from densespec.network.initial import initial_weights
 from densespec.weights.checkpoint import write_checkpoint
 from densespec.weights.convert import convert
 from densespec.weights.opening import open_weights
 from tests import test_whole_modules as whole_models
-from tests.containers.samples import SAMPLES, network, sample
+from tests.containers.samples import FILES, content, network, sample
 from tests.fuzz.child import contents
 from tests.fuzz.share import ANOTHER_CONFIG
 
@@ -65,11 +65,10 @@ def seeds(folder: Path) -> list[Seed]:
     arrays = network()
     samples = [
         Seed(KINDS.get(name, name), name, sample(folder, name, arrays).read_bytes(), arrays)
-        for name in SAMPLES
+        for name in FILES
     ]
     networks = [_network(folder, kind, *NETWORKS[kind]) for kind in NETWORKS]
-    folders = [_in_folder(kind, *FOLDERS[kind]) for kind in FOLDERS if _can_be_read(kind)]
-    return [*samples, *networks, *folders]
+    return [*samples, *networks, *_folders(folder)]
 
 
 SPEC = get("densenet121").replace(blocks=(1, 1), growth_rate=2, stem_width=4, classes=3)
@@ -131,9 +130,40 @@ FOLDERS: dict[str, tuple[Path, str, str]] = {
 }
 """Folders of several files: what one of them is called in the table, and what is opened."""
 
+ORBAX = "Orbax's"
+ORBAXES = {
+    f"{ORBAX} tree": "net/_METADATA",
+    f"{ORBAX} description of an array": "net/params.classifier.kernel/.zarray",
+    f"{ORBAX} array": "net/params.classifier.kernel/0.0",
+}
+"""Files of a checkpoint that is written here."""
+
+NEEDED = {TENSORFLOW: "tensorflow", ORBAX: "tensorstore"}
+"""The package that reads such a folder, by the first word of what it is called."""
+
+
+def _folders(folder: Path) -> list[Seed]:
+    found = [_in_folder(kind, *FOLDERS[kind]) for kind in FOLDERS if _can_be_read(kind)]
+    return [*found, *(_orbaxes(folder) if _can_be_read(ORBAX) else ())]
+
+
+def _orbaxes(folder: Path) -> list[Seed]:
+    """Write a checkpoint. It is not read here, since tensorstore ends processes that fork then."""
+    _converted("flax-torchvision")(folder / "net.orbax")
+    with open_weights(folder / "source.safetensors") as source:
+        arrays = source.arrays()
+    files = {f"net/{name}": written for name, written in content(folder / "net.orbax").items()}
+    return [
+        Seed(
+            kind, name, files[name], arrays, True, {n: files[n] for n in files if n != name}, "net"
+        )
+        for kind, name in ORBAXES.items()
+    ]
+
 
 def _can_be_read(kind: str) -> bool:
-    return not kind.startswith(TENSORFLOW) or importlib.util.find_spec("tensorflow") is not None
+    package = NEEDED.get(kind.partition(" ")[0])
+    return package is None or is_installed(package)
 
 
 def _in_folder(kind: str, folder: Path, name: str, opened: str) -> Seed:

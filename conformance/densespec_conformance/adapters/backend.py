@@ -43,7 +43,7 @@ from densespec_conformance.asking.requests import NetworkToBuild
 
 NORMS, ACTIVATIONS = (BatchNorm, GroupNorm), (Relu, Activation, PRelu)
 
-FRAMEWORKS = (("keras", "keras_models"), ("torch", "torch_modules"))
+FRAMEWORKS = (("keras", "keras_models"), ("torch", "torch_modules"), ("flax.nnx", "flax_modules"))
 """Each framework, and the module here that knows it and imports it. Keras's models are modules of
 PyTorch on one engine, so Keras is asked first."""
 
@@ -233,7 +233,7 @@ class ConstructorBackend:
                 return adapted
         raise ConstructorError(
             f"{self.constructor.text} gives a {type(made).__name__}, but should give a "
-            "torch.nn.Module or a keras.Model"
+            "torch.nn.Module, a keras.Model or a flax.nnx.Module"
         )
 
     def _load(self, built: Built, path: Path) -> str:

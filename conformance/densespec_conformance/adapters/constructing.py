@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -134,25 +135,46 @@ def construct(
     added = _additions(constructor, function, spec, size)
     with _offline() as hosts:
         try:
-            network = function(*constructor.arguments, **constructor.keywords, **added)
+            streams = _streams(constructor, function)
+            network = function(*constructor.arguments, **constructor.keywords, **added, **streams)
         except Exception as error:
             raise ConstructorError(_why(constructor, error, hosts, added)) from error
     return Made(network, added)
 
 
-def _additions(
-    constructor: Constructor, function: Any, spec: DenseNetSpec, size: tuple[int, ...]
-) -> dict[str, Any]:
+def _streams(constructor: Constructor, function: Any) -> dict[str, Any]:
+    """Return the random streams that Flax's modules are made with, from seed 0."""
+    nnx = sys.modules.get("flax.nnx")
+    wanted = any(parameter.name == "rngs" for parameter in _free(constructor, function))
+    return {"rngs": nnx.Rngs(0)} if nnx is not None and wanted else {}
+
+
+def _free(constructor: Constructor, function: Any) -> list[inspect.Parameter]:
+    """List the parameters that the text gives no value."""
     try:
-        parameters = dict(inspect.signature(function).parameters)
+        parameters = inspect.signature(_shown(function)).parameters
     except (TypeError, ValueError):
-        return {}
-    free = [
+        return []
+    return [
         parameter
         for parameter in list(parameters.values())[len(constructor.arguments) :]
         if parameter.name not in constructor.keywords
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
+
+
+def _shown(function: Any) -> Any:
+    """Return what shows the parameters of a constructor. Classes of Flax's modules hide theirs."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(function, type) and issubclass(function, nnx.Module):
+        return functools.partial(function.__init__, None)  # type: ignore[misc]
+    return function
+
+
+def _additions(
+    constructor: Constructor, function: Any, spec: DenseNetSpec, size: tuple[int, ...]
+) -> dict[str, Any]:
+    free = _free(constructor, function)
     always = {**WITHOUT_DOWNLOAD, **LOGITS}
     if "keras" in sys.modules:
         always |= dict.fromkeys(IMAGE_SHAPE, (*size, spec.in_channels))

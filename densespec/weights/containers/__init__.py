@@ -7,6 +7,7 @@ for arrays that it only claims to have.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -14,13 +15,14 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from densespec.atomic import atomic_path
+from densespec.atomic import atomic_folder, atomic_path, is_replaceable
 from densespec.errors import UnknownName, WeightsError, shown
 from densespec.weights.containers import (
     flax_msgpack,
     hdf5,
     keras_zip,
     npz,
+    orbax,
     other_packages,
     safetensors,
     sharded,
@@ -43,6 +45,7 @@ SUFFIXES = {
     ".keras": "keras",
     ".msgpack": "msgpack",
     ".npz": "npz",
+    ".orbax": "orbax",
 }
 """Maps suffixes to containers; the first suffix that fits decides."""
 
@@ -54,6 +57,7 @@ READERS: dict[str, Callable[[Opened], None]] = {
     "keras": keras_zip.read,
     "msgpack": flax_msgpack.read,
     "npz": npz.read,
+    "orbax": orbax.read,
 }
 
 WRITERS: dict[str, Callable[[Output], None]] = {
@@ -63,7 +67,11 @@ WRITERS: dict[str, Callable[[Output], None]] = {
     "keras-legacy": hdf5.write_legacy,
     "msgpack": flax_msgpack.write,
     "npz": npz.write,
+    "orbax": orbax.write,
 }
+
+FOLDERS = {"orbax": orbax.METADATA}
+"""Containers that are folders, each with a file that every such folder has."""
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
@@ -117,7 +125,7 @@ def write_file(
     container: str | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write named arrays to a file, whole or not at all, one array at a time.
+    """Write named arrays to a file or folder, whole or not at all, one array at a time.
 
     Args:
         metadata: texts to keep in the file.
@@ -130,11 +138,12 @@ def write_file(
         UnknownName: there is no container of this name.
     """
     path = Path(path)
-    write = _writer(path, container or container_of(path))
+    container = container or container_of(path)
+    write = _writer(path, container)
     _check_texts(path, tensors, metadata or {})
     report = progress or (lambda size: None)
     try:
-        with atomic_path(path) as temporary:
+        with _place(path, container) as temporary:
             write(Output(path, temporary, tensors, dict(metadata or {}), report))
     except Refused as error:
         raise WeightsError(f"{path}: {error}") from error
@@ -142,11 +151,25 @@ def write_file(
         raise WeightsError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
+def _place(path: Path, container: str) -> contextlib.AbstractContextManager[Path]:
+    """Return a temporary file, or folder, that takes its place on success.
+
+    Raises:
+        Refused: Something else than an older folder of the container is there.
+    """
+    if container not in FOLDERS:
+        return atomic_path(path)
+    if not is_replaceable(path, FOLDERS[container]):
+        raise Refused(f"is there and no folder of {container}: give another name, or remove it")
+    return atomic_folder(path)
+
+
 def is_folder_of_weights(path: Path) -> bool:
     """Say whether a folder as a whole is of a kind that is read."""
     if not path.is_dir():
         return False
-    return sharded.index_of(path) is not None or other_packages.reader_of(path) is not None
+    known = sharded.index_of(path) or orbax.files_of(path) or other_packages.reader_of(path)
+    return bool(known)
 
 
 def _reading(path: Path, key: str | None) -> tuple[Opened, Callable[[Opened], None]]:
@@ -154,6 +177,8 @@ def _reading(path: Path, key: str | None) -> tuple[Opened, Callable[[Opened], No
     if index := sharded.index_of(path):
         opened = Opened(path, "sharded", key, size=sharded.size_of(index))
         return opened, functools.partial(sharded.read, index=index)
+    if files := orbax.files_of(path):
+        return Opened(path, "orbax", key, size=sum(map(_size, files))), orbax.read
     head, size = _head(path) if path.is_file() else (b"", 0)
     container = _container_in(head, size, path) if head else None
     if container is None and (other := other_packages.reader_of(path)):

@@ -19,7 +19,7 @@ def _claims(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
 LAYOUT = Layout(
     name="flax",
     about="Flax-style trees of variables: params and batch_stats",
-    containers=("msgpack", "safetensors"),
+    containers=("msgpack", "orbax", "safetensors"),
     keys=flax_names.keys(_key),
     axes="window_in_out",
     claims=_claims,

@@ -37,7 +37,7 @@ def _normalise(tensors: Tensors) -> dict[str, Tensor]:
 LAYOUT = Layout(
     name="flax-nnx",
     about="the state of densespec's flax.nnx modules",
-    containers=("msgpack", "safetensors"),
+    containers=("msgpack", "orbax", "safetensors"),
     keys=flax_names.keys(_key),
     axes="window_in_out",
     claims=lambda tensors, metadata: any(

@@ -34,7 +34,7 @@ def _normalise(tensors: Tensors) -> dict[str, Tensor]:
 LAYOUT = Layout(
     name="flax-torchvision",
     about="Flax's ports of torchvision's network, such as flaxvision",
-    containers=("msgpack", "safetensors"),
+    containers=("msgpack", "orbax", "safetensors"),
     keys=flax_names.keys(_key),
     axes="window_in_out",
     claims=_claims,
