@@ -214,3 +214,15 @@ def test_tf32_is_off_unless_the_user_wants_it(
     expected: dict[str, Any] = dict.fromkeys(found) if allowed else environment.FULL_FLOAT32
     assert found == expected
     assert environment.allows_tf32() is allowed
+
+
+@pytest.mark.skipif(not environment.LIMIT.exists(), reason="the system counts no mappings")
+@pytest.mark.parametrize(("share", "freed"), [(1.0, False), (0.0, True)])
+def test_compiled_programs_are_freed_before_they_take_too_many_mappings(
+    share: float, freed: bool
+) -> None:
+    jax = pytest.importorskip("jax")
+    compiled = jax.jit(lambda x: x + 1)
+    compiled(1.0)
+    environment.forget_programs(share)
+    assert (compiled._cache_size() == 0) is freed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import platform
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 ALLOW_TF32 = "DENSESPEC_TF32"
@@ -26,6 +28,8 @@ DEFAULTS = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
 }
 FULL_FLOAT32 = {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+
+MAPPINGS, LIMIT = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 
 DISTRIBUTIONS = {
     "keras": ("keras",),
@@ -88,6 +92,24 @@ def settle() -> None:
         for name, apply in settings.items():
             if name in sys.modules:
                 apply(sys.modules[name])
+
+
+def forget_programs(share: float = 0.5) -> None:
+    """Free the programs that JAX has compiled, if the process has many mappings of memory.
+
+    Each program takes some, and Linux ends a process that asks for more than it may have.
+
+    Args:
+        share: Programs are freed from this share of the mappings on that the system allows.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or not LIMIT.exists():
+        return
+    with MAPPINGS.open("rb") as lines:
+        many = sum(1 for _ in lines) >= share * int(LIMIT.read_text())
+    if many:
+        jax.clear_caches()
+        gc.collect()
 
 
 def versions() -> dict[str, str]:

@@ -35,6 +35,7 @@ def serve(subject: Subject, pipe: Connection, log: str, threads: int) -> None:
         except EOFError:
             return
         pipe.send(_answer(subject, request))
+        environment.forget_programs()
 
 
 def _answer(subject: Subject, request: Request) -> tuple[str, Any]:
