@@ -91,7 +91,7 @@ def test_the_text_says_how_far_and_how_fast(trained: Path, tmp_path: Path) -> No
     arguments = ("--int8", "--calibrate", "digits", "--batch", "4", "--size", "8x8")
     said = command(trained, "-o", path, *arguments).stdout
     assert "ONNX in int8" in said
-    assert "the likeliest class is the same as in float32 for " in said
+    assert "likeliest class" in said
     assert "of the classes are right in float32" in said
     assert "batch 4: " in said
     assert "batch 1: " not in said

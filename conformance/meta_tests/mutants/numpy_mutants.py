@@ -638,7 +638,7 @@ MUTANTS: Mapping[str, Mutant] = {
                 },
             )
         ),
-        says=("weight decay is 0.1, not 0",),
+        says=("optimizer of every bias, gamma and beta: norms and biases have weight decay too",),
     ),
     "CONSTANT_RATE": Mutant(
         "ignores the drop of the learning rate",
