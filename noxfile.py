@@ -61,11 +61,6 @@ MODES = tuple(
     for backend in ("torch.nn", "flax.nnx", "tensorflow", "torch", "jax")
     for mode in ("fast", "efficient", "inference")
 )
-COMPILED_SOON = {
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
-}
-"""JAX computes the same operations, but spends half the time on compiling them. What ``full`` asks
-for is compiled as users compile it."""
 
 nox.options.sessions = ["lint", "types", "tests", "conformance"]
 nox.options.default_venv_backend = "virtualenv"
@@ -118,9 +113,7 @@ def tests(session: nox.Session) -> None:
     # Frameworks take memory: no more than four processes.
     side_by_side = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
     session.run(
-        *(frameworks(session), "-m", "pytest", *side_by_side, *session.posargs),
-        env={} if "--full" in session.posargs else COMPILED_SOON,
-        external=True,
+        *(frameworks(session), "-m", "pytest", *side_by_side, *session.posargs), external=True
     )
 
 
@@ -138,7 +131,6 @@ def conformance(session: nox.Session) -> None:
         *("--expect", "conformance/known_limits.toml"),
         *("--json", str(out / "conformance.json"), "--html", str(out / "conformance.html")),
         *session.posargs,
-        env={} if "full" in session.posargs else COMPILED_SOON,
         external=True,
     )
 
