@@ -57,9 +57,14 @@ def test_modes_are_the_same_network(engine: str) -> None:
     run_checks(engine, "modes")
 
 
+@torch_first
+def test_types_are_what_was_asked_for(engine: str) -> None:
+    run_checks(engine, "dtypes")
+
+
 @every_engine
-def test_types_and_what_an_engine_has_of_its_own(engine: str) -> None:
-    run_checks(engine, "dtypes", engine)
+def test_what_an_engine_has_of_its_own(engine: str) -> None:
+    run_checks(engine, engine)
 
 
 @torch_first
@@ -72,7 +77,7 @@ def test_what_is_not_finite_stays_so_layer_by_layer(engine: str) -> None:
     run_checks(engine, "finite")
 
 
-@every_engine
+@torch_first
 def test_float64_is_float64(engine: str) -> None:
     run_checks(engine, "float64", JAX_ENABLE_X64="1")
 

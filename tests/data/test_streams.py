@@ -28,6 +28,9 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patched.setenv("HF_HUB_OFFLINE", "1")
         patched.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
         module = pytest.importorskip("datasets")
+        hub = pytest.importorskip("huggingface_hub")  # another test may have imported both
+        for read_before in (module.config, hub.constants):
+            patched.setattr(read_before, "HF_HUB_OFFLINE", True)
         module.disable_progress_bars()
         yield module
 

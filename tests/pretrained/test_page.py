@@ -100,7 +100,8 @@ def test_the_first_example_of_the_readme_runs(
 
 
 def test_the_readme_counts_the_names() -> None:
-    assert f"`densespec weights` lists {len(registry())} trained weights" in " ".join(README.split())
+    said = " ".join(README.split())
+    assert f"`densespec weights` lists {len(registry())} trained weights" in said
 
 
 def test_the_names_on_the_page_are_there() -> None:

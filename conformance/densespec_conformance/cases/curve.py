@@ -166,6 +166,7 @@ def _cases(name: str) -> tuple[Case, ...]:
             id=f"curve/fifty-steps-of-{name}",
             claim=f"50 float64 steps with {ABOUT[name]} are those of the reference",
             check=partial(_check_curve, name),
+            tier="full" if name == "rmsprop" else "quick",
             tier_in_modes="quick" if name == "sgd" else "full",
             cost=4,
         ),
@@ -180,6 +181,7 @@ def _cases(name: str) -> tuple[Case, ...]:
             id=f"curve/{name}-taken-over-from-the-reference",
             claim="a run that the reference stopped after 25 steps goes on as if it had not",
             check=partial(_check_resumed, name, "the reference"),
+            tier="quick" if name == "adamw" else "full",  # it has the most moments
             tier_in_modes="full",
             cost=3,
         ),

@@ -61,7 +61,7 @@ ROWS = (
     ),
     ParallelRow("norms-of-each-device", "per-replica", 6, {"dropout_rate": 0.2}),
     ParallelRow("norms-of-each-device-and-uneven-shards", "per-replica", 5, tier="full"),
-    ParallelRow("accumulated", "synchronised", 5, recipe_changes={"accumulate": 2}),
+    ParallelRow("accumulated", "synchronised", 5, tier="full", recipe_changes={"accumulate": 2}),
     ParallelRow(
         "accumulated-with-norms-of-each-device",
         "per-replica",

@@ -56,11 +56,12 @@ class TrainingRow:
     changes: Mapping[str, Any] = field(default_factory=dict)
     recipe_changes: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, ...] = (20, 17)
+    tier: Tier = "quick"
 
     @property
     def tier_in_modes(self) -> Tier:
         """Return the tier in modes, which run networks differently, but train them alike."""
-        return "full" if self.recipe_changes else "quick"
+        return "full" if self.recipe_changes else self.tier
 
     @property
     def spec(self) -> DenseNetSpec:
@@ -98,12 +99,14 @@ ROWS = (
         "shares-of-classes-weighed-and-smoothed",
         {},
         {"mixup": 0.4, "class_weights": CLASS_WEIGHTS, "label_smoothing": 0.2},
+        tier="full",
     ),
     TrainingRow("several-labels", {}, {"loss": "sigmoid"}),
     TrainingRow(
         "several-labels-weighed-and-smoothed",
         {},
         {"loss": "sigmoid", "positive_weights": CLASS_WEIGHTS, "label_smoothing": 0.2},
+        tier="full",
     ),
     TrainingRow("squared-error", {}, {"loss": "squared"}),
     TrainingRow("adam", {"conv_bias": True}, ADAM | {"weight_decay": 0.1}),
@@ -117,12 +120,14 @@ ROWS = (
             "decay_kernels_only": True,
             "layer_rates": {"block1": 0.1, "classifier": 2.0},
         },
+        tier="full",
     ),
     TrainingRow("rmsprop", {"conv_bias": True}, RMSPROP | {"weight_decay": 0.1}),
     TrainingRow(
         "rmsprop-by-layer",
         {},
         RMSPROP | {"momentum": 0.0, "decay_kernels_only": True, "layer_rates": {"block1": 0.1}},
+        tier="full",
     ),
     TrainingRow("clipped-norm", {}, {"clip_norm": 0.25}),
     TrainingRow("accumulated", {}, {"accumulate": 3}),
@@ -136,7 +141,9 @@ ROWS = (
         PREACTIVATION | {"dropout_rate": 0.4, "dropout_place": "every-conv"},
     ),
     TrainingRow(
-        "given-dropout-masks-after-layers", {"dropout_rate": 0.3, "dropout_place": "layer"}
+        "given-dropout-masks-after-layers",
+        {"dropout_rate": 0.3, "dropout_place": "layer"},
+        tier="full",
     ),
     TrainingRow(
         "given-dropout-masks-before-the-classifier",
@@ -166,6 +173,7 @@ CASES = tuple(
         id=f"training/{row.name}",
         claim="12 float64 training steps across a learning-rate drop are those of the reference",
         check=partial(_check, row),
+        tier=row.tier,
         tier_in_modes=row.tier_in_modes,
         cost=3,
     )
