@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from densespec.errors import WeightsError, listed
+from densespec.errors import WeightsError, bare, listed
 from densespec.texts import JsonError, parsed_json
 from densespec.weights.tensors import Tensor, Tensors
 
@@ -77,9 +77,9 @@ def _checked(path: Path, name: str, tensor: Tensor, expected: Any) -> Tensor:
 
 
 def _damaged(path: Path, names: Sequence[str]) -> WeightsError:
+    which = listed([bare(name) for name in names])
     return WeightsError(
-        f"{path}: {listed(names)} differ from what was written, by their digests: the file is "
-        "damaged"
+        f"{path}: {which} differ from what was written, by their digests: the file is damaged"
     )
 
 

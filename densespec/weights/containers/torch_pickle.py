@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from densespec.errors import shown
+from densespec.errors import bare, shown
 from densespec.weights.containers.base import (
     ByteOrder,
     BytesOfFile,
@@ -241,7 +241,7 @@ def _places(
     for name in names:
         storage = storages[name]
         if not storage.item_size:
-            raise Refused(f"it has a {storage.dtype[:100]}, which is not read; save dense tensors")
+            raise Refused(f"it has a {bare(storage.dtype)}, which is not read; save dense tensors")
         announced = int.from_bytes(file.take(start, 8), "little")
         places[name] = start + 8, storage.byte_count
         start += 8 + storage.byte_count

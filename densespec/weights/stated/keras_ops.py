@@ -213,7 +213,9 @@ class _Reader:
         stride = _stride(layer, config["strides"])
         padding, says_same = self._pads_of(layer, window, stride)
         channels = source.shape[0] or 0
-        op = ops.Conv(channels, config["filters"], window, stride, padding, config["use_bias"])
+        op = ops.Conv(
+            channels, _count(layer, "filters"), window, stride, padding, config["use_bias"]
+        )
         name = self._add(layer, op, says_same=says_same)
         return self._activated(layer, name)
 
@@ -275,7 +277,7 @@ class _Reader:
                 f"{layer} reads a feature map, but a spec has a global pool before it"
             )
         bias = layer.config.get("use_bias", True)
-        name = self._add(layer, ops.Dense(source.shape[0] or 0, layer.config["units"], bias))
+        name = self._add(layer, ops.Dense(source.shape[0] or 0, _count(layer, "units"), bias))
         return self._activated(layer, name)
 
     def _relu(self, layer: StatedLayer) -> str:
@@ -499,6 +501,12 @@ def _stride(layer: StatedLayer, strides: Any) -> int:
     return int(strides[0])
 
 
+def _count(layer: StatedLayer, name: str) -> int:
+    count = layer.config[name]
+    _check(layer, name, type(count) is int and count > 0, "a whole number from 1 on")
+    return int(count)
+
+
 def _pairs(pads: Any) -> ops.Pads:
     return tuple((pad, pad) if isinstance(pad, int) else (pad[0], pad[1]) for pad in pads)
 
@@ -507,7 +515,7 @@ def _check(layer: StatedLayer, name: str, right: bool, expected: object) -> None
     if not right:
         raise StatedOtherwise(
             f"{layer} has {name} = {shown(layer.config.get(name))}, but a spec can say only "
-            f"{expected!r} there"
+            f"{shown(expected)} there"
         )
 
 
