@@ -42,6 +42,8 @@ def _said(name: str) -> dict[str, Any]:
 def test_what_is_written_and_read_is_the_same_bit_for_bit(
     name: str, suffix: str, top: bool, tmp_path: Path
 ) -> None:
+    if suffix == ".orbax":
+        pytest.importorskip("tensorstore", reason="Orbax's arrays are read by tensorstore")
     source = checkpoint(tmp_path / "source.safetensors", _spec(name), include_top=top)
     written, back = tmp_path / f"written{suffix}", tmp_path / "back.safetensors"
     again = tmp_path / f"again{suffix}"
