@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from densespec import TrainingRecipe
 from densespec.backends import get_backend
 from densespec.data import Batches, Dataset, Normalisation, Split, fits
 from densespec.deploy.formats import format_of
-from densespec.errors import DensespecError
+from densespec.errors import DensespecError, PackageMissing
 from densespec.network.files import read_spec, write_spec
 from densespec.training import train
 from densespec.weights.containers import open_file, write_file
@@ -597,9 +596,16 @@ ROWS = [
     [pytest.param(*row, id=row[0][:60], marks=marks) for row, marks in ROWS],
 )
 def test_advice_can_be_followed(tmp_path: Path, advice: str, mistake: Act, followed: Act) -> None:
-    with pytest.raises(ERRORS, match=re.escape(advice)):
-        mistake(tmp_path)
-    followed(tmp_path)
+    try:
+        with pytest.raises(ERRORS) as refusal:
+            mistake(tmp_path)
+        said = str(refusal.value)
+        if isinstance(refusal.value, PackageMissing) and advice not in said:
+            raise refusal.value
+        assert advice in said
+        followed(tmp_path)
+    except PackageMissing as missing:
+        pytest.skip(str(missing))
 
 
 def test_labels_of_several_classes_are_not_made_labels_of_one() -> None:
