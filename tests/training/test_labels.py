@@ -17,6 +17,7 @@ from densespec.building import build, save
 from densespec.cli import main
 from densespec.data import DataError, Dataset
 from densespec.errors import DensespecError
+from densespec.installed import is_installed
 from densespec.network.files import write_spec
 from densespec.predicting import predict
 from densespec.recipes.presets import write_recipe
@@ -45,6 +46,8 @@ def several(seed: int = 1, *, unknown: bool = True) -> Dataset:
 @pytest.mark.parametrize("backend", ["numpy", "torch.nn"])
 def test_several_labels_are_learnt_and_a_run_goes_on(tmp_path: Path, backend: str) -> None:
     """Half on numpy and half on the backend."""
+    if not is_installed(backend.partition(".")[0]):
+        pytest.skip(f"{backend} is not installed")
     recipe = SEVERAL.replace(
         epochs=3, optimizer="adamw", learning_rate=0.01, schedule="cosine", rate_per="step"
     )
@@ -91,6 +94,8 @@ def test_a_run_on_numbers_leaves_a_network_that_tells_no_classes(tmp_path: Path)
 )
 def test_backends_take_the_same_steps_on_several_labels(tmp_path: Path, backend: str) -> None:
     """In a process of its own, since Keras has one engine in each."""
+    if not is_installed(backend.partition(".")[0]):
+        pytest.skip(f"{backend} is not installed")
     recipe = SEVERAL.replace(optimizer="adamw", learning_rate=1e-3, clip_norm=0.5)
     given, file = several(), tmp_path / "labels.npz"
     parts = {"x_train": given.train.x, "y_train": given.train.y}
