@@ -118,7 +118,8 @@ def build(
         EngineConflict: Keras already runs on another engine in this process.
         WeightsError: The weights do not fit.
 
-    Warns: WeightsWarning: Something is assumed that the weights do not state.
+    Warns:
+        WeightsWarning: Something is assumed that the weights do not state.
     """
     backend = with_mode(backend, mode)
     engine = get_backend(backend)

@@ -39,8 +39,8 @@ from densespec.pretrained.accompaniment import (
 from densespec.pretrained.preprocessing import IMAGENET as IMAGENET
 from densespec.pretrained.preprocessing import Preprocessing as Preprocessing
 from densespec.weights.beside import (
-    BESIDE_CONFIGS,
     CONFIG,
+    TORCH_WEIGHTS,
     WEIGHTS,
     Config,
     config_in,
@@ -58,7 +58,7 @@ CARD = "README.md"
 FolderFormat = Literal["densespec", "timm"]
 """The format of a folder: densespec's own, or timm's."""
 
-PREFERRED = (WEIGHTS, "model.weights.h5", *BESIDE_CONFIGS[1:])
+PREFERRED = (WEIGHTS, "model.weights.h5", TORCH_WEIGHTS)
 """Where a folder has several weight files, the first of these is taken."""
 
 LABELS = "id2label"
@@ -97,7 +97,8 @@ def from_pretrained(
         WeightsError: There is no such path or repository, no weight file in it, or it does not fit.
         PackageMissing: The backend's framework, or for the Hub huggingface_hub, is missing.
 
-    Warns: WeightsWarning: Something is assumed that the weights do not state.
+    Warns:
+        WeightsWarning: Something is assumed that the weights do not state.
     """
     reading, build_options = ReadingOptions.taken(build_options)
     file, config = _locate(path_or_hub_id, revision, token)
@@ -286,8 +287,8 @@ def save_pretrained(
             names the fields), or the folder can't be written.
         DensespecError: densespec did not build the model.
 
-    Warns: WeightsWarning: Timm's network trains differently, or differs by less than float32
-    rounds.
+    Warns:
+        WeightsWarning: Timm's network trains differently, or differs by less than float32 rounds.
     """
     network = _Network.of(model).said(preprocessing, labels)
     _save(network, Path(folder), "USER/NAME", format)

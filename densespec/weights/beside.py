@@ -12,9 +12,9 @@ from densespec.texts import JsonError, parsed_json, read_text
 from densespec.weights.stated.network import StatedNetwork
 from densespec.weights.stated.timm import states_network, timm_network
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 
-BESIDE_CONFIGS = (WEIGHTS, "pytorch_model.bin")
+BESIDE_CONFIGS = (WEIGHTS, TORCH_WEIGHTS)
 """The names that weight files have whose network a config beside them states."""
 
 
