@@ -18,7 +18,9 @@ torch_first = pytest.mark.parametrize(
     ["torch", *(pytest.param(name, marks=pytest.mark.full) for name in ("tensorflow", "jax"))],
 )
 """What is the same code on every engine, or what the suite asks of each engine too, runs on the
-quickest one, and with --full on all."""
+quickest one, and with --full on all. Files share a process, which takes seconds to start."""
+FINITE = dict.fromkeys(("tensorflow", "torch"), ("finite",))
+"""What is not finite stays so on these engines, layer by layer; not on JAX."""
 
 
 def run_checks(engine: str, *files: str, **environment: str) -> None:
@@ -44,62 +46,22 @@ def run_checks(engine: str, *files: str, **environment: str) -> None:
 
 @torch_first
 def test_models_are_what_was_asked_for(engine: str) -> None:
-    run_checks(engine, "models", "outputs")
+    run_checks(engine, "models", "outputs", "modes", "dtypes", "changed", "advice")
 
 
 @torch_first
 def test_models_train_and_are_saved(engine: str) -> None:
-    run_checks(engine, "training", "saving", "originals")
-
-
-@torch_first
-def test_modes_are_the_same_network(engine: str) -> None:
-    run_checks(engine, "modes")
-
-
-@torch_first
-def test_types_are_what_was_asked_for(engine: str) -> None:
-    run_checks(engine, "dtypes")
+    run_checks(engine, "training", "saving", "originals", "transfer", "parts")
 
 
 @every_engine
 def test_what_an_engine_has_of_its_own(engine: str) -> None:
-    run_checks(engine, engine)
-
-
-@torch_first
-def test_changed_models_are_what_their_layers_are(engine: str) -> None:
-    run_checks(engine, "changed", "advice")
-
-
-@pytest.mark.parametrize("engine", ["tensorflow", "torch"])
-def test_what_is_not_finite_stays_so_layer_by_layer(engine: str) -> None:
-    run_checks(engine, "finite")
+    run_checks(engine, engine, "deploy", *FINITE.get(engine, ()))
 
 
 @torch_first
 def test_float64_is_float64(engine: str) -> None:
-    run_checks(engine, "float64", JAX_ENABLE_X64="1")
-
-
-@torch_first
-def test_models_of_others_are_targets_of_the_suite(engine: str) -> None:
-    run_checks(engine, "adapters", JAX_ENABLE_X64="1")
-
-
-@torch_first
-def test_frozen_parts_are_left_alone(engine: str) -> None:
-    run_checks(engine, "transfer", "parts")
-
-
-@torch_first
-def test_fit_follows_the_recipe(engine: str) -> None:
-    run_checks(engine, "fit", JAX_ENABLE_X64="1")
-
-
-@every_engine
-def test_models_are_exported(engine: str) -> None:
-    run_checks(engine, "deploy")
+    run_checks(engine, "float64", "adapters", "fit", JAX_ENABLE_X64="1")
 
 
 @torch_first
