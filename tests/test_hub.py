@@ -450,7 +450,7 @@ def test_a_config_of_anything_is_refused_by_name(config: bytes, folder: Path) ->
 
 
 def test_a_name_that_no_folder_has_is_refused() -> None:
-    with pytest.raises(WeightsError, match=r"a\\x00b: can't be made a folder: embedded null"):
+    with pytest.raises(WeightsError, match=r"a\\x00b: can't be made a folder: .*embedded null"):
         save_pretrained(built(), "a\0b")
 
 

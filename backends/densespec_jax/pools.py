@@ -56,21 +56,28 @@ def global_pool(x: Array, op: ops.GlobalPool) -> Array:
 
 def max_pool(x: Array, op: ops.MaxPool) -> Array:
     """Compute the maxima over windows; gradients go to the first maximum of each."""
-    return _max_pool(op, x)
+    return _max_pool(op, x.shape[1:-1], x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _max_pool(op: ops.MaxPool, x: Array) -> Array:
-    _, views = _views(op, x)
-    return functools.reduce(_larger, views)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _max_pool(op: ops.MaxPool, sizes: tuple[int, ...], x: Array) -> Array:
+    return _maxima(op, x)[0]
 
 
-def _larger(a: Array, b: Array) -> Array:
-    """Return the larger one of each pair, or NaN, which XLA's maximum can pass over on CPUs."""
-    return jnp.where((a >= b) | (a != a), a, b)
+def _maxima(op: ops.MaxPool, x: Array) -> tuple[Array, Array]:
+    """Return the maximum of each window, and at which place of the window it is first.
+
+    NaN is larger than any number; XLA's own maximum can pass over it on CPUs.
+    """
+    y, *others = _views(op, x)
+    first = jnp.zeros(y.shape, jnp.uint8 if len(others) < 256 else jnp.int32)
+    for place, view in enumerate(others, 1):
+        stays = (y >= view) | (y != y)
+        y, first = jnp.where(stays, y, view), jnp.where(stays, first, place)
+    return y, first
 
 
-def _views(op: ops.MaxPool, x: Array) -> tuple[Array, list[Array]]:
+def _views(op: ops.MaxPool, x: Array) -> list[Array]:
     """Pad the input, and view each place in a window over all positions, in row-major order."""
     dims = len(op.window)
     padding = ops.resolve_padding(op.padding, x.shape[1:-1], op.window, op.stride)
@@ -82,27 +89,30 @@ def _views(op: ops.MaxPool, x: Array) -> tuple[Array, list[Array]]:
         strides = (1, *(op.stride,) * dims, 1)
         limits = (len(x), *stop, x.shape[-1])
         views.append(lax.slice(padded, (0, *place, 0), limits, strides))
-    return padded, views
+    return views
 
 
-def _max_pool_forward(op: ops.MaxPool, x: Array) -> tuple[Array, Any]:
-    y = _max_pool(op, x)
-    return y, (x, y)
+def _max_pool_forward(op: ops.MaxPool, sizes: tuple[int, ...], x: Array) -> tuple[Array, Array]:
+    """Keep places, which are computed once: XLA may compute a value again with other roundings,
+    and the maximum of a window would then be none of its values.
+    """
+    y, first = _maxima(op, x)
+    return y, lax.optimization_barrier(first)
 
 
-def _max_pool_backward(op: ops.MaxPool, kept: Any, dy: Array) -> tuple[Array]:
+def _max_pool_backward(
+    op: ops.MaxPool, sizes: tuple[int, ...], first: Array, dy: Array
+) -> tuple[Array]:
     """Send the gradient to the first maximum of each window."""
-    x, y = kept
-    padded, views = _views(op, x)
-    dx, unclaimed = jnp.zeros_like(padded), jnp.ones(y.shape, bool)
-    for place, view in zip(itertools.product(*map(range, op.window)), views, strict=True):
-        winner = unclaimed & (view == y)
-        unclaimed &= ~winner
-        reach = zip(place, padded.shape[1:-1], y.shape[1:-1], strict=True)
+    padding: Any = ops.resolve_padding(op.padding, sizes, op.window, op.stride)
+    padded = [size + sum(around) for size, around in zip(sizes, padding, strict=True)]
+    zero = jnp.zeros((), dy.dtype)
+    dx = jnp.zeros((dy.shape[0], *padded, dy.shape[-1]), dy.dtype)
+    for number, place in enumerate(itertools.product(*map(range, op.window))):
+        reach = zip(place, padded, dy.shape[1:-1], strict=True)
         pads = [(p, n - p - op.stride * (m - 1) - 1, op.stride - 1) for p, n, m in reach]
-        dx += lax.pad(jnp.where(winner, dy, 0), jnp.zeros((), dy.dtype), _around(pads))
-    padding: Any = ops.resolve_padding(op.padding, x.shape[1:-1], op.window, op.stride)
-    return (lax.pad(dx, jnp.zeros((), dy.dtype), _around([(-a, -b, 0) for a, b in padding])),)
+        dx += lax.pad(jnp.where(first == number, dy, 0), zero, _around(pads))
+    return (lax.pad(dx, zero, _around([(-a, -b, 0) for a, b in padding])),)
 
 
 def _around(pads: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -20,6 +20,7 @@ from densespec.backends import REFERENCE
 from densespec.building import read_weights
 from densespec.errors import DensespecError
 from densespec.hub import from_pretrained
+from densespec.installed import is_installed
 from densespec.weights.containers import is_folder_of_weights, open_file, other_packages
 from densespec.weights.opening import open_weights
 from tests.fuzz.endings import (
@@ -55,6 +56,8 @@ def prepare() -> None:
     """Do what a process does once, lest it is taken for the doing of a file that it reads."""
     published.load_all(other_packages.GROUP, "container")
     importlib.import_module("msgpack")
+    if is_installed("tensorstore"):
+        importlib.import_module("tensorstore")
     tempfile.gettempdir()
 
 

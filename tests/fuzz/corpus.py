@@ -23,7 +23,7 @@ from densespec.weights.opening import open_weights
 from tests import test_whole_modules as whole_models
 from tests.containers.samples import FILES, content, network, sample
 from tests.fuzz.child import contents
-from tests.fuzz.share import ANOTHER_CONFIG
+from tests.fuzz.share import ANOTHER_CONFIG, ORBAX
 
 KINDS = {
     "zip.pth": "torch-zip",
@@ -130,7 +130,6 @@ FOLDERS: dict[str, tuple[Path, str, str]] = {
 }
 """Folders of several files: what one of them is called in the table, and what is opened."""
 
-ORBAX = "Orbax's"
 ORBAXES = {
     f"{ORBAX} tree": "net/_METADATA",
     f"{ORBAX} description of an array": "net/params.classifier.kernel/.zarray",
