@@ -33,7 +33,7 @@ from densespec_conformance.judging.outcome import Outcome
 
 STEPS, BATCH = 12, 4
 FEW_LAYERS, ONE_BLOCK = {"blocks": (2, 1)}, {"blocks": (2,)}
-"""Networks with fewer layers show as well what most rows ask about, and JAX compiles them sooner."""
+"""Networks with fewer layers show as well what most rows ask, and JAX compiles them sooner."""
 
 
 CLASS_WEIGHTS = tuple(0.25 + 0.5 * index for index in range(SMALL.classes))
