@@ -363,8 +363,11 @@ class _DisturbedModel(ReferenceModel):
         self.noise = noise
 
     def _backward(self, values: Arrays, contexts: dict[str, Context], slope: Array) -> Arrays:
-        rounding = np.full_like(slope, self.noise.arithmetic.unit / len(slope))
-        return super()._backward(values, contexts, slope + self.noise.of_size(rounding))
+        arithmetic = self.noise.arithmetic
+        rounding = np.full_like(slope, arithmetic.unit / len(slope))
+        moved = slope + self.noise.of_size(rounding)
+        scaled = super()._backward(values, contexts, moved * arithmetic.loss_scale)
+        return {name: array / arithmetic.loss_scale for name, array in scaled.items()}
 
     def train_step(self, *args: Any, **options: Any) -> StepResult:
         before = dict(self.weights)

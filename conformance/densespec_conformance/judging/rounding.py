@@ -21,6 +21,8 @@ class Arithmetic:
         factors: The roundoff of the factors in convolutions and the classifier, if it is coarser.
         smallest: Half the distance between the smallest numbers of the dtype.
         keeps: The roundoff of weights and of what is kept beside them, where it is finer.
+        loss_scale: What the loss is multiplied by while it is differentiated, and gradients are
+            divided by, so that fewer of them are below the smallest numbers.
     """
 
     about: str
@@ -29,6 +31,7 @@ class Arithmetic:
     factors: float = 0.0
     smallest: float = 0.0
     keeps: float | None = None
+    loss_scale: float = 1.0
 
     @property
     def of_kept(self) -> float:
@@ -49,8 +52,18 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
         factors=2.0**-8,
         keeps=2.0**-24,
     ),
+    "mixed_float16": Arithmetic(
+        "float16 with sums and weights in float32 and a scaled loss",
+        unit=2.0**-11,
+        sums=2.0**-24,
+        factors=2.0**-11,
+        smallest=2.0**-25,
+        keeps=2.0**-24,
+        loss_scale=2.0**15,
+    ),
 }
-"""Gives arithmetic by name. Kernel libraries accumulate products of 16-bit numbers in float32."""
+"""Gives arithmetic by name. Kernel libraries accumulate products of 16-bit numbers in float32. The
+loss is scaled at first as Keras scales it; PyTorch and Flax scale it by twice as much."""
 
 
 def arithmetic_of(dtype: str) -> str:
