@@ -82,7 +82,7 @@ class _OnJax:
         self._averages = self._updated(self._averages, arrays, share)
 
     def read(self) -> list[np.ndarray]:
-        return [np.array(average) for average in self._averages]
+        return [to_numpy(average) for average in self._averages]
 
     def write(self, arrays: Sequence[np.ndarray]) -> None:
         import jax.numpy as jnp
@@ -105,7 +105,7 @@ class _OnTorch:
             average(self._averages, self._arrays, None)
 
     def read(self) -> list[np.ndarray]:
-        return [average.cpu().numpy().copy() for average in self._averages]
+        return [to_numpy(average) for average in self._averages]
 
     def write(self, arrays: Sequence[np.ndarray]) -> None:
         import torch
@@ -143,8 +143,7 @@ class _OnTensorFlow:
         self._updated()
 
     def read(self) -> list[np.ndarray]:
-        means = [np.mean([own.numpy() for own in _own(a)], axis=0) for a in self._averages]
-        return [np.asarray(m, a.dtype.name) for m, a in zip(means, self._averages, strict=True)]
+        return [np.mean([to_numpy(own) for own in _own(a)], axis=0) for a in self._averages]
 
     def write(self, arrays: Sequence[np.ndarray]) -> None:
         for average, array in zip(self._averages, arrays, strict=True):

@@ -11,7 +11,7 @@ from densespec.network.spec import DenseNetSpec
 from densespec_conformance.answering.target import LocalTarget
 from densespec_conformance.asking.strategies import FIELDS
 from densespec_conformance.case import Case
-from densespec_conformance.cases import all_cases
+from densespec_conformance.cases import all_cases, sixteen_bits
 from densespec_conformance.cases.forward import ROWS
 from densespec_conformance.deviations import catalogue
 from densespec_conformance.judging.expected import Reference
@@ -75,10 +75,13 @@ def test_mutant_that_trains_is_named_in_float32_too(name: str, reference: Refere
     assert IN_FLOAT32[name] in result.diagnosis[0].text
 
 
-def test_mutant_that_trains_is_named_in_mixed_bfloat16_too(reference: Reference) -> None:
+@pytest.mark.parametrize("row", sixteen_bits.ROWS, ids=lambda row: row.name)
+def test_mutant_that_trains_is_named_in_16_bits_too(
+    row: sixteen_bits.NarrowRow, reference: Reference
+) -> None:
     pytest.importorskip("torch")
     target = LocalTarget("meta_tests.mutants:TORCH_NO_NESTEROV")
-    result = run_case(CASES["bfloat16/mixed-training-step"], target, reference)
+    result = run_case(CASES[row.name], target, reference)
     assert result.status == "failed"
     assert "momentum does not look ahead" in result.diagnosis[0].text
 

@@ -27,7 +27,14 @@ from densespec_conformance.answering.target import LocalTarget
 from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import Forward, NetworkToBuild, Train
 from densespec_conformance.case import Case
-from densespec_conformance.cases import all_cases, float32_step, forward, random_specs, training
+from densespec_conformance.cases import (
+    all_cases,
+    float32_step,
+    forward,
+    random_specs,
+    sixteen_bits,
+    training,
+)
 from densespec_conformance.judging import tolerance
 from densespec_conformance.judging.compare import Mismatch, assert_close, assert_same_steps
 from densespec_conformance.judging.disturbed import DisturbedBackend
@@ -87,6 +94,26 @@ def test_reference_in_a_dtype_is_within_its_bounds_but_not_far_within(
     exact = expected.values[output]  # type: ignore[index, call-overload]
     error = np.abs(answer[output] - exact).max() / np.abs(exact).max()
     assert expected.bounds.of(output) < 200 * error
+
+
+@pytest.mark.parametrize("row", sixteen_bits.ROWS, ids=lambda row: row.name)
+def test_other_roundings_to_16_bits_reach_at_most_half_a_bound(row: sixteen_bits.NarrowRow) -> None:
+    request = sixteen_bits.request(row)
+    in_float64 = replace(request, network=replace(request.network, dtype="float64"))
+    answer: Any = handle(DisturbedBackend(row.dtype, OTHER_DRAW), in_float64)
+    outcome = assert_same_steps(actual=answer, expected=expectation(request))
+    assert 0.05 < outcome.strain < 0.5
+
+
+def test_gradients_of_a_loss_that_is_not_scaled_are_beyond_the_bounds_of_float16() -> None:
+    (row,) = (row for row in sixteen_bits.ROWS if row.dtype == "mixed_float16")
+    request = sixteen_bits.request(row)
+    unscaled = DisturbedBackend("mixed_float16", OTHER_DRAW)
+    unscaled.arithmetic = replace(unscaled.arithmetic, loss_scale=1.0)
+    in_float64 = replace(request, network=replace(request.network, dtype="float64"))
+    answer: Any = handle(unscaled, in_float64)
+    with pytest.raises(Mismatch, match="gradient"):
+        assert_same_steps(actual=answer, expected=expectation(request))
 
 
 def test_float32_step_of_the_reference_is_within_its_bounds() -> None:

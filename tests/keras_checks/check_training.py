@@ -178,6 +178,22 @@ def test_half_precision_scales_the_loss_and_gives_gradients_unscaled(
     np.testing.assert_allclose(gradient, true, atol=0.02 * np.abs(true).max())
 
 
+def test_averages_in_bfloat16_are_read_and_taken_up(engine: str, build: Any, images: Any) -> None:
+    recipe, x = TrainingRecipe(average=0.5), images(4, 8, 8)
+    first, second = (build("cifar", dtype="bfloat16") for _ in range(2))
+    before, after = (
+        get_backend(engine).trainer(model, model.densespec.graph, recipe)
+        for model in (first, second)
+    )
+    before.step(x, np.arange(4), learning_rate=0.1, gradients=False)
+    kept = before.moments()
+    after.restore(kept, step=1)
+    assert {array.dtype.name for array in kept["average"].values()} == {"float32"}
+    for name, array in after.moments()["average"].items():
+        np.testing.assert_array_equal(array, kept["average"][name], err_msg=name)
+    assert np.isfinite(after.predict(x)).all()
+
+
 # The loss
 
 

@@ -141,7 +141,8 @@ class Trial:
         for each in ids:
             variant = catalogue()[each].change(variant)
         unit = ARITHMETIC[arithmetic_of(self.request.network.dtype)].of_kept
-        run = Run(self.request, variant.weights, self._steps, unit, self.expected.bounds.relative)
+        bounds, sizes = self.expected.bounds.relative, self._magnitudes
+        run = Run(self.request, variant.weights, self._steps, unit, bounds, sizes)
         if not run.is_whole(variant.graph):
             return None
         with np.errstate(all="ignore"):

@@ -23,6 +23,7 @@ RMSPROP = "training/rmsprop"
 ADAMW, CLIPPED = "training/adamw", "training/clipped-norm"
 TOGETHER, APART = "parallel/synchronised-norms", "parallel/norms-of-each-device"
 LAYER_RATES = "training/learning-rates-by-layer"
+MIXED_FLOAT16 = "float16/mixed-training-step"
 COUNTS = "structure/densenet-40-12"
 """Cases by what they are good for."""
 

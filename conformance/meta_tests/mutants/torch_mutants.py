@@ -23,6 +23,7 @@ from meta_tests.mutants.mutant import (
     LABELS,
     LAYER_RATES,
     MASKS,
+    MIXED_FLOAT16,
     NEGATIVE,
     NO_DROPOUT,
     RESUMED,
@@ -769,6 +770,13 @@ MUTANTS: Mapping[str, Mutant] = {
         (),
         backend(trainer="Dampened"),
         says=("momentum is dampened by 0.9",),
+    ),
+    "TORCH_LOSS_NOT_SCALED": Mutant(
+        "mixed float16 without a GradScaler",
+        MIXED_FLOAT16,
+        "step 1, gradient stem.conv.kernel",
+        (),
+        backend(trainer="LossNotScaled"),
     ),
     "TORCH_ADAMW_DECAY": Mutant(
         "weights decay before the step, as in AdamW",

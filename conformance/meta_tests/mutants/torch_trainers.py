@@ -24,6 +24,12 @@ class NoNesterov(TorchTrainer):
             group["nesterov"] = False
 
 
+class LossNotScaled(TorchTrainer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=False)
+
+
 class Dampened(TorchTrainer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -31,6 +31,7 @@ class Run:
         unit: The roundoff of its arithmetic.
         bounds: The distance that each part of each step may be off, by label, relative to its
             largest value.
+        magnitudes: The largest value of each part as the reference computes it, by label.
     """
 
     request: Train
@@ -38,6 +39,7 @@ class Run:
     steps: Sequence[StepTrace]
     unit: float
     bounds: Mapping[str, float]
+    magnitudes: Mapping[str, float]
 
     def is_whole(self, graph: Graph) -> bool:
         """Say whether every step shows all of a network, in the shapes that it has."""
@@ -74,11 +76,15 @@ class Run:
         return tuple(batch.learning_rate for batch in self.request.batches)
 
     def allowed(self, label: str, expected: Array, *terms: Array) -> float:
-        """Say how far a part may be off that is worked out of some terms, in its own unit."""
+        """Say how far a part may be off that is worked out of some terms, in its own unit.
+
+        Where 0 is expected by something that is done instead, what the reference computes says how
+        large errors are.
+        """
         largest, *others = (float(np.abs(one).max(initial=0.0)) for one in (expected, *terms))
-        of_terms = max(largest, *others, 0.0)
-        given = self.bounds.get(label, 0.0) * (largest or 1.0)
-        return max(given, ROUNDINGS * self.unit * (of_terms or 1.0))
+        largest = largest or self.magnitudes.get(label, 0.0) or 1.0
+        given = self.bounds.get(label, 0.0) * largest
+        return max(given, ROUNDINGS * self.unit * max(largest, *others, 0.0))
 
     def before(self, index: int) -> Mapping[str, Array]:
         """Return the arrays before a step."""
