@@ -1,6 +1,8 @@
 """Computes digests of arrays and texts, which are kept beside them, to detect damaged files.
 
-They detect damage, but not forgery: whoever can change the arrays can change the digests.
+They detect damage, but not forgery: whoever can change the arrays can change the digests. Files of
+other programs have none; arrays there may hold signalling NaNs, which tell damage as well: the NaNs
+that computations give are quiet ones.
 """
 
 from __future__ import annotations
@@ -34,18 +36,19 @@ def stated_digests(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -
 
 
 def checked(path: Path, tensors: Tensors, texts: Mapping[str, str]) -> Tensors:
-    """Return the tensors of a file. Each of them is compared with its digest when it is read.
+    """Return the tensors of a file. Each of them is checked when it is read.
 
     Args:
         path: The file's, for messages.
-        texts: The file's metadata; where they hold no digests, nothing is compared.
+        texts: The file's metadata; where they hold no digests, arrays are looked through for values
+            that only damage gives.
 
     Raises:
         WeightsError: Names or texts differ from those with digests; the message names the first
             ones. So does reading an array that is not what it was.
     """
     if not {KEY, VERSION} <= texts.keys():
-        return tensors
+        return {name: _looked_through(path, name, tensor) for name, tensor in tensors.items()}
     expected = _stated(texts[KEY])
     found = _of_texts(texts)
     kept = {name: digest for name, digest in expected.items() if name not in tensors}
@@ -74,6 +77,32 @@ def _checked(path: Path, name: str, tensor: Tensor, expected: Any) -> Tensor:
         return array
 
     return Tensor(tensor.shape, tensor.dtype, read)
+
+
+def _looked_through(path: Path, name: str, tensor: Tensor) -> Tensor:
+    def read() -> np.ndarray:
+        array = tensor.read()
+        if _has_signalling(array):
+            raise WeightsError(
+                f"{path}: {bare(name)} holds NaNs that no computation gives (signalling ones): the "
+                "file is damaged; get it anew"
+            )
+        return array
+
+    return Tensor(tensor.shape, tensor.dtype, read)
+
+
+def _has_signalling(array: np.ndarray) -> bool:
+    """Say whether an array has a NaN whose first bit after the exponent is not set."""
+    if array.dtype.kind in "biu":
+        return False
+    with np.errstate(invalid="ignore"):
+        nans = array[np.isnan(array)]
+    if nans.dtype.kind != "f":  # of ml_dtypes
+        nans = nans.astype(np.float32)
+    nans = nans.astype(nans.dtype.newbyteorder("="), copy=False)
+    quiet = 1 << (np.finfo(nans.dtype).nmant - 1)
+    return not (nans.view(f"u{nans.itemsize}") & quiet).all()
 
 
 def _damaged(path: Path, names: Sequence[str]) -> WeightsError:

@@ -91,14 +91,21 @@ def test_where_one_process_fails_the_others_are_ended() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("batch_norm", ["synchronised", "per-replica"])
-def test_two_processes_do_what_the_reference_says(tmp_path: Path, batch_norm: str) -> None:
-    """As two machines for an epoch, and then as two devices of one; some batches do not divide."""
+@pytest.mark.parametrize(
+    ("batch_norm", "accumulate"), [("synchronised", 1), ("per-replica", 1), ("per-replica", 2)]
+)
+def test_two_processes_do_what_the_reference_says(
+    tmp_path: Path, batch_norm: str, accumulate: int
+) -> None:
+    """As two machines for an epoch, and then as two devices of one; some batches do not divide, and
+    some of their parts do not."""
     (tmp_path / "reference").mkdir()
-    recipe, images = RECIPE.replace(batch_norm=batch_norm, epochs=2), data(tmp_path, images=27)
+    images = data(tmp_path, images=29)
+    recipe = RECIPE.replace(epochs=2, batch_norm=batch_norm, accumulate=accumulate)
     run(tmp_path / "reference", data=images, recipe=recipe, devices=2)
     spec, path = files(tmp_path)
-    new = (spec, "--recipe", path, "--set", f"batch_norm={batch_norm}", "--epochs", 1)
+    changes = ("--set", f"batch_norm={batch_norm}", "--set", f"accumulate={accumulate}")
+    new = (spec, "--recipe", path, *changes, "--epochs", 1)
     nodes = ("--data", images, "--backend", "flax.nnx", "--nodes", 2, "--endpoint", free_endpoint())
     first = command(*new, *nodes, "--out", tmp_path / "run")
     machines = [subprocess.Popen(first, env=environment()) for _ in range(2)]

@@ -13,6 +13,7 @@ from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import NetworkToBuild, Train
 from densespec_conformance.case import Case, Tier
 from densespec_conformance.cases.forward import SMALL
+from densespec_conformance.cases.training import RMSPROP
 from densespec_conformance.judging.compare import assert_same_steps
 from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import Outcome
@@ -58,6 +59,13 @@ ROWS = (
             "clip_norm": 0.1,
             "loss": "sigmoid",
         },
+    ),
+    ParallelRow(
+        "rmsprop",
+        "synchronised",
+        5,
+        tier="full",
+        recipe_changes=RMSPROP | {"weight_decay": 0.1, "average": 0.75},
     ),
     ParallelRow("norms-of-each-device", "per-replica", 6, {"dropout_rate": 0.2}),
     ParallelRow("norms-of-each-device-and-uneven-shards", "per-replica", 5, tier="full"),
