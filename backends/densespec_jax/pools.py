@@ -97,7 +97,7 @@ def _max_pool_forward(op: ops.MaxPool, sizes: tuple[int, ...], x: Array) -> tupl
     and the maximum of a window would then be none of its values.
     """
     y, first = _maxima(op, x)
-    return y, lax.optimization_barrier(first)
+    return y, lax.optimization_barrier(first)  # type: ignore[no-untyped-call]
 
 
 def _max_pool_backward(
