@@ -23,7 +23,7 @@ from densespec.network.steps import Block, Convolution, NormRelu, Step, Unit, st
 from densespec.weights.layouts.densespec_keras import layer_name
 from densespec_keras.axes import TO_CHANNELS_FIRST, TO_CHANNELS_LAST
 from densespec_keras.inspecting import settings_of, stated_graph
-from densespec_keras.kernels import FeatureMaps, NormOperands, UnitOperands, load
+from densespec_keras.kernels import FeatureMaps, NormOperands, UnitOperands, WholeNetwork, load
 from densespec_keras.layers import move_statistics, require_several
 
 
@@ -37,6 +37,7 @@ class Planned(keras.Model):
         settings: The settings of the layers when they computed it, by their names.
         shown: The names of nodes whose values the model gives in place of its output, channels
             last, as far as steps give them; None for the output.
+        whole: What computes the whole network at a time, if anything does.
     """
 
     mode = "fast"
@@ -44,6 +45,7 @@ class Planned(keras.Model):
     graph: Graph | None = None
     settings: Mapping[str, Any]
     shown: Sequence[str] | None = None
+    whole: WholeNetwork | None = None
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         layers = {layer.name: layer for layer in self.layers}
@@ -90,6 +92,13 @@ class Planned(keras.Model):
         assert self.graph is not None
         return self.graph
 
+    def showing(self, names: Sequence[str]) -> Planned:
+        """Make a model of the same layers that shows the values of nodes; see ``shown``."""
+        model = type(self)(self.inputs, self.outputs)
+        model.follow(self.planned(), self.settings)
+        model.whole, model.shown = self.whole, tuple(names)
+        return model
+
     @functools.cached_property
     def steps(self) -> Callable[[frozenset[str], frozenset[str]], tuple[Step, ...]]:
         """Return a function that finds the steps of the model, and keeps them.
@@ -124,6 +133,13 @@ class Inference(Planned):
 
     mode = "inference"
 
+    @functools.cached_property
+    def whole(self) -> WholeNetwork | None:  # type: ignore[override]
+        """Return what the engine has for whole networks."""
+        layers = {layer.name: layer for layer in self.layers}
+        found: WholeNetwork | None = load(keras.config.backend()).whole(self.planned(), layers)
+        return found
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training:
             raise Untrainable(with_mode(keras.config.backend(), self.mode))
@@ -152,6 +168,15 @@ class _Evaluation:
             self._scales = dict(zip(names, scales, strict=True))
         if TO_CHANNELS_LAST in self._layers:
             x = self._layers[TO_CHANNELS_LAST](x)
+        whole, shown = self._model.whole, self._model.shown
+        y = None if whole is None or scales else whole(x, shown)
+        if y is None:
+            y = self._by_steps(x)
+        if shown is not None:
+            return y
+        return tuple(map(self._outer, y)) if self._graph.outputs else self._outer(y)
+
+    def _by_steps(self, x: Any) -> Any:
         values, features = {self._graph.input.name: x}, FeatureMaps(x)
         of_stages = {}
         for step in self._steps():
@@ -160,8 +185,8 @@ class _Evaluation:
         if self._model.shown is not None:
             return {name: values[name] for name in self._model.shown if name in values}
         if self._graph.outputs:
-            return tuple(self._outer(of_stages[name]) for name in self._graph.outputs)
-        return self._outer(features.x)
+            return tuple(of_stages[name] for name in self._graph.outputs)
+        return features.x
 
     def _outer(self, y: Any) -> Any:
         """Lay out a value as the model gives it."""

@@ -100,9 +100,6 @@ def _showing(model: Any, graph: Graph, taps: Sequence[str]) -> Any:
     if len(graph.output.shape) == 1 and graph.output.name in taps:
         given = [node.name for node in graph.given]
         outputs[graph.output.name] = model.outputs[given.index(graph.output.name)]
-    if (kind := kind_of(model)) is not keras.Model and model.is_fused():
-        showing = kind(model.inputs, model.outputs)
-        showing.follow(model.planned(), model.settings)
-        showing.shown = tuple(taps)
-        return showing
+    if kind_of(model) is not keras.Model and model.is_fused():
+        return model.showing(taps)
     return keras.Model(model.inputs, outputs)

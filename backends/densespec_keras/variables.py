@@ -29,14 +29,14 @@ def variables(model: Any, graph: Graph) -> dict[str, Any]:
     """Find the variable of every array of a network, by canonical name."""
     layers = layers_of(model, graph)
     return {
-        weight.name: getattr(layers[node.name], _variable(weight))
+        weight.name: getattr(layers[node.name], attribute_of(weight))
         for node in graph.nodes
         for weight in node.weights
     }
 
 
-def _variable(weight: ops.Weight) -> str:
-    """Return Keras's name for an array of a node."""
+def attribute_of(weight: ops.Weight) -> str:
+    """Return the name that an array of a node has as an attribute of its layer."""
     return _VARIABLES.get(weight.short, weight.short)
 
 
@@ -79,13 +79,17 @@ class Given(keras.initializers.Initializer):
 
     def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
         array = self._array.astype(_NUMPY_DTYPES.get(dtype, dtype), order="C")  # always a copy
-        return keras.ops.convert_to_tensor(array, dtype)
+        tensor = keras.ops.convert_to_tensor(array, dtype)
+        # PyTorch's would be numpy's memory, in which it can't tell what was written.
+        return tensor.clone() if keras.config.backend() == "torch" else tensor
 
 
 def initializers(node: Node, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Make the arguments by which the layer of a node starts with its canonical arrays."""
     return {
-        f"{_variable(weight)}_initializer": Given(from_canonical(weight.name, arrays[weight.name]))
+        f"{attribute_of(weight)}_initializer": Given(
+            from_canonical(weight.name, arrays[weight.name])
+        )
         for weight in node.weights
     }
 
@@ -99,7 +103,7 @@ def state_initializers(model: Any, graph: Graph) -> None:
     layers = layers_of(model, graph)
     for node in graph.nodes:
         for weight in node.weights:
-            name = f"{_variable(weight)}_initializer"
+            name = f"{attribute_of(weight)}_initializer"
             setattr(layers[node.name], name, _DOCUMENTED[weight.initial]())
 
 

@@ -64,7 +64,7 @@ class PreparedDenseNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Any:
-        if _transformed(x):
+        if is_transformed(x):
             return self._original[0](x)
         self._original[0].check_size(x.shape)
         program = self.program()
@@ -218,7 +218,7 @@ def _refuse(name: str) -> NoReturn:
     )
 
 
-def _transformed(x: Tensor) -> bool:
+def is_transformed(x: Tensor) -> bool:
     """Say whether more is wanted of an input than the values that a program gives."""
     return bool(
         (torch.is_grad_enabled() and x.requires_grad)

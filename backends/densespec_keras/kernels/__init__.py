@@ -8,6 +8,8 @@ are (*window, in, out), as Keras's channels_last layers have them:
 - ``conv(x, kernel, bias, op)``, ``max_pool(x, op)``, ``avg_pool(x, op)``
 - ``block(x, layers, recompute)``: dense layers one after another, each of which puts its features
   behind those it reads; with ``recompute`` the backward pass computes activations again
+- ``whole(graph, layers)``: what computes a network of layers, by name, as a whole in inference;
+  None where nothing does it better than its steps
 
 ``x`` is :class:`FeatureMaps`, except for ``conv`` and the pools, which take an array.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from densespec.network import ops
 
@@ -70,6 +72,22 @@ class UnitOperands:
     op: ops.Conv
     scale: Any
     folded: bool
+
+
+class WholeNetwork(Protocol):
+    """Computes a whole network at a time in inference."""
+
+    def __call__(self, x: Any, names: Sequence[str] | None) -> Any:
+        """Compute values, channels last.
+
+        Args:
+            names: The nodes whose values are wanted by name, as far as it computes them; None for
+                what the network gives: a value, or a tuple of its outputs.
+
+        Returns:
+            None if the steps of the network have to compute what is wanted.
+        """
+        ...
 
 
 BlockOperands = Sequence[Sequence[UnitOperands]]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras import ops as keras_ops
 
 from densespec.network import ops
+from densespec.network.graph import Graph
 from densespec_keras.emitter import keras_padding
 
 Array = Any
@@ -33,6 +35,10 @@ def _padded(x: Array, op: ops.Conv | ops.MaxPool, value: float) -> tuple[Array, 
     if padding is None:
         x = keras_ops.pad(x, [(0, 0), *op.padding, (0, 0)], constant_values=value)
     return x, padding or "valid"
+
+
+def whole(graph: Graph, layers: Mapping[str, Any]) -> None:
+    """Say that nothing computes a whole network at a time."""
 
 
 def count(x: Array) -> Any:

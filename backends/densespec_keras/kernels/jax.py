@@ -13,6 +13,7 @@ from densespec_jax.norms import relu as relu
 from densespec_jax.pools import avg_pool as avg_pool
 from densespec_jax.pools import max_pool as max_pool
 from densespec_keras.kernels import BlockOperands, FeatureMaps, NormOperands, UnitOperands
+from densespec_keras.kernels.common import whole as whole
 
 Array = Any
 

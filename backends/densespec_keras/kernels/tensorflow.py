@@ -15,6 +15,7 @@ from densespec.network import ops
 from densespec.network.passes import SMALLEST_SCALE
 from densespec_keras.kernels import BlockOperands, FeatureMaps, NormOperands, UnitOperands, common
 from densespec_keras.kernels.common import avg_pool as avg_pool
+from densespec_keras.kernels.common import whole as whole
 
 Array = Any
 

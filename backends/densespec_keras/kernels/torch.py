@@ -6,14 +6,16 @@ So the axes get other names, and nothing is moved.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from densespec.network import ops
+from densespec.network.graph import Graph
 from densespec_keras.kernels import BlockOperands, FeatureMaps, NormOperands, UnitOperands, common
+from densespec_keras.prepared import PreparedNetwork
 from densespec_torch import blocks
 from densespec_torch.primitives import CONV
 
@@ -101,6 +103,10 @@ def block(features: FeatureMaps, layers: BlockOperands, recompute: bool) -> Feat
             y = y if unit.scale is None else y * unit.scale
         x = torch.cat([x, y], -1)
     return FeatureMaps(x)
+
+
+def whole(graph: Graph, layers: Mapping[str, Any]) -> PreparedNetwork:
+    return PreparedNetwork(graph, layers)
 
 
 def _fuses(x: Array, layers: BlockOperands) -> bool:
