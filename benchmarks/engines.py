@@ -19,7 +19,10 @@ def inference(engine: str, variant: str, batch: int, rounds: int) -> Figures:
     models = {
         name: model_of(engine, name, variant) for name in (APPLICATIONS, "layers", "inference")
     }
-    return take_turns({name: _predicting(model, x) for name, model in models.items()}, rounds)
+    sides = {name: _predicting(model, x) for name, model in models.items()}
+    if engine == "torch":
+        sides["torch.nn"] = _native(variant, x)
+    return take_turns(sides, rounds)
 
 
 def training(
@@ -112,6 +115,16 @@ def batch_of(count: int) -> tuple[Any, Any]:
     draw = np.random.default_rng(0)
     x = draw.standard_normal((count, SIZE, SIZE, 3)).astype(np.float32)
     return x, draw.integers(0, 10, count)
+
+
+def _native(variant: str, x: Any) -> Callable[[], object]:
+    import torch
+
+    import densespec
+
+    model = densespec.build(variant, backend="torch.nn", mode="inference")
+    first = torch.from_numpy(x).movedim(-1, 1)
+    return torch.inference_mode()(lambda: model(first))
 
 
 def _predicting(model: Any, x: Any) -> Callable[[], object]:

@@ -88,6 +88,7 @@ def _engine(engine: str, inference: float, training: float) -> tuple[Group, ...]
             "engines:inference",
             (
                 Row(infer, "inference", *_applications(), inference),
+                *(Row(infer, "inference", *native, 1.05) for native in _native(engine)),
                 Row(f"{infer}, mode layers", "layers", *_applications()),
             ),
             {"quick": 7, "full": 21, "gpu": 21},
@@ -126,6 +127,11 @@ def _thrifty_engine(engine: str) -> tuple[Group, ...]:
             {**arguments, "modes": ("layers", "efficient")},
         ),
     )
+
+
+def _native(engine: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Name the network of the engine's own framework, if there is one."""
+    return (("torch.nn in mode inference", ("torch.nn",)),) if engine == "torch" else ()
 
 
 def _applications() -> tuple[str, tuple[str, ...]]:

@@ -168,7 +168,7 @@ def layer_at(model: Any, path: str) -> Any:
 def settings_of(layer: Any) -> tuple[Any, ...]:
     """Return what says whether a layer computes what it did; it is read at every call."""
     own = vars(layer)
-    hooked = (bool(own.get(name)) for name in _HOOKS)
+    hooked = map(bool, map(own.get, _HOOKS))
     return (type(layer), *map(own.get, SETTINGS), *map(own.get, _CALLED), *hooked)
 
 

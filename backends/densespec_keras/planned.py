@@ -58,19 +58,19 @@ class Planned(keras.Model):
     def is_fused(self) -> bool:
         """Say whether the engine's kernels compute what the layers do.
 
-        Some models run layer by layer: mixed precision casts between layers, synchronised norms
-        meet other replicas, changed layers compute something else, and a file does not tell which
-        of several outputs is which.
+        Some models run layer by layer: mixed precision casts between layers, quantised arrays mean
+        something else, synchronised norms meet other replicas, changed layers compute something
+        else, and a file does not tell which of several outputs is which.
         """
         if self.graph is None and len(self.outputs) > 1:
             return False
         layers = self.layers
-        policies = [layer.dtype_policy for layer in (self, *layers)]
-        if any(policy.compute_dtype != policy.variable_dtype for policy in policies):
+        policies = {
+            id(policy): policy for policy in (part.dtype_policy for part in (self, *layers))
+        }
+        if not all(map(_is_plain, policies.values())):
             return False
-        if any(policy.compute_dtype not in ("float32", "float64") for policy in policies):
-            return False
-        if any(getattr(layer, "synchronized", False) for layer in layers):
+        if any(vars(layer).get("synchronized") for layer in layers):
             return False
         self.planned()
         return all(settings_of(layer) == self.settings.get(layer.name) for layer in layers)
@@ -112,6 +112,12 @@ class Planned(keras.Model):
             return steps(without(graph, idle), lambda norm: norm.name in batch)
 
         return functools.lru_cache(maxsize=8)(find)
+
+
+def _is_plain(policy: Any) -> bool:
+    """Say whether all that layers of a policy hold and compute is of one type."""
+    one = policy.compute_dtype == policy.variable_dtype
+    return one and policy.compute_dtype in ("float32", "float64") and not policy.quantization_mode
 
 
 @keras.saving.register_keras_serializable(package="densespec")
