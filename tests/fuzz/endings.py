@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 AS_IT_WAS = "read, every value as it was"
+RENAMED = "read, under another name"
 OTHERWISE = "read, with other values"
 REFUSED = "refused in one line that names the file"
 UNCLEAR = "refused unclearly"
@@ -14,7 +15,7 @@ SLOW = "took more than its seconds"
 LARGE = "took more than its memory"
 ACTED = "did something besides reading"
 
-ENDINGS = (AS_IT_WAS, OTHERWISE, REFUSED, UNCLEAR, RAISED, DIED, SLOW, LARGE, ACTED)
+ENDINGS = (AS_IT_WAS, RENAMED, OTHERWISE, REFUSED, UNCLEAR, RAISED, DIED, SLOW, LARGE, ACTED)
 BAD = frozenset({UNCLEAR, RAISED, DIED, SLOW, LARGE, ACTED})
 
 CHECKED = ("torch-zip", "npz", "keras", "a checkpoint")
