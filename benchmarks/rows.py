@@ -37,6 +37,7 @@ class Group:
         function: ``module:function`` of this folder; it gets the rounds and ``arguments``.
         rounds: by tier; a tier without any leaves the group out.
         unit: ``ms`` or ``MB``.
+        page: the page of the documentation that shows the rows.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Group:
     rounds: Mapping[Tier, int]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "ms"
+    page: str = "speed.md"
 
 
 TORCHVISION = ("torchvision", "torchvision channels_last")
@@ -231,6 +233,37 @@ def _accelerator(variant: str, batch: int) -> tuple[Group, Group, Group]:
             {"variant": variant, "batch": batch},
             "MB",
         ),
+    )
+
+
+DEPLOYED = {
+    "torch.nn+inference": "`densespec.optimize`, PyTorch",
+    "torch-export": "`.pt2`, PyTorch",
+    "onnx": "`.onnx`, ONNX Runtime",
+    "openvino": "`.xml`, OpenVINO",
+    "litert": "`.tflite`, LiteRT",
+    "saved-model": "SavedModel, TensorFlow",
+    "jax-export": "`.stablehlo`, JAX",
+    "onnx int8": "`.onnx` in int8, ONNX Runtime",
+    "openvino int8": "`.xml` in int8, OpenVINO",
+    "litert int8": "`.tflite` in int8, LiteRT",
+}
+"""What is deployed, by the name of its side."""
+
+
+def _deployed(variant: str, batches: tuple[int, ...], size: tuple[int, ...]) -> Group:
+    return Group(
+        f"deployed {variant} inference",
+        "deployed:inference",
+        tuple(
+            Row(f"{what}, batch {batch}", f"{name}, batch {batch}", against, (f"torch.nn, {at}",))
+            for name, what in DEPLOYED.items()
+            for batch in batches
+            for against, at in [("PyTorch, mode layers", f"batch {batch}")]
+        ),
+        {"quick": 7, "full": 21},
+        {"variant": variant, "batches": batches, "size": size},
+        page="deploy.md",
     )
 
 
@@ -448,4 +481,5 @@ GROUPS: tuple[Group, ...] = (
         )
         for batch in (1, 8)
     ),
+    _deployed("densenet121", (1, 8), (224, 224)),
 )

@@ -4,6 +4,7 @@
     python benchmarks/run.py --tier full        # more rounds, torch.compile, Keras's memory
     python benchmarks/run.py --tier gpu         # on a GPU
     python benchmarks/run.py -k "torch.nn"      # some groups alone
+    python benchmarks/run.py -k deployed --docs # the table of docs/deploy.md
 
 The sides of a group take turns, so that a machine whose speed drifts slows all of them. Each group
 runs in a process of its own, and where memory or a first step is measured, each side does. Writes
@@ -71,10 +72,12 @@ HEADERS = ("in", "work", "against", "ours", "theirs", "ratio", "goal")
 
 
 def ratios(group: Group, figures: Figures) -> list[Ratio]:
+    """The rows with their figures; a side that could not be measured leaves its rows out."""
     medians = {name: statistics.median(values) for name, values in figures.items()}
     return [
         Ratio(group, row, medians[row.ours], min(medians[name] for name in row.theirs))
         for row in group.rows
+        if medians.keys() >= {row.ours, *row.theirs}
     ]
 
 
@@ -160,12 +163,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def _write_docs(found: list[Ratio]) -> None:
-    """Put the table and the figure into the documentation."""
-    page = DOCS / "speed.md"
+    """Put tables into the pages that show them, and the figure of the first one."""
     start, end = "<!-- measured: table -->\n", "<!-- end: table -->\n"
-    before, _, rest = page.read_text(encoding="utf-8").partition(start)
-    _write(page, f"{before}{start}\n{markdown(found)}\n\n{end}{rest.partition(end)[2]}")
-    plot(found, DOCS / "images" / "benchmarks.png")
+    for name in dict.fromkeys(ratio.group.page for ratio in found):
+        shown, page = [ratio for ratio in found if ratio.group.page == name], DOCS / name
+        before, _, rest = page.read_text(encoding="utf-8").partition(start)
+        _write(page, f"{before}{start}\n{markdown(shown)}\n\n{end}{rest.partition(end)[2]}")
+        if name == "speed.md":
+            plot(shown, DOCS / "images" / "benchmarks.png")
 
 
 @click.command()
@@ -180,7 +185,7 @@ def _write_docs(found: list[Ratio]) -> None:
     show_default=True,
     help="Figures of earlier runs of the same day stay there, unless they are taken again.",
 )
-@click.option("--docs", is_flag=True, help="Put the table and the figure into docs/speed.md.")
+@click.option("--docs", is_flag=True, help="Put tables and the figure into the documentation.")
 def main(tier: Tier, keyword: str, out: Path, docs: bool) -> None:
     """Time densespec against torchvision, keras.applications, plain nnx, OpenVINO and exports."""
     console = Console(width=None if Console().is_terminal else 160)

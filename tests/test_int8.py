@@ -149,7 +149,7 @@ def test_figures_are_those_of_the_outputs(digits: Dataset) -> None:
     def program(run: Any) -> ExportedProgram:
         return ExportedProgram(run, "float32", (None, 1, 8, 8))
 
-    images = images_of(digits, network(digits), program(full))
+    images = images_of(digits, network(digits).accompaniment)
     found = compare(program(full), program(int8), images, 16)
     assert found.count == 16
     assert found.agreement == 0.75
@@ -171,15 +171,11 @@ def test_what_cannot_be_calibrated_is_refused(digits: Dataset, tmp_path: Path) -
     )
     with pytest.raises(DensespecError, match="int8 is judged by the likeliest classes"):
         export_int8(headless, path, digits)
-    colour = WeightedGraph(
-        known.graph,
-        known.arrays,
-        accompaniment=Accompaniment(
-            preprocessing=Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, size=(8, 8))
-        ),
+    colour = Accompaniment(
+        preprocessing=Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, size=(8, 8))
     )
     with pytest.raises(DataError, match="have 1 channels, but the network takes 3"):
-        images_of(digits, colour, ExportedProgram(lambda x: x, "float32", (None, 3, 8, 8)))
+        images_of(digits, colour)
     with pytest.raises(DensespecError, match=r"has no int8 here, but these have: LiteRT, ONNX, "):
         export_int8(known, tmp_path / "net.stablehlo", digits)
 

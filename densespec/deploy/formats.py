@@ -39,11 +39,13 @@ class Int8Writer:
     Attributes:
         write: The function that writes a float32 file again in int8. It takes the file, the new
             path, and inputs of the file, from which it takes the ranges of values.
+        wrote: The function that tells whether a file computes in int8, whoever wrote it.
         package: The package that it needs.
         extra: The extra of densespec that installs it.
     """
 
     write: Callable[[Path, Path, Iterable[np.ndarray]], None]
+    wrote: Callable[[Path], bool]
     package: str
     extra: str
 
@@ -99,6 +101,10 @@ class ExportFormat:
         """
         for package in self.packages:
             require(self.about, package, extra=self.extra)
+
+    def is_int8(self, path: Path) -> bool:
+        """Tell whether a file of the format computes in int8."""
+        return self.int8 is not None and self.int8.wrote(path)
 
     def missing_runtime(self) -> str | None:
         """Say what to install so that a file can be checked; None if it can be."""

@@ -33,7 +33,9 @@ Runner = Callable[[np.ndarray], np.ndarray | Sequence[np.ndarray]]
 
 
 Shower = Callable[[np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]
-"""Takes an input and names, and returns the values within a file that have these names."""
+"""Takes an input and names, and returns the values within a file that have these names.
+
+In int8 they are those that the next ops read, rounded."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from densespec.deploy import onnx_int8
 from densespec.deploy.formats import ExportFormat, Int8Writer, Loader
 from densespec.deploy.network import SIZE_NAMES, ExportedProgram, ExportOptions, optimized
 from densespec.deploy.onnx_images import IMAGES, ImageNodes
-from densespec.deploy.onnx_int8 import write as write_int8
 from densespec.installed import is_installed
 from densespec.network import ops
 from densespec.network.arrays import Arrays
@@ -76,9 +76,9 @@ def load(path: Path) -> ExportedProgram:
     showing = functools.cache(functools.partial(_session_that_shows, path))
 
     def show(x: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-        shown = showing(tuple(names))
-        given = [each.name for each in shown.get_outputs()]
-        return dict(zip(given, shown.run(given, {taken.name: x}), strict=True))
+        shown, places = showing(tuple(names))
+        values = shown.run(list(places.values()), {taken.name: x})
+        return dict(zip(places, values, strict=True))
 
     return ExportedProgram(
         run=lambda x: session.run(None, {taken.name: x}),
@@ -94,15 +94,31 @@ def _session(model: Path | bytes) -> Any:
     return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
-def _session_that_shows(path: Path, names: Sequence[str]) -> Any:
-    """Read a file again, and let it give what it gives and those values within it."""
+def _session_that_shows(path: Path, names: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """Read a file again, let it give those values within it, and say by which names.
+
+    In int8 it gives values as they are read, rounded.
+    """
     import onnx
 
     model = onnx.load(path)
     given = {each.name for each in model.graph.output}
-    computed = {name for node in model.graph.node for name in node.output} - given
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name in computed)
-    return _session(model.SerializeToString())
+    computed = {name for node in model.graph.node for name in node.output}
+    rounded = _rounded(model.graph)
+    places = {name: rounded.get(name, name) for name in names if name in computed}
+    more = sorted(set(places.values()) - given)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
+    return _session(model.SerializeToString()), places
+
+
+def _rounded(graph: onnx.GraphProto) -> dict[str, str]:
+    """Name what becomes of each value that is turned into integers and back."""
+    ends = {
+        kind: {node.input[0]: node.output[0] for node in graph.node if node.op_type == kind}
+        for kind in ("QuantizeLinear", "DequantizeLinear")
+    }
+    back = ends["DequantizeLinear"]
+    return {name: back[whole] for name, whole in ends["QuantizeLinear"].items() if whole in back}
 
 
 FORMAT = ExportFormat(
@@ -117,7 +133,7 @@ FORMAT = ExportFormat(
     has_opsets=True,
     takes_images=True,
     load=load,
-    int8=Int8Writer(write_int8, "onnxruntime", "onnx"),
+    int8=Int8Writer(onnx_int8.write, onnx_int8.wrote, "onnxruntime", "onnx"),
 )
 
 

@@ -44,6 +44,11 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
         )
 
 
+def wrote(path: Path) -> bool:
+    """Tell whether a file rounds values to integers: nothing else contains that op's name."""
+    return b"QuantizeLinear" in path.read_bytes()
+
+
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
     """Leave out what it advises users to do before, which has been done: norms are folded."""

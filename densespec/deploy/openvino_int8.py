@@ -23,3 +23,8 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
     model = openvino.Core().read_model(source)
     quantized = nncf.quantize(model, nncf.Dataset(examples), subset_size=len(examples))
     openvino.save_model(quantized, path, compress_to_fp16=False)
+
+
+def wrote(path: Path) -> bool:
+    """Tell whether a network rounds values to a few levels."""
+    return b'type="FakeQuantize"' in path.read_bytes()

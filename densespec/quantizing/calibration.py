@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from densespec.data import DataError, Dataset, Split
-from densespec.deploy.network import ExportedProgram, WeightedGraph
 from densespec.errors import DensespecError
 from densespec.predicting.scoring import class_places, prepared_batches
+from densespec.pretrained.accompaniment import Accompaniment
 from densespec.pretrained.preprocessing import Preprocessing
 
 BATCH = 8
@@ -80,15 +80,23 @@ def _raw(split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.moveaxis(image, 0, -1)[None], split.y[index : index + 1]
 
 
-def images_of(dataset: Dataset, network: WeightedGraph, program: ExportedProgram) -> Images:
+def images_of(
+    dataset: Dataset, known: Accompaniment, *, inside: bool = False, batch: int | None = None
+) -> Images:
     """Say how an exported network takes the images of a data set.
+
+    Args:
+        dataset: The images.
+        known: What goes with the network's weights.
+        inside: Whether the file itself does the preprocessing.
+        batch: The one number of images that the file takes; None for any.
 
     Raises:
         DensespecError: Nothing says what images need before the network, or a file that prepares
             images takes several at a time.
         DataError: The images have other channels.
     """
-    needed = network.accompaniment.preprocessing
+    needed = known.preprocessing
     if needed is None:
         raise DensespecError(
             "nothing says what images need before this network: give weights that do, such as "
@@ -99,20 +107,18 @@ def images_of(dataset: Dataset, network: WeightedGraph, program: ExportedProgram
             f"images of {dataset.name} have {dataset.channels} channels, but the network takes "
             f"{needed.channels}"
         )
-    inside = program.dtype == "uint8"
-    if inside and program.shape[0] not in (None, 1):
+    if inside and batch not in (None, 1):
         raise DensespecError(
-            f"batch = {program.shape[0]}: images of several sizes can't be calibrated on together; "
+            f"batch = {batch}: images of several sizes can't be calibrated on together; "
             "leave the batch open, or make it 1"
         )
-    batch = 1 if inside else program.shape[0] or BATCH
-    return Images(dataset, needed, _classes(network, dataset), inside, batch)
+    together = 1 if inside else batch or BATCH
+    return Images(dataset, needed, _classes(known, dataset), inside, together)
 
 
-def _classes(network: WeightedGraph, dataset: Dataset) -> np.ndarray | None:
-    labels = network.accompaniment.labels
-    if dataset.has_several or labels is None:
+def _classes(known: Accompaniment, dataset: Dataset) -> np.ndarray | None:
+    if dataset.has_several or known.labels is None:
         return None
     with contextlib.suppress(DataError), warnings.catch_warnings(action="error"):
-        return class_places(labels, dataset)
+        return class_places(known.labels, dataset)
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,17 +40,16 @@ class Int8Disagrees(DensespecError):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Compares a network in int8 with the same one in float32, on held-out images.
+class Agreement:
+    """Tells how far answers in int8 are from the same network's in full precision.
 
     Attributes:
         count: The number of images.
-        largest: The largest difference of an output, as a part of the largest output in float32.
+        largest: The largest difference of an output, as a part of the largest output in full.
         mean: The mean difference, as a part of the same.
         agreement: The part of the images whose likeliest class is the same.
-        accuracy: The part of the images whose likeliest class is the right one, in float32 and in
+        accuracy: The part of the images whose likeliest class is the right one, in full and in
             int8; None if the right ones are not known.
-        seconds: The median seconds in float32 and in int8, by the size of the batch.
     """
 
     count: int
@@ -58,12 +57,6 @@ class Comparison:
     mean: float
     agreement: float
     accuracy: tuple[float, float] | None
-    seconds: Mapping[int, tuple[float, float]]
-
-    @property
-    def ratios(self) -> dict[int, float]:
-        """Return the time in int8 as a part of the time in float32, by the size of the batch."""
-        return {batch: int8 / full for batch, (full, int8) in self.seconds.items()}
 
     def in_words(self) -> str:
         """Say how far it is off."""
@@ -77,26 +70,58 @@ class Comparison:
         return f"{far}; {full:.2%} of the classes are right in float32, {int8:.2%} in int8"
 
 
-def compare(full: ExportedProgram, int8: ExportedProgram, images: Images, count: int) -> Comparison:
-    """Run a network in float32 and in int8 on up to ``count`` held-out images, and time both."""
-    outputs: list[tuple[np.ndarray, np.ndarray]] = []
-    labels: list[np.ndarray] = []
-    for x, right in images.labelled("test", count):
-        outputs.append((_output(full, x), _output(int8, x)))
-        labels.append(right)
-    exact, rounded = (
-        np.concatenate(values).astype(np.float64) for values in zip(*outputs, strict=True)
-    )
-    chosen = exact.argmax(1), rounded.argmax(1)
-    apart = np.abs(rounded - exact) / (np.abs(exact).max() or 1.0)
-    return Comparison(
-        count=len(exact),
+@dataclass(frozen=True)
+class Comparison(Agreement):
+    """Compares a network in int8 with the same one in float32, on held-out images.
+
+    Attributes:
+        seconds: The median seconds in float32 and in int8, by the size of the batch.
+    """
+
+    seconds: Mapping[int, tuple[float, float]]
+
+    @property
+    def ratios(self) -> dict[int, float]:
+        """Return the time in int8 as a part of the time in float32, by the size of the batch."""
+        return {batch: int8 / full for batch, (full, int8) in self.seconds.items()}
+
+
+def agreement_of(
+    exact: Sequence[np.ndarray],
+    rounded: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray] | None,
+) -> Agreement:
+    """Compare outputs, batch by batch.
+
+    Args:
+        exact: The outputs in full precision, of shape (batch, classes).
+        rounded: Those in int8.
+        labels: The right classes, of shape (batch,); None if they are not known.
+    """
+    full, int8 = (np.concatenate(values).astype(np.float64) for values in (exact, rounded))
+    chosen = full.argmax(1), int8.argmax(1)
+    apart = np.abs(int8 - full) / (np.abs(full).max() or 1.0)
+    return Agreement(
+        count=len(full),
         largest=float(apart.max()),
         mean=float(apart.mean()),
         agreement=float((chosen[0] == chosen[1]).mean()),
-        accuracy=None if images.classes is None else _accuracy(chosen, np.concatenate(labels)),
-        seconds=_times(full, int8, images),
+        accuracy=None if labels is None else _accuracy(chosen, np.concatenate(labels)),
     )
+
+
+def compare(full: ExportedProgram, int8: ExportedProgram, images: Images, count: int) -> Comparison:
+    """Run a network in float32 and in int8 on up to ``count`` held-out images, and time both."""
+    exact, rounded, labels = zip(
+        *(
+            (_output(full, x), _output(int8, x), right)
+            for x, right in images.labelled("test", count)
+        ),
+        strict=True,
+    )
+    known = None if images.classes is None else labels
+    found = agreement_of(exact, rounded, known)
+    return Comparison(**vars(found), seconds=_times(full, int8, images))
 
 
 def _output(program: ExportedProgram, x: np.ndarray) -> np.ndarray:

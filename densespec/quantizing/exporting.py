@@ -102,7 +102,12 @@ def export_int8(
         full = export(network, before, format=chosen.name, **options)  # type: ignore[arg-type]
         assert chosen.load is not None
         program = chosen.load(before)
-        images = images_of(_dataset(calibrate, network), network, program)
+        images = images_of(
+            _dataset(calibrate, network),
+            network.accompaniment,
+            inside=program.dtype == "uint8",
+            batch=program.shape[0],
+        )
         writer.write(before, temporary, images.inputs("train", calibrated))
         comparison = compare(program, chosen.load(temporary), images, compared)
         if comparison.agreement < least_agreement:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from densespec.weights.layouts import Layout, get_layout
 from densespec.weights.nearest import nearest_to, no_known_layout
 from densespec.weights.order import ORDER, layout_in_order
 from densespec.weights.reading import ReadingOptions, takes_reading_options
+from densespec.weights.side_by_side import of_names, told_of_networks
 from densespec.weights.stated.keras_parts import models_in, of_model
 from densespec.weights.stated.network import StatedNetwork, StatedOtherwise
 from densespec.weights.stated.torch_modules import modules_in
@@ -255,13 +257,15 @@ def identify(
     options = options or ReadingOptions()
     tensors = tensors if modules_in(metadata) else unwrapped(tensors)
     if options.prefix is not None:
-        given_prefix = WRAPPERS.sub("", options.prefix)
-        tensors, metadata, prefix = of_model(tensors, metadata, given_prefix)
-        tensors = under_prefix(tensors, prefix) if prefix else tensors
+        tensors, metadata = _under(WRAPPERS.sub("", options.prefix), tensors, metadata)
     if options.without is not None:
         options = options.replace(without=by_every_name(options.without, metadata))
         tensors, metadata = without_layers(tensors, metadata, options.without or ())
-    claims = _claims(tensors, metadata, options)
+    networks = partial(_of_networks, tensors, metadata, container, options)
+    try:
+        claims = _claims(tensors, metadata, options)
+    except WeightsError as error:
+        raise type(error)(f"{error}{networks()}") from error
     given: dict[str, Any] = {"options": options, "otherwise": otherwise, "stated": stated}
     try:
         return _first_that_fits(claims, metadata, container, path, **given)
@@ -269,14 +273,44 @@ def identify(
         nearest = nearest_to(tensors)
         raise WeightsError(f"{error}. {nearest}" if nearest else str(error)) from error
     except WeightsError as error:
-        told = f"{error}{_of_inner_models(metadata)}"
-        if options.without is None:
+        several = networks()
+        told = f"{error}{_of_inner_models(metadata)}{several}"
+        if options.without is None and not several:
 
             def read_without(layers: Sequence[str]) -> None:
                 identify(tensors, metadata, container, options.replace(without=layers, prefix=None))
 
             told += _of_layers(error, metadata, read_without)
         raise type(error)(told) from error
+
+
+def _of_networks(
+    tensors: Tensors, metadata: Mapping[str, str], container: str, options: ReadingOptions
+) -> str:
+    """Say how to choose one of several networks in a flat Keras model: each way is tried."""
+    if options.prefix is not None or options.without is not None:
+        return ""
+
+    def read_under(prefix: str) -> None:
+        identify(tensors, metadata, container, options.replace(prefix=prefix))
+
+    return told_of_networks(tensors, metadata, read_under)
+
+
+def _under(
+    prefix: str, tensors: Tensors, metadata: Mapping[str, str]
+) -> tuple[Tensors, Mapping[str, str]]:
+    """Take one model of a file, what lies under a prefix, or layers whose names start with it."""
+    own, narrowed, start = of_model(tensors, metadata, prefix)
+    if not start:
+        return own, narrowed
+    try:
+        return under_prefix(own, start), narrowed
+    except WeightsError:
+        found = of_names(tensors, metadata, prefix)
+        if found is None:
+            raise
+        return found
 
 
 def _of_inner_models(metadata: Mapping[str, str]) -> str:

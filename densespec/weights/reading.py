@@ -100,8 +100,8 @@ class InterpretingOptions(Record):
     )
     prefix: str | None = stated(
         OrNone(Text()),
-        "the text that the names of the wanted arrays start with, such as encoder.; all arrays by "
-        "default",
+        "the text that the names of the wanted arrays, or of their layers in a Keras model, start "
+        "with, such as encoder.; all arrays by default",
         default=None,
         metavar="PREFIX",
     )

@@ -14,8 +14,7 @@ from densespec.deploy.network import ExportedProgram, ExportOptions
 from densespec.network.arrays import Arrays
 from densespec.network.graph import Graph
 from densespec_keras.backend import TENSORFLOW
-from densespec_keras.exporting import built, channels_first
-from densespec_keras.exporting.litert_int8 import write as write_int8
+from densespec_keras.exporting import built, channels_first, litert_int8
 
 MOST_DIMS = 2
 """LiteRT's operators have at most this many spatial dimensions."""
@@ -82,5 +81,5 @@ FORMAT = ExportFormat(
     extra="litert",
     layout="channels last",
     load=load,
-    int8=Int8Writer(write_int8, "ai_edge_quantizer", "litert"),
+    int8=Int8Writer(litert_int8.write, litert_int8.wrote, "ai_edge_quantizer", "litert"),
 )

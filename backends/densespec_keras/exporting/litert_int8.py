@@ -34,3 +34,14 @@ def write(source: Path, path: Path, inputs: Iterable[np.ndarray]) -> None:
             )
         ranges = working.calibrate({signature: examples})
         path.write_bytes(working.quantize(ranges).quantized_model)
+
+
+def wrote(path: Path) -> bool:
+    """Tell whether a file has values in int8; what can't be read has none."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        values = Interpreter(str(path)).get_tensor_details()
+    except ValueError:
+        return False
+    return any(value["dtype"] == np.int8 for value in values)

@@ -42,6 +42,11 @@ def exported_format(target: str) -> ExportFormat:
     return found
 
 
+def is_int8(target: str) -> bool:
+    """Tell whether an exported file computes in int8."""
+    return format_of(Path(target), None).is_int8(Path(target))
+
+
 def spec_of_export(target: str, weights: str | None, given: DenseNetSpec | None) -> DenseNetSpec:
     """Return the network that a file is held to: that of the weights that it was exported from.
 

@@ -11,7 +11,12 @@ from densespec.network.catalogue import resolve, variants
 from densespec.network.files import spec_from_json
 from densespec.network.spec import DenseNetSpec
 from densespec_conformance.asking.constructor import Constructor, is_short, parse
-from densespec_conformance.asking.exported import exported_format, is_exported, spec_of_export
+from densespec_conformance.asking.exported import (
+    exported_format,
+    is_exported,
+    is_int8,
+    spec_of_export,
+)
 
 SubjectKind = Literal["backend", "constructor", "exported file"]
 
@@ -30,12 +35,14 @@ class Subject:
         weights: The file whose weights it has; None stands for those that it is built with.
         kind: The kind of target. ``module:attribute`` with a spec is a constructor until its
             process has imported it: it may turn out to be a backend, and answers the same.
+        int8: Whether it is an exported file that computes in int8.
     """
 
     name: str
     spec: DenseNetSpec | None = None
     weights: str | None = None
     kind: SubjectKind = "backend"
+    int8: bool = False
 
 
 def subject_of(target: str, spec: str | None = None, weights: str | None = None) -> Subject:
@@ -61,7 +68,7 @@ def subject_of(target: str, spec: str | None = None, weights: str | None = None)
     if not known and is_exported(target):
         exported_format(target)
         held_to = spec_of_export(target, weights, given)
-        return Subject(target, held_to, weights, "exported file")
+        return Subject(target, held_to, weights, "exported file", is_int8(target))
     if ":" not in target:
         if not known:
             raise UnknownName("backend", target, backends())

@@ -45,6 +45,13 @@ def expectation(request: Request) -> Expectation:
     raise TypeError(f"a {type(request).__name__} has no rounding to allow for")
 
 
+def exact_values(request: Forward) -> Arrays:
+    """Compute in float64 what a request's answer is, where no bound is asked for."""
+    values = handle("numpy", _in_float64(request))
+    assert isinstance(values, dict)
+    return values
+
+
 def given_in(dtype: str, request: Forward) -> Forward:
     """Ask the same of a network of another dtype, with weights and inputs rounded to it."""
     network = request.network

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from densespec_conformance.judging.loss import LayerLoss
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -14,12 +16,16 @@ class Outcome:
         allowed: The largest error that was allowed.
         where: The op, weight or figure that it belongs to.
         reason: Why that much is allowed.
+        layers: What each layer loses, if that is all that was asked; no error was judged then.
+        said: What else there is to say of it.
     """
 
     error: float
     allowed: float
     where: str
     reason: str
+    layers: tuple[LayerLoss, ...] = ()
+    said: str = ""
 
     @property
     def strain(self) -> float:

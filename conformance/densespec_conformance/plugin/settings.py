@@ -76,7 +76,7 @@ def settings_of(config: pytest.Config) -> Settings:
         assignments=_assignments(given),
         network=tuple(
             word
-            for name in ("spec", "weights", "input")
+            for name in ("spec", "weights", "input", "data")
             if given[name]
             for word in (f"--{name}", given[name])
         ),
@@ -106,6 +106,7 @@ def _assignments(given: Mapping[str, Any]) -> tuple[Assignment, ...]:
         assigned(
             subject_of(name, given["spec"] or None, given["weights"] or None),
             size=given["input"] or None,
+            data=given["data"] or None,
             tier=tier,
             ids=ids,
         )

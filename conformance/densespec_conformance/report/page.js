@@ -138,6 +138,18 @@
     return make("div", { class: "scroll", tabindex: "0" }, make("table", { class: "plain bars" },
       make("thead", {}, head), make("tbody", {}, ...body)));
   };
+  const layerTable = (layers) => {
+    const columns = { own: "in this layer", mean: "in all", largest: "at most" };
+    const head = make("tr", {}, make("th", { scope: "col" }, "value"),
+      ...Object.values(columns).map((title) => make("th", { scope: "col", class: "figure" }, title)));
+    const part = (value) => typeof value === "number" ? `${(100 * value).toFixed(2)} %` : value;
+    const body = layers.map((layer) => make("tr", {},
+      make("th", { scope: "row" }, ...breakable(layer.name)),
+      ...Object.entries(columns).map(([key, title]) =>
+        make("td", { class: "figure", "data-label": title }, part(layer[key])))));
+    return make("div", { class: "scroll", tabindex: "0" }, make("table", { class: "plain bars" },
+      make("thead", {}, head), make("tbody", {}, ...body)));
+  };
   const wrongOps = (result) => {
     const judged = result.diagnosis.find((one) => one.ops.length);
     return judged ? [make("h3", {}, "What is wrong, each judged by itself"),
@@ -178,6 +190,9 @@
         bar(close.error, close.allowed),
         make("p", { class: "dim" }, close.reason));
     }
+    if (result.said) parts.push(make("p", {}, result.said));
+    if (result.layers.length)
+      parts.push(make("h3", {}, "What int8 loses, layer by layer"), layerTable(result.layers));
     if (result.comparisons.length) {
       parts.push(make("h3", {}, "Compared, in order"), comparisonTable(result));
       if (result.comparisons_left_out)

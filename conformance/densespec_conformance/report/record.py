@@ -20,6 +20,7 @@ from densespec_conformance.case import Case
 from densespec_conformance.explaining.diagnosis import Suspect
 from densespec_conformance.explaining.local.findings import WrongOp
 from densespec_conformance.judging.compare import Comparison, Stats
+from densespec_conformance.judging.loss import LayerLoss
 from densespec_conformance.judging.outcome import Outcome
 from densespec_conformance.running.choosing import Assignment
 from densespec_conformance.running.result import STATUSES, Result
@@ -171,7 +172,7 @@ def result_record(result: Result, options: Sequence[str] = ()) -> Json:
         "message": result.message,
         "first_difference": result.where,
         "expected_failure": result.expected,
-        "closest": result.outcome and _outcome(result.outcome),
+        **_outcome(result.outcome),
         "diagnosis": [_suspect(suspect) for suspect in result.diagnosis],
         "comparisons": [_comparison(comparison) for comparison in kept],
         "comparisons_left_out": len(result.comparisons) - len(kept),
@@ -180,13 +181,26 @@ def result_record(result: Result, options: Sequence[str] = ()) -> Json:
     }
 
 
-def _outcome(outcome: Outcome) -> Json:
-    return {
+def _outcome(outcome: Outcome | None) -> Json:
+    """Make JSON values of what a check came to: its closest call, or what was told only."""
+    if outcome is None:
+        return {"closest": None, "said": "", "layers": []}
+    closest = {
         "where": outcome.where,
         "error": number(outcome.error),
         "allowed": number(outcome.allowed),
         "reason": outcome.reason,
     }
+    return {
+        "closest": None if outcome.layers else closest,
+        "said": outcome.said,
+        "layers": [_layer(layer) for layer in outcome.layers],
+    }
+
+
+def _layer(layer: LayerLoss) -> Json:
+    values = asdict(layer)
+    return {key: number(each) if key != "name" else each for key, each in values.items()}
 
 
 def around_first_difference(comparisons: Sequence[Comparison]) -> Sequence[Comparison]:

@@ -26,6 +26,8 @@ OTHER_STYLE = "yellow"
 TITLE = "Cases passed, and the closest call as a share of what is allowed"
 SIDE_BY_SIDE = 5
 """A table has at most this many targets: as many as a terminal has room for."""
+MOST_LOST = 10
+"""A terminal shows this many of the layers that lose most in int8."""
 SUSPECTS = 3
 """At most this many explanations of one failure are shown."""
 
@@ -40,6 +42,7 @@ def print_report(record: Json, console: Console, *, durations: int | None = None
     parts: list[RenderableType] = []
     if record["results"]:
         parts += [Text(TITLE, style="bold"), *_matrices(record), *_failures(record)]
+        parts += [*_said(record["results"]), *_losses(record["results"])]
     if durations is not None:
         parts.append(_slowest(record["results"], durations))
     parts.append(Text(_where_it_ran(record["environment"]), style="dim"))
@@ -130,6 +133,37 @@ def _failure(members: Sequence[Json], claim: str) -> Panel:
 
 def _suspect(suspect: Json, label: str) -> Text:
     return Text(f"{label}: {suspect['text']}", style="bold" if suspect["complete"] else "")
+
+
+def _said(results: Sequence[Json]) -> list[RenderableType]:
+    return [Text(f"{one['target']}: {one['said']}") for one in results if one["said"]]
+
+
+def _losses(results: Sequence[Json]) -> list[RenderableType]:
+    """Make a table for each file in int8, of the layers that lose most and of its output."""
+    told = [result for result in results if result["layers"]]
+    return [part for result in told for part in (Text(_compared(result)), _loss_table(result))]
+
+
+def _compared(result: Json) -> str:
+    count = len(result["layers"])
+    if count == 1:
+        return f"{result['target']}: lost in int8, of which its runtime shows the output alone"
+    more = f"; {count} values were compared, and all are in --json and --html"
+    return f"{result['target']}: lost in int8, where most{more if count > MOST_LOST else ''}"
+
+
+def _loss_table(result: Json) -> Table:
+    *inner, output = result["layers"]
+    worst = sorted(inner, key=lambda layer: -float(layer["own"]))[:MOST_LOST]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("value", overflow="fold")
+    for head in ("in this layer", "in all", "at most"):
+        table.add_column(head, justify="right")
+    for layer in (*worst, output):
+        parts = (f"{float(layer[key]):.2%}" for key in ("own", "mean", "largest"))
+        table.add_row(Text(layer["name"]), *parts)
+    return table
 
 
 def _slowest(results: Sequence[Json], count: int) -> Table:

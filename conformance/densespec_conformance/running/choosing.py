@@ -13,6 +13,7 @@ from densespec_conformance.asking.subject import Subject, SubjectError, input_si
 from densespec_conformance.case import Case
 from densespec_conformance.cases import all_cases
 from densespec_conformance.cases.exported import exported_cases
+from densespec_conformance.cases.int8 import int8_cases
 from densespec_conformance.cases.network import network_cases
 from densespec_conformance.running.sources import found, surely_lacks
 
@@ -32,22 +33,30 @@ class Assignment:
 
 
 def assigned(
-    subject: Subject, *, size: str | None = None, tier: str = "quick", ids: Collection[str] = ()
+    subject: Subject,
+    *,
+    size: str | None = None,
+    data: str | None = None,
+    tier: str = "quick",
+    ids: Collection[str] = (),
 ) -> Assignment:
     """Work out what is asked of a subject.
 
     Args:
         size: The input size, as :func:`input_size_of` reads it, for a subject with a spec.
+        data: The images that a file in int8 is asked about, as :func:`densespec.data.load` takes
+            them.
         tier: ``quick``, or ``full`` for all cases.
         ids: The only cases that are wanted, whatever their tier; empty for no such limit.
 
     Raises:
-        SubjectError: Its package or its attribute is not there, or there is a size, but no spec
-            that it is for.
+        SubjectError: Its package or its attribute is not there, there is a size, but no spec
+            that it is for, or a file in int8 has no images or another target has some.
+        DataError: There are no such images.
         PackageMissing: What the suite itself needs is not installed.
     """
     _check_module(subject)
-    cases = _cases_of(subject, size)
+    cases = _int8_cases_of(subject, size, data) if subject.int8 else _cases_of(subject, size, data)
     wanted = [case for case in cases if case.id in ids or (not ids and tier in ("full", case.tier))]
     return Assignment(subject, cases, tuple(sorted(wanted, key=lambda case: (case.cost, case.id))))
 
@@ -75,8 +84,26 @@ def _place(subject: Subject) -> tuple[str, str]:
     return module, attribute
 
 
-def _cases_of(subject: Subject, size: str | None) -> tuple[Case, ...]:
+def _int8_cases_of(subject: Subject, size: str | None, data: str | None) -> tuple[Case, ...]:
+    assert subject.spec is not None
+    assert subject.weights is not None
+    if data is None:
+        raise SubjectError(
+            f"{subject.name} computes in int8, so it is judged by images like those in use: say "
+            "which, as for --calibrate of densespec export (--data)"
+        )
+    if size is not None:
+        raise SubjectError(
+            f"{subject.name} computes in int8: images have the size that its weights say, so there "
+            "is no input size to choose"
+        )
+    return int8_cases(subject.spec, subject.weights, data)
+
+
+def _cases_of(subject: Subject, size: str | None, data: str | None) -> tuple[Case, ...]:
     require("the conformance suite", "hypothesis", extra="conformance")
+    if data is not None:
+        raise SubjectError(f"{subject.name}: only files in int8 are asked about images (--data)")
     if subject.spec is not None:
         cases_of = exported_cases if subject.kind == "exported file" else network_cases
         return cases_of(subject.spec, None if size is None else input_size_of(size, subject.spec))

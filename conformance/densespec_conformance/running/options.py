@@ -51,6 +51,11 @@ OPTIONS = (
     SuiteOption("weights", "Weights of the targets.", "FILE", path=True),
     SuiteOption("input", "Input size for the spec, such as 3x64x96.", "CxHxW"),
     SuiteOption(
+        "data",
+        "Images for files in int8, as for --calibrate of densespec export.",
+        "DATA",
+    ),
+    SuiteOption(
         "tier",
         "quick or full; full takes minutes more, most of them for random networks.  "
         "[default: quick]",
