@@ -426,6 +426,16 @@ def test_a_checkpoint_of_another_writer_needs_no_digests(path: Path) -> None:
     assert read_checkpoint(path).spec == tiny()
 
 
+@pytest.mark.parametrize("name", ["digests", "densespec"])
+def test_digests_under_a_damaged_name_are_known(path: Path, name: str) -> None:
+    write_checkpoint(path, GRAPH, initial_weights(GRAPH))
+    damaged = path.read_bytes().replace(f'"{name}":'.encode(), f'"{name[:-1]}_":'.encode())
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    with pytest.raises(WeightsError, match=_named(path) + ".* the file is damaged"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize("text", ["", "[" * 100_000, "[]", "{}", '{"stem.conv.kernel": 3}'])
 def test_digests_that_are_none_are_refused(path: Path, text: str) -> None:
     write_checkpoint(path, GRAPH, initial_weights(GRAPH))

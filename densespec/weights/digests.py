@@ -26,6 +26,9 @@ KEY = "digests"
 VERSION = "densespec"
 """Only this package's files have this key: other programs may also use ``digests``."""
 
+STATED = f'"metadata {VERSION}":'
+"""Digests have this text in them, under whatever name damage has put them."""
+
 SIZE = 16
 """A digest has this many bytes."""
 
@@ -48,6 +51,8 @@ def checked(path: Path, tensors: Tensors, texts: Mapping[str, str]) -> Tensors:
             ones. So does reading an array that is not what it was.
     """
     if not {KEY, VERSION} <= texts.keys():
+        if any(STATED in text for text in texts.values()):
+            raise _damaged(path, [f"the names {KEY} and {VERSION} in its metadata"])
         return {name: _looked_through(path, name, tensor) for name, tensor in tensors.items()}
     expected = _stated(texts[KEY])
     found = _of_texts(texts)
