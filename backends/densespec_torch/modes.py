@@ -18,6 +18,7 @@ from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.network.steps import Block, Convolution, NormRelu, Single, Step, Unit, steps
 from densespec_torch.as_built import computes, untouched
+from densespec_torch.autocasting import type_of_autocast
 from densespec_torch.fused import BlockModules, PoolModules, TailModules, UnitModules
 from densespec_torch.modules import DenseNet, Part, Placed
 
@@ -133,15 +134,11 @@ _LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def _can_fuse(x: Tensor) -> bool:
     """Say whether modules may be fused for an input, whichever modules they are."""
-    if x.dtype not in _DTYPES or _is_cast(x.device.type):
+    cast = type_of_autocast(x.device.type)
+    if x.dtype not in (_DTYPES if cast is None else (cast,)):
         return False
     transformed = torch._C._are_functorch_transforms_active()
     return not transformed and not _global_hooks()  # type: ignore[no-untyped-call]
-
-
-def _is_cast(device: str) -> bool:
-    """Say whether autocast is at work on a kind of device; some have none."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 # What runs at a time

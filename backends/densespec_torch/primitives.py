@@ -59,7 +59,9 @@ class NormAffine(NamedTuple):
 
     def __call__(self, x: Tensor, scratch: Scratch, *, relu: bool = True) -> Tensor:
         """Compute norm and ReLU of x (..., c), in the scratch buffer."""
-        y = torch.addcmul(self.shift, x, self.scale, out=scratch.of(x.shape))
+        y = scratch.of(x.shape)
+        wide = x if x.dtype == y.dtype else y.copy_(x)
+        torch.addcmul(self.shift, wide, self.scale, out=y)
         return y.relu_() if relu else y
 
     def slope(
@@ -79,7 +81,7 @@ class Scratch:
     """Holds a buffer for what is needed for a moment: fresh memory costs more than its use."""
 
     def __init__(self, like: Tensor, size: int) -> None:
-        self._buffer = like.new_empty(size)
+        self._buffer = like.new_empty(size, dtype=exact(like.dtype))
 
     def of(self, shape: Sequence[int]) -> Tensor:
         return self._buffer[: math.prod(shape)].view(shape)
@@ -121,8 +123,8 @@ class Sums:
         elif len(self.direct):
             few = (a.index_select(1, self.direct) for a in (t, x))
             self.products += torch.mul(*few).sum(0)
-        self.kernel = _plus(self.kernel, kernel)
-        self.bias = _plus(self.bias, bias)
+        self.kernel = _plus(self.kernel, _exactly(kernel))
+        self.bias = _plus(self.bias, _exactly(bias))
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of gamma, beta, the kernel and the bias, as far as there are any."""
@@ -145,6 +147,15 @@ def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     return part if total is None else total.add_(part) if part is not None else None
 
 
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which norms and sums of values of a type are computed."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _exactly(part: Tensor | None) -> Tensor | None:
+    return None if part is None else part.to(exact(part.dtype))
+
+
 def masked(slope: Tensor, y: Tensor) -> Tensor:
     """Set a gradient to 0, in place, where a ReLU gave 0."""
     return torch.ops.aten.threshold_backward.grad_input(slope, y, 0, grad_input=slope)
@@ -163,10 +174,12 @@ def moments_of(parts: Sequence[Tensor]) -> Moments:
 
 
 def _own_moments(x: Tensor) -> Moments:
+    wide = exact(x.dtype)
     if not on_cpu(x):
-        variance, mean = torch.var_mean(_rows(x), 0, correction=0)
+        variance, mean = torch.var_mean(_rows(x).to(wide), 0, correction=0)
         return Moments(mean, variance)
-    return Moments(*torch.ops.aten.batch_norm_update_stats(first(x), None, None, 0.0))
+    unused = [x.new_zeros(x.shape[-1], dtype=wide) for _ in range(2)]  # which tell the type
+    return Moments(*torch.ops.aten.batch_norm_update_stats(first(x), *unused, 0.0))
 
 
 def first(x: Tensor) -> Tensor:
@@ -267,6 +280,6 @@ def chunks_of(x: Tensor, width: int) -> tuple[list[slice], Scratch]:
     """
     samples, *spatial, _ = x.shape
     size = math.prod(spatial) * width
-    chunk = max(1, CHUNK // (size * x.element_size())) if on_cpu(x) else samples
+    chunk = max(1, CHUNK // (size * exact(x.dtype).itemsize)) if on_cpu(x) else samples
     cuts = [slice(start, start + chunk) for start in range(0, samples, chunk)]
     return cuts, Scratch(x, min(chunk, samples) * size)
