@@ -37,6 +37,7 @@ from densespec_torch.primitives import (
     conv_slopes,
     exact,
     first,
+    into,
     last,
     masked,
     moments_of,
@@ -175,7 +176,7 @@ class _BlockPass:
         """Compute norm, ReLU, convolution and dropout of each chunk."""
         pairs = zip(self.cuts, xs, strict=True)
         return [
-            unit.dropped(conv(norm(x, self.scratch).to(x.dtype), arrays, unit.padding), cut)
+            unit.dropped(conv(self.scratch.narrowed(norm(x, self.scratch)), arrays, unit.padding), cut)
             for cut, x in pairs
         ]
 
@@ -314,12 +315,13 @@ class _BlockBackward(_BlockPass):
             )
             inner = NormAffine.of(weights[1], self.inner.pop(), units[1].epsilon)
             sums = Sums(inner, weights[1])
-            ts = list(self._unit(xs, slopes, units[1], weights[1], sums))
+            pairs = self._unit(xs, slopes, units[1], weights[1], sums)
+            ts = [into(memory, t) for memory, t in pairs]
             later = sums.gradients()
             passed = self._through(inner, ts, xs, *later[:2])
         sums = Sums(norm, weights[0])
         slopes_of_norm = self._unit(self.chunks(channels), passed, units[0], weights[0], sums)
-        for cut, t in zip(self.cuts, slopes_of_norm, strict=True):
+        for cut, (_, t) in zip(self.cuts, slopes_of_norm, strict=True):
             self.slopes[cut, ..., :channels].addcmul_(t, norm.scale)
         gradients = sums.gradients()
         self._note(norm, *gradients[:2])
@@ -332,19 +334,22 @@ class _BlockBackward(_BlockPass):
         unit: UnitConfig,
         arrays: UnitArrays,
         sums: Sums,
-    ) -> Iterator[Tensor]:
-        """Compute gradients at the norm's output, masked by the ReLU, of those at the unit's."""
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Compute gradients at the norm's output, masked by the ReLU, of those at the unit's.
+
+        Each comes with memory in which it can be kept; otherwise the next takes its place.
+        """
         for cut, x, slope in zip(self.cuts, xs, slopes, strict=True):
             dropped = unit.dropped(slope, cut)
             y = sums.norm(x, self.scratch)
-            t, kernel, bias = conv_slopes(dropped, y.to(x.dtype), arrays, unit.padding)
-            t = masked(t.to(y.dtype), y)
-            sums.add(t, x, y, kernel, bias)
-            yield t
+            t, kernel, bias = conv_slopes(dropped, self.scratch.narrowed(y), arrays, unit.padding)
+            wide = masked(self.scratch.widened(t), y)
+            sums.add(wide, x, y, kernel, bias)
+            yield t, wide
 
     def _through(
         self, norm: NormAffine, ts: list[Tensor], xs: list[Tensor], dgamma: Tensor, dbeta: Tensor
     ) -> Iterator[Tensor]:
         """Compute gradients at the input of a second norm, whose input no other reads."""
         for t, x in zip(ts, xs, strict=True):
-            yield norm.slope(t, x, dgamma / self.count, dbeta / self.count).to(x.dtype)
+            yield norm.slope(t, x, dgamma / self.count, dbeta / self.count, self.scratch)

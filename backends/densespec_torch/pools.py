@@ -96,6 +96,5 @@ class FusedPool(torch.autograd.Function):
             return None, None, dgamma, dbeta
         dx, count = torch.empty_like(xs), xs.numel() // xs.shape[-1]
         for cut, t in zip(cuts, ts, strict=True):
-            space = scratch.of(t.shape)
-            dx[cut] = norm.slope(t, xs[cut], dgamma / count, dbeta / count, out=space)
+            dx[cut] = norm.slope(t, xs[cut], dgamma / count, dbeta / count, scratch)
         return None, first(dx), dgamma, dbeta

@@ -5,6 +5,7 @@ Values are (n, *spatial, c) here, contiguous or a range of the channels of somet
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -60,31 +61,68 @@ class NormAffine(NamedTuple):
     def __call__(self, x: Tensor, scratch: Scratch, *, relu: bool = True) -> Tensor:
         """Compute norm and ReLU of x (..., c), in the scratch buffer."""
         y = scratch.of(x.shape)
-        wide = x if x.dtype == y.dtype else y.copy_(x)
-        torch.addcmul(self.shift, wide, self.scale, out=y)
+        torch.addcmul(self.shift, into(y, x), self.scale, out=y)
         return y.relu_() if relu else y
 
     def slope(
-        self, t: Tensor, x: Tensor, dgamma: Tensor, dbeta: Tensor, out: Tensor | None = None
+        self, t: Tensor, x: Tensor, dgamma: Tensor, dbeta: Tensor, scratch: Scratch
     ) -> Tensor:
         """Compute the gradient at the input x, which no other reads, of that at the output, ``t``.
+
+        It is in scratch memory, or in that of t if the two are of different types.
 
         Args:
             dgamma, dbeta: The gradients of gamma and beta, divided by the number of values.
         """
         factor = -self.scale * dgamma * self.inverse
         shift = -self.scale * dbeta - self.mean * factor
-        return torch.addcmul(shift, x, factor, out=out).addcmul_(t, self.scale)
+        y = scratch.other(x.shape)
+        torch.addcmul(shift, into(y, x), factor, out=y)
+        return into(t, y.addcmul_(into(scratch.of(t.shape), t), self.scale))
 
 
 class Scratch:
-    """Holds a buffer for what is needed for a moment: fresh memory costs more than its use."""
+    """Holds memory for what is needed for a moment: fresh memory costs more than its use.
+
+    Args:
+        like: Values of the type of the features.
+    """
 
     def __init__(self, like: Tensor, size: int) -> None:
         self._buffer = like.new_empty(size, dtype=exact(like.dtype))
+        self._like, self._size = like, size
+
+    @functools.cached_property
+    def _narrow(self) -> Tensor:
+        return self._like.new_empty(self._size)
+
+    @functools.cached_property
+    def _other(self) -> Tensor:
+        return torch.empty_like(self._buffer)
 
     def of(self, shape: Sequence[int]) -> Tensor:
-        return self._buffer[: math.prod(shape)].view(shape)
+        return _shaped(self._buffer, shape)
+
+    def other(self, shape: Sequence[int]) -> Tensor:
+        return _shaped(self._other, shape)
+
+    def narrowed(self, y: Tensor) -> Tensor:
+        """Return values in the type of the features."""
+        same = y.dtype == self._like.dtype
+        return y if same else _shaped(self._narrow, y.shape).copy_(y)
+
+    def widened(self, x: Tensor) -> Tensor:
+        """Return values in the type in which norms and sums are computed."""
+        return x if x.dtype == self._buffer.dtype else self.other(x.shape).copy_(x)
+
+
+def _shaped(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+    return buffer[: math.prod(shape)].view(shape)
+
+
+def into(memory: Tensor, value: Tensor) -> Tensor:
+    """Return a value in the type of some memory: itself if it has that type, or a copy there."""
+    return value if value.dtype == memory.dtype else memory.copy_(value)
 
 
 class Sums:
