@@ -12,6 +12,9 @@ the norm's output, masked by the ReLU::
     dx = sum_c gamma_c i t_c - A - (x - m) B
     A = sum_c gamma_c i dbeta_c / n,  B = sum_c gamma_c i^2 dgamma_c / n
     dbeta_c = sum t_c,  dgamma_c = sum t_c (x - m) i
+
+Under autocast the features, what convolutions read and what they give have 16 bits. Norms, their
+statistics, the gradients of features and all sums are computed in float32.
 """
 
 from __future__ import annotations
@@ -176,7 +179,9 @@ class _BlockPass:
         """Compute norm, ReLU, convolution and dropout of each chunk."""
         pairs = zip(self.cuts, xs, strict=True)
         return [
-            unit.dropped(conv(self.scratch.narrowed(norm(x, self.scratch)), arrays, unit.padding), cut)
+            unit.dropped(
+                conv(self.scratch.narrowed(norm(x, self.scratch)), arrays, unit.padding), cut
+            )
             for cut, x in pairs
         ]
 

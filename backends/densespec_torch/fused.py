@@ -196,8 +196,8 @@ def _average(norms: Sequence[Any], moments: Moments, x: Tensor) -> None:
     unbiased = moments.variance * (count / (count - 1))
     for norm in norms:
         variance = moments.variance if type(norm) in _BIASED else unbiased
-        norm.num_batches_tracked.add_(1)
-        share = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        batches = norm.num_batches_tracked.add_(1)
+        share = 1 / batches.to(variance.dtype) if norm.momentum is None else norm.momentum
         norm.running_mean.lerp_(moments.mean[: norm.num_features], share)
         norm.running_var.lerp_(variance[: norm.num_features], share)
 

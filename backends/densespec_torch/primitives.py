@@ -129,8 +129,8 @@ class Sums:
     """Gathers sums over positions, chunk by chunk, that are the gradients of a unit's arrays.
 
     The kernel's gradient tells most of dgamma: sum_o kernel dkernel, over outputs and windows, is
-    the sum of t (gamma (x - m) i + beta). Where gamma is too small to divide by, and where there
-    is no kernel, dgamma is summed directly.
+    the sum of t (gamma (x - m) i + beta). Where gamma is too small to divide by, where there is no
+    kernel, and where its gradient has 16 bits, dgamma is summed directly.
     """
 
     def __init__(self, norm: NormAffine, arrays: UnitArrays) -> None:
@@ -139,7 +139,8 @@ class Sums:
         self.kernel: Tensor | None = None
         self.bias: Tensor | None = None
         gamma, beta, kernel, _ = arrays
-        if kernel is None or not on_cpu(gamma):  # elsewhere, to ask for values is slow
+        exactly = kernel is not None and kernel.dtype == gamma.dtype
+        if not exactly or not on_cpu(gamma):  # elsewhere, to ask for values is slow
             self.direct = torch.arange(len(gamma), device=gamma.device)
         else:
             self.direct = (_STEADY * gamma.abs() <= beta.abs()).nonzero().flatten()
@@ -157,12 +158,13 @@ class Sums:
         t, x = _rows(t), _rows(x)
         self.beta += t.sum(0)
         if len(self.direct) == len(self.beta):
-            self.products += torch.mul(t, x, out=_rows(spare)).sum(0)
+            y = _rows(spare)
+            self.products += torch.mul(t, into(y, x), out=y).sum(0)
         elif len(self.direct):
             few = (a.index_select(1, self.direct) for a in (t, x))
             self.products += torch.mul(*few).sum(0)
-        self.kernel = _plus(self.kernel, _exactly(kernel))
-        self.bias = _plus(self.bias, _exactly(bias))
+        self.kernel = _plus(self.kernel, kernel)
+        self.bias = _plus(self.bias, bias)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of gamma, beta, the kernel and the bias, as far as there are any."""
@@ -182,16 +184,14 @@ class Sums:
 
 
 def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    return part if total is None else total.add_(part) if part is not None else None
+    if part is None:
+        return total
+    return part.to(exact(part.dtype)) if total is None else total.add_(part)
 
 
 def exact(dtype: torch.dtype) -> torch.dtype:
     """Return the type in which norms and sums of values of a type are computed."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def _exactly(part: Tensor | None) -> Tensor | None:
-    return None if part is None else part.to(exact(part.dtype))
 
 
 def masked(slope: Tensor, y: Tensor) -> Tensor:
