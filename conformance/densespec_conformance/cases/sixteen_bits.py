@@ -2,8 +2,8 @@
 
 Rounding to 16 bits moves many inputs of ReLUs across zero, and the largest of a window to another
 place, so gradients part at once, by more than rounding (``float32_step.py`` says how). In the
-network of these steps every op is smooth, or norms shift what every ReLU reads far from zero. So its
-gradients are as exact as 16 bits are, and their bounds are derived as those of inference.
+network of these steps every op is smooth, or norms shift what every ReLU reads far from zero. So
+its gradients are as exact as 16 bits are, and their bounds are derived as those of inference.
 """
 
 from __future__ import annotations
