@@ -28,8 +28,8 @@ from densespec_conformance.judging.outcome import Outcome
 from densespec_conformance.judging.rounding import rounded
 
 SPEC, SIZE = SMALL.replace(**CIFAR_STEM, blocks=(1, 1), activation="silu"), (8, 8)
-SHIFTS = np.array([4.0, 4.0, -4.0])
-"""These are added to betas, for gammas of 0.5 at most, so that ReLUs are far from zero."""
+SHIFTS = np.array([1.25, 1.25, -1.25])
+"""These are added to betas, for gammas of 0.25 at most, so that ReLUs are far from zero."""
 SMALL_CLASSIFIER = 2.0**-15
 """Behind so small a classifier, gradients are below float16's smallest numbers, unless the loss is
 scaled."""
@@ -128,8 +128,8 @@ def _shifted(weights: Arrays) -> Arrays:
     for name in weights:
         if name.endswith(".gamma"):
             beta = name.replace("gamma", "beta")
-            arrays[name] = weights[name] / 3
-            arrays[beta] = weights[beta] + np.resize(SHIFTS, weights[beta].shape)
+            arrays[name] = weights[name] / 6
+            arrays[beta] = weights[beta] / 6 + np.resize(SHIFTS, weights[beta].shape)
     return arrays
 
 
