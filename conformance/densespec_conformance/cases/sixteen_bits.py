@@ -89,12 +89,6 @@ ROWS = (
         tier="quick",
     ),
     NarrowRow(
-        "float16/mixed-training-step-with-decided-relus",
-        "mixed_float16",
-        "a step in mixed float16 is as exact as float16 can be if ReLUs are far from zero",
-        relu=True,
-    ),
-    NarrowRow(
         "float16/mixed-training-step",
         "mixed_float16",
         "a step in mixed float16, its loss scaled, is as close to the reference as float16 can be",
