@@ -375,13 +375,166 @@ def test_function_transforms_give_the_same_gradients(mode: str, fused: list[str]
 
 
 @every_mode
-def test_autocast_and_half_precision_run(mode: str, fused: list[str]) -> None:
-    x = images(SPEC).float()
-    network = build(SPEC, mode, dtype="float32")
+def test_half_precision_runs(mode: str, fused: list[str]) -> None:
+    network = build(SPEC, mode, dtype="float32").bfloat16()
+    step(network, images(SPEC).bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        step(network, x)
-    step(network.bfloat16(), x.bfloat16())
+        step(network, images(SPEC).bfloat16())
     assert fused == []
+
+
+# Under autocast
+
+every_narrow_type = pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16], ids=str)
+
+
+def cast_step(model: Any, x: Any, narrow: Any) -> Any:
+    with torch.autocast("cpu", dtype=narrow):
+        y = model(x)
+    generator = torch.Generator().manual_seed(1)
+    (y.to(x.dtype) * torch.randn(y.shape, generator=generator, dtype=x.dtype)).sum().backward()
+    return y.detach()
+
+
+def far_from_zero(model: Any) -> Any:
+    """Shift what every ReLU reads so far that 16 bits don't change the side on which it is."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                signs = module.weight.sign() + (module.weight == 0)
+                module.weight.copy_(signs * 0.3)
+                module.bias.fill_(3)
+                module.bias[1::3] = -3
+    return model
+
+
+@every_mode
+@every_spec
+@every_narrow_type
+def test_a_step_under_autocast_is_as_exact_as_that_of_plain_modules(
+    spec: DenseNetSpec, mode: str, narrow: Any, fused: list[str]
+) -> None:
+    plain = far_from_zero(randomised(build(spec, dtype="float32"), 0.1))
+    other = build(spec, mode, dtype="float32")
+    other.load_state_dict(copy.deepcopy(plain.state_dict()))
+    exact, x = copy.deepcopy(plain).double(), images(spec).float()
+    expected = step(exact, x.double())
+    outputs = cast_step(plain, x, narrow), cast_step(other, x, narrow)
+    assert fused.count("FusedBlock") == (len(spec.blocks) if mode == "efficient" else 0)
+    unit = torch.finfo(narrow).eps
+    as_exact(*outputs, expected, "output", unit * expected.norm())
+    largest = max(p.grad.norm() for p in exact.parameters())
+    for (name, p), a, b in zip(
+        exact.named_parameters(), plain.parameters(), other.parameters(), strict=True
+    ):
+        assert b.grad.dtype == torch.float32
+        as_exact(a.grad, b.grad, p.grad, name, unit * largest)
+    for (name, s), a, b in zip(
+        exact.named_buffers(), plain.buffers(), other.buffers(), strict=True
+    ):
+        assert b.dtype == a.dtype
+        as_exact(a, b, s.double(), name, unit * (1 + s.double().norm()))
+
+
+def as_exact(plain: Any, other: Any, expected: Any, name: str, slack: Any) -> None:
+    errors = [(array.double() - expected).norm() for array in (plain, other)]
+    assert errors[1] <= 2 * errors[0] + slack, name
+
+
+@pytest.mark.usefixtures("chunk")
+def test_no_module_of_a_block_is_called_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    convolved: list[str] = []
+    network = build(SPEC, "efficient", dtype="float32")
+    names = {module: name for name, module in network.named_modules()}
+    own = nn.Conv2d.forward
+
+    def noted(conv: Any, x: Any) -> Any:
+        convolved.append(names[conv])
+        return own(conv, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", noted)
+    cast_step(network, images(SPEC).float(), torch.bfloat16)
+    assert convolved == ["features.conv0", "features.transition1.conv"]
+
+
+@every_narrow_type
+def test_a_backward_pass_under_autocast_gives_the_same(narrow: Any) -> None:
+    networks = twins(SPEC.replace(spatial_dims=3), "efficient", dtype="float32")
+    networks[0].load_state_dict(networks[1].state_dict())
+    networks = networks[1], copy.deepcopy(networks[1])
+    x = images(SPEC.replace(spatial_dims=3)).float()
+    cast_step(networks[0], x, narrow)
+    with torch.autocast("cpu", dtype=narrow):
+        cast_step(networks[1], x, narrow)
+    for a, b in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
+def test_gradients_that_overflow_are_left_out_by_a_scaler(fused: list[str]) -> None:
+    network = build(SPEC, "efficient", dtype="float32")
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
+    before = copy.deepcopy(list(network.parameters()))
+
+    def train() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = network(images(SPEC).float()).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    train()
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert scaler.get_scale() == 2.0**39
+    scaler.update(2.0**8)
+    train()
+    assert scaler.get_scale() == 2.0**8
+    assert not any(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert fused.count("FusedBlock") == 4
+
+
+class Waiting(torch.utils._python_dispatch.TorchDispatchMode):
+    """Refuses what waits for a device's values."""
+
+    def __torch_dispatch__(self, op: Any, _types: Any, args: Any = (), options: Any = None) -> Any:
+        assert op.overloadpacket.__name__ not in {"_local_scalar_dense", "nonzero", "equal"}
+        return op(*args, **options or {})
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_a_step_on_an_accelerator_waits_for_no_value(
+    cast: bool, fused: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build(SPEC, "efficient", dtype="float32")
+    without_momentum(network)
+    monkeypatch.setattr("densespec_torch.primitives.on_cpu", lambda _tensor: False)
+    with Waiting(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=cast):
+        network(images(SPEC).float()).float().sum().backward()
+    assert fused == ["FusedPool", "FusedBlock", "FusedBlock"]
+
+
+def test_a_block_runs_by_modules_where_its_input_was_not_cast(fused: list[str]) -> None:
+    networks = twins(SPEC, "efficient", dtype="float64")
+    outputs = [cast_step(network, images(SPEC), torch.bfloat16) for network in networks]
+    assert fused == []  # autocast leaves float64 alone
+    close(*outputs, "output", outputs[0].abs().max())
+
+
+def test_transitions_pool_first_without_fused_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build(SPEC, "fast", dtype="float32")
+    transition, sizes = network.features.transition1, []
+    own = nn.Conv2d.forward
+
+    def noted(conv: Any, x: Any) -> Any:
+        sizes.extend([x.shape[-1]] if conv is transition.conv else [])
+        return own(conv, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", noted)
+    cast_step(network, images(SPEC).float(), torch.bfloat16)
+    transition.norm.register_forward_hook(lambda *_: None)
+    cast_step(network, images(SPEC).float(), torch.bfloat16)
+    assert sizes[1] // 2 == sizes[0]
 
 
 # As PyTorch's users use it
@@ -438,23 +591,35 @@ def test_names_and_inference_are_those_of_plain_modules(mode: str) -> None:
     close(plain.eval()(x), other.eval()(x), "output", plain(x).abs().max())
 
 
+def kept(mode: str, depth: int = 24, narrow: Any = None) -> int:
+    """Bytes that a step of one block keeps for the backward pass, beside the network."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Any) -> Any:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    dtype = "float64" if narrow is None else "float32"
+    network = build(SPEC.replace(blocks=(depth,), bottleneck_width=4), mode, dtype=dtype)
+    cast = torch.autocast("cpu", dtype=narrow or torch.bfloat16, enabled=narrow is not None)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), cast:
+        y = network(images(SPEC).to(getattr(torch, dtype)))
+        own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        del y
+    return sum(size for place, size in sizes.items() if place not in own)
+
+
 def test_the_efficient_mode_keeps_little_more_than_the_features() -> None:
-    def kept(mode: str) -> int:
-        sizes: dict[int, int] = {}
-
-        def note(tensor: Any) -> Any:
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        network = build(SPEC.replace(blocks=(24,), bottleneck_width=4), mode)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            y = network(images(SPEC))
-            own = {p.untyped_storage().data_ptr() for p in network.parameters()}
-            del y
-        return sum(size for place, size in sizes.items() if place not in own)
-
     efficient, fast, layers = (kept(mode) for mode in ("efficient", "fast", "layers"))
     assert 2 * efficient < fast < layers / 2
+
+
+@every_narrow_type
+def test_what_is_kept_under_autocast_grows_linearly_and_has_16_bits(narrow: Any) -> None:
+    shallow, deep = (kept("efficient", depth, narrow) for depth in (12, 24))
+    assert deep < 2.5 * shallow
+    assert deep < kept("layers", 24, narrow) / 8
+    assert deep < kept("efficient", 24) / 2.5
 
 
 MEMORY = """

@@ -12,6 +12,9 @@ the norm's output, masked by the ReLU::
     dx = sum_c gamma_c i t_c - A - (x - m) B
     A = sum_c gamma_c i dbeta_c / n,  B = sum_c gamma_c i^2 dgamma_c / n
     dbeta_c = sum t_c,  dgamma_c = sum t_c (x - m) i
+
+Under autocast the features, what convolutions read and what they give have 16 bits. Norms, their
+statistics, the gradients of features and all sums are computed in float32.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ from densespec_torch.primitives import (
     chunks_of,
     conv,
     conv_slopes,
+    exact,
     first,
+    into,
     last,
     masked,
     moments_of,
@@ -91,12 +96,19 @@ class BlockConfig:
     tail: TailConfig | None
     keep: bool
 
-    def grouped(self, arrays: Sequence[Tensor]) -> tuple[list[list[UnitArrays]], UnitArrays | None]:
-        """Group a flat sequence of arrays by layer and unit, and give the tail's."""
+    def grouped(
+        self, arrays: Sequence[Tensor], dtype: torch.dtype
+    ) -> tuple[list[list[UnitArrays]], UnitArrays | None]:
+        """Group a flat sequence of arrays by layer and unit, and give the tail's.
+
+        Args:
+            dtype: The type of the features, in which convolutions have their arrays.
+        """
         rest = iter(arrays)
 
         def take(count: int) -> UnitArrays:
-            return UnitArrays(*(next(rest) for _ in range(count)))
+            gamma, beta, *convs = (next(rest) for _ in range(count))
+            return UnitArrays(gamma, beta, *(array.to(dtype) for array in convs))
 
         layers = [[take(unit.arrays) for unit in units] for units in self.layers]
         return layers, take(2) if self.tail else None
@@ -117,7 +129,7 @@ class FusedBlock(torch.autograd.Function):
         statistics = [tensor for pair in moments for tensor in pair]
         ctx.block, ctx.kept = block, [len(parts or ()) for parts in run.between]
         kept = [part for parts in run.between for part in parts or ()]
-        ctx.save_for_backward(run.features, *arrays, *statistics, *kept)
+        ctx.save_for_backward(run.features, *run.arrays, *statistics, *kept)
         ctx.entry = x.shape[1]
         ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)
@@ -145,10 +157,17 @@ class _BlockPass:
 
     def __init__(self, block: BlockConfig, features: Tensor, arrays: Sequence[Tensor]) -> None:
         self.block, self.features = block, features
-        self.layers, self.tail = block.grouped(arrays)
+        self.layers, self.tail = block.grouped(arrays, features.dtype)
         self.channels = features.shape[-1]
         widest = max([self.channels, *(len(unit.gamma) for units in self.layers for unit in units)])
         self.cuts, self.scratch = chunks_of(features, widest)
+
+    @property
+    def arrays(self) -> list[Tensor]:
+        """Return all arrays as they are used, in the order in which they are given."""
+        units = [unit for units in self.layers for unit in units]
+        units += [self.tail] if self.tail else []
+        return [array for unit in units for array in unit if array is not None]
 
     def chunks(self, channels: int) -> Iterator[Tensor]:
         """Yield the first channels of the features of each chunk: (samples, *spatial, channels)."""
@@ -160,7 +179,10 @@ class _BlockPass:
         """Compute norm, ReLU, convolution and dropout of each chunk."""
         pairs = zip(self.cuts, xs, strict=True)
         return [
-            unit.dropped(conv(norm(x, self.scratch), arrays, unit.padding), cut) for cut, x in pairs
+            unit.dropped(
+                conv(self.scratch.narrowed(norm(x, self.scratch)), arrays, unit.padding), cut
+            )
+            for cut, x in pairs
         ]
 
 
@@ -174,11 +196,12 @@ class _BlockForward(_BlockPass):
     """
 
     def __init__(self, block: BlockConfig, x: Tensor, arrays: Sequence[Tensor]) -> None:
-        layers, _ = block.grouped(arrays)
+        layers, _ = block.grouped(arrays, x.dtype)
         entry = x.shape[1]
         channels = entry + sum(units[-1].kernel.shape[0] for units in layers)
         super().__init__(block, x.new_empty(len(x), *x.shape[2:], channels), arrays)
-        self.moments = Moments(x.new_empty(channels), x.new_empty(channels))
+        wide = exact(x.dtype)
+        self.moments = Moments(*(x.new_empty(channels, dtype=wide) for _ in range(2)))
         self.inner: list[Moments] = []
         self.between: list[list[Tensor] | None] = []
         self._filled = 0
@@ -214,7 +237,7 @@ class _BlockForward(_BlockPass):
         for x in self.chunks(self.channels):
             scratch = self.scratch if tail.pool else Scratch(x, x.numel())
             y = first(norm(x, scratch, relu=tail.relu))
-            parts.append(avg_pool(y) if tail.pool else y)
+            parts.append((avg_pool(y) if tail.pool else y).to(x.dtype))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -236,7 +259,7 @@ class _BlockBackward(_BlockPass):
         super().__init__(block, features, arrays)
         self.moments, self.inner, self.between = moments[0], list(moments[1:]), list(between)
         self.count = features.numel() // self.channels
-        self.slopes = torch.empty_like(features)
+        self.slopes = torch.empty_like(features, dtype=exact(features.dtype))
         self.along, self.stretch = (torch.zeros_like(self.moments.mean) for _ in range(2))
 
     def gradients(self, slope: Tensor, entry: int) -> tuple[Tensor, list[Tensor]]:
@@ -257,7 +280,7 @@ class _BlockBackward(_BlockPass):
         factor = -self.stretch[own]
         shift = -self.along[own] - self.moments.mean[own] * factor
         pairs = ((self.slopes[cut, ..., own], self.features[cut, ..., own]) for cut in self.cuts)
-        return [torch.addcmul(slope, x, factor).add_(shift) for slope, x in pairs]
+        return [torch.addcmul(slope, x, factor).add_(shift).to(x.dtype) for slope, x in pairs]
 
     def _note(self, norm: NormAffine, dgamma: Tensor, dbeta: Tensor) -> None:
         """Add a reader's share to what comes from the statistics."""
@@ -274,7 +297,8 @@ class _BlockBackward(_BlockPass):
         sums = Sums(norm, self.tail)
         for cut, x in zip(self.cuts, self.chunks(self.channels), strict=True):
             y = norm(x, self.scratch, relu=tail.relu)
-            t = avg_pool_slope(slope[cut], y) if tail.pool else last(slope[cut]).clone()
+            wide = slope[cut].to(y.dtype)
+            t = avg_pool_slope(wide, y) if tail.pool else last(wide).clone()
             t = masked(t, y) if tail.relu else t
             sums.add(t, x, y)
             torch.mul(t, norm.scale, out=self.slopes[cut])
@@ -296,12 +320,13 @@ class _BlockBackward(_BlockPass):
             )
             inner = NormAffine.of(weights[1], self.inner.pop(), units[1].epsilon)
             sums = Sums(inner, weights[1])
-            ts = list(self._unit(xs, slopes, units[1], weights[1], sums))
+            pairs = self._unit(xs, slopes, units[1], weights[1], sums)
+            ts = [into(memory, t) for memory, t in pairs]
             later = sums.gradients()
             passed = self._through(inner, ts, xs, *later[:2])
         sums = Sums(norm, weights[0])
         slopes_of_norm = self._unit(self.chunks(channels), passed, units[0], weights[0], sums)
-        for cut, t in zip(self.cuts, slopes_of_norm, strict=True):
+        for cut, (_, t) in zip(self.cuts, slopes_of_norm, strict=True):
             self.slopes[cut, ..., :channels].addcmul_(t, norm.scale)
         gradients = sums.gradients()
         self._note(norm, *gradients[:2])
@@ -314,19 +339,22 @@ class _BlockBackward(_BlockPass):
         unit: UnitConfig,
         arrays: UnitArrays,
         sums: Sums,
-    ) -> Iterator[Tensor]:
-        """Compute gradients at the norm's output, masked by the ReLU, of those at the unit's."""
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Compute gradients at the norm's output, masked by the ReLU, of those at the unit's.
+
+        Each comes with memory in which it can be kept; otherwise the next takes its place.
+        """
         for cut, x, slope in zip(self.cuts, xs, slopes, strict=True):
             dropped = unit.dropped(slope, cut)
             y = sums.norm(x, self.scratch)
-            t, kernel, bias = conv_slopes(dropped, y, arrays, unit.padding)
-            t = masked(t, y)
-            sums.add(t, x, y, kernel, bias)
-            yield t
+            t, kernel, bias = conv_slopes(dropped, self.scratch.narrowed(y), arrays, unit.padding)
+            wide = masked(self.scratch.widened(t), y)
+            sums.add(wide, x, y, kernel, bias)
+            yield t, wide
 
     def _through(
         self, norm: NormAffine, ts: list[Tensor], xs: list[Tensor], dgamma: Tensor, dbeta: Tensor
     ) -> Iterator[Tensor]:
         """Compute gradients at the input of a second norm, whose input no other reads."""
         for t, x in zip(ts, xs, strict=True):
-            yield norm.slope(t, x, dgamma / self.count, dbeta / self.count)
+            yield norm.slope(t, x, dgamma / self.count, dbeta / self.count, self.scratch)

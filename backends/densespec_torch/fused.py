@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from densespec_torch.as_built import masked
+from densespec_torch.autocasting import without_autocast
 from densespec_torch.blocks import BlockConfig, FusedBlock, TailConfig, UnitConfig
 from densespec_torch.norms import BIASED_NORM
 from densespec_torch.pools import FusedPool, NormPool
-from densespec_torch.primitives import Moments
+from densespec_torch.primitives import Moments, exact
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -63,7 +64,8 @@ class _Fused:
         """Say whether, in training mode, the function computes what the modules do for an input."""
         single = x.numel() <= x.shape[1]  # batch norm refuses that
         trains = all(norm.training for norm in self.norms)
-        return trains and not single and all(array.dtype == x.dtype for array in self.arrays)
+        wide = exact(x.dtype)
+        return trains and not single and all(array.dtype == wide for array in self.arrays)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class BlockModules(_Fused):
             x: (n, c, *spatial).
             keep: Whether what first convolutions give is kept for the backward pass.
         """
-        y, *statistics = FusedBlock.apply(self._described(x, keep), x, *self.arrays)  # type: ignore[no-untyped-call]
+        with without_autocast(x.device.type):
+            y, *statistics = FusedBlock.apply(self._described(x, keep), x, *self.arrays)  # type: ignore[no-untyped-call]
         self._record(x, [Moments(*statistics[i : i + 2]) for i in range(0, len(statistics), 2)])
         for module in self.tail.after if self.tail else ():
             y = module(y)
@@ -172,7 +175,8 @@ class PoolModules(_Fused):
             _pair(size) for size in (self.pool.kernel_size, self.pool.stride, self.pool.padding)
         )
         op = NormPool(self.norm.eps, window, stride, padding)
-        y, *moments = FusedPool.apply(op, x, *self.arrays)  # type: ignore[no-untyped-call]
+        with without_autocast(x.device.type):
+            y, *moments = FusedPool.apply(op, x, *self.arrays)  # type: ignore[no-untyped-call]
         _average([self.norm], Moments(*moments), x)
         return y
 
@@ -192,8 +196,8 @@ def _average(norms: Sequence[Any], moments: Moments, x: Tensor) -> None:
     unbiased = moments.variance * (count / (count - 1))
     for norm in norms:
         variance = moments.variance if type(norm) in _BIASED else unbiased
-        norm.num_batches_tracked.add_(1)
-        share = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        batches = norm.num_batches_tracked.add_(1)
+        share = 1 / batches.to(variance.dtype) if norm.momentum is None else norm.momentum
         norm.running_mean.lerp_(moments.mean[: norm.num_features], share)
         norm.running_var.lerp_(variance[: norm.num_features], share)
 

@@ -18,6 +18,7 @@ from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.network.steps import Block, Convolution, NormRelu, Single, Step, Unit, steps
 from densespec_torch.as_built import computes, untouched
+from densespec_torch.autocasting import type_of_autocast
 from densespec_torch.fused import BlockModules, PoolModules, TailModules, UnitModules
 from densespec_torch.modules import DenseNet, Part, Placed
 
@@ -33,8 +34,8 @@ class FastDenseNet(DenseNet):
     - a module of it has hooks: they are called, and see what they see in a plain network,
     - a module of it was replaced by one of another kind, such as a synchronised norm,
     - it is in inference mode, or its norms are not all in training mode, as when it is frozen,
-    - it runs under autocast or ``torch.func``, or in another type than float32 or float64,
-    - it runs on an accelerator, whose kernels gain nothing from a processor's cache.
+    - it runs under ``torch.func``, or in another type than float32 or float64,
+    - it runs under autocast or on an accelerator, where it would take longer.
 
     Gradients of gradients are an error.
     """
@@ -51,7 +52,9 @@ class EfficientDenseNet(FastDenseNet):
     """This is a :class:`FastDenseNet` that keeps only the features of a dense block.
 
     The output of a bottleneck's first convolution is computed again in the backward pass. Memory
-    grows linearly with the depth. Blocks are fused on accelerators too, which takes longer there.
+    grows linearly with the depth. Blocks are fused on accelerators and under autocast too, which
+    takes longer there. Under autocast to 16 bits, features are kept and convolutions are computed
+    in that type, norms and sums in float32, and weights of float32 have gradients of float32.
     """
 
     keeps = False
@@ -78,21 +81,25 @@ class Features(Part):
         trains = self.training and not torch.compiler.is_exporting()
         values = {}
         for turn in self._turns:
-            x = self._trained(turn, x) if trains else self._inferred(turn, x)
+            x = self._trained(turn, x) if trains else self._by_modules(turn, x)
             if turn.gives in self._gives:
                 values[turn.gives] = x
         return self._result(values)
 
     def _trained(self, turn: _Turn, x: Tensor) -> Tensor:
-        wanted = x.device.type == "cpu" or not self._keep
-        fused = turn.fused(self._built) if wanted and _can_fuse(x) else None
-        if fused is None or not fused.suits(x):
-            return self._by_children(turn.children, x)
-        return self._by_children(turn.children[fused.takes :], fused.run(x, self._keep))
+        dtype = _type_to_fuse(x)
+        fused = turn.fused(self._built) if dtype and self._gains(x, dtype) else None
+        if fused is None or not fused.suits(given := x.to(dtype)):
+            return self._by_modules(turn, x)
+        return self._by_children(turn.children[fused.takes :], fused.run(given, self._keep))
 
-    def _inferred(self, turn: _Turn, x: Tensor) -> Tensor:
+    def _gains(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Say whether a block that is fused in a type saves what the mode is for."""
+        return not self._keep or (x.device.type == "cpu" and dtype in _DTYPES)
+
+    def _by_modules(self, turn: _Turn, x: Tensor) -> Tensor:
         """Compute by the modules; transitions pool before they convolve."""
-        transition = self._built(turn.transition)
+        transition = None if _global_hooks() else self._built(turn.transition)  # type: ignore[no-untyped-call]
         if not transition:
             return self._by_children(turn.children, x)
         x = self._by_children(turn.children[:-1], x)
@@ -131,17 +138,17 @@ class Features(Part):
 _LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def _can_fuse(x: Tensor) -> bool:
-    """Say whether modules may be fused for an input, whichever modules they are."""
-    if x.dtype not in _DTYPES or _is_cast(x.device.type):
-        return False
-    transformed = torch._C._are_functorch_transforms_active()
-    return not transformed and not _global_hooks()  # type: ignore[no-untyped-call]
+def _type_to_fuse(x: Tensor) -> torch.dtype | None:
+    """Return the type in which modules may be fused for an input; None if they may not.
 
-
-def _is_cast(device: str) -> bool:
-    """Say whether autocast is at work on a kind of device; some have none."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    Under autocast some pools give float32, and what is behind them rounds that.
+    """
+    if torch._C._are_functorch_transforms_active() or _global_hooks():  # type: ignore[no-untyped-call]
+        return None
+    cast = type_of_autocast(x.device.type)
+    if cast is None:
+        return x.dtype if x.dtype in _DTYPES else None
+    return cast if x.dtype in (cast, torch.float32) else None
 
 
 # What runs at a time

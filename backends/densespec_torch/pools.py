@@ -67,7 +67,8 @@ class FusedPool(torch.autograd.Function):
         cuts, scratch = chunks_of(xs, x.shape[1])
         moments = moments_of([xs[cut] for cut in cuts])
         norm = NormAffine.of(UnitArrays(gamma, beta), moments, op.epsilon)
-        parts = [op.pooled(norm(xs[cut], scratch, relu=False))[0].relu_() for cut in cuts]
+        values = (op.pooled(norm(xs[cut], scratch, relu=False))[0] for cut in cuts)
+        parts = [value.relu_().to(x.dtype) for value in values]
         ctx.op = op
         ctx.save_for_backward(xs, gamma, beta, *moments)
         ctx.mark_non_differentiable(*moments)
@@ -87,7 +88,7 @@ class FusedPool(torch.autograd.Function):
         for cut in cuts:
             y = norm(xs[cut], scratch, relu=False)
             values, places = ctx.op.pooled(y)
-            t = ctx.op.unpooled(masked(slope[cut].clone(), values), y, places)
+            t = ctx.op.unpooled(masked(slope[cut].to(y.dtype, copy=True), values), y, places)
             sums.add(t, xs[cut], y)
             ts.append(t)
         dgamma, dbeta = sums.gradients()
@@ -95,5 +96,5 @@ class FusedPool(torch.autograd.Function):
             return None, None, dgamma, dbeta
         dx, count = torch.empty_like(xs), xs.numel() // xs.shape[-1]
         for cut, t in zip(cuts, ts, strict=True):
-            norm.slope(t, xs[cut], dgamma / count, dbeta / count, out=dx[cut])
+            dx[cut] = norm.slope(t, xs[cut], dgamma / count, dbeta / count, scratch)
         return None, first(dx), dgamma, dbeta

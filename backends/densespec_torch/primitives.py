@@ -5,6 +5,7 @@ Values are (n, *spatial, c) here, contiguous or a range of the channels of somet
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -59,38 +60,77 @@ class NormAffine(NamedTuple):
 
     def __call__(self, x: Tensor, scratch: Scratch, *, relu: bool = True) -> Tensor:
         """Compute norm and ReLU of x (..., c), in the scratch buffer."""
-        y = torch.addcmul(self.shift, x, self.scale, out=scratch.of(x.shape))
+        y = scratch.of(x.shape)
+        torch.addcmul(self.shift, into(y, x), self.scale, out=y)
         return y.relu_() if relu else y
 
     def slope(
-        self, t: Tensor, x: Tensor, dgamma: Tensor, dbeta: Tensor, out: Tensor | None = None
+        self, t: Tensor, x: Tensor, dgamma: Tensor, dbeta: Tensor, scratch: Scratch
     ) -> Tensor:
         """Compute the gradient at the input x, which no other reads, of that at the output, ``t``.
+
+        It is in scratch memory, or in that of t if the two are of different types.
 
         Args:
             dgamma, dbeta: The gradients of gamma and beta, divided by the number of values.
         """
         factor = -self.scale * dgamma * self.inverse
         shift = -self.scale * dbeta - self.mean * factor
-        return torch.addcmul(shift, x, factor, out=out).addcmul_(t, self.scale)
+        y = scratch.other(x.shape)
+        torch.addcmul(shift, into(y, x), factor, out=y)
+        return into(t, y.addcmul_(into(scratch.of(t.shape), t), self.scale))
 
 
 class Scratch:
-    """Holds a buffer for what is needed for a moment: fresh memory costs more than its use."""
+    """Holds memory for what is needed for a moment: fresh memory costs more than its use.
+
+    Args:
+        like: Values of the type of the features.
+    """
 
     def __init__(self, like: Tensor, size: int) -> None:
-        self._buffer = like.new_empty(size)
+        self._buffer = like.new_empty(size, dtype=exact(like.dtype))
+        self._like, self._size = like, size
+
+    @functools.cached_property
+    def _narrow(self) -> Tensor:
+        return self._like.new_empty(self._size)
+
+    @functools.cached_property
+    def _other(self) -> Tensor:
+        return torch.empty_like(self._buffer)
 
     def of(self, shape: Sequence[int]) -> Tensor:
-        return self._buffer[: math.prod(shape)].view(shape)
+        return _shaped(self._buffer, shape)
+
+    def other(self, shape: Sequence[int]) -> Tensor:
+        return _shaped(self._other, shape)
+
+    def narrowed(self, y: Tensor) -> Tensor:
+        """Return values in the type of the features."""
+        same = y.dtype == self._like.dtype
+        return y if same else _shaped(self._narrow, y.shape).copy_(y)
+
+    def widened(self, x: Tensor) -> Tensor:
+        """Return values in the type in which norms and sums are computed."""
+        return x if x.dtype == self._buffer.dtype else self.other(x.shape).copy_(x)
+
+
+def _shaped(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+    return buffer[: math.prod(shape)].view(shape)
+
+
+def into(memory: Tensor, value: Tensor) -> Tensor:
+    """Return a value in the type of some memory: itself if it has that type, or a copy there."""
+    return value if value.dtype == memory.dtype else memory.copy_(value)
 
 
 class Sums:
     """Gathers sums over positions, chunk by chunk, that are the gradients of a unit's arrays.
 
     The kernel's gradient tells most of dgamma: sum_o kernel dkernel, over outputs and windows, is
-    the sum of t (gamma (x - m) i + beta). Where gamma is too small to divide by, and where there
-    is no kernel, dgamma is summed directly.
+    the sum of t (gamma (x - m) i + beta). Where gamma is too small to divide by, where there is no
+    kernel, and where its gradient has 16 bits, dgamma is summed directly.
     """
 
     def __init__(self, norm: NormAffine, arrays: UnitArrays) -> None:
@@ -99,7 +139,8 @@ class Sums:
         self.kernel: Tensor | None = None
         self.bias: Tensor | None = None
         gamma, beta, kernel, _ = arrays
-        if kernel is None or not on_cpu(gamma):  # elsewhere, to ask for values is slow
+        exactly = kernel is not None and kernel.dtype == gamma.dtype
+        if not exactly or not on_cpu(gamma):  # elsewhere, to ask for values is slow
             self.direct = torch.arange(len(gamma), device=gamma.device)
         else:
             self.direct = (_STEADY * gamma.abs() <= beta.abs()).nonzero().flatten()
@@ -117,7 +158,8 @@ class Sums:
         t, x = _rows(t), _rows(x)
         self.beta += t.sum(0)
         if len(self.direct) == len(self.beta):
-            self.products += torch.mul(t, x, out=_rows(spare)).sum(0)
+            y = _rows(spare)
+            self.products += torch.mul(t, into(y, x), out=y).sum(0)
         elif len(self.direct):
             few = (a.index_select(1, self.direct) for a in (t, x))
             self.products += torch.mul(*few).sum(0)
@@ -142,7 +184,14 @@ class Sums:
 
 
 def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    return part if total is None else total.add_(part) if part is not None else None
+    if part is None:
+        return total
+    return part.to(exact(part.dtype)) if total is None else total.add_(part)
+
+
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which norms and sums of values of a type are computed."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def masked(slope: Tensor, y: Tensor) -> Tensor:
@@ -163,10 +212,12 @@ def moments_of(parts: Sequence[Tensor]) -> Moments:
 
 
 def _own_moments(x: Tensor) -> Moments:
+    wide = exact(x.dtype)
     if not on_cpu(x):
-        variance, mean = torch.var_mean(_rows(x), 0, correction=0)
+        variance, mean = torch.var_mean(_rows(x).to(wide), 0, correction=0)
         return Moments(mean, variance)
-    return Moments(*torch.ops.aten.batch_norm_update_stats(first(x), None, None, 0.0))
+    unused = [x.new_zeros(x.shape[-1], dtype=wide) for _ in range(2)]  # which tell the type
+    return Moments(*torch.ops.aten.batch_norm_update_stats(first(x), *unused, 0.0))
 
 
 def first(x: Tensor) -> Tensor:
@@ -267,6 +318,6 @@ def chunks_of(x: Tensor, width: int) -> tuple[list[slice], Scratch]:
     """
     samples, *spatial, _ = x.shape
     size = math.prod(spatial) * width
-    chunk = max(1, CHUNK // (size * x.element_size())) if on_cpu(x) else samples
+    chunk = max(1, CHUNK // (size * exact(x.dtype).itemsize)) if on_cpu(x) else samples
     cuts = [slice(start, start + chunk) for start in range(0, samples, chunk)]
     return cuts, Scratch(x, min(chunk, samples) * size)
