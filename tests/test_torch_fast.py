@@ -229,6 +229,15 @@ def test_random_networks_take_the_same_step(
         assert_same_step(*networks, x, copy.deepcopy(networks[0]))
 
 
+@pytest.mark.parametrize("mode", ["layers", "fast", "efficient"])
+def test_group_norms_of_images_that_need_no_gradient(mode: str) -> None:
+    """PyTorch's own end the process in channels_last, which these modes use."""
+    spec = SPEC.replace(stem_kind="norm-relu-conv", norm="group", norm_groups=1)
+    plain, other = twins(spec, mode)
+    x = images(spec)
+    assert_same_step(plain, other, x.to(memory_format=torch.channels_last))
+
+
 def refused(network: Any, x: Any) -> bool:
     """Whether a norm has one value of each channel only, which is an error."""
     try:

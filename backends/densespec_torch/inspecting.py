@@ -23,6 +23,7 @@ from densespec.network.spec import GLOBAL_POOLS, DenseNetSpec
 from densespec.weights.layouts.torch_names import key_of, module_path, state_keys
 from densespec.weights.stated.network import StatedOtherwise
 from densespec.weights.stated.torch_modules import facts, fields_of_modules
+from densespec_torch import norms
 from densespec_torch.as_built import DROPOUTS, patched, untouched
 from densespec_torch.modules import Part
 from densespec_torch.norms import NORM, FrozenDropout, FrozenNorm, SynchronisedNorm
@@ -31,6 +32,9 @@ _ACTIVATIONS = {nn.Softmax: "softmax", nn.Sigmoid: "sigmoid"}
 """Maps the modules that may end a network behind its head to the names of their nodes."""
 
 NORMS = (BatchNorm, GroupNorm)
+
+_OTHERWISE_CALLED: dict[type[nn.Module], type[nn.Module]] = {norms.GroupNorm: nn.GroupNorm}
+"""Maps classes to those that compute the same."""
 
 IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
 """These attributes of modules change no value that is computed."""
@@ -265,7 +269,7 @@ def _same_kind(actual: nn.Module, expected: nn.Module) -> bool:
     if isinstance(actual, SynchronisedNorm):
         unbiased = type(expected) in NORM.values()
         return isinstance(expected, _BatchNorm) and actual.biased != unbiased
-    return type(actual) is type(expected)
+    return type(actual) in (type(expected), _OTHERWISE_CALLED.get(type(expected)))
 
 
 def _same_settings(actual: nn.Module, expected: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from densespec.network import ops
 from densespec.network.graph import Graph, Node
 from densespec.weights.layouts.torch_names import module_path
-from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm
+from densespec_torch.norms import BIASED_NORM, NORM, FrozenDropout, FrozenNorm, GroupNorm
 
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _MAX_POOL: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -58,7 +58,7 @@ def _module(node: Node) -> nn.Module:
             of_instances = _INSTANCE_NORM[len(node.shape) - 1]
             return of_instances(op.channels, eps=op.epsilon, affine=op.affine)
         case ops.GroupNorm() as op:
-            return nn.GroupNorm(op.groups, op.channels, eps=op.epsilon, affine=op.affine)
+            return GroupNorm(op.groups, op.channels, eps=op.epsilon, affine=op.affine)
         case ops.Relu():
             return nn.ReLU()
         case ops.Activation() as op:

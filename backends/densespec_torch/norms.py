@@ -54,6 +54,18 @@ class FrozenDropout(nn.Dropout):
         return x
 
 
+class GroupNorm(nn.GroupNorm):
+    """This is PyTorch's group norm, which also takes images in channels_last that need no gradient.
+
+    The backward pass of PyTorch 2.13 ends the process for those.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not x.requires_grad:
+            x = x.contiguous()
+        return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class _Counting:
     """Counts batches for the running statistics, as PyTorch's norms do."""
 

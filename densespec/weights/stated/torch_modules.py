@@ -79,6 +79,7 @@ NORMS: Mapping[str, str] = {
 }
 """Maps what PyTorch's classes start with to the norms of a spec."""
 OTHER_NORMS: Mapping[str, str] = {
+    "densespec_torch.norms.GroupNorm": "group",
     "timm.layers.norm_act.BatchNormAct2d": "batch",
     "timm.layers.norm_act.SyncBatchNormAct": "batch",
     "timm.layers.norm_act.GroupNormAct": "group",
