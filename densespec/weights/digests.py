@@ -103,9 +103,9 @@ def _has_signalling(array: np.ndarray) -> bool:
         return False
     with np.errstate(invalid="ignore"):
         nans = array[np.isnan(array)]
-    if nans.dtype.kind != "f":  # of ml_dtypes
-        nans = nans.astype(np.float32)
-    nans = nans.astype(nans.dtype.newbyteorder("="), copy=False)
+    native = nans.dtype.newbyteorder("=")
+    kept = native in (np.float16, np.float32, np.float64)  # and not of ml_dtypes
+    nans = nans.astype(native if kept else np.float32, copy=False)
     quiet = 1 << (np.finfo(nans.dtype).nmant - 1)
     return not (nans.view(f"u{nans.itemsize}") & quiet).all()
 
