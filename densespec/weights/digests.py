@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,10 @@ def checked(path: Path, tensors: Tensors, texts: Mapping[str, str]) -> Tensors:
     if not {KEY, VERSION} <= texts.keys():
         if any(STATED in text for text in texts.values()):
             raise _damaged(path, [f"the names {KEY} and {VERSION} in its metadata"])
-        return {name: _looked_through(path, name, tensor) for name, tensor in tensors.items()}
+        return {
+            name: _checked(tensor, partial(_look_through, path, name))
+            for name, tensor in tensors.items()
+        }
     expected = _stated(texts[KEY])
     found = _of_texts(texts)
     kept = {name: digest for name, digest in expected.items() if name not in tensors}
@@ -61,7 +65,10 @@ def checked(path: Path, tensors: Tensors, texts: Mapping[str, str]) -> Tensors:
     differing += [name for name in tensors if name not in expected]
     if differing:
         raise _damaged(path, differing)
-    return {name: _checked(path, name, tensor, expected[name]) for name, tensor in tensors.items()}
+    return {
+        name: _checked(tensor, partial(_compare, path, name, expected[name]))
+        for name, tensor in tensors.items()
+    }
 
 
 def _stated(text: str) -> dict[str, Any]:
@@ -74,27 +81,28 @@ def _stated(text: str) -> dict[str, Any]:
     return expected
 
 
-def _checked(path: Path, name: str, tensor: Tensor, expected: Any) -> Tensor:
+def _checked(tensor: Tensor, check: Callable[[np.ndarray], None]) -> Tensor:
+    """Check a tensor when it is read."""
+
     def read() -> np.ndarray:
         array = tensor.read()
-        if _of_array(array) != expected:
-            raise _damaged(path, [name])
+        check(array)
         return array
 
     return Tensor(tensor.shape, tensor.dtype, read)
 
 
-def _looked_through(path: Path, name: str, tensor: Tensor) -> Tensor:
-    def read() -> np.ndarray:
-        array = tensor.read()
-        if _has_signalling(array):
-            raise WeightsError(
-                f"{path}: {bare(name)} holds NaNs that no computation gives (signalling ones): the "
-                "file is damaged; get it anew"
-            )
-        return array
+def _compare(path: Path, name: str, expected: Any, array: np.ndarray) -> None:
+    if _of_array(array) != expected:
+        raise _damaged(path, [name])
 
-    return Tensor(tensor.shape, tensor.dtype, read)
+
+def _look_through(path: Path, name: str, array: np.ndarray) -> None:
+    if _has_signalling(array):
+        raise WeightsError(
+            f"{path}: {bare(name)} holds NaNs that no computation gives (signalling ones): the "
+            "file is damaged; get it anew"
+        )
 
 
 def _has_signalling(array: np.ndarray) -> bool:
