@@ -285,7 +285,7 @@ def test_outputs_are_the_values_of_stages(mode: str) -> None:
     [
         ("bfloat16", "bfloat16", "bfloat16"),
         ("mixed_bfloat16", "bfloat16", "float32"),
-        ("float32", "float32", "float32"),
+        pytest.param("float32", "float32", "float32", marks=pytest.mark.full),
     ],
 )
 def test_types_are_flaxs_dtype_and_param_dtype(name: str, dtype: str, param_dtype: str) -> None:
@@ -362,12 +362,18 @@ def test_frozen_parts_are_no_params_and_stay_as_they_are(mode: str) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        PLAIN,
-        PLAIN.replace(
-            stem_kind="norm-relu-conv", conv_bias=True, padding="same", running_variance="biased"
+        pytest.param(PLAIN, id="torchvision-like"),
+        pytest.param(
+            PLAIN.replace(
+                stem_kind="norm-relu-conv",
+                conv_bias=True,
+                padding="same",
+                running_variance="biased",
+            ),
+            id="keras-like",
+            marks=pytest.mark.full,
         ),
     ],
-    ids=["torchvision-like", "keras-like"],
 )
 def test_every_mode_computes_the_same(spec: DenseNetSpec) -> None:
     x, weights = images(), random_weights(spec)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -23,49 +24,60 @@ FINITE = dict.fromkeys(("tensorflow", "torch"), ("finite",))
 """What is not finite stays so on these engines, layer by layer; not on JAX."""
 
 
-def run_checks(engine: str, *files: str, **environment: str) -> None:
-    """Run files of checks on an engine: they all pass, or this fails with what they say."""
-    for package in ("keras", engine):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
-    inherited = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
-        + [str(CHECKS / f"check_{file}.py") for file in files],
-        cwd=CHECKS.parents[1],
-        env=inherited | quiet | {"DENSESPEC_ENGINE": engine} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1200,
-    )
-    if run.returncode != 0 or "skipped" in run.stdout.splitlines()[-1]:
-        pytest.fail(f"on {engine}:\n{run.stdout}", pytrace=False)
+class RunChecks(Protocol):
+    """Runs files of checks on an engine: they all pass, or it fails with what they say."""
+
+    def __call__(self, engine: str, *files: str, **environment: str) -> None: ...
+
+
+@pytest.fixture
+def run_checks(pytestconfig: pytest.Config) -> RunChecks:
+    full = ["--full"] if pytestconfig.getoption("--full") else []
+
+    def run(engine: str, *files: str, **environment: str) -> None:
+        for package in ("keras", engine):
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"{package} is not installed")
+        inherited = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", *full]
+            + [str(CHECKS / f"check_{file}.py") for file in files],
+            cwd=CHECKS.parents[1],
+            env=inherited | quiet | {"DENSESPEC_ENGINE": engine} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1200,
+        )
+        if done.returncode != 0 or "skipped" in done.stdout.splitlines()[-1]:
+            pytest.fail(f"on {engine}:\n{done.stdout}", pytrace=False)
+
+    return run
 
 
 @torch_first
-def test_models_are_what_was_asked_for(engine: str) -> None:
+def test_models_are_what_was_asked_for(engine: str, run_checks: RunChecks) -> None:
     run_checks(engine, "models", "outputs", "modes", "dtypes", "changed", "advice")
 
 
 @torch_first
-def test_models_train_and_are_saved(engine: str) -> None:
+def test_models_train_and_are_saved(engine: str, run_checks: RunChecks) -> None:
     run_checks(engine, "training", "saving", "originals", "transfer", "parts")
 
 
 @every_engine
-def test_what_an_engine_has_of_its_own(engine: str) -> None:
+def test_what_an_engine_has_of_its_own(engine: str, run_checks: RunChecks) -> None:
     run_checks(engine, engine, "deploy", *FINITE.get(engine, ()))
 
 
 @torch_first
-def test_float64_is_float64(engine: str) -> None:
+def test_float64_is_float64(engine: str, run_checks: RunChecks) -> None:
     run_checks(engine, "float64", "adapters", "fit", JAX_ENABLE_X64="1")
 
 
 @torch_first
-def test_several_devices_take_the_reference_step(engine: str) -> None:
+def test_several_devices_take_the_reference_step(engine: str, run_checks: RunChecks) -> None:
     """Keras is on the engine, but nothing has run there: its devices are not made yet."""
     run_checks(engine, "parallel", JAX_ENABLE_X64="1", KERAS_BACKEND=engine)
 

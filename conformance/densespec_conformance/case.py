@@ -16,8 +16,8 @@ Tier = Literal["quick", "full"]
 TierByMode = Mapping[str, Tier]
 """Gives the tier in some modes; in the other modes the tier is the case's own."""
 
-BACKWARD_ONLY: TierByMode = {"efficient": "full"}
-"""The mode ``efficient`` differs from ``fast`` only in the backward pass."""
+AS_IN_FAST: TierByMode = {"efficient": "full"}
+"""The mode ``efficient`` is ``fast``, but that its backward pass computes blocks anew."""
 
 Check = Callable[[Target, Reference], Outcome]
 """A check raises ``Mismatch`` where the claim does not hold, and ``Unsupported`` where it can't be

@@ -14,7 +14,7 @@ from densespec.errors import WeightsError
 from tests.containers.samples import FILES, Arrays, network, read_all, sample
 from tests.fuzz.mutations import damaged
 
-ROUNDS = 2000
+ROUNDS = 1000
 """Damaged files of each sample."""
 
 SUMMED = {"net.pth", "zip.pth", "wrapped.pt", "net.npz", "plain.npz", "packed.npz"}

@@ -28,7 +28,9 @@ SPEC = DenseNetSpec(
     dropout_rate=0.1,
 )
 MODES = ("layers", "fast", "efficient", "inference")
-layers_and_fused = pytest.mark.parametrize("mode", MODES[:2])
+layers_and_fused = pytest.mark.parametrize(
+    "mode", [pytest.param("layers", marks=pytest.mark.full), "fast"]
+)
 X = np.random.default_rng(1).standard_normal((2, 24, 24, 3)).astype("float32")
 
 Change = Callable[[Any], Any]

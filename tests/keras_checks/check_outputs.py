@@ -81,7 +81,7 @@ def test_a_saved_model_gives_the_same(mode: str, images: Any, tmp_path: Path) ->
     assert_close(given_by(turned, images(), True), given_by(model, images(), True))
 
 
-@pytest.mark.parametrize("mode", ["layers", "fast"])
+@pytest.mark.parametrize("mode", [pytest.param("layers", marks=pytest.mark.full), "fast"])
 @pytest.mark.parametrize(
     ("attribute", "value", "field"),
     [

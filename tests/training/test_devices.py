@@ -133,7 +133,12 @@ def test_a_backend_of_one_device_is_refused_several_before_anything_is_written(
 
 @torch
 @pytest.mark.parametrize(
-    ("batch_norm", "accumulate"), [("synchronised", 1), ("per-replica", 1), ("per-replica", 2)]
+    ("batch_norm", "accumulate"),
+    [
+        ("synchronised", 1),
+        ("per-replica", 2),
+        pytest.param("per-replica", 1, marks=pytest.mark.full),
+    ],
 )
 def test_two_processes_of_the_launcher_do_what_the_reference_says(
     tmp_path: Path, batch_norm: str, accumulate: int

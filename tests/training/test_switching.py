@@ -70,7 +70,13 @@ def _assert_same_curve(actual: Path, expected: Path) -> None:
         assert one["validation_accuracy"] == other["validation_accuracy"]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch.nn", "torch", "tensorflow", "jax", "flax.nnx"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        *("numpy", "torch.nn", "torch", "tensorflow", "flax.nnx"),
+        pytest.param("jax", marks=pytest.mark.full),  # it trains by the code of "tensorflow"
+    ],
+)
 def test_a_run_stopped_in_torch_goes_on_in_any_backend_as_if_nothing_had_happened(
     tmp_path: Path, whole: Path, stopped: Path, backend: str
 ) -> None:

@@ -20,7 +20,7 @@ from densespec.reference.model import ReferenceModel
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import NetworkToBuild, Train
-from densespec_conformance.case import Case
+from densespec_conformance.case import AS_IN_FAST, Case
 from densespec_conformance.cases.forward import SMALL
 from densespec_conformance.judging.compare import assert_same_steps
 from densespec_conformance.judging.expected import Reference
@@ -71,6 +71,7 @@ CASES = (
         id="float32/training-step-with-decided-relus",
         claim="a float32 training step whose ReLUs are far from zero is that of the reference",
         check=_check,
+        tier_in_modes=AS_IN_FAST,
         cost=3,
     ),
 )

@@ -18,7 +18,7 @@ from densespec_conformance.asking.questions import (
     with_variances,
 )
 from densespec_conformance.asking.requests import Forward, NetworkToBuild
-from densespec_conformance.case import BACKWARD_ONLY, Case, Tier, TierByMode
+from densespec_conformance.case import AS_IN_FAST, Case, Tier, TierByMode
 from densespec_conformance.judging.compare import assert_close, shown
 from densespec_conformance.judging.expected import Expectation, Reference, given_in
 from densespec_conformance.judging.outcome import Outcome
@@ -65,7 +65,7 @@ class ForwardRow:
     dtype: str = "float64"
     variance: float = 1.0
     signs: bool = False
-    tier_in_modes: Tier | TierByMode = field(default_factory=lambda: BACKWARD_ONLY)
+    tier_in_modes: Tier | TierByMode = field(default_factory=lambda: AS_IN_FAST)
 
     @property
     def spec(self) -> DenseNetSpec:

@@ -14,7 +14,7 @@ from densespec.network.graph import lower
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import images, random_weights
 from densespec_conformance.asking.requests import Forward, NetworkToBuild
-from densespec_conformance.case import Case
+from densespec_conformance.case import AS_IN_FAST, Case
 from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL
 from densespec_conformance.judging.compare import Mismatch, assert_close, shown
 from densespec_conformance.judging.expected import Reference, given_in
@@ -114,6 +114,7 @@ CASES = tuple(
         id=f"not-finite/{row.name}",
         claim="no op makes a number of what is none, and what is none stays with its image",
         check=partial(check, row),
+        tier_in_modes=AS_IN_FAST,
         cost=1.5,
     )
     for row in ROWS

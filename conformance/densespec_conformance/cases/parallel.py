@@ -11,9 +11,9 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import NetworkToBuild, Train
-from densespec_conformance.case import Case, Tier
+from densespec_conformance.case import AS_IN_FAST, Case, Tier, TierByMode
 from densespec_conformance.cases.forward import SMALL
-from densespec_conformance.cases.training import RMSPROP
+from densespec_conformance.cases.training import FEW_LAYERS, RMSPROP
 from densespec_conformance.judging.compare import assert_same_steps
 from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import Outcome
@@ -33,10 +33,10 @@ class ParallelRow:
     recipe_changes: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def tier_in_modes(self) -> Tier:
+    def tier_in_modes(self) -> Tier | TierByMode:
         """Return the tier in modes: synchronised norms are their own work, optimizers are not."""
         synchronised = self.batch_norm == "synchronised"
-        return self.tier if synchronised and not self.recipe_changes else "full"
+        return AS_IN_FAST if synchronised and not self.recipe_changes else "full"
 
 
 ROWS = (
@@ -82,7 +82,7 @@ ROWS = (
 
 def request(row: ParallelRow) -> Train:
     """Ask what a row asks."""
-    spec = SMALL.replace(**row.changes)
+    spec = SMALL.replace(**FEW_LAYERS, **row.changes)
     stated: dict[str, Any] = {"epochs": STEPS, "milestones": (0.5,), "learning_rate": 0.05}
     recipe = TrainingRecipe(**stated | {"batch_norm": row.batch_norm} | row.recipe_changes)
     graph = lower(spec, SIZE)

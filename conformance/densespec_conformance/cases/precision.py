@@ -13,7 +13,7 @@ from densespec.network.graph import lower
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import images, random_weights
 from densespec_conformance.asking.requests import Forward, NetworkToBuild
-from densespec_conformance.case import BACKWARD_ONLY, Case, TierByMode
+from densespec_conformance.case import AS_IN_FAST, Case, TierByMode
 from densespec_conformance.cases.forward import ROWS, check, compare
 from densespec_conformance.judging.compare import Mismatch
 from densespec_conformance.judging.expected import Reference, given_in
@@ -33,9 +33,8 @@ POOLS_OF_THREE_DIMENSIONS = "three-dimensions-with-pools"
 """PyTorch has no 16-bit kernels for this row, as TensorFlow has none in float64."""
 
 
-def _tier_in_modes(dtype: str) -> TierByMode:
-    """Return the tier in modes: modes for training fuse nothing in 16 bits."""
-    return BACKWARD_ONLY if dtype == "float32" else {"fast": "full", "efficient": "full"}
+INFERENCE_ALONE: TierByMode = {"fast": "full", "efficient": "full"}
+"""Modes for training fuse nothing in 16 bits, and are seldom asked for answers alone."""
 
 
 def _full_size(dtype: str, every_op: bool) -> Forward:
@@ -70,7 +69,9 @@ CASES = (
             claim=f"every op of the network is as close to the reference as {dtype} can be",
             check=partial(check, row, dtype),
             tier="quick" if row.name in QUICK else "full",
-            tier_in_modes=_tier_in_modes(dtype) if row.name in QUICK else "full",
+            tier_in_modes=(AS_IN_FAST if dtype == "float32" else INFERENCE_ALONE)
+            if row.name in QUICK
+            else "full",
             cost=1.5,
         )
         for dtype in DTYPES
@@ -81,7 +82,7 @@ CASES = (
         id="precision/densenet169-bc-float32-at-224",
         claim="densenet169-bc at 224x224 in float32 is within float32's reach of the reference",
         check=partial(_check_full_size, "float32"),
-        tier_in_modes=BACKWARD_ONLY,
+        tier_in_modes=INFERENCE_ALONE,
         cost=8,
     ),
     Case(

@@ -134,6 +134,13 @@ def _check(row: NarrowRow, target: Target, reference: Reference) -> Outcome:
 
 
 CASES = tuple(
-    Case(id=row.name, claim=row.claim, check=partial(_check, row), tier=row.tier, cost=3)
+    Case(
+        id=row.name,
+        claim=row.claim,
+        check=partial(_check, row),
+        tier=row.tier,
+        tier_in_modes=None if row.relu else "full",  # modes fuse ReLUs alone
+        cost=3,
+    )
     for row in ROWS
 )

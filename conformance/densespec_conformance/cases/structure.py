@@ -142,6 +142,7 @@ CASES = (
         id="structure/published-table-of-densenet169-bc",
         claim="densenet169-bc has 14,160,238 trainable parameters, stage by stage as published",
         check=_check_published_stages,
+        tier_in_modes="full",
         cost=4,
     ),
 )

@@ -17,7 +17,7 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import NetworkToBuild, Train
-from densespec_conformance.case import Case, Tier
+from densespec_conformance.case import Case, Tier, TierByMode
 from densespec_conformance.cases.forward import (
     BLURS,
     CIFAR_STEM,
@@ -32,7 +32,8 @@ from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import Outcome
 
 STEPS, BATCH = 12, 4
-FEW_LAYERS, ONE_BLOCK = {"blocks": (2, 1)}, {"blocks": (2,)}
+TRAINING_MODES = ("fast", "efficient")
+FEW_LAYERS, ONE_LAYER = {"blocks": (2, 1)}, {"blocks": (1,)}
 """Networks with fewer layers show as well what most rows ask, and JAX compiles them sooner."""
 
 
@@ -50,22 +51,34 @@ RMSPROP = {**ADAM, "optimizer": "rmsprop", "beta2": 0.9, "epsilon": 0.01}
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """Describes a network, and what is changed in the recipe."""
+    """Describes a network, and what is changed in the recipe.
+
+    Attributes:
+        name: The name of its case.
+        changes: What is changed in the spec.
+        recipe_changes: What is changed in the recipe.
+        size: The height and width of the images, or the lengths of their dimensions.
+        tier: The tier, which in modes is ``full`` for a changed recipe: modes run networks
+            differently, but train them alike.
+        modes: The modes that are asked in this tier too.
+    """
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     recipe_changes: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, ...] = (20, 17)
     tier: Tier = "quick"
+    modes: tuple[str, ...] = ("fast",)
 
     @property
-    def tier_in_modes(self) -> Tier:
-        """Return the tier in modes, which run networks differently, but train them alike."""
-        return "full" if self.recipe_changes else self.tier
+    def tier_in_modes(self) -> Tier | TierByMode:
+        if self.recipe_changes:
+            return "full"
+        return {mode: "full" for mode in TRAINING_MODES if mode not in self.modes}
 
     @property
     def spec(self) -> DenseNetSpec:
-        blocks = ONE_BLOCK if self.recipe_changes else FEW_LAYERS
+        blocks = ONE_LAYER if self.recipe_changes else FEW_LAYERS
         return SMALL.replace(**(blocks | dict(self.changes)))
 
     @property
@@ -75,12 +88,12 @@ class TrainingRow:
 
 
 ROWS = (
-    TrainingRow("learning-rate-drop", {"blocks": SMALL.blocks}),
+    TrainingRow("learning-rate-drop", {"blocks": SMALL.blocks}, modes=TRAINING_MODES),
     TrainingRow("preactivation-stem", PREACTIVATION),
     TrainingRow(
         "biased-running-variance", {"running_variance": "biased", "batch_norm_momentum": 0.01}
     ),
-    TrainingRow("plain-cifar-network", PLAIN | CIFAR_STEM, size=(8, 8)),
+    TrainingRow("plain-cifar-network", PLAIN | CIFAR_STEM, size=(8, 8), modes=TRAINING_MODES),
     TrainingRow("same-padding", {"padding": "same", "batch_norm_epsilon": 1e-3}),
     TrainingRow("strong-weight-decay", {}, {"weight_decay": 0.1}),
     TrainingRow(
@@ -91,7 +104,7 @@ ROWS = (
     TrainingRow("label-smoothing", {}, {"label_smoothing": 0.2}),
     TrainingRow(
         "learning-rates-by-layer",
-        {},
+        {"blocks": (2,)},
         {"layer_rates": {"block1": 0.1, "block1.layer2": 0.5, "classifier": 2.0}},
     ),
     TrainingRow("class-weights", {}, {"class_weights": CLASS_WEIGHTS, "label_smoothing": 0.2}),
@@ -140,6 +153,7 @@ ROWS = (
     TrainingRow(
         "given-dropout-masks-after-every-conv",
         PREACTIVATION | {"dropout_rate": 0.4, "dropout_place": "every-conv"},
+        modes=TRAINING_MODES,
     ),
     TrainingRow(
         "given-dropout-masks-after-layers",
@@ -149,6 +163,7 @@ ROWS = (
     TrainingRow(
         "given-dropout-masks-before-the-classifier",
         {"head_dropout_rate": 0.3, "classifier_bias": False, "global_pool": "catavgmax"},
+        modes=(),
     ),
     TrainingRow("deep-stem-and-blurs", DEEP | BLURS),
     # Compilers may compute what is pooled twice, with other roundings each time.
