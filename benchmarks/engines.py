@@ -20,8 +20,7 @@ def inference(engine: str, variant: str, batch: int, rounds: int) -> Figures:
         name: model_of(engine, name, variant) for name in (APPLICATIONS, "layers", "inference")
     }
     sides = {name: _predicting(model, x) for name, model in models.items()}
-    if engine == "torch":
-        sides["torch.nn"] = _native(variant, x)
+    sides["torch.nn"] = _native(variant, x)
     return take_turns(sides, rounds)
 
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
-from peers import convolutions, openvino, torchvision
+from peers import (
+    BFLOAT16,
+    FLOAT32,
+    convolutions,
+    inferring,
+    onnx_runtime,
+    openvino,
+    queued,
+    torchvision,
+)
 from timing import GIVES_BACK, Figures, in_turn, peak_megabytes, take_turns
 from torch.nn import functional
 
@@ -32,6 +44,9 @@ MODELS: dict[str, tuple[Callable[[str], Any], bool]] = {
 """What makes each side's network, and whether it and its input are channels_last in memory."""
 
 
+CONVOLUTIONS = "its convolutions alone"
+
+
 def inference(variant: str, batch: int, rounds: int) -> Figures:
     """Milliseconds of inference."""
     x = torch.randn(batch, 3, SIZE, SIZE)
@@ -40,21 +55,86 @@ def inference(variant: str, batch: int, rounds: int) -> Figures:
         sides[name] = _inferring(*_made(name, variant), x)
     half = densespec.build(variant, backend="torch.nn", mode="inference", dtype="bfloat16")
     sides["inference bfloat16"] = _inferring(half, False, x.bfloat16())
-    sides["OpenVINO"] = openvino(torchvision(variant).eval(), x)
+    theirs = torchvision(variant).eval()
+    sides["OpenVINO"] = inferring(openvino(theirs, x), x)
+    sides["OpenVINO bfloat16"] = inferring(openvino(theirs, x, settings=BFLOAT16), x)
     for name, dtype in (("", torch.float32), (" bfloat16", torch.bfloat16)):
-        sides[f"its convolutions alone{name}"] = convolutions(variant, batch, SIZE, dtype)
+        sides[f"{CONVOLUTIONS}{name}"] = convolutions(variant, batch, SIZE, dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "net.onnx")
+        densespec.export(variant, path, seed=0, check=False)
+        sides["our ONNX in OpenVINO"] = inferring(openvino(path, x), x)
+        sides["our ONNX in ONNX Runtime"] = onnx_runtime(path, x.numpy())
     with torch.inference_mode():
         return take_turns(sides, rounds)
 
 
-def training(variant: str, batch: int, rounds: int, compiled: bool = False) -> Figures:
-    """Milliseconds of a training step: forward, loss, backward and SGD."""
-    names = ["torchvision", "torchvision channels_last", "fast"]
-    if not compiled:
-        names += ["layers channels_last", "efficient"]
-        names += ["torchvision memory_efficient", "torchvision memory_efficient channels_last"]
-    sides = {name: _stepping(*_made(name, variant), batch, SIZE, compiled) for name in names}
-    return take_turns(sides, rounds, settle=1)
+def throughput(variant: str, images: int, rounds: int) -> Figures:
+    """Milliseconds of many images one by one, each side as it answers most of them a second.
+
+    Ours has a thread of Python for each processor, all with one model.
+    """
+    x, workers = torch.randn(1, 3, SIZE, SIZE), torch.get_num_threads()
+    sides: dict[str, Callable[[], object]] = {}
+    theirs = torchvision(variant).eval()
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name, dtype, settings in (
+            ("", "float32", FLOAT32),
+            (" bfloat16", "bfloat16", BFLOAT16),
+        ):
+            model = densespec.build(variant, backend="torch.nn", mode="inference", dtype=dtype)
+            given = x.to(getattr(torch, dtype))
+            answer = torch.inference_mode()(_inferring(model, False, given))
+            sides[f"inference{name}"] = _shared(pool, answer, images)
+            sides[f"OpenVINO{name}"] = queued(
+                openvino(theirs, x, "THROUGHPUT", settings), x, images
+            )
+        return take_turns(sides, rounds)
+
+
+def _shared(pool: ThreadPoolExecutor, answer: Callable[[], object], count: int) -> Any:
+    return lambda: [done.result() for done in [pool.submit(answer) for _ in range(count)]]
+
+
+def sizes(variant: str, batch: int, asked: tuple[tuple[int, int], ...], rounds: int) -> Figures:
+    """Milliseconds of images of other sizes than a model was first called with."""
+    sides: dict[str, Callable[[], object]] = {}
+    first = torch.randn(batch, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        for size in asked:
+            x = torch.randn(batch, 3, *size)
+            for name in ("first called at 224", "first called so"):
+                model, _ = _made("inference", variant)
+                model.eval()(first if "224" in name else x)
+                sides[f"{name}, {size[0]}x{size[1]}"] = _inferring(model, False, x)
+        return take_turns(sides, rounds)
+
+
+def training(
+    variant: str,
+    batch: int,
+    rounds: int,
+    sides: tuple[str, ...],
+    size: int = SIZE,
+    autocast: bool = False,
+    compiled: bool = False,
+) -> Figures:
+    """Milliseconds of a training step: forward, loss, backward and SGD.
+
+    Args:
+        sides: those that are measured, by their names in ``MODELS``, and the convolutions alone.
+        autocast: whether they run under autocast to bfloat16.
+        compiled: whether they are compiled by ``torch.compile``.
+    """
+    calls = {}
+    for name in sides:
+        if name == CONVOLUTIONS:
+            dtype = torch.bfloat16 if autocast else torch.float32
+            calls[name] = convolutions(variant, batch, size, dtype, both_ways=True)
+        else:
+            calls[name] = _stepping(*_made(name, variant), batch, size, compiled, autocast)
+    return take_turns(calls, rounds, settle=1)
 
 
 def training_memory(variant: str, batch: int, rounds: int) -> Figures:
@@ -106,7 +186,12 @@ def _inferring(model: Any, channels_last: bool, x: Any) -> Callable[[], object]:
 
 
 def _stepping(
-    model: Any, channels_last: bool, batch: int, size: int, compiled: bool = False
+    model: Any,
+    channels_last: bool,
+    batch: int,
+    size: int,
+    compiled: bool = False,
+    autocast: bool = False,
 ) -> Callable[[], object]:
     x = torch.randn(batch, 3, size, size)
     x = x.to(memory_format=CHANNELS_LAST) if channels_last else x
@@ -117,7 +202,9 @@ def _stepping(
 
     def step() -> None:
         optimizer.zero_grad()
-        functional.cross_entropy(run(x), labels).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast("cpu", torch.bfloat16, autocast):
+            loss = functional.cross_entropy(run(x), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from densespec_conformance.adapters.constructing import import_module
@@ -28,15 +28,38 @@ def torchvision(variant: str, **options: Any) -> Any:
     return getattr(models, variant)(weights=None, **options)
 
 
-def openvino(model: Any, x: Any) -> Callable[[], object]:
-    """A PyTorch model in OpenVINO, compiled for the shape of ``x``, in float32."""
+FLOAT32, BFLOAT16 = ({"INFERENCE_PRECISION_HINT": name} for name in ("f32", "bf16"))
+"""Settings of OpenVINO, which computes in bfloat16 by itself where the processor can."""
+
+
+def openvino(
+    model: Any, x: Any, hint: str = "LATENCY", settings: Mapping[str, str] = FLOAT32
+) -> Any:
+    """A PyTorch model or an ONNX file in OpenVINO, compiled for the shape of ``x``."""
     ov: Any = importlib.import_module("openvino")
-    converted = ov.convert_model(model, example_input=x)
+    example = {} if isinstance(model, str) else {"example_input": x}
+    converted = ov.convert_model(model, **example)
     converted.reshape(list(x.shape))
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = ov.Core().compile_model(converted, "CPU", settings).create_infer_request()
-    array = x.numpy()
+    return ov.Core().compile_model(converted, "CPU", {"PERFORMANCE_HINT": hint, **settings})
+
+
+def inferring(compiled: Any, x: Any) -> Callable[[], object]:
+    """One answer after another of a model that OpenVINO has compiled."""
+    request, array = compiled.create_infer_request(), x.numpy()
     return lambda: request.infer([array])
+
+
+def queued(compiled: Any, x: Any, count: int) -> Callable[[], object]:
+    """Several answers of a model that OpenVINO has compiled, as many at a time as it likes."""
+    ov: Any = importlib.import_module("openvino")
+    queue, array = ov.AsyncInferQueue(compiled), x.numpy()
+
+    def run() -> None:
+        for _ in range(count):
+            queue.start_async([array])
+        queue.wait_all()
+
+    return run
 
 
 def onnx_runtime(path: str, x: Any) -> Callable[[], object]:
@@ -52,12 +75,19 @@ def onnx_runtime(path: str, x: Any) -> Callable[[], object]:
     return lambda: session.run(None, {given.name: x})
 
 
-def convolutions(variant: str, batch: int, size: int, dtype: Any) -> Callable[[], object]:
-    """Nothing but the convolutions of a network, channels_last: a floor of what it may cost."""
+def convolutions(
+    variant: str, batch: int, size: int, dtype: Any, *, both_ways: bool = False
+) -> Callable[[], object]:
+    """Nothing but the convolutions of a network, channels_last: a floor of what it may cost.
+
+    Args:
+        both_ways: whether their gradients are computed too, as in a training step.
+    """
     import torch
     from torch.nn import functional
 
-    from densespec import get, lower, ops
+    from densespec import get, lower
+    from densespec.network import ops
 
     graph = lower(get(variant), (size, size))
     work = []
@@ -72,7 +102,11 @@ def convolutions(variant: str, batch: int, size: int, dtype: Any) -> Callable[[]
         work.append((x, kernel, node.op.stride, node.op.padding[0][0]))
 
     def run() -> None:
-        for x, kernel, stride, side in work:
-            functional.conv2d(x, kernel, None, stride, side)
+        for index, (x, kernel, stride, side) in enumerate(work):
+            y = functional.conv2d(x, kernel, None, stride, side)
+            if both_ways:
+                by = ([stride] * 2, [side] * 2, [1] * 2, False, [0] * 2, 1)
+                wanted = [index > 0, True, False]  # images have no gradient
+                torch.ops.aten.convolution_backward(y, x, kernel, None, *by, wanted)
 
     return run

@@ -53,26 +53,32 @@ TORCHVISION = ("torchvision", "torchvision channels_last")
 THRIFTY = ("torchvision memory_efficient", "torchvision memory_efficient channels_last")
 APPLICATIONS = ("keras.applications",)
 CONVOLUTIONS = "its convolutions alone"
+OUR_ONNX = ("our ONNX in OpenVINO", "our ONNX in ONNX Runtime")
 
 
-def _inference(variant: str, batch: int, targets: tuple[float | None, ...]) -> Group:
-    tv, last, openvino, alone, half = targets
-    work = f"{variant} inference, batch {batch}"
+def _inference(variant: str, batch: int, goals: Mapping[str, float]) -> Group:
+    """Make the group of native PyTorch's answers; ``goals`` are by what a row is against."""
+    work, ours = f"{variant} inference, batch {batch}", "inference"
+    half = f"{ours} bfloat16"
+    against = {
+        "torchvision": TORCHVISION[:1],
+        "torchvision channels_last": TORCHVISION[1:],
+        **{name: (name,) for name in ("OpenVINO", *OUR_ONNX, CONVOLUTIONS)},
+    }
+    in_half = {
+        "float32": (ours,),
+        "OpenVINO in bfloat16": ("OpenVINO bfloat16",),
+        f"{CONVOLUTIONS} in bfloat16": (f"{CONVOLUTIONS} bfloat16",),
+    }
     return Group(
         f"torch.nn {work}",
         "native:inference",
         (
-            Row(work, "inference", "torchvision", TORCHVISION[:1], tv),
-            Row(work, "inference", "torchvision channels_last", TORCHVISION[1:], last),
-            Row(work, "inference", "OpenVINO", ("OpenVINO",), openvino),
-            Row(work, "inference", CONVOLUTIONS, (CONVOLUTIONS,), alone),
+            *(Row(work, ours, name, sides, goals.get(name)) for name, sides in against.items()),
             Row(f"{work}, mode layers", "layers", "torchvision", TORCHVISION[:1]),
-            Row(f"{work}, bfloat16", "inference bfloat16", "float32", ("inference",), half),
-            Row(
-                f"{work}, bfloat16",
-                "inference bfloat16",
-                f"{CONVOLUTIONS} in bfloat16",
-                (f"{CONVOLUTIONS} bfloat16",),
+            *(
+                Row(f"{work}, bfloat16", half, name, sides, goals.get(name))
+                for name, sides in in_half.items()
             ),
         ),
         {"quick": 9, "full": 31},
@@ -80,7 +86,101 @@ def _inference(variant: str, batch: int, targets: tuple[float | None, ...]) -> G
     )
 
 
-def _engine(engine: str, inference: float, training: float) -> tuple[Group, ...]:
+def _throughput(variant: str, images: int) -> Group:
+    work = f"{images} answers of {variant}, one by one"
+    return Group(
+        f"torch.nn {variant} inference, many by one",
+        "native:throughput",
+        tuple(
+            Row(f"{work}{of}", f"inference{half}", f"OpenVINO{of}", (f"OpenVINO{half}",), 1.0)
+            for of, half in (("", ""), (", bfloat16", " bfloat16"))
+        ),
+        {"quick": 5, "full": 15},
+        {"variant": variant, "images": images},
+    )
+
+
+def _sizes(variant: str, sizes: tuple[tuple[int, int], ...]) -> Group:
+    shown = [f"{height}x{width}" for height, width in sizes]
+    return Group(
+        f"torch.nn {variant} inference, other sizes",
+        "native:sizes",
+        tuple(
+            Row(
+                f"{variant} at {size}, first called at 224x224",
+                f"first called at 224, {size}",
+                f"first called at {size}",
+                (f"first called so, {size}",),
+                1.05,
+            )
+            for size in shown
+        ),
+        {"quick": 15, "full": 31},
+        {"variant": variant, "batch": 1, "asked": sizes},
+    )
+
+
+def _training(
+    variant: str,
+    batch: int,
+    size: int,
+    goals: tuple[float, float | None],
+    peers: tuple[str, ...] = TORCHVISION,
+    autocast: bool = False,
+) -> Group:
+    """Make the group of training steps; goals are against the peers and the convolutions alone."""
+    at = "" if size == 224 else f", {size}x{size}"
+    work = f"{variant} training step, batch {batch}{at}" + (", autocast" if autocast else "")
+    best = "torchvision's best" if peers == TORCHVISION else "mode layers at its best"
+    layers = ("layers", "layers channels_last")
+    rows = [
+        Row(work, "fast", best, peers, goals[0]),
+        Row(work, "fast", f"{CONVOLUTIONS}, both ways", (CONVOLUTIONS,), goals[1]),
+    ]
+    if peers == TORCHVISION:
+        rows.append(Row(work, "fast", "mode layers at its best", layers, 1.03))
+    return Group(
+        f"torch.nn {work}: time",
+        "native:training",
+        tuple(rows),
+        {"quick": 5, "full": 15},
+        {
+            "variant": variant,
+            "batch": batch,
+            "size": size,
+            "autocast": autocast,
+            "sides": tuple(dict.fromkeys((*peers, *layers, "fast", CONVOLUTIONS))),
+        },
+    )
+
+
+def _cold(variant: str) -> tuple[Group, Group]:
+    """Make the groups of a process that reads a file, answers once and ends."""
+
+    def rows(goal: float | None) -> tuple[Row, ...]:
+        work = f"first answer of {variant} from a file"
+        return (
+            Row(work, "torch.nn", "torchvision", ("torchvision",), goal),
+            Row(work, "torch.nn", "our ONNX in ONNX Runtime", ("ONNX Runtime",)),
+        )
+
+    rounds: Mapping[Tier, int] = {"quick": 3, "full": 9}
+    told = {"variant": variant}
+    return (
+        Group(f"cold start {variant}: time", "startup:answering", rows(0.65), rounds, told),
+        Group(
+            f"cold start {variant}: memory",
+            "startup:answering_memory",
+            rows(None),
+            rounds,
+            told,
+            "MB",
+        ),
+    )
+
+
+def _engine(engine: str, inference: float, native: float, training: float) -> tuple[Group, ...]:
+    """Make the groups of an engine; ``native`` is against torch.nn in mode inference."""
     arguments = {"engine": engine, "variant": "densenet121", "batch": 8}
     name = f"Keras on {engine}"
     infer, train = "densenet121 inference, batch 8", "densenet121 training step, batch 8"
@@ -90,7 +190,7 @@ def _engine(engine: str, inference: float, training: float) -> tuple[Group, ...]
             "engines:inference",
             (
                 Row(infer, "inference", *_applications(), inference),
-                *(Row(infer, "inference", *native, 1.05) for native in _native(engine)),
+                Row(infer, "inference", "torch.nn in mode inference", ("torch.nn",), native),
                 Row(f"{infer}, mode layers", "layers", *_applications()),
             ),
             {"quick": 7, "full": 21, "gpu": 21},
@@ -129,11 +229,6 @@ def _thrifty_engine(engine: str) -> tuple[Group, ...]:
             {**arguments, "modes": ("layers", "efficient")},
         ),
     )
-
-
-def _native(engine: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Name the network of the engine's own framework, if there is one."""
-    return (("torch.nn in mode inference", ("torch.nn",)),) if engine == "torch" else ()
 
 
 def _applications() -> tuple[str, tuple[str, ...]]:
@@ -300,19 +395,40 @@ GROUPS: tuple[Group, ...] = (
         {"quick": 2, "full": 5},
         {"variant": "densenet-40-12"},
     ),
-    _inference("densenet121", 8, (0.58, 0.78, None, 1.08, 0.5)),
-    _inference("densenet169", 1, (None, 0.75, 1.10, 1.2, None)),
+    _inference(
+        "densenet121",
+        8,
+        {
+            "torchvision": 0.58,
+            "torchvision channels_last": 0.78,
+            CONVOLUTIONS: 1.08,
+            "float32": 0.5,
+            "OpenVINO in bfloat16": 1.0,
+        },
+    ),
+    *(
+        _inference(
+            variant,
+            1,
+            {
+                "torchvision channels_last": 0.75,
+                CONVOLUTIONS: 1.2,
+                **dict.fromkeys(("OpenVINO", *OUR_ONNX, "OpenVINO in bfloat16"), 1.0),
+            },
+        )
+        for variant in ("densenet121", "densenet169")
+    ),
+    _throughput("densenet121", 32),
+    _sizes("densenet121", ((32, 32), (256, 256), (320, 240))),
+    *_cold("densenet121"),
+    _training("densenet121", 8, 224, (0.80, 1.2)),
+    _training("densenet121", 32, 64, (0.85, 1.35)),
+    _training("densenet-bc-100-12", 64, 32, (0.75, 1.35), ("layers", "layers channels_last")),
+    _training("densenet121", 8, 224, (0.80, None), autocast=True),
     Group(
-        "torch.nn densenet121 training, batch 8: time",
+        "torch.nn densenet121 training in little memory, batch 8: time",
         "native:training",
         (
-            Row(
-                "densenet121 training step, batch 8",
-                "fast",
-                "torchvision's best",
-                TORCHVISION,
-                0.95,
-            ),
             Row(
                 "densenet121 training in little memory, batch 8",
                 "efficient",
@@ -321,8 +437,8 @@ GROUPS: tuple[Group, ...] = (
                 1.0,
             ),
         ),
-        {"quick": 7, "full": 15},
-        {"variant": "densenet121", "batch": 8},
+        {"quick": 5, "full": 15},
+        {"variant": "densenet121", "batch": 8, "sides": ("efficient", *THRIFTY)},
     ),
     Group(
         "torch.nn densenet121 training, batch 8: memory",
@@ -354,7 +470,12 @@ GROUPS: tuple[Group, ...] = (
             ),
         ),
         {"full": 9},
-        {"variant": "densenet121", "batch": 8, "compiled": True},
+        {
+            "variant": "densenet121",
+            "batch": 8,
+            "compiled": True,
+            "sides": ("fast", *TORCHVISION),
+        },
     ),
     Group(
         "torch.nn densenets of 40 to 148 layers: memory",
@@ -383,9 +504,9 @@ GROUPS: tuple[Group, ...] = (
     ),
     _accelerator("densenet121", 1)[0],
     *_accelerator("densenet121", 64),
-    *_engine("torch", 0.60, 0.75),
-    *_engine("tensorflow", 0.85, 0.90),
-    *_engine("jax", 0.85, 0.90),
+    *_engine("torch", 0.60, 1.05, 0.75),
+    *_engine("tensorflow", 0.85, 1.2, 0.90),
+    *_engine("jax", 0.85, 1.3, 0.90),
     *_thrifty_engine("jax"),
     *_thrifty_engine("tensorflow"),
     Group(

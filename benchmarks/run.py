@@ -30,7 +30,7 @@ from rows import GROUPS, Group, Row, Tier
 from timing import Figures, in_own_process
 
 from densespec.atomic import atomic_path
-from densespec.timing.machine import processor
+from densespec.timing.machine import gemm_speed, processor
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,15 @@ def _gpus() -> list[str]:
     return subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
 
 
-def markdown(found: list[Ratio]) -> str:
+def markdown(found: list[Ratio], gemm: float) -> str:
     """The table, as it stands in the documentation."""
     lines = [f"| {' | '.join(HEADERS)} |", "| --- | --- | --- | ---: | ---: | ---: | ---: |"]
     for ratio in found:
         *left, value, goal = ratio.cells()
         value = f"**{value}**" if ratio.met else value
         lines.append(f"| {' | '.join((*left, value, goal))} |")
-    return "\n".join([*lines, "", f"Medians of {machine()}; 224x224, float32 unless said."])
+    told = f"Medians of {machine()}, of which numpy's float32 product of matrices makes {gemm:.0f}"
+    return "\n".join([*lines, "", f"{told} GFLOP/s; 224x224, float32 unless said."])
 
 
 def plot(found: list[Ratio], path: Path) -> None:
@@ -136,7 +137,7 @@ class MachineRecord:
     """The figures of this machine and day, group by group; those of earlier runs are kept."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._groups = folder, dict[str, Figures]()
+        self._folder, self._groups, self.gemm = folder, dict[str, Figures](), gemm_speed()
         path = folder / FIGURES
         if path.exists():
             record = json.loads(path.read_text())
@@ -147,9 +148,9 @@ class MachineRecord:
         """Keep a group's figures, and write all: a run that is stopped was not in vain."""
         self._groups[group.name] = figures
         self._folder.mkdir(parents=True, exist_ok=True)
-        record = {"machine": machine(), "groups": self._groups}
+        record = {"machine": machine(), "gemm": self.gemm, "groups": self._groups}
         _write(self._folder / FIGURES, json.dumps(record, indent=2) + "\n")
-        _write(self._folder / TABLE, markdown(self.ratios()) + "\n")
+        _write(self._folder / TABLE, markdown(self.ratios(), self.gemm) + "\n")
         plot(self.ratios(), self._folder / PLOT)
 
     def ratios(self) -> list[Ratio]:
@@ -162,13 +163,13 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _write_docs(found: list[Ratio]) -> None:
+def _write_docs(found: list[Ratio], gemm: float) -> None:
     """Put tables into the pages that show them, and the figure of the first one."""
     start, end = "<!-- measured: table -->\n", "<!-- end: table -->\n"
     for name in dict.fromkeys(ratio.group.page for ratio in found):
         shown, page = [ratio for ratio in found if ratio.group.page == name], DOCS / name
         before, _, rest = page.read_text(encoding="utf-8").partition(start)
-        _write(page, f"{before}{start}\n{markdown(shown)}\n\n{end}{rest.partition(end)[2]}")
+        _write(page, f"{before}{start}\n{markdown(shown, gemm)}\n\n{end}{rest.partition(end)[2]}")
         if name == "speed.md":
             plot(shown, DOCS / "images" / "benchmarks.png")
 
@@ -196,13 +197,13 @@ def main(tier: Tier, keyword: str, out: Path, docs: bool) -> None:
             record.add(group, in_own_process(group.function, arguments))
         except RuntimeError as error:
             failed.append(f"{group.name}: {error}")
-    table = Table(*HEADERS, title=machine())
+    table = Table(*HEADERS, title=f"{machine()}, {record.gemm:.0f} GFLOP/s in float32")
     for ratio in record.ratios():
         table.add_row(*ratio.cells(), style=None if ratio.met else "yellow")
     console.print(table)
     console.print(f"Written to {out}: {TABLE}, {PLOT}, {FIGURES}")
     if docs:
-        _write_docs(record.ratios())
+        _write_docs(record.ratios(), record.gemm)
     if failed:
         raise click.ClickException("not measured:\n" + "\n".join(failed))
 
