@@ -12,6 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 machine that has other things to do. Frameworks read this when they are imported."""
 
 
+@pytest.fixture
+def small_blocks_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``torch.nn+fast`` fuse blocks that are too small to gain by it."""
+    monkeypatch.setattr("densespec_torch.modes.FEWEST", 0)
+
+
 def pytest_configure() -> None:
     """Let Ctrl-C reach the processes that tests start, even if a shell has them ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -468,7 +468,7 @@ TORCH: list[tuple[str, Act, Act]] = [
     ),
     (
         "where fullgraph=True is needed, compile a network of mode 'layers'",
-        lambda _: compiled(in_torch(mode="fast")),
+        lambda _: compiled(in_torch(mode="efficient")),
         lambda _: compiled(in_torch()),
     ),
     (

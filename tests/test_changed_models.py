@@ -20,6 +20,7 @@ from densespec.errors import ModelChanged  # noqa: E402
 from tests.strategies import tiny  # noqa: E402
 
 nn = torch.nn
+pytestmark = pytest.mark.usefixtures("small_blocks_are_fused")
 
 SPEC = tiny(
     blocks=(2, 2),

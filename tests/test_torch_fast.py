@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import subprocess
 import sys
 import zlib
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 import densespec
 from densespec import DenseNetSpec
 from densespec.errors import SpecError
+from densespec.network.graph import lower
 from tests.strategies import specs
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -544,6 +546,33 @@ def test_transitions_pool_first_without_fused_blocks(monkeypatch: pytest.MonkeyP
     transition.norm.register_forward_hook(lambda *_: None)
     cast_step(network, images(SPEC).float(), torch.bfloat16)
     assert sizes[1] // 2 == sizes[0]
+
+
+# What is too small to gain by it
+
+
+def test_small_blocks_run_by_their_modules_in_float32(fused: list[str]) -> None:
+    plain, other = twins(SPEC, "fast", dtype="float32")
+    x = images(SPEC).float()
+    torch.testing.assert_close(step(other, x), step(plain, x))
+    assert (fused, other.features.fused) == ([], ())
+    other.features.fuses_from = 0
+    torch.testing.assert_close(step(other, x), step(plain, x))
+    assert fused == ["FusedPool", "FusedBlock", "FusedBlock"]
+    assert other.features.fused == ("norm0", "denseblock1", "denseblock2")
+
+
+def test_the_number_of_values_of_a_blocks_features_decides() -> None:
+    network = build(SPEC, "fast", dtype="float32")
+    x = images(SPEC).float()
+    values = len(x) * math.prod(lower(SPEC, tuple(x.shape[2:]))["block1.concat2"].shape)
+    for least, blocks in ((values, 1), (values + 1, 0)):
+        network.features.fuses_from = least
+        step(network, x)
+        assert network.features.fused == ("norm0", "denseblock1")[: 1 + blocks]
+    network = build(SPEC, "fast", dtype="float32")
+    step(network, images(SPEC, size=514).float())
+    assert network.features.fused == ("norm0", "denseblock1")
 
 
 # As PyTorch's users use it

@@ -24,6 +24,10 @@ from densespec_torch.modules import DenseNet, Part, Placed
 
 _DTYPES = (torch.float32, torch.float64)
 
+FEWEST = 3 * 2**18
+"""A block whose features have fewer values is faster by its modules: its passes over memory cost
+more than they save. This was measured with DenseNet-121 and with growth rates of 12."""
+
 
 class FastDenseNet(DenseNet):
     """This is a DenseNet that trains faster.
@@ -35,7 +39,12 @@ class FastDenseNet(DenseNet):
     - a module of it was replaced by one of another kind, such as a synchronised norm,
     - it is in inference mode, or its norms are not all in training mode, as when it is frozen,
     - it runs under ``torch.func``, or in another type than float32 or float64,
-    - it runs under autocast or on an accelerator, where it would take longer.
+    - it runs under autocast or on an accelerator, where it would take longer,
+    - its features have fewer values than ``model.features.fuses_from``, 786,432 unless it is set,
+      which takes longer too; in float64, which is for proofs, such blocks are fused.
+
+    ``model.features.fused`` names the children that the last training call fused. Whether a block
+    is fused depends on shapes and types alone, so a run that is repeated gives the same bits.
 
     Gradients of gradients are an error.
     """
@@ -65,11 +74,19 @@ class Features(Part):
 
     Args:
         keep: Whether the output of a bottleneck's first convolution is kept for the backward pass.
+
+    Attributes:
+        fuses_from: The number of values of a block's features from which it is fused in float32.
+        fused: The children that the last call in training mode computed as one function with what
+            is behind them.
     """
+
+    fused: tuple[str, ...]
 
     def __init__(self, graph: Graph, members: Placed, depth: int, *, keep: bool) -> None:
         super().__init__(graph, members, depth)
         self._keep = keep
+        self.fuses_from, self.fused = FEWEST if keep else 0, ()
         self._places = {node.name: tuple(path[depth:]) for path, node in members}
         own = Graph(graph.spec, (graph.input, *(node for _, node in members)))
         chain = steps(own, batch=lambda norm: not norm.frozen)
@@ -80,6 +97,8 @@ class Features(Part):
         x = x.to(memory_format=_LAYOUT.get(x.dim(), torch.preserve_format))
         trains = self.training and not torch.compiler.is_exporting()
         values = {}
+        if trains:
+            self.fused = ()
         for turn in self._turns:
             x = self._trained(turn, x) if trains else self._by_modules(turn, x)
             if turn.gives in self._gives:
@@ -88,14 +107,18 @@ class Features(Part):
 
     def _trained(self, turn: _Turn, x: Tensor) -> Tensor:
         dtype = _type_to_fuse(x)
-        fused = turn.fused(self._built) if dtype and self._gains(x, dtype) else None
+        fused = turn.fused(self._built) if dtype and self._gains(turn, x, dtype) else None
         if fused is None or not fused.suits(given := x.to(dtype)):
             return self._by_modules(turn, x)
+        self.fused += turn.children[:1]
         return self._by_children(turn.children[fused.takes :], fused.run(given, self._keep))
 
-    def _gains(self, x: Tensor, dtype: torch.dtype) -> bool:
-        """Say whether a block that is fused in a type saves what the mode is for."""
-        return not self._keep or (x.device.type == "cpu" and dtype in _DTYPES)
+    def _gains(self, turn: _Turn, x: Tensor, dtype: torch.dtype) -> bool:
+        """Say whether a turn that is fused in a type saves what the mode is for."""
+        if not self._keep:
+            return True
+        large = dtype == torch.float64 or turn.size(x) >= self.fuses_from
+        return large and x.device.type == "cpu" and dtype in _DTYPES
 
     def _by_modules(self, turn: _Turn, x: Tensor) -> Tensor:
         """Compute by the modules; transitions pool before they convolve."""
@@ -174,6 +197,10 @@ class _Turn:
         """Return the modules that can be one function; None if the children run one by one."""
         return None
 
+    def size(self, x: Tensor) -> int:
+        """Return the number of values that a fused function works on for an input."""
+        return x.numel()
+
 
 @dataclass(frozen=True, kw_only=True)
 class _PoolTurn(_Turn):
@@ -208,6 +235,10 @@ class _BlockTurn(_Turn):
             return None
         layers = (tuple(_unit(unit, modules) for unit in units) for units in self.units)
         return BlockModules(tuple(layers), self._tail(built))
+
+    def size(self, x: Tensor) -> int:
+        new = sum(units[-1].conv.weights[0].shape[0] for units in self.units)
+        return x[:, :1].numel() * (x.shape[1] + new)
 
     def _tail(self, built: Built) -> TailModules | None:
         modules = built([node for step in self.behind for node in step.nodes])
