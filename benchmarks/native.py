@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[Callable[[str], Any], bool]] = {
     "layers": (lambda v: densespec.build(v, backend="torch.nn"), False),
     "layers channels_last": (lambda v: densespec.build(v, backend="torch.nn"), True),
     "fast": (lambda v: densespec.build(v, backend="torch.nn", mode="fast"), False),
+    "every block fused": (lambda v: _all_fused(v), False),
     "efficient": (lambda v: densespec.build(v, backend="torch.nn", mode="efficient"), False),
     "inference": (lambda v: densespec.build(v, backend="torch.nn", mode="inference"), False),
 }
@@ -171,6 +172,12 @@ def depth_step_memory(mode: str, depth: int, batch: int) -> float:
     spec = densespec.get("densenet-40-12").replace(blocks=blocks)
     step = _stepping(densespec.build(spec, backend="torch.nn", mode=mode), False, batch, 32)
     return peak_megabytes(lambda: [step() for _ in range(2)])
+
+
+def _all_fused(variant: str) -> Any:
+    model: Any = densespec.build(variant, backend="torch.nn", mode="fast")
+    model.features.fuses_from = 0
+    return model
 
 
 def _made(name: str, variant: str) -> tuple[Any, bool]:

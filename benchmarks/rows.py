@@ -53,6 +53,7 @@ TORCHVISION = ("torchvision", "torchvision channels_last")
 THRIFTY = ("torchvision memory_efficient", "torchvision memory_efficient channels_last")
 APPLICATIONS = ("keras.applications",)
 CONVOLUTIONS = "its convolutions alone"
+ALL_FUSED = "every block fused"
 OUR_ONNX = ("our ONNX in OpenVINO", "our ONNX in ONNX Runtime")
 
 
@@ -139,6 +140,10 @@ def _training(
     ]
     if peers == TORCHVISION:
         rows.append(Row(work, "fast", "mode layers at its best", layers, 1.03))
+    ours = ["fast"]
+    if not autocast:  # under autocast none is
+        ours.append(ALL_FUSED)
+        rows.append(Row(work, "fast", ALL_FUSED, (ALL_FUSED,)))
     return Group(
         f"torch.nn {work}: time",
         "native:training",
@@ -149,7 +154,7 @@ def _training(
             "batch": batch,
             "size": size,
             "autocast": autocast,
-            "sides": tuple(dict.fromkeys((*peers, *layers, "fast", CONVOLUTIONS))),
+            "sides": tuple(dict.fromkeys((*peers, *layers, *ours, CONVOLUTIONS))),
         },
     )
 

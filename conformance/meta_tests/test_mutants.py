@@ -120,12 +120,25 @@ def test_random_specs_vary_every_field_of_the_spec() -> None:
     assert set(FIELDS) == {field.name for field in dataclasses.fields(DenseNetSpec)}
 
 
-def test_modes_leave_to_the_full_tier_what_they_do_not_change() -> None:
-    in_layers, in_mode = all_cases(), all_cases("fast")
+BLOCKS = {
+    "training/learning-rate-drop",
+    "training/plain-cifar-network",
+    "training/given-dropout-masks-after-every-conv",
+}
+"""What trains through blocks of each kind is asked of every mode that trains."""
+
+
+@pytest.mark.parametrize("mode", ["fast", "efficient"])
+def test_modes_leave_to_the_full_tier_what_they_do_not_change(mode: str) -> None:
+    in_layers, in_mode = all_cases(), all_cases(mode)
     assert [case.id for case in in_mode] == [case.id for case in in_layers]
-    quick = {case.id for case in in_layers if case.tier == "quick"}
-    left = quick - {case.id for case in in_mode if case.tier == "quick"}
-    assert {"training/label-smoothing", "structure/densenet121"} <= left
-    asked_again = {"training/given-dropout-masks", "parallel/synchronised-norms"}
-    assert not left & {*asked_again, "forward/softmax"}
-    assert len(left) < len(quick) / 2
+    quick = {case.id for case in in_mode if case.tier == "quick"}
+    assert quick < {case.id for case in in_layers if case.tier == "quick"}
+    assert not quick & {"training/label-smoothing", "structure/densenet121"}
+    assert quick >= BLOCKS
+
+
+def test_mode_fast_is_asked_for_what_all_fused_networks_compute() -> None:
+    quick = {case.id for case in all_cases("fast") if case.tier == "quick"}
+    assert quick >= {"training/given-dropout-masks", "parallel/synchronised-norms"}
+    assert sum(name.startswith("forward/") for name in quick) > 30

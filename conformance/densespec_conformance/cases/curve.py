@@ -32,7 +32,7 @@ from densespec_conformance.judging.outcome import Outcome
 STEPS, HALF = 50, 25
 SIZE = (12, 12)
 SPEC = DenseNetSpec(
-    blocks=(2, 2),
+    blocks=(2, 1),
     growth_rate=4,
     bottleneck_width=2,
     compression=0.5,

@@ -54,7 +54,8 @@ class ForwardRow:
     Attributes:
         variance: The factor on running variances; outputs stay of the same size.
         signs: Whether gammas have either sign, or are 0.
-        tier_in_modes: The tier in modes, which need not be asked again about a number alone.
+        tier_in_modes: The tier in modes, which need not be asked again about a number alone, nor
+            about what is behind the last block.
     """
 
     name: str
@@ -82,7 +83,13 @@ ROWS = (
     ForwardRow("cifar-bc", {"stem_kind": "conv"} | CIFAR_STEM, size=(17, 12)),
     ForwardRow("same-padding-even-size", {"padding": "same"}),
     ForwardRow("same-padding-odd-size", {"padding": "same"}, size=(33, 47)),
-    ForwardRow("same-padding-any-size", {"padding": "same"}, size=(38, 31), any_size=True),
+    ForwardRow(
+        "same-padding-any-size",
+        {"padding": "same"},
+        size=(38, 31),
+        any_size=True,
+        tier_in_modes="full",
+    ),
     ForwardRow("same-padding-preactivation", PREACTIVATION | {"padding": "same"}),
     ForwardRow("even-kernel-and-stride-3", {"padding": "same", "stem_kernel": 6, "stem_stride": 3}),
     ForwardRow("pool-of-2", {"stem_pool": 2}, size=(31, 32), tier_in_modes="full"),
@@ -102,11 +109,13 @@ ROWS = (
     ForwardRow("transition-without-relu", {"transition_relu": False}),
     ForwardRow("no-final-norm", {"final_norm": False}),
     ForwardRow("theta-rounds-down", {"compression": 0.3, "growth_rate": 5}, tier_in_modes="full"),
-    ForwardRow("one-block", {"blocks": (3,)}),
+    ForwardRow("one-block", {"blocks": (3,)}, tier_in_modes="full"),
     ForwardRow("four-blocks", {"blocks": (1, 2, 1, 1)}, size=(65, 64)),
-    ForwardRow("one-channel-and-one-class", {"in_channels": 1, "classes": 1}),
+    ForwardRow("one-channel-and-one-class", {"in_channels": 1, "classes": 1}, tier_in_modes="full"),
     ForwardRow("five-channels", {"in_channels": 5, "stem_width": 7}, tier_in_modes="full"),
-    ForwardRow("dropout-is-off", {"dropout_rate": 0.5, "dropout_place": "every-conv"}),
+    ForwardRow(
+        "dropout-is-off", {"dropout_rate": 0.5, "dropout_place": "every-conv"}, tier_in_modes="full"
+    ),
     ForwardRow(
         "dropout-of-layers-is-off",
         {"dropout_rate": 0.5, "dropout_place": "layer"},
@@ -118,11 +127,16 @@ ROWS = (
     ForwardRow(
         "three-dimensions-with-pools", {"spatial_dims": 3}, size=(16, 19, 18), dtype="float32"
     ),
-    ForwardRow("dense-layers-before-the-classifier", {"head_units": (6, 4)}),
+    ForwardRow("dense-layers-before-the-classifier", {"head_units": (6, 4)}, tier_in_modes="full"),
     ForwardRow("deep-stem", DEEP),
     ForwardRow("deep-stem-same-padding", DEEP | {"padding": "same"}, size=(33, 38)),
     ForwardRow("stem-pool-blurs", DEEP | {"stem_pool_kind": "max-blur"}, size=(37, 40)),
-    ForwardRow("stem-pool-blurs-any-size", {"stem_pool_kind": "max-blur"}, any_size=True),
+    ForwardRow(
+        "stem-pool-blurs-any-size",
+        {"stem_pool_kind": "max-blur"},
+        any_size=True,
+        tier_in_modes="full",
+    ),
     ForwardRow("transitions-blur", {"transition_pool_kind": "blur"}, size=(40, 46)),
     ForwardRow("one-dimension-blurs", BLURS | {"spatial_dims": 1}, size=(50,)),
     ForwardRow(
@@ -130,11 +144,13 @@ ROWS = (
         UNPOOLED | BLURS | {"blocks": (1, 1), "spatial_dims": 3},
         size=(12, 11, 10),
     ),
-    ForwardRow("classifier-without-bias", {"classifier_bias": False}),
-    ForwardRow("dropout-before-the-classifier-is-off", {"head_dropout_rate": 0.5}),
-    ForwardRow("maximum-before-the-classifier", {"global_pool": "max"}),
-    ForwardRow("mean-of-average-and-maximum", {"global_pool": "avgmax"}),
-    ForwardRow("averages-then-maxima", {"global_pool": "catavgmax"}),
+    ForwardRow("classifier-without-bias", {"classifier_bias": False}, tier_in_modes="full"),
+    ForwardRow(
+        "dropout-before-the-classifier-is-off", {"head_dropout_rate": 0.5}, tier_in_modes="full"
+    ),
+    ForwardRow("maximum-before-the-classifier", {"global_pool": "max"}, tier_in_modes="full"),
+    ForwardRow("mean-of-average-and-maximum", {"global_pool": "avgmax"}, tier_in_modes="full"),
+    ForwardRow("averages-then-maxima", {"global_pool": "catavgmax"}, tier_in_modes="full"),
     ForwardRow("elu", {"activation": "elu"}),
     ForwardRow(
         "leaky-relu",
@@ -158,10 +174,14 @@ ROWS = (
     ForwardRow("batch-norm-not-affine", {"norm_affine": False}, tier_in_modes="full"),
     ForwardRow("no-norm", {"norm": "none", "activation": "elu"}, tier_in_modes="full"),
     ForwardRow("softmax", options={"classifier_activation": "softmax"}),
-    ForwardRow("sigmoid", options={"classifier_activation": "sigmoid"}),
+    ForwardRow("sigmoid", options={"classifier_activation": "sigmoid"}, tier_in_modes="full"),
     ForwardRow("features", options={"include_top": False}),
-    ForwardRow("features-averaged", options={"include_top": False, "pooling": "avg"}),
-    ForwardRow("features-maximum", options={"include_top": False, "pooling": "max"}),
+    ForwardRow(
+        "features-averaged", options={"include_top": False, "pooling": "avg"}, tier_in_modes="full"
+    ),
+    ForwardRow(
+        "features-maximum", options={"include_top": False, "pooling": "max"}, tier_in_modes="full"
+    ),
 )
 
 
