@@ -134,7 +134,7 @@ def training(
             dtype = torch.bfloat16 if autocast else torch.float32
             calls[name] = convolutions(variant, batch, size, dtype, both_ways=True)
         else:
-            calls[name] = _stepping(*_made(name, variant), batch, size, compiled, autocast)
+            calls[name] = stepping(*_made(name, variant), batch, size, compiled, autocast)
     return take_turns(calls, rounds, settle=1)
 
 
@@ -149,7 +149,7 @@ def training_memory(variant: str, batch: int, rounds: int) -> Figures:
 
 def step_memory(variant: str, batch: int, name: str) -> float:
     """MB that two steps need; of a fresh process."""
-    step = _stepping(*_made(name, variant), batch, SIZE)
+    step = stepping(*_made(name, variant), batch, SIZE)
     return peak_megabytes(lambda: [step() for _ in range(2)])
 
 
@@ -170,7 +170,7 @@ def depth_step_memory(mode: str, depth: int, batch: int) -> float:
     """MB that two steps of a network of that depth need; of a fresh process."""
     blocks = ((depth - 4) // 3,) * 3
     spec = densespec.get("densenet-40-12").replace(blocks=blocks)
-    step = _stepping(densespec.build(spec, backend="torch.nn", mode=mode), False, batch, 32)
+    step = stepping(densespec.build(spec, backend="torch.nn", mode=mode), False, batch, 32)
     return peak_megabytes(lambda: [step() for _ in range(2)])
 
 
@@ -192,7 +192,7 @@ def _inferring(model: Any, channels_last: bool, x: Any) -> Callable[[], object]:
     return lambda: model(x)
 
 
-def _stepping(
+def stepping(
     model: Any,
     channels_last: bool,
     batch: int,

@@ -10,10 +10,8 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 UNFINISHED = re.compile(r"\..+\.densespec-([0-9a-f]{8})-(\d+)-.+", re.DOTALL)
@@ -88,6 +86,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         FileNotFoundError: the folder that ``path`` is in does not exist.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     target = Path(os.path.realpath(path))
     with folder_beside(path) as outer:
         temporary, older = outer / "new", outer / REPLACED / target.name
@@ -157,6 +157,8 @@ def _runs(process: int) -> bool:
 @functools.lru_cache(maxsize=1)
 def _place() -> str:
     """Name this machine, or this container of a machine: each counts its own processes."""
+    import socket
+
     place = socket.gethostname()
     with contextlib.suppress(OSError):
         place += f" {Path('/proc/self/ns/pid').stat().st_ino}"

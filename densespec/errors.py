@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +85,8 @@ class UnknownName(DensespecError, LookupError):
     """A name is not in a list of names; the message suggests near ones."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        import difflib
+
         known = sorted(known)
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {_some(known)}."
