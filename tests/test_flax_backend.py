@@ -46,6 +46,11 @@ every_training_mode = pytest.mark.parametrize(
     "mode", ["layers", "efficient", pytest.param("fast", marks=pytest.mark.full)]
 )
 """Mode ``fast`` is ``efficient`` that keeps more; with --full it is asked as well."""
+layers_first = pytest.mark.parametrize(
+    "mode",
+    ["layers", *(pytest.param(mode, marks=pytest.mark.full) for mode in ("fast", "efficient"))],
+)
+"""What modes have from mode ``layers``, unless something overrides it."""
 
 
 def build(spec: Any = SPEC, **options: Any) -> Any:
@@ -308,7 +313,7 @@ def test_float64_is_refused_where_jax_would_make_it_float32() -> None:
 # Dropout
 
 
-@every_training_mode
+@layers_first
 def test_dropout_draws_from_streams_of_its_own_or_given_ones(mode: str) -> None:
     model, x = build(mode=mode), images()
     one, other = (np.asarray(called(model, x)) for _ in range(2))
@@ -336,7 +341,7 @@ def test_dropout_takes_the_projects_masks(mode: str) -> None:
 # Frozen parts
 
 
-@every_training_mode
+@layers_first
 def test_frozen_parts_are_no_params_and_stay_as_they_are(mode: str) -> None:
     model, x = build(mode=mode, trainable_from="block2"), images()
     frozen = flat(nnx.state(model, densespec_flax.Frozen))

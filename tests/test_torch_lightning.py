@@ -355,6 +355,7 @@ for start, end, sync in (
 """
 
 
+@pytest.mark.full
 def test_two_processes_do_what_the_recipe_defines(tmp_path: Path) -> None:
     graph = freeze(lower(SPEC.replace(running_variance="biased")), "block1.layer2")
     start = {name: array.astype(float) for name, array in initial_weights(graph, 0).items()}

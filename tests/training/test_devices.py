@@ -135,9 +135,9 @@ def test_a_backend_of_one_device_is_refused_several_before_anything_is_written(
 @pytest.mark.parametrize(
     ("batch_norm", "accumulate"),
     [
-        ("synchronised", 1),
         ("per-replica", 2),
         pytest.param("per-replica", 1, marks=pytest.mark.full),
+        pytest.param("synchronised", 1, marks=pytest.mark.full),
     ],
 )
 def test_two_processes_of_the_launcher_do_what_the_reference_says(

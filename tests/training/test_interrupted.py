@@ -160,6 +160,7 @@ def test_a_run_that_is_killed_at_any_change_of_a_file_resumes(tmp_path: Path) ->
 
 
 @posix
+@pytest.mark.full
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_weights(tmp_path: Path) -> None:
     killed_until_done(tmp_path, backend="numpy", kills=6, seed=0, epochs=20)
 

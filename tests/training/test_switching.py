@@ -73,8 +73,9 @@ def _assert_same_curve(actual: Path, expected: Path) -> None:
 @pytest.mark.parametrize(
     "backend",
     [
-        *("numpy", "torch.nn", "torch", "tensorflow", "flax.nnx"),
-        pytest.param("jax", marks=pytest.mark.full),  # it trains by the code of "tensorflow"
+        *("numpy", "torch.nn", "tensorflow", "flax.nnx"),
+        # These train by the code of "tensorflow".
+        *(pytest.param(engine, marks=pytest.mark.full) for engine in ("torch", "jax")),
     ],
 )
 def test_a_run_stopped_in_torch_goes_on_in_any_backend_as_if_nothing_had_happened(

@@ -14,7 +14,7 @@ from densespec.network.graph import lower
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import images, random_weights
 from densespec_conformance.asking.requests import Forward, NetworkToBuild
-from densespec_conformance.case import AS_IN_FAST, Case
+from densespec_conformance.case import AS_IN_FAST, Case, Tier, TierByMode
 from densespec_conformance.cases.forward import CIFAR_STEM, PLAIN, PREACTIVATION, SMALL
 from densespec_conformance.judging.compare import Mismatch, assert_close, shown
 from densespec_conformance.judging.expected import Reference, given_in
@@ -33,12 +33,17 @@ class NotFiniteRow:
     changes: Mapping[str, Any] = field(default_factory=dict)
     of_weights: bool = False
     size: tuple[int, int] = (32, 32)
+    tier_in_modes: Tier | TierByMode = field(default_factory=lambda: AS_IN_FAST)
 
 
 ROWS = (
     NotFiniteRow("nan-images", np.nan),
-    NotFiniteRow("nan-images-before-a-pool-of-any-number", np.nan, PREACTIVATION),
-    NotFiniteRow("nan-images-without-a-pool", np.nan, CIFAR_STEM, size=(16, 16)),
+    NotFiniteRow(
+        "nan-images-before-a-pool-of-any-number", np.nan, PREACTIVATION, tier_in_modes="full"
+    ),
+    NotFiniteRow(
+        "nan-images-without-a-pool", np.nan, CIFAR_STEM, size=(16, 16), tier_in_modes="full"
+    ),
     NotFiniteRow("nan-images-of-a-plain-network", np.nan, PLAIN | CIFAR_STEM, size=(24, 24)),
     NotFiniteRow("infinite-images", np.inf),
     NotFiniteRow("minus-infinite-images", -np.inf, CIFAR_STEM, size=(16, 16)),
@@ -114,7 +119,7 @@ CASES = tuple(
         id=f"not-finite/{row.name}",
         claim="no op makes a number of what is none, and what is none stays with its image",
         check=partial(check, row),
-        tier_in_modes=AS_IN_FAST,
+        tier_in_modes=row.tier_in_modes,
         cost=1.5,
     )
     for row in ROWS

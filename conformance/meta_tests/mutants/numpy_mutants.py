@@ -705,7 +705,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "SPARES_VECTORS": Mutant(
         "norms and biases are spared from decay where they should not be",
         DECAY,
-        "step 1, velocity stem.norm.gamma",
+        "step 1, velocity block1.layer1.norm1.gamma",
         (),
         lambda: MutantBackend(train=_SparesNorms),
         says=("optimizer of every gamma, beta and bias: there is no weight decay",),

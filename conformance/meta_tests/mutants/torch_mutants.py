@@ -825,7 +825,7 @@ MUTANTS: Mapping[str, Mutant] = {
         (),
         backend(trainer="DecoupledWithoutNesterov"),
         says=(
-            "optimizer of all 13 weights: momentum does not look ahead",
+            "optimizer of all 8 weights: momentum does not look ahead",
             "weight decay is decoupled from the gradient",
         ),
     ),
