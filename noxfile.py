@@ -199,7 +199,7 @@ def notebooks(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def benchmarks(session: nox.Session) -> None:
-    """Time densespec against each framework's own, interleaved: a quarter of an hour.
+    """Time densespec against each framework's own, interleaved: half an hour.
 
     ``nox -s benchmarks -- --tier full`` measures more and longer, ``-- -k torch.nn`` less.
     """

@@ -1,6 +1,6 @@
 """Times densespec against each framework's own DenseNets, as ratios of medians in one run.
 
-    python benchmarks/run.py                    # quick: about a quarter of an hour on 2 cores
+    python benchmarks/run.py                    # quick: about half an hour on 2 cores
     python benchmarks/run.py --tier full        # more rounds, torch.compile, Keras's memory
     python benchmarks/run.py --tier gpu         # on a GPU
     python benchmarks/run.py -k "torch.nn"      # some groups alone
@@ -19,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,15 +95,21 @@ def _gpus() -> list[str]:
     return subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
 
 
-def markdown(found: list[Ratio], gemm: float) -> str:
+def markdown(found: list[Ratio], gemm: Sequence[float]) -> str:
     """The table, as it stands in the documentation."""
     lines = [f"| {' | '.join(HEADERS)} |", "| --- | --- | --- | ---: | ---: | ---: | ---: |"]
     for ratio in found:
         *left, value, goal = ratio.cells()
         value = f"**{value}**" if ratio.met else value
         lines.append(f"| {' | '.join((*left, value, goal))} |")
-    told = f"Medians of {machine()}, of which numpy's float32 product of matrices makes {gemm:.0f}"
-    return "\n".join([*lines, "", f"{told} GFLOP/s; 224x224, float32 unless said."])
+    told = f"Medians of {machine()}, of which numpy's float32 product of matrices makes"
+    return "\n".join([*lines, "", f"{told} {speeds(gemm)}; 224x224, float32 unless said."])
+
+
+def speeds(gemm: Sequence[float]) -> str:
+    """The speed of each run that the figures are of, which other work on the machine changes."""
+    least, most = (f"{bound(gemm):.0f}" for bound in (min, max))
+    return f"{least if least == most else f'{least} to {most}'} GFLOP/s"
 
 
 def plot(found: list[Ratio], path: Path) -> None:
@@ -137,12 +144,12 @@ class MachineRecord:
     """The figures of this machine and day, group by group; those of earlier runs are kept."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._groups, self.gemm = folder, dict[str, Figures](), gemm_speed()
+        self._folder, self._groups, self.gemm = folder, dict[str, Figures](), [gemm_speed()]
         path = folder / FIGURES
         if path.exists():
             record = json.loads(path.read_text())
             if record["machine"] == machine():
-                self._groups = record["groups"]
+                self._groups, self.gemm = record["groups"], [*record["gemm"], *self.gemm]
 
     def add(self, group: Group, figures: Figures) -> None:
         """Keep a group's figures, and write all: a run that is stopped was not in vain."""
@@ -163,7 +170,7 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _write_docs(found: list[Ratio], gemm: float) -> None:
+def _write_docs(found: list[Ratio], gemm: Sequence[float]) -> None:
     """Put tables into the pages that show them, and the figure of the first one."""
     start, end = "<!-- measured: table -->\n", "<!-- end: table -->\n"
     for name in dict.fromkeys(ratio.group.page for ratio in found):
@@ -197,7 +204,7 @@ def main(tier: Tier, keyword: str, out: Path, docs: bool) -> None:
             record.add(group, in_own_process(group.function, arguments))
         except RuntimeError as error:
             failed.append(f"{group.name}: {error}")
-    table = Table(*HEADERS, title=f"{machine()}, {record.gemm:.0f} GFLOP/s in float32")
+    table = Table(*HEADERS, title=f"{machine()}, {speeds(record.gemm)} in float32")
     for ratio in record.ratios():
         table.add_row(*ratio.cells(), style=None if ratio.met else "yellow")
     console.print(table)

@@ -17,7 +17,8 @@ import pytest
 
 from densespec import DenseNetSpec
 from densespec.recipes.recipe import TrainingRecipe
-from densespec_conformance.answering import environment
+from densespec_conformance.answering import environment, worker
+from densespec_conformance.answering import target as targets
 from densespec_conformance.answering.target import (
     ProcessTarget,
     TargetCrashed,
@@ -70,6 +71,31 @@ def test_what_a_target_says_is_cut_to_a_page_and_escaped(name: str, error: type[
     assert "the end" in text
     assert r"\x1b[31m" in text
     assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def serve_the_second_time(*given: Any) -> None:
+    """Stand for a process that the system does not run, and for the next, which it does."""
+    mark = Path(given[2]).with_name("tried")
+    if not mark.exists():
+        mark.touch()
+        os._exit(255)
+    worker.serve(*given)
+
+
+def serve_never(*_given: Any) -> None:
+    os._exit(255)
+
+
+def test_a_process_that_never_ran_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "serve", serve_the_second_time)
+    with ProcessTarget("numpy", 60) as target:
+        assert target.ask(ASKED)
+    monkeypatch.setattr(targets, "serve", serve_never)
+    with (
+        ProcessTarget("numpy", 60) as target,
+        pytest.raises(TargetCrashed, match="died with exit code 255"),
+    ):
+        target.ask(ASKED)
 
 
 class ResourceExhaustedError(Exception):

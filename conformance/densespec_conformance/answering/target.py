@@ -142,7 +142,7 @@ class ProcessTarget:
         self._apart._left = self._left
         return self._apart
 
-    def _ask(self, request: Request) -> Any:
+    def _ask(self, request: Request, *, again: bool = False) -> Any:
         self._start()
         start = time.monotonic()
         try:
@@ -152,7 +152,10 @@ class ProcessTarget:
                 raise TargetTimeout(f"no answer within {self.timeout:g} s")
             kind, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise self._crash() from error
+            if again or self.log.exists():
+                raise self._crash() from error
+            self.close()  # the system did not run it, so no target has crashed
+            return self._ask(request, again=True)
         if self._left is not None:
             self._left = max(0.0, self._left - (time.monotonic() - start))
         match kind:
