@@ -95,6 +95,15 @@ class _Segment:
         """Return the names of the nodes whose values it computes."""
         return {instruction.name for instruction in self.instructions}
 
+    @functools.cached_property
+    def spent(self) -> tuple[tuple[str, ...], ...]:
+        """Return, for each instruction, the nodes whose values no later one reads."""
+        last = {name: place for place, one in enumerate(self.instructions) for name in one.reads}
+        return tuple(
+            tuple(name for name in dict.fromkeys(one.reads) if last[name] == place)
+            for place, one in enumerate(self.instructions)
+        )
+
 
 class Program:
     """Holds a network rewritten for inference and its arrays, ready to run.
@@ -170,9 +179,12 @@ class Program:
 
     def _run(self, segment: _Segment, x: Tensor, names: Sequence[str]) -> Values:
         values = {segment.reads: x}
-        for instruction in segment.instructions:
+        for instruction, spent in zip(segment.instructions, segment.spent, strict=True):
             reads = [values[source] for source in instruction.reads]
             values[instruction.name] = instruction.apply(*reads)
+            for name in spent:
+                if name not in names:
+                    del values[name]
         own = (lambda y: y) if self._traced else self._workspace.safe
         return {name: own(values[name]) for name in names}
 
