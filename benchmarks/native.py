@@ -19,6 +19,7 @@ from peers import (
     queued,
     torchvision,
 )
+from rows import ALL_FUSED, CONVOLUTIONS
 from timing import GIVES_BACK, Figures, in_turn, peak_megabytes, take_turns
 from torch.nn import functional
 
@@ -38,14 +39,11 @@ MODELS: dict[str, tuple[Callable[[str], Any], bool]] = {
     "layers": (lambda v: densespec.build(v, backend="torch.nn"), False),
     "layers channels_last": (lambda v: densespec.build(v, backend="torch.nn"), True),
     "fast": (lambda v: densespec.build(v, backend="torch.nn", mode="fast"), False),
-    "every block fused": (lambda v: _all_fused(v), False),
+    ALL_FUSED: (lambda v: _all_fused(v), False),
     "efficient": (lambda v: densespec.build(v, backend="torch.nn", mode="efficient"), False),
     "inference": (lambda v: densespec.build(v, backend="torch.nn", mode="inference"), False),
 }
 """What makes each side's network, and whether it and its input are channels_last in memory."""
-
-
-CONVOLUTIONS = "its convolutions alone"
 
 
 def inference(variant: str, batch: int, rounds: int) -> Figures:
@@ -105,9 +103,9 @@ def sizes(variant: str, batch: int, asked: tuple[tuple[int, int], ...], rounds: 
     with torch.inference_mode():
         for size in asked:
             x = torch.randn(batch, 3, *size)
-            for name in ("first called at 224", "first called so"):
+            for name, earlier in (("first called at 224", first), ("first called so", x)):
                 model, _ = _made("inference", variant)
-                model.eval()(first if "224" in name else x)
+                model.eval()(earlier)
                 sides[f"{name}, {size[0]}x{size[1]}"] = _inferring(model, False, x)
         return take_turns(sides, rounds)
 

@@ -662,17 +662,12 @@ def test_what_is_kept_under_autocast_grows_linearly_and_has_16_bits(narrow: Any)
 
 MEMORY = """
 import torch, densespec
+from benchmarks.timing import peak_megabytes
 torch.set_num_threads(1)
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
 def peak(layers):
     spec = densespec.get("densenet-40-12").replace(blocks=(layers,))
     model = densespec.build(spec, backend="torch.nn", mode={mode!r}).train()
-    open("/proc/self/clear_refs", "w").write("5")
-    before = status("VmRSS")
-    model(torch.randn(4, 3, 32, 32)).sum().backward()
-    return status("VmHWM") - before
+    return peak_megabytes(lambda: model(torch.randn(4, 3, 32, 32)).sum().backward())
 peak(2)
 print(*(peak(layers) for layers in (12, 24, 48)))
 """

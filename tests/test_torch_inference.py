@@ -342,19 +342,14 @@ def _on_gpu(count: int, seed: int = 0) -> Any:
 
 FIRST_CALL = """
 import torch, densespec
+from benchmarks.timing import peak_megabytes
 torch.set_num_threads(1)
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
 spec = densespec.DenseNetSpec(blocks=(120,), growth_rate=1, stem_width=256)
 model = densespec.build(spec, backend="torch.nn", mode="inference")
 x = torch.zeros(1, 3, 64, 64)
 features = x[0, 0].nbytes * (256 + 120) / 2**20
-open("/proc/self/clear_refs", "w").write("5")
-before = status("VmRSS")
 with torch.inference_mode():
-    model(x)
-print((status("VmHWM") - before) / features)
+    print(peak_megabytes(lambda: model(x)) / features)
 """
 
 

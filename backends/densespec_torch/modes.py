@@ -238,7 +238,7 @@ class _BlockTurn(_Turn):
 
     def size(self, x: Tensor) -> int:
         new = sum(units[-1].conv.weights[0].shape[0] for units in self.units)
-        return x[:, :1].numel() * (x.shape[1] + new)
+        return x.numel() // x.shape[1] * (x.shape[1] + new)
 
     def _tail(self, built: Built) -> TailModules | None:
         modules = built([node for step in self.behind for node in step.nodes])

@@ -14,8 +14,8 @@ from densespec.errors import WeightsError
 from tests.containers.samples import FILES, Arrays, network, read_all, sample
 from tests.fuzz.mutations import damaged
 
-ROUNDS = 1000
-"""Damaged files of each sample."""
+ROUNDS, QUICK_ROUNDS = 2000, 1000
+"""Damaged files of each sample, with --full and without."""
 
 SUMMED = {"net.pth", "zip.pth", "wrapped.pt", "net.npz", "plain.npz", "packed.npz"}
 SUMMED |= {"archive.keras", "packed.keras"}
@@ -48,13 +48,16 @@ def equal(found: Arrays, arrays: Arrays) -> bool:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FILES)
-def test_damage_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
+def test_damage_is_refused_or_harmless(
+    tmp_path: Path, name: str, pytestconfig: pytest.Config
+) -> None:
     arrays = network()
     path = sample(tmp_path, name, arrays)
     content = path.read_bytes()
     choose = random.Random(zlib.crc32(name.encode()))
     refused = []
-    for _ in range(ROUNDS):
+    rounds = ROUNDS if pytestconfig.getoption("--full") else QUICK_ROUNDS
+    for _ in range(rounds):
         path.unlink()  # file systems wait for the disk where a file is overwritten
         path.write_bytes(damaged(content, choose))
         try:
@@ -66,4 +69,4 @@ def test_damage_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
             assert name not in SUMMED or equal(found, arrays)
     assert list(tmp_path.iterdir()) == [path]
     assert [said for said in refused if not said.startswith(f"{path}: ")] == []
-    assert ROUNDS / 100 < len(refused) < ROUNDS * 99 / 100
+    assert rounds / 100 < len(refused) < rounds * 99 / 100

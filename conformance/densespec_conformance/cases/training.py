@@ -17,7 +17,7 @@ from densespec.recipes.recipe import TrainingRecipe
 from densespec_conformance.answering.target import Target
 from densespec_conformance.asking.questions import batches, random_weights
 from densespec_conformance.asking.requests import NetworkToBuild, Train
-from densespec_conformance.case import Case, Tier, TierByMode
+from densespec_conformance.case import AS_IN_FAST, Case, Tier, TierByMode
 from densespec_conformance.cases.forward import (
     BLURS,
     CIFAR_STEM,
@@ -32,7 +32,6 @@ from densespec_conformance.judging.expected import Reference
 from densespec_conformance.judging.outcome import Outcome
 
 STEPS, BATCH = 12, 4
-TRAINING_MODES = ("fast", "efficient")
 FEW_LAYERS = {"blocks": (2, 1)}
 ONE_LAYER = {"blocks": (1,), "bottleneck_width": None, "stem_kind": "conv", "stem_pool": None}
 """Networks with fewer layers show as well what most rows ask, and JAX compiles them sooner."""
@@ -61,7 +60,7 @@ class TrainingRow:
         size: The height and width of the images, or the lengths of their dimensions.
         tier: The tier, which in modes is ``full`` for a changed recipe: modes run networks
             differently, but train them alike.
-        modes: The modes that are asked in this tier too.
+        in_modes: The tier in modes of rows that do not change the recipe.
     """
 
     name: str
@@ -69,13 +68,11 @@ class TrainingRow:
     recipe_changes: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, ...] = (20, 17)
     tier: Tier = "quick"
-    modes: tuple[str, ...] = ("fast",)
+    in_modes: Tier | TierByMode = field(default_factory=lambda: AS_IN_FAST)
 
     @property
     def tier_in_modes(self) -> Tier | TierByMode:
-        if self.recipe_changes:
-            return "full"
-        return {mode: "full" for mode in TRAINING_MODES if mode not in self.modes}
+        return "full" if self.recipe_changes else self.in_modes
 
     @property
     def spec(self) -> DenseNetSpec:
@@ -89,12 +86,12 @@ class TrainingRow:
 
 
 ROWS = (
-    TrainingRow("learning-rate-drop", {"blocks": SMALL.blocks}, modes=TRAINING_MODES),
+    TrainingRow("learning-rate-drop", {"blocks": SMALL.blocks}, in_modes="quick"),
     TrainingRow("preactivation-stem", PREACTIVATION),
     TrainingRow(
         "biased-running-variance", {"running_variance": "biased", "batch_norm_momentum": 0.01}
     ),
-    TrainingRow("plain-cifar-network", PLAIN | CIFAR_STEM, size=(8, 8), modes=TRAINING_MODES),
+    TrainingRow("plain-cifar-network", PLAIN | CIFAR_STEM, size=(8, 8), in_modes="quick"),
     TrainingRow("same-padding", {"padding": "same", "batch_norm_epsilon": 1e-3}),
     TrainingRow("strong-weight-decay", {}, {"weight_decay": 0.1}),
     TrainingRow(
@@ -154,7 +151,7 @@ ROWS = (
     TrainingRow(
         "given-dropout-masks-after-every-conv",
         PREACTIVATION | {"dropout_rate": 0.4, "dropout_place": "every-conv"},
-        modes=TRAINING_MODES,
+        in_modes="quick",
     ),
     TrainingRow(
         "given-dropout-masks-after-layers",
@@ -164,7 +161,7 @@ ROWS = (
     TrainingRow(
         "given-dropout-masks-before-the-classifier",
         {"head_dropout_rate": 0.3, "classifier_bias": False, "global_pool": "catavgmax"},
-        modes=(),
+        in_modes="full",
     ),
     TrainingRow("deep-stem-and-blurs", DEEP | BLURS),
     # Compilers may compute what is pooled twice, with other roundings each time.
