@@ -29,6 +29,7 @@ PEERS = (
     "torchxrayvision==1.5.7",
     "pytorchcv==0.0.74",
     "segmentation-models-pytorch==0.6.0",
+    "triton==3.7.1",
     # What their imports need beyond the frameworks' own packages:
     "regex==2026.11.19",
     "tokenizers==0.23.3",

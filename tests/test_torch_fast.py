@@ -555,11 +555,12 @@ def test_small_blocks_run_by_their_modules_in_float32(fused: list[str]) -> None:
     plain, other = twins(SPEC, "fast", dtype="float32")
     x = images(SPEC).float()
     torch.testing.assert_close(step(other, x), step(plain, x))
-    assert (fused, other.features.fused) == ([], ())
+    parts = ("norm0", "denseblock1", "denseblock2")
+    assert (fused, other.features.taken) == ([], dict.fromkeys(parts, "modules"))
     other.features.fuses_from = 0
     torch.testing.assert_close(step(other, x), step(plain, x))
     assert fused == ["FusedPool", "FusedBlock", "FusedBlock"]
-    assert other.features.fused == ("norm0", "denseblock1", "denseblock2")
+    assert other.features.taken == dict.fromkeys(parts, "fused")
 
 
 def test_the_number_of_values_of_a_blocks_features_decides() -> None:
@@ -569,10 +570,27 @@ def test_the_number_of_values_of_a_blocks_features_decides() -> None:
     for least, blocks in ((values, 1), (values + 1, 0)):
         network.features.fuses_from = least
         step(network, x)
-        assert network.features.fused == ("norm0", "denseblock1")[: 1 + blocks]
+        assert fused_children(network) == ["norm0", "denseblock1"][: 1 + blocks]
     network = build(SPEC, "fast", dtype="float32")
     step(network, images(SPEC, size=514).float())
-    assert network.features.fused == ("norm0", "denseblock1")
+    assert fused_children(network) == ["norm0", "denseblock1"]
+
+
+def fused_children(network: Any) -> list[str]:
+    return [name for name, way in network.features.taken.items() if way == "fused"]
+
+
+@every_spec
+def test_modules_with_relus_in_place_take_the_same_step(
+    spec: DenseNetSpec, fused: list[str]
+) -> None:
+    plain, other = twins(spec.replace(dropout_rate=0.4), "fast")
+    for network in (plain, other):
+        give_masks(network)
+    children = [turn.children[0] for turn in other.features.turns if turn.fuses]
+    other.features.ways = dict.fromkeys(children, "modules")
+    assert_same_step(plain, other, images(spec))
+    assert not fused
 
 
 # As PyTorch's users use it

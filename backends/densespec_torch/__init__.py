@@ -12,6 +12,7 @@ from densespec.installed import require
 
 if TYPE_CHECKING:
     from densespec_torch.backend import BACKEND as BACKEND
+    from densespec_torch.choosing import choose_ways as choose_ways
     from densespec_torch.modules import DenseNet as DenseNet
     from densespec_torch.norms import synchronise_norms as synchronise_norms
     from densespec_torch.rmsprop import RMSProp as RMSProp
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _NEEDS_TORCH = {
     "BACKEND": "backend",
     "DenseNet": "modules",
+    "choose_ways": "choosing",
     "RMSProp": "rmsprop",
     "synchronise_norms": "norms",
 }

@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from densespec_torch.autocasting import without_autocast
 from densespec_torch.blocks import BlockConfig, FusedBlock, TailConfig, UnitConfig
 from densespec_torch.norms import BIASED_NORM
 from densespec_torch.pools import FusedPool, NormPool
-from densespec_torch.primitives import Moments, exact
+from densespec_torch.primitives import Moments, avg_pool, exact
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -47,8 +47,17 @@ def uncompiled(method: Method) -> Method:
 REASON = "fused already; where fullgraph=True is needed, compile a network of mode 'layers'"
 
 
-class _Fused:
-    """Holds what both kinds have in common."""
+Pair = Callable[[Any, Tensor], Tensor]
+"""Computes a norm and the ReLU behind it, of (n, c, *spatial): see :mod:`densespec_torch.pairs`."""
+
+
+class Fused:
+    """Holds modules that can be computed as one function."""
+
+    @property
+    def takes(self) -> int:
+        """Return how many children of the network these are."""
+        raise NotImplementedError
 
     @property
     def norms(self) -> list[_BatchNorm]:
@@ -58,6 +67,19 @@ class _Fused:
     @property
     def arrays(self) -> list[Any]:
         """Return the parameters of the modules, in the order in which the function takes them."""
+        raise NotImplementedError
+
+    def run(self, x: Tensor, keep: bool) -> Tensor:
+        """Compute them as one function in training mode.
+
+        Args:
+            x: (n, c, *spatial), of the type in which it is computed.
+            keep: Whether what first convolutions give is kept for the backward pass.
+        """
+        raise NotImplementedError
+
+    def apart(self, x: Tensor, pair: Pair) -> Tensor:
+        """Compute them module by module, but each norm with the ReLU behind it by ``pair``."""
         raise NotImplementedError
 
     def suits(self, x: Tensor) -> bool:
@@ -93,7 +115,7 @@ class TailModules:
 
 
 @dataclass(frozen=True)
-class BlockModules(_Fused):
+class BlockModules(Fused):
     """Holds the modules of a dense block, and those after it that are fused with it."""
 
     layers: tuple[tuple[UnitModules, ...], ...]
@@ -101,7 +123,6 @@ class BlockModules(_Fused):
 
     @property
     def takes(self) -> int:
-        """Return how many children of the network these are."""
         return 2 if self.tail else 1
 
     @property
@@ -123,18 +144,27 @@ class BlockModules(_Fused):
 
     @uncompiled
     def run(self, x: Tensor, keep: bool) -> Tensor:
-        """Compute the block, and what follows it if that is fused, in training mode.
-
-        Args:
-            x: (n, c, *spatial).
-            keep: Whether what first convolutions give is kept for the backward pass.
-        """
         with without_autocast(x.device.type):
             y, *statistics = FusedBlock.apply(self._described(x, keep), x, *self.arrays)  # type: ignore[no-untyped-call]
         self._record(x, [Moments(*statistics[i : i + 2]) for i in range(0, len(statistics), 2)])
         for module in self.tail.after if self.tail else ():
             y = module(y)
         return y
+
+    def apart(self, x: Tensor, pair: Pair) -> Tensor:
+        for units in self.layers:
+            y = x
+            for unit in units:
+                y = unit.conv(pair(unit.norm, y))
+                y = y if unit.dropout is None else unit.dropout(y)
+            x = torch.cat([x, y], 1)
+        if self.tail is None:
+            return x
+        x = pair(self.tail.norm, x) if self.tail.relu else self.tail.norm(x)
+        x = avg_pool(x) if self.tail.pool else x
+        for module in self.tail.after:
+            x = module(x)
+        return x
 
     def _described(self, x: Tensor, keep: bool) -> BlockConfig:
         own = self.tail
@@ -146,19 +176,22 @@ class BlockModules(_Fused):
         """Take the batch into the running statistics of every norm."""
         features, inner = moments[0], list(moments[1:])
         readers = [units[0].norm for units in self.layers] + ([self.tail.norm] if self.tail else [])
-        _average(readers, features, x)
+        average(readers, features, x)
         seconds = [units[1].norm for units in self.layers if len(units) == 2]
         for norm, own in zip(seconds, inner, strict=True):
-            _average([norm], own, x)
+            average([norm], own, x)
 
 
 @dataclass(frozen=True)
-class PoolModules(_Fused):
+class PoolModules(Fused):
     """Holds the modules at the end of a stem: a norm, a ReLU (without state) and a max pool."""
 
     norm: _BatchNorm
     pool: nn.MaxPool2d
-    takes: ClassVar[int] = 3
+
+    @property
+    def takes(self) -> int:
+        return 3
 
     @property
     def norms(self) -> list[_BatchNorm]:
@@ -170,14 +203,17 @@ class PoolModules(_Fused):
 
     @uncompiled
     def run(self, x: Tensor, keep: bool) -> Tensor:
-        """Compute the value of the pool in training mode, of x (n, c, h, w)."""
         window, stride, padding = (
             _pair(size) for size in (self.pool.kernel_size, self.pool.stride, self.pool.padding)
         )
         op = NormPool(self.norm.eps, window, stride, padding)
         with without_autocast(x.device.type):
             y, *moments = FusedPool.apply(op, x, *self.arrays)  # type: ignore[no-untyped-call]
-        _average([self.norm], Moments(*moments), x)
+        average([self.norm], Moments(*moments), x)
+        return y
+
+    def apart(self, x: Tensor, pair: Pair) -> Tensor:
+        y: Tensor = self.pool(pair(self.norm, x))
         return y
 
 
@@ -186,7 +222,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _average(norms: Sequence[Any], moments: Moments, x: Tensor) -> None:
+def average(norms: Sequence[Any], moments: Moments, x: Tensor) -> None:
     """Take the moments of a batch into running statistics; a norm has the first channels of them.
 
     Args:

@@ -6,23 +6,26 @@ If a dense block can be fused, it and the norm after it are computed as one func
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook as _global_hooks
 
-from densespec.network import ops
 from densespec.network.graph import Graph, Node
-from densespec.network.steps import Block, Convolution, NormRelu, Single, Step, Unit, steps
+from densespec.network.steps import steps
 from densespec_torch.as_built import computes, untouched
 from densespec_torch.autocasting import type_of_autocast
-from densespec_torch.fused import BlockModules, PoolModules, TailModules, UnitModules
+from densespec_torch.fused import Fused
 from densespec_torch.modules import DenseNet, Part, Placed
+from densespec_torch.pairs import in_place, in_triton, triton_computes
+from densespec_torch.turns import Turn, turns
 
 _DTYPES = (torch.float32, torch.float64)
+
+FUSED, MODULES, TRITON = WAYS = ("fused", "modules", "triton")
+"""The ways in which a block can be trained: see :attr:`Features.ways`."""
 
 FEWEST = 3 * 2**18
 """A block whose features have fewer values is faster by its modules: its passes over memory cost
@@ -43,8 +46,9 @@ class FastDenseNet(DenseNet):
     - its features have fewer values than ``model.features.fuses_from``, 786,432 unless it is set,
       which takes longer too; in float64, which is for proofs, such blocks are fused.
 
-    ``model.features.fused`` names the children that the last training call fused. Whether a block
+    ``model.features.taken`` tells how the last training call computed each block. Whether a block
     is fused depends on shapes and types alone, so a run that is repeated gives the same bits.
+    ``model.features.ways`` can say otherwise, and :func:`densespec_torch.choose_ways` measures it.
 
     Gradients of gradients are an error.
     """
@@ -76,51 +80,101 @@ class Features(Part):
         keep: Whether the output of a bottleneck's first convolution is kept for the backward pass.
 
     Attributes:
+        turns: What is computed at a time.
         fuses_from: The number of values of a block's features from which it is fused in float32.
-        fused: The children that the last call in training mode computed as one function with what
-            is behind them.
+        taken: The way in which the last call in training mode computed each child that can be
+            computed with what is behind it in more than one.
     """
 
-    fused: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    taken: dict[str, str]
 
     def __init__(self, graph: Graph, members: Placed, depth: int, *, keep: bool) -> None:
         super().__init__(graph, members, depth)
         self._keep = keep
-        self.fuses_from, self.fused = FEWEST if keep else 0, ()
+        self.fuses_from = FEWEST if keep else 0
+        self.taken, self._ways = {}, dict[str, str]()
         self._places = {node.name: tuple(path[depth:]) for path, node in members}
         own = Graph(graph.spec, (graph.input, *(node for _, node in members)))
         chain = steps(own, batch=lambda norm: not norm.frozen)
         given = self._gives if graph.outputs else ()
-        self._turns = tuple(_turns(chain, lambda node: self._places[node.name][0], given))
+        self.turns = tuple(turns(chain, lambda node: self._places[node.name][0], given))
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """Return in which way children are trained, by name, where it is not left to the rule.
+
+        ``"fused"`` is one function with what is behind the child, and ``"modules"`` their modules.
+        ``"triton"`` is modules, but each norm with its ReLU in Triton, on a GPU.
+        """
+        return dict(self._ways)
+
+    @ways.setter
+    def ways(self, ways: Mapping[str, str]) -> None:
+        known = [turn.children[0] for turn in self.turns if turn.fuses]
+        if unknown := [name for name in ways if name not in known]:
+            raise ValueError(f"no choice for {unknown[0]!r}: there is one for {', '.join(known)}")
+        if others := [way for way in ways.values() if way not in WAYS]:
+            raise ValueError(f"unknown way {others[0]!r}: should be one of {', '.join(WAYS)}")
+        self._ways = dict(ways)
 
     def forward(self, x: Tensor) -> Any:
-        x = x.to(memory_format=_LAYOUT.get(x.dim(), torch.preserve_format))
+        x = self.laid_out(x)
         trains = self.training and not torch.compiler.is_exporting()
         values = {}
         if trains:
-            self.fused = ()
-        for turn in self._turns:
-            x = self._trained(turn, x) if trains else self._by_modules(turn, x)
+            self.taken = {}
+        for turn in self.turns:
+            x = self.trained(turn, x) if trains else self._by_modules(turn, x)
             if turn.gives in self._gives:
                 values[turn.gives] = x
         return self._result(values)
 
-    def _trained(self, turn: _Turn, x: Tensor) -> Tensor:
-        dtype = _type_to_fuse(x)
-        fused = turn.fused(self._built) if dtype and self._gains(turn, x, dtype) else None
-        if fused is None or not fused.suits(given := x.to(dtype)):
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Return an input in the layout in which it is computed, channels_last."""
+        return x.to(memory_format=_LAYOUT.get(x.dim(), torch.preserve_format))
+
+    def possible(self, turn: Turn, x: Tensor) -> tuple[str, ...]:
+        """Return the ways in which a turn can be trained for an input; none if there is no choice.
+
+        The first is what the rule says.
+        """
+        fused = self._fused(turn, x)
+        if fused is None or not fused.suits(x):
+            return ()
+        others = (MODULES, FUSED, TRITON) if triton_computes(x.device) else (MODULES, FUSED)
+        return tuple(dict.fromkeys((self._rule(turn, x), *others)))
+
+    def trained(self, turn: Turn, x: Tensor) -> Tensor:
+        """Compute a turn in training mode."""
+        fused, name = self._fused(turn, x), turn.children[0]
+        way = self._ways.get(name) or self._rule(turn, x)
+        if fused is None or not fused.suits(x):
+            way = MODULES
+        if turn.fuses:
+            self.taken[name] = way
+        if fused is None:
             return self._by_modules(turn, x)
-        self.fused += turn.children[:1]
-        return self._by_children(turn.children[fused.takes :], fused.run(given, self._keep))
+        return self._by_children(turn.children[fused.takes :], self._computed(fused, way, x))
 
-    def _gains(self, turn: _Turn, x: Tensor, dtype: torch.dtype) -> bool:
-        """Say whether a turn that is fused in a type saves what the mode is for."""
+    def _computed(self, fused: Fused, way: str, x: Tensor) -> Tensor:
+        if way == FUSED:
+            return fused.run(x.to(_type_to_fuse(x)), self._keep)
+        return fused.apart(x, in_triton if way == TRITON else in_place)
+
+    def _fused(self, turn: Turn, x: Tensor) -> Fused | None:
+        """Return the modules of a turn that can be computed together."""
+        return turn.fused(self._built) if _type_to_fuse(x) else None
+
+    def _rule(self, turn: Turn, x: Tensor) -> str:
+        """Return the way that saves what the mode is for, by shapes and types alone."""
         if not self._keep:
-            return True
+            return FUSED
+        dtype = _type_to_fuse(x)
         large = dtype == torch.float64 or turn.size(x) >= self.fuses_from
-        return large and x.device.type == "cpu" and dtype in _DTYPES
+        return FUSED if large and x.device.type == "cpu" and dtype in _DTYPES else MODULES
 
-    def _by_modules(self, turn: _Turn, x: Tensor) -> Tensor:
+    def _by_modules(self, turn: Turn, x: Tensor) -> Tensor:
         """Compute by the modules; transitions pool before they convolve."""
         transition = None if _global_hooks() else self._built(turn.transition)  # type: ignore[no-untyped-call]
         if not transition:
@@ -172,140 +226,3 @@ def _type_to_fuse(x: Tensor) -> torch.dtype | None:
     if cast is None:
         return x.dtype if x.dtype in _DTYPES else None
     return cast if x.dtype in (cast, torch.float32) else None
-
-
-# What runs at a time
-
-Built = Callable[[Sequence[Node]], dict[str, Any] | None]
-"""Gives the modules of some nodes, if they are as they were built: :class:`Features` does."""
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """Groups children of the network that run one after another.
-
-    Attributes:
-        gives: The name of the node whose value they give.
-        transition: If the last child is a transition, its nodes, the pool before the convolution.
-    """
-
-    children: tuple[str, ...]
-    gives: str
-    transition: tuple[Node, ...] = ()
-
-    def fused(self, built: Built) -> BlockModules | PoolModules | None:
-        """Return the modules that can be one function; None if the children run one by one."""
-        return None
-
-    def size(self, x: Tensor) -> int:
-        """Return the number of values that a fused function works on for an input."""
-        return x.numel()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PoolTurn(_Turn):
-    """This is the end of a stem."""
-
-    norm: Node
-    relu: Node
-    pool: Node
-
-    def fused(self, built: Built) -> PoolModules | None:
-        modules = built((self.norm, self.relu, self.pool))
-        return PoolModules(modules[self.norm.name], modules[self.pool.name]) if modules else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _BlockTurn(_Turn):
-    """Groups a dense block, and the norm or the transition behind it.
-
-    Attributes:
-        nodes: The nodes of the block.
-        units: The units of each of its layers.
-        behind: The steps behind the block.
-    """
-
-    nodes: tuple[Node, ...]
-    units: tuple[tuple[Unit, ...], ...]
-    behind: tuple[Step, ...]
-
-    def fused(self, built: Built) -> BlockModules | None:
-        modules = built(self.nodes) if self.units else None
-        if modules is None:
-            return None
-        layers = (tuple(_unit(unit, modules) for unit in units) for units in self.units)
-        return BlockModules(tuple(layers), self._tail(built))
-
-    def size(self, x: Tensor) -> int:
-        new = sum(units[-1].conv.weights[0].shape[0] for units in self.units)
-        return x.numel() // x.shape[1] * (x.shape[1] + new)
-
-    def _tail(self, built: Built) -> TailModules | None:
-        modules = built([node for step in self.behind for node in step.nodes])
-        if not modules:
-            return None
-        norm, *others = modules.values()
-        relu, pools = len(self.behind[0].nodes) > 1, bool(self.transition)
-        after = tuple(others[relu:])
-        return TailModules(norm, relu, pools, after[:1] if pools else after)
-
-
-def _unit(unit: Unit, modules: Mapping[str, Any]) -> UnitModules:
-    dropout = modules[unit.dropout.name] if unit.dropout else None
-    return UnitModules(modules[unit.norm.name], modules[unit.conv.name], dropout)
-
-
-def _turns(
-    chain: Sequence[Step], child: Callable[[Node], str], given: Collection[str]
-) -> Iterator[_Turn]:
-    """Cut steps at the ends of children, but not where two children are fused.
-
-    Args:
-        child: Tells in which child a node is.
-        given: The names of nodes whose values are given, and so are not fused away.
-    """
-    rest = list(chain)
-    while rest:
-        taken = [rest.pop(0)]
-        if rest and taken[0].output.name not in given and _fuse(taken[0], rest[0]):
-            taken.append(rest.pop(0))
-        while rest and child(rest[0].nodes[0]) == child(taken[-1].output):
-            taken.append(rest.pop(0))
-        yield _turn(taken, tuple(dict.fromkeys(child(n) for step in taken for n in step.nodes)))
-
-
-def _fuse(step: Step, behind: Step) -> bool:
-    """Say whether a step and the one behind it, of other children, can be one function."""
-    match step, behind:
-        case (Block(), NormRelu()) | (NormRelu(), Single(node=Node(op=ops.MaxPool()))):
-            return True
-    return False
-
-
-def _turn(taken: Sequence[Step], children: tuple[str, ...]) -> _Turn:
-    gives = taken[-1].output.name
-    match taken:
-        case [Block() as block, *behind]:
-            order = _transition(behind)
-            return _BlockTurn(
-                children, gives, order, nodes=block.nodes, units=_units(block), behind=tuple(behind)
-            )
-        case [NormRelu(norm, Node() as relu), Single(node=Node(op=ops.MaxPool()) as pool)]:
-            return _PoolTurn(children, gives, norm=norm, relu=relu, pool=pool)
-    return _Turn(children, gives)
-
-
-def _units(block: Block) -> tuple[tuple[Unit, ...], ...]:
-    """Return the units of each layer of a block; none if it has other norms or activations."""
-    try:
-        return tuple(layer.units for layer in block.layers)
-    except ValueError:
-        return ()
-
-
-def _transition(behind: Sequence[Step]) -> tuple[Node, ...]:
-    """Return a transition's nodes, with the pool first; none if the two do not commute."""
-    match behind:
-        case [NormRelu() as first, Convolution(conv=conv, pool=Node() as pool)]:
-            return (*first.nodes, pool, conv)
-    return ()

@@ -233,3 +233,13 @@ def test_sources_tell_what_a_module_has(
     (tmp_path / "mine" / "other.py").write_text("BACKEND = 1")
     monkeypatch.chdir(tmp_path)
     assert surely_lacks("mine", "BACKEND") is lacks
+
+
+def test_sources_are_found_in_folders_that_are_no_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    (tmp_path / "outer" / "inner" / "mine.py").write_text("BACKEND = 1")
+    monkeypatch.chdir(tmp_path)
+    assert not surely_lacks("outer.inner.mine", "BACKEND")
+    assert surely_lacks("outer.inner.mine", "OTHER")

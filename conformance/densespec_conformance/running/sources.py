@@ -38,8 +38,7 @@ def found(module: str) -> ModuleSpec | None:
     """Find a module, in this folder too, without importing the packages that it is in."""
     path: list[str] | None = None
     spec: ModuleSpec | None = None
-    for end in range(1, module.count(".") + 2):
-        name = ".".join(module.split(".")[:end])
+    for name in module.split("."):  # a folder without __init__.py is not found by a dotted name
         here = [str(Path.cwd())] if path is None else []
         spec = PathFinder.find_spec(name, path) or (
             PathFinder.find_spec(name, here) if here else None
