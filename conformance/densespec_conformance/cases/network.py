@@ -180,8 +180,9 @@ def _trainable(question: Question, target: Target) -> tuple[NetworkToBuild, Grap
     return network, question.graph(network)
 
 
-def _dropping(graph: Graph) -> TrainingRecipe:
-    return TrainingRecipe(epochs=2, milestones=(0.5,), learning_rate=0.05)
+def _everything(graph: Graph) -> TrainingRecipe:
+    """Return a drop, smoothed labels, and rates of their own for the first and the last part."""
+    return replace(_by_layer(graph), epochs=2, milestones=(0.5,), label_smoothing=0.1)
 
 
 def _smoothing(graph: Graph) -> TrainingRecipe:
@@ -189,7 +190,7 @@ def _smoothing(graph: Graph) -> TrainingRecipe:
 
 
 def _by_layer(graph: Graph) -> TrainingRecipe:
-    """Return the first and the last part that train learning rates of their own."""
+    """Give the first and the last part that train learning rates of their own."""
     parts = [stage.name for stage in graph.stages() if stage.parameters.trainable]
     rates = ((parts[0], 0.5), (parts[-1], 2.0))
     return TrainingRecipe(epochs=1, learning_rate=0.05, layer_rates=rates)
@@ -277,6 +278,7 @@ def _rows_of_training(here: Question) -> list[_NetworkRow]:
             "a float64 training step with smoothed labels is that of the reference",
             partial(_training, _smoothing),
             here,
+            "full",
             cost=12,
         ),
         _NetworkRow(
@@ -284,13 +286,14 @@ def _rows_of_training(here: Question) -> list[_NetworkRow]:
             "a float64 training step with learning rates by layer is that of the reference",
             partial(_training, _by_layer),
             here,
+            "full",
             cost=12,
         ),
         _NetworkRow(
             "training/two-steps-with-a-learning-rate-drop",
-            "two float64 training steps are those of the reference: loss, gradients, moments, "
-            "weights and running statistics",
-            partial(_training, _dropping),
+            "two float64 training steps are those of the reference, with smoothed labels and "
+            "learning rates by layer: loss, gradients, moments, weights and running statistics",
+            partial(_training, _everything),
             here,
             cost=20,
         ),
