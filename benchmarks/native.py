@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from torch.nn import functional
 import densespec
 
 SIZE = 224
+STEPS = 7
 CHANNELS_LAST = torch.channels_last
 
 MODELS: dict[str, tuple[Callable[[str], Any], bool]] = {
@@ -121,19 +123,33 @@ def training(
 ) -> Figures:
     """Milliseconds of a training step: forward, loss, backward and SGD.
 
+    Each side has a process of its own: memory that one frees would serve the next.
+
     Args:
         sides: those that are measured, by their names in ``MODELS``, and the convolutions alone.
         autocast: whether they run under autocast to bfloat16.
         compiled: whether they are compiled by ``torch.compile``.
     """
-    calls = {}
-    for name in sides:
-        if name == CONVOLUTIONS:
-            dtype = torch.bfloat16 if autocast else torch.float32
-            calls[name] = convolutions(variant, batch, size, dtype, both_ways=True)
-        else:
-            calls[name] = stepping(*_made(name, variant), batch, size, compiled, autocast)
-    return take_turns(calls, rounds, settle=1)
+    arguments = {
+        "variant": variant,
+        "batch": batch,
+        "size": size,
+        "autocast": autocast,
+        "compiled": compiled,
+    }
+    return in_turn({n: ("native:step_time", {**arguments, "name": n}) for n in sides}, rounds)
+
+
+def step_time(
+    name: str, variant: str, batch: int, size: int, autocast: bool, compiled: bool
+) -> float:
+    """The median of some steps; of a fresh process."""
+    if name == CONVOLUTIONS:
+        dtype = torch.bfloat16 if autocast else torch.float32
+        step = convolutions(variant, batch, size, dtype, both_ways=True)
+    else:
+        step = stepping(*_made(name, variant), batch, size, compiled, autocast)
+    return statistics.median(take_turns({name: step}, STEPS, warm_up=3)[name])
 
 
 def training_memory(variant: str, batch: int, rounds: int) -> Figures:

@@ -148,7 +148,7 @@ def _training(
         f"torch.nn {work}: time",
         "native:training",
         tuple(rows),
-        {"quick": 5, "full": 15},
+        {"quick": 3, "full": 9},
         {
             "variant": variant,
             "batch": batch,
@@ -442,7 +442,7 @@ GROUPS: tuple[Group, ...] = (
                 1.0,
             ),
         ),
-        {"quick": 5, "full": 15},
+        {"quick": 3, "full": 9},
         {"variant": "densenet121", "batch": 8, "sides": ("efficient", *THRIFTY)},
     ),
     Group(
@@ -474,7 +474,7 @@ GROUPS: tuple[Group, ...] = (
                 0.80,
             ),
         ),
-        {"full": 9},
+        {"full": 5},
         {
             "variant": "densenet121",
             "batch": 8,

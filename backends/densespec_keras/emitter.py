@@ -23,6 +23,7 @@ from densespec_keras.layers import (
     PRelu,
     TanhGelu,
 )
+from densespec_keras.recursion import deep_enough_for
 from densespec_keras.variables import initializers
 
 Apply = Callable[[Any], Any]
@@ -81,7 +82,8 @@ class Emitter:
         return self._of([x, *scales.values()], self._run(x, scales))
 
     def _of(self, inputs: Any, outputs: Any, **options: Any) -> Any:
-        model = self._kind(inputs, outputs, **options)
+        with deep_enough_for(self.graph):
+            model = self._kind(inputs, outputs, **options)
         if self._kind is not keras.Model:
             model.follow(self.graph)
         return model

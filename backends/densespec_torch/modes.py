@@ -15,6 +15,7 @@ from torch.nn.modules.module import _has_any_global_hook as _global_hooks
 
 from densespec.network.graph import Graph, Node
 from densespec.network.steps import steps
+from densespec_torch.allocation import keep_freed_memory
 from densespec_torch.as_built import computes, untouched
 from densespec_torch.autocasting import type_of_autocast
 from densespec_torch.fused import Fused
@@ -51,9 +52,17 @@ class FastDenseNet(DenseNet):
     ``model.features.ways`` can say otherwise, and :func:`densespec_torch.choose_ways` measures it.
 
     Gradients of gradients are an error.
+
+    Memory that a step frees stays with the process for the next one: see
+    :mod:`densespec_torch.allocation`.
     """
 
     keeps = True
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        if self.keeps:
+            keep_freed_memory()
 
     def _nested(self, graph: Graph, name: str, members: Placed, depth: int) -> Part:
         if name == "features":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,22 @@ def test_another_engine_is_refused_with_what_to_do(engine: str) -> None:
         assert f"backend={engine!r}" in str(error.value)
         assert f"KERAS_BACKEND={other}" in str(error.value)
         assert keras.config.backend() == engine
+
+
+def test_networks_may_be_deeper_than_python_calls_functions(engine: str) -> None:
+    """Keras goes from layer to layer by recursion."""
+    before = sys.getrecursionlimit()
+    depth = len(inspect.stack())
+    spec = densespec.DenseNetSpec(
+        blocks=(400,), growth_rate=1, bottleneck_width=None, stem_width=2, classes=2
+    )
+    try:
+        sys.setrecursionlimit(depth + 300)
+        model = densespec.build(spec, backend=engine)
+        assert sys.getrecursionlimit() == depth + 300
+    finally:
+        sys.setrecursionlimit(before)
+    assert model.output_shape == (None, 2)
 
 
 def test_models_are_functional_and_their_layers_have_readable_names(build: Any) -> None:
