@@ -29,7 +29,6 @@ PEERS = (
     "torchxrayvision==1.5.7",
     "pytorchcv==0.0.74",
     "segmentation-models-pytorch==0.6.0",
-    "triton==3.7.1",
     # What their imports need beyond the frameworks' own packages:
     "regex==2026.11.19",
     "tokenizers==0.23.3",
@@ -54,8 +53,12 @@ PEERS = (
     "litert-lm-builder==0.18.1",
     "absl-py==2.5.1",
 )
-OLD_MONAI = ("0.2.0", "0.3.0")
-"""Those whose networks have other names; each is installed in a folder of its own."""
+APART = {
+    "monai-0.2.0": "monai==0.2.0",  # whose networks have other names
+    "monai-0.3.0": "monai==0.3.0",
+    "triton": "triton==3.7.1",  # TensorFlow ends a process that has loaded it
+}
+"""What is installed in folders of its own."""
 BACKENDS = ("tensorflow", "torch", "jax", "torch.nn", "flax.nnx", "numpy")
 MODES = tuple(
     f"{backend}+{mode}"
@@ -88,11 +91,11 @@ def peers(session: nox.Session) -> dict[str, str]:
     """How the peers are found: installed apart from the shared environment, and without what they
     require, which would replace it. They are installed anew when the list changes."""
     folder = ROOT / ".nox" / "peers"
-    mark, needs = folder / "made-from", "\n".join([*PEERS, *OLD_MONAI])
+    mark, needs = folder / "made-from", "\n".join([*PEERS, *APART.values()])
     if not mark.exists() or mark.read_text() != needs:
         shutil.rmtree(folder, ignore_errors=True)
-        old = {folder / "old" / f"monai-{v}": (f"monai=={v}",) for v in OLD_MONAI}
-        for target, packages in {folder: PEERS, **old}.items():
+        apart = {folder / "apart" / name: (package,) for name, package in APART.items()}
+        for target, packages in {folder: PEERS, **apart}.items():
             session.run(
                 *(frameworks(session), "-m", "pip", "install", "--quiet", "--no-deps"),
                 *("--disable-pip-version-check", "--target", str(target), *packages),

@@ -18,6 +18,7 @@ import pytest
 import densespec
 from densespec.weights.convert import convert
 from densespec.weights.opening import open_weights
+from tests.peers.apart import folder_of
 from tests.peers.networks import TOLERANCE, difference, import_torchvision, randomise
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -184,15 +185,6 @@ print(monai.__version__)
 """
 
 
-def _old(version: str) -> Path:
-    """Where an old MONAI is, beside the other peers."""
-    folders = (Path(entry) / "old" / f"monai-{version}" for entry in sys.path)
-    found = next((folder for folder in folders if folder.is_dir()), None)
-    if found is None:
-        pytest.skip(f"MONAI {version} is not installed")
-    return found
-
-
 @pytest.fixture(scope="module", params=OLD)
 def version(request: pytest.FixtureRequest) -> str:
     return request.param  # type: ignore[no-any-return]
@@ -203,7 +195,7 @@ def old_files(
     version: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("old")
-    path = [str(_old(version)), *sys.path]
+    path = [folder_of(f"monai-{version}"), *sys.path]
     command = f"import sys\nsys.path[:0] = {path!r}\n{SAVE}"
     arguments = [sys.executable, "-c", command, str(request.param)]
     done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
