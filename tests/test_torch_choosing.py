@@ -120,6 +120,14 @@ def slowly(method: Any, now: list[float]) -> Any:
     return run
 
 
+def test_what_fails_leaves_ways_as_they_were() -> None:
+    model = build()
+    model.features.ways = {"denseblock1": "modules"}
+    with pytest.raises(RuntimeError, match="channels"):
+        choose_ways(model, images()[:, :2])
+    assert model.features.ways == {"denseblock1": "modules"}
+
+
 def test_the_rule_holds_where_little_is_gained() -> None:
     assert choosing._best({"fused": 1.0, "modules": 0.98}) == "fused"
     assert choosing._best({"fused": 1.0, "modules": 0.96}) == "modules"

@@ -74,8 +74,8 @@ def choose_ways(model: nn.Module, images: Tensor) -> Choice:
     if not network.training:
         raise ValueError("the model is in inference mode: call model.train() first")
     features: Any = network.features
-    features.ways = {}
     with _unchanged(network, images):
+        features.ways = {}
         seconds = dict(_measured(features, images))
     features.ways = {name: _best(times) for name, times in seconds.items()}
     where = f"{tuple(images.shape)} on {images.device}, {torch.get_num_threads()} threads"
@@ -130,14 +130,16 @@ def _best(times: Mapping[str, float]) -> str:
 
 
 @contextlib.contextmanager
-def _unchanged(model: nn.Module, images: Tensor) -> Iterator[None]:
-    """Give buffers and the state of random numbers back as they were."""
+def _unchanged(model: Any, images: Tensor) -> Iterator[None]:
+    """Give ways, buffers and the state of random numbers back as they were."""
+    ways = model.features.ways
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices: list[Any] = [] if images.device.type == "cpu" else [images.device]
     with torch.random.fork_rng(devices, device_type=devices[0].type if devices else "cuda"):
         try:
             yield
         finally:
+            model.features.ways = ways
             with torch.no_grad():
                 for buffer, old in buffers:
                     buffer.copy_(old)
