@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,19 @@ def test_ways_that_are_none_are_refused(ways: dict[str, str], message: str) -> N
     with pytest.raises(ValueError, match=message):
         model.features.ways = ways
     assert model.features.ways == {}
+
+
+@pytest.mark.parametrize("mode", ["fast", "efficient"])
+def test_a_network_is_saved_however_it_was_trained(mode: str, tmp_path: Path) -> None:
+    model = build(mode)
+    model.features.fuses_from = 0
+    model(images()).sum().backward()
+    assert model.features.taken == dict.fromkeys(PARTS, "fused")
+    model.features.ways = {"denseblock1": "modules"}
+    densespec.save(model, tmp_path / "net.safetensors")
+    same = densespec.build(weights=tmp_path / "net.safetensors", backend="torch.nn", mode=mode)
+    arrays = (dict(network.named_parameters()) for network in (same, model))
+    torch.testing.assert_close(*arrays, rtol=0, atol=0)
 
 
 def test_triton_is_refused_where_it_does_not_compute() -> None:

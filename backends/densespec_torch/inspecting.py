@@ -36,8 +36,10 @@ NORMS = (BatchNorm, GroupNorm)
 _OTHERWISE_CALLED: dict[type[nn.Module], type[nn.Module]] = {norms.GroupNorm: nn.GroupNorm}
 """Maps classes to those that compute the same."""
 
-IGNORED = frozenset({"training", "inplace", "process_group", "biased"})
-"""These attributes of modules change no value that is computed."""
+IGNORED = frozenset(
+    {"training", "inplace", "process_group", "biased", "turns", "taken", "fuses_from"}
+)
+"""These attributes of modules change no value that is computed, but at most how."""
 
 
 def graph_of(model: nn.Module, graph: Graph, kind: Callable[[Graph], nn.Module]) -> Graph:
