@@ -9,24 +9,13 @@ from typing import Any
 import pytest
 
 import densespec
+from densespec_conformance.cases.forward import SMALL
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from densespec_torch import choose_ways, choosing  # noqa: E402
 from densespec_torch.fused import BlockModules, PoolModules  # noqa: E402
 
-SPEC = densespec.DenseNetSpec(
-    blocks=(2, 2),
-    growth_rate=4,
-    bottleneck_width=2,
-    compression=0.5,
-    classes=5,
-    stem_kind="conv-norm-relu",
-    stem_width="2k",
-    stem_kernel=7,
-    stem_stride=2,
-    stem_pool=3,
-    dropout_rate=0.2,
-)
+SPEC = SMALL.replace(blocks=(2, 2), dropout_rate=0.2)
 PARTS = ("norm0", "denseblock1", "denseblock2")
 
 

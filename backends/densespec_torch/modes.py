@@ -148,18 +148,16 @@ class Features(Part):
 
         The first is what the rule says.
         """
-        fused = self._fused(turn, x)
-        if fused is None or not fused.suits(x):
+        if self._fused(turn, x) is None:
             return ()
         others = (MODULES, FUSED, TRITON) if triton_computes(x.device) else (MODULES, FUSED)
         return tuple(dict.fromkeys((self._rule(turn, x), *others)))
 
     def trained(self, turn: Turn, x: Tensor) -> Tensor:
         """Compute a turn in training mode."""
-        fused, name = self._fused(turn, x), turn.children[0]
-        way = self._ways.get(name) or self._rule(turn, x)
-        if fused is None or not fused.suits(x):
-            way = MODULES
+        fused, name, way = self._fused(turn, x), turn.children[0], MODULES
+        if fused is not None:
+            way = self._ways.get(name) or self._rule(turn, x)
         if turn.fuses:
             self.taken[name] = way
         if fused is None:
@@ -172,8 +170,9 @@ class Features(Part):
         return fused.apart(x, in_triton if way == TRITON else in_place)
 
     def _fused(self, turn: Turn, x: Tensor) -> Fused | None:
-        """Return the modules of a turn that can be computed together."""
-        return turn.fused(self._built) if _type_to_fuse(x) else None
+        """Return the modules of a turn, if they can be computed together for an input."""
+        fused = turn.fused(self._built) if _type_to_fuse(x) else None
+        return fused if fused is not None and fused.suits(x) else None
 
     def _rule(self, turn: Turn, x: Tensor) -> str:
         """Return the way that saves what the mode is for, by shapes and types alone."""
